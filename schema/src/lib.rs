@@ -1,1 +1,14 @@
-//! placeholder
+//! The contract of what weir measures: the tables and their columns, the [`Batch`] that crosses
+//! crate borders, and the pure codec from OTLP bytes to a `Batch`.
+//!
+//! No I/O, no clock, no async: a Batch decoded live and one read back from a file are the same
+//! value, so whatever reads one cannot tell incident from replay.
+
+pub mod attribute;
+pub mod batch;
+pub mod columns;
+pub mod otlp;
+pub mod table;
+
+pub use batch::{Batch, Encoding, Signal, UnixNanos};
+pub use table::Table;

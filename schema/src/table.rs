@@ -1,0 +1,79 @@
+//! [`Table`]: the eight tables, each with its name and columns.
+
+use arrow::datatypes::SchemaRef;
+use serde::{Deserialize, Serialize};
+
+use crate::columns;
+
+/// A table of the store; its folder is `<data>/tables/<name>/`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Table {
+    /// One row per span, as received.
+    Spans,
+    /// One row per log record.
+    Logs,
+    /// One row per metric data point.
+    Metrics,
+    /// RED per minute, service, operation and kind. Rows add up: a late span makes a second row.
+    Operations,
+    /// Calls per minute, caller and callee. Rows add up, as in `operations`.
+    Edges,
+    /// Each change of a finding's state.
+    Findings,
+    /// Each change of policy, with its reason.
+    PolicyChanges,
+    /// Each alert and each attempt to deliver it.
+    Alerts,
+}
+
+impl Table {
+    /// All tables, in the order docs list them.
+    pub const ALL: [Self; 8] = [
+        Self::Spans,
+        Self::Logs,
+        Self::Metrics,
+        Self::Operations,
+        Self::Edges,
+        Self::Findings,
+        Self::PolicyChanges,
+        Self::Alerts,
+    ];
+
+    /// Its name in SQL and on disk.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Spans => "spans",
+            Self::Logs => "logs",
+            Self::Metrics => "metrics",
+            Self::Operations => "operations",
+            Self::Edges => "edges",
+            Self::Findings => "findings",
+            Self::PolicyChanges => "policy_changes",
+            Self::Alerts => "alerts",
+        }
+    }
+
+    /// The table of this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|table| table.name() == name)
+    }
+
+    /// Its columns.
+    #[must_use]
+    pub fn schema(self) -> SchemaRef {
+        columns::schema(self)
+    }
+
+    /// The column that rows are sorted and pruned by.
+    #[must_use]
+    pub fn time_column(self) -> &'static str {
+        match self {
+            Self::Spans => "start_unix_nano",
+            Self::Operations | Self::Edges => "minute_unix_nano",
+            Self::Logs | Self::Metrics | Self::Findings | Self::PolicyChanges | Self::Alerts => "time_unix_nano",
+        }
+    }
+}
