@@ -1,2 +1,31 @@
-//! weir
-fn main() {}
+//! `weir`: arguments → the subcommand → its exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use weir::{
+    cli::{Cli, Command},
+    exit,
+};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    weir::log::start();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return exit::of_error(&anyhow::Error::new(error).context("starting threads")).into(),
+    };
+    let ended = runtime.block_on(async {
+        match cli.command {
+            Command::Demo(args) => weir::demo::run(args).await,
+            Command::Serve(args) => weir::serve::run(args).await,
+            Command::Sql(args) => weir::sql::run(args).await,
+            Command::Import(args) => weir::import::run(args).await,
+            Command::Analyze(args) => weir::analyze::run(args).await,
+            Command::Trace(args) => weir::trace::run(args).await,
+            Command::Doctor(args) => weir::doctor::run(args).await,
+            Command::Config(args) => weir::config::run(args),
+        }
+    });
+    ended.unwrap_or_else(|error| exit::of_error(&error)).into()
+}

@@ -1,0 +1,98 @@
+//! `weir analyze --from T --to T`: queues, bottleneck and root cause of stored spans, after an
+//! incident. The same analyzer as live, fed by a scan in event time.
+
+use anyhow::Context;
+use arrow::record_batch::RecordBatch;
+use futures::{StreamExt, TryStreamExt};
+use weir_analyzer::report::{Report, report};
+use weir_store::Store;
+
+use crate::{
+    cli::AnalyzeArgs,
+    exit::Exit,
+    output,
+    remote::{Place, Server},
+};
+
+/// The columns a remote server is asked for; a local scan gives whole batches.
+const COLUMNS: &str = "*";
+
+/// Runs `weir analyze`.
+///
+/// # Errors
+/// A store that cannot be reached, or a range that holds no span.
+pub async fn run(args: AnalyzeArgs) -> Result<Exit, anyhow::Error> {
+    anyhow::ensure!(args.from < args.to, "--from must be before --to");
+    let place = Place::open_existing(&args.target).await?;
+    let spans = scan(&place, args.from, args.to).await?;
+    let baseline = match args.baseline_from.zip(args.baseline_to) {
+        Some((from, to)) => Some(scan(&place, from, to).await?),
+        None => None,
+    };
+    place.close().await?;
+    let rows: usize = spans.iter().map(RecordBatch::num_rows).sum();
+    anyhow::ensure!(rows > 0, "no span starts between --from and --to: `weir sql \"SELECT min(start_unix_nano), max(start_unix_nano) FROM spans\"` shows what there is");
+    let config = weir_analyzer::Config::default();
+    let report = tokio::task::spawn_blocking(move || report(spans.into_iter(), baseline.map(IntoIterator::into_iter), config))
+        .await
+        .context("analyzing")?;
+    if args.json {
+        output::line(&serde_json::to_string(&report)?)?;
+    } else {
+        print(&report)?;
+    }
+    Ok(Exit::Ok)
+}
+
+async fn scan(place: &Place, from: i64, to: i64) -> Result<Vec<RecordBatch>, anyhow::Error> {
+    match place {
+        Place::Local(store) => scan_store(store, from, to).await,
+        Place::Remote(server) => scan_server(place, server, from, to).await,
+    }
+}
+
+async fn scan_store(store: &Store, from: i64, to: i64) -> Result<Vec<RecordBatch>, anyhow::Error> {
+    let batches = store.scan_spans(from, to).await?;
+    Ok(batches.map_ok(|batch| batch.rows).try_collect().await?)
+}
+
+async fn scan_server(place: &Place, server: &Server, from: i64, to: i64) -> Result<Vec<RecordBatch>, anyhow::Error> {
+    let statement = format!(
+        "SELECT {COLUMNS} FROM spans WHERE start_unix_nano >= {from} AND start_unix_nano < {to} ORDER BY start_unix_nano"
+    );
+    let answer = place.query(&statement).await.with_context(|| format!("reading spans from {}", server.web))?;
+    let batches: Vec<_> = answer.batches.collect().await;
+    batches.into_iter().collect()
+}
+
+fn print(report: &Report) -> Result<(), anyhow::Error> {
+    let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |v| format!("{v:.2}"));
+    let mut table = comfy_table::Table::new();
+    table.load_preset(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
+    table.set_header(["service", "λ 1/s", "S ms", "c", "ρ", "Wq pred ms", "Wq obs ms", "headroom", "model"]);
+    for service in &report.services {
+        table.add_row([
+            service.service.clone(),
+            format!("{:.1}", service.arrival_rate_per_s),
+            number(service.service_time_ms),
+            service.servers.map_or_else(|| "-".to_owned(), |c| c.to_string()),
+            number(service.utilization),
+            number(service.queue_wait_ms.predicted),
+            number(service.queue_wait_ms.observed),
+            number(service.headroom),
+            service.model.clone(),
+        ]);
+    }
+    output::line(&table.to_string())?;
+    if report.findings.is_empty() {
+        output::line("no finding")?;
+    }
+    for finding in &report.findings {
+        let confidence = finding.confidence * 100.0;
+        output::line(&format!("{}. {} in {} ({confidence:.0} %), since {}", finding.rank, finding.kind, finding.service, finding.onset))?;
+        for evidence in &finding.evidence {
+            output::line(&format!("   {}", evidence.text))?;
+        }
+    }
+    Ok(())
+}

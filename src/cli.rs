@@ -1,0 +1,256 @@
+//! The command line: every subcommand and its flags. Precedence is flag > `WEIR_*` > file > default.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Measures and regulates a service mesh.
+#[derive(Debug, Parser)]
+#[command(name = "weir", version, about, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the whole loop on this machine: mesh, load, fault, finding, alert, policy
+    Demo(DemoArgs),
+    /// Collect, store, analyze and regulate
+    Serve(ServeArgs),
+    /// Ask the stored traces a question in SQL
+    Sql(SqlArgs),
+    /// Bring recorded spans into a store
+    Import(ImportArgs),
+    /// Analyze stored spans of a time range, after an incident
+    Analyze(AnalyzeArgs),
+    /// Show one trace as a waterfall
+    Trace(TraceArgs),
+    /// Check this machine: ports, disk, clock, OTLP round trip
+    Doctor(DoctorArgs),
+    /// Show or check the configuration
+    Config(ConfigArgs),
+}
+
+/// Where servers listen, shared by `serve` and `demo`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct ListenArgs {
+    /// OTLP/gRPC and the policy stream [default: 127.0.0.1:4317]
+    #[arg(long, value_name = "ADDR")]
+    pub otlp_grpc: Option<String>,
+    /// OTLP/HTTP [default: 127.0.0.1:4318]
+    #[arg(long, value_name = "ADDR")]
+    pub otlp_http: Option<String>,
+    /// Web UI and HTTP API [default: 127.0.0.1:7070]
+    #[arg(long, value_name = "ADDR")]
+    pub web: Option<String>,
+    /// PostgreSQL wire protocol; not served by this version
+    #[arg(long, value_name = "ADDR")]
+    pub pg: Option<String>,
+}
+
+/// `weir demo`.
+#[derive(Clone, Debug, Args)]
+pub struct DemoArgs {
+    /// Length of the whole script
+    #[arg(long, default_value = "60s", value_parser = duration)]
+    pub duration: std::time::Duration,
+    /// Seed of arrivals and service times
+    #[arg(long, default_value_t = 7)]
+    pub seed: u64,
+    /// Keep the store here instead of in a temporary folder
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Recorded arrivals: CSV with TIMESTAMP, ContextTokens, GeneratedTokens
+    #[arg(long, value_name = "FILE")]
+    pub arrivals: Option<PathBuf>,
+    /// No live progress line; end after the summary
+    #[arg(long)]
+    pub headless: bool,
+    /// Print the summary as one JSON object on the last line of stdout
+    #[arg(long)]
+    pub json: bool,
+    /// Where to listen.
+    #[command(flatten)]
+    pub listen: ListenArgs,
+}
+
+/// `weir serve`.
+#[derive(Clone, Debug, Args)]
+pub struct ServeArgs {
+    /// Configuration file
+    #[arg(long, value_name = "FILE", env = "WEIR_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// The data folder [default: ./weir-data]
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Where to listen.
+    #[command(flatten)]
+    pub listen: ListenArgs,
+}
+
+/// Which store a command talks to.
+#[derive(Clone, Debug, Args)]
+#[group(multiple = false)]
+pub struct TargetArgs {
+    /// The data folder [default: ./weir-data]
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// A running server, e.g. http://127.0.0.1:7070
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+}
+
+/// How `weir sql` prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Aligned columns for people
+    Table,
+    /// One JSON object a row
+    Json,
+    /// Comma-separated with a header
+    Csv,
+    /// Arrow IPC stream
+    Arrow,
+    /// A Parquet file
+    Parquet,
+}
+
+/// `weir sql`.
+#[derive(Clone, Debug, Args)]
+pub struct SqlArgs {
+    /// The statement: one SELECT
+    pub statement: String,
+    /// Which store.
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// Output format [default: table on a terminal, else csv]
+    #[arg(long, value_enum)]
+    pub format: Option<Format>,
+}
+
+/// `weir import`.
+#[derive(Clone, Debug, Args)]
+pub struct ImportArgs {
+    /// OTLP JSON/JSONL/protobuf, Jaeger JSON, Zipkin v2 JSON or Parquet
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Which store.
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// Print the summary as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `weir analyze`.
+#[derive(Clone, Debug, Args)]
+pub struct AnalyzeArgs {
+    /// Start of the incident, RFC 3339
+    #[arg(long, value_name = "T", value_parser = timestamp)]
+    pub from: i64,
+    /// End of the incident, RFC 3339
+    #[arg(long, value_name = "T", value_parser = timestamp)]
+    pub to: i64,
+    /// Start of a healthy time to compare with
+    #[arg(long, value_name = "T", value_parser = timestamp, requires = "baseline_to")]
+    pub baseline_from: Option<i64>,
+    /// End of that healthy time
+    #[arg(long, value_name = "T", value_parser = timestamp, requires = "baseline_from")]
+    pub baseline_to: Option<i64>,
+    /// Which store.
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// Print JSON instead of a report
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `weir trace`.
+#[derive(Clone, Debug, Args)]
+pub struct TraceArgs {
+    /// The trace id, 32 hex digits
+    pub id: String,
+    /// Which store.
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// Print JSON instead of a waterfall
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `weir doctor`.
+#[derive(Clone, Debug, Args)]
+pub struct DoctorArgs {
+    /// Configuration file
+    #[arg(long, value_name = "FILE", env = "WEIR_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// The data folder [default: ./weir-data]
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Print JSON instead of a list
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `weir config`.
+#[derive(Clone, Debug, Args)]
+pub struct ConfigArgs {
+    /// What to do with it
+    #[command(subcommand)]
+    pub action: ConfigAction,
+}
+
+/// `weir config show` and `weir config check`.
+#[derive(Clone, Debug, Subcommand)]
+pub enum ConfigAction {
+    /// Print the effective configuration as YAML
+    Show {
+        /// Configuration file
+        #[arg(long, value_name = "FILE", env = "WEIR_CONFIG")]
+        config: Option<PathBuf>,
+    },
+    /// Check a configuration file and say what is wrong with it
+    Check {
+        /// Configuration file
+        #[arg(value_name = "FILE")]
+        config: PathBuf,
+    },
+}
+
+/// `60s`, `5m`, `1500ms`, `1h`.
+fn duration(text: &str) -> Result<std::time::Duration, String> {
+    let expected = || format!("{text:?} is not a duration such as 60s, 5m or 1500ms");
+    let span: jiff::SignedDuration = text.parse().map_err(|_| expected())?;
+    std::time::Duration::try_from(span).map_err(|_| expected())
+}
+
+/// RFC 3339 to nanoseconds since the Unix epoch.
+fn timestamp(text: &str) -> Result<i64, String> {
+    let time: jiff::Timestamp =
+        text.parse().map_err(|error| format!("{text:?} is not RFC 3339 such as 2022-08-23T12:00:00Z: {error}"))?;
+    i64::try_from(time.as_nanosecond()).map_err(|_| format!("{text:?} is out of range"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_and_times_are_read_or_refused() {
+        assert_eq!(duration("60s"), Ok(std::time::Duration::from_secs(60)));
+        assert_eq!(duration("1500ms"), Ok(std::time::Duration::from_millis(1500)));
+        assert!(duration("soon").is_err());
+        assert_eq!(timestamp("1970-01-01T00:00:01Z"), Ok(1_000_000_000));
+        assert!(timestamp("yesterday").is_err());
+    }
+}

@@ -1,0 +1,210 @@
+//! [`Config`]: the one configuration, composed of the crates' own, read from a YAML file and the
+//! environment. Precedence: flag > `WEIR_*` > file > default. Unknown keys are errors that suggest
+//! the nearest known one.
+//!
+//! File → validated `Config` → running parts; nothing reads the environment later.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use figment::{
+    Figment,
+    providers::{Env, Serialized},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    cli::{ConfigAction, ConfigArgs, ListenArgs},
+    exit::{ConfigError, Exit},
+    output,
+};
+
+/// The data folder when none is named.
+pub const DEFAULT_DATA: &str = "weir-data";
+
+/// Everything `weir serve` can be told.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The data folder.
+    pub data: PathBuf,
+    /// Where to listen.
+    pub listen: Listen,
+    /// Allows listening beyond loopback although there is no authentication.
+    pub insecure: bool,
+    /// OTLP in, policy out.
+    pub collector: weir_collector::Config,
+    /// Log, memory, files, queries. `dir` is the data folder.
+    pub store: weir_store::Config,
+    /// Windows, estimates, findings, control.
+    pub analyzer: weir_analyzer::Config,
+    /// Pages, API, webhooks.
+    pub web: weir_web::Config,
+}
+
+/// Where to listen. All default to loopback.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Listen {
+    /// OTLP/gRPC and the policy stream.
+    pub otlp_grpc: SocketAddr,
+    /// OTLP/HTTP.
+    pub otlp_http: SocketAddr,
+    /// Web UI and HTTP API.
+    pub web: SocketAddr,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data: DEFAULT_DATA.into(),
+            listen: Listen::default(),
+            insecure: false,
+            collector: Default::default(),
+            store: Default::default(),
+            analyzer: Default::default(),
+            web: Default::default(),
+        }
+    }
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        Self { otlp_grpc: loopback(4317), otlp_http: loopback(4318), web: loopback(7070) }
+    }
+}
+
+impl Config {
+    /// Reads the file, if one is named, then the environment, and checks the result.
+    ///
+    /// # Errors
+    /// A [`ConfigError`] that names the key.
+    pub fn load(file: Option<&Path>) -> Result<Self, anyhow::Error> {
+        let mut figment = Figment::from(Serialized::defaults(Self::default()));
+        if let Some(path) = file {
+            let text = std::fs::read_to_string(path).map_err(|e| ConfigError(format!("{}: {e}", path.display())))?;
+            let given = check_file(&text).map_err(|why| ConfigError(format!("{}: {why}", path.display())))?;
+            figment = figment.merge(Serialized::defaults(given));
+        }
+        // WEIR_CONFIG and WEIR_LOG are read elsewhere; WEIR_STORE__FLUSH_ROWS is store.flush_rows
+        let environment = Env::prefixed("WEIR_").ignore(&["config", "log"]).split("__");
+        let config: Self = figment.merge(environment).extract().map_err(|e| ConfigError(suggest(&e.to_string())))?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Puts the flags on top.
+    ///
+    /// # Errors
+    /// An address that cannot be read, or one beyond loopback without `insecure`.
+    pub fn with_flags(mut self, data: Option<PathBuf>, listen: &ListenArgs) -> Result<Self, anyhow::Error> {
+        if let Some(data) = data {
+            self.data = data;
+        }
+        if listen.pg.is_some() {
+            return Err(ConfigError("--pg: the PostgreSQL wire protocol is not served by this version".into()).into());
+        }
+        let flags = [
+            ("--otlp-grpc", &listen.otlp_grpc, &mut self.listen.otlp_grpc),
+            ("--otlp-http", &listen.otlp_http, &mut self.listen.otlp_http),
+            ("--web", &listen.web, &mut self.listen.web),
+        ];
+        for (flag, given, address) in flags {
+            if let Some(text) = given {
+                *address = text.parse().map_err(|_| ConfigError(format!("{flag} {text:?} is not ADDRESS:PORT")))?;
+            }
+        }
+        self.validate()?;
+        Ok(self)
+    }
+
+    /// The store's part, in the data folder.
+    #[must_use]
+    pub fn store(&self) -> weir_store::Config {
+        weir_store::Config { dir: self.data.clone(), ..self.store.clone() }
+    }
+
+    fn validate(&self) -> Result<(), ConfigError> {
+        let Listen { otlp_grpc, otlp_http, web } = &self.listen;
+        for (key, address) in [("otlp_grpc", otlp_grpc), ("otlp_http", otlp_http), ("web", web)] {
+            if !address.ip().is_loopback() && !self.insecure {
+                let why = "is reachable from other machines and there is no authentication: set `insecure: true` to accept that";
+                return Err(ConfigError(format!("listen.{key}: {address} {why}")));
+            }
+        }
+        self.collector.validate().map_err(|e| ConfigError(format!("collector.{e}")))?;
+        self.store.validate().map_err(|e| ConfigError(format!("store.{e}")))?;
+        self.analyzer.validate().map_err(|e| ConfigError(format!("analyzer.{e}")))?;
+        self.web.validate().map_err(|e| ConfigError(format!("web.{e}")))
+    }
+}
+
+/// Runs `weir config`.
+///
+/// # Errors
+/// A configuration that cannot be used.
+pub fn run(args: ConfigArgs) -> Result<Exit, anyhow::Error> {
+    match args.action {
+        ConfigAction::Show { config } => {
+            let config = Config::load(config.as_deref())?;
+            output::bytes(serde_saphyr::to_string(&config)?.as_bytes())?;
+        }
+        ConfigAction::Check { config } => {
+            Config::load(Some(&config))?;
+            output::note(&format!("{}: ok", config.display()));
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+/// Reads a file twice: as a `Config`, so that an error has its line, and as it stands, so that keys
+/// it leaves out do not hide the environment.
+fn check_file(text: &str) -> Result<serde_json::Value, String> {
+    if text.trim().is_empty() {
+        return Ok(serde_json::json!({}));
+    }
+    serde_saphyr::from_str::<Config>(text).map_err(|error| suggest(&error.to_string()))?;
+    serde_saphyr::from_str(text).map_err(|error| error.to_string())
+}
+
+/// Adds "did you mean" to serde's "unknown field `x`, expected one of `a`, `b`".
+fn suggest(message: &str) -> String {
+    let Some((_, rest)) = message.split_once("unknown field") else { return message.to_owned() };
+    let mut quoted = rest.split('`').skip(1).step_by(2);
+    let Some(unknown) = quoted.next() else { return message.to_owned() };
+    let nearest = quoted.max_by(|a, b| strsim::jaro_winkler(unknown, a).total_cmp(&strsim::jaro_winkler(unknown, b)));
+    match nearest {
+        Some(known) if strsim::jaro_winkler(unknown, known) > 0.7 => format!("{message}; did you mean `{known}`?"),
+        _ => message.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_key_is_an_error_with_a_suggestion() {
+        let why = check_file("dta: /var/lib/weir\n").unwrap_err();
+        assert!(why.contains("unknown field `dta`"), "{why}");
+        assert!(why.ends_with("did you mean `data`?"), "{why}");
+    }
+
+    #[test]
+    fn listening_beyond_loopback_needs_insecure() {
+        let listen = ListenArgs { web: Some("0.0.0.0:7070".into()), ..ListenArgs::default() };
+        let refused = Config::default().with_flags(None, &listen).unwrap_err().to_string();
+        assert!(refused.starts_with("listen.web: 0.0.0.0:7070"), "{refused}");
+        let insecure = Config { insecure: true, ..Config::default() };
+        assert!(insecure.with_flags(None, &listen).is_ok());
+    }
+
+    #[test]
+    fn what_is_shown_can_be_read_back() {
+        let shown = serde_saphyr::to_string(&Config::default()).unwrap();
+        check_file(&shown).unwrap_or_else(|why| panic!("{why}\n{shown}"));
+    }
+}

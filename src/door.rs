@@ -1,0 +1,54 @@
+//! [`Door`]: what the collector calls "ingest": store durably, then tell the analyzer, then ack.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use weir_collector::{Ingest, Received, Refused, Stored};
+use weir_schema::{Batch, Signal, otlp};
+use weir_store::{AppendError, OtlpRequest, Store};
+
+/// When a sender should come back: one group commit and a flush are over by then.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// When a sender should come back to a full disk: people or retention have to act first.
+const RETRY_AFTER_DISK_FULL: Duration = Duration::from_secs(10);
+
+/// The collector's way into the store and the analyzer.
+#[derive(Clone)]
+pub struct Door {
+    store: Store,
+    analysis: mpsc::Sender<Batch>,
+}
+
+impl Door {
+    /// A door to `store`; spans also go to `analysis`.
+    #[must_use]
+    pub fn new(store: Store, analysis: mpsc::Sender<Batch>) -> Self {
+        Self { store, analysis }
+    }
+}
+
+impl Ingest for Door {
+    /// Durable and visible first. A full analysis queue makes the ack wait: the collector's bound on
+    /// bytes in flight then refuses further requests, so nothing is dropped in between.
+    async fn ingest(&self, received: Received) -> Result<Stored, Refused> {
+        let Received { signal, encoding, body, received_unix_nano, decoded } = received;
+        let codec_version = otlp::CODEC_VERSION;
+        let request = OtlpRequest { signal, encoding, codec_version, received_unix_nano, body };
+        let appended = self.store.append_otlp(request, decoded.batch.clone()).await.map_err(|e| refused(&e))?;
+        let spans = decoded.batch.filter(|_| signal == Signal::Traces && !appended.duplicate);
+        if let Some(batch) = spans {
+            // the loop is gone only while the server stops, when the spans are already durable
+            let _ = self.analysis.send(batch).await;
+        }
+        Ok(Stored { duplicate: appended.duplicate })
+    }
+}
+
+fn refused(error: &AppendError) -> Refused {
+    match error {
+        AppendError::DiskFull => Refused::DiskFull { retry_after: RETRY_AFTER_DISK_FULL },
+        AppendError::Closed => Refused::Closed,
+        _ => Refused::Overloaded { retry_after: RETRY_AFTER },
+    }
+}

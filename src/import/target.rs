@@ -1,0 +1,226 @@
+//! Where imported chunks go: a folder opened here, with an analyzer beside it that makes
+//! `operations` and `edges`; or a running server, through its OTLP/HTTP door.
+
+use anyhow::Context;
+use arrow::{
+    array::{Array, AsArray},
+    datatypes::Int64Type,
+    record_batch::RecordBatch,
+};
+use bytes::Bytes;
+use opentelemetry_proto::tonic::{
+    collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse},
+    resource::v1::Resource,
+    trace::v1::{ResourceSpans, ScopeSpans, Span},
+};
+use prost::Message;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use weir_analyzer::{Analyzer, Step};
+use weir_schema::{Batch, Encoding, Signal, Table, otlp};
+use weir_store::{OtlpRequest, Store};
+
+use super::{Chunk, zipkin::attribute};
+use crate::{
+    cli::TargetArgs,
+    exit::Unreachable,
+    remote::{Place, Server, client},
+    server::now_unix_nano,
+};
+
+/// Rows of one OTLP request to a server: well under the usual 4 MiB.
+const ROWS_PER_REQUEST: usize = 8192;
+
+/// What became of a chunk.
+#[derive(Default)]
+pub(super) struct Stored {
+    pub(super) spans: u64,
+    pub(super) duplicates: u64,
+    pub(super) rejected: u64,
+    pub(super) first_rejection: Option<String>,
+}
+
+/// Where chunks go.
+pub(super) enum Target {
+    Local { store: Store, analyzer: Box<Analyzer> },
+    Remote { endpoint: String, client: reqwest::Client },
+}
+
+impl Target {
+    pub(super) async fn open(args: &TargetArgs) -> Result<Self, anyhow::Error> {
+        match Place::open(args).await? {
+            Place::Local(store) => {
+                let analyzer = Box::new(Analyzer::new(weir_analyzer::Config::default()));
+                Ok(Self::Local { store, analyzer })
+            }
+            Place::Remote(server) => Ok(Self::Remote { endpoint: otlp_http(server).await?, client: client()? }),
+        }
+    }
+
+    pub(super) async fn store(&mut self, chunk: Chunk) -> Result<Stored, anyhow::Error> {
+        match self {
+            Self::Local { store, analyzer } => match chunk {
+                Chunk::Otlp { encoding, body } => store_otlp(store, analyzer, encoding, body).await,
+                Chunk::Rows(batch) => store_rows(store, analyzer, batch).await,
+            },
+            Self::Remote { endpoint, client } => match chunk {
+                Chunk::Otlp { encoding, body } => post(client, endpoint, encoding, body).await,
+                Chunk::Rows(batch) => post_rows(client, endpoint, &batch.rows).await,
+            },
+        }
+    }
+
+    /// Closes the minutes that are still open and writes everything to files.
+    pub(super) async fn finish(self) -> Result<(), anyhow::Error> {
+        let Self::Local { store, mut analyzer } = self else { return Ok(()) };
+        append_rollups(&store, analyzer.finish()).await?;
+        store.flush().await.context("writing files")?;
+        store.close().await.context("closing the store")
+    }
+}
+
+/// The OTLP/HTTP door of a server: told by its folder, or by the URL's host at the usual port.
+async fn otlp_http(server: Server) -> Result<String, anyhow::Error> {
+    if let Some(url) = server.otlp_http {
+        return Ok(format!("{url}/v1/traces"));
+    }
+    let config: Value = async {
+        let response = client()?.get(format!("{}/api/v1/status", server.web)).send().await?;
+        Ok::<_, anyhow::Error>(response.error_for_status()?.json().await?)
+    }
+    .await
+    .map_err(|error| Unreachable(format!("{} does not answer: {error:#}", server.web)))?;
+    let url = config.pointer("/endpoints/otlp_http").and_then(Value::as_str);
+    let url = url.ok_or_else(|| Unreachable(format!("{} names no OTLP/HTTP endpoint", server.web)))?;
+    Ok(format!("{url}/v1/traces"))
+}
+
+async fn store_otlp(store: &Store, analyzer: &mut Analyzer, encoding: Encoding, body: Bytes) -> Result<Stored, anyhow::Error> {
+    let received_unix_nano = now_unix_nano();
+    let decoded = match otlp::decode(Signal::Traces, encoding, &body, received_unix_nano) {
+        Ok(decoded) => decoded,
+        Err(error) => return Ok(Stored { rejected: 1, first_rejection: Some(error.to_string()), ..Stored::default() }),
+    };
+    let codec_version = otlp::CODEC_VERSION;
+    let request = OtlpRequest { signal: Signal::Traces, encoding, codec_version, received_unix_nano, body };
+    let appended = store.append_otlp(request, decoded.batch.clone()).await?;
+    let mut stored = Stored { rejected: decoded.rejected, first_rejection: decoded.first_rejection, ..Stored::default() };
+    if appended.duplicate {
+        stored.duplicates = decoded.accepted;
+        return Ok(stored);
+    }
+    stored.spans = decoded.accepted;
+    if let Some(batch) = decoded.batch {
+        analyze(store, analyzer, &batch).await?;
+    }
+    Ok(stored)
+}
+
+async fn store_rows(store: &Store, analyzer: &mut Analyzer, batch: Batch) -> Result<Stored, anyhow::Error> {
+    let spans = batch.rows.num_rows() as u64;
+    store.append_rows(batch.clone()).await?;
+    analyze(store, analyzer, &batch).await?;
+    Ok(Stored { spans, ..Stored::default() })
+}
+
+/// Event time moves with the spans: the newest start so far is "now".
+async fn analyze(store: &Store, analyzer: &mut Analyzer, batch: &Batch) -> Result<(), anyhow::Error> {
+    analyzer.push(&batch.rows);
+    let starts = batch.rows.column_by_name("start_unix_nano").map(|c| c.as_primitive::<Int64Type>());
+    let newest = starts.and_then(arrow::compute::max);
+    match newest {
+        Some(newest) => append_rollups(store, analyzer.step(newest)).await,
+        None => Ok(()),
+    }
+}
+
+/// Only what describes the spans: an import opens no finding and moves no policy.
+async fn append_rollups(store: &Store, step: Step) -> Result<(), anyhow::Error> {
+    for batch in step.rows {
+        if matches!(batch.table, Table::Operations | Table::Edges) {
+            store.append_rows(batch).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn post(client: &reqwest::Client, endpoint: &str, encoding: Encoding, body: Bytes) -> Result<Stored, anyhow::Error> {
+    let decoded = match otlp::decode(Signal::Traces, encoding, &body, now_unix_nano()) {
+        Ok(decoded) => decoded,
+        Err(error) => return Ok(Stored { rejected: 1, first_rejection: Some(error.to_string()), ..Stored::default() }),
+    };
+    let content_type = match encoding {
+        Encoding::Protobuf => "application/x-protobuf",
+        Encoding::Json => "application/json",
+    };
+    send(client, endpoint, content_type, body).await?;
+    let (spans, rejected) = (decoded.accepted, decoded.rejected);
+    Ok(Stored { spans, rejected, first_rejection: decoded.first_rejection, ..Stored::default() })
+}
+
+async fn post_rows(client: &reqwest::Client, endpoint: &str, rows: &RecordBatch) -> Result<Stored, anyhow::Error> {
+    let mut stored = Stored::default();
+    for offset in (0..rows.num_rows()).step_by(ROWS_PER_REQUEST) {
+        let part = rows.slice(offset, ROWS_PER_REQUEST.min(rows.num_rows() - offset));
+        let body = Bytes::from(to_otlp(&part).encode_to_vec());
+        let answer = send(client, endpoint, "application/x-protobuf", body).await?;
+        let partial = ExportTraceServiceResponse::decode(answer)?.partial_success.unwrap_or_default();
+        let rejected = u64::try_from(partial.rejected_spans).unwrap_or(0);
+        stored.spans += part.num_rows() as u64 - rejected;
+        stored.rejected += rejected;
+        stored.first_rejection = stored.first_rejection.or((rejected > 0).then_some(partial.error_message));
+    }
+    Ok(stored)
+}
+
+async fn send(client: &reqwest::Client, endpoint: &str, content_type: &str, body: Bytes) -> Result<Bytes, anyhow::Error> {
+    loop {
+        let request = client.post(endpoint).header("content-type", content_type).body(body.clone());
+        let response = request.send().await.map_err(|e| Unreachable(format!("{endpoint} does not answer: {e}")))?;
+        let status = response.status();
+        let retry_after_s = response.headers().get("retry-after").and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+        let answer = response.bytes().await?;
+        match (status.is_success(), status.as_u16(), retry_after_s) {
+            (true, ..) => return Ok(answer),
+            (_, 429 | 503, Some(seconds)) => tokio::time::sleep(std::time::Duration::from_secs(seconds.min(30))).await,
+            _ => anyhow::bail!("{endpoint} answered {status}: {}", String::from_utf8_lossy(&answer)),
+        }
+    }
+}
+
+/// The rows of a Parquet import as OTLP: only the columns such a file has.
+fn to_otlp(rows: &RecordBatch) -> ExportTraceServiceRequest {
+    let binary = |name: &str| rows.column_by_name(name).map(|c| c.as_binary::<i32>());
+    let text = |name: &str| rows.column_by_name(name).map(|c| c.as_string::<i32>());
+    let time = |name: &str| rows.column_by_name(name).map(|c| c.as_primitive::<Int64Type>());
+    let mut by_service: BTreeMap<&str, Vec<Span>> = BTreeMap::new();
+    if let (Some(trace), Some(id), Some(parent), Some(service), Some(operation), Some(start), Some(duration)) = (
+        binary("trace_id"),
+        binary("span_id"),
+        binary("parent_span_id"),
+        text("service"),
+        text("operation"),
+        time("start_unix_nano"),
+        time("duration_ns"),
+    ) {
+        for row in 0..rows.num_rows() {
+            let start_time_unix_nano = u64::try_from(start.value(row)).unwrap_or(0);
+            let span = Span {
+                trace_id: trace.value(row).to_vec(),
+                span_id: id.value(row).to_vec(),
+                parent_span_id: if parent.is_valid(row) { parent.value(row).to_vec() } else { Vec::new() },
+                name: operation.value(row).to_owned(),
+                start_time_unix_nano,
+                end_time_unix_nano: start_time_unix_nano + u64::try_from(duration.value(row)).unwrap_or(0),
+                ..Span::default()
+            };
+            by_service.entry(service.value(row)).or_default().push(span);
+        }
+    }
+    let resource_spans = by_service.into_iter().map(|(service, spans)| {
+        let attributes = vec![attribute("service.name", &Value::String(service.to_owned()))];
+        let resource = Some(Resource { attributes, ..Resource::default() });
+        ResourceSpans { resource, scope_spans: vec![ScopeSpans { spans, ..ScopeSpans::default() }], ..ResourceSpans::default() }
+    });
+    ExportTraceServiceRequest { resource_spans: resource_spans.collect() }
+}

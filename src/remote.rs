@@ -1,0 +1,160 @@
+//! [`Place`]: the store a command talks to: a data folder opened here, or a running server.
+//!
+//! A data folder has one writer. When `--data` names the folder of a live server, the command
+//! talks to that server instead, so people need not know which of the two they have.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use arrow::{datatypes::SchemaRef, ipc::reader::StreamReader, record_batch::RecordBatch};
+use futures::{StreamExt, stream::BoxStream};
+use serde::{Deserialize, Serialize};
+use weir_store::Store;
+
+use crate::{cli::TargetArgs, config::DEFAULT_DATA, exit::Unreachable};
+
+/// A store, near or far.
+pub(crate) enum Place {
+    /// Opened in this process.
+    Local(Store),
+    /// Served by another one.
+    Remote(Server),
+}
+
+/// A running server: where its doors are.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Server {
+    /// Web UI and HTTP API.
+    pub(crate) web: String,
+    /// OTLP/HTTP, when known.
+    pub(crate) otlp_http: Option<String>,
+    /// OTLP/gRPC, when known.
+    pub(crate) otlp_grpc: Option<String>,
+}
+
+/// Rows of an answer.
+pub(crate) struct Answer {
+    /// Their columns.
+    pub(crate) schema: SchemaRef,
+    /// The rows, batch by batch.
+    pub(crate) batches: BoxStream<'static, Result<RecordBatch, anyhow::Error>>,
+}
+
+impl Place {
+    /// Finds the store that the flags name, opening it or finding its server.
+    pub(crate) async fn open(target: &TargetArgs) -> Result<Self, anyhow::Error> {
+        if let Some(url) = &target.url {
+            let web = url.trim_end_matches('/').to_owned();
+            return Ok(Self::Remote(Server { web, otlp_http: None, otlp_grpc: None }));
+        }
+        let dir = target.data.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_DATA));
+        if let Some(server) = Server::of_folder(&dir)? {
+            return Ok(Self::Remote(server));
+        }
+        Ok(Self::Local(open_folder(&dir).await?))
+    }
+
+    /// As [`Place::open`], but a folder that holds no store is an error, not a new store.
+    pub(crate) async fn open_existing(target: &TargetArgs) -> Result<Self, anyhow::Error> {
+        if target.url.is_none() {
+            let dir = target.data.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_DATA));
+            let there = dir.join("tables").is_dir() || dir.join("wal").is_dir();
+            if !there {
+                let why = format!("no store in {}: give --data DIR or --url URL, or fill it with `weir import`", dir.display());
+                return Err(Unreachable(why).into());
+            }
+        }
+        Self::open(target).await
+    }
+
+    /// Runs one statement.
+    pub(crate) async fn query(&self, statement: &str) -> Result<Answer, anyhow::Error> {
+        match self {
+            Self::Local(store) => {
+                let answer = store.sql(statement, None).await?;
+                let batches = answer.stream.map(|batch| batch.map_err(Into::into)).boxed();
+                Ok(Answer { schema: answer.schema, batches })
+            }
+            Self::Remote(server) => server.query(statement).await,
+        }
+    }
+
+    /// Closes what was opened.
+    pub(crate) async fn close(self) -> Result<(), anyhow::Error> {
+        match self {
+            Self::Local(store) => store.close().await.context("closing the store"),
+            Self::Remote(_) => Ok(()),
+        }
+    }
+}
+
+impl Answer {
+    /// All rows in memory: for commands whose statement is bounded.
+    pub(crate) async fn collect(mut self) -> Result<Vec<RecordBatch>, anyhow::Error> {
+        let mut batches = Vec::new();
+        while let Some(batch) = self.batches.next().await {
+            batches.push(batch?);
+        }
+        Ok(batches)
+    }
+}
+
+impl Server {
+    /// The server that holds a folder's lock, if one does.
+    pub(crate) fn of_folder(dir: &Path) -> Result<Option<Self>, anyhow::Error> {
+        let Some(holder) = Store::locked_by(dir) else { return Ok(None) };
+        let Some(web) = holder.url else {
+            let why = format!("{} is in use by process {}, which serves no API: wait until it ends", dir.display(), holder.pid);
+            return Err(Unreachable(why).into());
+        };
+        let doors: Option<Self> = std::fs::read(dir.join(DOORS)).ok().and_then(|b| serde_json::from_slice(&b).ok());
+        Ok(Some(doors.filter(|d| d.web == web).unwrap_or(Self { web, otlp_http: None, otlp_grpc: None })))
+    }
+
+    /// Leaves word of this server's doors in its folder.
+    pub(crate) fn write(&self, dir: &Path) -> Result<(), anyhow::Error> {
+        std::fs::write(dir.join(DOORS), serde_json::to_vec(self)?).with_context(|| format!("writing {}", dir.join(DOORS).display()))
+    }
+
+    /// Takes that word back when the server ends.
+    pub(crate) fn forget(dir: &Path) {
+        // a leftover is harmless: it is believed only while the lock names the same URL
+        let _ = std::fs::remove_file(dir.join(DOORS));
+    }
+
+    async fn query(&self, statement: &str) -> Result<Answer, anyhow::Error> {
+        let request = client()?.post(format!("{}/api/v1/sql", self.web)).header("accept", "application/vnd.apache.arrow.stream");
+        let response = request.json(&serde_json::json!({ "query": statement })).send().await;
+        let response = response.map_err(|error| Unreachable(format!("{} does not answer: {error}", self.web)))?;
+        let status = response.status();
+        let body = response.bytes().await.context("reading the answer")?;
+        if !status.is_success() {
+            anyhow::bail!("{}", api_error(status.as_u16(), &body));
+        }
+        let reader = StreamReader::try_new(std::io::Cursor::new(body), None).context("reading the Arrow stream")?;
+        let schema = reader.schema();
+        let batches = futures::stream::iter(reader.map(|batch| batch.map_err(Into::into))).boxed();
+        Ok(Answer { schema, batches })
+    }
+}
+
+/// Opens a folder that no server holds.
+pub(crate) async fn open_folder(dir: &Path) -> Result<Store, anyhow::Error> {
+    let config = crate::config::Config { data: dir.to_owned(), ..crate::config::Config::default() };
+    Store::open(config.store()).await.with_context(|| format!("opening {}", dir.display()))
+}
+
+/// An HTTP client without proxies: weir's servers are near.
+pub(crate) fn client() -> Result<reqwest::Client, anyhow::Error> {
+    reqwest::Client::builder().no_proxy().build().context("building the HTTP client")
+}
+
+/// The message of an API error, or the body as it is.
+pub(crate) fn api_error(status: u16, body: &[u8]) -> String {
+    let message = serde_json::from_slice::<serde_json::Value>(body).ok();
+    let message = message.as_ref().and_then(|v| v.pointer("/error/message")).and_then(|m| m.as_str());
+    message.map_or_else(|| format!("the server answered {status}: {}", String::from_utf8_lossy(body)), str::to_owned)
+}
+
+/// The file with the doors of a live server, beside its lock.
+const DOORS: &str = "server.json";

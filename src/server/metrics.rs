@@ -1,0 +1,69 @@
+//! What weir says of itself: `/metrics` in Prometheus text, and what `/readyz` waits for.
+
+use std::{fmt::Write, sync::Arc};
+
+use tokio::sync::watch;
+use weir_analyzer::Snapshot;
+use weir_collector::Stats;
+use weir_store::Store;
+use weir_web::webhook::Notifier;
+
+/// A function that renders all metrics.
+pub(super) fn prometheus(
+    store: Store,
+    stats: Arc<Stats>,
+    snapshot: watch::Receiver<Arc<Snapshot>>,
+    notifier: Notifier,
+) -> Arc<dyn Fn() -> String + Send + Sync> {
+    Arc::new(move || {
+        let mut text = stats.prometheus();
+        store_metrics(&mut text, &store);
+        service_metrics(&mut text, &snapshot.borrow());
+        text.push_str(&notifier.prometheus());
+        text
+    })
+}
+
+/// A function that names what is not ready yet.
+pub(super) fn readiness(store: Store) -> Arc<dyn Fn() -> Vec<String> + Send + Sync> {
+    Arc::new(move || {
+        let status = store.status();
+        let mut waiting = Vec::new();
+        if status.replaying {
+            waiting.push("the write-ahead log is being replayed".to_owned());
+        }
+        waiting.extend(status.last_error.map(|error| format!("store: {error}")));
+        waiting
+    })
+}
+
+fn store_metrics(text: &mut String, store: &Store) {
+    let status = store.status();
+    let mut gauge = |name: &str, help: &str, value: u64| {
+        // writing to a String cannot fail
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}");
+    };
+    gauge("weir_store_wal_bytes", "Bytes of the write-ahead log on disk", status.wal_bytes);
+    gauge("weir_store_memory_bytes", "Bytes of rows not yet in files", status.memory_bytes);
+    gauge("weir_store_memory_rows", "Rows not yet in files", status.memory_rows);
+    gauge("weir_store_quarantined_files", "Files set aside because their hash is wrong", status.quarantined.len() as u64);
+    let _ = writeln!(text, "# HELP weir_store_table_rows Rows in files\n# TYPE weir_store_table_rows gauge");
+    for table in &status.tables {
+        let _ = writeln!(text, "weir_store_table_rows{{table=\"{}\"}} {}", table.name, table.rows);
+    }
+}
+
+fn service_metrics(text: &mut String, snapshot: &Snapshot) {
+    let _ = writeln!(text, "# HELP weir_service_utilization Offered load over capacity\n# TYPE weir_service_utilization gauge");
+    for service in &snapshot.services {
+        if let Some(utilization) = service.estimate.utilization {
+            let _ = writeln!(text, "weir_service_utilization{{service=\"{}\"}} {utilization}", label(&service.service));
+        }
+    }
+    let open = snapshot.findings.iter().filter(|f| f.closed_unix_nano.is_none()).count();
+    let _ = writeln!(text, "# HELP weir_findings_open Findings that are open\n# TYPE weir_findings_open gauge\nweir_findings_open {open}");
+}
+
+fn label(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
