@@ -1,1 +1,3 @@
-//! tests
+//! Whole flows in process over loopback, pages in a real browser, and the structure itself.
+
+mod tidy;
