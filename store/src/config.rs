@@ -1,0 +1,96 @@
+//! What the store can be told.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// The store's configuration.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The data folder.
+    #[serde(skip)]
+    pub dir: PathBuf,
+    /// Names this writer in the Delta logs; folders that are merged later need different names.
+    pub node: String,
+    /// Rows of one table in memory that start a flush. 20,000: smaller files cost 17 % more bytes.
+    pub flush_rows: usize,
+    /// The oldest a row in memory gets before it is flushed, in milliseconds.
+    pub flush_age_ms: u64,
+    /// Size at which the log starts a new segment, in bytes.
+    pub wal_segment_bytes: u64,
+    /// Rows in memory beyond which appends are refused until a flush made room, in bytes.
+    pub memory_limit_bytes: u64,
+    /// Files of one table at which small ones are merged.
+    pub compact_files: usize,
+    /// Limits of SQL.
+    pub sql: SqlConfig,
+}
+
+/// Bounds of one statement.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SqlConfig {
+    /// Memory of all running statements together, in bytes.
+    pub memory_bytes: usize,
+    /// How long a statement may run, in milliseconds.
+    pub timeout_ms: u64,
+    /// Rows a statement may answer.
+    pub max_rows: usize,
+    /// Length of its text, in bytes.
+    pub max_text_bytes: usize,
+    /// Tokens in its text: 3,000 terms in a row overflow a parser's stack.
+    pub max_tokens: usize,
+    /// Depth of its parentheses.
+    pub max_depth: usize,
+    /// Statements that run at once; further ones wait their turn within their own time limit.
+    pub concurrency: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            dir: PathBuf::from("weir-data"),
+            node: "weir".into(),
+            flush_rows: 100_000,
+            flush_age_ms: 5_000,
+            wal_segment_bytes: 64 << 20,
+            memory_limit_bytes: 1 << 30,
+            compact_files: 24,
+            sql: SqlConfig::default(),
+        }
+    }
+}
+
+impl Default for SqlConfig {
+    fn default() -> Self {
+        Self {
+            memory_bytes: 1 << 30,
+            timeout_ms: 30_000,
+            max_rows: 5_000_000,
+            max_text_bytes: 64 << 10,
+            max_tokens: 4_000,
+            max_depth: 100,
+            concurrency: 8,
+        }
+    }
+}
+
+impl Config {
+    /// Checks that the numbers can work together.
+    ///
+    /// # Errors
+    /// The key and what it must be.
+    pub fn validate(&self) -> Result<(), String> {
+        let rules = [
+            (!self.node.is_empty(), "node: must not be empty"),
+            (self.flush_rows > 0, "flush_rows: must be at least 1"),
+            (self.wal_segment_bytes >= 1 << 20, "wal_segment_bytes: must be at least 1 MiB"),
+            (self.memory_limit_bytes >= 16 << 20, "memory_limit_bytes: must be at least 16 MiB"),
+            (self.compact_files >= 2, "compact_files: must be at least 2"),
+            (self.sql.concurrency > 0, "sql.concurrency: must be at least 1"),
+            (self.sql.timeout_ms > 0, "sql.timeout_ms: must be at least 1"),
+        ];
+        rules.into_iter().find(|(holds, _)| !holds).map_or(Ok(()), |(_, rule)| Err(rule.to_owned()))
+    }
+}

@@ -1,0 +1,233 @@
+//! [`Engine`]: plans and runs statements on threads of its own, so that a heavy query neither holds
+//! up acks nor overflows their stacks.
+
+use std::{
+    path::PathBuf,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use arrow::{datatypes::SchemaRef, record_batch::RecordBatch};
+use datafusion::{
+    catalog::{MemoryCatalogProvider, MemoryCatalogProviderList, MemorySchemaProvider, CatalogProvider, CatalogProviderList, SchemaProvider},
+    common::DataFusionError,
+    execution::{
+        SessionStateBuilder,
+        context::{SQLOptions, SessionContext},
+        memory_pool::FairSpillPool,
+        runtime_env::RuntimeEnvBuilder,
+        session_state::SessionState,
+    },
+    physical_plan::{SendableRecordBatchStream, execute_stream},
+    prelude::SessionConfig,
+    sql::{parser::Statement as DfStatement, sqlparser::ast::Statement},
+};
+use futures::{Stream, StreamExt};
+use tokio::{
+    runtime::Runtime,
+    sync::{Semaphore, mpsc, oneshot},
+    task::AbortHandle,
+};
+use weir_schema::Table;
+
+use super::{functions, guard, provider::TableOfView, rewrite};
+use crate::{
+    config::SqlConfig,
+    error::{SqlError, StoreError},
+    view::View,
+};
+
+/// Stack of a query thread: plans recurse.
+const STACK_BYTES: usize = 32 << 20;
+
+/// Batches of an answer that wait for their reader.
+const ANSWER_QUEUE: usize = 4;
+
+/// The name of the catalogue in error messages and `SHOW TABLES`.
+const CATALOGUE: &str = "weir";
+
+/// Runs statements.
+pub(crate) struct Engine {
+    runtime: Option<Runtime>,
+    base: SessionState,
+    running: Arc<Semaphore>,
+    limits: SqlConfig,
+    tables_dir: PathBuf,
+}
+
+/// An answer: its columns, and its rows as they come. Dropping it stops the statement.
+pub struct SqlAnswer {
+    /// The columns.
+    pub schema: SchemaRef,
+    /// The rows.
+    pub stream: Rows,
+}
+
+/// The rows of an answer.
+pub struct Rows {
+    batches: mpsc::Receiver<Result<RecordBatch, SqlError>>,
+    task: AbortHandle,
+}
+
+impl Stream for Rows {
+    type Item = Result<RecordBatch, SqlError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.batches.poll_recv(context)
+    }
+}
+
+impl Drop for Rows {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Engine {
+    pub(crate) fn new(limits: SqlConfig, tables_dir: PathBuf) -> Result<Self, StoreError> {
+        let io = |source| StoreError::Io { path: tables_dir.clone(), source };
+        let threads = std::thread::available_parallelism().map_or(2, usize::from);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .thread_name("weir-sql")
+            .worker_threads(threads)
+            .thread_stack_size(STACK_BYTES)
+            .enable_all()
+            .build()
+            .map_err(io)?;
+        let base = base_state(&limits, threads).map_err(|e| io(std::io::Error::other(e.to_string())))?;
+        let running = Arc::new(Semaphore::new(limits.concurrency));
+        Ok(Self { runtime: Some(runtime), base, running, limits, tables_dir })
+    }
+
+    /// Starts a statement over a view.
+    pub(crate) async fn run(&self, text: &str, view: Arc<View>, limits: Option<SqlConfig>) -> Result<SqlAnswer, SqlError> {
+        let limits = limits.unwrap_or_else(|| self.limits.clone());
+        let mut statement = guard::parse(text, &limits)?;
+        rewrite::rewrite(&mut statement)?;
+        let session = self.session(&view);
+        let (schema_out, schema_in) = oneshot::channel();
+        let (batches_out, batches) = mpsc::channel(ANSWER_QUEUE);
+        let running = self.running.clone();
+        let Some(runtime) = &self.runtime else { return Err(SqlError::Execution("the store is closed".into())) };
+        let task = runtime.spawn(async move {
+            let limit = Duration::from_millis(limits.timeout_ms);
+            let answer = Answer { schema: schema_out, batches: batches_out.clone(), max_rows: limits.max_rows };
+            let work = async {
+                // the semaphore is never closed
+                let _turn = running.acquire().await;
+                answer.run(session, statement).await
+            };
+            let ended = tokio::time::timeout(limit, work).await;
+            let ended = ended.unwrap_or(Err(SqlError::Timeout { limit_ms: limits.timeout_ms }));
+            if let Err(error) = &ended {
+                // a reader that went away wants no error either
+                let _ = batches_out.send(Err(error.clone())).await;
+            }
+            ended
+        });
+        let rows = Rows { batches, task: task.abort_handle() };
+        match schema_in.await {
+            Ok(schema) => Ok(SqlAnswer { schema, stream: rows }),
+            Err(_) => match task.await {
+                Ok(Err(error)) => Err(error),
+                Ok(Ok(())) => Err(SqlError::Execution("the statement ended without an answer".into())),
+                Err(_) => Err(SqlError::Execution("the statement failed inside the engine".into())),
+            },
+        }
+    }
+
+    /// A session with nothing but the tables of this view.
+    fn session(&self, view: &View) -> SessionContext {
+        let schema = MemorySchemaProvider::new();
+        for table in Table::ALL {
+            let dir = self.tables_dir.join(table.name());
+            let provider = TableOfView { table, view: view.table(table).clone(), dir };
+            // a fresh schema has no table of this name yet
+            let _ = schema.register_table(table.name().to_owned(), Arc::new(provider));
+        }
+        let catalogue = MemoryCatalogProvider::new();
+        let _ = catalogue.register_schema("public", Arc::new(schema));
+        let catalogues = MemoryCatalogProviderList::new();
+        catalogues.register_catalog(CATALOGUE.to_owned(), Arc::new(catalogue));
+        let state = SessionStateBuilder::new_from_existing(self.base.clone()).with_catalog_list(Arc::new(catalogues)).build();
+        SessionContext::new_with_state(state)
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Where an answer goes.
+struct Answer {
+    schema: oneshot::Sender<SchemaRef>,
+    batches: mpsc::Sender<Result<RecordBatch, SqlError>>,
+    max_rows: usize,
+}
+
+impl Answer {
+    async fn run(self, session: SessionContext, statement: Statement) -> Result<(), SqlError> {
+        let mut stream = start(&session, statement).await?;
+        if self.schema.send(stream.schema()).is_err() {
+            return Ok(()); // nobody waits any more
+        }
+        let mut rows = 0;
+        while let Some(batch) = stream.next().await {
+            let batch = batch.map_err(|e| sql_error(&e))?;
+            rows += batch.num_rows();
+            if rows > self.max_rows {
+                return Err(SqlError::TooManyRows { limit: self.max_rows });
+            }
+            if self.batches.send(Ok(batch)).await.is_err() {
+                return Ok(()); // nobody reads any more
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn start(session: &SessionContext, statement: Statement) -> Result<SendableRecordBatchStream, SqlError> {
+    let state = session.state();
+    let plan = state.statement_to_plan(DfStatement::Statement(Box::new(statement))).await.map_err(|e| sql_error(&e))?;
+    let read_only = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
+    read_only.verify_plan(&plan).map_err(|e| SqlError::NotReadOnly(e.strip_backtrace()))?;
+    let frame = session.execute_logical_plan(plan).await.map_err(|e| sql_error(&e))?;
+    let plan = frame.create_physical_plan().await.map_err(|e| sql_error(&e))?;
+    execute_stream(plan, session.task_ctx()).map_err(|e| sql_error(&e))
+}
+
+fn base_state(limits: &SqlConfig, threads: usize) -> Result<SessionState, DataFusionError> {
+    let mut config = SessionConfig::new()
+        .with_target_partitions(threads)
+        .with_information_schema(true)
+        .with_default_catalog_and_schema(CATALOGUE, "public")
+        .with_create_default_catalog_and_schema(false);
+    let options = config.options_mut();
+    options.execution.parquet.schema_force_view_types = false;
+    options.execution.parquet.binary_as_string = false;
+    options.sql_parser.map_string_types_to_utf8view = false;
+    options.sql_parser.dialect = datafusion::common::config::Dialect::PostgreSQL;
+    let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(limits.memory_bytes))).build_arc()?;
+    let mut state = SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features().build();
+    for function in functions::scalars() {
+        datafusion::execution::FunctionRegistry::register_udf(&mut state, Arc::new(function))?;
+    }
+    datafusion::execution::FunctionRegistry::register_udaf(&mut state, Arc::new(functions::percentile()))?;
+    Ok(state)
+}
+
+fn sql_error(error: &DataFusionError) -> SqlError {
+    let root = error.find_root();
+    let text = root.strip_backtrace();
+    match root {
+        DataFusionError::ResourcesExhausted(_) => SqlError::Memory(text),
+        DataFusionError::SQL(..) | DataFusionError::Plan(_) | DataFusionError::SchemaError(..) => SqlError::Syntax(text),
+        _ => SqlError::Execution(text),
+    }
+}

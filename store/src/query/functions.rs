@@ -1,0 +1,164 @@
+//! Functions people expect beside DataFusion's own: `attr`, `hex`, `time_bucket`, `percentile`.
+
+use std::sync::Arc;
+
+use arrow::{
+    array::{Array, ArrayRef, AsArray, BinaryArray, Int64Array, MapArray, StringArray, StringBuilder},
+    datatypes::{DataType, Int64Type},
+};
+use datafusion::{
+    common::{Result, ScalarValue, exec_datafusion_err, plan_err},
+    functions_aggregate::approx_percentile_cont::approx_percentile_cont_udaf,
+    logical_expr::{AggregateUDF, ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility},
+};
+
+/// Our scalar functions.
+pub(super) fn scalars() -> Vec<ScalarUDF> {
+    vec![
+        ScalarUDF::new_from_impl(Attr { signature: Signature::any(2, Volatility::Immutable) }),
+        ScalarUDF::new_from_impl(Hex { signature: Signature::any(1, Volatility::Immutable) }),
+        ScalarUDF::new_from_impl(TimeBucket { signature: Signature::any(2, Volatility::Immutable) }),
+    ]
+}
+
+/// `percentile(x, 0.99)`: the name people know for `approx_percentile_cont`.
+pub(super) fn percentile() -> AggregateUDF {
+    approx_percentile_cont_udaf().as_ref().clone().with_aliases(["percentile"])
+}
+
+/// `attr(map, 'key')`: the value as text, null when the key is not there.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Attr {
+    signature: Signature,
+}
+
+impl ScalarUDFImpl for Attr {
+    fn name(&self) -> &'static str {
+        "attr"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, arguments: &[DataType]) -> Result<DataType> {
+        match arguments {
+            [DataType::Map(..), DataType::Utf8 | DataType::Utf8View | DataType::LargeUtf8] => Ok(DataType::Utf8),
+            _ => plan_err!("attr(map, 'key') takes an attribute map and a key, not {arguments:?}"),
+        }
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let [map, key] = args.args.as_slice() else { return plan_err!("attr takes two arguments") };
+        let ColumnarValue::Scalar(key) = key else { return plan_err!("the key of attr must be a literal") };
+        let Some(key) = key.try_as_str().flatten() else { return Ok(ColumnarValue::Scalar(ScalarValue::Utf8(None))) };
+        let map = map.to_array(args.number_rows)?;
+        let map = map.as_any().downcast_ref::<MapArray>().ok_or_else(|| exec_datafusion_err!("attr needs a map"))?;
+        Ok(ColumnarValue::Array(lookup(map, key)))
+    }
+}
+
+/// One pass over the keys of all rows, compared as bytes.
+fn lookup(map: &MapArray, key: &str) -> ArrayRef {
+    let (keys, values) = (map.keys().as_string::<i32>(), map.values().as_string::<i32>());
+    let offsets = map.value_offsets();
+    let mut found = StringBuilder::with_capacity(map.len(), map.len() * 8);
+    for row in 0..map.len() {
+        let entries = offsets[row] as usize..offsets[row + 1] as usize;
+        let entry = if map.is_null(row) { None } else { entries.into_iter().find(|entry| keys.value(*entry) == key) };
+        found.append_option(entry.filter(|entry| values.is_valid(*entry)).map(|entry| values.value(entry)));
+    }
+    Arc::new(found.finish())
+}
+
+/// `hex(id)`: an id in lower-case hex.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Hex {
+    signature: Signature,
+}
+
+impl ScalarUDFImpl for Hex {
+    fn name(&self) -> &'static str {
+        "hex"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, arguments: &[DataType]) -> Result<DataType> {
+        match arguments {
+            [DataType::Binary] => Ok(DataType::Utf8),
+            _ => plan_err!("hex(id) takes an id, not {arguments:?}"),
+        }
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let [ids] = args.args.as_slice() else { return plan_err!("hex takes one argument") };
+        let ids = ids.to_array(args.number_rows)?;
+        let ids = ids.as_any().downcast_ref::<BinaryArray>().ok_or_else(|| exec_datafusion_err!("hex needs an id"))?;
+        let text: StringArray = ids.iter().map(|id| id.map(hex::encode)).collect();
+        Ok(ColumnarValue::Array(Arc::new(text)))
+    }
+}
+
+/// `time_bucket('1 minute', start_unix_nano)`: the start of the bucket a time falls into.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct TimeBucket {
+    signature: Signature,
+}
+
+impl ScalarUDFImpl for TimeBucket {
+    fn name(&self) -> &'static str {
+        "time_bucket"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, arguments: &[DataType]) -> Result<DataType> {
+        match arguments {
+            [DataType::Utf8 | DataType::Utf8View, DataType::Int64] => Ok(DataType::Int64),
+            _ => plan_err!("time_bucket('1 minute', start_unix_nano) takes a width and a time, not {arguments:?}"),
+        }
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let [width, times] = args.args.as_slice() else { return plan_err!("time_bucket takes two arguments") };
+        let ColumnarValue::Scalar(width) = width else { return plan_err!("the width of time_bucket must be a literal") };
+        let width = width.try_as_str().flatten().and_then(width_ns);
+        let Some(width) = width else { return plan_err!("the width of time_bucket must be such as '10 seconds' or '1 minute'") };
+        let times = times.to_array(args.number_rows)?;
+        let times = times.as_primitive::<Int64Type>();
+        let starts: Int64Array = times.unary(|time| time.div_euclid(width).saturating_mul(width));
+        Ok(ColumnarValue::Array(Arc::new(starts)))
+    }
+}
+
+fn width_ns(text: &str) -> Option<i64> {
+    let mut parts = text.split_whitespace();
+    let (count, unit) = (parts.next()?.parse::<i64>().ok()?, parts.next()?);
+    let unit_ns = match unit.trim_end_matches('s') {
+        "millisecond" => 1_000_000,
+        "second" => 1_000_000_000,
+        "minute" => 60_000_000_000,
+        "hour" => 3_600_000_000_000,
+        "day" => 86_400_000_000_000,
+        _ => return None,
+    };
+    count.checked_mul(unit_ns).filter(|width| *width > 0 && parts.next().is_none())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn widths_are_read_or_refused() {
+        let cases = [("1 minute", Some(60_000_000_000)), ("10 seconds", Some(10_000_000_000)), ("0 seconds", None), ("1 eon", None), ("1", None)];
+        for (text, width) in cases {
+            assert_eq!(width_ns(text), width, "{text}");
+        }
+    }
+}

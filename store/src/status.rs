@@ -1,0 +1,35 @@
+//! What the store says of itself.
+
+use serde::Serialize;
+
+/// The store at one moment.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Status {
+    /// Bytes of the log on disk.
+    pub wal_bytes: u64,
+    /// Bytes of rows not yet in files.
+    pub memory_bytes: u64,
+    /// Rows not yet in files.
+    pub memory_rows: u64,
+    /// Every table.
+    pub tables: Vec<TableStatus>,
+    /// Files set aside because they are damaged.
+    pub quarantined: Vec<String>,
+    /// Whether the log is still being replayed.
+    pub replaying: bool,
+    /// Why the last flush failed, if it did.
+    pub last_error: Option<String>,
+}
+
+/// One table.
+#[derive(Clone, Debug, Serialize)]
+pub struct TableStatus {
+    /// Its name.
+    pub name: &'static str,
+    /// Its files.
+    pub files: usize,
+    /// Rows in files.
+    pub rows: u64,
+    /// Bytes of files.
+    pub bytes: u64,
+}

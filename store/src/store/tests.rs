@@ -1,0 +1,179 @@
+//! The store as a whole: durable, visible, exactly once, across crashes and while a flush runs.
+
+use std::sync::Arc;
+
+use arrow::{
+    array::{ArrayRef, BinaryArray, Int64Array, StringArray, new_null_array},
+    datatypes::Int64Type,
+};
+
+use super::*;
+
+/// Rows of `spans`: trace, span, start.
+pub(crate) fn spans(rows: &[(u8, u64, i64)]) -> RecordBatch {
+    let schema = Table::Spans.schema();
+    let columns = schema.fields().iter().map(|field| -> ArrayRef {
+        let text = |value: &str| Arc::new(StringArray::from(vec![value; rows.len()])) as ArrayRef;
+        match field.name().as_str() {
+            "trace_id" => Arc::new(BinaryArray::from_iter_values(rows.iter().map(|(trace, ..)| [*trace; 16]))),
+            "span_id" => Arc::new(BinaryArray::from_iter_values(rows.iter().map(|(_, span, _)| span.to_be_bytes()))),
+            "start_unix_nano" => Arc::new(Int64Array::from_iter_values(rows.iter().map(|(.., start)| *start))),
+            "duration_ns" | "received_unix_nano" => Arc::new(Int64Array::from(vec![5; rows.len()])),
+            "service" => text("cart"),
+            "operation" => text("GET"),
+            "kind" => text("server"),
+            "status" => text("ok"),
+            _ => new_null_array(field.data_type(), rows.len()),
+        }
+    });
+    RecordBatch::try_new(schema.clone(), columns.collect()).unwrap()
+}
+
+fn config(dir: &Path) -> Config {
+    Config { dir: dir.to_owned(), flush_age_ms: 3_600_000, flush_rows: usize::MAX, ..Config::default() }
+}
+
+fn batch(first: u64, count: u64) -> Batch {
+    let rows: Vec<_> = (first..first + count).map(|n| ((n % 250) as u8 + 1, n + 1, n as i64)).collect();
+    Batch { table: Table::Spans, rows: spans(&rows) }
+}
+
+async fn number(store: &Store, statement: &str) -> i64 {
+    let answer = store.sql(statement, None).await.unwrap_or_else(|e| panic!("{statement}: {e}"));
+    let batches: Vec<_> = answer.stream.collect().await;
+    let batch = batches.into_iter().next().unwrap().unwrap();
+    batch.column(0).as_primitive::<Int64Type>().value(0)
+}
+
+async fn count(store: &Store) -> (i64, i64) {
+    (number(store, "SELECT count(*) FROM spans").await, number(store, "SELECT count(DISTINCT span_id) FROM spans").await)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_visible_at_once_and_after_flush_and_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(config(dir.path())).await.unwrap();
+    store.append_rows(batch(0, 100)).await.unwrap();
+    assert_eq!(count(&store).await, (100, 100), "in memory");
+    store.flush().await.unwrap();
+    assert_eq!(count(&store).await, (100, 100), "in a file");
+    store.append_rows(batch(100, 50)).await.unwrap();
+    assert_eq!(count(&store).await, (150, 150), "in both");
+    store.close().await.unwrap();
+    let store = Store::open(config(dir.path())).await.unwrap();
+    assert_eq!(count(&store).await, (150, 150), "after a restart");
+    assert_eq!(number(&store, "SELECT count(*) FROM spans WHERE trace_id = '01010101010101010101010101010101'").await, 1);
+    assert_eq!(number(&store, "SELECT count(*) FROM spans WHERE start_unix_nano >= 120").await, 30);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_loses_nothing_and_repeats_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(config(dir.path())).await.unwrap();
+    store.append_rows(batch(0, 100)).await.unwrap();
+    store.flush().await.unwrap();
+    store.append_rows(batch(100, 100)).await.unwrap();
+    drop(store); // no close: what is in memory is only in the log
+    let store = Store::open(config(dir.path())).await.unwrap();
+    assert_eq!(count(&store).await, (200, 200));
+    store.flush().await.unwrap();
+    drop(store);
+    let store = Store::open(config(dir.path())).await.unwrap();
+    assert_eq!(count(&store).await, (200, 200));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_torn_tail_is_cut_wherever_it_tears() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(config(dir.path())).await.unwrap();
+    store.append_rows(batch(0, 10)).await.unwrap();
+    let segment = wal::segments(&dir.path().join("wal")).unwrap().pop().unwrap().path;
+    let whole = std::fs::metadata(&segment).unwrap().len();
+    store.append_rows(batch(10, 1)).await.unwrap();
+    drop(store);
+    let bytes = std::fs::read(&segment).unwrap();
+    let step = ((bytes.len() as u64 - whole) / 24).max(1);
+    for cut in (whole..bytes.len() as u64).step_by(usize::try_from(step).unwrap()) {
+        std::fs::write(&segment, &bytes[..usize::try_from(cut).unwrap()]).unwrap();
+        let replayed: Vec<_> = wal::Replay::open(&wal::segments(&dir.path().join("wal")).unwrap()[0]).unwrap().collect();
+        assert_eq!(replayed.len(), 1, "cut at {cut}");
+    }
+    std::fs::write(&segment, &bytes[..bytes.len() - 1]).unwrap();
+    let store = Store::open(config(dir.path())).await.unwrap();
+    assert_eq!(count(&store).await, (10, 10));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retried_request_is_stored_once_also_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let request = OtlpRequest {
+        signal: Signal::Traces,
+        encoding: Encoding::Protobuf,
+        codec_version: otlp::CODEC_VERSION,
+        received_unix_nano: 1_000,
+        body: Bytes::from_static(b""),
+    };
+    let store = Store::open(config(dir.path())).await.unwrap();
+    let first = store.append_otlp(request.clone(), None).await.unwrap();
+    let again = store.append_otlp(request.clone(), None).await.unwrap();
+    assert_eq!((first.duplicate, again), (false, Appended { wal_sequence: first.wal_sequence, duplicate: true }));
+    store.close().await.unwrap();
+    let store = Store::open(config(dir.path())).await.unwrap();
+    assert!(store.append_otlp(request, None).await.unwrap().duplicate);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_during_flushes_counts_every_row_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(config(dir.path())).await.unwrap();
+    let flusher = store.clone();
+    let flushes = tokio::spawn(async move {
+        for _ in 0..12 {
+            flusher.flush().await.unwrap();
+        }
+    });
+    let mut appended = 0;
+    while !flushes.is_finished() {
+        store.append_rows(batch(appended, 20)).await.unwrap();
+        appended += 20;
+        let total = i64::try_from(appended).unwrap();
+        assert_eq!(count(&store).await, (total, total));
+    }
+    flushes.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_has_one_writer_and_says_who() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(Store::locked_by(dir.path()), None);
+    let store = Store::open(config(dir.path())).await.unwrap();
+    store.set_server_url("http://127.0.0.1:7070").unwrap();
+    let Err(OpenError::Locked { url, .. }) = Store::open(config(dir.path())).await else { panic!("the folder is locked") };
+    assert_eq!(url.as_deref(), Some("http://127.0.0.1:7070"));
+    assert_eq!(Store::locked_by(dir.path()).unwrap().pid, std::process::id());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_statements_end_in_errors_and_the_store_lives() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(config(dir.path())).await.unwrap();
+    store.append_rows(batch(0, 2_000)).await.unwrap();
+    let limits = SqlConfig { timeout_ms: 2_000, memory_bytes: 64 << 20, max_rows: 10_000, ..SqlConfig::default() };
+    let deep = format!("SELECT 1{}", "+1".repeat(900));
+    let cases = [
+        "SELECT max(a.start_unix_nano + b.start_unix_nano + c.start_unix_nano) FROM spans a, spans b, spans c",
+        "SELECT a.* FROM spans a, spans b",
+        "SELECT * FROM '/etc/passwd'",
+        "SELECT nothing FROM spans",
+        "WITH RECURSIVE r AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM r) SELECT count(*) FROM r",
+        &deep,
+    ];
+    for statement in cases {
+        let ended = match store.sql(statement, Some(limits.clone())).await {
+            Err(error) => Err(error),
+            Ok(answer) => answer.stream.collect::<Vec<_>>().await.into_iter().collect::<Result<Vec<_>, _>>(),
+        };
+        assert!(ended.is_err() || statement == deep, "{statement}");
+    }
+    assert_eq!(count(&store).await, (2_000, 2_000));
+}
