@@ -1,0 +1,69 @@
+//! What the collector counts.
+
+use std::{
+    fmt::Write,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use weir_schema::Signal;
+
+/// Counters of one signal.
+#[derive(Debug, Default)]
+pub(crate) struct SignalStats {
+    pub(crate) requests: AtomicU64,
+    pub(crate) accepted: AtomicU64,
+    pub(crate) rejected: AtomicU64,
+    pub(crate) duplicates: AtomicU64,
+    pub(crate) malformed: AtomicU64,
+    pub(crate) too_large: AtomicU64,
+    pub(crate) refused: AtomicU64,
+    pub(crate) bytes: AtomicU64,
+}
+
+/// Counters of all signals.
+#[derive(Debug, Default)]
+pub struct Stats {
+    signals: [SignalStats; 3],
+}
+
+impl Stats {
+    pub(crate) fn of(&self, signal: Signal) -> &SignalStats {
+        &self.signals[signal as usize]
+    }
+
+    /// Rows accepted of a signal so far.
+    #[must_use]
+    pub fn accepted(&self, signal: Signal) -> u64 {
+        self.of(signal).accepted.load(Ordering::Relaxed)
+    }
+
+    /// All counters in Prometheus text.
+    #[must_use]
+    pub fn prometheus(&self) -> String {
+        type Counter = fn(&SignalStats) -> &AtomicU64;
+        let counters: [(&str, &str, Counter); 8] = [
+            ("requests", "OTLP requests that arrived", |s| &s.requests),
+            ("accepted_rows", "Rows stored", |s| &s.accepted),
+            ("rejected_rows", "Rows that could not be used", |s| &s.rejected),
+            ("duplicate_requests", "Requests that were stored before", |s| &s.duplicates),
+            ("malformed_requests", "Requests that could not be read", |s| &s.malformed),
+            ("oversized_requests", "Requests over the size limit", |s| &s.too_large),
+            ("refused_requests", "Requests told to come back", |s| &s.refused),
+            ("received_bytes", "Bytes received, inflated", |s| &s.bytes),
+        ];
+        let mut text = String::new();
+        for (name, help, counter) in counters {
+            // writing to a String cannot fail
+            let _ = writeln!(text, "# HELP weir_collector_{name}_total {help}\n# TYPE weir_collector_{name}_total counter");
+            for (signal, stats) in ["traces", "metrics", "logs"].iter().zip(&self.signals) {
+                let value = counter(stats).load(Ordering::Relaxed);
+                let _ = writeln!(text, "weir_collector_{name}_total{{signal=\"{signal}\"}} {value}");
+            }
+        }
+        text
+    }
+}
+
+pub(crate) fn add(counter: &AtomicU64, value: u64) {
+    counter.fetch_add(value, Ordering::Relaxed);
+}
