@@ -1,0 +1,107 @@
+//! [`Alert`]: what is said to people when a finding opens or closes.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use weir_schema::UnixNanos;
+
+use crate::snapshot::{FindingState, FindingView};
+
+/// Whether an alert fires or is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AlertState {
+    /// It holds.
+    Firing,
+    /// It is over.
+    Resolved,
+}
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// Users notice.
+    Critical,
+    /// They may soon.
+    Warning,
+    /// Good to know.
+    Info,
+}
+
+impl Severity {
+    /// The word in tables and payloads.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Critical => "critical",
+            Self::Warning => "warning",
+            Self::Info => "info",
+        }
+    }
+}
+
+/// One alert.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Alert {
+    /// The same when it fires and when it is resolved.
+    pub alert_id: String,
+    /// The rule.
+    pub name: String,
+    /// Whether it holds.
+    pub state: AlertState,
+    /// What it is about.
+    pub service: String,
+    /// How bad it is.
+    pub severity: Severity,
+    /// The finding it tells of.
+    pub finding_id: Option<String>,
+    /// One sentence.
+    pub summary: String,
+    /// When it began.
+    pub starts_unix_nano: UnixNanos,
+    /// When it ended.
+    pub ends_unix_nano: Option<UnixNanos>,
+    /// What receivers route by.
+    pub labels: BTreeMap<String, String>,
+    /// What people read.
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl Alert {
+    /// The alert of a finding that opened or closed.
+    #[must_use]
+    pub fn of_finding(finding: &FindingView) -> Self {
+        let state = match finding.state {
+            FindingState::Open => AlertState::Firing,
+            FindingState::Closed => AlertState::Resolved,
+        };
+        let name = format!("weir_{}", finding.kind);
+        let severity = if finding.confidence >= 0.8 { Severity::Critical } else { Severity::Warning };
+        let label = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        let labels = BTreeMap::from([
+            label("alertname", &name),
+            label("service", &finding.service),
+            label("severity", severity.as_str()),
+            label("kind", &finding.kind),
+        ]);
+        let evidence: Vec<&str> = finding.evidence.iter().map(|e| e.text.as_str()).collect();
+        let mut annotations = BTreeMap::from([label("summary", &finding.summary), label("evidence", &evidence.join("; "))]);
+        if let Some(trace) = finding.evidence.iter().find_map(|e| e.trace_id.as_deref()) {
+            annotations.insert("trace_id".into(), trace.into());
+        }
+        Self {
+            alert_id: format!("alert-{}", finding.finding_id),
+            name,
+            state,
+            service: finding.service.clone(),
+            severity,
+            finding_id: Some(finding.finding_id.clone()),
+            summary: finding.summary.clone(),
+            starts_unix_nano: finding.onset_unix_nano,
+            ends_unix_nano: finding.closed_unix_nano,
+            labels,
+            annotations,
+        }
+    }
+}

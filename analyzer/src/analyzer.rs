@@ -1,0 +1,244 @@
+//! [`Analyzer`]: takes spans, closes windows, and says what follows.
+
+use std::{collections::BTreeMap, num::NonZeroU32};
+
+use arrow::record_batch::RecordBatch;
+use hashbrown::HashMap;
+use weir_policy::PolicySet;
+use weir_schema::{Batch, UnixNanos};
+
+use crate::{
+    alert::Alert,
+    bottleneck::{Judge, mean, median},
+    config::Config,
+    control::{Bottleneck, Command, Controller},
+    findings_rows,
+    graph::ServiceGraph,
+    held::{Call, Held},
+    rollup::Rollup,
+    snapshot::{Counters, Snapshot},
+    spans::{Name, Names, SpanColumns},
+    view,
+    window::{Window, Windows},
+};
+
+/// The state of the analysis.
+#[derive(Debug)]
+pub struct Analyzer {
+    config: Config,
+    names: Names,
+    held: Held,
+    windows: Windows,
+    rollup: Rollup,
+    judge: Judge,
+    controller: Controller,
+    /// Requests per second of each service in healthy windows, for visit ratios.
+    usual_rates: BTreeMap<Name, f64>,
+    graph: ServiceGraph,
+    counters: Counters,
+    calls: Vec<Call>,
+    /// The newest start seen: event time.
+    newest: UnixNanos,
+    last_snapshot: Option<Snapshot>,
+}
+
+/// What a step says.
+#[derive(Debug, Default)]
+pub struct Step {
+    /// The mesh, when a window closed.
+    pub snapshot: Option<Snapshot>,
+    /// Rows of `operations`, `edges`, `findings` and `policy_changes`.
+    pub rows: Vec<Batch>,
+    /// The policy, when it changed.
+    pub policy: Option<PolicySet>,
+    /// What people are told.
+    pub alerts: Vec<Alert>,
+}
+
+impl Analyzer {
+    /// Nothing seen yet.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        let length_ns = i64::try_from(config.window_ms).unwrap_or(10_000) * 1_000_000;
+        Self {
+            controller: Controller::new(config.control.clone()),
+            windows: Windows::new(length_ns),
+            config,
+            names: Names::default(),
+            held: Held::default(),
+            rollup: Rollup::default(),
+            judge: Judge::default(),
+            usual_rates: BTreeMap::new(),
+            graph: ServiceGraph::default(),
+            counters: Counters::default(),
+            calls: Vec::new(),
+            newest: 0,
+            last_snapshot: None,
+        }
+    }
+
+    /// Takes in rows of `spans`; exact duplicates are ignored.
+    pub fn push(&mut self, spans: &RecordBatch) {
+        let Some(columns) = SpanColumns::of(spans) else { return };
+        for row in 0..columns.rows() {
+            let span = columns.span(row, &mut self.names);
+            if self.held.insert(&span, &mut self.calls).is_none() {
+                self.counters.duplicates += 1;
+                continue;
+            }
+            self.counters.spans += 1;
+            self.newest = self.newest.max(span.start);
+            self.rollup.span(&span);
+            self.windows.push(span);
+        }
+        self.calls.drain(..).for_each(|call| self.rollup.call(&call));
+    }
+
+    /// After a restart: minutes before this are in the tables, so their rows are not made again.
+    pub fn rollups_written_until(&mut self, unix_nano: UnixNanos) {
+        self.rollup.set_written_until(unix_nano);
+    }
+
+    /// Takes an order.
+    pub fn command(&mut self, command: Command, _now: UnixNanos) {
+        self.controller.command(command);
+    }
+
+    /// Closes what ended long enough before `now`.
+    pub fn step(&mut self, now: UnixNanos) -> Step {
+        let lateness_ns = i64::try_from(self.config.lateness_ms).unwrap_or(0) * 1_000_000;
+        let hold_ns = i64::try_from(self.config.hold_ms).unwrap_or(60_000) * 1_000_000;
+        let before = now.saturating_sub(lateness_ns);
+        let mut step = self.close_until(before, now);
+        self.held.turn(now.min(self.newest.saturating_add(hold_ns)), hold_ns, self.config.max_held_spans, &mut self.calls);
+        self.calls.drain(..).for_each(|call| self.rollup.call(&call));
+        // a minute's spans may end a hold time after it
+        let slack_ns = 2 * lateness_ns + 5_000_000_000;
+        step.rows.extend(self.rollup.closed(now.saturating_sub(slack_ns), &self.names));
+        step
+    }
+
+    /// Closes everything.
+    pub fn finish(&mut self) -> Step {
+        let mut step = self.close_until(UnixNanos::MAX, self.newest);
+        self.held.finish(&mut self.calls);
+        self.calls.drain(..).for_each(|call| self.rollup.call(&call));
+        step.rows.extend(self.rollup.closed(UnixNanos::MAX, &self.names));
+        step
+    }
+
+    /// What is regulated now.
+    #[must_use]
+    pub fn policy(&self) -> &PolicySet {
+        self.controller.policy()
+    }
+
+    fn close_until(&mut self, before: UnixNanos, now: UnixNanos) -> Step {
+        let servers = self.servers();
+        let closed = self.windows.close(before, &self.held, &servers);
+        let mut step = Step::default();
+        let orders_only = closed.is_empty();
+        for window in closed {
+            self.window(&window, &servers, &mut step);
+        }
+        if orders_only {
+            // an order from people does not wait for a window
+            let bottlenecks = self.last_snapshot.as_ref().map(|s| self.bottlenecks(s)).unwrap_or_default();
+            self.decide(&bottlenecks, now, &mut step);
+        }
+        self.counters.late = self.windows.late;
+        self.counters.evicted = self.held.evicted;
+        if step.policy.is_some() || step.snapshot.is_some() {
+            let mut snapshot = step.snapshot.take().or_else(|| self.last_snapshot.clone()).unwrap_or_default();
+            view::regulate(&mut snapshot, self.controller.policy(), self.controller.view());
+            snapshot.counters = self.counters;
+            self.last_snapshot = Some(snapshot.clone());
+            step.snapshot = Some(snapshot);
+        }
+        step
+    }
+
+    fn window(&mut self, window: &Window, servers: &HashMap<Name, NonZeroU32>, step: &mut Step) {
+        self.graph = self.graph_of(window);
+        let changes = self.judge.window(window, &self.names, &self.graph, self.config.min_history);
+        if self.judge.open().next().is_none() {
+            self.remember_rates(window);
+        }
+        let findings = self.judge.findings();
+        let snapshot = view::snapshot(window, &self.names, servers, findings);
+        if !changes.is_empty() {
+            let changed: Vec<_> = changes.into_iter().map(|change| change.finding).collect();
+            step.alerts.extend(changed.iter().map(Alert::of_finding));
+            step.rows.push(findings_rows::batch(&changed, window.end));
+        }
+        let bottlenecks = self.bottlenecks(&snapshot);
+        self.decide(&bottlenecks, window.end, step);
+        step.snapshot = Some(snapshot);
+    }
+
+    fn decide(&mut self, bottlenecks: &[Bottleneck], now: UnixNanos, step: &mut Step) {
+        let decision = self.controller.step(bottlenecks, now);
+        step.rows.extend(decision.rows);
+        step.policy = decision.policy.or(step.policy.take());
+    }
+
+    /// Configured workers, by the names seen so far.
+    fn servers(&self) -> HashMap<Name, NonZeroU32> {
+        let known = self.config.servers.iter();
+        known.filter_map(|(service, c)| Some((self.names.find(service)?, NonZeroU32::new(*c)?))).collect()
+    }
+
+    fn graph_of(&self, window: &Window) -> ServiceGraph {
+        let seconds = window.length_ns as f64 / 1e9;
+        let nodes = window.services.keys().map(|name| self.names.text(*name));
+        let edges = window.edges.iter();
+        let edges = edges.map(|((from, to), edge)| (self.names.text(*from), self.names.text(*to), edge.calls as f64 / seconds));
+        ServiceGraph::new(nodes, edges)
+    }
+
+    fn remember_rates(&mut self, window: &Window) {
+        let seconds = window.length_ns as f64 / 1e9;
+        for (name, service) in &window.services {
+            let rate = service.requests as f64 / seconds;
+            let usual = self.usual_rates.entry(*name).or_insert(rate);
+            *usual += 0.2 * (rate - *usual);
+        }
+    }
+
+    /// Open bottlenecks as the controller needs them.
+    fn bottlenecks(&self, snapshot: &Snapshot) -> Vec<Bottleneck> {
+        let open = self.judge.open().filter(|finding| finding.kind == "bottleneck");
+        let usual = |service: &str| self.names.find(service).and_then(|name| self.usual_rates.get(&name)).copied();
+        let bottleneck = |finding: &crate::snapshot::FindingView| {
+            let service = snapshot.services.iter().find(|s| s.service == finding.service)?;
+            let entry = self.graph.entry_of(&finding.service).and_then(|entry| {
+                let visits = usual(&finding.service)? / usual(&entry)?.max(1e-9);
+                Some((entry, visits))
+            });
+            Some(Bottleneck {
+                finding_id: finding.finding_id.clone(),
+                service: finding.service.clone(),
+                servers: service.estimate.servers.and_then(NonZeroU32::new),
+                service_time_ms: service.estimate.service_time_ms,
+                completions_per_s: service.rate_per_s,
+                entry,
+            })
+        };
+        open.filter_map(bottleneck).collect()
+    }
+}
+
+/// Mean and squared coefficient of variation; `None` with fewer than two values.
+pub(crate) fn moments(values: &[f64]) -> Option<(f64, f64)> {
+    let mean = mean(values).filter(|mean| values.len() > 1 && *mean > 0.0)?;
+    let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (values.len() - 1) as f64;
+    Some((mean, variance / (mean * mean)))
+}
+
+/// The middle value.
+pub(crate) fn middle(values: &[f64]) -> Option<f64> {
+    median(values.iter().copied())
+}
+
+#[cfg(test)]
+mod tests;

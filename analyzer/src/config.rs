@@ -1,0 +1,88 @@
+//! What the analyzer can be told.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The analyzer's configuration.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Length of a window, in milliseconds. 10 s: a service with 3 requests/s has 30 of them.
+    pub window_ms: u64,
+    /// How late a span may come and still count in its window, in milliseconds.
+    pub lateness_ms: u64,
+    /// How long a span is remembered for its children, parents and duplicates, in milliseconds.
+    pub hold_ms: u64,
+    /// Spans remembered at most: about 100 bytes each; beyond it the oldest half is let go.
+    pub max_held_spans: usize,
+    /// Service level objective of a request at the entry, in milliseconds.
+    pub slo_ms: f64,
+    /// Workers of a service, where known.
+    pub servers: BTreeMap<String, u32>,
+    /// Windows of history before a service is judged.
+    pub min_history: usize,
+    /// The controller.
+    pub control: ControlConfig,
+}
+
+/// The controller's configuration.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ControlConfig {
+    /// Whether policy follows findings. Off by default: look first.
+    pub enabled: bool,
+    /// Whether changes are only proposed.
+    pub dry_run: bool,
+    /// How long a request may wait at the bottleneck, in milliseconds.
+    pub wq_budget_ms: f64,
+    /// Load admitted at the entry, as a share of the bottleneck's capacity.
+    pub target_utilization: f64,
+    /// Largest change of a limit in one window, as a share.
+    pub max_step: f64,
+    /// How long a set holds without news, in milliseconds.
+    pub ttl_ms: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            window_ms: 10_000,
+            lateness_ms: 2_000,
+            hold_ms: 60_000,
+            max_held_spans: 4_000_000,
+            slo_ms: 1_000.0,
+            servers: BTreeMap::new(),
+            min_history: 4,
+            control: ControlConfig::default(),
+        }
+    }
+}
+
+impl Default for ControlConfig {
+    fn default() -> Self {
+        Self { enabled: false, dry_run: false, wq_budget_ms: 100.0, target_utilization: 0.92, max_step: 0.2, ttl_ms: 60_000 }
+    }
+}
+
+impl Config {
+    /// Checks that the numbers can work together.
+    ///
+    /// # Errors
+    /// The key and what it must be.
+    pub fn validate(&self) -> Result<(), String> {
+        let control = &self.control;
+        let rules = [
+            (self.window_ms >= 100, "window_ms: must be at least 100"),
+            (self.hold_ms >= self.window_ms + self.lateness_ms, "hold_ms: must be at least window_ms + lateness_ms"),
+            (self.max_held_spans >= 1_000, "max_held_spans: must be at least 1000"),
+            (self.slo_ms > 0.0, "slo_ms: must be above 0"),
+            (self.servers.values().all(|c| *c > 0), "servers: each must be at least 1"),
+            (self.min_history >= 2, "min_history: must be at least 2"),
+            (control.wq_budget_ms > 0.0, "control.wq_budget_ms: must be above 0"),
+            (control.target_utilization > 0.0 && control.target_utilization <= 1.0, "control.target_utilization: must be in (0, 1]"),
+            (control.max_step > 0.0 && control.max_step <= 1.0, "control.max_step: must be in (0, 1]"),
+        ];
+        rules.into_iter().find(|(holds, _)| !holds).map_or(Ok(()), |(_, rule)| Err(rule.to_owned()))
+    }
+}

@@ -1,0 +1,124 @@
+//! [`Sketch`]: durations in logarithmic buckets, each within 1 % of its values; mergeable.
+//!
+//! After C. Masson, J. E. Rim, H. K. Lee: "DDSketch: a fast and fully-mergeable quantile sketch
+//! with relative-error guarantees", VLDB 2019. Bucket i holds values in (γ^(i−1), γ^i] with
+//! γ = (1+α)/(1−α), α = 0.01.
+
+use std::collections::BTreeMap;
+
+/// ln γ for α = 0.01.
+const LN_GAMMA: f64 = 0.020_000_666_706_669_435;
+
+/// A sketch of non-negative numbers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sketch {
+    buckets: BTreeMap<i16, u64>,
+    zeros: u64,
+    count: u64,
+}
+
+impl Sketch {
+    /// Counts a value; a negative one or NaN counts as zero.
+    pub fn add(&mut self, value: f64) {
+        self.count += 1;
+        if value > 1e-9 {
+            let bucket = (value.ln() / LN_GAMMA).ceil().clamp(f64::from(i16::MIN), f64::from(i16::MAX));
+            *self.buckets.entry(bucket as i16).or_default() += 1;
+        } else {
+            self.zeros += 1;
+        }
+    }
+
+    /// Takes in another sketch.
+    pub fn merge(&mut self, other: &Self) {
+        self.count += other.count;
+        self.zeros += other.zeros;
+        for (bucket, count) in &other.buckets {
+            *self.buckets.entry(*bucket).or_default() += count;
+        }
+    }
+
+    /// How many values it holds.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// The q-quantile, within 1 %; `None` when empty.
+    #[must_use]
+    pub fn quantile(&self, q: f64) -> Option<f64> {
+        if self.count == 0 {
+            return None;
+        }
+        let rank = (q.clamp(0.0, 1.0) * (self.count - 1) as f64).floor() as u64;
+        let mut below = self.zeros;
+        if rank < below {
+            return Some(0.0);
+        }
+        for (bucket, count) in &self.buckets {
+            below += count;
+            if rank < below {
+                let upper = (f64::from(*bucket) * LN_GAMMA).exp();
+                return Some(upper * 2.0 / (1.0 + LN_GAMMA.exp()));
+            }
+        }
+        None
+    }
+
+    /// As bytes: zeros, then (bucket, count) pairs, little-endian.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = self.zeros.to_le_bytes().to_vec();
+        for (bucket, count) in &self.buckets {
+            bytes.extend_from_slice(&bucket.to_le_bytes());
+            bytes.extend_from_slice(&u32::try_from(*count).unwrap_or(u32::MAX).to_le_bytes());
+        }
+        bytes
+    }
+
+    /// Reads [`Sketch::to_bytes`]; `None` when the bytes are not a sketch.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let zeros = u64::from_le_bytes(bytes.get(..8)?.try_into().ok()?);
+        let mut sketch = Self { zeros, count: zeros, ..Self::default() };
+        for pair in bytes[8..].chunks(6) {
+            let bucket = i16::from_le_bytes(pair.get(..2)?.try_into().ok()?);
+            let count = u64::from(u32::from_le_bytes(pair.get(2..)?.try_into().ok()?));
+            sketch.buckets.insert(bucket, count);
+            sketch.count += count;
+        }
+        Some(sketch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn quantiles_are_within_one_percent(mut values in prop::collection::vec(1e-3f64..1e9, 1..300), q in 0.0f64..=1.0) {
+            let mut sketch = Sketch::default();
+            values.iter().for_each(|v| sketch.add(*v));
+            values.sort_by(f64::total_cmp);
+            let exact = values[(q * (values.len() - 1) as f64).floor() as usize];
+            let found = sketch.quantile(q).unwrap();
+            prop_assert!((found / exact - 1.0).abs() < 0.0101, "{found} for {exact}");
+            prop_assert_eq!(Sketch::from_bytes(&sketch.to_bytes()), Some(sketch));
+        }
+    }
+
+    #[test]
+    fn merging_is_adding() {
+        let (mut a, mut b, mut both) = (Sketch::default(), Sketch::default(), Sketch::default());
+        for value in 0..100 {
+            let half = if value % 2 == 0 { &mut a } else { &mut b };
+            half.add(f64::from(value));
+            both.add(f64::from(value));
+        }
+        a.merge(&b);
+        assert_eq!(a, both);
+    }
+}

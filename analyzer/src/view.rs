@@ -1,0 +1,178 @@
+//! From a closed window to the [`Snapshot`] that people see.
+
+use std::num::NonZeroU32;
+
+use hashbrown::HashMap;
+use weir_policy::PolicySet;
+
+use crate::{
+    analyzer::{middle, moments},
+    bottleneck::mean,
+    queueing::{mm1, mmc},
+    snapshot::{
+        ControlView, EdgeView, Estimate, FindingState, FindingView, Health, NodeKind, OperationView, QueueWait, ServiceView, Snapshot, WhatIf,
+    },
+    spans::{Name, Names},
+    window::{EdgeWindow, ServiceWindow, Window},
+};
+
+/// Loads the wait is predicted for.
+const LOAD_FACTORS: [f64; 4] = [1.1, 1.2, 1.5, 2.0];
+
+/// Samples at which an estimate is as sure as its rule allows.
+const SURE_SAMPLES: f64 = 200.0;
+
+pub(crate) fn snapshot(window: &Window, names: &Names, servers: &HashMap<Name, NonZeroU32>, findings: Vec<FindingView>) -> Snapshot {
+    let seconds = window.length_ns as f64 / 1e9;
+    let named = |service: &str| findings.iter().any(|f| f.state == FindingState::Open && f.service == service);
+    let mut services: Vec<ServiceView> = Vec::new();
+    for (name, service) in &window.services {
+        let mut view = service_view(service, names, seconds, servers.get(name).copied());
+        view.service = names.text(*name).to_owned();
+        view.bottleneck = named(&view.service);
+        view.health = health(view.error_ratio, view.bottleneck);
+        services.push(view);
+    }
+    let mut edges: Vec<EdgeView> = Vec::new();
+    for ((caller, callee), edge) in &window.edges {
+        let view = edge_view(edge, names.text(*caller), names.text(*callee), seconds, named(names.text(*callee)));
+        if edge.kind != NodeKind::Service && !services.iter().any(|s| s.service == view.callee) {
+            services.push(virtual_service(&view, edge.kind));
+        }
+        edges.push(view);
+    }
+    services.sort_by(|a, b| a.service.cmp(&b.service));
+    Snapshot {
+        time_unix_nano: window.end,
+        window_ms: u64::try_from(window.length_ns / 1_000_000).unwrap_or(0),
+        services,
+        edges,
+        findings,
+        ..Snapshot::default()
+    }
+}
+
+/// Fills in what is regulated.
+pub(crate) fn regulate(snapshot: &mut Snapshot, policy: &PolicySet, control: ControlView) {
+    for service in &mut snapshot.services {
+        let limit = policy.for_service(&service.service).and_then(|p| p.concurrency_limit);
+        service.limit = limit.map(|limit| limit.limit.get());
+    }
+    snapshot.policy = policy.clone();
+    snapshot.control = control;
+}
+
+fn service_view(service: &ServiceWindow, names: &Names, seconds: f64, servers: Option<NonZeroU32>) -> ServiceView {
+    let quantile = |q| service.duration_ms.quantile(q).unwrap_or(0.0);
+    let operations = service.operations.iter().map(|((operation, kind), (count, errors, durations))| OperationView {
+        operation: names.text(*operation).to_owned(),
+        kind: names.text(*kind).to_owned(),
+        rate_per_s: *count as f64 / seconds,
+        error_ratio: *errors as f64 / (*count).max(1) as f64,
+        duration_ms_p50: durations.quantile(0.5).unwrap_or(0.0),
+        duration_ms_p95: durations.quantile(0.95).unwrap_or(0.0),
+        duration_ms_p99: durations.quantile(0.99).unwrap_or(0.0),
+    });
+    let mut instances: Vec<String> = service.instances.iter().map(|name| names.text(*name).to_owned()).collect();
+    instances.sort();
+    ServiceView {
+        rate_per_s: service.requests as f64 / seconds,
+        error_ratio: service.errors as f64 / service.requests.max(1) as f64,
+        duration_ms_p50: quantile(0.5),
+        duration_ms_p95: quantile(0.95),
+        duration_ms_p99: quantile(0.99),
+        estimate: estimate(service, seconds, servers),
+        operations: operations.collect(),
+        instances,
+        in_flight: service.busy_ns / (seconds * 1e9),
+        shed_per_s: service.shed as f64 / seconds,
+        input_tokens_per_s: service.input_tokens as f64 / seconds,
+        output_tokens_per_s: service.output_tokens as f64 / seconds,
+        time_to_first_token_ms_p50: service.first_token_ms.quantile(0.5),
+        ..ServiceView::default()
+    }
+}
+
+/// λ from completions, S and the wait from departures where c is known.
+fn estimate(service: &ServiceWindow, seconds: f64, servers: Option<NonZeroU32>) -> Estimate {
+    let served = service.requests - service.shed;
+    let arrival_rate_per_s = served as f64 / seconds;
+    let observed_proxy = mean(&service.proxy_wait_ms);
+    let ca2 = moments(&service.interarrival_ms).map(|(_, ca2)| ca2);
+    let mut estimate = Estimate { arrival_rate_per_s, ca2, samples: served, model: "unknown".into(), ..Estimate::default() };
+    estimate.queue_wait_ms = QueueWait { observed: observed_proxy, observed_proxy, ..QueueWait::default() };
+    let (Some(c), Some((service_ms, cs2))) = (servers, moments(&service.service_ms)) else {
+        let missing = if servers.is_none() { "the number of servers is not known: set analyzer.servers" } else { "too few requests" };
+        estimate.reason = Some(missing.into());
+        estimate.rule = "none".into();
+        return estimate;
+    };
+    let utilization = arrival_rate_per_s * service_ms / 1e3 / f64::from(c.get());
+    let wait = |load: f64| match c.get() {
+        1 => mm1::queue_wait(load * arrival_rate_per_s, service_ms / 1e3).map(|s| s * 1e3),
+        _ => mmc::queue_wait(load * arrival_rate_per_s, service_ms / 1e3, c).map(|s| s * 1e3),
+    };
+    let observed_app = mean(&service.app_wait_ms);
+    let observed = Some(observed_app.unwrap_or(0.0) + observed_proxy.unwrap_or(0.0));
+    Estimate {
+        service_time_ms: Some(service_ms),
+        servers: Some(c.get()),
+        utilization: Some(utilization),
+        queue_wait_ms: QueueWait { predicted: wait(1.0), observed, observed_proxy, observed_app },
+        cs2: Some(cs2),
+        headroom: Some(1.0 / utilization.max(1e-9) - 1.0),
+        model: if c.get() == 1 { "mm1".into() } else { "mmc".into() },
+        rule: "departures with configured servers".into(),
+        confidence: 0.9 * (served as f64 / SURE_SAMPLES).min(1.0),
+        what_if: LOAD_FACTORS.map(|load_factor| WhatIf { load_factor, queue_wait_ms: wait(load_factor) }).to_vec(),
+        ..estimate
+    }
+}
+
+fn edge_view(edge: &EdgeWindow, caller: &str, callee: &str, seconds: f64, callee_named: bool) -> EdgeView {
+    let error_ratio = edge.errors as f64 / edge.calls.max(1) as f64;
+    let quantile = |q| edge.duration_ms.quantile(q).unwrap_or(0.0);
+    EdgeView {
+        caller: caller.to_owned(),
+        callee: callee.to_owned(),
+        rate_per_s: edge.calls as f64 / seconds,
+        error_ratio,
+        duration_ms_p50: quantile(0.5),
+        duration_ms_p95: quantile(0.95),
+        duration_ms_p99: quantile(0.99),
+        gap_ms_p50: edge.gap_ms.quantile(0.5),
+        health: health(error_ratio, callee_named),
+        breaker: None,
+    }
+}
+
+/// A node that has no spans of its own: what its callers see.
+fn virtual_service(edge: &EdgeView, kind: NodeKind) -> ServiceView {
+    ServiceView {
+        service: edge.callee.clone(),
+        kind,
+        rate_per_s: edge.rate_per_s,
+        error_ratio: edge.error_ratio,
+        duration_ms_p50: edge.duration_ms_p50,
+        duration_ms_p95: edge.duration_ms_p95,
+        duration_ms_p99: edge.duration_ms_p99,
+        health: edge.health,
+        estimate: Estimate { model: "unknown".into(), rule: "none".into(), reason: Some("it sends no spans".into()), ..Estimate::default() },
+        ..ServiceView::default()
+    }
+}
+
+fn health(error_ratio: f64, named: bool) -> Health {
+    if named || error_ratio > 0.1 {
+        Health::Unhealthy
+    } else if error_ratio > 0.01 {
+        Health::Degraded
+    } else {
+        Health::Healthy
+    }
+}
+
+/// Means over windows, for reports.
+pub(crate) fn middle_of(values: &[f64]) -> Option<f64> {
+    middle(values)
+}

@@ -1,0 +1,300 @@
+//! [`Windows`]: spans by the window they ended in, and what a closed window says of each service.
+//!
+//! A station's visit begins when the proxy lets the request in and lasts as long as the service
+//! itself holds it: the time in which it only waits for calls to others is taken off, because that
+//! is not service, and a caller must not be accused of it.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    num::NonZeroU32,
+};
+
+use hashbrown::{HashMap, HashSet};
+use weir_schema::UnixNanos;
+
+use crate::{
+    departures::{Visit, reconstruct},
+    held::Held,
+    sketch::Sketch,
+    snapshot::NodeKind,
+    spans::{Name, Side, Span},
+};
+
+/// Spans of one window kept for estimates; further ones are in the rollups only.
+const MAX_SPANS: usize = 500_000;
+
+/// Visits of a service kept, so that the queue at a window's start is known.
+const CARRIED_VISITS: usize = 20_000;
+
+/// Share of visits that must be known before a moment is judged: a visit shows only when its whole
+/// request ends, which may be long after the service itself was done with it.
+const KNOWN_SHARE: f64 = 0.99;
+
+/// What one service did in a window.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ServiceWindow {
+    pub(crate) requests: u64,
+    pub(crate) errors: u64,
+    /// Errors while no call to another service failed.
+    pub(crate) own_errors: u64,
+    pub(crate) shed: u64,
+    pub(crate) duration_ms: Sketch,
+    pub(crate) busy_ns: f64,
+    /// Own time of each request: duration without proxy wait and calls to others.
+    pub(crate) own_ms: Vec<f64>,
+    /// Reconstructed, when c is known.
+    pub(crate) service_ms: Vec<f64>,
+    pub(crate) app_wait_ms: Vec<f64>,
+    pub(crate) proxy_wait_ms: Vec<f64>,
+    pub(crate) interarrival_ms: Vec<f64>,
+    pub(crate) operations: BTreeMap<(Name, Name), (u64, u64, Sketch)>,
+    pub(crate) instances: HashSet<Name>,
+    pub(crate) input_tokens: i64,
+    pub(crate) output_tokens: i64,
+    pub(crate) first_token_ms: Sketch,
+    /// The slowest request.
+    pub(crate) slowest: Option<(i64, u128)>,
+}
+
+/// What one edge did in a window.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct EdgeWindow {
+    pub(crate) calls: u64,
+    pub(crate) errors: u64,
+    pub(crate) duration_ms: Sketch,
+    pub(crate) gap_ms: Sketch,
+    pub(crate) kind: NodeKind,
+}
+
+/// A closed window.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Window {
+    pub(crate) end: UnixNanos,
+    pub(crate) length_ns: i64,
+    pub(crate) services: BTreeMap<Name, ServiceWindow>,
+    pub(crate) edges: BTreeMap<(Name, Name), EdgeWindow>,
+}
+
+/// The open windows.
+#[derive(Debug)]
+pub(crate) struct Windows {
+    length_ns: i64,
+    open: BTreeMap<i64, Vec<Span>>,
+    /// Windows up to this one are closed.
+    closed_until: Option<i64>,
+    stations: HashMap<Name, Station>,
+    /// Children by parent: a call may end a window before its caller does.
+    children: [ChildMap; 2],
+    turned_at: i64,
+    pub(crate) late: u64,
+}
+
+/// The visits of one service, over windows.
+#[derive(Debug, Default)]
+struct Station {
+    visits: VecDeque<Visit>,
+    /// Visits that departed before this are judged.
+    judged_until: i64,
+}
+
+/// A child of a span, as its parent needs it.
+#[derive(Clone, Copy, Debug)]
+struct Child {
+    start: i64,
+    end: i64,
+    service: Name,
+    side: Side,
+    error: bool,
+}
+
+type ChildMap = HashMap<(u128, u64), Vec<Child>, foldhash::fast::RandomState>;
+
+impl Windows {
+    pub(crate) fn new(length_ns: i64) -> Self {
+        Self { length_ns, open: BTreeMap::new(), closed_until: None, stations: HashMap::new(), children: Default::default(), turned_at: i64::MIN, late: 0 }
+    }
+
+    pub(crate) fn push(&mut self, span: Span) {
+        let index = span.end().div_euclid(self.length_ns);
+        if self.closed_until.is_some_and(|closed| index <= closed) {
+            self.late += 1;
+            return;
+        }
+        let window = self.open.entry(index).or_default();
+        if window.len() >= MAX_SPANS {
+            return;
+        }
+        window.push(span);
+        if span.parent != 0 {
+            let child = Child { start: span.start, end: span.end(), service: span.service, side: span.side, error: span.error };
+            self.children[0].entry((span.trace, span.parent)).or_default().push(child);
+        }
+    }
+
+    /// Children are kept for two to four windows after the one they ended in.
+    fn turn_children(&mut self, closed_end: UnixNanos) {
+        if closed_end.saturating_sub(self.turned_at) > 2 * self.length_ns.max(15_000_000_000) {
+            self.turned_at = closed_end;
+            self.children[1] = std::mem::take(&mut self.children[0]);
+        }
+    }
+
+    /// What a span called: its client spans, and its children in other services.
+    fn calls_of(&self, span: &Span) -> Calls {
+        let key = span.key();
+        let children = self.children.iter().filter_map(|map| map.get(&key)).flatten();
+        let mut calls = Calls::default();
+        for child in children.filter(|child| child.side == Side::Client || child.service != span.service) {
+            calls.intervals.push((child.start, child.end));
+            calls.failed |= child.error;
+        }
+        calls
+    }
+
+    /// Windows that ended before `before`, oldest first.
+    pub(crate) fn close(&mut self, before: UnixNanos, held: &Held, servers: &HashMap<Name, NonZeroU32>) -> Vec<Window> {
+        let mut closed = Vec::new();
+        while let Some((index, _)) = self.open.first_key_value() {
+            let end = (index + 1) * self.length_ns;
+            if end > before {
+                break;
+            }
+            let Some((index, spans)) = self.open.pop_first() else { break };
+            self.closed_until = Some(index);
+            closed.push(self.summarize(end, &spans, held, servers));
+            self.turn_children(end);
+        }
+        closed
+    }
+
+    fn summarize(&mut self, end: UnixNanos, spans: &[Span], held: &Held, servers: &HashMap<Name, NonZeroU32>) -> Window {
+        let mut window = Window { end, length_ns: self.length_ns, ..Window::default() };
+        let mut visits: HashMap<Name, Vec<(Visit, i64)>> = HashMap::new();
+        for span in spans {
+            let parent = (span.parent != 0).then(|| held.service_of((span.trace, span.parent))).flatten();
+            let calls = self.calls_of(span);
+            add_edge(&mut window, span, parent, calls.intervals.is_empty());
+            if !is_entry(span, parent) {
+                continue;
+            }
+            let own_ns = own_time(span, &calls.intervals);
+            let service = window.services.entry(span.service).or_default();
+            add_request(service, span, own_ns, calls.failed);
+            if !span.shed {
+                let arrival = span.start + span.queue_wait_ns.unwrap_or(0);
+                let visit = Visit { arrival, departure: arrival + own_ns };
+                visits.entry(span.service).or_default().push((visit, span.end()));
+            }
+        }
+        for (service, visits) in visits {
+            self.add_queue(&mut window, service, visits, servers.get(&service).copied());
+        }
+        window
+    }
+
+    /// Splits own time into wait and service, for visits that departed long enough ago that those
+    /// beside them are known too.
+    fn add_queue(&mut self, window: &mut Window, name: Name, new: Vec<(Visit, i64)>, servers: Option<NonZeroU32>) {
+        let Some(service) = window.services.get_mut(&name) else { return };
+        let mut arrivals: Vec<i64> = new.iter().map(|(visit, _)| visit.arrival).collect();
+        arrivals.sort_unstable();
+        service.interarrival_ms = arrivals.windows(2).map(|pair| (pair[1] - pair[0]) as f64 / 1e6).collect();
+        let Some(servers) = servers else { return };
+        let mut lags: Vec<i64> = new.iter().map(|(visit, end)| end - visit.departure).collect();
+        lags.sort_unstable();
+        let lag = lags[((lags.len() - 1) as f64 * KNOWN_SHARE) as usize];
+        let station = self.stations.entry(name).or_default();
+        station.visits.extend(new.into_iter().map(|(visit, _)| visit));
+        let until = (window.end - lag).max(station.judged_until);
+        let judged = station.judged_until..until;
+        let visits = station.visits.make_contiguous();
+        for (visit, served) in visits.iter().zip(reconstruct(visits, servers)) {
+            if judged.contains(&visit.departure) {
+                service.service_ms.push(served.service_ns as f64 / 1e6);
+                service.app_wait_ms.push(served.wait_ns as f64 / 1e6);
+            }
+        }
+        station.judged_until = until;
+        // two windows back are enough to know the queue at the start of the next
+        let forget = until - 2 * self.length_ns;
+        station.visits.retain(|visit| visit.departure >= forget);
+        let surplus = station.visits.len().saturating_sub(CARRIED_VISITS);
+        station.visits.drain(..surplus);
+    }
+}
+
+/// The calls a span made.
+#[derive(Default)]
+struct Calls {
+    intervals: Vec<(i64, i64)>,
+    failed: bool,
+}
+
+/// A span that a request enters a service by. One whose parent is not known is taken for one.
+fn is_entry(span: &Span, parent: Option<Name>) -> bool {
+    span.side != Side::Client && parent.is_none_or(|parent| parent != span.service) && (span.side != Side::Internal || span.parent == 0)
+}
+
+fn own_time(span: &Span, calls: &[(i64, i64)]) -> i64 {
+    let from = span.start + span.queue_wait_ns.unwrap_or(0);
+    let mut calls: Vec<_> = calls.iter().map(|(start, end)| ((*start).max(from), (*end).min(span.end()))).collect();
+    calls.sort_unstable();
+    let (mut covered, mut until) = (0, from);
+    for (start, end) in calls {
+        let start = start.max(until);
+        if end > start {
+            covered += end - start;
+            until = end;
+        }
+    }
+    (span.end() - from - covered).max(0)
+}
+
+fn add_request(service: &mut ServiceWindow, span: &Span, own_ns: i64, call_failed: bool) {
+    service.requests += 1;
+    service.errors += u64::from(span.error);
+    service.own_errors += u64::from(span.error && !call_failed && !span.shed);
+    service.shed += u64::from(span.shed);
+    let duration_ms = span.duration_ns as f64 / 1e6;
+    let operation = service.operations.entry((span.operation, span.kind)).or_default();
+    operation.0 += 1;
+    operation.1 += u64::from(span.error);
+    operation.2.add(duration_ms);
+    service.input_tokens += span.input_tokens;
+    service.output_tokens += span.output_tokens;
+    service.instances.extend(span.instance);
+    if let Some(first) = span.first_token_ns {
+        service.first_token_ms.add(first as f64 / 1e6);
+    }
+    if span.shed {
+        return;
+    }
+    service.duration_ms.add(duration_ms);
+    service.busy_ns += span.duration_ns as f64;
+    service.own_ms.push(own_ns as f64 / 1e6);
+    if let Some(wait) = span.queue_wait_ns {
+        service.proxy_wait_ms.push(wait as f64 / 1e6);
+    }
+    if service.slowest.is_none_or(|(duration, _)| span.duration_ns > duration) {
+        service.slowest = Some((span.duration_ns, span.trace));
+    }
+}
+
+fn add_edge(window: &mut Window, span: &Span, parent: Option<Name>, childless: bool) {
+    if let Some(caller) = parent.filter(|caller| *caller != span.service) {
+        let edge = window.edges.entry((caller, span.service)).or_default();
+        edge.calls += 1;
+        edge.errors += u64::from(span.error);
+        edge.duration_ms.add(span.duration_ns as f64 / 1e6);
+        return;
+    }
+    let unanswered = span.side == Side::Client && childless;
+    let virtual_peer = span.peer.filter(|peer| unanswered && *peer != span.service && span.peer_kind != NodeKind::External);
+    if let Some(peer) = virtual_peer {
+        let edge = window.edges.entry((span.service, peer)).or_default();
+        edge.calls += 1;
+        edge.errors += u64::from(span.error);
+        edge.duration_ms.add(span.duration_ns as f64 / 1e6);
+        edge.kind = span.peer_kind;
+    }
+}
