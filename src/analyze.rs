@@ -31,11 +31,15 @@ pub async fn run(args: AnalyzeArgs) -> Result<Exit, anyhow::Error> {
     };
     place.close().await?;
     let rows: usize = spans.iter().map(RecordBatch::num_rows).sum();
-    anyhow::ensure!(rows > 0, "no span starts between --from and --to: `weir sql \"SELECT min(start_unix_nano), max(start_unix_nano) FROM spans\"` shows what there is");
+    anyhow::ensure!(
+        rows > 0,
+        "no span starts between --from and --to: `weir sql \"SELECT min(start_unix_nano), max(start_unix_nano) FROM spans\"` shows what there is"
+    );
     let config = weir_analyzer::Config::default();
-    let report = tokio::task::spawn_blocking(move || report(spans.into_iter(), baseline.map(IntoIterator::into_iter), config))
-        .await
-        .context("analyzing")?;
+    let report =
+        tokio::task::spawn_blocking(move || report(spans.into_iter(), baseline.map(IntoIterator::into_iter), config))
+            .await
+            .context("analyzing")?;
     if args.json {
         output::line(&serde_json::to_string(&report)?)?;
     } else {
@@ -68,7 +72,7 @@ async fn scan_server(place: &Place, server: &Server, from: i64, to: i64) -> Resu
 fn print(report: &Report) -> Result<(), anyhow::Error> {
     let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |v| format!("{v:.2}"));
     let mut table = comfy_table::Table::new();
-    table.load_preset(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
+    table.load_style(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
     table.set_header(["service", "λ 1/s", "S ms", "c", "ρ", "Wq pred ms", "Wq obs ms", "headroom", "model"]);
     for service in &report.services {
         table.add_row([
@@ -89,7 +93,10 @@ fn print(report: &Report) -> Result<(), anyhow::Error> {
     }
     for finding in &report.findings {
         let confidence = finding.confidence * 100.0;
-        output::line(&format!("{}. {} in {} ({confidence:.0} %), since {}", finding.rank, finding.kind, finding.service, finding.onset))?;
+        output::line(&format!(
+            "{}. {} in {} ({confidence:.0} %), since {}",
+            finding.rank, finding.kind, finding.service, finding.onset
+        ))?;
         for evidence in &finding.evidence {
             output::line(&format!("   {}", evidence.text))?;
         }

@@ -16,8 +16,6 @@ pub struct Cli {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run the whole loop on this machine: mesh, load, fault, finding, alert, policy
-    Demo(DemoArgs),
     /// Collect, store, analyze and regulate
     Serve(ServeArgs),
     /// Ask the stored traces a question in SQL
@@ -34,7 +32,7 @@ pub enum Command {
     Config(ConfigArgs),
 }
 
-/// Where servers listen, shared by `serve` and `demo`.
+/// Where servers listen.
 #[derive(Clone, Debug, Default, Args)]
 pub struct ListenArgs {
     /// OTLP/gRPC and the policy stream [default: 127.0.0.1:4317]
@@ -49,32 +47,6 @@ pub struct ListenArgs {
     /// PostgreSQL wire protocol; not served by this version
     #[arg(long, value_name = "ADDR")]
     pub pg: Option<String>,
-}
-
-/// `weir demo`.
-#[derive(Clone, Debug, Args)]
-pub struct DemoArgs {
-    /// Length of the whole script
-    #[arg(long, default_value = "60s", value_parser = duration)]
-    pub duration: std::time::Duration,
-    /// Seed of arrivals and service times
-    #[arg(long, default_value_t = 7)]
-    pub seed: u64,
-    /// Keep the store here instead of in a temporary folder
-    #[arg(long, value_name = "DIR")]
-    pub data: Option<PathBuf>,
-    /// Recorded arrivals: CSV with TIMESTAMP, ContextTokens, GeneratedTokens
-    #[arg(long, value_name = "FILE")]
-    pub arrivals: Option<PathBuf>,
-    /// No live progress line; end after the summary
-    #[arg(long)]
-    pub headless: bool,
-    /// Print the summary as one JSON object on the last line of stdout
-    #[arg(long)]
-    pub json: bool,
-    /// Where to listen.
-    #[command(flatten)]
-    pub listen: ListenArgs,
 }
 
 /// `weir serve`.
@@ -220,13 +192,6 @@ pub enum ConfigAction {
     },
 }
 
-/// `60s`, `5m`, `1500ms`, `1h`.
-fn duration(text: &str) -> Result<std::time::Duration, String> {
-    let expected = || format!("{text:?} is not a duration such as 60s, 5m or 1500ms");
-    let span: jiff::SignedDuration = text.parse().map_err(|_| expected())?;
-    std::time::Duration::try_from(span).map_err(|_| expected())
-}
-
 /// RFC 3339 to nanoseconds since the Unix epoch.
 fn timestamp(text: &str) -> Result<i64, String> {
     let time: jiff::Timestamp =
@@ -246,10 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_and_times_are_read_or_refused() {
-        assert_eq!(duration("60s"), Ok(std::time::Duration::from_secs(60)));
-        assert_eq!(duration("1500ms"), Ok(std::time::Duration::from_millis(1500)));
-        assert!(duration("soon").is_err());
+    fn times_are_read_or_refused() {
         assert_eq!(timestamp("1970-01-01T00:00:01Z"), Ok(1_000_000_000));
         assert!(timestamp("yesterday").is_err());
     }

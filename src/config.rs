@@ -172,12 +172,14 @@ fn check_file(text: &str) -> Result<serde_json::Value, String> {
 
 /// Adds "did you mean" to serde's "unknown field `x`, expected one of `a`, `b`".
 fn suggest(message: &str) -> String {
-    let Some((_, rest)) = message.split_once("unknown field") else { return message.to_owned() };
-    let mut quoted = rest.split('`').skip(1).step_by(2);
-    let Some(unknown) = quoted.next() else { return message.to_owned() };
-    let nearest = quoted.max_by(|a, b| strsim::jaro_winkler(unknown, a).total_cmp(&strsim::jaro_winkler(unknown, b)));
-    match nearest {
-        Some(known) if strsim::jaro_winkler(unknown, known) > 0.7 => format!("{message}; did you mean `{known}`?"),
+    let first = message.lines().next().unwrap_or_default();
+    let Some((_, rest)) = first.split_once("unknown field `") else { return message.to_owned() };
+    let Some((unknown, known)) = rest.split_once('`') else { return message.to_owned() };
+    let Some((_, known)) = known.split_once("expected ") else { return message.to_owned() };
+    let known = known.trim_start_matches("one of ").split(", ").map(|key| key.trim_matches('`'));
+    let likeness = |key: &str| strsim::jaro_winkler(unknown, key);
+    match known.max_by(|a, b| likeness(a).total_cmp(&likeness(b))) {
+        Some(nearest) if likeness(nearest) > 0.7 => format!("{message}; did you mean `{nearest}`?"),
         _ => message.to_owned(),
     }
 }

@@ -71,7 +71,11 @@ pub async fn run(args: DoctorArgs) -> Result<Exit, anyhow::Error> {
     let config = match Config::load(args.config.as_deref()) {
         Ok(config) => config,
         Err(error) => {
-            checks.push(Check::failed("configuration", format!("{error:#}"), "correct that key; `weir config show` prints all of them"));
+            checks.push(Check::failed(
+                "configuration",
+                format!("{error:#}"),
+                "correct that key; `weir config show` prints all of them",
+            ));
             Config::default()
         }
     };
@@ -97,7 +101,9 @@ fn folder(data: &Path) -> Check {
     let written = std::fs::write(&probe, b"probe").and_then(|()| std::fs::remove_file(&probe));
     match written {
         Ok(()) => Check::ok(name, format!("{} can be written", data.display())),
-        Err(error) => Check::failed(name, format!("{}: {error}", data.display()), "give --data a folder this user may write"),
+        Err(error) => {
+            Check::failed(name, format!("{}: {error}", data.display()), "give --data a folder this user may write")
+        }
     }
 }
 
@@ -133,9 +139,11 @@ fn sync_time(data: &Path) -> Check {
     // a leftover of 36 KiB is harmless
     let _ = std::fs::remove_file(&probe);
     match timed {
-        Ok(time) if time > SLOW_SYNC => {
-            Check::warning(name, format!("fdatasync takes {time:.1?}"), "acks wait for it: put the data folder on a faster disk")
-        }
+        Ok(time) if time > SLOW_SYNC => Check::warning(
+            name,
+            format!("fdatasync takes {time:.1?}"),
+            "acks wait for it: put the data folder on a faster disk",
+        ),
         Ok(time) => Check::ok(name, format!("fdatasync takes {time:.1?}")),
         Err(error) => Check::failed(name, error.to_string(), "the disk must support fdatasync"),
     }
@@ -152,11 +160,15 @@ fn clock() -> Check {
 
 async fn ports(listen: &Listen) -> Vec<Check> {
     let mut checks = Vec::new();
-    for (name, address) in [("port OTLP/gRPC", listen.otlp_grpc), ("port OTLP/HTTP", listen.otlp_http), ("port web", listen.web)] {
+    for (name, address) in
+        [("port OTLP/gRPC", listen.otlp_grpc), ("port OTLP/HTTP", listen.otlp_http), ("port web", listen.web)]
+    {
         checks.push(match TcpListener::bind(address).await {
             Ok(_) => Check::ok(name, format!("{address} is free")),
             Err(error) => {
-                let fix = format!("stop what listens there, or choose another address: listen in the configuration ({error})");
+                let fix = format!(
+                    "stop what listens there, or choose another address: listen in the configuration ({error})"
+                );
                 Check::failed(name, format!("{address} is not free"), fix)
             }
         });
@@ -173,7 +185,9 @@ async fn answers(server: &remote::Server) -> Check {
             let why = response.text().await.unwrap_or_default();
             Check::failed(name, format!("{} is not ready: {why}", server.web), "wait, or see its log")
         }
-        Err(error) => Check::failed(name, format!("{} does not answer: {error:#}", server.web), "see its log, or end the process"),
+        Err(error) => {
+            Check::failed(name, format!("{} does not answer: {error:#}", server.web), "see its log, or end the process")
+        }
     }
 }
 
@@ -210,13 +224,15 @@ async fn send_and_ask(server: &Server) -> Result<(), anyhow::Error> {
         ..Span::default()
     };
     let scope_spans = vec![ScopeSpans { spans: vec![span], ..ScopeSpans::default() }];
-    let request = ExportTraceServiceRequest { resource_spans: vec![ResourceSpans { scope_spans, ..ResourceSpans::default() }] };
+    let request =
+        ExportTraceServiceRequest { resource_spans: vec![ResourceSpans { scope_spans, ..ResourceSpans::default() }] };
     let url = format!("http://{}/v1/traces", server.addresses.otlp_http);
     let post = client()?.post(url).header("content-type", "application/x-protobuf").body(request.encode_to_vec());
     post.send().await?.error_for_status().context("sending a span")?;
     let url = format!("http://{}/api/v1/sql", server.addresses.web);
     let query = serde_json::json!({"query": "SELECT count(*) AS n FROM spans WHERE operation = 'doctor'"});
-    let answer = client()?.post(url).header("accept", "text/csv").json(&query).send().await?.error_for_status()?.text().await?;
+    let answer =
+        client()?.post(url).header("accept", "text/csv").json(&query).send().await?.error_for_status()?.text().await?;
     anyhow::ensure!(answer.lines().nth(1) == Some("1"), "one span was acked, but SQL answers {answer:?}");
     Ok(())
 }

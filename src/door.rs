@@ -15,7 +15,7 @@ const RETRY_AFTER_DISK_FULL: Duration = Duration::from_secs(10);
 
 /// The collector's way into the store and the analyzer.
 #[derive(Clone)]
-pub struct Door {
+pub(crate) struct Door {
     store: Store,
     analysis: mpsc::Sender<Batch>,
 }
@@ -23,7 +23,7 @@ pub struct Door {
 impl Door {
     /// A door to `store`; spans also go to `analysis`.
     #[must_use]
-    pub fn new(store: Store, analysis: mpsc::Sender<Batch>) -> Self {
+    pub(crate) fn new(store: Store, analysis: mpsc::Sender<Batch>) -> Self {
         Self { store, analysis }
     }
 }

@@ -60,7 +60,10 @@ impl Place {
             let dir = target.data.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_DATA));
             let there = dir.join("tables").is_dir() || dir.join("wal").is_dir();
             if !there {
-                let why = format!("no store in {}: give --data DIR or --url URL, or fill it with `weir import`", dir.display());
+                let why = format!(
+                    "no store in {}: give --data DIR or --url URL, or fill it with `weir import`",
+                    dir.display()
+                );
                 return Err(Unreachable(why).into());
             }
         }
@@ -104,7 +107,11 @@ impl Server {
     pub(crate) fn of_folder(dir: &Path) -> Result<Option<Self>, anyhow::Error> {
         let Some(holder) = Store::locked_by(dir) else { return Ok(None) };
         let Some(web) = holder.url else {
-            let why = format!("{} is in use by process {}, which serves no API: wait until it ends", dir.display(), holder.pid);
+            let why = format!(
+                "{} is in use by process {}, which serves no API: wait until it ends",
+                dir.display(),
+                holder.pid
+            );
             return Err(Unreachable(why).into());
         };
         let doors: Option<Self> = std::fs::read(dir.join(DOORS)).ok().and_then(|b| serde_json::from_slice(&b).ok());
@@ -113,7 +120,8 @@ impl Server {
 
     /// Leaves word of this server's doors in its folder.
     pub(crate) fn write(&self, dir: &Path) -> Result<(), anyhow::Error> {
-        std::fs::write(dir.join(DOORS), serde_json::to_vec(self)?).with_context(|| format!("writing {}", dir.join(DOORS).display()))
+        std::fs::write(dir.join(DOORS), serde_json::to_vec(self)?)
+            .with_context(|| format!("writing {}", dir.join(DOORS).display()))
     }
 
     /// Takes that word back when the server ends.
@@ -123,7 +131,8 @@ impl Server {
     }
 
     async fn query(&self, statement: &str) -> Result<Answer, anyhow::Error> {
-        let request = client()?.post(format!("{}/api/v1/sql", self.web)).header("accept", "application/vnd.apache.arrow.stream");
+        let request =
+            client()?.post(format!("{}/api/v1/sql", self.web)).header("accept", "application/vnd.apache.arrow.stream");
         let response = request.json(&serde_json::json!({ "query": statement })).send().await;
         let response = response.map_err(|error| Unreachable(format!("{} does not answer: {error}", self.web)))?;
         let status = response.status();

@@ -24,7 +24,6 @@ use weir_analyzer::{Command, Snapshot};
 use weir_collector::{Collector, Proxies, Stats};
 use weir_policy::PolicySet;
 use weir_store::Store;
-use weir_web::webhook::Notifier;
 
 use crate::{
     config::{Config, Listen},
@@ -169,7 +168,9 @@ impl Server {
         self.doors.cancel();
         let mut failed = None;
         for task in self.door_tasks {
-            if let Err(error) = task.await.context("a server task panicked").and_then(|served| served.map_err(Into::into)) {
+            if let Err(error) =
+                task.await.context("a server task panicked").and_then(|served| served.map_err(Into::into))
+            {
                 failed.get_or_insert(error);
             }
         }

@@ -55,7 +55,11 @@ async fn print_table(mut answer: Answer) -> Result<(), anyhow::Error> {
         }
     }
     output::line(&render::table(&batches))?;
-    let cut = if rows > TABLE_ROWS { format!(" (the first {TABLE_ROWS} shown: --format csv prints all)") } else { String::new() };
+    let cut = if rows > TABLE_ROWS {
+        format!(" (the first {TABLE_ROWS} shown: --format csv prints all)")
+    } else {
+        String::new()
+    };
     output::note(&format!("{rows} row(s){cut}"));
     Ok(())
 }

@@ -98,7 +98,11 @@ fn print(id: &str, spans: &[Span], path: &[Segment]) -> Result<(), anyhow::Error
     let end = spans.iter().map(|s| s.node.end).max().unwrap_or_default();
     let critical: HashSet<_> = path.iter().map(|segment| segment.span_id).collect();
     let depths = depths(spans);
-    output::line(&format!("trace {id}: {} spans, {:.3} ms; █ on the critical path, ░ beside it", spans.len(), ms(end - start)))?;
+    output::line(&format!(
+        "trace {id}: {} spans, {:.3} ms; █ on the critical path, ░ beside it",
+        spans.len(),
+        ms(end - start)
+    ))?;
     for (index, depth) in in_tree_order(spans, &depths) {
         let span = &spans[index];
         let on_path = critical.contains(&span.node.span_id);
@@ -167,8 +171,14 @@ mod tests {
     #[test]
     fn duplicates_go_and_children_stand_below_their_parent() {
         let (root, child) = ("0000000000000001", "0000000000000002");
-        let spans = distinct(vec![row(root, None, 0), row(root, None, 0), row("0000000000000003", None, 5), row(child, Some(root), 6)]);
-        let order: Vec<_> = in_tree_order(&spans, &depths(&spans)).into_iter().map(|(i, d)| (spans[i].node.span_id[7], d)).collect();
+        let spans = distinct(vec![
+            row(root, None, 0),
+            row(root, None, 0),
+            row("0000000000000003", None, 5),
+            row(child, Some(root), 6),
+        ]);
+        let order: Vec<_> =
+            in_tree_order(&spans, &depths(&spans)).into_iter().map(|(i, d)| (spans[i].node.span_id[7], d)).collect();
         assert_eq!(order, [(1, 0), (2, 1), (3, 0)]);
     }
 

@@ -44,7 +44,11 @@ async fn every_acked_span_survives_kill_9_and_none_is_twice() {
     let process = Process::start(dir.path());
     check(&process.web, &ledger).await;
     let ledger = ledger.lock().unwrap();
-    println!("{kills} kills: {} requests sent, {} acked; lost 0, phantom 0, duplicated 0", ledger.sent.len(), ledger.acked.len());
+    println!(
+        "{kills} kills: {} requests sent, {} acked; lost 0, phantom 0, duplicated 0",
+        ledger.sent.len(),
+        ledger.acked.len()
+    );
 }
 
 /// Sends until so many more requests were acked, then leaves requests in the air. Unacked requests
@@ -52,7 +56,10 @@ async fn every_acked_span_survives_kill_9_and_none_is_twice() {
 async fn load_until(process: &Process, ledger: &Arc<Mutex<Ledger>>, kill: u64, acks: usize) {
     let (enough, mut enough_in) = tokio::sync::watch::channel(false);
     let target = ledger.lock().unwrap().acked.len() + acks;
-    let unacked: Vec<u64> = { let l = ledger.lock().unwrap(); l.sent.difference(&l.acked).copied().collect() };
+    let unacked: Vec<u64> = {
+        let l = ledger.lock().unwrap();
+        l.sent.difference(&l.acked).copied().collect()
+    };
     let mut senders = tokio::task::JoinSet::new();
     for sender in 0..SENDERS {
         let (ledger, enough, otlp_http) = (ledger.clone(), enough.clone(), process.otlp_http.clone());

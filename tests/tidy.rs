@@ -44,7 +44,8 @@ fn crates_know_only_whom_the_architecture_draws() {
 
 #[test]
 fn every_source_file_opens_with_its_purpose() {
-    let silent: Vec<_> = sources().into_iter().filter(|path| !fs::read_to_string(path).unwrap().starts_with("//!")).collect();
+    let silent: Vec<_> =
+        sources().into_iter().filter(|path| !fs::read_to_string(path).unwrap().starts_with("//!")).collect();
     assert!(silent.is_empty(), "files that do not open with `//!`: {silent:?}");
 }
 
@@ -62,7 +63,11 @@ fn deltalakes_rewriting_operations_are_not_used() {
     for path in rust_files(&root().join("store")) {
         let text = fs::read_to_string(&path).unwrap();
         for name in forbidden {
-            assert!(!text.contains(name), "{} uses {name}: it would rewrite files with its own encodings", path.display());
+            assert!(
+                !text.contains(name),
+                "{} uses {name}: it would rewrite files with its own encodings",
+                path.display()
+            );
         }
     }
 }
@@ -81,7 +86,8 @@ fn root() -> PathBuf {
 }
 
 fn sources() -> Vec<PathBuf> {
-    let folders = ["schema", "policy", "proxy", "collector", "store", "analyzer", "web", "demo", "src", "tests", "benches"];
+    let folders =
+        ["schema", "policy", "proxy", "collector", "store", "analyzer", "web", "demo", "src", "tests", "benches"];
     folders.iter().flat_map(|dir| rust_files(&root().join(dir))).collect()
 }
 

@@ -86,7 +86,8 @@ impl Alert {
             label("kind", &finding.kind),
         ]);
         let evidence: Vec<&str> = finding.evidence.iter().map(|e| e.text.as_str()).collect();
-        let mut annotations = BTreeMap::from([label("summary", &finding.summary), label("evidence", &evidence.join("; "))]);
+        let mut annotations =
+            BTreeMap::from([label("summary", &finding.summary), label("evidence", &evidence.join("; "))]);
         if let Some(trace) = finding.evidence.iter().find_map(|e| e.trace_id.as_deref()) {
             annotations.insert("trace_id".into(), trace.into());
         }

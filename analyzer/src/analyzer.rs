@@ -110,7 +110,12 @@ impl Analyzer {
         let hold_ns = i64::try_from(self.config.hold_ms).unwrap_or(60_000) * 1_000_000;
         let before = now.saturating_sub(lateness_ns);
         let mut step = self.close_until(before, now);
-        self.held.turn(now.min(self.newest.saturating_add(hold_ns)), hold_ns, self.config.max_held_spans, &mut self.calls);
+        self.held.turn(
+            now.min(self.newest.saturating_add(hold_ns)),
+            hold_ns,
+            self.config.max_held_spans,
+            &mut self.calls,
+        );
         self.calls.drain(..).for_each(|call| self.rollup.call(&call));
         // a minute's spans may end a hold time after it
         let slack_ns = 2 * lateness_ns + 5_000_000_000;
@@ -192,7 +197,8 @@ impl Analyzer {
         let seconds = window.length_ns as f64 / 1e9;
         let nodes = window.services.keys().map(|name| self.names.text(*name));
         let edges = window.edges.iter();
-        let edges = edges.map(|((from, to), edge)| (self.names.text(*from), self.names.text(*to), edge.calls as f64 / seconds));
+        let edges =
+            edges.map(|((from, to), edge)| (self.names.text(*from), self.names.text(*to), edge.calls as f64 / seconds));
         ServiceGraph::new(nodes, edges)
     }
 

@@ -89,7 +89,13 @@ pub(crate) struct Change {
 
 impl Judge {
     /// Looks at a closed window; says which findings opened or closed.
-    pub(crate) fn window(&mut self, window: &Window, names: &Names, graph: &ServiceGraph, min_history: usize) -> Vec<Change> {
+    pub(crate) fn window(
+        &mut self,
+        window: &Window,
+        names: &Names,
+        graph: &ServiceGraph,
+        min_history: usize,
+    ) -> Vec<Change> {
         let mut suspicions = self.suspicions(window, names, graph, min_history);
         suspicions.sort_by(|a, b| b.score.total_cmp(&a.score));
         let worst = suspicions.first().map_or(0.0, |s| s.score);
@@ -124,7 +130,15 @@ impl Judge {
         suspicions
     }
 
-    fn slow(&self, window: &Window, name: Name, service: &ServiceWindow, history: &History, names: &Names, graph: &ServiceGraph) -> Option<Suspicion> {
+    fn slow(
+        &self,
+        window: &Window,
+        name: Name,
+        service: &ServiceWindow,
+        history: &History,
+        names: &Names,
+        graph: &ServiceGraph,
+    ) -> Option<Suspicion> {
         let own = median(service.own_ms.iter().copied())?;
         let usual = median(history.own_ms.iter().copied())?;
         let spread = 1.4826 * median(history.own_ms.iter().map(|v| (v - usual).abs()))?;
@@ -150,11 +164,27 @@ impl Judge {
         if let Some((duration_ns, trace)) = service.slowest {
             let trace_id = Some(format!("{trace:032x}"));
             let text = format!("the slowest request took {:.0} ms", duration_ns as f64 / 1e6);
-            evidence.push(Evidence { text, value: Some(duration_ns as f64 / 1e6), unit: Some("ms".into()), trace_id, sql: None });
+            evidence.push(Evidence {
+                text,
+                value: Some(duration_ns as f64 / 1e6),
+                unit: Some("ms".into()),
+                trace_id,
+                sql: None,
+            });
         }
         let summary = format!("{text} is slow by itself: {own:.0} ms own time instead of {usual:.0} ms");
-        let operation = (service.operations.len() == 1).then(|| service.operations.keys().next().map(|(operation, _)| *operation)).flatten();
-        Some(Suspicion { service: name, kind: "bottleneck", score: excess * rate, deviations, evidence, summary, operation })
+        let operation = (service.operations.len() == 1)
+            .then(|| service.operations.keys().next().map(|(operation, _)| *operation))
+            .flatten();
+        Some(Suspicion {
+            service: name,
+            kind: "bottleneck",
+            score: excess * rate,
+            deviations,
+            evidence,
+            summary,
+            operation,
+        })
     }
 
     /// What a request through the entry above `service` usually takes.
@@ -197,8 +227,11 @@ impl Judge {
     fn close(&mut self, window: &Window, names: &Names) -> Vec<Change> {
         let mut closed = Vec::new();
         for finding in self.findings.iter_mut().filter(|f| f.state == FindingState::Open) {
-            let Some(history) = names.find(&finding.service).and_then(|name| self.histories.get_mut(&name)) else { continue };
-            let suspected = history.votes.back().copied().unwrap_or(false) && window.services.contains_key(&names.find(&finding.service).unwrap_or(Name::MAX));
+            let Some(history) = names.find(&finding.service).and_then(|name| self.histories.get_mut(&name)) else {
+                continue;
+            };
+            let suspected = history.votes.back().copied().unwrap_or(false)
+                && window.services.contains_key(&names.find(&finding.service).unwrap_or(Name::MAX));
             history.quiet = if suspected { 0 } else { history.quiet + 1 };
             if history.quiet >= CLOSING_WINDOWS {
                 (finding.state, finding.rank) = (FindingState::Closed, 0);
@@ -236,7 +269,8 @@ impl Judge {
     }
 
     fn rank(&mut self) {
-        let mut open: Vec<&mut FindingView> = self.findings.iter_mut().filter(|f| f.state == FindingState::Open).collect();
+        let mut open: Vec<&mut FindingView> =
+            self.findings.iter_mut().filter(|f| f.state == FindingState::Open).collect();
         open.sort_by(|a, b| b.score.total_cmp(&a.score));
         for (place, finding) in open.into_iter().enumerate() {
             finding.rank = place as u32 + 1;
@@ -245,7 +279,13 @@ impl Judge {
 }
 
 /// Errors that begin here: no call of the failed request failed.
-fn failing(window: &Window, name: Name, service: &ServiceWindow, history: &History, names: &Names) -> Option<Suspicion> {
+fn failing(
+    window: &Window,
+    name: Name,
+    service: &ServiceWindow,
+    history: &History,
+    names: &Names,
+) -> Option<Suspicion> {
     let requests = service.requests.max(1) as f64;
     let ratio = service.own_errors as f64 / requests;
     let usual = median(history.error_ratio.iter().copied()).unwrap_or(0.0);
@@ -259,10 +299,24 @@ fn failing(window: &Window, name: Name, service: &ServiceWindow, history: &Histo
     let sentence = format!("{} of {} requests failed without a failed call", service.own_errors, service.requests);
     let evidence = vec![number(sentence, share, "%")];
     let score = service.own_errors as f64 / (window.length_ns as f64 / 1e9);
-    Some(Suspicion { service: name, kind: "error_source", score, deviations: 10.0 * ratio, evidence, summary, operation: None })
+    Some(Suspicion {
+        service: name,
+        kind: "error_source",
+        score,
+        deviations: 10.0 * ratio,
+        evidence,
+        summary,
+        operation: None,
+    })
 }
 
-fn opened_finding(number: u64, onset: UnixNanos, suspicion: &Suspicion, names: &Names, graph: &ServiceGraph) -> FindingView {
+fn opened_finding(
+    number: u64,
+    onset: UnixNanos,
+    suspicion: &Suspicion,
+    names: &Names,
+    graph: &ServiceGraph,
+) -> FindingView {
     let service = names.text(suspicion.service).to_owned();
     let confidence = (1.0 - (-suspicion.deviations / 8.0).exp()).clamp(0.5, 0.97);
     FindingView {

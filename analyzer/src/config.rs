@@ -61,7 +61,14 @@ impl Default for Config {
 
 impl Default for ControlConfig {
     fn default() -> Self {
-        Self { enabled: false, dry_run: false, wq_budget_ms: 100.0, target_utilization: 0.92, max_step: 0.2, ttl_ms: 60_000 }
+        Self {
+            enabled: false,
+            dry_run: false,
+            wq_budget_ms: 100.0,
+            target_utilization: 0.92,
+            max_step: 0.2,
+            ttl_ms: 60_000,
+        }
     }
 }
 
@@ -80,7 +87,10 @@ impl Config {
             (self.servers.values().all(|c| *c > 0), "servers: each must be at least 1"),
             (self.min_history >= 2, "min_history: must be at least 2"),
             (control.wq_budget_ms > 0.0, "control.wq_budget_ms: must be above 0"),
-            (control.target_utilization > 0.0 && control.target_utilization <= 1.0, "control.target_utilization: must be in (0, 1]"),
+            (
+                control.target_utilization > 0.0 && control.target_utilization <= 1.0,
+                "control.target_utilization: must be in (0, 1]",
+            ),
             (control.max_step > 0.0 && control.max_step <= 1.0, "control.max_step: must be in (0, 1]"),
         ];
         rules.into_iter().find(|(holds, _)| !holds).map_or(Ok(()), |(_, rule)| Err(rule.to_owned()))

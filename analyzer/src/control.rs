@@ -111,7 +111,14 @@ impl Controller {
     #[must_use]
     pub fn new(config: ControlConfig) -> Self {
         let current = PolicySet { ttl_ms: config.ttl_ms, ..PolicySet::default() };
-        Self { config, kill_switch: false, wanted: BTreeMap::new(), overrides: BTreeMap::new(), current, pending: Vec::new() }
+        Self {
+            config,
+            kill_switch: false,
+            wanted: BTreeMap::new(),
+            overrides: BTreeMap::new(),
+            current,
+            pending: Vec::new(),
+        }
     }
 
     /// What is regulated now.
@@ -124,7 +131,12 @@ impl Controller {
     #[must_use]
     pub fn view(&self) -> ControlView {
         let ControlConfig { enabled, dry_run, .. } = self.config;
-        ControlView { enabled, dry_run, kill_switch: self.kill_switch, overrides: self.overrides.values().cloned().collect() }
+        ControlView {
+            enabled,
+            dry_run,
+            kill_switch: self.kill_switch,
+            overrides: self.overrides.values().cloned().collect(),
+        }
     }
 
     /// Takes an order; it shows in the next decision.
@@ -145,7 +157,15 @@ impl Controller {
             }
             Command::ClearOverride { service, author } => {
                 if let Some(gone) = self.overrides.remove(&service) {
-                    self.note(&service, "override", Some(describe(&gone.policy)), None, author, "taken back".into(), None);
+                    self.note(
+                        &service,
+                        "override",
+                        Some(describe(&gone.policy)),
+                        None,
+                        author,
+                        "taken back".into(),
+                        None,
+                    );
                 }
             }
         }
@@ -174,21 +194,36 @@ impl Controller {
         let Bottleneck { finding_id, service, servers, service_time_ms, .. } = bottleneck;
         if let Some((c, s)) = servers.zip(*service_time_ms) {
             let target = (f64::from(c.get()) * (1.0 + self.config.wq_budget_ms / s)).ceil();
-            let limit = self.stepped(service, target, |p| p.concurrency_limit.map(|l| f64::from(l.limit.get()))).max(f64::from(c.get()));
+            let limit = self
+                .stepped(service, target, |p| p.concurrency_limit.map(|l| f64::from(l.limit.get())))
+                .max(f64::from(c.get()));
             let queue_timeout_ms = self.config.wq_budget_ms as u64;
             let limit = NonZeroU32::new(limit as u32).unwrap_or(c);
             let limit = ConcurrencyLimit { limit, queue: limit.get(), queue_timeout_ms };
-            let reason = format!("{service} has {c} workers and takes {s:.0} ms: at most {} in flight keep the wait below {queue_timeout_ms} ms", limit.limit);
-            let policy = Policy { service: service.clone(), route: None, concurrency_limit: Some(limit), rate_limit: None, breaker: None, reason };
+            let reason = format!(
+                "{service} has {c} workers and takes {s:.0} ms: at most {} in flight keep the wait below {queue_timeout_ms} ms",
+                limit.limit
+            );
+            let policy = Policy {
+                service: service.clone(),
+                route: None,
+                concurrency_limit: Some(limit),
+                rate_limit: None,
+                breaker: None,
+                reason,
+            };
             self.want(policy, finding_id, wanted);
         }
         let Some((entry, visits)) = &bottleneck.entry else { return };
-        let capacity = servers.zip(*service_time_ms).map_or(bottleneck.completions_per_s, |(c, s)| f64::from(c.get()) * 1e3 / s);
+        let capacity =
+            servers.zip(*service_time_ms).map_or(bottleneck.completions_per_s, |(c, s)| f64::from(c.get()) * 1e3 / s);
         let target = self.config.target_utilization * capacity / visits.max(1e-6);
         let rate = self.stepped(entry, target, |p| p.rate_limit.map(|r| r.rate_per_s()));
         let burst = NonZeroU32::new((rate / 10.0).ceil() as u32).unwrap_or(NonZeroU32::MIN);
         let Some(rate_limit) = RateLimit::new(rate, burst) else { return };
-        let reason = format!("{service} completes {capacity:.0}/s: {entry} admits {rate:.0}/s so that nothing is worked on to be shed later");
+        let reason = format!(
+            "{service} completes {capacity:.0}/s: {entry} admits {rate:.0}/s so that nothing is worked on to be shed later"
+        );
         let mut policy = wanted.remove(entry).unwrap_or_else(|| Policy {
             service: entry.clone(),
             route: None,
@@ -215,7 +250,9 @@ impl Controller {
 
     fn want(&mut self, policy: Policy, finding_id: &str, wanted: &mut BTreeMap<String, Policy>) {
         let old = self.wanted.get(&policy.service);
-        let same = old.is_some_and(|old| old.concurrency_limit == policy.concurrency_limit && old.rate_limit == policy.rate_limit);
+        let same = old.is_some_and(|old| {
+            old.concurrency_limit == policy.concurrency_limit && old.rate_limit == policy.rate_limit
+        });
         if same {
             let old = old.cloned().unwrap_or(policy);
             wanted.insert(old.service.clone(), old);
@@ -228,10 +265,23 @@ impl Controller {
     }
 
     fn expire(&mut self, now: UnixNanos) {
-        let over: Vec<String> = self.overrides.iter().filter(|(_, o)| o.expires_unix_nano.is_some_and(|at| at <= now)).map(|(s, _)| s.clone()).collect();
+        let over: Vec<String> = self
+            .overrides
+            .iter()
+            .filter(|(_, o)| o.expires_unix_nano.is_some_and(|at| at <= now))
+            .map(|(s, _)| s.clone())
+            .collect();
         for service in over {
             if let Some(gone) = self.overrides.remove(&service) {
-                self.note(&service, "override", Some(describe(&gone.policy)), None, gone.author, "it expired".into(), None);
+                self.note(
+                    &service,
+                    "override",
+                    Some(describe(&gone.policy)),
+                    None,
+                    gone.author,
+                    "it expired".into(),
+                    None,
+                );
             }
         }
     }
@@ -260,12 +310,23 @@ impl Controller {
     }
 
     #[allow(clippy::too_many_arguments, reason = "the columns of one audit row")]
-    fn note(&mut self, service: &str, actuator: &'static str, old: Option<String>, new: Option<String>, author: String, reason: String, finding_id: Option<String>) {
+    fn note(
+        &mut self,
+        service: &str,
+        actuator: &'static str,
+        old: Option<String>,
+        new: Option<String>,
+        author: String,
+        reason: String,
+        finding_id: Option<String>,
+    ) {
         self.pending.push(Change { service: service.to_owned(), actuator, old, new, author, reason, finding_id });
     }
 
     fn audit(&self, changes: &[Change], now: UnixNanos) -> Batch {
-        let text = |value: fn(&Change) -> Option<&str>| Arc::new(changes.iter().map(value).collect::<StringArray>()) as ArrayRef;
+        let text = |value: fn(&Change) -> Option<&str>| {
+            Arc::new(changes.iter().map(value).collect::<StringArray>()) as ArrayRef
+        };
         let sequence = i64::try_from(self.current.sequence).unwrap_or(i64::MAX);
         let columns: Vec<ArrayRef> = vec![
             Arc::new(Int64Array::from(vec![now; changes.len()])),
@@ -342,7 +403,8 @@ mod tests {
         let mut last = 24.0;
         for now in 2..20 {
             controller.step(&[bottleneck(100_000.0)], now);
-            let limit = f64::from(controller.policy().for_service("tagger").unwrap().concurrency_limit.unwrap().limit.get());
+            let limit =
+                f64::from(controller.policy().for_service("tagger").unwrap().concurrency_limit.unwrap().limit.get());
             assert!(limit >= 4.0 && limit >= last * 0.8 - 1.0, "{limit} after {last}");
             last = limit;
         }
@@ -356,7 +418,14 @@ mod tests {
         controller.command(Command::KillSwitch { engaged: true, author: "ana".into() });
         assert!(controller.step(&[bottleneck(80.0)], 2).policy.unwrap().policies.is_empty());
         controller.command(Command::KillSwitch { engaged: false, author: "ana".into() });
-        let policy = Policy { service: "tagger".into(), route: None, concurrency_limit: None, rate_limit: RateLimit::new(7.0, NonZeroU32::MIN), breaker: None, reason: "by hand".into() };
+        let policy = Policy {
+            service: "tagger".into(),
+            route: None,
+            concurrency_limit: None,
+            rate_limit: RateLimit::new(7.0, NonZeroU32::MIN),
+            breaker: None,
+            reason: "by hand".into(),
+        };
         controller.command(Command::Override { policy, author: "ana".into(), expires_unix_nano: Some(10) });
         let set = controller.step(&[bottleneck(80.0)], 3).policy.unwrap();
         assert!(set.for_service("tagger").unwrap().concurrency_limit.is_none());

@@ -39,7 +39,9 @@ pub struct Segment {
 #[must_use]
 pub fn critical_path(spans: &[SpanNode]) -> Vec<Segment> {
     let tree = Tree::new(spans);
-    let Some(root) = tree.roots.iter().copied().max_by_key(|root| spans[*root].end - spans[*root].start) else { return Vec::new() };
+    let Some(root) = tree.roots.iter().copied().max_by_key(|root| spans[*root].end - spans[*root].start) else {
+        return Vec::new();
+    };
     let mut segments = Vec::new();
     // spans still to walk, each with the part of time it must explain
     let mut work = vec![(root, spans[root].start, spans[root].end)];
@@ -66,7 +68,10 @@ pub fn self_times(spans: &[SpanNode]) -> Vec<i64> {
     let tree = Tree::new(spans);
     let own = |index: usize| {
         let span = &spans[index];
-        let mut children: Vec<_> = tree.children[index].iter().map(|c| (spans[*c].start.max(span.start), spans[*c].end.min(span.end))).collect();
+        let mut children: Vec<_> = tree.children[index]
+            .iter()
+            .map(|c| (spans[*c].start.max(span.start), spans[*c].end.min(span.end)))
+            .collect();
         children.sort_unstable();
         let (mut covered, mut until) = (0, span.start);
         for (start, end) in children {

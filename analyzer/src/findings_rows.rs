@@ -12,8 +12,12 @@ use weir_schema::{Batch, Table, UnixNanos};
 use crate::snapshot::{FindingState, FindingView};
 
 pub(crate) fn batch(findings: &[FindingView], time: UnixNanos) -> Batch {
-    let text = |value: fn(&FindingView) -> Option<String>| Arc::new(findings.iter().map(value).collect::<StringArray>()) as ArrayRef;
-    let double = |value: fn(&FindingView) -> f64| Arc::new(Float64Array::from_iter_values(findings.iter().map(value))) as ArrayRef;
+    let text = |value: fn(&FindingView) -> Option<String>| {
+        Arc::new(findings.iter().map(value).collect::<StringArray>()) as ArrayRef
+    };
+    let double = |value: fn(&FindingView) -> f64| {
+        Arc::new(Float64Array::from_iter_values(findings.iter().map(value))) as ArrayRef
+    };
     let state = |finding: &FindingView| match finding.state {
         FindingState::Open => "open",
         FindingState::Closed => "closed",

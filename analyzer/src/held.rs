@@ -69,7 +69,8 @@ impl Held {
         }
         self.newest = self.newest.max(span.start);
         let peer = span.peer.map(|peer| (peer, span.peer_kind));
-        let (service, side, start, duration_ns, error) = (span.service, span.side, span.start, span.duration_ns, span.error);
+        let (service, side, start, duration_ns, error) =
+            (span.service, span.side, span.start, span.duration_ns, span.error);
         let mut known = Known { service, side, start, duration_ns, error, peer, answered: false };
         for children in [self.young.waiting.remove(&key), self.old.waiting.remove(&key)].into_iter().flatten() {
             for child in children {
@@ -140,7 +141,9 @@ fn join(parent: &Known, child: &Known, calls: &mut Vec<Call>) -> bool {
 
 fn unanswered(generation: Generation, calls: &mut Vec<Call>) {
     for known in generation.known.into_values() {
-        let Some((callee, callee_kind)) = known.peer.filter(|_| known.side == Side::Client && !known.answered) else { continue };
+        let Some((callee, callee_kind)) = known.peer.filter(|_| known.side == Side::Client && !known.answered) else {
+            continue;
+        };
         let Known { service: caller, start, duration_ns, error, .. } = known;
         if callee != caller {
             calls.push(Call { caller, callee, callee_kind, start, duration_ns, error, gap_ns: None });

@@ -104,7 +104,11 @@ pub struct EntryWhatIf {
 }
 
 /// Analyzes spans given by start time, with an earlier healthy time as history if there is one.
-pub fn report(spans: impl Iterator<Item = RecordBatch>, baseline: Option<impl Iterator<Item = RecordBatch>>, config: Config) -> Report {
+pub fn report(
+    spans: impl Iterator<Item = RecordBatch>,
+    baseline: Option<impl Iterator<Item = RecordBatch>>,
+    config: Config,
+) -> Report {
     let mut analyzer = Analyzer::new(Config { lateness_ms: 0, ..config });
     if let Some(baseline) = baseline {
         run(&mut analyzer, baseline, |_| {});
@@ -155,9 +159,12 @@ impl Gathered {
     }
 
     fn report(self) -> Report {
-        let services: Vec<ServiceReport> = self.services.iter().map(|(name, views)| service_report(name, views)).collect();
+        let services: Vec<ServiceReport> =
+            self.services.iter().map(|(name, views)| service_report(name, views)).collect();
         let edges = self.edges.iter().map(|((caller, callee), views)| {
-            let middle = |value: fn(&crate::snapshot::EdgeView) -> f64| middle_of(&views.iter().map(value).collect::<Vec<_>>()).unwrap_or(0.0);
+            let middle = |value: fn(&crate::snapshot::EdgeView) -> f64| {
+                middle_of(&views.iter().map(value).collect::<Vec<_>>()).unwrap_or(0.0)
+            };
             EdgeReport {
                 caller: caller.clone(),
                 callee: callee.clone(),
@@ -182,7 +189,9 @@ fn entries(snapshot: &Snapshot) -> Vec<String> {
 
 fn service_report(name: &str, views: &[ServiceView]) -> ServiceReport {
     let estimates: Vec<&Estimate> = views.iter().map(|view| &view.estimate).collect();
-    let middle = |value: &dyn Fn(&Estimate) -> Option<f64>| middle_of(&estimates.iter().filter_map(|e| value(e)).collect::<Vec<_>>());
+    let middle = |value: &dyn Fn(&Estimate) -> Option<f64>| {
+        middle_of(&estimates.iter().filter_map(|e| value(e)).collect::<Vec<_>>())
+    };
     let last = estimates.iter().rev().find(|e| e.service_time_ms.is_some()).or(estimates.last());
     let wait = |value: fn(&QueueWait) -> Option<f64>| middle(&|e: &Estimate| value(&e.queue_wait_ms));
     ServiceReport {
@@ -207,12 +216,26 @@ fn service_report(name: &str, views: &[ServiceView]) -> ServiceReport {
 
 fn finding_report(finding: FindingView, rank: u32) -> FindingReport {
     let FindingView { service, operation, kind, score, confidence, evidence, .. } = finding;
-    FindingReport { rank, service, operation, kind, onset: rfc3339(finding.onset_unix_nano), score, confidence, evidence }
+    FindingReport {
+        rank,
+        service,
+        operation,
+        kind,
+        onset: rfc3339(finding.onset_unix_nano),
+        score,
+        confidence,
+        evidence,
+    }
 }
 
 /// Measured response time plus what each queue adds, in proportion to the load.
-fn entry_what_if(entry: &str, services: &[ServiceReport], views: &BTreeMap<String, Vec<ServiceView>>) -> Vec<EntryWhatIf> {
-    let measured = views.get(entry).and_then(|views| middle_of(&views.iter().map(|v| v.duration_ms_p50).collect::<Vec<_>>()));
+fn entry_what_if(
+    entry: &str,
+    services: &[ServiceReport],
+    views: &BTreeMap<String, Vec<ServiceView>>,
+) -> Vec<EntryWhatIf> {
+    let measured =
+        views.get(entry).and_then(|views| middle_of(&views.iter().map(|v| v.duration_ms_p50).collect::<Vec<_>>()));
     let entry_rate = services.iter().find(|s| s.service == entry).map_or(0.0, |s| s.arrival_rate_per_s);
     let at = |load_factor: f64| {
         let identified = services.iter().all(|s| s.servers.is_some() && !s.what_if.is_empty());
@@ -222,7 +245,8 @@ fn entry_what_if(entry: &str, services: &[ServiceReport], views: &BTreeMap<Strin
             Some(visits * (then - service.queue_wait_ms.predicted?))
         });
         let added: Option<f64> = added.sum();
-        let response_time_ms = if identified { measured.zip(added).map(|(measured, added)| measured + added) } else { None };
+        let response_time_ms =
+            if identified { measured.zip(added).map(|(measured, added)| measured + added) } else { None };
         EntryWhatIf { entry: entry.to_owned(), load_factor, response_time_ms }
     };
     [1.1, 1.2, 1.5, 2.0].map(at).to_vec()
@@ -251,7 +275,11 @@ mod tests {
 
     #[test]
     fn times_are_rfc_3339() {
-        let cases = [(0, "1970-01-01T00:00:00.000Z"), (1_661_256_085_250_000_000, "2022-08-23T12:01:25.250Z"), (951_782_400_000_000_000, "2000-02-29T00:00:00.000Z")];
+        let cases = [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (1_661_256_085_250_000_000, "2022-08-23T12:01:25.250Z"),
+            (951_782_400_000_000_000, "2000-02-29T00:00:00.000Z"),
+        ];
         for (nanos, text) in cases {
             assert_eq!(rfc3339(nanos), text);
         }

@@ -133,8 +133,12 @@ fn operations_batch(mut rows: Vec<(OperationKey, OperationRow)>, names: &Names) 
     let text = |name: fn(&OperationKey) -> Name| {
         Arc::new(StringArray::from_iter_values(rows.iter().map(|(key, _)| names.text(name(key))))) as ArrayRef
     };
-    let long = |value: fn(&OperationRow) -> i64| Arc::new(Int64Array::from_iter_values(rows.iter().map(|(_, r)| value(r)))) as ArrayRef;
-    let double = |value: fn(&OperationRow) -> f64| Arc::new(Float64Array::from_iter_values(rows.iter().map(|(_, r)| value(r)))) as ArrayRef;
+    let long = |value: fn(&OperationRow) -> i64| {
+        Arc::new(Int64Array::from_iter_values(rows.iter().map(|(_, r)| value(r)))) as ArrayRef
+    };
+    let double = |value: fn(&OperationRow) -> f64| {
+        Arc::new(Float64Array::from_iter_values(rows.iter().map(|(_, r)| value(r)))) as ArrayRef
+    };
     let columns: Vec<ArrayRef> = vec![
         Arc::new(Int64Array::from_iter_values(rows.iter().map(|(key, _)| key.0))),
         text(|key| key.1),
@@ -161,8 +165,12 @@ fn edges_batch(mut rows: Vec<(EdgeKey, EdgeRow)>, names: &Names) -> Batch {
     let text = |name: fn(&EdgeKey) -> Name| {
         Arc::new(StringArray::from_iter_values(rows.iter().map(|(key, _)| names.text(name(key))))) as ArrayRef
     };
-    let long = |value: fn(&EdgeRow) -> i64| Arc::new(Int64Array::from_iter_values(rows.iter().map(|(_, r)| value(r)))) as ArrayRef;
-    let double = |value: fn(&EdgeRow) -> f64| Arc::new(Float64Array::from_iter_values(rows.iter().map(|(_, r)| value(r)))) as ArrayRef;
+    let long = |value: fn(&EdgeRow) -> i64| {
+        Arc::new(Int64Array::from_iter_values(rows.iter().map(|(_, r)| value(r)))) as ArrayRef
+    };
+    let double = |value: fn(&EdgeRow) -> f64| {
+        Arc::new(Float64Array::from_iter_values(rows.iter().map(|(_, r)| value(r)))) as ArrayRef
+    };
     let columns: Vec<ArrayRef> = vec![
         Arc::new(Int64Array::from_iter_values(rows.iter().map(|(key, _)| key.0))),
         text(|key| key.1),

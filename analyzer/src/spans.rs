@@ -129,7 +129,9 @@ impl<'a> SpanColumns<'a> {
             address: text("server_address"),
             instance: text("instance"),
             action: text("policy_action"),
-            http_status: batch.column_by_name("http_response_status_code").and_then(|c| c.as_primitive_opt::<Int32Type>()),
+            http_status: batch
+                .column_by_name("http_response_status_code")
+                .and_then(|c| c.as_primitive_opt::<Int32Type>()),
             queue_wait: long("queue_wait_ns"),
             input_tokens: long("gen_ai_input_tokens"),
             output_tokens: long("gen_ai_output_tokens"),

@@ -10,7 +10,8 @@ use crate::{
     bottleneck::mean,
     queueing::{mm1, mmc},
     snapshot::{
-        ControlView, EdgeView, Estimate, FindingState, FindingView, Health, NodeKind, OperationView, QueueWait, ServiceView, Snapshot, WhatIf,
+        ControlView, EdgeView, Estimate, FindingState, FindingView, Health, NodeKind, OperationView, QueueWait,
+        ServiceView, Snapshot, WhatIf,
     },
     spans::{Name, Names},
     window::{EdgeWindow, ServiceWindow, Window},
@@ -22,7 +23,12 @@ const LOAD_FACTORS: [f64; 4] = [1.1, 1.2, 1.5, 2.0];
 /// Samples at which an estimate is as sure as its rule allows.
 const SURE_SAMPLES: f64 = 200.0;
 
-pub(crate) fn snapshot(window: &Window, names: &Names, servers: &HashMap<Name, NonZeroU32>, findings: Vec<FindingView>) -> Snapshot {
+pub(crate) fn snapshot(
+    window: &Window,
+    names: &Names,
+    servers: &HashMap<Name, NonZeroU32>,
+    findings: Vec<FindingView>,
+) -> Snapshot {
     let seconds = window.length_ns as f64 / 1e9;
     let named = |service: &str| findings.iter().any(|f| f.state == FindingState::Open && f.service == service);
     let mut services: Vec<ServiceView> = Vec::new();
@@ -99,10 +105,15 @@ fn estimate(service: &ServiceWindow, seconds: f64, servers: Option<NonZeroU32>) 
     let arrival_rate_per_s = served as f64 / seconds;
     let observed_proxy = mean(&service.proxy_wait_ms);
     let ca2 = moments(&service.interarrival_ms).map(|(_, ca2)| ca2);
-    let mut estimate = Estimate { arrival_rate_per_s, ca2, samples: served, model: "unknown".into(), ..Estimate::default() };
+    let mut estimate =
+        Estimate { arrival_rate_per_s, ca2, samples: served, model: "unknown".into(), ..Estimate::default() };
     estimate.queue_wait_ms = QueueWait { observed: observed_proxy, observed_proxy, ..QueueWait::default() };
     let (Some(c), Some((service_ms, cs2))) = (servers, moments(&service.service_ms)) else {
-        let missing = if servers.is_none() { "the number of servers is not known: set analyzer.servers" } else { "too few requests" };
+        let missing = if servers.is_none() {
+            "the number of servers is not known: set analyzer.servers"
+        } else {
+            "too few requests"
+        };
         estimate.reason = Some(missing.into());
         estimate.rule = "none".into();
         return estimate;
@@ -157,7 +168,12 @@ fn virtual_service(edge: &EdgeView, kind: NodeKind) -> ServiceView {
         duration_ms_p95: edge.duration_ms_p95,
         duration_ms_p99: edge.duration_ms_p99,
         health: edge.health,
-        estimate: Estimate { model: "unknown".into(), rule: "none".into(), reason: Some("it sends no spans".into()), ..Estimate::default() },
+        estimate: Estimate {
+            model: "unknown".into(),
+            rule: "none".into(),
+            reason: Some("it sends no spans".into()),
+            ..Estimate::default()
+        },
         ..ServiceView::default()
     }
 }

@@ -111,7 +111,15 @@ type ChildMap = HashMap<(u128, u64), Vec<Child>, foldhash::fast::RandomState>;
 
 impl Windows {
     pub(crate) fn new(length_ns: i64) -> Self {
-        Self { length_ns, open: BTreeMap::new(), closed_until: None, stations: HashMap::new(), children: Default::default(), turned_at: i64::MIN, late: 0 }
+        Self {
+            length_ns,
+            open: BTreeMap::new(),
+            closed_until: None,
+            stations: HashMap::new(),
+            children: Default::default(),
+            turned_at: i64::MIN,
+            late: 0,
+        }
     }
 
     pub(crate) fn push(&mut self, span: Span) {
@@ -126,7 +134,8 @@ impl Windows {
         }
         window.push(span);
         if span.parent != 0 {
-            let child = Child { start: span.start, end: span.end(), service: span.service, side: span.side, error: span.error };
+            let child =
+                Child { start: span.start, end: span.end(), service: span.service, side: span.side, error: span.error };
             self.children[0].entry((span.trace, span.parent)).or_default().push(child);
         }
     }
@@ -167,7 +176,13 @@ impl Windows {
         closed
     }
 
-    fn summarize(&mut self, end: UnixNanos, spans: &[Span], held: &Held, servers: &HashMap<Name, NonZeroU32>) -> Window {
+    fn summarize(
+        &mut self,
+        end: UnixNanos,
+        spans: &[Span],
+        held: &Held,
+        servers: &HashMap<Name, NonZeroU32>,
+    ) -> Window {
         let mut window = Window { end, length_ns: self.length_ns, ..Window::default() };
         let mut visits: HashMap<Name, Vec<(Visit, i64)>> = HashMap::new();
         for span in spans {
@@ -232,7 +247,9 @@ struct Calls {
 
 /// A span that a request enters a service by. One whose parent is not known is taken for one.
 fn is_entry(span: &Span, parent: Option<Name>) -> bool {
-    span.side != Side::Client && parent.is_none_or(|parent| parent != span.service) && (span.side != Side::Internal || span.parent == 0)
+    span.side != Side::Client
+        && parent.is_none_or(|parent| parent != span.service)
+        && (span.side != Side::Internal || span.parent == 0)
 }
 
 fn own_time(span: &Span, calls: &[(i64, i64)]) -> i64 {
@@ -289,7 +306,8 @@ fn add_edge(window: &mut Window, span: &Span, parent: Option<Name>, childless: b
         return;
     }
     let unanswered = span.side == Side::Client && childless;
-    let virtual_peer = span.peer.filter(|peer| unanswered && *peer != span.service && span.peer_kind != NodeKind::External);
+    let virtual_peer =
+        span.peer.filter(|peer| unanswered && *peer != span.service && span.peer_kind != NodeKind::External);
     if let Some(peer) = virtual_peer {
         let edge = window.edges.entry((span.service, peer)).or_default();
         edge.calls += 1;

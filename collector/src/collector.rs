@@ -50,7 +50,13 @@ pub(crate) enum NotAccepted {
 
 impl<I: Ingest> Collector<I> {
     /// A collector that stores through `ingest` and sends `policy` to proxies.
-    pub fn new(config: Config, ingest: I, policy: watch::Receiver<Arc<PolicySet>>, proxies: Proxies, stats: Arc<Stats>) -> Self {
+    pub fn new(
+        config: Config,
+        ingest: I,
+        policy: watch::Receiver<Arc<PolicySet>>,
+        proxies: Proxies,
+        stats: Arc<Stats>,
+    ) -> Self {
         let admission = Admission::new(config.max_in_flight_bytes);
         Self { config, ingest, policy, proxies, stats, admission }
     }
@@ -72,7 +78,12 @@ impl<I: Ingest> Collector<I> {
     }
 
     /// The one way in: admit, decode, store, count.
-    pub(crate) async fn accept(&self, signal: Signal, encoding: Encoding, body: Bytes) -> Result<Accepted, NotAccepted> {
+    pub(crate) async fn accept(
+        &self,
+        signal: Signal,
+        encoding: Encoding,
+        body: Bytes,
+    ) -> Result<Accepted, NotAccepted> {
         let stats = self.stats.of(signal);
         add(&stats.requests, 1);
         add(&stats.bytes, body.len() as u64);

@@ -28,7 +28,9 @@ impl Config {
             return Err("max_body_bytes: must be at least 1".into());
         }
         if self.max_in_flight_bytes < self.max_body_bytes {
-            return Err("max_in_flight_bytes: must be at least max_body_bytes, or no large request is ever admitted".into());
+            return Err(
+                "max_in_flight_bytes: must be at least max_body_bytes, or no large request is ever admitted".into()
+            );
         }
         Ok(())
     }

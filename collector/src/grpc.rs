@@ -39,20 +39,33 @@ const METHODS: [(&str, Signal); 3] = [
     ("/opentelemetry.proto.collector.logs.v1.LogsService/Export", Signal::Logs),
 ];
 
-pub(crate) async fn serve<I: Ingest>(collector: Collector<I>, listener: TcpListener, shutdown: CancellationToken) -> io::Result<()> {
+pub(crate) async fn serve<I: Ingest>(
+    collector: Collector<I>,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
     let mut router = Router::new();
     for (path, signal) in METHODS {
         let collector = collector.clone();
         router = router.route(path, post(move |request: Request<Body>| export(collector.clone(), signal, request)));
     }
-    let policy = PolicyStream { policy: collector.policy.clone(), proxies: collector.proxies.clone(), shutdown: shutdown.clone() };
+    let policy = PolicyStream {
+        policy: collector.policy.clone(),
+        proxies: collector.proxies.clone(),
+        shutdown: shutdown.clone(),
+    };
     let routes = Routes::from(router).add_service(PolicyServiceServer::new(policy));
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let served = Server::builder().add_routes(routes).serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned());
+    let served =
+        Server::builder().add_routes(routes).serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned());
     served.await.map_err(io::Error::other)
 }
 
-async fn export<I: Ingest>(collector: Collector<I>, signal: Signal, request: Request<Body>) -> Result<Response<Body>, Infallible> {
+async fn export<I: Ingest>(
+    collector: Collector<I>,
+    signal: Signal,
+    request: Request<Body>,
+) -> Result<Response<Body>, Infallible> {
     let limit = collector.config.max_body_bytes;
     let stats = collector.stats.clone();
     let mut grpc = Grpc::new(RawCodec)
@@ -115,11 +128,13 @@ pub(crate) fn response(signal: Signal, accepted: Accepted) -> Vec<u8> {
             ExportTraceServiceResponse { partial_success }.encode_to_vec()
         }
         Signal::Metrics => {
-            let partial_success = some.then_some(ExportMetricsPartialSuccess { rejected_data_points: rejected, error_message });
+            let partial_success =
+                some.then_some(ExportMetricsPartialSuccess { rejected_data_points: rejected, error_message });
             ExportMetricsServiceResponse { partial_success }.encode_to_vec()
         }
         Signal::Logs => {
-            let partial_success = some.then_some(ExportLogsPartialSuccess { rejected_log_records: rejected, error_message });
+            let partial_success =
+                some.then_some(ExportLogsPartialSuccess { rejected_log_records: rejected, error_message });
             ExportLogsServiceResponse { partial_success }.encode_to_vec()
         }
     }

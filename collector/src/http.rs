@@ -11,7 +11,8 @@ use hyper_util::{
     server::{conn::auto, graceful::GracefulShutdown},
 };
 use opentelemetry_proto::tonic::collector::{
-    logs::v1::ExportLogsServiceResponse, metrics::v1::ExportMetricsServiceResponse, trace::v1::ExportTraceServiceResponse,
+    logs::v1::ExportLogsServiceResponse, metrics::v1::ExportMetricsServiceResponse,
+    trace::v1::ExportTraceServiceResponse,
 };
 use prost::Message;
 use serde_json::json;
@@ -37,7 +38,11 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long requests in the air may take once the server stops.
 const DRAIN: Duration = Duration::from_secs(5);
 
-pub(crate) async fn serve<I: Ingest>(collector: Collector<I>, listener: TcpListener, shutdown: CancellationToken) -> io::Result<()> {
+pub(crate) async fn serve<I: Ingest>(
+    collector: Collector<I>,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
     let mut server = auto::Builder::new(TokioExecutor::new());
     server.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
     server.http2().timer(TokioTimer::new());
@@ -97,7 +102,8 @@ async fn answer<I: Ingest>(collector: &Collector<I>, request: Request<Incoming>)
         }
     };
     if request.method() != Method::POST {
-        let mut response = failure(Encoding::Json, &Failure::new(StatusCode::METHOD_NOT_ALLOWED, "only POST is answered here"));
+        let mut response =
+            failure(Encoding::Json, &Failure::new(StatusCode::METHOD_NOT_ALLOWED, "only POST is answered here"));
         response.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("POST"));
         return response;
     }
@@ -111,11 +117,19 @@ async fn answer<I: Ingest>(collector: &Collector<I>, request: Request<Incoming>)
     }
 }
 
-async fn accept<I: Ingest>(collector: &Collector<I>, signal: Signal, encoding: Encoding, request: Request<Incoming>) -> Result<Accepted, Failure> {
+async fn accept<I: Ingest>(
+    collector: &Collector<I>,
+    signal: Signal,
+    encoding: Encoding,
+    request: Request<Incoming>,
+) -> Result<Accepted, Failure> {
     let limit = collector.config.max_body_bytes;
     let too_large = || {
         add(&collector.stats.of(signal).too_large, 1);
-        Failure::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {limit} bytes: send smaller batches"))
+        Failure::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("the body is larger than {limit} bytes: send smaller batches"),
+        )
     };
     let coding = request.headers().get(header::CONTENT_ENCODING).and_then(|value| value.to_str().ok());
     let coding = Coding::of(coding).ok_or_else(|| {
@@ -172,7 +186,9 @@ fn success(signal: Signal, encoding: Encoding, accepted: Accepted) -> Response<F
 fn json_response(signal: Signal, protobuf: &[u8]) -> Vec<u8> {
     let json = match signal {
         Signal::Traces => ExportTraceServiceResponse::decode(protobuf).ok().and_then(|r| serde_json::to_vec(&r).ok()),
-        Signal::Metrics => ExportMetricsServiceResponse::decode(protobuf).ok().and_then(|r| serde_json::to_vec(&r).ok()),
+        Signal::Metrics => {
+            ExportMetricsServiceResponse::decode(protobuf).ok().and_then(|r| serde_json::to_vec(&r).ok())
+        }
         Signal::Logs => ExportLogsServiceResponse::decode(protobuf).ok().and_then(|r| serde_json::to_vec(&r).ok()),
     };
     json.unwrap_or_else(|| b"{}".to_vec())
@@ -188,7 +204,9 @@ fn failure(encoding: Encoding, failure: &Failure) -> Response<Full<Bytes>> {
     };
     let body = match encoding {
         Encoding::Json => json!({"code": code, "message": failure.message}).to_string().into_bytes(),
-        Encoding::Protobuf => tonic_types::Status { code, message: failure.message.clone(), details: Vec::new() }.encode_to_vec(),
+        Encoding::Protobuf => {
+            tonic_types::Status { code, message: failure.message.clone(), details: Vec::new() }.encode_to_vec()
+        }
     };
     let mut response = respond(failure.status, encoding, body);
     if let Some(after) = failure.retry_after {

@@ -41,7 +41,11 @@ pub(crate) fn inflate(body: Bytes, coding: Coding, limit: usize) -> Result<Bytes
         Coding::Gzip => read(flate2::read::MultiGzDecoder::new(&body[..]), "gzip", limit),
         Coding::Zstd => {
             let decoder = zstd::stream::read::Decoder::new(&body[..]);
-            read(decoder.map_err(|e| InflateError::Malformed { coding: "zstd", message: e.to_string() })?, "zstd", limit)
+            read(
+                decoder.map_err(|e| InflateError::Malformed { coding: "zstd", message: e.to_string() })?,
+                "zstd",
+                limit,
+            )
         }
     }
 }

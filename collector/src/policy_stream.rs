@@ -29,7 +29,10 @@ pub(crate) struct PolicyStream {
 impl PolicyService for PolicyStream {
     type SubscribeStream = Pin<Box<dyn Stream<Item = Result<proto::PolicySet, Status>> + Send>>;
 
-    async fn subscribe(&self, request: Request<Streaming<proto::ProxyStatus>>) -> Result<Response<Self::SubscribeStream>, Status> {
+    async fn subscribe(
+        &self,
+        request: Request<Streaming<proto::ProxyStatus>>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
         let mut statuses = request.into_inner();
         let hello = statuses.message().await?;
         let hello = hello.filter(|h| !h.service.is_empty());
@@ -47,7 +50,12 @@ impl PolicyService for PolicyStream {
 async fn listen(mut statuses: Streaming<proto::ProxyStatus>, connection: Connection) {
     while let Ok(Some(status)) = statuses.message().await {
         if !status.refused.is_empty() {
-            warn!(service = status.service, instance = status.instance, refused = status.refused, "proxy refused a policy");
+            warn!(
+                service = status.service,
+                instance = status.instance,
+                refused = status.refused,
+                "proxy refused a policy"
+            );
         }
         connection.update(|known| {
             known.applied_sequence = status.applied_sequence;

@@ -54,7 +54,8 @@ impl Stats {
         let mut text = String::new();
         for (name, help, counter) in counters {
             // writing to a String cannot fail
-            let _ = writeln!(text, "# HELP weir_collector_{name}_total {help}\n# TYPE weir_collector_{name}_total counter");
+            let _ =
+                writeln!(text, "# HELP weir_collector_{name}_total {help}\n# TYPE weir_collector_{name}_total counter");
             for (signal, stats) in ["traces", "metrics", "logs"].iter().zip(&self.signals) {
                 let value = counter(stats).load(Ordering::Relaxed);
                 let _ = writeln!(text, "weir_collector_{name}_total{{signal=\"{signal}\"}} {value}");

@@ -142,7 +142,14 @@ mod tests {
 
     fn policy(service: &str) -> Policy {
         let rate_limit = RateLimit::new(10.0, NonZeroU32::MIN);
-        Policy { service: service.into(), route: None, concurrency_limit: None, rate_limit, breaker: None, reason: String::new() }
+        Policy {
+            service: service.into(),
+            route: None,
+            concurrency_limit: None,
+            rate_limit,
+            breaker: None,
+            reason: String::new(),
+        }
     }
 
     #[test]

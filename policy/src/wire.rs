@@ -22,7 +22,8 @@ impl TryFrom<proto::PolicySet> for PolicySet {
     type Error = InvalidPolicy;
 
     fn try_from(set: proto::PolicySet) -> Result<Self, InvalidPolicy> {
-        let policies = set.policies.into_iter().enumerate().map(|(index, p)| policy(index, p)).collect::<Result<_, _>>()?;
+        let policies =
+            set.policies.into_iter().enumerate().map(|(index, p)| policy(index, p)).collect::<Result<_, _>>()?;
         let proto::PolicySet { sequence, issued_unix_nano, ttl_ms, .. } = set;
         let set = Self { sequence, issued_unix_nano, ttl_ms, policies };
         set.validate()?;
@@ -67,8 +68,9 @@ fn policy(index: usize, policy: proto::Policy) -> Result<Policy, InvalidPolicy> 
     let concurrency_limit = match policy.concurrency_limit {
         None => None,
         Some(c) => {
-            let limit = NonZeroU32::new(c.limit)
-                .ok_or_else(|| bad("concurrency_limit.limit", "0".into(), "at least 1, or no request would ever pass"))?;
+            let limit = NonZeroU32::new(c.limit).ok_or_else(|| {
+                bad("concurrency_limit.limit", "0".into(), "at least 1, or no request would ever pass")
+            })?;
             Some(ConcurrencyLimit { limit, queue: c.queue, queue_timeout_ms: c.queue_timeout_ms })
         }
     };

@@ -124,9 +124,12 @@ fn otlp_json(value: &Any) -> Value {
         Any::DoubleValue(d) if d.is_nan() => json!({ "doubleValue": "NaN" }),
         Any::DoubleValue(d) => json!({ "doubleValue": if *d > 0.0 { "Infinity" } else { "-Infinity" } }),
         Any::BytesValue(bytes) => json!({ "bytesValue": BASE64_STANDARD.encode(bytes) }),
-        Any::ArrayValue(array) => json!({ "arrayValue": { "values": array.values.iter().map(inner).collect::<Vec<_>>() } }),
+        Any::ArrayValue(array) => {
+            json!({ "arrayValue": { "values": array.values.iter().map(inner).collect::<Vec<_>>() } })
+        }
         Any::KvlistValue(list) => {
-            let entry = |kv: &KeyValue| json!({ "key": kv.key, "value": kv.value.as_ref().map_or_else(|| json!({}), inner) });
+            let entry =
+                |kv: &KeyValue| json!({ "key": kv.key, "value": kv.value.as_ref().map_or_else(|| json!({}), inner) });
             json!({ "kvlistValue": { "values": list.values.iter().map(entry).collect::<Vec<_>>() } })
         }
         _ => json!({}),
@@ -147,7 +150,9 @@ mod tests {
     fn every_type_keeps_its_value_and_its_letter() {
         let array = |values| Any::ArrayValue(ArrayValue { values });
         let list = |value| {
-            Any::KvlistValue(KeyValueList { values: vec![KeyValue { key: "k".into(), value: Some(any(value)), ..KeyValue::default() }] })
+            Any::KvlistValue(KeyValueList {
+                values: vec![KeyValue { key: "k".into(), value: Some(any(value)), ..KeyValue::default() }],
+            })
         };
         let cases = [
             (Any::StringValue("1".into()), 's', json!("1")),
@@ -158,7 +163,11 @@ mod tests {
             (Any::DoubleValue(f64::NAN), 'd', json!("NaN")),
             (Any::BytesValue(vec![0, 255]), 'y', json!("AP8=")),
             (array(vec![any(Any::IntValue(1)), any(Any::StringValue("a".into()))]), 'a', json!([1, "a"])),
-            (array(vec![any(Any::BytesValue(vec![1]))]), 'A', json!({"arrayValue": {"values": [{"bytesValue": "AQ=="}]}})),
+            (
+                array(vec![any(Any::BytesValue(vec![1]))]),
+                'A',
+                json!({"arrayValue": {"values": [{"bytesValue": "AQ=="}]}}),
+            ),
             (list(Any::BoolValue(false)), 'm', json!({"k": false})),
         ];
         for (value, letter, json) in cases {
@@ -169,7 +178,11 @@ mod tests {
 
     #[test]
     fn a_map_of_strings_needs_no_letters() {
-        let string = |key: &str| KeyValue { key: key.into(), value: Some(any(Any::StringValue("v".into()))), ..KeyValue::default() };
+        let string = |key: &str| KeyValue {
+            key: key.into(),
+            value: Some(any(Any::StringValue("v".into()))),
+            ..KeyValue::default()
+        };
         let mut builder = builder();
         assert_eq!(append(&mut builder, [string("a"), string("b")].iter()), None);
         let int = KeyValue { key: "c".into(), value: Some(any(Any::IntValue(3))), ..KeyValue::default() };

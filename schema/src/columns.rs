@@ -327,7 +327,12 @@ mod tests {
     fn every_table_has_its_time_column_and_no_column_twice() {
         for table in Table::ALL {
             let schema = table.schema();
-            assert_eq!(schema.field_with_name(table.time_column()).unwrap().data_type(), &DataType::Int64, "{}", table.name());
+            assert_eq!(
+                schema.field_with_name(table.time_column()).unwrap().data_type(),
+                &DataType::Int64,
+                "{}",
+                table.name()
+            );
             let mut names: Vec<_> = schema.fields().iter().map(|f| f.name()).collect();
             names.sort_unstable();
             names.dedup();

@@ -12,7 +12,8 @@ mod traces;
 
 use opentelemetry_proto::tonic::{
     collector::{
-        logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest, trace::v1::ExportTraceServiceRequest,
+        logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest,
+        trace::v1::ExportTraceServiceRequest,
     },
     common::v1::{KeyValue, any_value::Value as Any},
     resource::v1::Resource,
@@ -55,7 +56,12 @@ pub enum DecodeError {
 ///
 /// # Errors
 /// Bytes that are not the request they are said to be.
-pub fn decode(signal: Signal, encoding: Encoding, body: &[u8], received_unix_nano: UnixNanos) -> Result<Decoded, DecodeError> {
+pub fn decode(
+    signal: Signal,
+    encoding: Encoding,
+    body: &[u8],
+    received_unix_nano: UnixNanos,
+) -> Result<Decoded, DecodeError> {
     match signal {
         Signal::Traces => Ok(traces::rows(read::<ExportTraceServiceRequest>(encoding, body)?, received_unix_nano)),
         Signal::Metrics => Ok(metrics::rows(read::<ExportMetricsServiceRequest>(encoding, body)?, received_unix_nano)),
@@ -63,7 +69,10 @@ pub fn decode(signal: Signal, encoding: Encoding, body: &[u8], received_unix_nan
     }
 }
 
-fn read<M: prost::Message + Default + serde::de::DeserializeOwned>(encoding: Encoding, body: &[u8]) -> Result<M, DecodeError> {
+fn read<M: prost::Message + Default + serde::de::DeserializeOwned>(
+    encoding: Encoding,
+    body: &[u8],
+) -> Result<M, DecodeError> {
     match encoding {
         Encoding::Protobuf => Ok(M::decode(body)?),
         Encoding::Json => Ok(serde_json::from_slice(body)?),

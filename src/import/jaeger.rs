@@ -15,7 +15,10 @@ use serde::Deserialize;
 use serde_json::Value;
 use weir_schema::Encoding;
 
-use super::{Chunk, Item, Reader, zipkin::{attribute, hex_id}};
+use super::{
+    Chunk, Item, Reader,
+    zipkin::{attribute, hex_id},
+};
 
 #[derive(Deserialize)]
 struct File {
@@ -139,7 +142,11 @@ fn resource_spans(process: Process, spans: Vec<Span>) -> ResourceSpans {
     let mut attributes = attributes(&process.tags);
     attributes.push(attribute("service.name", &Value::String(process.service_name)));
     let resource = Some(Resource { attributes, ..Resource::default() });
-    ResourceSpans { resource, scope_spans: vec![ScopeSpans { spans, ..ScopeSpans::default() }], ..ResourceSpans::default() }
+    ResourceSpans {
+        resource,
+        scope_spans: vec![ScopeSpans { spans, ..ScopeSpans::default() }],
+        ..ResourceSpans::default()
+    }
 }
 
 fn event(log: &Log) -> Event {

@@ -10,11 +10,8 @@ use super::{Chunk, Item, Reader};
 pub(super) fn open_json_lines(bytes: Bytes) -> Reader {
     let length = bytes.len() as u64;
     let whole = serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).is_ok();
-    let items: Box<dyn Iterator<Item = Item>> = if whole {
-        Box::new(std::iter::once(json_chunk(bytes, length)))
-    } else {
-        Box::new(lines(bytes))
-    };
+    let items: Box<dyn Iterator<Item = Item>> =
+        if whole { Box::new(std::iter::once(json_chunk(bytes, length))) } else { Box::new(lines(bytes)) };
     Reader { length, unit: "bytes", items }
 }
 

@@ -25,7 +25,8 @@ const ROWS_PER_RUN: usize = 4_000_000;
 const ROWS_PER_CHUNK: usize = 32_768;
 
 /// The columns a file must have, in the order of [`normal_schema`].
-const COLUMNS: [&str; 7] = ["trace_id", "span_id", "parent_id", "service", "operation", "start_unix_nano", "end_unix_nano"];
+const COLUMNS: [&str; 7] =
+    ["trace_id", "span_id", "parent_id", "service", "operation", "start_unix_nano", "end_unix_nano"];
 
 /// The spans of a file.
 pub(super) fn open(path: &Path) -> Result<Reader, anyhow::Error> {
@@ -80,7 +81,10 @@ impl Runs {
             let rows = run.slice(offset, ROWS_PER_CHUNK.min(run.num_rows() - offset));
             match span_rows(&rows, self.received) {
                 Ok((rows, bad)) => {
-                    items.extend(bad.into_iter().map(|(row, why)| Item::Bad(format!("row {} by start time: {why}", self.read + row))));
+                    items.extend(
+                        bad.into_iter()
+                            .map(|(row, why)| Item::Bad(format!("row {} by start time: {why}", self.read + row))),
+                    );
                     self.read += ROWS_PER_CHUNK.min(run.num_rows() - offset) as u64;
                     items.push(Item::Chunk(Chunk::Rows(Batch { table: Table::Spans, rows }), self.read));
                 }
@@ -105,7 +109,9 @@ fn normal(batch: &RecordBatch) -> Result<RecordBatch, anyhow::Error> {
         let name = field.name().as_str();
         let column = match (batch.column_by_name(name), name) {
             (Some(column), _) => cast(column, field.data_type())?,
-            (None, "service") => service_of_pods(batch.column_by_name("pod").context("neither service nor pod is there")?)?,
+            (None, "service") => {
+                service_of_pods(batch.column_by_name("pod").context("neither service nor pod is there")?)?
+            }
             (None, "parent_id") => new_null_array(&DataType::Utf8, batch.num_rows()),
             (None, _) => anyhow::bail!("column {name} is missing; there are {:?}", names(batch)),
         };
@@ -206,7 +212,8 @@ struct SpanColumns {
 impl SpanColumns {
     fn finish(mut self, received: i64) -> Result<RecordBatch, anyhow::Error> {
         let rows = self.start.len();
-        let constant = |text: &str| Arc::new(StringArray::from_iter_values(std::iter::repeat_n(text, rows))) as ArrayRef;
+        let constant =
+            |text: &str| Arc::new(StringArray::from_iter_values(std::iter::repeat_n(text, rows))) as ArrayRef;
         let mut columns: Vec<(&str, ArrayRef)> = vec![
             ("trace_id", Arc::new(self.trace_id.finish())),
             ("span_id", Arc::new(self.span_id.finish())),

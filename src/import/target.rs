@@ -95,7 +95,12 @@ async fn otlp_http(server: Server) -> Result<String, anyhow::Error> {
     Ok(format!("{url}/v1/traces"))
 }
 
-async fn store_otlp(store: &Store, analyzer: &mut Analyzer, encoding: Encoding, body: Bytes) -> Result<Stored, anyhow::Error> {
+async fn store_otlp(
+    store: &Store,
+    analyzer: &mut Analyzer,
+    encoding: Encoding,
+    body: Bytes,
+) -> Result<Stored, anyhow::Error> {
     let received_unix_nano = now_unix_nano();
     let decoded = match otlp::decode(Signal::Traces, encoding, &body, received_unix_nano) {
         Ok(decoded) => decoded,
@@ -104,7 +109,8 @@ async fn store_otlp(store: &Store, analyzer: &mut Analyzer, encoding: Encoding, 
     let codec_version = otlp::CODEC_VERSION;
     let request = OtlpRequest { signal: Signal::Traces, encoding, codec_version, received_unix_nano, body };
     let appended = store.append_otlp(request, decoded.batch.clone()).await?;
-    let mut stored = Stored { rejected: decoded.rejected, first_rejection: decoded.first_rejection, ..Stored::default() };
+    let mut stored =
+        Stored { rejected: decoded.rejected, first_rejection: decoded.first_rejection, ..Stored::default() };
     if appended.duplicate {
         stored.duplicates = decoded.accepted;
         return Ok(stored);
@@ -144,7 +150,12 @@ async fn append_rollups(store: &Store, step: Step) -> Result<(), anyhow::Error> 
     Ok(())
 }
 
-async fn post(client: &reqwest::Client, endpoint: &str, encoding: Encoding, body: Bytes) -> Result<Stored, anyhow::Error> {
+async fn post(
+    client: &reqwest::Client,
+    endpoint: &str,
+    encoding: Encoding,
+    body: Bytes,
+) -> Result<Stored, anyhow::Error> {
     let decoded = match otlp::decode(Signal::Traces, encoding, &body, now_unix_nano()) {
         Ok(decoded) => decoded,
         Err(error) => return Ok(Stored { rejected: 1, first_rejection: Some(error.to_string()), ..Stored::default() }),
@@ -173,7 +184,12 @@ async fn post_rows(client: &reqwest::Client, endpoint: &str, rows: &RecordBatch)
     Ok(stored)
 }
 
-async fn send(client: &reqwest::Client, endpoint: &str, content_type: &str, body: Bytes) -> Result<Bytes, anyhow::Error> {
+async fn send(
+    client: &reqwest::Client,
+    endpoint: &str,
+    content_type: &str,
+    body: Bytes,
+) -> Result<Bytes, anyhow::Error> {
     loop {
         let request = client.post(endpoint).header("content-type", content_type).body(body.clone());
         let response = request.send().await.map_err(|e| Unreachable(format!("{endpoint} does not answer: {e}")))?;
@@ -220,7 +236,11 @@ fn to_otlp(rows: &RecordBatch) -> ExportTraceServiceRequest {
     let resource_spans = by_service.into_iter().map(|(service, spans)| {
         let attributes = vec![attribute("service.name", &Value::String(service.to_owned()))];
         let resource = Some(Resource { attributes, ..Resource::default() });
-        ResourceSpans { resource, scope_spans: vec![ScopeSpans { spans, ..ScopeSpans::default() }], ..ResourceSpans::default() }
+        ResourceSpans {
+            resource,
+            scope_spans: vec![ScopeSpans { spans, ..ScopeSpans::default() }],
+            ..ResourceSpans::default()
+        }
     });
     ExportTraceServiceRequest { resource_spans: resource_spans.collect() }
 }

@@ -59,7 +59,8 @@ struct Annotation {
 /// The spans of a file, in requests of [`SPANS_PER_CHUNK`].
 pub(super) fn open(bytes: &Bytes) -> Result<Reader, anyhow::Error> {
     let rows: Vec<Value> = serde_json::from_slice(bytes)?;
-    let spans: Vec<Value> = rows.into_iter().flat_map(|row| if let Value::Array(trace) = row { trace } else { vec![row] }).collect();
+    let spans: Vec<Value> =
+        rows.into_iter().flat_map(|row| if let Value::Array(trace) = row { trace } else { vec![row] }).collect();
     let length = spans.len() as u64;
     let mut items = Vec::new();
     for (chunk, rows) in spans.chunks(SPANS_PER_CHUNK).enumerate() {
@@ -104,8 +105,13 @@ fn read_span(row: &Value) -> Result<(String, Span), String> {
 }
 
 fn resource_spans(service: String, spans: Vec<Span>) -> ResourceSpans {
-    let resource = Some(Resource { attributes: vec![attribute("service.name", &Value::String(service))], ..Resource::default() });
-    ResourceSpans { resource, scope_spans: vec![ScopeSpans { spans, ..ScopeSpans::default() }], ..ResourceSpans::default() }
+    let resource =
+        Some(Resource { attributes: vec![attribute("service.name", &Value::String(service))], ..Resource::default() });
+    ResourceSpans {
+        resource,
+        scope_spans: vec![ScopeSpans { spans, ..ScopeSpans::default() }],
+        ..ResourceSpans::default()
+    }
 }
 
 fn kind(kind: Option<&str>) -> i32 {
@@ -145,8 +151,14 @@ mod tests {
 
     #[test]
     fn short_ids_are_padded_and_bad_ones_named() {
-        let cases = [("1", 8, Ok(8)), ("463ac35c9f6413ad", 16, Ok(16)), ("", 8, Err(())), ("zz", 8, Err(())), ("1".repeat(17).as_str(), 8, Err(()))]
-            .map(|(text, length, expect)| (text.to_owned(), length, expect));
+        let cases = [
+            ("1", 8, Ok(8)),
+            ("463ac35c9f6413ad", 16, Ok(16)),
+            ("", 8, Err(())),
+            ("zz", 8, Err(())),
+            ("1".repeat(17).as_str(), 8, Err(())),
+        ]
+        .map(|(text, length, expect)| (text.to_owned(), length, expect));
         for (text, length, expect) in cases {
             assert_eq!(hex_id(&text, length).map(|id| id.len()).map_err(|_| ()), expect, "{text}");
         }

@@ -46,7 +46,11 @@ fn store_metrics(text: &mut String, store: &Store) {
     gauge("weir_store_wal_bytes", "Bytes of the write-ahead log on disk", status.wal_bytes);
     gauge("weir_store_memory_bytes", "Bytes of rows not yet in files", status.memory_bytes);
     gauge("weir_store_memory_rows", "Rows not yet in files", status.memory_rows);
-    gauge("weir_store_quarantined_files", "Files set aside because their hash is wrong", status.quarantined.len() as u64);
+    gauge(
+        "weir_store_quarantined_files",
+        "Files set aside because their hash is wrong",
+        status.quarantined.len() as u64,
+    );
     let _ = writeln!(text, "# HELP weir_store_table_rows Rows in files\n# TYPE weir_store_table_rows gauge");
     for table in &status.tables {
         let _ = writeln!(text, "weir_store_table_rows{{table=\"{}\"}} {}", table.name, table.rows);
@@ -54,14 +58,20 @@ fn store_metrics(text: &mut String, store: &Store) {
 }
 
 fn service_metrics(text: &mut String, snapshot: &Snapshot) {
-    let _ = writeln!(text, "# HELP weir_service_utilization Offered load over capacity\n# TYPE weir_service_utilization gauge");
+    let _ = writeln!(
+        text,
+        "# HELP weir_service_utilization Offered load over capacity\n# TYPE weir_service_utilization gauge"
+    );
     for service in &snapshot.services {
         if let Some(utilization) = service.estimate.utilization {
             let _ = writeln!(text, "weir_service_utilization{{service=\"{}\"}} {utilization}", label(&service.service));
         }
     }
     let open = snapshot.findings.iter().filter(|f| f.closed_unix_nano.is_none()).count();
-    let _ = writeln!(text, "# HELP weir_findings_open Findings that are open\n# TYPE weir_findings_open gauge\nweir_findings_open {open}");
+    let _ = writeln!(
+        text,
+        "# HELP weir_findings_open Findings that are open\n# TYPE weir_findings_open gauge\nweir_findings_open {open}"
+    );
 }
 
 fn label(value: &str) -> String {

@@ -165,7 +165,13 @@ fn to_merge(mut files: Vec<DataFile>, enough: usize) -> Vec<DataFile> {
     }
     files.sort_by_key(|file| file.time_range);
     let mut rows = 0;
-    files.into_iter().take_while(|file| { rows += file.rows; rows <= MERGE_ROWS }).collect()
+    files
+        .into_iter()
+        .take_while(|file| {
+            rows += file.rows;
+            rows <= MERGE_ROWS
+        })
+        .collect()
 }
 
 fn read_files(table: Table, paths: &[PathBuf]) -> Result<RecordBatch, StoreError> {

@@ -155,7 +155,14 @@ mod tests {
 
     #[test]
     fn cells_are_quoted_and_formulas_disarmed() {
-        let cases = [("a", "a"), ("a,b", "\"a,b\""), ("say \"x\"", "\"say \"\"x\"\"\""), ("=1+1", "'=1+1"), ("-5", "-5"), ("-x", "'-x")];
+        let cases = [
+            ("a", "a"),
+            ("a,b", "\"a,b\""),
+            ("say \"x\"", "\"say \"\"x\"\"\""),
+            ("=1+1", "'=1+1"),
+            ("-5", "-5"),
+            ("-x", "'-x"),
+        ];
         for (text, cell) in cases {
             assert_eq!(csv_cell(text), cell);
         }

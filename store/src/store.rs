@@ -116,8 +116,14 @@ impl Store {
         })?;
         let last_error = Arc::new(Mutex::new(None));
         let (orders, orders_in) = mpsc::channel(16);
-        let committer =
-            Committer { config: config.clone(), wal_dir, views: views.clone(), tables, last_error: last_error.clone(), replaced: Vec::new() };
+        let committer = Committer {
+            config: config.clone(),
+            wal_dir,
+            views: views.clone(),
+            tables,
+            last_error: last_error.clone(),
+            replaced: Vec::new(),
+        };
         runtime.spawn(committer.run(orders_in));
         let engine = Engine::new(config.sql.clone(), tables_dir)?;
         let inner = Inner {
@@ -174,7 +180,8 @@ impl Store {
     }
 
     async fn append(&self, payload: Payload, batch: Option<Batch>) -> Result<Appended, AppendError> {
-        let (held_bytes, limit_bytes) = (self.inner.views.current().memory_bytes(), self.inner.config.memory_limit_bytes);
+        let (held_bytes, limit_bytes) =
+            (self.inner.views.current().memory_bytes(), self.inner.config.memory_limit_bytes);
         if held_bytes > limit_bytes {
             return Err(AppendError::Overloaded { held_bytes, limit_bytes });
         }
@@ -197,7 +204,11 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::sql`].
-    pub async fn scan_spans(&self, from: UnixNanos, to: UnixNanos) -> Result<BoxStream<'static, Result<Batch, SqlError>>, SqlError> {
+    pub async fn scan_spans(
+        &self,
+        from: UnixNanos,
+        to: UnixNanos,
+    ) -> Result<BoxStream<'static, Result<Batch, SqlError>>, SqlError> {
         let statement = format!(
             "SELECT * FROM spans WHERE start_unix_nano >= {from} AND start_unix_nano < {to} ORDER BY start_unix_nano"
         );
@@ -212,7 +223,8 @@ impl Store {
     /// As [`Store::sql`].
     pub async fn trace(&self, trace_id: [u8; 16]) -> Result<Vec<RecordBatch>, SqlError> {
         let id = hex::encode(trace_id);
-        let statement = format!("SELECT * FROM spans WHERE trace_id = '{id}' ORDER BY start_unix_nano, duration_ns DESC");
+        let statement =
+            format!("SELECT * FROM spans WHERE trace_id = '{id}' ORDER BY start_unix_nano, duration_ns DESC");
         let mut answer = self.sql(&statement, None).await?;
         let mut seen = std::collections::HashSet::new();
         let mut batches = Vec::new();
@@ -220,7 +232,8 @@ impl Store {
             let rows = rows?;
             let (ids, services) = (rows["span_id"].as_binary::<i32>(), rows["service"].as_string::<i32>());
             let starts = rows["start_unix_nano"].as_primitive::<arrow::datatypes::Int64Type>();
-            let new = |row: usize| seen.insert((ids.value(row).to_vec(), starts.value(row), services.value(row).to_owned()));
+            let new =
+                |row: usize| seen.insert((ids.value(row).to_vec(), starts.value(row), services.value(row).to_owned()));
             let keep: BooleanArray = (0..rows.num_rows()).map(new).map(Some).collect();
             batches.push(filter_record_batch(&rows, &keep).map_err(|e| SqlError::Execution(e.to_string()))?);
         }
@@ -235,7 +248,10 @@ impl Store {
         self.order(Order::Flush).await
     }
 
-    async fn order(&self, order: impl FnOnce(oneshot::Sender<Result<(), StoreError>>) -> Order) -> Result<(), StoreError> {
+    async fn order(
+        &self,
+        order: impl FnOnce(oneshot::Sender<Result<(), StoreError>>) -> Order,
+    ) -> Result<(), StoreError> {
         let (reply, done) = oneshot::channel();
         self.inner.orders.send(order(reply)).await.map_err(|_| StoreError::Closed)?;
         done.await.unwrap_or(Err(StoreError::Closed))
@@ -256,7 +272,15 @@ impl Store {
         });
         let last_error = self.inner.last_error.lock().clone();
         let memory_bytes = view.memory_bytes();
-        Status { wal_bytes, memory_bytes, memory_rows, tables: tables.to_vec(), quarantined: Vec::new(), replaying: false, last_error }
+        Status {
+            wal_bytes,
+            memory_bytes,
+            memory_rows,
+            tables: tables.to_vec(),
+            quarantined: Vec::new(),
+            replaying: false,
+            last_error,
+        }
     }
 
     /// Keeps a small value across restarts.

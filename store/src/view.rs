@@ -1,10 +1,7 @@
 //! [`View`]: what a query sees, whole: rows in memory and the files of every table. Views are
 //! replaced, never changed, so a query that holds one misses nothing and counts nothing twice.
 
-use std::{
-    sync::Arc,
-    time::Instant,
-};
+use std::{sync::Arc, time::Instant};
 
 use arc_swap::ArcSwap;
 use arrow::record_batch::RecordBatch;

@@ -47,7 +47,16 @@ impl Process {
     /// Starts it and waits for the line that says it serves.
     pub(crate) fn start(dir: &Path) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
-        command.args(["serve", "--otlp-grpc", "127.0.0.1:0", "--otlp-http", "127.0.0.1:0", "--web", "127.0.0.1:0", "--data"]);
+        command.args([
+            "serve",
+            "--otlp-grpc",
+            "127.0.0.1:0",
+            "--otlp-http",
+            "127.0.0.1:0",
+            "--web",
+            "127.0.0.1:0",
+            "--data",
+        ]);
         let mut child = command.arg(dir).env("NO_COLOR", "1").stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut said = Vec::new();
@@ -60,7 +69,8 @@ impl Process {
         }
         // keep reading, or a full pipe would block it
         std::thread::spawn(move || lines.for_each(drop));
-        let doors: serde_json::Value = serde_json::from_slice(&std::fs::read(dir.join("server.json")).unwrap()).unwrap();
+        let doors: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(dir.join("server.json")).unwrap()).unwrap();
         let door = |name: &str| doors[name].as_str().unwrap().to_owned();
         Self { child, otlp_http: door("otlp_http"), web: door("web") }
     }
@@ -100,7 +110,9 @@ pub(crate) fn request(service: &str, spans: Vec<Span>) -> ExportTraceServiceRequ
     let attributes = vec![KeyValue { key: "service.name".into(), value, ..KeyValue::default() }];
     let resource = Some(Resource { attributes, ..Resource::default() });
     let scope_spans = vec![ScopeSpans { spans, ..ScopeSpans::default() }];
-    ExportTraceServiceRequest { resource_spans: vec![ResourceSpans { resource, scope_spans, ..ResourceSpans::default() }] }
+    ExportTraceServiceRequest {
+        resource_spans: vec![ResourceSpans { resource, scope_spans, ..ResourceSpans::default() }],
+    }
 }
 
 /// An HTTP client that fails rather than hang.

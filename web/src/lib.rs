@@ -1,1 +1,16 @@
-//! placeholder
+//! What people and their tools talk to: the HTTP API and the webhooks.
+//!
+//! Handlers read an `Arc<Snapshot>` from a `watch` and ask the store by SQL; they share no lock
+//! with ingestion. Every answer carries a strict content security policy.
+
+mod api;
+mod config;
+mod deps;
+mod error;
+mod security;
+mod serve;
+pub mod webhook;
+
+pub use config::{Config, Webhook};
+pub use deps::{Deps, Endpoints, ProxyView};
+pub use serve::serve;

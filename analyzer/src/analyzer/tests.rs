@@ -22,13 +22,15 @@ struct Row {
 
 fn batch(rows: &[Row]) -> RecordBatch {
     let schema = Table::Spans.schema();
-    let text = |value: fn(&Row) -> &'static str| Arc::new(StringArray::from_iter_values(rows.iter().map(value))) as ArrayRef;
+    let text =
+        |value: fn(&Row) -> &'static str| Arc::new(StringArray::from_iter_values(rows.iter().map(value))) as ArrayRef;
     let columns = schema.fields().iter().map(|field| -> ArrayRef {
         match field.name().as_str() {
             "trace_id" => Arc::new(BinaryArray::from_iter_values(rows.iter().map(|r| r.trace.to_be_bytes()))),
             "span_id" => Arc::new(BinaryArray::from_iter_values(rows.iter().map(|r| r.id.to_be_bytes()))),
             "parent_span_id" => {
-                let parents: Vec<Option<[u8; 8]>> = rows.iter().map(|r| (r.parent > 0).then(|| r.parent.to_be_bytes())).collect();
+                let parents: Vec<Option<[u8; 8]>> =
+                    rows.iter().map(|r| (r.parent > 0).then(|| r.parent.to_be_bytes())).collect();
                 Arc::new(BinaryArray::from_iter(parents))
             }
             "start_unix_nano" => Arc::new(Int64Array::from_iter_values(rows.iter().map(|r| r.start))),
@@ -86,7 +88,15 @@ fn chain(seed: u64, seconds: i64, rate: f64, slow: impl Fn(i64) -> f64) -> Vec<R
             let id = trace as u64 * 10 + place as u64 * 2 + 2;
             let (start, duration) = (*arrival as i64, (end - arrival) as i64);
             if place > 0 {
-                rows.push(Row { trace, id: id - 1, parent: id - 2, start, duration, service: CHAIN[place - 1], kind: "client" });
+                rows.push(Row {
+                    trace,
+                    id: id - 1,
+                    parent: id - 2,
+                    start,
+                    duration,
+                    service: CHAIN[place - 1],
+                    kind: "client",
+                });
             }
             let parent = if place > 0 { id - 1 } else { 0 };
             rows.push(Row { trace, id, parent, start, duration, service: CHAIN[place], kind: "server" });
@@ -156,7 +166,8 @@ fn service_time_and_utilization_are_those_of_the_simulation() {
     let steps = replay(&mut analyzer, &chain(9, 60, 120.0, |_| 1.0));
     let snapshots: Vec<_> = steps.iter().filter_map(|s| s.snapshot.as_ref()).skip(2).collect();
     for service in CHAIN {
-        let estimates = snapshots.iter().flat_map(|s| &s.services).filter(|s| s.service == service).map(|s| &s.estimate);
+        let estimates =
+            snapshots.iter().flat_map(|s| &s.services).filter(|s| s.service == service).map(|s| &s.estimate);
         let times: Vec<f64> = estimates.clone().filter_map(|e| e.service_time_ms).collect();
         let utilizations: Vec<f64> = estimates.filter_map(|e| e.utilization).collect();
         let (s, rho) = (mean(&times).unwrap(), mean(&utilizations).unwrap());
@@ -174,7 +185,9 @@ fn calls_are_counted_once_whatever_the_order_and_duplicates() {
         batches.iter().for_each(|b| analyzer.push(b));
         let rows = analyzer.finish().rows;
         let edges = rows.iter().filter(|b| b.table == Table::Edges);
-        edges.flat_map(|b| b.rows["count"].as_any().downcast_ref::<Int64Array>().unwrap().values().to_vec()).sum::<i64>()
+        edges
+            .flat_map(|b| b.rows["count"].as_any().downcast_ref::<Int64Array>().unwrap().values().to_vec())
+            .sum::<i64>()
     };
     let forward = batch(&rows);
     let reversed: Vec<Row> = rows.into_iter().rev().collect();

@@ -58,7 +58,8 @@ mod tests {
         let timeless = LogRecord { body, trace_id: vec![1; 16], ..LogRecord::default() };
         let observed = LogRecord { observed_time_unix_nano: 5, ..timeless.clone() };
         let scope_logs = vec![ScopeLogs { log_records: vec![timeless, observed], ..ScopeLogs::default() }];
-        let request = ExportLogsServiceRequest { resource_logs: vec![ResourceLogs { scope_logs, ..ResourceLogs::default() }] };
+        let request =
+            ExportLogsServiceRequest { resource_logs: vec![ResourceLogs { scope_logs, ..ResourceLogs::default() }] };
         let decoded = otlp::decode(Signal::Logs, Encoding::Protobuf, &request.encode_to_vec(), 9).unwrap();
         let rows = decoded.batch.unwrap().rows;
         assert_eq!(rows["time_unix_nano"].as_primitive::<Int64Type>().values(), &[9, 5]);

@@ -4,8 +4,8 @@ use opentelemetry_proto::tonic::{
     collector::metrics::v1::ExportMetricsServiceRequest,
     common::v1::KeyValue,
     metrics::v1::{
-        Exemplar, ExponentialHistogramDataPoint, HistogramDataPoint, Metric, NumberDataPoint, SummaryDataPoint, exemplar,
-        metric::Data, number_data_point,
+        Exemplar, ExponentialHistogramDataPoint, HistogramDataPoint, Metric, NumberDataPoint, SummaryDataPoint,
+        exemplar, metric::Data, number_data_point,
     },
 };
 use serde_json::json;
@@ -80,7 +80,12 @@ impl Writer {
         };
         self.rows.double("value", value);
         self.rows.long("value_int", exact);
-        let point = Point { time: p.time_unix_nano, start: p.start_time_unix_nano, attributes: &p.attributes, exemplars: &p.exemplars };
+        let point = Point {
+            time: p.time_unix_nano,
+            start: p.start_time_unix_nano,
+            attributes: &p.attributes,
+            exemplars: &p.exemplars,
+        };
         self.end(source, metric, shape, point);
     }
 
@@ -91,7 +96,12 @@ impl Writer {
         self.rows.double("max", p.max);
         self.rows.doubles("bounds", p.explicit_bounds.iter().copied());
         self.rows.doubles("bucket_counts", p.bucket_counts.iter().map(|n| *n as f64));
-        let point = Point { time: p.time_unix_nano, start: p.start_time_unix_nano, attributes: &p.attributes, exemplars: &p.exemplars };
+        let point = Point {
+            time: p.time_unix_nano,
+            start: p.start_time_unix_nano,
+            attributes: &p.attributes,
+            exemplars: &p.exemplars,
+        };
         self.end(source, metric, shape, point);
     }
 
@@ -110,7 +120,12 @@ impl Writer {
             self.rows.int("negative_offset", Some(negative.offset));
             self.rows.doubles("negative_bucket_counts", negative.bucket_counts.iter().map(|n| *n as f64));
         }
-        let point = Point { time: p.time_unix_nano, start: p.start_time_unix_nano, attributes: &p.attributes, exemplars: &p.exemplars };
+        let point = Point {
+            time: p.time_unix_nano,
+            start: p.start_time_unix_nano,
+            attributes: &p.attributes,
+            exemplars: &p.exemplars,
+        };
         self.end(source, metric, shape, point);
     }
 
@@ -119,7 +134,8 @@ impl Writer {
         self.rows.long("count", Some(nanos(p.count)));
         self.rows.doubles("bounds", p.quantile_values.iter().map(|q| q.quantile));
         self.rows.doubles("bucket_counts", p.quantile_values.iter().map(|q| q.value));
-        let point = Point { time: p.time_unix_nano, start: p.start_time_unix_nano, attributes: &p.attributes, exemplars: &[] };
+        let point =
+            Point { time: p.time_unix_nano, start: p.start_time_unix_nano, attributes: &p.attributes, exemplars: &[] };
         self.end(source, metric, shape, point);
     }
 
@@ -178,7 +194,9 @@ mod tests {
         array::AsArray,
         datatypes::{Float64Type, Int64Type},
     };
-    use opentelemetry_proto::tonic::metrics::v1::{Gauge, Histogram, ResourceMetrics, ScopeMetrics, Sum, Summary, summary_data_point::ValueAtQuantile};
+    use opentelemetry_proto::tonic::metrics::v1::{
+        Gauge, Histogram, ResourceMetrics, ScopeMetrics, Sum, Summary, summary_data_point::ValueAtQuantile,
+    };
     use prost::Message;
 
     use super::*;
@@ -189,16 +207,42 @@ mod tests {
         let number = |value| NumberDataPoint { time_unix_nano: 5, value: Some(value), ..NumberDataPoint::default() };
         let gauge = Data::Gauge(Gauge { data_points: vec![number(number_data_point::Value::AsDouble(0.5))] });
         let exact = i64::MAX - 1;
-        let sum = Data::Sum(Sum { data_points: vec![number(number_data_point::Value::AsInt(exact))], aggregation_temporality: 2, is_monotonic: true });
-        let point = HistogramDataPoint { count: 3, sum: Some(6.0), bucket_counts: vec![1, 2], explicit_bounds: vec![2.5], ..HistogramDataPoint::default() };
+        let sum = Data::Sum(Sum {
+            data_points: vec![number(number_data_point::Value::AsInt(exact))],
+            aggregation_temporality: 2,
+            is_monotonic: true,
+        });
+        let point = HistogramDataPoint {
+            count: 3,
+            sum: Some(6.0),
+            bucket_counts: vec![1, 2],
+            explicit_bounds: vec![2.5],
+            ..HistogramDataPoint::default()
+        };
         let histogram = Data::Histogram(Histogram { data_points: vec![point], aggregation_temporality: 1 });
-        let exponential = ExponentialHistogramDataPoint { count: 2, scale: 3, zero_count: 1, ..ExponentialHistogramDataPoint::default() };
-        let exponential = Data::ExponentialHistogram(opentelemetry_proto::tonic::metrics::v1::ExponentialHistogram { data_points: vec![exponential], aggregation_temporality: 1 });
+        let exponential = ExponentialHistogramDataPoint {
+            count: 2,
+            scale: 3,
+            zero_count: 1,
+            ..ExponentialHistogramDataPoint::default()
+        };
+        let exponential = Data::ExponentialHistogram(opentelemetry_proto::tonic::metrics::v1::ExponentialHistogram {
+            data_points: vec![exponential],
+            aggregation_temporality: 1,
+        });
         let quantile_values = vec![ValueAtQuantile { quantile: 0.99, value: 7.0 }];
-        let summary = Data::Summary(Summary { data_points: vec![SummaryDataPoint { count: 4, sum: 9.0, quantile_values, ..SummaryDataPoint::default() }] });
-        let metrics = [gauge, sum, histogram, exponential, summary].map(|data| Metric { name: "m".into(), data: Some(data), ..Metric::default() });
+        let summary = Data::Summary(Summary {
+            data_points: vec![SummaryDataPoint { count: 4, sum: 9.0, quantile_values, ..SummaryDataPoint::default() }],
+        });
+        let metrics = [gauge, sum, histogram, exponential, summary].map(|data| Metric {
+            name: "m".into(),
+            data: Some(data),
+            ..Metric::default()
+        });
         let scope_metrics = vec![ScopeMetrics { metrics: metrics.to_vec(), ..ScopeMetrics::default() }];
-        let request = ExportMetricsServiceRequest { resource_metrics: vec![ResourceMetrics { scope_metrics, ..ResourceMetrics::default() }] };
+        let request = ExportMetricsServiceRequest {
+            resource_metrics: vec![ResourceMetrics { scope_metrics, ..ResourceMetrics::default() }],
+        };
         let decoded = otlp::decode(Signal::Metrics, Encoding::Protobuf, &request.encode_to_vec(), 9).unwrap();
         let rows = decoded.batch.unwrap().rows;
         let kinds: Vec<_> = rows["kind"].as_string::<i32>().iter().flatten().collect();

@@ -131,8 +131,14 @@ fn sample_weight(trace_state: &str) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use arrow::{array::{Array, AsArray}, datatypes::{Int32Type, Int64Type}};
-    use opentelemetry_proto::tonic::{common::v1::AnyValue, trace::v1::{ResourceSpans, ScopeSpans}};
+    use arrow::{
+        array::{Array, AsArray},
+        datatypes::{Int32Type, Int64Type},
+    };
+    use opentelemetry_proto::tonic::{
+        common::v1::AnyValue,
+        trace::v1::{ResourceSpans, ScopeSpans},
+    };
     use prost::Message;
 
     use super::*;
@@ -179,7 +185,10 @@ mod tests {
         assert!(rows["http_route"].is_null(0), "an int does not fit a text column");
         let types = rows["attribute_types"].as_string::<i32>();
         let attributes = crate::attribute::map_to_json(rows["attributes"].as_map(), Some(types), 0);
-        assert_eq!(serde_json::Value::Object(attributes), serde_json::json!({"http.route": 7, "x": 0.5, "http.method": "GET"}));
+        assert_eq!(
+            serde_json::Value::Object(attributes),
+            serde_json::json!({"http.route": 7, "x": 0.5, "http.method": "GET"})
+        );
         assert_eq!(rows["service"].as_string::<i32>().value(0), otlp::UNKNOWN_SERVICE);
     }
 
@@ -207,12 +216,21 @@ mod tests {
         cut.truncate(cut.len() - 3);
         assert!(error(Encoding::Protobuf, &cut).contains("resource_spans"), "{}", error(Encoding::Protobuf, &cut));
         assert!(error(Encoding::Json, b"{\"resourceSpans\":[{").contains("line 1"));
-        assert!(otlp::decode(Signal::Traces, Encoding::Protobuf, b"", 9).unwrap().batch.is_none(), "an empty request is fine");
+        assert!(
+            otlp::decode(Signal::Traces, Encoding::Protobuf, b"", 9).unwrap().batch.is_none(),
+            "an empty request is fine"
+        );
     }
 
     #[test]
     fn a_threshold_becomes_a_weight() {
-        let cases = [("ot=th:8", Some(2.0)), ("a=b,ot=rv:1;th:c", Some(4.0)), ("ot=th:0", Some(1.0)), ("", None), ("ot=th:zz", None)];
+        let cases = [
+            ("ot=th:8", Some(2.0)),
+            ("a=b,ot=rv:1;th:c", Some(4.0)),
+            ("ot=th:0", Some(1.0)),
+            ("", None),
+            ("ot=th:zz", None),
+        ];
         for (state, weight) in cases {
             assert_eq!(sample_weight(state), weight, "{state}");
         }

@@ -42,7 +42,8 @@ impl DeltaTable {
     pub(crate) async fn open(table: Table, dir: PathBuf, node: &str) -> Result<Self, StoreError> {
         std::fs::create_dir_all(&dir).map_err(|source| StoreError::Io { path: dir.clone(), source })?;
         let failed = |message: String| StoreError::Delta { table: table.name(), message };
-        let url = Url::from_directory_path(&dir).map_err(|()| failed(format!("{} is not an absolute path", dir.display())))?;
+        let url = Url::from_directory_path(&dir)
+            .map_err(|()| failed(format!("{} is not an absolute path", dir.display())))?;
         let store = Arc::new(FsyncLocal::new());
         let builder = DeltaTableBuilder::from_url(url.clone()).map_err(|e| failed(e.to_string()))?;
         let mut delta = builder.with_storage_backend(store, url).build().map_err(|e| failed(e.to_string()))?;
@@ -53,7 +54,10 @@ impl DeltaTable {
             let schema: StructType = table.schema().as_ref().try_into_kernel().map_err(|e| failed(e.to_string()))?;
             let create = delta.create().with_table_name(table.name()).with_columns(schema.fields().cloned());
             let create = create
-                .with_configuration_property(TableProperty::CheckpointInterval, Some(COMMITS_PER_CHECKPOINT.to_string()))
+                .with_configuration_property(
+                    TableProperty::CheckpointInterval,
+                    Some(COMMITS_PER_CHECKPOINT.to_string()),
+                )
                 .with_configuration_property(TableProperty::LogRetentionDuration, Some("interval 1 hour"))
                 .with_configuration_property(TableProperty::DeletedFileRetentionDuration, Some("interval 4 hours"));
             delta = create.await.map_err(|e| failed(e.to_string()))?;
@@ -136,7 +140,12 @@ impl DeltaTable {
         })
     }
 
-    async fn commit(&mut self, actions: Vec<Action>, properties: CommitProperties, operation: DeltaOperation) -> Result<(), StoreError> {
+    async fn commit(
+        &mut self,
+        actions: Vec<Action>,
+        properties: CommitProperties,
+        operation: DeltaOperation,
+    ) -> Result<(), StoreError> {
         let commit = CommitBuilder::from(properties).with_actions(actions);
         let commit = commit.build(Some(&self.state), self.log.clone(), operation).await;
         self.state = commit.map_err(|e| self.failed(&e))?.snapshot();

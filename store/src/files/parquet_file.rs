@@ -3,11 +3,7 @@
 //! Spans of one trace stand together, traces by their start: a trace is read from one page, a time
 //! range from few. Zstandard 1: level 3 gains less than a percent once dictionaries and deltas fit.
 
-use std::{
-    collections::HashMap,
-    fs::File,
-    path::Path,
-};
+use std::{collections::HashMap, fs::File, path::Path};
 
 use arrow::{
     array::{Array, ArrayRef, AsArray, UInt32Array},
@@ -89,7 +85,8 @@ pub(crate) fn stats_json(table: Table, rows: &RecordBatch) -> String {
             high.insert(name.into(), most);
         }
     }
-    serde_json::json!({"numRecords": rows.num_rows(), "minValues": low, "maxValues": high, "nullCount": nulls}).to_string()
+    serde_json::json!({"numRecords": rows.num_rows(), "minValues": low, "maxValues": high, "nullCount": nulls})
+        .to_string()
 }
 
 fn bounds(column: &ArrayRef) -> Option<(serde_json::Value, serde_json::Value)> {

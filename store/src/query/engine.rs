@@ -11,7 +11,10 @@ use std::{
 
 use arrow::{datatypes::SchemaRef, record_batch::RecordBatch};
 use datafusion::{
-    catalog::{MemoryCatalogProvider, MemoryCatalogProviderList, MemorySchemaProvider, CatalogProvider, CatalogProviderList, SchemaProvider},
+    catalog::{
+        CatalogProvider, CatalogProviderList, MemoryCatalogProvider, MemoryCatalogProviderList, MemorySchemaProvider,
+        SchemaProvider,
+    },
     common::DataFusionError,
     execution::{
         SessionStateBuilder,
@@ -102,7 +105,12 @@ impl Engine {
     }
 
     /// Starts a statement over a view.
-    pub(crate) async fn run(&self, text: &str, view: Arc<View>, limits: Option<SqlConfig>) -> Result<SqlAnswer, SqlError> {
+    pub(crate) async fn run(
+        &self,
+        text: &str,
+        view: Arc<View>,
+        limits: Option<SqlConfig>,
+    ) -> Result<SqlAnswer, SqlError> {
         let limits = limits.unwrap_or_else(|| self.limits.clone());
         let mut statement = guard::parse(text, &limits)?;
         rewrite::rewrite(&mut statement)?;
@@ -151,7 +159,8 @@ impl Engine {
         let _ = catalogue.register_schema("public", Arc::new(schema));
         let catalogues = MemoryCatalogProviderList::new();
         catalogues.register_catalog(CATALOGUE.to_owned(), Arc::new(catalogue));
-        let state = SessionStateBuilder::new_from_existing(self.base.clone()).with_catalog_list(Arc::new(catalogues)).build();
+        let state =
+            SessionStateBuilder::new_from_existing(self.base.clone()).with_catalog_list(Arc::new(catalogues)).build();
         SessionContext::new_with_state(state)
     }
 }
@@ -213,8 +222,10 @@ fn base_state(limits: &SqlConfig, threads: usize) -> Result<SessionState, DataFu
     options.execution.parquet.binary_as_string = false;
     options.sql_parser.map_string_types_to_utf8view = false;
     options.sql_parser.dialect = datafusion::common::config::Dialect::PostgreSQL;
-    let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(limits.memory_bytes))).build_arc()?;
-    let mut state = SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features().build();
+    let runtime =
+        RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(limits.memory_bytes))).build_arc()?;
+    let mut state =
+        SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features().build();
     for function in functions::scalars() {
         datafusion::execution::FunctionRegistry::register_udf(&mut state, Arc::new(function))?;
     }
@@ -227,7 +238,9 @@ fn sql_error(error: &DataFusionError) -> SqlError {
     let text = root.strip_backtrace();
     match root {
         DataFusionError::ResourcesExhausted(_) => SqlError::Memory(text),
-        DataFusionError::SQL(..) | DataFusionError::Plan(_) | DataFusionError::SchemaError(..) => SqlError::Syntax(text),
+        DataFusionError::SQL(..) | DataFusionError::Plan(_) | DataFusionError::SchemaError(..) => {
+            SqlError::Syntax(text)
+        }
         _ => SqlError::Execution(text),
     }
 }

@@ -126,9 +126,13 @@ impl ScalarUDFImpl for TimeBucket {
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let [width, times] = args.args.as_slice() else { return plan_err!("time_bucket takes two arguments") };
-        let ColumnarValue::Scalar(width) = width else { return plan_err!("the width of time_bucket must be a literal") };
+        let ColumnarValue::Scalar(width) = width else {
+            return plan_err!("the width of time_bucket must be a literal");
+        };
         let width = width.try_as_str().flatten().and_then(width_ns);
-        let Some(width) = width else { return plan_err!("the width of time_bucket must be such as '10 seconds' or '1 minute'") };
+        let Some(width) = width else {
+            return plan_err!("the width of time_bucket must be such as '10 seconds' or '1 minute'");
+        };
         let times = times.to_array(args.number_rows)?;
         let times = times.as_primitive::<Int64Type>();
         let starts: Int64Array = times.unary(|time| time.div_euclid(width).saturating_mul(width));
@@ -156,7 +160,13 @@ mod tests {
 
     #[test]
     fn widths_are_read_or_refused() {
-        let cases = [("1 minute", Some(60_000_000_000)), ("10 seconds", Some(10_000_000_000)), ("0 seconds", None), ("1 eon", None), ("1", None)];
+        let cases = [
+            ("1 minute", Some(60_000_000_000)),
+            ("10 seconds", Some(10_000_000_000)),
+            ("0 seconds", None),
+            ("1 eon", None),
+            ("1", None),
+        ];
         for (text, width) in cases {
             assert_eq!(width_ns(text), width, "{text}");
         }

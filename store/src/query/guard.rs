@@ -20,8 +20,10 @@ const MAX_CHAIN: usize = 1_000;
 pub(super) fn parse(text: &str, limits: &SqlConfig) -> Result<Statement, SqlError> {
     check_tokens(text, limits)?;
     let dialect = PostgreSqlDialect {};
-    let parser: Result<DFParser<'_>, _> = DFParserBuilder::new(text).with_dialect(&dialect).with_recursion_limit(2 * limits.max_depth).build();
-    let mut statements = parser.and_then(|mut parser| parser.parse_statements()).map_err(|e| SqlError::Syntax(e.strip_backtrace()))?;
+    let parser: Result<DFParser<'_>, _> =
+        DFParserBuilder::new(text).with_dialect(&dialect).with_recursion_limit(2 * limits.max_depth).build();
+    let mut statements =
+        parser.and_then(|mut parser| parser.parse_statements()).map_err(|e| SqlError::Syntax(e.strip_backtrace()))?;
     let only = statements.pop_front().ok_or_else(|| SqlError::Syntax("the statement is empty".into()))?;
     if !statements.is_empty() {
         return Err(SqlError::NotReadOnly("more than one statement".into()));
@@ -149,7 +151,12 @@ mod tests {
     fn what_would_overflow_a_stack_is_refused_before_parsing() {
         let long = |item: &str| format!("SELECT 1{}", item.repeat(3000));
         let parens = format!("SELECT {}1{}", "(".repeat(200), ")".repeat(200));
-        for text in [long("+1"), long(" UNION ALL SELECT 1"), format!("SELECT 1 WHERE true{}", " AND true".repeat(3000)), parens] {
+        for text in [
+            long("+1"),
+            long(" UNION ALL SELECT 1"),
+            format!("SELECT 1 WHERE true{}", " AND true".repeat(3000)),
+            parens,
+        ] {
             let refused = parse(&text, &SqlConfig::default());
             assert!(matches!(refused, Err(SqlError::TooManyTokens { .. } | SqlError::TooDeep { .. })), "{refused:?}");
         }
@@ -159,7 +166,14 @@ mod tests {
 
     #[test]
     fn reading_is_allowed() {
-        for text in ["SELECT 1", "WITH a AS (SELECT 1) SELECT * FROM a", "VALUES (1)", "EXPLAIN SELECT 1", "SHOW TABLES", "DESCRIBE spans"] {
+        for text in [
+            "SELECT 1",
+            "WITH a AS (SELECT 1) SELECT * FROM a",
+            "VALUES (1)",
+            "EXPLAIN SELECT 1",
+            "SHOW TABLES",
+            "DESCRIBE spans",
+        ] {
             assert!(parse(text, &SqlConfig::default()).is_ok(), "{text}: {:?}", parse(text, &SqlConfig::default()));
         }
     }

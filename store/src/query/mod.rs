@@ -6,5 +6,5 @@ mod guard;
 mod provider;
 mod rewrite;
 
-pub use engine::SqlAnswer;
 pub(crate) use engine::Engine;
+pub use engine::SqlAnswer;

@@ -77,10 +77,18 @@ impl TableOfView {
         Ok(MemorySourceConfig::try_new_exec(&partitions, self.schema(), projection.cloned())?)
     }
 
-    fn files(&self, session: &dyn Session, projection: Option<&Vec<usize>>, filters: &[Expr]) -> Result<Arc<dyn ExecutionPlan>> {
+    fn files(
+        &self,
+        session: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+    ) -> Result<Arc<dyn ExecutionPlan>> {
         let options = session.config_options().execution.parquet.clone();
         let mut source = ParquetSource::new(self.schema())
-            .with_table_parquet_options(datafusion::common::config::TableParquetOptions { global: options, ..Default::default() })
+            .with_table_parquet_options(datafusion::common::config::TableParquetOptions {
+                global: options,
+                ..Default::default()
+            })
             .with_pushdown_filters(true)
             .with_bloom_filter_on_read(true)
             .with_enable_page_index(true);
@@ -111,7 +119,8 @@ impl TableOfView {
 
     fn partitioned(&self, file: &DataFile) -> PartitionedFile {
         let path = self.dir.join(&file.name);
-        PartitionedFile::new(path.to_string_lossy().into_owned(), file.bytes).with_statistics(Arc::new(self.file_statistics(file)))
+        PartitionedFile::new(path.to_string_lossy().into_owned(), file.bytes)
+            .with_statistics(Arc::new(self.file_statistics(file)))
     }
 
     fn file_statistics(&self, file: &DataFile) -> Statistics {
@@ -125,7 +134,11 @@ impl TableOfView {
         }
         let rows = usize::try_from(file.rows).unwrap_or(usize::MAX);
         let bytes = usize::try_from(file.bytes).unwrap_or(usize::MAX);
-        Statistics { num_rows: Precision::Exact(rows), total_byte_size: Precision::Inexact(bytes), column_statistics: columns }
+        Statistics {
+            num_rows: Precision::Exact(rows),
+            total_byte_size: Precision::Inexact(bytes),
+            column_statistics: columns,
+        }
     }
 
     fn statistics(&self) -> Statistics {

@@ -4,8 +4,8 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    AccessExpr, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident,
-    ObjectName, Statement, Subscript, Value, visit_expressions_mut,
+    AccessExpr, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList,
+    FunctionArguments, Ident, ObjectName, Statement, Subscript, Value, visit_expressions_mut,
 };
 use weir_schema::{Table, columns};
 
@@ -56,7 +56,9 @@ fn literal_for(column: &Expr, literal: &mut Expr) -> Result<(), SqlError> {
         value.value = Value::HexStringLiteral(text.clone());
     } else if name.ends_with("_unix_nano") {
         let time: jiff::Timestamp = text.parse().map_err(|_| {
-            SqlError::Syntax(format!("{name} is compared with {text:?}, which is not a time such as 2022-08-23T12:00:00Z"))
+            SqlError::Syntax(format!(
+                "{name} is compared with {text:?}, which is not a time such as 2022-08-23T12:00:00Z"
+            ))
         })?;
         value.value = Value::Number(time.as_nanosecond().to_string(), false);
     }
@@ -73,7 +75,9 @@ fn column_name(expr: &Expr) -> Option<&str> {
 
 /// `attributes['k']`: the column filled from `k`, else (or where the value did not fit it) the map.
 fn attribute(root: &Expr, access_chain: &[AccessExpr]) -> Option<Expr> {
-    let [access @ .., AccessExpr::Subscript(Subscript::Index { index: Expr::Value(key) })] = access_chain else { return None };
+    let [access @ .., AccessExpr::Subscript(Subscript::Index { index: Expr::Value(key) })] = access_chain else {
+        return None;
+    };
     let Value::SingleQuotedString(key) = &key.value else { return None };
     let mut path = match root {
         Expr::Identifier(name) => vec![name.clone()],
@@ -139,10 +143,19 @@ mod tests {
     fn ids_times_and_attributes_become_what_prunes() {
         let cases = [
             ("SELECT 1 FROM spans WHERE trace_id = '0a'", "SELECT 1 FROM spans WHERE trace_id = X'0a'"),
-            ("SELECT 1 FROM spans s WHERE s.span_id IN ('0a', 'ff')", "SELECT 1 FROM spans s WHERE s.span_id IN (X'0a', X'ff')"),
-            ("SELECT 1 FROM spans WHERE start_unix_nano >= '1970-01-01T00:00:01Z'", "SELECT 1 FROM spans WHERE start_unix_nano >= 1000000000"),
+            (
+                "SELECT 1 FROM spans s WHERE s.span_id IN ('0a', 'ff')",
+                "SELECT 1 FROM spans s WHERE s.span_id IN (X'0a', X'ff')",
+            ),
+            (
+                "SELECT 1 FROM spans WHERE start_unix_nano >= '1970-01-01T00:00:01Z'",
+                "SELECT 1 FROM spans WHERE start_unix_nano >= 1000000000",
+            ),
             ("SELECT attributes['x'] FROM spans", "SELECT attr(attributes, 'x') FROM spans"),
-            ("SELECT attributes['http.route'] FROM spans", "SELECT coalesce(CAST(http_route AS VARCHAR), attr(attributes, 'http.route')) FROM spans"),
+            (
+                "SELECT attributes['http.route'] FROM spans",
+                "SELECT coalesce(CAST(http_route AS VARCHAR), attr(attributes, 'http.route')) FROM spans",
+            ),
             ("SELECT operation = '0a' FROM spans", "SELECT operation = '0a' FROM spans"),
         ];
         for (text, expect) in cases {

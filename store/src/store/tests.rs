@@ -46,7 +46,10 @@ async fn number(store: &Store, statement: &str) -> i64 {
 }
 
 async fn count(store: &Store) -> (i64, i64) {
-    (number(store, "SELECT count(*) FROM spans").await, number(store, "SELECT count(DISTINCT span_id) FROM spans").await)
+    (
+        number(store, "SELECT count(*) FROM spans").await,
+        number(store, "SELECT count(DISTINCT span_id) FROM spans").await,
+    )
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -62,7 +65,10 @@ async fn rows_are_visible_at_once_and_after_flush_and_restart() {
     store.close().await.unwrap();
     let store = Store::open(config(dir.path())).await.unwrap();
     assert_eq!(count(&store).await, (150, 150), "after a restart");
-    assert_eq!(number(&store, "SELECT count(*) FROM spans WHERE trace_id = '01010101010101010101010101010101'").await, 1);
+    assert_eq!(
+        number(&store, "SELECT count(*) FROM spans WHERE trace_id = '01010101010101010101010101010101'").await,
+        1
+    );
     assert_eq!(number(&store, "SELECT count(*) FROM spans WHERE start_unix_nano >= 120").await, 30);
 }
 
@@ -95,7 +101,8 @@ async fn a_torn_tail_is_cut_wherever_it_tears() {
     let step = ((bytes.len() as u64 - whole) / 24).max(1);
     for cut in (whole..bytes.len() as u64).step_by(usize::try_from(step).unwrap()) {
         std::fs::write(&segment, &bytes[..usize::try_from(cut).unwrap()]).unwrap();
-        let replayed: Vec<_> = wal::Replay::open(&wal::segments(&dir.path().join("wal")).unwrap()[0]).unwrap().collect();
+        let replayed: Vec<_> =
+            wal::Replay::open(&wal::segments(&dir.path().join("wal")).unwrap()[0]).unwrap().collect();
         assert_eq!(replayed.len(), 1, "cut at {cut}");
     }
     std::fs::write(&segment, &bytes[..bytes.len() - 1]).unwrap();
@@ -148,7 +155,9 @@ async fn a_folder_has_one_writer_and_says_who() {
     assert_eq!(Store::locked_by(dir.path()), None);
     let store = Store::open(config(dir.path())).await.unwrap();
     store.set_server_url("http://127.0.0.1:7070").unwrap();
-    let Err(OpenError::Locked { url, .. }) = Store::open(config(dir.path())).await else { panic!("the folder is locked") };
+    let Err(OpenError::Locked { url, .. }) = Store::open(config(dir.path())).await else {
+        panic!("the folder is locked")
+    };
     assert_eq!(url.as_deref(), Some("http://127.0.0.1:7070"));
     assert_eq!(Store::locked_by(dir.path()).unwrap().pid, std::process::id());
 }

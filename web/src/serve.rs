@@ -1,0 +1,93 @@
+//! The server: routes, and an accept loop with a header timeout.
+
+use std::{io, time::Duration};
+
+use axum::{
+    Router,
+    extract::{DefaultBodyLimit, State},
+    http::{StatusCode, header},
+    middleware,
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::{conn::auto, graceful::GracefulShutdown},
+    service::TowerToHyperService,
+};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use crate::{
+    api,
+    deps::Deps,
+    security::{self, Door},
+};
+
+/// How long a client may take to send its headers.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long requests in the air may take once the server stops.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Bodies are statements and small orders.
+const MAX_BODY_BYTES: usize = 256 << 10;
+
+/// Serves until `shutdown`, then lets requests in the air end.
+///
+/// # Errors
+/// When the listener fails.
+pub async fn serve(listener: TcpListener, deps: Deps, shutdown: CancellationToken) -> io::Result<()> {
+    let door = if listener.local_addr()?.ip().is_loopback() { Door::Loopback } else { Door::Open };
+    let router = router(deps, door);
+    let mut server = auto::Builder::new(TokioExecutor::new());
+    server.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    server.http2().timer(TokioTimer::new());
+    let graceful = GracefulShutdown::new();
+    loop {
+        let stream = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    debug!(%error, "a connection was lost before it was accepted");
+                    continue;
+                }
+            },
+            () = shutdown.cancelled() => break,
+        };
+        let service = TowerToHyperService::new(router.clone());
+        let connection = graceful.watch(server.serve_connection(TokioIo::new(stream), service).into_owned());
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                debug!(%error, "connection ended");
+            }
+        });
+    }
+    // what is still open after that is cut
+    let _ = tokio::time::timeout(DRAIN, graceful.shutdown()).await;
+    Ok(())
+}
+
+fn router(deps: Deps, door: Door) -> Router {
+    Router::new()
+        .nest("/api/v1", api::router())
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(middleware::from_fn_with_state(door, security::guard))
+        .with_state(deps)
+}
+
+async fn ready(State(deps): State<Deps>) -> Response {
+    let waiting = (deps.ready)();
+    if waiting.is_empty() {
+        return "ready\n".into_response();
+    }
+    (StatusCode::SERVICE_UNAVAILABLE, waiting.join("\n") + "\n").into_response()
+}
+
+async fn metrics(State(deps): State<Deps>) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], (deps.metrics)()).into_response()
+}
