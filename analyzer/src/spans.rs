@@ -197,7 +197,7 @@ fn id(bytes: &[u8]) -> u64 {
     bytes.try_into().map_or(0, u64::from_be_bytes)
 }
 
-fn text<'a>(column: Option<&'a StringArray>, row: usize) -> Option<&'a str> {
+fn text(column: Option<&StringArray>, row: usize) -> Option<&str> {
     column.filter(|c| c.is_valid(row)).map(|c| c.value(row)).filter(|text| !text.is_empty())
 }
 

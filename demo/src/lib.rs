@@ -1,1 +1,1 @@
-//! placeholder
+//! The language-model mesh of `weir demo`: not written yet.

@@ -147,9 +147,10 @@ impl Committer {
     }
 
     fn delete_replaced(&mut self) {
-        let (gone, keep) = self.replaced.drain(..).partition(|(_, since)| since.elapsed() > REPLACED_FILE_LINGERS);
+        let (gone, keep): (Vec<_>, Vec<_>) =
+            self.replaced.drain(..).partition(|(_, since)| since.elapsed() > REPLACED_FILE_LINGERS);
         self.replaced = keep;
-        for (path, _) in Vec::<(PathBuf, std::time::Instant)>::from(gone) {
+        for (path, _) in gone {
             if let Err(error) = std::fs::remove_file(&path) {
                 warn!(path = %path.display(), %error, "a merged file could not be deleted");
             }

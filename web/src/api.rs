@@ -181,7 +181,7 @@ async fn sql(State(deps): State<Deps>, headers: HeaderMap, body: Bytes) -> Answe
     let answer = deps.store.sql(&statement, None).await?;
     if accept.contains("text/csv") {
         let head = render::csv_header(&answer.schema);
-        return Ok(streamed("text/csv; charset=utf-8", head, answer, |batch| render::csv_rows(batch)));
+        return Ok(streamed("text/csv; charset=utf-8", head, answer, render::csv_rows));
     }
     if accept.contains("arrow") {
         return arrow_stream(answer).await;
