@@ -1,1 +1,23 @@
-//! The sidecar proxy: not written yet; the policy it will obey is in `weir-policy`.
+//! The sidecar: it measures every request that passes and holds the traffic to a policy.
+//!
+//! [`Config`] (YAML) → [`Proxy::start`] binds the listeners, then runs N data threads, each with its
+//! own runtime, sockets and connection pool, and one control thread that exports telemetry, follows
+//! the policy stream and answers the admin address. A request walks match → admit → pick → forward →
+//! observe (`traffic`); what holds it back is pure and tested without a network (`regulate`); what is
+//! seen of it leaves as OTLP (`telemetry`).
+
+mod config;
+mod control;
+mod counters;
+mod proxy;
+mod regulate;
+mod telemetry;
+mod traffic;
+mod workload;
+
+pub use config::{
+    AccessLog, Config, ConfigError, Direction, Limits, Listener, Match, PolicySource, Protocol, Route, Telemetry,
+    Timeouts, Upstream,
+};
+pub use counters::Counters;
+pub use proxy::{Proxy, StartError};

@@ -1,0 +1,67 @@
+//! `weir-proxy --config proxy.yaml`: the sidecar as a process of its own.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{error, info};
+use tracing_subscriber::EnvFilter;
+use weir_proxy::{Config, Proxy, StartError};
+
+/// Exit codes are those of `weir`: 1 failure, 3 configuration.
+const FAILURE: u8 = 1;
+const CONFIG: u8 = 3;
+
+/// A sidecar proxy that measures every request and obeys a policy stream.
+#[derive(Debug, Parser)]
+#[command(name = "weir-proxy", version)]
+struct Args {
+    /// The YAML file that says what to proxy.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Checks the file and stops.
+    #[arg(long)]
+    check: bool,
+}
+
+fn main() -> ExitCode {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let args = Args::parse();
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err((code, why)) => {
+            error!("{why}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<(), (u8, String)> {
+    let path = args.config.display();
+    let text = std::fs::read_to_string(&args.config).map_err(|e| (CONFIG, format!("{path}: {e}")))?;
+    let config = Config::from_yaml(&text).map_err(|e| (CONFIG, format!("{path}: {e}")))?;
+    if args.check {
+        info!("{path} can be used");
+        return Ok(());
+    }
+    let proxy = Proxy::start(config).map_err(|error| match error {
+        StartError::Config(_) => (CONFIG, format!("{path}: {error}")),
+        _ => (FAILURE, error.to_string()),
+    })?;
+    info!(listening = ?proxy.addresses(), admin = ?proxy.admin_address(), "ready");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|e| (FAILURE, format!("cannot start the runtime: {e}")))?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).map_err(|e| (FAILURE, e.to_string()))?;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = tokio::signal::ctrl_c() => {}
+            () = proxy.drain_requested() => {}
+        }
+        info!("draining");
+        let counters = proxy.drain().await;
+        info!(?counters, "stopped");
+        Ok(())
+    })
+}

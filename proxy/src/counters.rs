@@ -1,0 +1,67 @@
+//! [`Counters`]: what the proxy counts of itself, exact at every moment.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use serde::Serialize;
+
+/// Counts since the start. `recorded = sent + rejected + dropped + waiting`, so nothing is lost unseen.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) requests: AtomicU64,
+    pub(crate) shed: AtomicU64,
+    pub(crate) spans_recorded: AtomicU64,
+    pub(crate) spans_sent: AtomicU64,
+    pub(crate) spans_rejected: AtomicU64,
+    pub(crate) spans_dropped: AtomicU64,
+    pub(crate) logs_sent: AtomicU64,
+    pub(crate) logs_dropped: AtomicU64,
+    pub(crate) policies_applied: AtomicU64,
+    pub(crate) policies_refused: AtomicU64,
+}
+
+/// The counts at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Counters {
+    /// Requests that came in.
+    pub requests: u64,
+    /// Requests that limits or breakers turned away.
+    pub shed: u64,
+    /// Spans that were to be exported.
+    pub spans_recorded: u64,
+    /// Spans that the collector acknowledged.
+    pub spans_sent: u64,
+    /// Spans that the collector took delivery of and refused (partial success).
+    pub spans_rejected: u64,
+    /// Spans given up: the queue was full, or the collector away for too long.
+    pub spans_dropped: u64,
+    /// Access logs that the collector acknowledged.
+    pub logs_sent: u64,
+    /// Access logs given up.
+    pub logs_dropped: u64,
+    /// Policy sets applied.
+    pub policies_applied: u64,
+    /// Policy sets refused whole.
+    pub policies_refused: u64,
+}
+
+impl Tally {
+    pub(crate) fn read(&self) -> Counters {
+        Counters {
+            requests: self.requests.load(Relaxed),
+            shed: self.shed.load(Relaxed),
+            spans_recorded: self.spans_recorded.load(Relaxed),
+            spans_sent: self.spans_sent.load(Relaxed),
+            spans_rejected: self.spans_rejected.load(Relaxed),
+            spans_dropped: self.spans_dropped.load(Relaxed),
+            logs_sent: self.logs_sent.load(Relaxed),
+            logs_dropped: self.logs_dropped.load(Relaxed),
+            policies_applied: self.policies_applied.load(Relaxed),
+            policies_refused: self.policies_refused.load(Relaxed),
+        }
+    }
+}
+
+/// Adds to a count.
+pub(crate) fn add(counter: &AtomicU64, n: usize) {
+    counter.fetch_add(n as u64, Relaxed);
+}

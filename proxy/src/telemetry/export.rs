@@ -1,0 +1,286 @@
+//! [`Exporter`]: takes records off the queue and sends them as OTLP/gRPC, a batch at a time.
+//!
+//! A batch leaves when it is full or old enough. While the collector is away it is tried again, with
+//! back-off, until `retry_ms` have passed; the queue behind it is bounded, and what does not fit is
+//! dropped and counted, so a data thread never waits.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use opentelemetry_proto::tonic::collector::{
+    logs::v1::{ExportLogsServiceRequest, logs_service_client::LogsServiceClient},
+    metrics::v1::metrics_service_client::MetricsServiceClient,
+    trace::v1::{ExportTraceServiceRequest, trace_service_client::TraceServiceClient},
+};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, MissedTickBehavior},
+};
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status, transport::Channel};
+use tracing::{info, warn};
+
+use crate::{
+    config::{AccessLog, Telemetry},
+    counters::{Tally, add},
+    telemetry::{Action, SpanRecord, encode},
+    workload::Workload,
+};
+
+/// The first wait before a batch is tried again; it doubles up to [`MAX_BACKOFF`].
+const MIN_BACKOFF: Duration = Duration::from_millis(100);
+
+/// 5 s: a collector that restarts is noticed soon.
+const MAX_BACKOFF: Duration = Duration::from_secs(5);
+
+/// One call to the collector may take this long: it answers after a disk has synced.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where data threads leave their records.
+#[derive(Clone)]
+pub(crate) struct SpanSender {
+    records: mpsc::Sender<SpanRecord>,
+    access_log: AccessLog,
+}
+
+/// The loop that sends them.
+pub(crate) struct Exporter {
+    config: Telemetry,
+    workload: Arc<Workload>,
+    records: mpsc::Receiver<SpanRecord>,
+    traces: TraceServiceClient<Channel>,
+    logs: LogsServiceClient<Channel>,
+    metrics: MetricsServiceClient<Channel>,
+    started_unix_nano: u64,
+    batch: Vec<SpanRecord>,
+}
+
+enum Event {
+    Record(SpanRecord),
+    BatchOld,
+    MetricsDue,
+    Closed,
+}
+
+/// The two ends of the queue.
+pub(crate) fn channel(config: &Telemetry) -> (SpanSender, mpsc::Receiver<SpanRecord>) {
+    let (records, receiver) = mpsc::channel(config.queue_records);
+    (SpanSender { records, access_log: config.access_log }, receiver)
+}
+
+impl SpanSender {
+    /// Queues a record if a span or an access log of it is wanted; never waits.
+    pub(crate) fn send(&self, record: SpanRecord, tally: &Tally) {
+        let (span, log) = (record.trace.sampled, self.access_log.wants(&record));
+        add(&tally.spans_recorded, usize::from(span));
+        if (span || log) && self.records.try_send(record).is_err() {
+            add(&tally.spans_dropped, usize::from(span));
+            add(&tally.logs_dropped, usize::from(log));
+        }
+    }
+}
+
+impl AccessLog {
+    fn wants(self, record: &SpanRecord) -> bool {
+        match self {
+            Self::Off => false,
+            Self::Errors => record.failed() || matches!(record.action, Action::Shed(_)),
+            Self::All => true,
+        }
+    }
+}
+
+impl Exporter {
+    /// `channel` is connected on first use.
+    pub(crate) fn new(
+        config: Telemetry,
+        workload: Arc<Workload>,
+        records: mpsc::Receiver<SpanRecord>,
+        channel: Channel,
+    ) -> Self {
+        Self {
+            batch: Vec::with_capacity(config.batch_spans),
+            config,
+            workload,
+            records,
+            traces: TraceServiceClient::new(channel.clone()),
+            logs: LogsServiceClient::new(channel.clone()),
+            metrics: MetricsServiceClient::new(channel),
+            started_unix_nano: unix_nano_now(),
+        }
+    }
+
+    /// Sends until `stop`; what is queued then gets `flush_ms`.
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        let mut metrics_due = tokio::time::interval(Duration::from_millis(self.config.metrics_interval_ms));
+        metrics_due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        metrics_due.tick().await;
+        let age = Duration::from_millis(self.config.batch_age_ms);
+        let mut oldest = Instant::now();
+        loop {
+            let waiting = !self.batch.is_empty();
+            let event = tokio::select! {
+                biased;
+                () = stop.cancelled() => Event::Closed,
+                _ = metrics_due.tick() => Event::MetricsDue,
+                () = tokio::time::sleep_until(oldest + age), if waiting => Event::BatchOld,
+                record = self.records.recv() => record.map_or(Event::Closed, Event::Record),
+            };
+            match event {
+                Event::Record(record) => {
+                    if !waiting {
+                        oldest = Instant::now();
+                    }
+                    self.batch.push(record);
+                    if self.batch.len() >= self.config.batch_spans {
+                        self.send_batch(&stop).await;
+                    }
+                }
+                Event::BatchOld => self.send_batch(&stop).await,
+                Event::MetricsDue => self.send_metrics().await,
+                Event::Closed => break,
+            }
+        }
+        self.flush().await;
+    }
+
+    async fn flush(&mut self) {
+        let (never, flush) = (CancellationToken::new(), Duration::from_millis(self.config.flush_ms));
+        let all = async {
+            loop {
+                while self.batch.len() < self.config.batch_spans
+                    && let Ok(record) = self.records.try_recv()
+                {
+                    self.batch.push(record);
+                }
+                if self.batch.is_empty() {
+                    break;
+                }
+                self.send_batch(&never).await;
+            }
+            self.send_metrics().await;
+        };
+        if tokio::time::timeout(flush, all).await.is_err() {
+            self.give_up();
+        }
+    }
+
+    /// Counts what is left as dropped. No thread records any more, so what is not settled is lost.
+    fn give_up(&mut self) {
+        let tally = &self.workload.tally;
+        let counters = tally.read();
+        let settled = counters.spans_sent + counters.spans_rejected + counters.spans_dropped;
+        let spans = usize::try_from(counters.spans_recorded.saturating_sub(settled)).unwrap_or(usize::MAX);
+        let mut logs = self.batch.iter().filter(|r| self.config.access_log.wants(r)).count();
+        while let Ok(record) = self.records.try_recv() {
+            logs += usize::from(self.config.access_log.wants(&record));
+        }
+        add(&tally.spans_dropped, spans);
+        add(&tally.logs_dropped, logs);
+        warn!(spans, logs, "stopped before the collector took these");
+    }
+
+    async fn send_batch(&mut self, stop: &CancellationToken) {
+        let spans: Vec<&SpanRecord> = self.batch.iter().filter(|r| r.trace.sampled).collect();
+        let logs: Vec<&SpanRecord> = self.batch.iter().filter(|r| self.config.access_log.wants(r)).collect();
+        let (span_count, log_count) = (spans.len(), logs.len());
+        let (spans, logs) = (encode::spans(&self.workload, &spans), encode::logs(&self.workload, &logs));
+        if span_count > 0 && !self.send_spans(spans, span_count, stop).await {
+            return; // stopping: the batch stays for the flush
+        }
+        if log_count > 0 {
+            self.send_logs(logs, log_count).await;
+        }
+        self.batch.clear();
+    }
+
+    /// False when `stop` came before an answer that settles the batch.
+    async fn send_spans(&mut self, request: ExportTraceServiceRequest, spans: usize, stop: &CancellationToken) -> bool {
+        let give_up = Instant::now() + Duration::from_millis(self.config.retry_ms);
+        let mut backoff = MIN_BACKOFF;
+        let tally = self.workload.tally.clone();
+        let mut retried = false;
+        loop {
+            let error = match timed(self.traces.export(request.clone())).await {
+                Ok(answer) => {
+                    let partial = answer.into_inner().partial_success.unwrap_or_default();
+                    let rejected = usize::try_from(partial.rejected_spans).unwrap_or(0).min(spans);
+                    add(&tally.spans_rejected, rejected);
+                    add(&tally.spans_sent, spans - rejected);
+                    if rejected > 0 {
+                        warn!(rejected, why = partial.error_message, "the collector refused spans");
+                    }
+                    if retried {
+                        info!("the collector takes spans again");
+                    }
+                    return true;
+                }
+                Err(error) => error,
+            };
+            if !retryable(&error) || Instant::now() >= give_up {
+                warn!(spans, %error, "spans dropped: the collector does not take them");
+                add(&tally.spans_dropped, spans);
+                return true;
+            }
+            if !retried {
+                warn!(%error, "the collector does not take spans now; trying again");
+            }
+            retried = true;
+            tokio::select! {
+                () = stop.cancelled() => return false,
+                () = tokio::time::sleep(jittered(backoff)) => {}
+            }
+            backoff = (backoff * 2).min(MAX_BACKOFF);
+        }
+    }
+
+    /// Access logs are tried once: the spans beside them tell the same.
+    async fn send_logs(&mut self, request: ExportLogsServiceRequest, logs: usize) {
+        let tally = &self.workload.tally;
+        match timed(self.logs.export(request)).await {
+            Ok(_) => add(&tally.logs_sent, logs),
+            Err(error) => {
+                add(&tally.logs_dropped, logs);
+                warn!(%error, logs, "access logs dropped");
+            }
+        }
+    }
+
+    /// Metrics are cumulative, so one that is lost is made good by the next.
+    async fn send_metrics(&mut self) {
+        let request = encode::metrics(&self.workload, self.started_unix_nano, unix_nano_now());
+        if let Err(error) = timed(self.metrics.export(request)).await {
+            warn!(%error, "metrics not taken");
+        }
+    }
+}
+
+/// Half to all of a back-off, so that many proxies do not come back in step.
+pub(crate) fn jittered(backoff: Duration) -> Duration {
+    backoff.mul_f64(rand::random_range(0.5..1.0))
+}
+
+async fn timed<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    let in_time = tokio::time::timeout(CALL_TIMEOUT, call).await;
+    in_time.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")))
+}
+
+/// As the OTLP specification has it.
+fn retryable(status: &Status) -> bool {
+    use Code::{Aborted, Cancelled, DataLoss, DeadlineExceeded, OutOfRange, ResourceExhausted, Unavailable, Unknown};
+    match status.code() {
+        Cancelled | DeadlineExceeded | Aborted | OutOfRange | Unavailable | DataLoss => true,
+        // not in the specification's list, but what a broken connection looks like
+        Unknown => true,
+        ResourceExhausted => status.metadata().contains_key("grpc-status-details-bin"),
+        _ => false,
+    }
+}
+
+/// Nanoseconds since the Unix epoch.
+pub(crate) fn unix_nano_now() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,17 @@
+//! The walk of a request: match → admit → pick → forward → observe.
+//!
+//! One [`Worker`] per data thread; what is shared between threads is in `Workload`.
+
+mod balance;
+mod body;
+mod exchange;
+mod forward;
+mod headers;
+mod lm;
+mod pool;
+mod serve;
+mod trace_context;
+
+pub(crate) use balance::PeakEwma;
+pub(crate) use serve::{Worker, bind};
+pub(crate) use trace_context::TraceContext;
