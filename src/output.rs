@@ -14,7 +14,7 @@ pub fn line(text: &str) -> io::Result<()> {
 /// Raw data.
 ///
 /// # Errors
-/// As [`line`].
+/// As for [`line()`].
 pub fn bytes(data: &[u8]) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(data).and_then(|()| stdout.flush()) {

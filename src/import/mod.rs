@@ -1,7 +1,7 @@
 //! `weir import FILE…`: brings recorded spans into a store: OTLP (JSON, JSON lines, protobuf),
 //! Jaeger JSON, Zipkin v2 JSON and Parquet.
 //!
-//! Every format becomes one stream of [`Chunk`]s in the order of the file, or by start time where
+//! Every format becomes one stream of chunks in the order of the file, or by start time where
 //! the file can be sorted (Parquet). A chunk is either an OTLP request, which takes the same road
 //! as one from the network, or rows of `spans`. A bad record is reported with its position,
 //! counted, and the rest goes on. `operations` and `edges` are made by the analyzer from the same

@@ -58,7 +58,7 @@ pub(crate) struct Exporter {
 }
 
 enum Event {
-    Record(SpanRecord),
+    Record(Box<SpanRecord>),
     BatchOld,
     MetricsDue,
     Closed,
@@ -126,14 +126,14 @@ impl Exporter {
                 () = stop.cancelled() => Event::Closed,
                 _ = metrics_due.tick() => Event::MetricsDue,
                 () = tokio::time::sleep_until(oldest + age), if waiting => Event::BatchOld,
-                record = self.records.recv() => record.map_or(Event::Closed, Event::Record),
+                record = self.records.recv() => record.map_or(Event::Closed, |r| Event::Record(Box::new(r))),
             };
             match event {
                 Event::Record(record) => {
                     if !waiting {
                         oldest = Instant::now();
                     }
-                    self.batch.push(record);
+                    self.batch.push(*record);
                     if self.batch.len() >= self.config.batch_spans {
                         self.send_batch(&stop).await;
                     }

@@ -1,0 +1,162 @@
+//! [`Mesh`]: the chain, started from its end: each service, then the sidecar beside it, then the
+//! service that calls it.
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
+
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+use weir_proxy::{
+    AccessLog, Config, Counters, Direction, Limits, Listener, Match, PolicySource, Protocol, Proxy, Route, StartError,
+    Telemetry, Timeouts, Upstream,
+};
+
+use crate::{
+    chain::{CHAIN, Spec},
+    service::Service,
+};
+
+/// A running chain.
+pub struct Mesh {
+    services: Vec<Arc<Service>>,
+    proxies: Vec<(&'static str, Proxy)>,
+    entry: SocketAddr,
+    serving: Vec<JoinHandle<()>>,
+    shutdown: CancellationToken,
+}
+
+/// Why the chain does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum MeshError {
+    /// A service finds no port.
+    #[error("{service} cannot listen: {source}")]
+    Listen {
+        /// Which.
+        service: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// A sidecar does not start.
+    #[error("the sidecar of {service}: {source}")]
+    Sidecar {
+        /// Whose.
+        service: &'static str,
+        /// Why.
+        source: StartError,
+    },
+}
+
+impl Mesh {
+    /// Starts every service and sidecar; they export to and are regulated by `collector`
+    /// (`http://host:port`, gRPC).
+    ///
+    /// # Errors
+    /// The first that does not start.
+    pub async fn start(collector: &str, seed: u64) -> Result<Self, MeshError> {
+        let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let shutdown = CancellationToken::new();
+        let mut mesh = Self { services: Vec::new(), proxies: Vec::new(), entry: free, serving: Vec::new(), shutdown };
+        let mut next: Option<(&str, SocketAddr)> = None;
+        for (place, spec) in CHAIN.iter().enumerate().rev() {
+            let service = spec.service;
+            let listener = TcpListener::bind(free).await.map_err(|source| MeshError::Listen { service, source })?;
+            let own = listener.local_addr().map_err(|source| MeshError::Listen { service, source })?;
+            let proxy = Proxy::start(sidecar(spec, own, next, collector));
+            let proxy = proxy.map_err(|source| MeshError::Sidecar { service, source })?;
+            let outbound = proxy.addresses().get(1).map(SocketAddr::to_string);
+            let running = Service::new(*spec, outbound, seed.wrapping_add(place as u64));
+            mesh.serving.push(tokio::spawn(running.clone().serve(listener, mesh.shutdown.clone())));
+            mesh.services.push(running);
+            mesh.entry = proxy.addresses()[0];
+            next = Some((service, mesh.entry));
+            mesh.proxies.push((service, proxy));
+        }
+        Ok(mesh)
+    }
+
+    /// Where requests enter: the gateway's inbound sidecar.
+    #[must_use]
+    pub fn entry(&self) -> SocketAddr {
+        self.entry
+    }
+
+    /// Makes the work of a service take `factor` times as long.
+    pub fn slow_down(&self, service: &str, factor: f64) {
+        let named = self.proxies.iter().zip(&self.services).filter(|((name, _), _)| *name == service);
+        named.for_each(|(_, running)| running.slow_down(factor));
+    }
+
+    /// What the sidecars counted so far, together.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.proxies.iter().map(|(_, proxy)| proxy.counters()).fold(Counters::default(), sum)
+    }
+
+    /// Drains the sidecars, entry first, then the services; returns the final counts.
+    pub async fn stop(self) -> Counters {
+        let mut total = Counters::default();
+        for (_, proxy) in self.proxies.into_iter().rev() {
+            total = sum(total, proxy.drain().await);
+        }
+        self.shutdown.cancel();
+        for serving in self.serving {
+            // a service that panicked has shown so in the answers
+            let _ = serving.await;
+        }
+        total
+    }
+}
+
+fn sidecar(spec: &Spec, own: SocketAddr, next: Option<(&str, SocketAddr)>, collector: &str) -> Config {
+    let inbound = (Direction::Inbound, spec.service.to_owned(), own);
+    let outbound = next.map(|(service, address)| (Direction::Outbound, service.to_owned(), address));
+    let hops: Vec<(Direction, String, SocketAddr)> = [Some(inbound), outbound].into_iter().flatten().collect();
+    let listener = |(direction, upstream, _): &(Direction, String, SocketAddr)| Listener {
+        address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        direction: *direction,
+        routes: vec![Route { name: None, matches: Match::default(), upstream: upstream.clone(), timeout_ms: None }],
+    };
+    let upstream = |(_, name, address): &(Direction, String, SocketAddr)| Upstream {
+        name: name.clone(),
+        endpoints: vec![address.to_string()],
+        protocol: Protocol::Http1,
+        breaker: None,
+    };
+    Config {
+        service: spec.service.to_owned(),
+        instance: Some(format!("{}-0", spec.service)),
+        servers: Some(spec.servers),
+        admin: None,
+        threads: Some(1),
+        max_connections: 10_000,
+        insecure: false,
+        listeners: hops.iter().map(listener).collect(),
+        upstreams: hops.iter().map(upstream).collect(),
+        limits: Limits::default(),
+        timeouts: Timeouts::default(),
+        telemetry: Telemetry {
+            otlp: Some(collector.to_owned()),
+            access_log: AccessLog::Errors,
+            ..Telemetry::default()
+        },
+        policy: Some(PolicySource { from: collector.to_owned(), state_dir: None }),
+    }
+}
+
+fn sum(a: Counters, b: Counters) -> Counters {
+    Counters {
+        requests: a.requests + b.requests,
+        shed: a.shed + b.shed,
+        spans_recorded: a.spans_recorded + b.spans_recorded,
+        spans_sent: a.spans_sent + b.spans_sent,
+        spans_rejected: a.spans_rejected + b.spans_rejected,
+        spans_dropped: a.spans_dropped + b.spans_dropped,
+        logs_sent: a.logs_sent + b.logs_sent,
+        logs_dropped: a.logs_dropped + b.logs_dropped,
+        policies_applied: a.policies_applied + b.policies_applied,
+        policies_refused: a.policies_refused + b.policies_refused,
+    }
+}
