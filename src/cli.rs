@@ -16,6 +16,8 @@ pub struct Cli {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// The whole loop on this machine: a mesh, a fault, its finding, and the policy that answers it
+    Demo(DemoArgs),
     /// Collect, store, analyze and regulate
     Serve(ServeArgs),
     /// Ask the stored traces a question in SQL
@@ -47,6 +49,32 @@ pub struct ListenArgs {
     /// PostgreSQL wire protocol; not served by this version
     #[arg(long, value_name = "ADDR")]
     pub pg: Option<String>,
+}
+
+/// `weir demo`.
+#[derive(Clone, Debug, Args)]
+pub struct DemoArgs {
+    /// Length of the whole script, at least 20 s
+    #[arg(long, default_value = "60s", value_parser = duration)]
+    pub duration: std::time::Duration,
+    /// Seed of arrivals and service times
+    #[arg(long, default_value_t = 7)]
+    pub seed: u64,
+    /// Keep the store here instead of in a temporary folder
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Recorded arrivals: CSV with TIMESTAMP,ContextTokens,GeneratedTokens; their pattern is kept, scaled to the demo's rate
+    #[arg(long, value_name = "FILE")]
+    pub arrivals: Option<PathBuf>,
+    /// No live progress line; end after the summary
+    #[arg(long)]
+    pub headless: bool,
+    /// Print the summary as one JSON object on the last line of stdout, then end
+    #[arg(long)]
+    pub json: bool,
+    /// Where to listen.
+    #[command(flatten)]
+    pub listen: ListenArgs,
 }
 
 /// `weir serve`.
@@ -199,6 +227,13 @@ fn timestamp(text: &str) -> Result<i64, String> {
     i64::try_from(time.as_nanosecond()).map_err(|_| format!("{text:?} is out of range"))
 }
 
+/// `60s`, `5m`, `1500ms`, `1h`.
+fn duration(text: &str) -> Result<std::time::Duration, String> {
+    let expected = || format!("{text:?} is not a duration such as 60s, 5m or 1500ms");
+    let span: jiff::SignedDuration = text.parse().map_err(|_| expected())?;
+    std::time::Duration::try_from(span).map_err(|_| expected())
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -212,6 +247,8 @@ mod tests {
 
     #[test]
     fn times_are_read_or_refused() {
+        assert_eq!(duration("1500ms"), Ok(std::time::Duration::from_millis(1_500)));
+        assert!(duration("-1s").is_err() && duration("soon").is_err());
         assert_eq!(timestamp("1970-01-01T00:00:01Z"), Ok(1_000_000_000));
         assert!(timestamp("yesterday").is_err());
     }

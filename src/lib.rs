@@ -6,6 +6,7 @@
 pub mod analyze;
 pub mod cli;
 pub mod config;
+pub mod demo;
 pub mod doctor;
 pub mod exit;
 pub mod import;

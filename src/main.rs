@@ -17,6 +17,7 @@ fn main() -> ExitCode {
     };
     let ended = runtime.block_on(async {
         match cli.command {
+            Command::Demo(args) => weir::demo::run(args).await,
             Command::Serve(args) => weir::serve::run(args).await,
             Command::Sql(args) => weir::sql::run(args).await,
             Command::Import(args) => weir::import::run(args).await,
