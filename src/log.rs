@@ -1,5 +1,5 @@
 //! The log of weir itself: lines on stderr, `WEIR_LOG` chooses what (default: `info` for our own
-//! crates, `warn` for libraries).
+//! crates, `warn` for libraries and for the demo's sidecars).
 
 use std::io::IsTerminal;
 
@@ -7,7 +7,7 @@ use tracing_subscriber::EnvFilter;
 
 /// Starts logging; a second call does nothing.
 pub fn start() {
-    let default = "warn,weir=info,weir_store=info,weir_collector=info,weir_analyzer=info,weir_web=info,weir_proxy=info";
+    let default = "warn,weir=info,weir_store=info,weir_collector=info,weir_analyzer=info,weir_web=info,weir_proxy=warn";
     let filter = EnvFilter::try_from_env("WEIR_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let started =

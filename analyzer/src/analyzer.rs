@@ -148,8 +148,9 @@ impl Analyzer {
         }
         if orders_only {
             // an order from people does not wait for a window
-            let bottlenecks = self.last_snapshot.as_ref().map(|s| self.bottlenecks(s)).unwrap_or_default();
-            self.decide(&bottlenecks, now, &mut step);
+            let decision = self.controller.obey(now);
+            step.rows.extend(decision.rows);
+            step.policy = decision.policy;
         }
         self.counters.late = self.windows.late;
         self.counters.evicted = self.held.evicted;

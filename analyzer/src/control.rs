@@ -180,13 +180,24 @@ impl Controller {
                 self.regulate(bottleneck, &mut wanted);
             }
         }
+        let reason = if self.config.enabled { "the finding is over" } else { "control was switched off" };
         for (service, old) in &self.wanted.clone() {
             if !wanted.contains_key(service) {
-                let reason = "the finding is over".to_owned();
+                let reason = reason.to_owned();
                 self.note(service, actuator(old), Some(describe(old)), None, "controller".into(), reason, None);
             }
         }
         self.wanted = wanted;
+        self.decide(now)
+    }
+
+    /// Obeys people between two windows. Limits move only with fresh measurements, so nothing is
+    /// regulated anew here; what is switched off is lifted at once.
+    pub(crate) fn obey(&mut self, now: UnixNanos) -> Decision {
+        if !self.config.enabled && !self.wanted.is_empty() {
+            return self.step(&[], now);
+        }
+        self.expire(now);
         self.decide(now)
     }
 
@@ -431,6 +442,17 @@ mod tests {
         assert!(set.for_service("tagger").unwrap().concurrency_limit.is_none());
         let set = controller.step(&[bottleneck(80.0)], 10).policy.unwrap();
         assert!(set.for_service("tagger").unwrap().concurrency_limit.is_some(), "the override expired");
+    }
+
+    #[test]
+    fn limits_move_with_windows_only_and_switching_off_lifts_at_once() {
+        let mut controller = controller(ControlConfig::default());
+        controller.step(&[bottleneck(20.0)], 1);
+        let before = controller.policy().clone();
+        assert!((2..10).all(|now| controller.obey(now).policy.is_none()));
+        assert_eq!(controller.policy(), &before);
+        controller.command(Command::SetControl { enabled: false });
+        assert!(controller.obey(11).policy.unwrap().policies.is_empty());
     }
 
     #[test]

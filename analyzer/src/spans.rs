@@ -169,7 +169,7 @@ impl<'a> SpanColumns<'a> {
             peer_kind,
             instance: text(self.instance, row).map(|instance| names.intern(instance)),
             queue_wait_ns: long(self.queue_wait, row),
-            shed: action.is_some_and(|action| action.starts_with("shed")),
+            shed: action.is_some_and(|action| !matches!(action, "admitted" | "queued")),
             input_tokens: long(self.input_tokens, row).unwrap_or(0),
             output_tokens: long(self.output_tokens, row).unwrap_or(0),
             first_token_ns: long(self.first_token, row),
