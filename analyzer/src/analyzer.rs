@@ -227,6 +227,7 @@ impl Analyzer {
                 service: finding.service.clone(),
                 servers: service.estimate.servers.and_then(NonZeroU32::new),
                 service_time_ms: service.estimate.service_time_ms,
+                utilization: service.estimate.utilization,
                 completions_per_s: service.rate_per_s,
                 entry,
             })

@@ -24,6 +24,9 @@ use crate::{
 /// A change of a limit smaller than this share is not worth a new set.
 const MIN_CHANGE: f64 = 0.1;
 
+/// A service whose utilization is this share of the target is as good as full.
+const FULL: f64 = 0.9;
+
 /// An order from people.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -69,6 +72,8 @@ pub struct Bottleneck {
     pub servers: Option<NonZeroU32>,
     /// S, when known.
     pub service_time_ms: Option<f64>,
+    /// ρ, when known.
+    pub utilization: Option<f64>,
     /// Requests it completes per second now.
     pub completions_per_s: f64,
     /// Where its traffic enters, and how many requests reach it per entry request.
@@ -203,6 +208,12 @@ impl Controller {
 
     fn regulate(&mut self, bottleneck: &Bottleneck, wanted: &mut BTreeMap<String, Policy>) {
         let Bottleneck { finding_id, service, servers, service_time_ms, .. } = bottleneck;
+        // a finding outlives its cause by some windows: what is not full now would get a limit from
+        // numbers that do not describe the fault, and reach the right one only in small steps
+        let full = bottleneck.utilization.is_none_or(|u| u >= FULL * self.config.target_utilization);
+        if !full && !self.wanted.contains_key(service) {
+            return;
+        }
         if let Some((c, s)) = servers.zip(*service_time_ms) {
             let target = (f64::from(c.get()) * (1.0 + self.config.wq_budget_ms / s)).ceil();
             let limit = self
@@ -385,6 +396,7 @@ mod tests {
             service: "tagger".into(),
             servers: NonZeroU32::new(4),
             service_time_ms: Some(service_time_ms),
+            utilization: Some(1.0),
             completions_per_s: 50.0,
             entry: Some(("gateway".into(), 1.0)),
         }
@@ -453,6 +465,16 @@ mod tests {
         assert_eq!(controller.policy(), &before);
         controller.command(Command::SetControl { enabled: false });
         assert!(controller.obey(11).policy.unwrap().policies.is_empty());
+    }
+
+    #[test]
+    fn nothing_is_begun_for_a_service_that_is_not_full() {
+        let mut controller = controller(ControlConfig::default());
+        let recovered = Bottleneck { utilization: Some(0.4), ..bottleneck(20.0) };
+        assert!(controller.step(std::slice::from_ref(&recovered), 1).policy.is_none());
+        assert!(controller.step(&[bottleneck(80.0)], 2).policy.is_some());
+        let set = controller.step(&[recovered], 3).policy.unwrap();
+        assert!(set.for_service("tagger").is_some(), "what was begun is loosened in steps until the finding is over");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `/api/v1`: services, graph, findings, policy, alerts, traces, SQL, status.
 
-use std::{collections::HashMap, fmt::Write};
+use std::collections::HashMap;
 
 use arrow::{ipc::writer::StreamWriter, record_batch::RecordBatch};
 use axum::{
@@ -13,16 +13,10 @@ use axum::{
 };
 use futures::{StreamExt, stream};
 use serde_json::{Value, json};
-use weir_analyzer::{
-    Command,
-    critical_path::{SpanNode, critical_path, self_times},
-};
+use weir_analyzer::{Alert, AlertState, Command, Severity};
 use weir_store::{SqlAnswer, render};
 
-use crate::{deps::Deps, error::ApiError};
-
-/// Traces a search answers at most.
-const MAX_TRACES: u32 = 500;
+use crate::{deps::Deps, error::ApiError, search::Search, trace::Trace};
 
 /// Rows of histories.
 const HISTORY_ROWS: u32 = 500;
@@ -37,9 +31,11 @@ pub(crate) fn router() -> Router<Deps> {
         .route("/findings", get(findings))
         .route("/policy", get(policy).post(order))
         .route("/alerts", get(alerts))
+        .route("/alerts/test", post(test_alert))
+        .route("/openapi.json", get(openapi))
         .route("/traces", get(traces))
         .route("/traces/{id}", get(trace))
-        .route("/sql", post(sql))
+        .route("/sql", post(sql).get(sql_by_address))
         .fallback(async || ApiError::not_found("no such path under /api/v1"))
 }
 
@@ -91,83 +87,61 @@ async fn alerts(State(deps): State<Deps>) -> Answer {
     Ok(Json(json!({ "alerts": history })).into_response())
 }
 
-/// Search: `service`, `operation`, `status`, `min_duration_ms`, `max_duration_ms`, `from`, `to`, `limit`.
-async fn traces(State(deps): State<Deps>, Query(search): Query<HashMap<String, String>>) -> Answer {
-    let statement = search_statement(&search)?;
-    Ok(Json(json!({ "traces": rows(&deps, &statement).await? })).into_response())
+/// Sends an alert that says it is a test to every receiver; the attempts stand in the history.
+async fn test_alert(State(deps): State<Deps>) -> Answer {
+    let now = now_unix_nano();
+    let labels = [("alertname", "Test"), ("severity", "info"), ("service", "weir")];
+    let summary = "a test of the way to this receiver".to_owned();
+    deps.notifier.notify(Alert {
+        alert_id: format!("test-{now}"),
+        name: "Test".into(),
+        state: AlertState::Firing,
+        service: "weir".into(),
+        severity: Severity::Info,
+        finding_id: None,
+        starts_unix_nano: now,
+        ends_unix_nano: Some(now),
+        labels: labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+        annotations: [("summary".to_owned(), summary.clone())].into(),
+        summary,
+    });
+    Ok((StatusCode::ACCEPTED, Json(json!({"accepted": true}))).into_response())
 }
 
-fn search_statement(search: &HashMap<String, String>) -> Result<String, ApiError> {
-    let mut conditions = vec!["true".to_owned()];
-    let quoted = |text: &str| format!("'{}'", text.replace('\'', "''"));
-    let number = |key: &str, text: &str| {
-        text.parse::<f64>().map_err(|_| ApiError::bad_request(format!("{key}={text:?} is not a number")))
-    };
-    let mut limit = 20;
-    for (key, value) in search.iter().filter(|(_, value)| !value.is_empty()) {
-        match key.as_str() {
-            "service" | "operation" | "status" => conditions.push(format!("{key} = {}", quoted(value))),
-            "min_duration_ms" => conditions.push(format!("duration_ns >= {:.0}", number(key, value)? * 1e6)),
-            "max_duration_ms" => conditions.push(format!("duration_ns <= {:.0}", number(key, value)? * 1e6)),
-            "from" => conditions.push(format!("start_unix_nano >= {}", quoted(value))),
-            "to" => conditions.push(format!("start_unix_nano < {}", quoted(value))),
-            "limit" => limit = (number(key, value)? as u32).clamp(1, MAX_TRACES),
-            _ => return Err(ApiError::bad_request(format!("{key} is not a search field"))),
-        }
-    }
-    let mut statement =
-        String::from("SELECT trace_id, min(start_unix_nano) AS start_unix_nano, max(duration_ns) AS duration_ns, ");
-    let _ = write!(
-        statement,
-        "count(*) AS matching_spans, min(service) AS service, min(operation) AS operation FROM spans WHERE {} \
-         GROUP BY trace_id ORDER BY start_unix_nano DESC LIMIT {limit}",
-        conditions.join(" AND ")
-    );
-    Ok(statement)
+/// What this API offers, for tools.
+async fn openapi() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], include_str!("../static/openapi.json")).into_response()
+}
+
+/// Search by the fields of [`Search`].
+async fn traces(State(deps): State<Deps>, Query(fields): Query<HashMap<String, String>>) -> Answer {
+    let search = Search::from_fields(&fields)?;
+    Ok(Json(json!({ "traces": rows(&deps, &search.statement()).await? })).into_response())
 }
 
 async fn trace(State(deps): State<Deps>, Path(id): Path<String>) -> Answer {
-    let mut bytes = [0; 16];
-    hex::decode_to_slice(&id, &mut bytes)
-        .map_err(|_| ApiError::bad_request(format!("{id:?} is not a trace id: 32 hex digits are")))?;
-    let batches = deps.store.trace(bytes).await?;
-    let spans: Vec<Value> = batches.iter().flat_map(render::to_json_rows).collect();
-    if spans.is_empty() {
-        return Err(ApiError::not_found(format!("trace {id} is not in the store")));
-    }
-    let nodes: Vec<SpanNode> = spans.iter().map(node).collect();
-    let own = self_times(&nodes);
-    let spans: Vec<Value> = spans.into_iter().zip(own).map(|(span, own)| with_self_time(span, own)).collect();
-    let path = critical_path(&nodes).into_iter().map(|segment| {
-        json!({"span_id": hex::encode(segment.span_id), "start_unix_nano": segment.start_unix_nano, "end_unix_nano": segment.end_unix_nano})
-    });
-    Ok(Json(json!({"trace_id": id, "spans": spans, "critical_path": path.collect::<Vec<_>>()})).into_response())
+    let trace = Trace::read(&deps, &id).await?;
+    Ok(Json(trace.to_json()).into_response())
 }
 
-fn with_self_time(mut span: Value, own_ns: i64) -> Value {
-    if let Value::Object(fields) = &mut span {
-        fields.insert("self_time_ns".into(), own_ns.into());
-    }
-    span
-}
-
-fn node(span: &Value) -> SpanNode {
-    let id = |key: &str| {
-        let mut bytes = [0; 8];
-        let text = span.get(key)?.as_str()?;
-        hex::decode_to_slice(text, &mut bytes).ok().map(|()| bytes)
+/// As [`sql`], for links: `?query=…&format=json|csv|arrow`.
+async fn sql_by_address(State(deps): State<Deps>, Query(fields): Query<HashMap<String, String>>) -> Answer {
+    let query = fields.get("query").ok_or_else(|| ApiError::bad_request("the address has no query="))?;
+    let format = match fields.get("format").map_or("json", String::as_str) {
+        "json" => Format::Json,
+        "csv" => Format::Csv,
+        "arrow" => Format::Arrow,
+        other => return Err(ApiError::bad_request(format!("format={other:?}: json, csv or arrow"))),
     };
-    let text = |key: &str| span.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let number = |key: &str| span.get(key).and_then(Value::as_i64).unwrap_or_default();
-    let start = number("start_unix_nano");
-    SpanNode {
-        span_id: id("span_id").unwrap_or_default(),
-        parent: id("parent_span_id"),
-        start,
-        end: start.saturating_add(number("duration_ns")),
-        kind: text("kind"),
-        service: text("service"),
-    }
+    answer(&deps, query, format).await
+}
+
+/// How rows are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    Json,
+    Csv,
+    Arrow,
 }
 
 /// One statement: `{"query": "…"}` or its bare text. The answer is JSON, CSV or an Arrow stream, by
@@ -178,18 +152,30 @@ async fn sql(State(deps): State<Deps>, headers: HeaderMap, body: Bytes) -> Answe
         |name| headers.get(name).and_then(|v: &header::HeaderValue| v.to_str().ok()).unwrap_or_default().to_owned();
     let statement = statement(&header(header::CONTENT_TYPE), &body)?;
     let accept = header(header::ACCEPT);
-    let answer = deps.store.sql(&statement, None).await?;
-    if accept.contains("text/csv") {
-        let head = render::csv_header(&answer.schema);
-        return Ok(streamed("text/csv; charset=utf-8", head, answer, render::csv_rows));
+    let format = match accept.as_str() {
+        accept if accept.contains("text/csv") => Format::Csv,
+        accept if accept.contains("arrow") => Format::Arrow,
+        _ => Format::Json,
+    };
+    answer(&deps, &statement, format).await
+}
+
+async fn answer(deps: &Deps, statement: &str, format: Format) -> Answer {
+    let answer = deps.store.sql(statement, None).await?;
+    match format {
+        Format::Csv => {
+            let head = render::csv_header(&answer.schema);
+            Ok(streamed("text/csv; charset=utf-8", head, answer, render::csv_rows))
+        }
+        Format::Arrow => arrow_stream(answer).await,
+        Format::Json => {
+            let fields = answer.schema.fields().clone();
+            let column = |f: &arrow::datatypes::FieldRef| json!({"name": f.name(), "type": f.data_type().to_string()});
+            let columns: Vec<Value> = fields.iter().map(column).collect();
+            let rows = collect(answer).await?;
+            Ok(Json(json!({"columns": columns, "rows": rows})).into_response())
+        }
     }
-    if accept.contains("arrow") {
-        return arrow_stream(answer).await;
-    }
-    let columns: Vec<Value> =
-        answer.schema.fields().iter().map(|f| json!({"name": f.name(), "type": f.data_type().to_string()})).collect();
-    let rows = collect(answer).await?;
-    Ok(Json(json!({"columns": columns, "rows": rows})).into_response())
 }
 
 fn statement(content_type: &str, body: &[u8]) -> Result<String, ApiError> {
@@ -219,7 +205,7 @@ async fn arrow_stream(mut answer: SqlAnswer) -> Answer {
     Ok(([(header::CONTENT_TYPE, "application/vnd.apache.arrow.stream")], bytes).into_response())
 }
 
-async fn rows(deps: &Deps, statement: &str) -> Result<Vec<Value>, ApiError> {
+pub(crate) async fn rows(deps: &Deps, statement: &str) -> Result<Vec<Value>, ApiError> {
     collect(deps.store.sql(statement, None).await?).await
 }
 
@@ -229,4 +215,8 @@ async fn collect(mut answer: SqlAnswer) -> Result<Vec<Value>, ApiError> {
         rows.extend(render::to_json_rows(&batch?));
     }
     Ok(rows)
+}
+
+fn now_unix_nano() -> i64 {
+    i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX)
 }

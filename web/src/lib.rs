@@ -1,4 +1,4 @@
-//! What people and their tools talk to: the HTTP API and the webhooks.
+//! What people and their tools talk to: the pages, the HTTP API and the webhooks.
 //!
 //! Handlers read an `Arc<Snapshot>` from a `watch` and ask the store by SQL; they share no lock
 //! with ingestion. Every answer carries a strict content security policy.
@@ -7,8 +7,11 @@ mod api;
 mod config;
 mod deps;
 mod error;
+mod pages;
+mod search;
 mod security;
 mod serve;
+mod trace;
 pub mod webhook;
 
 pub use config::{Config, Webhook};

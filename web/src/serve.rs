@@ -22,6 +22,7 @@ use tracing::debug;
 use crate::{
     api,
     deps::Deps,
+    pages,
     security::{self, Door},
 };
 
@@ -75,9 +76,10 @@ fn router(deps: Deps, door: Door) -> Router {
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
+        .with_state(deps.clone())
+        .merge(pages::router(deps))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(middleware::from_fn_with_state(door, security::guard))
-        .with_state(deps)
 }
 
 async fn ready(State(deps): State<Deps>) -> Response {

@@ -88,6 +88,7 @@ pub struct Notifier {
 }
 
 struct Inner {
+    receivers: Vec<String>,
     queue: mpsc::Sender<Alert>,
     dropped: AtomicU64,
     delivered: Arc<AtomicU64>,
@@ -108,6 +109,7 @@ impl Notifier {
             .build()?;
         let (queue, alerts) = mpsc::channel(QUEUE);
         let (stop, delivered) = (CancellationToken::new(), Arc::<AtomicU64>::default());
+        let receivers = config.webhooks.iter().map(|hook| hook.name.clone()).collect();
         let courier = Courier {
             hooks: config.webhooks.clone(),
             client,
@@ -116,7 +118,13 @@ impl Notifier {
             stop: stop.clone(),
         };
         let task = Mutex::new(Some(tokio::spawn(courier.run(alerts))));
-        Ok(Self { inner: Arc::new(Inner { queue, dropped: AtomicU64::new(0), delivered, stop, task }) })
+        Ok(Self { inner: Arc::new(Inner { receivers, queue, dropped: AtomicU64::new(0), delivered, stop, task }) })
+    }
+
+    /// The names of those who are told.
+    #[must_use]
+    pub fn receivers(&self) -> &[String] {
+        &self.inner.receivers
     }
 
     /// Queues an alert; never waits.

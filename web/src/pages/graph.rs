@@ -1,0 +1,343 @@
+//! `/`: the service graph, its tables, and a panel for one service (`?service=`).
+
+use std::{collections::HashMap, sync::Arc};
+
+use askama::Template;
+use axum::{
+    extract::{Query, State},
+    response::Response,
+};
+use serde::Deserialize;
+use weir_analyzer::{
+    Snapshot,
+    snapshot::{EdgeView, FindingState, FindingView, Health, NodeKind, ServiceView},
+};
+
+use super::{
+    Pages,
+    format::{self, NONE},
+    html,
+    layout::{Layout, NODE_HEIGHT, NODE_WIDTH, Topology},
+};
+
+/// Width of the utilization's track.
+const TRACK: f64 = 120.0;
+
+/// From here on a queue grows fast; the bar turns red.
+const HOT: f64 = 0.85;
+
+/// Errors worth a word on the node.
+const FAILING: f64 = 0.001;
+
+/// Characters of a name that fit a box.
+const NAME_LENGTH: usize = 22;
+
+#[derive(Template)]
+#[template(path = "graph.html")]
+struct GraphPage {
+    page: &'static str,
+    when: String,
+    findings: Vec<Banner>,
+    nodes: Vec<Node>,
+    edges: Vec<Edge>,
+    width: i32,
+    height: i32,
+    panel: Option<Panel>,
+    otlp_grpc: String,
+    otlp_http: String,
+}
+
+struct Banner {
+    finding_id: String,
+    service: String,
+    summary: String,
+    victims: String,
+}
+
+struct Node {
+    service: String,
+    short: String,
+    kind: &'static str,
+    label: String,
+    href: String,
+    x: i32,
+    y: i32,
+    health: &'static str,
+    mark: &'static str,
+    bottleneck: bool,
+    selected: bool,
+    failing: bool,
+    rate: String,
+    errors: String,
+    p50: String,
+    p95: String,
+    p99: String,
+    arrival_rate: String,
+    service_time: String,
+    servers: String,
+    utilization: String,
+    fill: i32,
+    hot: bool,
+    wait_predicted: String,
+    wait_observed: String,
+    limit: String,
+    limit_value: String,
+    shed: String,
+}
+
+struct Edge {
+    caller: String,
+    callee: String,
+    health: &'static str,
+    mark: &'static str,
+    failing: bool,
+    rate: String,
+    errors: String,
+    p50: String,
+    p95: String,
+    p99: String,
+    breaker: String,
+    path: String,
+    label_x: i32,
+    label_y: i32,
+}
+
+struct Panel {
+    service: String,
+    sql: String,
+    figures: Vec<(&'static str, String)>,
+    why: String,
+    what_if: Vec<(String, String)>,
+    operations: Vec<Operation>,
+}
+
+struct Operation {
+    name: String,
+    rate: String,
+    errors: String,
+    p50: String,
+    p95: String,
+    p99: String,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Selection {
+    service: Option<String>,
+}
+
+pub(super) async fn page(State(pages): State<Pages>, Query(selection): Query<Selection>) -> Response {
+    let snapshot = pages.deps.snapshot.borrow().clone();
+    let selected = selection.service.filter(|service| !service.is_empty());
+    let layout = pages.layouts.layout(topology(&snapshot));
+    let endpoints = &pages.deps.endpoints;
+    html(&GraphPage {
+        page: "/",
+        when: when(&snapshot),
+        findings: banners(&snapshot),
+        nodes: nodes(&snapshot, &layout, selected.as_deref()),
+        edges: edges(&snapshot, &layout),
+        width: layout.width,
+        height: layout.height,
+        panel: selected.and_then(|name| snapshot.services.iter().find(|s| s.service == name)).map(panel),
+        otlp_grpc: endpoints.otlp_grpc.clone(),
+        otlp_http: endpoints.otlp_http.clone(),
+    })
+}
+
+fn topology(snapshot: &Snapshot) -> Topology {
+    let nodes: Vec<String> = snapshot.services.iter().map(|s| s.service.clone()).collect();
+    let places: HashMap<&str, usize> = nodes.iter().enumerate().map(|(i, name)| (name.as_str(), i)).collect();
+    let place = |name: &str| places.get(name).copied();
+    let edges = snapshot.edges.iter().filter_map(|e| place(&e.caller).zip(place(&e.callee))).collect();
+    Topology { edges, nodes }
+}
+
+fn when(snapshot: &Snapshot) -> String {
+    if snapshot.time_unix_nano == 0 {
+        return String::new();
+    }
+    let seconds = snapshot.window_ms as f64 / 1e3;
+    format!("window of {seconds} s that ended {} UTC", format::time_of_day(snapshot.time_unix_nano))
+}
+
+fn banners(snapshot: &Snapshot) -> Vec<Banner> {
+    let open = snapshot.findings.iter().filter(|finding| finding.state == FindingState::Open);
+    let banner = |finding: &FindingView| Banner {
+        finding_id: finding.finding_id.clone(),
+        service: finding.service.clone(),
+        summary: finding.summary.strip_prefix(&finding.service).unwrap_or(&finding.summary).trim().to_owned(),
+        victims: finding.victims.join(", "),
+    };
+    open.map(banner).collect()
+}
+
+fn nodes(snapshot: &Snapshot, layout: &Arc<Layout>, selected: Option<&str>) -> Vec<Node> {
+    snapshot.services.iter().zip(&layout.corners).map(|(s, corner)| node(s, *corner, selected)).collect()
+}
+
+fn node(service: &ServiceView, (x, y): (i32, i32), selected: Option<&str>) -> Node {
+    let (health, mark) = health(service.health);
+    let estimate = &service.estimate;
+    let utilization = estimate.utilization;
+    let name = &service.service;
+    let bottleneck = if service.bottleneck { ", bottleneck" } else { "" };
+    let (rate, utilization_text) = (format::rate(service.rate_per_s), format::maybe(utilization));
+    Node {
+        short: format::short(name, NAME_LENGTH),
+        kind: kind(service.kind),
+        label: format!("{name}: {health}{bottleneck}, {rate}, utilization {utilization_text}"),
+        href: format!("/?service={}", query(name)),
+        x,
+        y,
+        health,
+        mark,
+        bottleneck: service.bottleneck,
+        selected: selected == Some(name),
+        failing: service.error_ratio > FAILING,
+        rate,
+        errors: format::percent(service.error_ratio),
+        p50: format::ms(service.duration_ms_p50),
+        p95: format::ms(service.duration_ms_p95),
+        p99: format::ms(service.duration_ms_p99),
+        arrival_rate: format::rate(estimate.arrival_rate_per_s),
+        service_time: format::maybe_ms(estimate.service_time_ms),
+        servers: estimate.servers.map_or_else(|| NONE.into(), |c| c.to_string()),
+        utilization: utilization_text,
+        fill: utilization.map_or(0, |u| (u.clamp(0.0, 1.0) * TRACK) as i32),
+        hot: utilization.is_some_and(|u| u >= HOT),
+        wait_predicted: format::maybe_ms(estimate.queue_wait_ms.predicted),
+        wait_observed: format::maybe_ms(estimate.queue_wait_ms.observed),
+        limit: service.limit.map_or_else(String::new, |limit| format!("limit {limit}")),
+        limit_value: service.limit.map_or_else(|| NONE.into(), |limit| limit.to_string()),
+        shed: format::rate(service.shed_per_s),
+        service: name.clone(),
+    }
+}
+
+fn edges(snapshot: &Snapshot, layout: &Arc<Layout>) -> Vec<Edge> {
+    let corners: HashMap<&str, (i32, i32)> =
+        snapshot.services.iter().map(|s| s.service.as_str()).zip(layout.corners.iter().copied()).collect();
+    let corner = |name: &str| corners.get(name).copied();
+    snapshot.edges.iter().filter_map(|e| Some(edge(e, corner(&e.caller)?, corner(&e.callee)?))).collect()
+}
+
+fn edge(edge: &EdgeView, from: (i32, i32), to: (i32, i32)) -> Edge {
+    let (health, mark) = health(edge.health);
+    let (path, (label_x, label_y)) = curve(from, to);
+    let breaker = edge.breaker.as_ref().filter(|b| b.shed_ratio > 0.0 || b.state != "closed");
+    Edge {
+        caller: edge.caller.clone(),
+        callee: edge.callee.clone(),
+        health,
+        mark,
+        failing: edge.error_ratio > FAILING,
+        rate: format::rate(edge.rate_per_s),
+        errors: format::percent(edge.error_ratio),
+        p50: format::ms(edge.duration_ms_p50),
+        p95: format::ms(edge.duration_ms_p95),
+        p99: format::ms(edge.duration_ms_p99),
+        breaker: breaker.map_or_else(String::new, |b| format!("{}, sheds {}", b.state, format::percent(b.shed_ratio))),
+        path,
+        label_x,
+        label_y,
+    }
+}
+
+/// From the right side of the caller to the left side of the callee; calls that go back swing below.
+fn curve(from: (i32, i32), to: (i32, i32)) -> (String, (i32, i32)) {
+    let middle = NODE_HEIGHT / 2;
+    let (x0, y0) = (from.0 + NODE_WIDTH, from.1 + middle);
+    let (x1, y1) = (to.0, to.1 + middle);
+    if x1 > x0 {
+        let bend = (x1 - x0) / 2;
+        let path = format!("M{x0} {y0}C{} {y0} {} {y1} {} {y1}", x0 + bend, x1 - bend, x1 - 2);
+        // two lines of text stand above the middle
+        return (path, ((x0 + x1) / 2, (y0 + y1) / 2 - 18));
+    }
+    let low = from.1.max(to.1) + NODE_HEIGHT + 24;
+    let (left, right) = (to.0 + NODE_WIDTH / 2, from.0 + NODE_WIDTH / 2);
+    let (right, left) = if from == to { (right + 30, left - 30) } else { (right, left) };
+    let path =
+        format!("M{right} {}C{right} {low} {left} {low} {left} {}", from.1 + NODE_HEIGHT, to.1 + NODE_HEIGHT + 2);
+    (path, ((left + right) / 2, low - 4))
+}
+
+fn panel(service: &ServiceView) -> Panel {
+    let estimate = &service.estimate;
+    let wait = &estimate.queue_wait_ms;
+    let operations = service.operations.iter().map(|operation| Operation {
+        name: operation.operation.clone(),
+        rate: format::rate(operation.rate_per_s),
+        errors: format::percent(operation.error_ratio),
+        p50: format::ms(operation.duration_ms_p50),
+        p95: format::ms(operation.duration_ms_p95),
+        p99: format::ms(operation.duration_ms_p99),
+    });
+    let what_if = estimate.what_if.iter().map(|what_if| {
+        let wait = what_if.queue_wait_ms.map_or_else(|| "grows without bound".to_owned(), format::ms);
+        (format!("× {}", what_if.load_factor), wait)
+    });
+    let name = service.service.replace('\'', "''");
+    Panel {
+        service: service.service.clone(),
+        sql: format!("SELECT * FROM spans WHERE service = '{name}' ORDER BY start_unix_nano DESC LIMIT 100"),
+        figures: vec![
+            ("rate", format::rate(service.rate_per_s)),
+            ("errors", format::percent(service.error_ratio)),
+            ("p50 / p95 / p99", {
+                let [p50, p95, p99] =
+                    [service.duration_ms_p50, service.duration_ms_p95, service.duration_ms_p99].map(format::ms);
+                format!("{p50} / {p95} / {p99}")
+            }),
+            ("in flight L", format!("{:.1}", service.in_flight)),
+            ("arrival rate λ", format::rate(estimate.arrival_rate_per_s)),
+            ("service time S", format::maybe_ms(estimate.service_time_ms)),
+            ("servers c", estimate.servers.map_or_else(|| NONE.into(), |c| c.to_string())),
+            ("utilization ρ", format::maybe(estimate.utilization)),
+            ("headroom", estimate.headroom.map_or_else(|| NONE.into(), format::percent)),
+            ("queue wait, predicted", format::maybe_ms(wait.predicted)),
+            ("queue wait, observed", format::maybe_ms(wait.observed)),
+            ("… in the proxy", format::maybe_ms(wait.observed_proxy)),
+            ("… for the service's own workers", format::maybe_ms(wait.observed_app)),
+            ("ca² / cs²", format!("{} / {}", format::maybe(estimate.ca2), format::maybe(estimate.cs2))),
+            ("model", format!("{}, confidence {}", estimate.model, format::percent(estimate.confidence))),
+            ("limit", service.limit.map_or_else(|| NONE.into(), |limit| format!("{limit} in flight"))),
+            ("shed", format::rate(service.shed_per_s)),
+            ("tokens in / out", {
+                let (input, output) = (service.input_tokens_per_s, service.output_tokens_per_s);
+                if input + output > 0.0 {
+                    format!("{} / {}", format::rate(input), format::rate(output))
+                } else {
+                    NONE.into()
+                }
+            }),
+            ("time to first token, p50", format::maybe_ms(service.time_to_first_token_ms_p50)),
+            ("instances", service.instances.join(", ")),
+        ],
+        why: estimate.reason.clone().unwrap_or_else(|| estimate.rule.clone()),
+        what_if: what_if.collect(),
+        operations: operations.collect(),
+    }
+}
+
+pub(super) fn health(health: Health) -> (&'static str, &'static str) {
+    match health {
+        Health::Healthy => ("healthy", "●"),
+        Health::Degraded => ("degraded", "▲"),
+        Health::Unhealthy => ("unhealthy", "■"),
+        Health::Idle => ("idle", "○"),
+    }
+}
+
+fn kind(kind: NodeKind) -> &'static str {
+    match kind {
+        NodeKind::Service => "service",
+        NodeKind::Database => "database",
+        NodeKind::Messaging => "messaging",
+        NodeKind::External => "external",
+    }
+}
+
+fn query(text: &str) -> String {
+    url::form_urlencoded::byte_serialize(text.as_bytes()).collect()
+}

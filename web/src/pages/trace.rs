@@ -1,0 +1,204 @@
+//! `/traces/{id}`: the waterfall, with self times and the critical path; `?span=` opens one span.
+
+use std::collections::HashMap;
+
+use askama::Template;
+use axum::{
+    extract::{Path, Query, State},
+    response::Response,
+};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{Pages, format, html, integer, text};
+use crate::trace::Trace;
+
+/// Rows drawn; a longer trace is cut, and says so.
+const MAX_ROWS: usize = 2_000;
+
+/// Deeper spans are not indented further.
+const MAX_DEPTH: usize = 12;
+
+/// Colours of services.
+const COLOURS: usize = 8;
+
+/// Width of a lane in its own units.
+const LANE: f64 = 1_000.0;
+
+/// Columns that say nothing of their own in the panel.
+const LEFT_OUT: [&str; 6] = [
+    "trace_id",
+    "attributes",
+    "attribute_types",
+    "resource_attributes",
+    "resource_attribute_types",
+    "received_unix_nano",
+];
+
+#[derive(Template)]
+#[template(path = "trace.html")]
+struct TracePage {
+    page: &'static str,
+    id: String,
+    id_short: String,
+    started: String,
+    duration: String,
+    spans: usize,
+    services: usize,
+    errors: usize,
+    rows: Vec<Row>,
+    cut: usize,
+    selected: Option<Selected>,
+}
+
+struct Row {
+    span_id: String,
+    service: String,
+    operation: String,
+    depth: usize,
+    duration: String,
+    self_time: String,
+    error: bool,
+    state: &'static str,
+    selected: bool,
+    colour: usize,
+    x: String,
+    width: String,
+    critical: Vec<(String, String)>,
+}
+
+struct Selected {
+    span_id: String,
+    service: String,
+    operation: String,
+    fields: Vec<(String, String)>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Selection {
+    span: Option<String>,
+}
+
+pub(super) async fn page(
+    State(pages): State<Pages>,
+    Path(id): Path<String>,
+    Query(selection): Query<Selection>,
+) -> Response {
+    match Trace::read(&pages.deps, &id).await {
+        Ok(trace) => html(&view(&trace, selection.span.as_deref())),
+        Err(error) => error.into_page(),
+    }
+}
+
+fn view(trace: &Trace, selected: Option<&str>) -> TracePage {
+    let start = trace.nodes.iter().map(|n| n.start).min().unwrap_or(0);
+    let end = trace.nodes.iter().map(|n| n.end).max().unwrap_or(0);
+    let scale = Scale { start, length: (end - start).max(1) as f64 };
+    let order = tree(trace);
+    let mut services: Vec<&str> = trace.nodes.iter().map(|n| n.service.as_str()).collect();
+    services.sort_unstable();
+    services.dedup();
+    let mut critical: HashMap<[u8; 8], Vec<(String, String)>> = HashMap::new();
+    for segment in &trace.critical_path {
+        let place = scale.place(segment.start_unix_nano, segment.end_unix_nano);
+        critical.entry(segment.span_id).or_default().push(place);
+    }
+    let row = |&(index, depth): &(usize, usize)| {
+        let (span, node) = (&trace.spans[index], &trace.nodes[index]);
+        let (x, width) = scale.place(node.start, node.end);
+        let error = span["status"] == "error";
+        Row {
+            span_id: hex::encode(node.span_id),
+            service: node.service.clone(),
+            operation: text(span, "operation"),
+            depth: depth.min(MAX_DEPTH),
+            duration: format::ns(node.end - node.start),
+            self_time: format::ns(integer(span, "self_time_ns")),
+            error,
+            state: if error { "unhealthy" } else { "" },
+            selected: selected == Some(hex::encode(node.span_id).as_str()),
+            colour: services.binary_search(&node.service.as_str()).unwrap_or(0) % COLOURS,
+            x,
+            width,
+            critical: critical.get(&node.span_id).cloned().unwrap_or_default(),
+        }
+    };
+    TracePage {
+        page: "/traces",
+        id_short: trace.id.chars().take(12).collect(),
+        id: trace.id.clone(),
+        started: format::moment(start),
+        duration: format::ns(end - start),
+        spans: trace.spans.len(),
+        services: services.len(),
+        errors: trace.spans.iter().filter(|span| span["status"] == "error").count(),
+        rows: order.iter().take(MAX_ROWS).map(row).collect(),
+        cut: order.len().saturating_sub(MAX_ROWS),
+        selected: selected.and_then(|id| trace.spans.iter().find(|span| span["span_id"] == id)).map(panel),
+    }
+}
+
+/// Spans in the order of a walk down the tree, with their depths. A span whose parent is not in the
+/// trace is a root; one in a circle of parents comes last.
+fn tree(trace: &Trace) -> Vec<(usize, usize)> {
+    let known: HashMap<[u8; 8], usize> = trace.nodes.iter().enumerate().map(|(i, n)| (n.span_id, i)).collect();
+    let mut children: HashMap<usize, Vec<usize>> = HashMap::new();
+    let mut stack = Vec::new();
+    for (index, node) in trace.nodes.iter().enumerate() {
+        match node.parent.and_then(|parent| known.get(&parent)).filter(|parent| **parent != index) {
+            Some(parent) => children.entry(*parent).or_default().push(index),
+            None => stack.push((index, 0)),
+        }
+    }
+    // the stack gives back the last first
+    stack.reverse();
+    let mut order = Vec::with_capacity(trace.nodes.len());
+    let mut seen = vec![false; trace.nodes.len()];
+    while let Some((index, depth)) = stack.pop() {
+        seen[index] = true;
+        order.push((index, depth));
+        stack.extend(children.remove(&index).unwrap_or_default().into_iter().rev().map(|child| (child, depth + 1)));
+    }
+    order.extend(seen.iter().enumerate().filter(|(_, seen)| !**seen).map(|(index, _)| (index, 0)));
+    order
+}
+
+struct Scale {
+    start: i64,
+    length: f64,
+}
+
+impl Scale {
+    fn place(&self, from: i64, to: i64) -> (String, String) {
+        let x = (from - self.start) as f64 / self.length * LANE;
+        let width = ((to - from) as f64 / self.length * LANE).max(1.0);
+        (format!("{x:.1}"), format!("{width:.1}"))
+    }
+}
+
+fn panel(span: &Value) -> Selected {
+    let columns = span.as_object().into_iter().flatten();
+    let said = columns.filter(|(key, value)| !value.is_null() && !LEFT_OUT.contains(&key.as_str()));
+    let mut fields: Vec<(String, String)> = said.map(|(key, value)| (key.clone(), readable(key, value))).collect();
+    for map in ["attributes", "resource_attributes"] {
+        let entries = span[map].as_object().into_iter().flatten();
+        fields.extend(entries.map(|(key, value)| (key.clone(), readable(key, value))));
+    }
+    Selected {
+        span_id: text(span, "span_id"),
+        service: text(span, "service"),
+        operation: text(span, "operation"),
+        fields,
+    }
+}
+
+fn readable(key: &str, value: &Value) -> String {
+    match value {
+        Value::Number(number) if key.ends_with("_unix_nano") => {
+            number.as_i64().map_or_else(|| number.to_string(), format::moment)
+        }
+        Value::Number(number) if key.ends_with("_ns") => number.as_i64().map_or_else(|| number.to_string(), format::ns),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
