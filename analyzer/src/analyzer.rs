@@ -171,7 +171,10 @@ impl Analyzer {
             self.remember_rates(window);
         }
         let findings = self.judge.findings();
-        let snapshot = view::snapshot(window, &self.names, servers, findings);
+        let mut snapshot = view::snapshot(window, &self.names, servers, findings);
+        if let Some(before) = step.snapshot.as_ref().or(self.last_snapshot.as_ref()) {
+            view::carry_over(&mut snapshot, before);
+        }
         if !changes.is_empty() {
             let changed: Vec<_> = changes.into_iter().map(|change| change.finding).collect();
             step.alerts.extend(changed.iter().map(Alert::of_finding));

@@ -96,6 +96,8 @@ pub struct ServiceView {
     pub output_tokens_per_s: f64,
     /// Median time to the first token.
     pub time_to_first_token_ms_p50: Option<f64>,
+    /// End of the last window in which it had traffic.
+    pub last_seen_unix_nano: UnixNanos,
 }
 
 /// One operation of a service.
@@ -195,6 +197,8 @@ pub struct EdgeView {
     pub health: Health,
     /// The caller's breaker for it.
     pub breaker: Option<BreakerView>,
+    /// End of the last window in which it had traffic.
+    pub last_seen_unix_nano: UnixNanos,
 }
 
 /// The state of a breaker.

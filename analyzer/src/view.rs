@@ -20,6 +20,9 @@ use crate::{
 /// Loads the wait is predicted for.
 const LOAD_FACTORS: [f64; 4] = [1.1, 1.2, 1.5, 2.0];
 
+/// 10 min: as long as people look back when they ask where a service went.
+const CARRIED_NS: i64 = 600_000_000_000;
+
 /// Samples at which an estimate is as sure as its rule allows.
 const SURE_SAMPLES: f64 = 200.0;
 
@@ -47,6 +50,8 @@ pub(crate) fn snapshot(
         }
         edges.push(view);
     }
+    services.iter_mut().for_each(|service| service.last_seen_unix_nano = window.end);
+    edges.iter_mut().for_each(|edge| edge.last_seen_unix_nano = window.end);
     services.sort_by(|a, b| a.service.cmp(&b.service));
     Snapshot {
         time_unix_nano: window.end,
@@ -55,6 +60,53 @@ pub(crate) fn snapshot(
         edges,
         findings,
         ..Snapshot::default()
+    }
+}
+
+/// Keeps what had traffic lately and has none in this window: a graph must not lose its nodes when
+/// nobody calls for a moment.
+pub(crate) fn carry_over(snapshot: &mut Snapshot, before: &Snapshot) {
+    let recent = |seen: i64| snapshot.time_unix_nano.saturating_sub(seen) <= CARRIED_NS;
+    let idle_services = before.services.iter().filter(|old| recent(old.last_seen_unix_nano));
+    let idle_services = idle_services.filter(|old| !snapshot.services.iter().any(|s| s.service == old.service));
+    let idle_services: Vec<ServiceView> = idle_services.map(idle_service).collect();
+    let idle_edges = before.edges.iter().filter(|old| recent(old.last_seen_unix_nano));
+    let known = |old: &&EdgeView| snapshot.edges.iter().any(|e| e.caller == old.caller && e.callee == old.callee);
+    let idle_edges: Vec<EdgeView> = idle_edges.filter(|old| !known(old)).map(idle_edge).collect();
+    let open = |service: &str| snapshot.findings.iter().any(|f| f.state == FindingState::Open && f.service == service);
+    let idle_services: Vec<ServiceView> =
+        idle_services.into_iter().map(|s| ServiceView { bottleneck: open(&s.service), ..s }).collect();
+    snapshot.services.extend(idle_services);
+    snapshot.services.sort_by(|a, b| a.service.cmp(&b.service));
+    snapshot.edges.extend(idle_edges);
+    snapshot.edges.sort_by(|a, b| (&a.caller, &a.callee).cmp(&(&b.caller, &b.callee)));
+}
+
+fn idle_service(old: &ServiceView) -> ServiceView {
+    ServiceView {
+        service: old.service.clone(),
+        kind: old.kind,
+        namespace: old.namespace.clone(),
+        instances: old.instances.clone(),
+        limit: old.limit,
+        last_seen_unix_nano: old.last_seen_unix_nano,
+        estimate: Estimate {
+            servers: old.estimate.servers,
+            model: "unknown".into(),
+            rule: "none".into(),
+            reason: Some("no request ended in this window".into()),
+            ..Estimate::default()
+        },
+        ..ServiceView::default()
+    }
+}
+
+fn idle_edge(old: &EdgeView) -> EdgeView {
+    EdgeView {
+        caller: old.caller.clone(),
+        callee: old.callee.clone(),
+        last_seen_unix_nano: old.last_seen_unix_nano,
+        ..EdgeView::default()
     }
 }
 
@@ -154,6 +206,7 @@ fn edge_view(edge: &EdgeWindow, caller: &str, callee: &str, seconds: f64, callee
         gap_ms_p50: edge.gap_ms.quantile(0.5),
         health: health(error_ratio, callee_named),
         breaker: None,
+        last_seen_unix_nano: 0,
     }
 }
 
