@@ -3,6 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // a test stops where it fails
 
 mod crash;
+mod demo;
 mod otlp;
+mod pages;
+mod proxy;
 mod support;
 mod tidy;

@@ -34,6 +34,8 @@ pub struct Analyzer {
     controller: Controller,
     /// Requests per second of each service in healthy windows, for visit ratios.
     usual_rates: BTreeMap<Name, f64>,
+    /// Service time of each service in healthy windows, in milliseconds.
+    usual_service_ms: BTreeMap<Name, f64>,
     graph: ServiceGraph,
     counters: Counters,
     calls: Vec<Call>,
@@ -41,6 +43,12 @@ pub struct Analyzer {
     newest: UnixNanos,
     last_snapshot: Option<Snapshot>,
 }
+
+/// Weight of the newest window in the usual rate: it follows the time of day.
+const RATE_GAIN: f64 = 0.2;
+
+/// The same for the usual service time: slow, because the first windows of a fault still count.
+const SERVICE_TIME_GAIN: f64 = 0.05;
 
 /// What a step says.
 #[derive(Debug, Default)]
@@ -69,6 +77,7 @@ impl Analyzer {
             rollup: Rollup::default(),
             judge: Judge::default(),
             usual_rates: BTreeMap::new(),
+            usual_service_ms: BTreeMap::new(),
             graph: ServiceGraph::default(),
             counters: Counters::default(),
             calls: Vec::new(),
@@ -168,7 +177,7 @@ impl Analyzer {
         self.graph = self.graph_of(window);
         let changes = self.judge.window(window, &self.names, &self.graph, self.config.min_history);
         if self.judge.open().next().is_none() {
-            self.remember_rates(window);
+            self.remember_usual(window);
         }
         let findings = self.judge.findings();
         let mut snapshot = view::snapshot(window, &self.names, servers, findings);
@@ -206,13 +215,21 @@ impl Analyzer {
         ServiceGraph::new(nodes, edges)
     }
 
-    fn remember_rates(&mut self, window: &Window) {
+    fn remember_usual(&mut self, window: &Window) {
         let seconds = window.length_ns as f64 / 1e9;
         for (name, service) in &window.services {
             let rate = service.requests as f64 / seconds;
             let usual = self.usual_rates.entry(*name).or_insert(rate);
-            *usual += 0.2 * (rate - *usual);
+            *usual += RATE_GAIN * (rate - *usual);
+            if let Some((mean, _)) = moments(&service.service_ms) {
+                let usual = self.usual_service_ms.entry(*name).or_insert(mean);
+                *usual += SERVICE_TIME_GAIN * (mean - *usual);
+            }
         }
+    }
+
+    fn usual_service_time(&self, service: &str) -> Option<f64> {
+        self.names.find(service).and_then(|name| self.usual_service_ms.get(&name)).copied()
     }
 
     /// Open bottlenecks as the controller needs them.
@@ -230,6 +247,8 @@ impl Analyzer {
                 service: finding.service.clone(),
                 servers: service.estimate.servers.and_then(NonZeroU32::new),
                 service_time_ms: service.estimate.service_time_ms,
+                usual_service_time_ms: self.usual_service_time(&finding.service),
+                downstream_ms: service.downstream_ms,
                 utilization: service.estimate.utilization,
                 completions_per_s: service.rate_per_s,
                 entry,

@@ -1,8 +1,10 @@
 //! [`Controller`]: from an open finding to limits, and back when it closes.
 //!
-//! Fed forward by the queueing model: at most `limit₀ = ceil(c·(1 + Wq_budget/S))` requests in
-//! flight at the bottleneck, and at the entry whose path crosses it no more than a share of
-//! `c/S`, so that nothing is worked on upstream to be shed later. Guards: floor c, a bounded step,
+//! Fed forward by the queueing model: at most `limit₀ = ceil(c/S · (S + Wq_budget + D))` requests in
+//! flight at the bottleneck (Little's law at full capacity; D is the time a request waits there for
+//! calls to others, when it holds a place but no worker; with D = 0 it is `c·(1 + Wq_budget/S)`), and
+//! at the entry whose path crosses it no more than a share of `c/S`, so that nothing is worked on
+//! upstream to be shed later. Guards: floor c, a bounded step,
 //! dry run, kill switch, overrides by hand; nothing is decided without fresh windows, because a
 //! decision is made only when one closes.
 
@@ -26,6 +28,9 @@ const MIN_CHANGE: f64 = 0.1;
 
 /// A service whose utilization is this share of the target is as good as full.
 const FULL: f64 = 0.9;
+
+/// Service times of two windows within this factor describe the same state.
+const STEADY: f64 = 1.5;
 
 /// An order from people.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -72,6 +77,10 @@ pub struct Bottleneck {
     pub servers: Option<NonZeroU32>,
     /// S, when known.
     pub service_time_ms: Option<f64>,
+    /// S while nothing was wrong.
+    pub usual_service_time_ms: Option<f64>,
+    /// D: mean time a request waits there for calls to others.
+    pub downstream_ms: f64,
     /// ρ, when known.
     pub utilization: Option<f64>,
     /// Requests it completes per second now.
@@ -99,6 +108,8 @@ pub struct Controller {
     kill_switch: bool,
     /// By service: what the controller wants.
     wanted: BTreeMap<String, Policy>,
+    /// By service under suspicion: its service time in the window before, in milliseconds.
+    measured: BTreeMap<String, f64>,
     overrides: BTreeMap<String, OverrideView>,
     current: PolicySet,
     pending: Vec<Change>,
@@ -120,6 +131,7 @@ impl Controller {
             config,
             kill_switch: false,
             wanted: BTreeMap::new(),
+            measured: BTreeMap::new(),
             overrides: BTreeMap::new(),
             current,
             pending: Vec::new(),
@@ -185,6 +197,8 @@ impl Controller {
                 self.regulate(bottleneck, &mut wanted);
             }
         }
+        let measured = bottlenecks.iter().filter_map(|b| Some((b.service.clone(), b.service_time_ms?)));
+        self.measured = measured.collect();
         let reason = if self.config.enabled { "the finding is over" } else { "control was switched off" };
         for (service, old) in &self.wanted.clone() {
             if !wanted.contains_key(service) {
@@ -211,11 +225,12 @@ impl Controller {
         // a finding outlives its cause by some windows: what is not full now would get a limit from
         // numbers that do not describe the fault, and reach the right one only in small steps
         let full = bottleneck.utilization.is_none_or(|u| u >= FULL * self.config.target_utilization);
-        if !full && !self.wanted.contains_key(service) {
+        let describes_now = service_time_ms.is_none_or(|s| is_slow(bottleneck, s) || self.is_steady(service, s));
+        if !(full && describes_now) && !self.wanted.contains_key(service) {
             return;
         }
         if let Some((c, s)) = servers.zip(*service_time_ms) {
-            let target = (f64::from(c.get()) * (1.0 + self.config.wq_budget_ms / s)).ceil();
+            let target = (f64::from(c.get()) / s * (s + self.config.wq_budget_ms + bottleneck.downstream_ms)).ceil();
             let limit = self
                 .stepped(service, target, |p| p.concurrency_limit.map(|l| f64::from(l.limit.get())))
                 .max(f64::from(c.get()));
@@ -223,8 +238,8 @@ impl Controller {
             let limit = NonZeroU32::new(limit as u32).unwrap_or(c);
             let limit = ConcurrencyLimit { limit, queue: limit.get(), queue_timeout_ms };
             let reason = format!(
-                "{service} has {c} workers and takes {s:.0} ms: at most {} in flight keep the wait below {queue_timeout_ms} ms",
-                limit.limit
+                "{service} has {c} workers and takes {s:.0} ms, and waits {:.0} ms for others: at most {} in flight keep the wait below {queue_timeout_ms} ms",
+                bottleneck.downstream_ms, limit.limit
             );
             let policy = Policy {
                 service: service.clone(),
@@ -259,6 +274,13 @@ impl Controller {
             policy.reason = reason;
         }
         self.want(policy, finding_id, wanted);
+    }
+
+    /// Whether the window before measured about the same: the window after a fault still serves its
+    /// backlog, and is full, but at the usual pace and not for long.
+    fn is_steady(&self, service: &str, service_time_ms: f64) -> bool {
+        let before = self.measured.get(service);
+        before.is_some_and(|before| (1.0 / STEADY..=STEADY).contains(&(service_time_ms / before)))
     }
 
     /// Towards `target`, but no further than a step from what is in force; small changes are left.
@@ -369,6 +391,11 @@ impl Controller {
     }
 }
 
+/// Whether it is slower than usual now, so that a limit is due at once.
+fn is_slow(bottleneck: &Bottleneck, service_time_ms: f64) -> bool {
+    bottleneck.usual_service_time_ms.is_some_and(|usual| service_time_ms > STEADY * usual)
+}
+
 fn actuator(policy: &Policy) -> &'static str {
     if policy.concurrency_limit.is_some() {
         "concurrency_limit"
@@ -396,6 +423,8 @@ mod tests {
             service: "tagger".into(),
             servers: NonZeroU32::new(4),
             service_time_ms: Some(service_time_ms),
+            usual_service_time_ms: Some(20.0),
+            downstream_ms: 0.0,
             utilization: Some(1.0),
             completions_per_s: 50.0,
             entry: Some(("gateway".into(), 1.0)),
@@ -409,6 +438,7 @@ mod tests {
     #[test]
     fn a_bottleneck_is_limited_and_shed_at_the_entry() {
         let mut controller = controller(ControlConfig::default());
+        assert!(controller.step(&[bottleneck(20.0)], 0).policy.is_none());
         let policy = controller.step(&[bottleneck(80.0)], 1).policy.unwrap();
         assert_eq!(policy.validate(), Ok(()));
         assert_eq!(policy.for_service("tagger").unwrap().concurrency_limit.unwrap().limit.get(), 9);
@@ -422,6 +452,7 @@ mod tests {
     #[test]
     fn a_limit_moves_in_steps_and_never_below_the_workers() {
         let mut controller = controller(ControlConfig::default());
+        controller.step(&[bottleneck(20.0)], 0);
         controller.step(&[bottleneck(20.0)], 1);
         let mut last = 24.0;
         for now in 2..20 {
@@ -437,6 +468,7 @@ mod tests {
     #[test]
     fn people_win() {
         let mut controller = controller(ControlConfig::default());
+        controller.step(&[bottleneck(80.0)], 0);
         controller.step(&[bottleneck(80.0)], 1);
         controller.command(Command::KillSwitch { engaged: true, author: "ana".into() });
         assert!(controller.step(&[bottleneck(80.0)], 2).policy.unwrap().policies.is_empty());
@@ -459,6 +491,7 @@ mod tests {
     #[test]
     fn limits_move_with_windows_only_and_switching_off_lifts_at_once() {
         let mut controller = controller(ControlConfig::default());
+        controller.step(&[bottleneck(20.0)], 0);
         controller.step(&[bottleneck(20.0)], 1);
         let before = controller.policy().clone();
         assert!((2..10).all(|now| controller.obey(now).policy.is_none()));
@@ -472,7 +505,10 @@ mod tests {
         let mut controller = controller(ControlConfig::default());
         let recovered = Bottleneck { utilization: Some(0.4), ..bottleneck(20.0) };
         assert!(controller.step(std::slice::from_ref(&recovered), 1).policy.is_none());
-        assert!(controller.step(&[bottleneck(80.0)], 2).policy.is_some());
+        assert!(controller.step(&[bottleneck(20.0)], 1).policy.is_some(), "a surge that lasts");
+        controller.step(&[], 1);
+        assert!(controller.step(&[bottleneck(20.0)], 2).policy.is_none(), "the last of a backlog at the usual pace");
+        assert!(controller.step(&[bottleneck(80.0)], 2).policy.is_some(), "slow, at once");
         let set = controller.step(&[recovered], 3).policy.unwrap();
         assert!(set.for_service("tagger").is_some(), "what was begun is loosened in steps until the finding is over");
     }

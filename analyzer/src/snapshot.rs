@@ -88,6 +88,10 @@ pub struct ServiceView {
     pub limit: Option<u32>,
     /// Mean requests in it at once.
     pub in_flight: f64,
+    /// Mean time a request waits for calls to others: it holds a place meanwhile, but no worker.
+    pub downstream_ms: f64,
+    /// Share that failed by the service's own doing: no call of it failed, and policy did not shed it.
+    pub own_error_ratio: f64,
     /// Requests its proxy shed per second.
     pub shed_per_s: f64,
     /// Prompt tokens per second.

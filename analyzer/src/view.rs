@@ -39,7 +39,7 @@ pub(crate) fn snapshot(
         let mut view = service_view(service, names, seconds, servers.get(name).copied());
         view.service = names.text(*name).to_owned();
         view.bottleneck = named(&view.service);
-        view.health = health(view.error_ratio, view.bottleneck);
+        view.health = health(view.own_error_ratio, view.error_ratio, view.bottleneck);
         services.push(view);
     }
     let mut edges: Vec<EdgeView> = Vec::new();
@@ -143,6 +143,8 @@ fn service_view(service: &ServiceWindow, names: &Names, seconds: f64, servers: O
         operations: operations.collect(),
         instances,
         in_flight: service.busy_ns / (seconds * 1e9),
+        downstream_ms: mean(&service.downstream_ms).unwrap_or(0.0),
+        own_error_ratio: service.own_errors as f64 / service.requests.max(1) as f64,
         shed_per_s: service.shed as f64 / seconds,
         input_tokens_per_s: service.input_tokens as f64 / seconds,
         output_tokens_per_s: service.output_tokens as f64 / seconds,
@@ -204,7 +206,7 @@ fn edge_view(edge: &EdgeWindow, caller: &str, callee: &str, seconds: f64, callee
         duration_ms_p95: quantile(0.95),
         duration_ms_p99: quantile(0.99),
         gap_ms_p50: edge.gap_ms.quantile(0.5),
-        health: health(error_ratio, callee_named),
+        health: health(0.0, error_ratio, callee_named),
         breaker: None,
         last_seen_unix_nano: 0,
     }
@@ -231,8 +233,9 @@ fn virtual_service(edge: &EdgeView, kind: NodeKind) -> ServiceView {
     }
 }
 
-fn health(error_ratio: f64, named: bool) -> Health {
-    if named || error_ratio > 0.1 {
+/// Red is for causes; who only passes on the errors of others, or is told to shed, is degraded.
+fn health(own_error_ratio: f64, error_ratio: f64, named: bool) -> Health {
+    if named || own_error_ratio > 0.1 {
         Health::Unhealthy
     } else if error_ratio > 0.01 {
         Health::Degraded

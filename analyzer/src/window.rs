@@ -42,6 +42,8 @@ pub(crate) struct ServiceWindow {
     pub(crate) busy_ns: f64,
     /// Own time of each request: duration without proxy wait and calls to others.
     pub(crate) own_ms: Vec<f64>,
+    /// What each request spent waiting for calls to others: it holds a place, but no worker.
+    pub(crate) downstream_ms: Vec<f64>,
     /// Reconstructed, when c is known.
     pub(crate) service_ms: Vec<f64>,
     pub(crate) app_wait_ms: Vec<f64>,
@@ -288,7 +290,11 @@ fn add_request(service: &mut ServiceWindow, span: &Span, own_ns: i64, call_faile
     }
     service.duration_ms.add(duration_ms);
     service.busy_ns += span.duration_ns as f64;
-    service.own_ms.push(own_ns as f64 / 1e6);
+    if !span.shed {
+        service.own_ms.push(own_ns as f64 / 1e6);
+        let held_ns = span.duration_ns - span.queue_wait_ns.unwrap_or(0);
+        service.downstream_ms.push((held_ns - own_ns).max(0) as f64 / 1e6);
+    }
     if let Some(wait) = span.queue_wait_ns {
         service.proxy_wait_ms.push(wait as f64 / 1e6);
     }

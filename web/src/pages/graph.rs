@@ -290,6 +290,7 @@ fn panel(service: &ServiceView) -> Panel {
                 format!("{p50} / {p95} / {p99}")
             }),
             ("in flight L", format!("{:.1}", service.in_flight)),
+            ("… waits for others", format::ms(service.downstream_ms)),
             ("arrival rate λ", format::rate(estimate.arrival_rate_per_s)),
             ("service time S", format::maybe_ms(estimate.service_time_ms)),
             ("servers c", estimate.servers.map_or_else(|| NONE.into(), |c| c.to_string())),

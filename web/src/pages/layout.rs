@@ -11,7 +11,7 @@ pub(crate) const NODE_WIDTH: i32 = 190;
 pub(crate) const NODE_HEIGHT: i32 = 78;
 
 /// Room for an edge's label between two layers.
-const LAYER_GAP: f64 = 110.0;
+const LAYER_GAP: f64 = 100.0;
 
 /// Room between two nodes of a layer.
 const NODE_GAP: f64 = 34.0;
