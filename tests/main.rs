@@ -7,5 +7,6 @@ mod demo;
 mod otlp;
 mod pages;
 mod proxy;
+mod sql;
 mod support;
 mod tidy;

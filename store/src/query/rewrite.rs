@@ -92,18 +92,26 @@ fn attribute(root: &Expr, access_chain: &[AccessExpr]) -> Option<Expr> {
     if map != "attributes" && map != "resource_attributes" {
         return None;
     }
-    let from_map = call("attr", vec![Expr::CompoundIdentifier(path.clone()), text(key)]);
-    let column = (map == "attributes").then(|| hot_column(key)).flatten();
-    let Some(column) = column else { return Some(from_map) };
-    *path.last_mut()? = Ident::new(column);
+    let from_map = call("attr", vec![column(path.clone()), text(key)]);
+    let hot = (map == "attributes").then(|| hot_column(key)).flatten();
+    let Some(hot) = hot else { return Some(from_map) };
+    *path.last_mut()? = Ident::new(hot);
     let hot = Expr::Cast {
         kind: CastKind::Cast,
-        expr: Box::new(Expr::CompoundIdentifier(path)),
+        expr: Box::new(column(path)),
         data_type: DataType::Varchar(None),
         array: false,
         format: None,
     };
     Some(call("coalesce", vec![hot, from_map]))
+}
+
+/// A name of one part is not a compound one to the planner.
+fn column(mut path: Vec<Ident>) -> Expr {
+    match path.len() {
+        1 => Expr::Identifier(path.remove(0)),
+        _ => Expr::CompoundIdentifier(path),
+    }
 }
 
 fn hot_column(key: &str) -> Option<&'static str> {
