@@ -4,9 +4,11 @@
 
 mod crash;
 mod demo;
+mod grpc;
 mod otlp;
 mod pages;
 mod proxy;
+mod sdk;
 mod sql;
 mod support;
 mod tidy;
