@@ -137,7 +137,7 @@ fn config(data: PathBuf, script: &Script, receiver: &Receiver) -> Config {
     let servers = CHAIN.iter().map(|spec| (spec.service.to_owned(), spec.servers)).collect();
     let analyzer = weir_analyzer::Config {
         window_ms,
-        lateness_ms: window_ms / 2,
+        lateness_ms: window_ms / 4,
         slo_ms: SLO.as_secs_f64() * 1e3,
         servers,
         ..weir_analyzer::Config::default()

@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // a test stops where it fails
 
+mod api;
 mod crash;
 mod demo;
+mod docs;
 mod grpc;
 mod otlp;
 mod pages;

@@ -208,7 +208,7 @@ pub struct EdgeView {
 /// The state of a breaker.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct BreakerView {
-    /// `closed`, `shedding` or `probing`.
+    /// `closed`: it is set and lets everything pass; `shedding`: it turns a share of the calls away.
     pub state: String,
     /// Share of calls it sheds.
     pub shed_ratio: f64,

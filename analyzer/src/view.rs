@@ -10,8 +10,8 @@ use crate::{
     bottleneck::mean,
     queueing::{mm1, mmc},
     snapshot::{
-        ControlView, EdgeView, Estimate, FindingState, FindingView, Health, NodeKind, OperationView, QueueWait,
-        ServiceView, Snapshot, WhatIf,
+        BreakerView, ControlView, EdgeView, Estimate, FindingState, FindingView, Health, NodeKind, OperationView,
+        QueueWait, ServiceView, Snapshot, WhatIf,
     },
     spans::{Name, Names},
     window::{EdgeWindow, ServiceWindow, Window},
@@ -116,6 +116,10 @@ pub(crate) fn regulate(snapshot: &mut Snapshot, policy: &PolicySet, control: Con
         let limit = policy.for_service(&service.service).and_then(|p| p.concurrency_limit);
         service.limit = limit.map(|limit| limit.limit.get());
     }
+    for edge in snapshot.edges.iter_mut().filter(|edge| edge.breaker.is_none()) {
+        let set = policy.for_service(&edge.callee).and_then(|p| p.breaker);
+        edge.breaker = set.map(|_| BreakerView { state: "closed".into(), shed_ratio: 0.0 });
+    }
     snapshot.policy = policy.clone();
     snapshot.control = control;
 }
@@ -207,9 +211,15 @@ fn edge_view(edge: &EdgeWindow, caller: &str, callee: &str, seconds: f64, callee
         duration_ms_p99: quantile(0.99),
         gap_ms_p50: edge.gap_ms.quantile(0.5),
         health: health(0.0, error_ratio, callee_named),
-        breaker: None,
+        breaker: breaker(edge),
         last_seen_unix_nano: 0,
     }
+}
+
+/// What spans show of the caller's breaker: that it sheds, and which share.
+fn breaker(edge: &EdgeWindow) -> Option<BreakerView> {
+    let shed_ratio = edge.shed as f64 / (edge.shed + edge.calls).max(1) as f64;
+    (edge.shed > 0).then(|| BreakerView { state: "shedding".into(), shed_ratio })
 }
 
 /// A node that has no spans of its own: what its callers see.

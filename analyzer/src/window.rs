@@ -65,6 +65,8 @@ pub(crate) struct EdgeWindow {
     pub(crate) errors: u64,
     pub(crate) duration_ms: Sketch,
     pub(crate) gap_ms: Sketch,
+    /// Calls that the caller's breaker shed: nobody answered them.
+    pub(crate) shed: u64,
     pub(crate) kind: NodeKind,
 }
 
@@ -309,6 +311,10 @@ fn add_edge(window: &mut Window, span: &Span, parent: Option<Name>, childless: b
         edge.calls += 1;
         edge.errors += u64::from(span.error);
         edge.duration_ms.add(span.duration_ns as f64 / 1e6);
+        return;
+    }
+    if let Some(peer) = span.peer.filter(|_| span.side == Side::Client && span.shed) {
+        window.edges.entry((span.service, peer)).or_default().shed += 1;
         return;
     }
     let unanswered = span.side == Side::Client && childless;

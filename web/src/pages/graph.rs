@@ -10,7 +10,7 @@ use axum::{
 use serde::Deserialize;
 use weir_analyzer::{
     Snapshot,
-    snapshot::{EdgeView, FindingState, FindingView, Health, NodeKind, ServiceView},
+    snapshot::{BreakerView, EdgeView, FindingState, FindingView, Health, NodeKind, ServiceView},
 };
 
 use super::{
@@ -224,7 +224,10 @@ fn edges(snapshot: &Snapshot, layout: &Arc<Layout>) -> Vec<Edge> {
 fn edge(edge: &EdgeView, from: (i32, i32), to: (i32, i32)) -> Edge {
     let (health, mark) = health(edge.health);
     let (path, (label_x, label_y)) = curve(from, to);
-    let breaker = edge.breaker.as_ref().filter(|b| b.shed_ratio > 0.0 || b.state != "closed");
+    let breaker = |b: &BreakerView| match b.shed_ratio {
+        0.0 => b.state.clone(),
+        shed => format!("{}, {} shed", b.state, format::percent(shed)),
+    };
     Edge {
         caller: edge.caller.clone(),
         callee: edge.callee.clone(),
@@ -236,7 +239,7 @@ fn edge(edge: &EdgeView, from: (i32, i32), to: (i32, i32)) -> Edge {
         p50: format::ms(edge.duration_ms_p50),
         p95: format::ms(edge.duration_ms_p95),
         p99: format::ms(edge.duration_ms_p99),
-        breaker: breaker.map_or_else(String::new, |b| format!("{}, sheds {}", b.state, format::percent(b.shed_ratio))),
+        breaker: edge.breaker.as_ref().map_or_else(String::new, breaker),
         path,
         label_x,
         label_y,
