@@ -226,7 +226,9 @@ impl Controller {
         // numbers that do not describe the fault, and reach the right one only in small steps
         let full = bottleneck.utilization.is_none_or(|u| u >= FULL * self.config.target_utilization);
         let describes_now = service_time_ms.is_none_or(|s| is_slow(bottleneck, s) || self.is_steady(service, s));
-        if !(full && describes_now) && !self.wanted.contains_key(service) {
+        let begun = self.wanted.contains_key(service);
+        let due = full && describes_now;
+        if !begun && !due {
             return;
         }
         if let Some((c, s)) = servers.zip(*service_time_ms) {

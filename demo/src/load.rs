@@ -74,7 +74,6 @@ impl Load {
     }
 
     /// A view of the counts that outlives a run.
-    #[must_use]
     pub fn watch(&self) -> impl Fn() -> Tally + Send + Sync + 'static {
         let sender = self.sender.clone();
         move || sender.tally()
