@@ -6,11 +6,16 @@ use clap::Parser;
 use weir::{
     cli::{Cli, Command},
     exit,
+    log::Speaker,
 };
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    weir::log::start();
+    let speaker = match cli.command {
+        Command::Serve(_) => Speaker::Server,
+        _ => Speaker::Command,
+    };
+    weir::log::start(speaker);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return exit::of_error(&anyhow::Error::new(error).context("starting threads")).into(),

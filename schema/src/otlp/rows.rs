@@ -1,7 +1,7 @@
 //! [`Rows`]: builders for all columns of one table, filled by name, a row at a time. A column that
 //! a row does not set is null there.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::{Arc, LazyLock};
 
 use arrow::{
     array::{
@@ -11,6 +11,7 @@ use arrow::{
     datatypes::{DataType, Field},
     record_batch::RecordBatch,
 };
+use hashbrown::HashMap;
 use opentelemetry_proto::tonic::{
     common::v1::{KeyValue, any_value::Value as Any},
     trace::v1::span::{Event, Link},
@@ -36,25 +37,47 @@ enum Builder {
     Structs(Box<ListBuilder<StructBuilder>>),
 }
 
+type Map = HashMap<&'static str, usize, foldhash::fast::RandomState>;
+
+/// Where the columns of a table stand; made once, looked up for every value.
+struct Places {
+    columns: Map,
+    /// Attribute name → the column it has of its own.
+    hot: Map,
+}
+
 /// The rows of one table, as they are built.
 pub(super) struct Rows {
     table: Table,
     builders: Vec<Builder>,
-    places: HashMap<&'static str, usize>,
-    /// Attribute name → the column it has of its own.
-    hot: HashMap<&'static str, usize>,
+    places: &'static Places,
     rows: usize,
     rejected: u64,
     first_rejection: Option<String>,
+}
+
+impl Places {
+    fn of(table: Table) -> &'static Self {
+        static TABLES: LazyLock<Vec<Places>> = LazyLock::new(|| Table::ALL.into_iter().map(Places::new).collect());
+        let place = Table::ALL.iter().position(|other| *other == table).expect("ALL holds every table");
+        &TABLES[place]
+    }
+
+    fn new(table: Table) -> Self {
+        let columns = columns::columns(table);
+        let named = columns.iter().enumerate();
+        Self {
+            columns: named.clone().map(|(place, column)| (column.name, place)).collect(),
+            hot: named.filter_map(|(place, column)| Some((column.attribute?, place))).collect(),
+        }
+    }
 }
 
 impl Rows {
     pub(super) fn new(table: Table) -> Self {
         let columns = columns::columns(table);
         let builders = columns.iter().map(|column| Builder::new(&column.data_type)).collect();
-        let places = columns.iter().enumerate().map(|(place, column)| (column.name, place)).collect();
-        let hot = columns.iter().enumerate().filter_map(|(place, column)| Some((column.attribute?, place))).collect();
-        Self { table, builders, places, hot, rows: 0, rejected: 0, first_rejection: None }
+        Self { table, builders, places: Places::of(table), rows: 0, rejected: 0, first_rejection: None }
     }
 
     /// Leaves a row out, before anything of it is set.
@@ -152,14 +175,14 @@ impl Rows {
 
     /// Fills a hot column from an older name of the attribute, which stays in the map as well.
     pub(super) fn fill(&mut self, column: &str, value: Option<&Any>) {
-        let Some(place) = self.places.get(column).copied() else { return };
+        let Some(place) = self.places.columns.get(column).copied() else { return };
         if let Some(value) = value {
             self.put(place, value);
         }
     }
 
     fn try_hot(&mut self, attribute: &KeyValue) -> bool {
-        let Some(place) = self.hot.get(attribute.key.as_str()).copied() else { return false };
+        let Some(place) = self.places.hot.get(attribute.key.as_str()).copied() else { return false };
         attribute.value.as_ref().and_then(|v| v.value.as_ref()).is_some_and(|value| self.put(place, value))
     }
 
@@ -209,7 +232,7 @@ impl Rows {
     }
 
     fn column(&mut self, name: &str) -> &mut Builder {
-        let place = self.places[name];
+        let place = self.places.columns[name];
         &mut self.builders[place]
     }
 }
