@@ -1,7 +1,7 @@
 //! Real kills: `weir serve` is killed with SIGKILL under load and started again. Every acked span
 //! is there, none twice, and nothing that was never sent.
 //!
-//! `WEIR_KILLS` sets how many kills (default 4); the seed is printed.
+//! `TEST_KILLS` sets how many kills (default 4); the seed is printed.
 
 use std::{
     collections::HashSet,
@@ -28,7 +28,7 @@ struct Ledger {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_acked_span_survives_kill_9_and_none_is_twice() {
-    let kills: u64 = std::env::var("WEIR_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(4);
+    let kills: u64 = std::env::var("TEST_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(4);
     let seed = 20_261_123;
     println!("{kills} kills, seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);

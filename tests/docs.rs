@@ -1,5 +1,5 @@
 //! `docs/sql.md` and `docs/config.md` are made from the code; they must not be older than it.
-//! `WEIR_WRITE_DOCS=1 cargo test docs` writes them.
+//! `TEST_WRITE_DOCS=1 cargo test docs` writes them.
 
 use std::{fmt::Write, fs, path::Path};
 
@@ -64,11 +64,11 @@ fn config_md_is_fresh() {
 
 fn fresh(path: &str, text: &str) {
     let file = root().join(path);
-    if std::env::var_os("WEIR_WRITE_DOCS").is_some() {
+    if std::env::var_os("TEST_WRITE_DOCS").is_some() {
         fs::write(&file, text).unwrap();
     }
     let found = fs::read_to_string(&file).unwrap_or_default();
-    assert!(found == text, "{path} is stale: WEIR_WRITE_DOCS=1 cargo test docs");
+    assert!(found == text, "{path} is stale: TEST_WRITE_DOCS=1 cargo test docs");
 }
 
 fn kind(data_type: &arrow::datatypes::DataType) -> String {

@@ -1,7 +1,7 @@
 //! The pages in a real browser: what they show, that they answer to keys and clicks, and that no page
 //! logs an error, breaks its content security policy or asks another host.
 //!
-//! `WEIR_SCREENSHOTS=DIR` keeps a picture of every page, light and dark.
+//! `TEST_SCREENSHOTS=DIR` keeps a picture of every page, light and dark.
 
 use std::{
     path::{Path, PathBuf},
@@ -241,7 +241,7 @@ async fn until(page: &Page, condition: &str) {
 }
 
 async fn keep_picture(page: &Page, scheme: &str, path: &str) {
-    let Some(folder) = std::env::var_os("WEIR_SCREENSHOTS") else { return };
+    let Some(folder) = std::env::var_os("TEST_SCREENSHOTS") else { return };
     let name = path.split(['?', '/']).filter(|part| !part.is_empty()).collect::<Vec<_>>().join("-");
     let name: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(40).collect();
     let file = PathBuf::from(folder).join(format!("test-{scheme}-{name}.png"));

@@ -44,9 +44,9 @@ async fn the_python_sdk_is_understood() {
     weir.stop().await.unwrap();
 }
 
-/// `WEIR_PYTHON`, else `python3`, if it has the SDK.
+/// `TEST_PYTHON`, else `python3`, if it has the SDK.
 fn python() -> Option<String> {
-    let python = std::env::var("WEIR_PYTHON").unwrap_or_else(|_| "python3".into());
+    let python = std::env::var("TEST_PYTHON").unwrap_or_else(|_| "python3".into());
     let imports =
         "import opentelemetry.sdk, opentelemetry.exporter.otlp.proto.grpc, opentelemetry.exporter.otlp.proto.http";
     let mut check = Command::new(&python);

@@ -4,11 +4,14 @@
 # second. Proxies run pinned to CPU 1 with one worker, the load and the upstream on CPU 0; rounds are
 # interleaved.
 #
-#   compare/proxy/run.sh [ROUNDS] [SECONDS]      needs nginx, haproxy, wrk; ENVOY=path for Envoy
+#   compare/proxy/run.sh [ROUNDS] [SECONDS]
+#
+# Needs nginx, haproxy, wrk. ENVOY=path adds Envoy; SERVER_BIN=path of weir adds the sidecar with every
+# span emitted to a real collector (its counters are printed at the end: nothing may be dropped).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 rounds=${1:-5} seconds=${2:-4}
-weir=${WEIR_PROXY:-target/release/weir-proxy}
+weir=${PROXY_BIN:-target/release/weir-proxy}
 work=$(mktemp -d)
 pids=()
 trap 'kill "${pids[@]}" 2>/dev/null || true; wait 2>/dev/null || true; rm -rf "$work"' EXIT
@@ -52,7 +55,8 @@ $2
 CONF
 }
 weir_config 18003 "" > "$work/weir.yaml"
-weir_config 18004 'telemetry: { otlp: "http://127.0.0.1:18010", span_ratio: 1.0 }' > "$work/weir-traced.yaml"
+weir_config 18004 'admin: 127.0.0.1:18021
+telemetry: { otlp: "http://127.0.0.1:18010", span_ratio: 1.0 }' > "$work/weir-traced.yaml"
 cat > "$work/envoy.yaml" <<CONF
 static_resources:
   listeners:
@@ -83,8 +87,8 @@ start 1 haproxy haproxy -db -f "$work/haproxy.cfg"
 start 1 weir "$weir" --config "$work/weir.yaml"
 names=(nginx haproxy weir)
 declare -A port=([nginx]=18001 [haproxy]=18002 [weir]=18003 [traced]=18004 [envoy]=18005)
-if [ -n "${WEIR:-}" ]; then
-    start 0 collector "$WEIR" serve --data "$work/data" --otlp-grpc 127.0.0.1:18010 --otlp-http 127.0.0.1:0 --web 127.0.0.1:0
+if [ -n "${SERVER_BIN:-}" ]; then
+    start 0 collector "$SERVER_BIN" serve --data "$work/data" --otlp-grpc 127.0.0.1:18010 --otlp-http 127.0.0.1:0 --web 127.0.0.1:0
     start 1 traced "$weir" --config "$work/weir-traced.yaml"
     names+=(traced)
 fi
@@ -113,3 +117,4 @@ for round in $(seq "$rounds"); do
             END { if (bad) name = name "(non-2xx " bad ")"; printf "%s,%s,%d,%.0f,%.2f,%.3f,%.3f,%d\n", round, name, n, rate, ticks / hz * 1e6 / n, p50, p99, rss }' "$work/wrk.txt"
     done
 done
+[ -z "${SERVER_BIN:-}" ] || { sleep 2; curl -s http://127.0.0.1:18021/metrics | grep "^weir_proxy_spans" | sed 's/^/# /'; }

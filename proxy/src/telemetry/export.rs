@@ -12,7 +12,7 @@ use std::{
 use opentelemetry_proto::tonic::collector::{
     logs::v1::{ExportLogsServiceRequest, logs_service_client::LogsServiceClient},
     metrics::v1::metrics_service_client::MetricsServiceClient,
-    trace::v1::{ExportTraceServiceRequest, trace_service_client::TraceServiceClient},
+    trace::v1::trace_service_client::TraceServiceClient,
 };
 use tokio::{
     sync::mpsc,
@@ -183,27 +183,29 @@ impl Exporter {
     }
 
     async fn send_batch(&mut self, stop: &CancellationToken) {
-        let spans: Vec<&SpanRecord> = self.batch.iter().filter(|r| r.trace.sampled).collect();
-        let logs: Vec<&SpanRecord> = self.batch.iter().filter(|r| self.config.access_log.wants(r)).collect();
-        let (span_count, log_count) = (spans.len(), logs.len());
-        let (spans, logs) = (encode::spans(&self.workload, &spans), encode::logs(&self.workload, &logs));
-        if span_count > 0 && !self.send_spans(spans, span_count, stop).await {
+        let span_count = self.batch.iter().filter(|r| r.trace.sampled).count();
+        if span_count > 0 && !self.send_spans(span_count, stop).await {
             return; // stopping: the batch stays for the flush
         }
-        if log_count > 0 {
-            self.send_logs(logs, log_count).await;
+        let logs: Vec<&SpanRecord> = self.batch.iter().filter(|r| self.config.access_log.wants(r)).collect();
+        if !logs.is_empty() {
+            let (request, count) = (encode::logs(&self.workload, &logs), logs.len());
+            self.send_logs(request, count).await;
         }
         self.batch.clear();
     }
 
     /// False when `stop` came before an answer that settles the batch.
-    async fn send_spans(&mut self, request: ExportTraceServiceRequest, spans: usize, stop: &CancellationToken) -> bool {
+    async fn send_spans(&mut self, spans: usize, stop: &CancellationToken) -> bool {
         let give_up = Instant::now() + Duration::from_millis(self.config.retry_ms);
         let mut backoff = MIN_BACKOFF;
         let tally = self.workload.tally.clone();
         let mut retried = false;
         loop {
-            let error = match timed(self.traces.export(request.clone())).await {
+            // made anew for each try: the same records give the same bytes, by which the collector knows a repetition
+            let sampled: Vec<&SpanRecord> = self.batch.iter().filter(|r| r.trace.sampled).collect();
+            let request = encode::spans(&self.workload, &sampled);
+            let error = match timed(self.traces.export(request)).await {
                 Ok(answer) => {
                     let partial = answer.into_inner().partial_success.unwrap_or_default();
                     let rejected = usize::try_from(partial.rejected_spans).unwrap_or(0).min(spans);
