@@ -22,11 +22,11 @@ use crate::{
 /// How often ages are looked at.
 const TICK: Duration = Duration::from_millis(250);
 
-/// Files below this size are merged.
-const SMALL_FILE_BYTES: u64 = 32 << 20;
+/// Rows merged at once. A merge holds them twice, decoded, at up to 1 KiB a row: 2 million took 2.4 GiB.
+const MERGE_ROWS: u64 = 512 << 10;
 
-/// Rows merged at once: what a merge holds in memory.
-const MERGE_ROWS: u64 = 2_000_000;
+/// A file with this many rows is not merged again: two of them would be more than a merge takes.
+const FULL_FILE_ROWS: u64 = MERGE_ROWS / 2;
 
 /// How long a file that a merge replaced stays, for queries that hold an older view.
 const REPLACED_FILE_LINGERS: Duration = Duration::from_secs(120);
@@ -160,7 +160,7 @@ impl Committer {
 
 /// Small files, oldest first, when there are enough of them.
 fn to_merge(mut files: Vec<DataFile>, enough: usize) -> Vec<DataFile> {
-    files.retain(|file| file.bytes < SMALL_FILE_BYTES);
+    files.retain(|file| file.rows <= FULL_FILE_ROWS);
     if files.len() < enough {
         return Vec::new();
     }
@@ -196,4 +196,27 @@ fn conform(table: Table, rows: &RecordBatch) -> Result<RecordBatch, StoreError> 
     });
     let columns = columns.collect::<Result<Vec<_>, _>>()?;
     Ok(RecordBatch::try_new(schema, columns)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files(rows: &[u64]) -> Vec<DataFile> {
+        let file = |(place, rows): (usize, &u64)| {
+            let time = place as i64;
+            DataFile { name: format!("f{place}"), bytes: 1, rows: *rows, time_range: Some((time, time)) }
+        };
+        rows.iter().enumerate().map(file).collect()
+    }
+
+    #[test]
+    fn merges_are_bounded_and_come_to_an_end() {
+        assert!(to_merge(files(&[100; 3]), 4).is_empty(), "too few to be worth it");
+        assert_eq!(to_merge(files(&[100; 4]), 4).len(), 4);
+        let large = to_merge(files(&[200_000; 8]), 4);
+        assert_eq!(large.len(), 2, "what is merged at once fits in memory");
+        let merged: u64 = large.iter().map(|file| file.rows).sum();
+        assert!(to_merge(files(&[merged; 8]), 4).is_empty(), "what a merge made is not merged again");
+    }
 }
