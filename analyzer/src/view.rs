@@ -34,17 +34,27 @@ pub(crate) fn snapshot(
 ) -> Snapshot {
     let seconds = window.length_ns as f64 / 1e9;
     let named = |service: &str| findings.iter().any(|f| f.state == FindingState::Open && f.service == service);
+    let waits = |service: &str| {
+        let mut open = findings.iter().filter(|f| f.state == FindingState::Open);
+        open.any(|f| f.victims.iter().any(|victim| victim == service))
+    };
     let mut services: Vec<ServiceView> = Vec::new();
     for (name, service) in &window.services {
         let mut view = service_view(service, names, seconds, servers.get(name).copied());
         view.service = names.text(*name).to_owned();
         view.bottleneck = named(&view.service);
         view.health = health(view.own_error_ratio, view.error_ratio, view.bottleneck);
+        if view.health == Health::Healthy && waits(&view.service) {
+            view.health = Health::Degraded;
+        }
         services.push(view);
     }
     let mut edges: Vec<EdgeView> = Vec::new();
     for ((caller, callee), edge) in &window.edges {
-        let view = edge_view(edge, names.text(*caller), names.text(*callee), seconds, named(names.text(*callee)));
+        let mut view = edge_view(edge, names.text(*caller), names.text(*callee), seconds, named(names.text(*callee)));
+        if view.health == Health::Healthy && waits(&view.callee) {
+            view.health = Health::Degraded;
+        }
         if edge.kind != NodeKind::Service && !services.iter().any(|s| s.service == view.callee) {
             services.push(virtual_service(&view, edge.kind));
         }
@@ -243,7 +253,8 @@ fn virtual_service(edge: &EdgeView, kind: NodeKind) -> ServiceView {
     }
 }
 
-/// Red is for causes; who only passes on the errors of others, or is told to shed, is degraded.
+/// Red is for causes; who only passes on the errors of others, or is told to shed, is degraded, and
+/// so is who waits for a cause.
 fn health(own_error_ratio: f64, error_ratio: f64, named: bool) -> Health {
     if named || own_error_ratio > 0.1 {
         Health::Unhealthy

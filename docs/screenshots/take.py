@@ -1,17 +1,18 @@
-"""Takes the pictures in this folder from a running demo: take.py http://127.0.0.1:7070 [CHROMIUM]
+"""Takes the pictures in this folder from a running demo: take.py http://127.0.0.1:7070 [PAGE…]
 
 Run it while `weir demo --duration 120s` shows the fault. Needs `pip install playwright` and a Chromium.
 """
 
 import json
 import pathlib
+import shutil
 import sys
 import urllib.request
 
 from playwright.sync_api import sync_playwright
 
 web = sys.argv[1].rstrip("/")
-chromium = sys.argv[2] if len(sys.argv) > 2 else "/usr/bin/chromium"
+chromium = shutil.which("chromium")
 here = pathlib.Path(__file__).parent
 
 
@@ -31,6 +32,7 @@ pages = {
     "policy": "/policy",
     "alerts": "/alerts",
 }
+pages = {name: path for name, path in pages.items() if not sys.argv[2:] or name in sys.argv[2:]}
 wrong = []
 with sync_playwright() as playwright:
     browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
