@@ -1,12 +1,10 @@
-//! Records → OTLP messages.
+//! Records → OTLP: what each attribute says, and the messages for metrics and logs. Spans, which are
+//! many, are written as bytes by `wire`.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::{borrow::Cow, sync::atomic::Ordering::Relaxed};
 
 use opentelemetry_proto::tonic::{
-    collector::{
-        logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest,
-        trace::v1::ExportTraceServiceRequest,
-    },
+    collector::{logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest},
     common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value::Value},
     logs::v1::{LogRecord, ResourceLogs, ScopeLogs, SeverityNumber},
     metrics::v1::{
@@ -14,7 +12,6 @@ use opentelemetry_proto::tonic::{
         ScopeMetrics, Sum, metric::Data, number_data_point,
     },
     resource::v1::Resource,
-    trace::v1::{ResourceSpans, ScopeSpans, Span, Status, span::SpanKind, status::StatusCode},
 };
 
 use crate::{
@@ -22,19 +19,6 @@ use crate::{
     telemetry::{Action, BOUNDS_S, SpanRecord},
     workload::{Route, Workload},
 };
-
-/// W3C trace flags: sampled.
-const SAMPLED: u32 = 1;
-
-/// The spans of one batch.
-pub(crate) fn spans(workload: &Workload, records: &[&SpanRecord]) -> ExportTraceServiceRequest {
-    let spans = records.iter().map(|r| span(r)).collect();
-    let scope_spans = vec![ScopeSpans { scope: Some(scope()), spans, ..ScopeSpans::default() }];
-    let resource = Some(resource(workload));
-    ExportTraceServiceRequest {
-        resource_spans: vec![ResourceSpans { resource, scope_spans, ..ResourceSpans::default() }],
-    }
-}
 
 /// The access logs of one batch.
 pub(crate) fn logs(workload: &Workload, records: &[&SpanRecord]) -> ExportLogsServiceRequest {
@@ -71,87 +55,78 @@ pub(crate) fn metrics(workload: &Workload, start_unix_nano: u64, now_unix_nano: 
     }
 }
 
-fn span(record: &SpanRecord) -> Span {
-    let SpanRecord { trace, route, start_unix_nano, duration_ns, method, .. } = record;
-    let kind = match route.direction {
-        Direction::Inbound => SpanKind::Server,
-        Direction::Outbound => SpanKind::Client,
-    };
-    let code = if record.failed() { StatusCode::Error } else { StatusCode::Unset };
-    let message = record.failure.map_or_else(String::new, |f| f.as_str().to_owned());
-    Span {
-        trace_id: trace.trace_id.to_vec(),
-        span_id: trace.span_id.to_vec(),
-        parent_span_id: trace.parent_span_id.map_or_else(Vec::new, |id| id.to_vec()),
-        trace_state: trace.state.as_ref().and_then(|s| s.to_str().ok()).unwrap_or_default().to_owned(),
-        flags: SAMPLED,
-        name: format!("{method} {}", route.name),
-        kind: kind.into(),
-        start_time_unix_nano: *start_unix_nano,
-        end_time_unix_nano: start_unix_nano + duration_ns,
-        attributes: attributes(record),
-        status: Some(Status { message, code: code.into() }),
-        ..Span::default()
-    }
+/// The value of an attribute.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Attribute<'a> {
+    Text(&'a str),
+    Int(u64),
 }
 
-fn attributes(record: &SpanRecord) -> Vec<KeyValue> {
+/// Says every attribute of a span, in a fixed order.
+pub(crate) fn each_attribute(record: &SpanRecord, mut say: impl FnMut(&'static str, Attribute<'_>)) {
+    use Attribute::{Int, Text};
     let route = &record.route;
-    let mut all = Vec::with_capacity(18);
-    all.push(text("http.request.method", record.method.as_str()));
+    say("http.request.method", Text(record.method.as_str()));
     if record.status > 0 {
-        all.push(int("http.response.status_code", u64::from(record.status)));
+        say("http.response.status_code", Int(u64::from(record.status)));
     }
     if let Some(path) = &record.path {
-        all.push(text("url.path", path.path()));
+        say("url.path", Text(path.path()));
     }
-    all.push(text("weir.direction", route.direction.as_str()));
-    all.push(text("weir.route", &route.name));
-    all.push(text("weir.policy_action", record.action.as_str()));
-    all.push(int("weir.queue_wait_ns", record.queue_wait_ns));
-    all.push(int("weir.in_flight", u64::from(record.in_flight)));
-    all.push(int("http.response.body.size", record.response_bytes));
-    peer(record, &mut all);
+    say("weir.direction", Text(route.direction.as_str()));
+    say("weir.route", Text(&route.name));
+    say("weir.policy_action", Text(record.action.as_str()));
+    say("weir.queue_wait_ns", Int(record.queue_wait_ns));
+    say("weir.in_flight", Int(u64::from(record.in_flight)));
+    say("http.response.body.size", Int(record.response_bytes));
+    say_peer(record, &mut say);
     if let Some(endpoint) = record.endpoint {
         let address = &route.upstream.endpoints[endpoint].address;
-        all.push(text("weir.upstream", address));
+        say("weir.upstream", Text(address));
         if let (Direction::Outbound, Some((host, port))) = (route.direction, address.rsplit_once(':')) {
-            all.push(text("server.address", host));
-            all.push(int("server.port", port.parse().unwrap_or(0)));
+            say("server.address", Text(host));
+            say("server.port", Int(port.parse().unwrap_or(0)));
         }
     }
     if let Some(kind) = error_type(record) {
-        all.push(text("error.type", &kind));
+        say("error.type", Text(&kind));
     }
     if let Some(ns) = record.time_to_first_token_ns {
-        all.push(int("weir.time_to_first_token_ns", ns));
+        say("weir.time_to_first_token_ns", Int(ns));
     }
     if let Some(usage) = record.usage {
-        all.push(int("gen_ai.usage.input_tokens", usage.input_tokens));
-        all.push(int("gen_ai.usage.output_tokens", usage.output_tokens));
+        say("gen_ai.usage.input_tokens", Int(usage.input_tokens));
+        say("gen_ai.usage.output_tokens", Int(usage.output_tokens));
     }
-    all
+}
+
+/// Says who sends.
+pub(crate) fn each_resource_attribute(workload: &Workload, mut say: impl FnMut(&'static str, Attribute<'_>)) {
+    say("service.name", Attribute::Text(&workload.service));
+    say("service.instance.id", Attribute::Text(&workload.instance));
+    if let Some(servers) = workload.servers {
+        say("weir.servers", Attribute::Int(u64::from(servers)));
+    }
 }
 
 /// Who is at the other end: the caller as its sidecar said, or the upstream that is called.
-fn peer(record: &SpanRecord, all: &mut Vec<KeyValue>) {
+fn say_peer(record: &SpanRecord, say: &mut impl FnMut(&'static str, Attribute<'_>)) {
     if record.route.direction == Direction::Outbound {
-        all.push(text("peer.service", &record.route.upstream.name));
-        return;
+        return say("peer.service", Attribute::Text(&record.route.upstream.name));
     }
     let Some(caller) = record.caller.as_ref().and_then(|c| c.to_str().ok()) else { return };
     let (service, instance) = caller.split_once('/').unwrap_or((caller, ""));
-    all.push(text("peer.service", service));
+    say("peer.service", Attribute::Text(service));
     if !instance.is_empty() {
-        all.push(text("weir.peer_instance", instance));
+        say("weir.peer_instance", Attribute::Text(instance));
     }
 }
 
-fn error_type(record: &SpanRecord) -> Option<String> {
+fn error_type(record: &SpanRecord) -> Option<Cow<'static, str>> {
     match (record.failure, record.action) {
-        (Some(failure), _) => Some(failure.as_str().to_owned()),
-        (None, Action::Shed(refusal)) => Some(refusal.as_str().to_owned()),
-        (None, _) => (record.status >= 500).then(|| record.status.to_string()),
+        (Some(failure), _) => Some(failure.as_str().into()),
+        (None, Action::Shed(refusal)) => Some(refusal.as_str().into()),
+        (None, _) => (record.status >= 500).then(|| record.status.to_string().into()),
     }
 }
 
@@ -167,7 +142,7 @@ fn log(record: &SpanRecord) -> LogRecord {
         severity_number: severity.into(),
         severity_text: if record.failed() { "ERROR" } else { "INFO" }.to_owned(),
         body: Some(AnyValue { value: Some(Value::StringValue(body)) }),
-        attributes: attributes(record),
+        attributes: pairs(|say| each_attribute(record, say)),
         trace_id: record.trace.trace_id.to_vec(),
         span_id: record.trace.span_id.to_vec(),
         event_name: "weir.access".to_owned(),
@@ -245,11 +220,19 @@ fn of_route(direction: Direction, route: &Route) -> Vec<KeyValue> {
 }
 
 fn resource(workload: &Workload) -> Resource {
-    let mut attributes = vec![text("service.name", &workload.service), text("service.instance.id", &workload.instance)];
-    if let Some(servers) = workload.servers {
-        attributes.push(int("weir.servers", u64::from(servers)));
-    }
+    let attributes = pairs(|say| each_resource_attribute(workload, say));
     Resource { attributes, ..Resource::default() }
+}
+
+fn pairs(walk: impl FnOnce(&mut dyn FnMut(&'static str, Attribute<'_>))) -> Vec<KeyValue> {
+    let mut all = Vec::with_capacity(18);
+    walk(&mut |key, value| {
+        all.push(match value {
+            Attribute::Text(value) => text(key, value),
+            Attribute::Int(value) => int(key, value),
+        });
+    });
+    all
 }
 
 fn scope() -> InstrumentationScope {

@@ -12,7 +12,6 @@ use std::{
 use opentelemetry_proto::tonic::collector::{
     logs::v1::{ExportLogsServiceRequest, logs_service_client::LogsServiceClient},
     metrics::v1::metrics_service_client::MetricsServiceClient,
-    trace::v1::trace_service_client::TraceServiceClient,
 };
 use tokio::{
     sync::mpsc,
@@ -25,7 +24,7 @@ use tracing::{info, warn};
 use crate::{
     config::{AccessLog, Telemetry},
     counters::{Tally, add},
-    telemetry::{Action, SpanRecord, encode},
+    telemetry::{Action, SpanRecord, client::TraceClient, encode, wire::SpanWriter},
     workload::Workload,
 };
 
@@ -50,7 +49,8 @@ pub(crate) struct Exporter {
     config: Telemetry,
     workload: Arc<Workload>,
     records: mpsc::Receiver<SpanRecord>,
-    traces: TraceServiceClient<Channel>,
+    traces: TraceClient,
+    writer: SpanWriter,
     logs: LogsServiceClient<Channel>,
     metrics: MetricsServiceClient<Channel>,
     started_unix_nano: u64,
@@ -105,7 +105,8 @@ impl Exporter {
             config,
             workload,
             records,
-            traces: TraceServiceClient::new(channel.clone()),
+            traces: TraceClient::new(channel.clone()),
+            writer: SpanWriter::default(),
             logs: LogsServiceClient::new(channel.clone()),
             metrics: MetricsServiceClient::new(channel),
             started_unix_nano: unix_nano_now(),
@@ -203,8 +204,8 @@ impl Exporter {
         let mut retried = false;
         loop {
             // made anew for each try: the same records give the same bytes, by which the collector knows a repetition
-            let sampled: Vec<&SpanRecord> = self.batch.iter().filter(|r| r.trace.sampled).collect();
-            let request = encode::spans(&self.workload, &sampled);
+            let sampled = self.batch.iter().filter(|r| r.trace.sampled);
+            let request = self.writer.request(&self.workload, sampled);
             let error = match timed(self.traces.export(request)).await {
                 Ok(answer) => {
                     let partial = answer.into_inner().partial_success.unwrap_or_default();
