@@ -27,6 +27,7 @@ nproc | sed 's/^/cpus: /'; grep -m1 "model name" /proc/cpuinfo || true
 phase peak "$spans" 8 2000
 phase "at $paced spans/s" 1000000 4 1000 "$paced"
 for _ in $(seq 300); do curl -s http://127.0.0.1:27070/metrics | grep -q "^weir_store_memory_rows 0" && break; sleep 0.1; done
-stored=$("$server" sql "SELECT count(*) FROM spans" --url http://127.0.0.1:27070 --format csv | tail -1)
-bytes=$(find "$work/data/tables/spans" -name '*.parquet' -printf '%s\n' | awk '{ sum += $1 } END { print sum }')
-awk -v bytes="$bytes" -v rows="$stored" 'BEGIN { printf "stored %d spans, %.1f bytes/span in Parquet\n", rows, bytes / rows }'
+curl -s http://127.0.0.1:27070/api/v1/status | python3 -c '
+import json, sys
+spans = next(t for t in json.load(sys.stdin)["store"]["tables"] if t["name"] == "spans")
+print("stored %d spans, %.1f bytes/span in %d Parquet files" % (spans["rows"], spans["bytes"] / spans["rows"], spans["files"]))'
