@@ -14,6 +14,7 @@ use figment::{
     providers::{Env, Serialized},
 };
 use serde::{Deserialize, Serialize};
+use weir_proxy::suggest;
 
 use crate::{
     cli::{ConfigAction, ConfigArgs, ListenArgs},
@@ -170,20 +171,6 @@ fn check_file(text: &str) -> Result<serde_json::Value, String> {
     serde_saphyr::from_str(text).map_err(|error| error.to_string())
 }
 
-/// Adds "did you mean" to serde's "unknown field `x`, expected one of `a`, `b`".
-fn suggest(message: &str) -> String {
-    let first = message.lines().next().unwrap_or_default();
-    let Some((_, rest)) = first.split_once("unknown field `") else { return message.to_owned() };
-    let Some((unknown, known)) = rest.split_once('`') else { return message.to_owned() };
-    let Some((_, known)) = known.split_once("expected ") else { return message.to_owned() };
-    let known = known.trim_start_matches("one of ").split(", ").map(|key| key.trim_matches('`'));
-    let likeness = |key: &str| strsim::jaro_winkler(unknown, key);
-    match known.max_by(|a, b| likeness(a).total_cmp(&likeness(b))) {
-        Some(nearest) if likeness(nearest) > 0.7 => format!("{message}; did you mean `{nearest}`?"),
-        _ => message.to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -193,6 +180,8 @@ mod tests {
         let why = check_file("dta: /var/lib/weir\n").unwrap_err();
         assert!(why.contains("unknown field `dta`"), "{why}");
         assert!(why.ends_with("did you mean `data`?"), "{why}");
+        let why = check_file("store:\n  flush_row: 5\n").unwrap_err();
+        assert!(why.ends_with("did you mean `flush_rows`?"), "{why}");
     }
 
     #[test]

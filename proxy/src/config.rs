@@ -5,6 +5,8 @@
 mod validate;
 mod yaml;
 
+pub use yaml::suggest;
+
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};

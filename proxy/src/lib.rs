@@ -17,7 +17,7 @@ mod workload;
 
 pub use config::{
     AccessLog, Config, ConfigError, Direction, Limits, Listener, Match, PolicySource, Protocol, Route, Telemetry,
-    Timeouts, Upstream,
+    Timeouts, Upstream, suggest,
 };
 pub use counters::Counters;
 pub use proxy::{Proxy, StartError};

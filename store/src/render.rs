@@ -13,7 +13,7 @@ use parquet::{
     file::properties::WriterProperties,
 };
 use serde_json::{Map, Value};
-use weir_schema::attribute::map_to_json;
+use weir_schema::{Table, attribute::map_to_json, columns};
 
 use crate::error::StoreError;
 
@@ -29,6 +29,23 @@ pub fn to_json_rows(batch: &RecordBatch) -> Vec<Value> {
         Value::Object(schema.fields().iter().enumerate().map(cell).collect::<Map<_, _>>())
     };
     (0..batch.num_rows()).map(row).collect()
+}
+
+/// Each span as a JSON object whose `attributes` are whole: those that have a column of their own
+/// are there too, under their OpenTelemetry name.
+#[must_use]
+pub fn spans_to_json(batch: &RecordBatch) -> Vec<Value> {
+    let mut spans = to_json_rows(batch);
+    for span in &mut spans {
+        for (attribute, column) in columns::columns(Table::Spans).iter().filter_map(|c| Some((c.attribute?, c.name))) {
+            let value = span.get(column).cloned().unwrap_or_default();
+            let attributes = span.get_mut("attributes").and_then(Value::as_object_mut);
+            if let (false, Some(attributes)) = (value.is_null(), attributes) {
+                attributes.entry(attribute).or_insert(value);
+            }
+        }
+    }
+    spans
 }
 
 /// The rows as a table with a header.
@@ -151,7 +168,26 @@ fn csv_cell(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{Int32Array, MapBuilder, StringBuilder};
+
     use super::*;
+
+    #[test]
+    fn an_attribute_with_a_column_is_among_the_attributes() {
+        let mut map = MapBuilder::new(None, StringBuilder::new(), StringBuilder::new());
+        map.keys().append_value("shop.tier");
+        map.values().append_value("gold");
+        map.append(true).unwrap();
+        let columns: [(&str, ArrayRef); 3] = [
+            ("http_response_status_code", Arc::new(Int32Array::from(vec![200]))),
+            ("http_route", Arc::new(StringArray::new_null(1))),
+            ("attributes", Arc::new(map.finish())),
+        ];
+        let spans = spans_to_json(&RecordBatch::try_from_iter(columns).unwrap());
+        assert_eq!(spans[0]["attributes"], serde_json::json!({"shop.tier": "gold", "http.response.status_code": 200}));
+    }
 
     #[test]
     fn cells_are_quoted_and_formulas_disarmed() {

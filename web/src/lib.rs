@@ -17,3 +17,4 @@ pub mod webhook;
 pub use config::{Config, Webhook};
 pub use deps::{Deps, Endpoints, ProxyView};
 pub use serve::serve;
+pub use trace::Trace;

@@ -9,8 +9,9 @@ pub(crate) fn parse(text: &str) -> Result<Config, ConfigError> {
     serde_saphyr::from_str(text).map_err(|error| ConfigError(suggest(&error.to_string())))
 }
 
-/// Adds "did you mean" to "unknown field `x`, expected one of a, b".
-fn suggest(message: &str) -> String {
+/// Adds "did you mean" to "unknown field `x`, expected one of a, b", with or without backticks.
+#[must_use]
+pub fn suggest(message: &str) -> String {
     let first = message.lines().next().unwrap_or_default();
     let Some((_, rest)) = first.split_once("unknown field `") else { return message.to_owned() };
     let Some((unknown, expected)) = rest.split_once('`') else { return message.to_owned() };

@@ -25,14 +25,22 @@ const COLOURS: usize = 8;
 /// Width of a lane in its own units.
 const LANE: f64 = 1_000.0;
 
-/// Columns that say nothing of their own in the panel.
-const LEFT_OUT: [&str; 6] = [
-    "trace_id",
-    "attributes",
-    "attribute_types",
-    "resource_attributes",
-    "resource_attribute_types",
-    "received_unix_nano",
+/// The columns that the panel of a span shows beside its attributes.
+const FACTS: [&str; 14] = [
+    "span_id",
+    "parent_span_id",
+    "trace_state",
+    "start_unix_nano",
+    "duration_ns",
+    "self_time_ns",
+    "instance",
+    "kind",
+    "status",
+    "status_message",
+    "scope_name",
+    "scope_version",
+    "events",
+    "links",
 ];
 
 #[derive(Template)]
@@ -94,7 +102,7 @@ fn view(trace: &Trace, selected: Option<&str>) -> TracePage {
     let start = trace.nodes.iter().map(|n| n.start).min().unwrap_or(0);
     let end = trace.nodes.iter().map(|n| n.end).max().unwrap_or(0);
     let scale = Scale { start, length: (end - start).max(1) as f64 };
-    let order = tree(trace);
+    let order = trace.tree();
     let mut services: Vec<&str> = trace.nodes.iter().map(|n| n.service.as_str()).collect();
     services.sort_unstable();
     services.dedup();
@@ -125,8 +133,8 @@ fn view(trace: &Trace, selected: Option<&str>) -> TracePage {
     };
     TracePage {
         page: "/traces",
-        id_short: trace.id.chars().take(12).collect(),
-        id: trace.id.clone(),
+        id_short: trace.id().chars().take(12).collect(),
+        id: trace.id().to_owned(),
         started: format::moment(start),
         duration: format::ns(end - start),
         spans: trace.spans.len(),
@@ -136,31 +144,6 @@ fn view(trace: &Trace, selected: Option<&str>) -> TracePage {
         cut: order.len().saturating_sub(MAX_ROWS),
         selected: selected.and_then(|id| trace.spans.iter().find(|span| span["span_id"] == id)).map(panel),
     }
-}
-
-/// Spans in the order of a walk down the tree, with their depths. A span whose parent is not in the
-/// trace is a root; one in a circle of parents comes last.
-fn tree(trace: &Trace) -> Vec<(usize, usize)> {
-    let known: HashMap<[u8; 8], usize> = trace.nodes.iter().enumerate().map(|(i, n)| (n.span_id, i)).collect();
-    let mut children: HashMap<usize, Vec<usize>> = HashMap::new();
-    let mut stack = Vec::new();
-    for (index, node) in trace.nodes.iter().enumerate() {
-        match node.parent.and_then(|parent| known.get(&parent)).filter(|parent| **parent != index) {
-            Some(parent) => children.entry(*parent).or_default().push(index),
-            None => stack.push((index, 0)),
-        }
-    }
-    // the stack gives back the last first
-    stack.reverse();
-    let mut order = Vec::with_capacity(trace.nodes.len());
-    let mut seen = vec![false; trace.nodes.len()];
-    while let Some((index, depth)) = stack.pop() {
-        seen[index] = true;
-        order.push((index, depth));
-        stack.extend(children.remove(&index).unwrap_or_default().into_iter().rev().map(|child| (child, depth + 1)));
-    }
-    order.extend(seen.iter().enumerate().filter(|(_, seen)| !**seen).map(|(index, _)| (index, 0)));
-    order
 }
 
 struct Scale {
@@ -177,9 +160,8 @@ impl Scale {
 }
 
 fn panel(span: &Value) -> Selected {
-    let columns = span.as_object().into_iter().flatten();
-    let said = columns.filter(|(key, value)| !value.is_null() && !LEFT_OUT.contains(&key.as_str()));
-    let mut fields: Vec<(String, String)> = said.map(|(key, value)| (key.clone(), readable(key, value))).collect();
+    let said = FACTS.iter().filter(|key| !span[**key].is_null());
+    let mut fields: Vec<(String, String)> = said.map(|key| ((*key).to_owned(), readable(key, &span[*key]))).collect();
     for map in ["attributes", "resource_attributes"] {
         let entries = span[map].as_object().into_iter().flatten();
         fields.extend(entries.map(|(key, value)| (key.clone(), readable(key, value))));
