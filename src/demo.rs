@@ -13,7 +13,7 @@ use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::task::JoinHandle;
 use weir_analyzer::Command;
-use weir_demo::{Arrivals, CHAIN, Load, Mesh, Receiver};
+use weir_demo::{Arrivals, CHAIN, Load, Mesh, Pace, Receiver};
 
 use crate::{
     cli::DemoArgs,
@@ -50,7 +50,7 @@ pub async fn run(args: DemoArgs) -> Result<Exit, anyhow::Error> {
     let config = config(data, &script, &receiver).with_flags(None, &args.listen)?;
     let listeners = Listeners::bind(&config.listen, true).await?;
     let server = Server::start(config, listeners).await?;
-    let mesh = Mesh::start(&format!("http://{}", server.addresses.otlp_grpc), args.seed).await?;
+    let mesh = Mesh::start(&format!("http://{}", server.addresses.otlp_grpc), Pace::of(&arrivals), args.seed).await?;
     say_where(&server, &mesh);
 
     let mut load = Load::new(&mesh.entry().to_string(), arrivals, SLO);

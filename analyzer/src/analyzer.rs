@@ -221,7 +221,7 @@ impl Analyzer {
             let rate = service.requests as f64 / seconds;
             let usual = self.usual_rates.entry(*name).or_insert(rate);
             *usual += RATE_GAIN * (rate - *usual);
-            if let Some((mean, _)) = moments(&service.service_ms) {
+            if let Some((mean, _)) = service.service_time() {
                 let usual = self.usual_service_ms.entry(*name).or_insert(mean);
                 *usual += SERVICE_TIME_GAIN * (mean - *usual);
             }

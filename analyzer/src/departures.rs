@@ -2,14 +2,14 @@
 //!
 //! At a first-come-first-served station with c servers, the i-th arrival starts when it arrives or
 //! when the (i−c)-th departure frees a server, whichever is later: `start_i = max(a_i, d_(i−c))`,
-//! the departures in order. So `S_i = d_i − start_i` and the wait is `start_i − a_i`, without any
+//! the departures of those served before it in order. So `S_i = d_i − start_i` and the wait is `start_i − a_i`, without any
 //! instrumentation inside the station. (The identity is the G/G/c recursion of J. Kiefer and
 //! J. Wolfowitz, 1955, read backwards.)
 //!
 //! The time a span spends is not its service time: under load it holds the wait for the station's
 //! own workers as well.
 
-use std::num::NonZeroU32;
+use std::{cmp::Reverse, collections::BinaryHeap, num::NonZeroU32};
 
 /// One visit to a station.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -18,6 +18,8 @@ pub struct Visit {
     pub arrival: i64,
     /// When it left.
     pub departure: i64,
+    /// Whether it left because the client gave up, in the queue or in service.
+    pub gave_up: bool,
 }
 
 /// What one visit was made of.
@@ -25,28 +27,38 @@ pub struct Visit {
 pub struct Served {
     /// Before service.
     pub wait_ns: i64,
-    /// In service.
+    /// In service; zero for who gave up in the queue.
     pub service_ns: i64,
+    /// Whether service came to its end.
+    pub complete: bool,
 }
 
 /// Splits visits into wait and service, in the order given.
 ///
 /// `visits` must be all visits of the station in the time looked at; the first c of them are taken
-/// to have met an idle server.
+/// to have met an idle server. Who gives up in the queue takes no server.
 #[must_use]
 pub fn reconstruct(visits: &[Visit], servers: NonZeroU32) -> Vec<Served> {
     let c = servers.get() as usize;
     let mut by_arrival: Vec<usize> = (0..visits.len()).collect();
     by_arrival.sort_by_key(|i| (visits[*i].arrival, visits[*i].departure));
-    let mut departures: Vec<i64> = visits.iter().map(|visit| visit.departure).collect();
-    departures.sort_unstable();
-    let mut served = vec![Served { wait_ns: 0, service_ns: 0 }; visits.len()];
-    for (rank, i) in by_arrival.into_iter().enumerate() {
-        let Visit { arrival, departure } = visits[i];
-        let freed = rank.checked_sub(c).map_or(arrival, |freed| departures[freed]);
+    // when each server is free again, the first on top
+    let mut free = BinaryHeap::with_capacity(c);
+    let mut served = vec![Served { wait_ns: 0, service_ns: 0, complete: false }; visits.len()];
+    for i in by_arrival {
+        let Visit { arrival, departure, gave_up } = visits[i];
+        let idle = free.len() < c;
+        let freed = free.peek().map_or(arrival, |Reverse(at)| *at);
         // a clock that is off, or a station that is not first come first served
-        let start = freed.clamp(arrival, departure.max(arrival));
-        served[i] = Served { wait_ns: start - arrival, service_ns: (departure - start).max(0) };
+        let start = if idle { arrival } else { freed.clamp(arrival, departure.max(arrival)) };
+        served[i] = Served { wait_ns: start - arrival, service_ns: (departure - start).max(0), complete: !gave_up };
+        if gave_up && start >= departure {
+            continue;
+        }
+        if !idle {
+            free.pop();
+        }
+        free.push(Reverse(departure));
     }
     served
 }
@@ -71,8 +83,8 @@ mod tests {
             let server = (0..c).min_by(|a, b| free[*a].total_cmp(&free[*b])).unwrap();
             let start = free[server].max(now);
             free[server] = start + service;
-            visits.push(Visit { arrival: now as i64, departure: free[server] as i64 });
-            truth.push(Served { wait_ns: (start - now) as i64, service_ns: service as i64 });
+            visits.push(Visit { arrival: now as i64, departure: free[server] as i64, gave_up: false });
+            truth.push(Served { wait_ns: (start - now) as i64, service_ns: service as i64, complete: true });
         }
         (visits, truth)
     }
@@ -91,8 +103,20 @@ mod tests {
     }
 
     #[test]
+    fn who_gives_up_in_the_queue_takes_no_server_and_in_service_holds_it_until_then() {
+        let visit = |arrival, departure, gave_up| Visit { arrival, departure, gave_up };
+        // one server: served 0-10; gives up at 8 in the queue; served 10-30; gives up at 35 in service; served 35-40
+        let visits =
+            [visit(0, 10, false), visit(1, 8, true), visit(2, 30, false), visit(3, 35, true), visit(4, 40, false)];
+        let found: Vec<_> =
+            reconstruct(&visits, NonZeroU32::MIN).iter().map(|s| (s.wait_ns, s.service_ns, s.complete)).collect();
+        assert_eq!(found, [(0, 10, true), (7, 0, false), (8, 20, true), (27, 5, false), (31, 5, true)]);
+    }
+
+    #[test]
     fn clocks_that_are_off_give_no_negative_time() {
-        let visits = [Visit { arrival: 10, departure: 5 }, Visit { arrival: 0, departure: 20 }];
+        let visit = |arrival, departure| Visit { arrival, departure, gave_up: false };
+        let visits = [visit(10, 5), visit(0, 20)];
         for served in reconstruct(&visits, NonZeroU32::MIN) {
             assert!(served.wait_ns >= 0 && served.service_ns >= 0);
         }

@@ -39,6 +39,12 @@ impl Names {
     }
 }
 
+/// What proxies report, in want of a status, for a client that left before the answer.
+const CLIENT_CLOSED_REQUEST: i32 = 499;
+
+/// The gRPC status of a call that its caller gave up.
+const GRPC_CANCELLED: i32 = 1;
+
 /// What side of a call a span saw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Side {
@@ -62,6 +68,8 @@ pub(crate) struct Span {
     pub(crate) kind: Name,
     pub(crate) side: Side,
     pub(crate) error: bool,
+    /// Whether its caller left before the answer: no fault of this service's.
+    pub(crate) abandoned: bool,
     /// The other end, where the span names one.
     pub(crate) peer: Option<Name>,
     pub(crate) peer_kind: crate::snapshot::NodeKind,
@@ -102,6 +110,7 @@ pub(crate) struct SpanColumns<'a> {
     instance: Option<&'a StringArray>,
     action: Option<&'a StringArray>,
     http_status: Option<&'a Int32Array>,
+    grpc_status: Option<&'a Int32Array>,
     queue_wait: Option<&'a Int64Array>,
     input_tokens: Option<&'a Int64Array>,
     output_tokens: Option<&'a Int64Array>,
@@ -113,6 +122,7 @@ impl<'a> SpanColumns<'a> {
         let binary = |name: &str| batch.column_by_name(name)?.as_binary_opt::<i32>();
         let text = |name: &str| batch.column_by_name(name)?.as_string_opt::<i32>();
         let long = |name: &str| batch.column_by_name(name)?.as_primitive_opt::<Int64Type>();
+        let int = |name: &str| batch.column_by_name(name)?.as_primitive_opt::<Int32Type>();
         Some(Self {
             trace: binary("trace_id")?,
             id: binary("span_id")?,
@@ -129,9 +139,8 @@ impl<'a> SpanColumns<'a> {
             address: text("server_address"),
             instance: text("instance"),
             action: text("policy_action"),
-            http_status: batch
-                .column_by_name("http_response_status_code")
-                .and_then(|c| c.as_primitive_opt::<Int32Type>()),
+            http_status: int("http_response_status_code"),
+            grpc_status: int("rpc_grpc_status_code"),
             queue_wait: long("queue_wait_ns"),
             input_tokens: long("gen_ai_input_tokens"),
             output_tokens: long("gen_ai_output_tokens"),
@@ -152,7 +161,9 @@ impl<'a> SpanColumns<'a> {
             _ => Side::Unspecified,
         };
         let (peer, peer_kind) = self.peer(row, side);
-        let failed_server = side == Side::Server && number(self.http_status, row).is_some_and(|s| s >= 500);
+        let http_status = number(self.http_status, row);
+        let failed_server = side == Side::Server && http_status.is_some_and(|s| s >= 500);
+        let cancelled = number(self.grpc_status, row) == Some(GRPC_CANCELLED);
         let action = text(self.action, row);
         Span {
             trace: self.trace.value(row).try_into().map_or(0, u128::from_be_bytes),
@@ -165,6 +176,7 @@ impl<'a> SpanColumns<'a> {
             kind: names.intern(kind),
             side,
             error: self.status.value(row) == "error" || failed_server,
+            abandoned: cancelled || http_status == Some(CLIENT_CLOSED_REQUEST),
             peer: peer.map(|peer| names.intern(peer)),
             peer_kind,
             instance: text(self.instance, row).map(|instance| names.intern(instance)),

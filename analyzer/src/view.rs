@@ -176,7 +176,7 @@ fn estimate(service: &ServiceWindow, seconds: f64, servers: Option<NonZeroU32>) 
     let mut estimate =
         Estimate { arrival_rate_per_s, ca2, samples: served, model: "unknown".into(), ..Estimate::default() };
     estimate.queue_wait_ms = QueueWait { observed: observed_proxy, observed_proxy, ..QueueWait::default() };
-    let (Some(c), Some((service_ms, cs2))) = (servers, moments(&service.service_ms)) else {
+    let (Some(c), Some((service_ms, cs2))) = (servers, service.service_time()) else {
         let missing = if servers.is_none() {
             "the number of servers is not known: set analyzer.servers"
         } else {

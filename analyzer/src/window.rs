@@ -13,6 +13,7 @@ use hashbrown::{HashMap, HashSet};
 use weir_schema::UnixNanos;
 
 use crate::{
+    analyzer::moments,
     departures::{Visit, reconstruct},
     held::Held,
     sketch::Sketch,
@@ -46,6 +47,8 @@ pub(crate) struct ServiceWindow {
     pub(crate) downstream_ms: Vec<f64>,
     /// Reconstructed, when c is known.
     pub(crate) service_ms: Vec<f64>,
+    /// Time in service of requests whose client gave up before its end.
+    pub(crate) cut_service_ms: f64,
     pub(crate) app_wait_ms: Vec<f64>,
     pub(crate) proxy_wait_ms: Vec<f64>,
     pub(crate) interarrival_ms: Vec<f64>,
@@ -201,7 +204,9 @@ impl Windows {
             add_request(service, span, own_ns, calls.failed);
             if !span.shed {
                 let arrival = span.start + span.queue_wait_ns.unwrap_or(0);
-                let visit = Visit { arrival, departure: arrival + own_ns };
+                // a client that leaves while a call is under way leaves that call: the work here was done
+                let gave_up = span.abandoned && !calls.failed;
+                let visit = Visit { arrival, departure: arrival + own_ns, gave_up };
                 visits.entry(span.service).or_default().push((visit, span.end()));
             }
         }
@@ -228,10 +233,16 @@ impl Windows {
         let judged = station.judged_until..until;
         let visits = station.visits.make_contiguous();
         for (visit, served) in visits.iter().zip(reconstruct(visits, servers)) {
-            if judged.contains(&visit.departure) {
-                service.service_ms.push(served.service_ns as f64 / 1e6);
-                service.app_wait_ms.push(served.wait_ns as f64 / 1e6);
+            if !judged.contains(&visit.departure) {
+                continue;
             }
+            let service_ms = served.service_ns as f64 / 1e6;
+            if served.complete {
+                service.service_ms.push(service_ms);
+            } else {
+                service.cut_service_ms += service_ms;
+            }
+            service.app_wait_ms.push(served.wait_ns as f64 / 1e6);
         }
         station.judged_until = until;
         // two windows back are enough to know the queue at the start of the next
@@ -239,6 +250,17 @@ impl Windows {
         station.visits.retain(|visit| visit.departure >= forget);
         let surplus = station.visits.len().saturating_sub(CARRIED_VISITS);
         station.visits.drain(..surplus);
+    }
+}
+
+impl ServiceWindow {
+    /// Mean service time and its squared coefficient of variation; `None` with fewer than two requests
+    /// served. The mean is time in service per completion: services that were cut short were the long
+    /// ones, and leaving their time out would bias it. (For exponential times it is the maximum
+    /// likelihood under censoring: B. Epstein and M. Sobel, Life Testing, 1953.)
+    pub(crate) fn service_time(&self) -> Option<(f64, f64)> {
+        let (mean, cs2) = moments(&self.service_ms)?;
+        Some((mean + self.cut_service_ms / self.service_ms.len() as f64, cs2))
     }
 }
 
@@ -274,7 +296,7 @@ fn own_time(span: &Span, calls: &[(i64, i64)]) -> i64 {
 fn add_request(service: &mut ServiceWindow, span: &Span, own_ns: i64, call_failed: bool) {
     service.requests += 1;
     service.errors += u64::from(span.error);
-    service.own_errors += u64::from(span.error && !call_failed && !span.shed);
+    service.own_errors += u64::from(span.error && !call_failed && !span.shed && !span.abandoned);
     service.shed += u64::from(span.shed);
     let duration_ms = span.duration_ns as f64 / 1e6;
     let operation = service.operations.entry((span.operation, span.kind)).or_default();
@@ -292,11 +314,9 @@ fn add_request(service: &mut ServiceWindow, span: &Span, own_ns: i64, call_faile
     }
     service.duration_ms.add(duration_ms);
     service.busy_ns += span.duration_ns as f64;
-    if !span.shed {
-        service.own_ms.push(own_ns as f64 / 1e6);
-        let held_ns = span.duration_ns - span.queue_wait_ns.unwrap_or(0);
-        service.downstream_ms.push((held_ns - own_ns).max(0) as f64 / 1e6);
-    }
+    service.own_ms.push(own_ns as f64 / 1e6);
+    let held_ns = span.duration_ns - span.queue_wait_ns.unwrap_or(0);
+    service.downstream_ms.push((held_ns - own_ns).max(0) as f64 / 1e6);
     if let Some(wait) = span.queue_wait_ns {
         service.proxy_wait_ms.push(wait as f64 / 1e6);
     }

@@ -12,7 +12,7 @@ const CONTEXT_SIGMA: f64 = 0.8;
 /// Mean answer of a made-up request.
 const OUTPUT_MEAN: f64 = 32.0;
 
-/// Longer answers are cut: one request must not hold a slot for the whole demo.
+/// Longer made-up answers are cut: one request must not hold a slot for seconds.
 const OUTPUT_MAX: u32 = 400;
 
 /// An endless series of requests.
@@ -75,10 +75,23 @@ impl Arrivals {
         let arrivals = rows.iter().map(|&(at, context_tokens, output_tokens)| {
             let gap = (at - before).mul_f64(scale);
             before = at;
-            Arrival { gap, context_tokens, output_tokens: output_tokens.clamp(1, OUTPUT_MAX) }
+            Arrival { gap, context_tokens, output_tokens: output_tokens.max(1) }
         });
         let source = Source::Recorded { arrivals: arrivals.collect(), next: 0 };
         Ok(Self { random: StdRng::seed_from_u64(0), source })
+    }
+
+    /// Mean tokens of context and of answer.
+    pub(crate) fn mean_tokens(&self) -> (f64, f64) {
+        match &self.source {
+            Source::Poisson { .. } => (CONTEXT_MEDIAN * (CONTEXT_SIGMA * CONTEXT_SIGMA / 2.0).exp(), OUTPUT_MEAN),
+            Source::Recorded { arrivals, .. } => {
+                let mean = |tokens: fn(&Arrival) -> u32| {
+                    arrivals.iter().map(|arrival| f64::from(tokens(arrival))).sum::<f64>() / arrivals.len() as f64
+                };
+                (mean(|arrival| arrival.context_tokens), mean(|arrival| arrival.output_tokens))
+            }
+        }
     }
 
     pub(crate) fn next(&mut self) -> Arrival {
@@ -136,6 +149,7 @@ mod tests {
         let gaps: Vec<u128> = all.iter().map(|a| a.gap.as_millis()).collect();
         assert_eq!(gaps, [0, 250, 750, 0], "one second for three");
         assert_eq!((all[1].context_tokens, all[1].output_tokens), (396, 109));
+        assert_eq!(arrivals.mean_tokens(), (1649.0 / 3.0, 208.0 / 3.0));
     }
 
     #[test]

@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use crate::Arrivals;
+
 /// One service.
 #[derive(Clone, Copy, Debug)]
 pub struct Spec {
@@ -26,11 +28,56 @@ pub const CHAIN: [Spec; 6] = [
     Spec { service: "generator", servers: 32, service_time: Duration::from_millis(15) },
 ];
 
-/// Time per output token of the generator.
-pub(crate) const TIME_PER_OUTPUT_TOKEN: Duration = Duration::from_millis(3);
+/// What the context of a mean request takes before its first token.
+const MEAN_PREFILL: Duration = Duration::from_micros(9_600);
 
-/// Time the generator needs for each token of context before its first token.
-pub(crate) const PREFILL_PER_TOKEN: Duration = Duration::from_micros(20);
+/// What the tokens of a mean answer take.
+const MEAN_DECODE: Duration = Duration::from_millis(96);
 
-/// Tokens the generator sends in one event, as model servers do that coalesce.
-pub(crate) const TOKENS_PER_EVENT: u32 = 4;
+/// How often a stream sends; model servers coalesce tokens.
+const EVENT_INTERVAL: Duration = Duration::from_millis(12);
+
+/// How fast the generator is, sized for the requests it will get: recorded arrivals are brought to
+/// the demo's rate, so a model of the recording's speed would be overloaded from the start.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Before the first token, for each token of context.
+    pub(crate) prefill_per_token: Duration,
+    /// Of a stream.
+    pub(crate) tokens_per_event: u32,
+    /// Between two events.
+    pub(crate) event_interval: Duration,
+}
+
+impl Pace {
+    /// A mean request takes the same time whatever its length.
+    #[must_use]
+    pub fn of(arrivals: &Arrivals) -> Self {
+        let (context, output) = arrivals.mean_tokens();
+        let per_output_token = MEAN_DECODE.div_f64(output.max(1.0));
+        let tokens_per_event = EVENT_INTERVAL.div_duration_f64(per_output_token).round().max(1.0);
+        Self {
+            prefill_per_token: MEAN_PREFILL.div_f64(context.max(1.0)),
+            tokens_per_event: tokens_per_event as u32,
+            event_interval: per_output_token.mul_f64(tokens_per_event),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mean_request_takes_the_same_time_whatever_its_length() {
+        let recorded =
+            |output: u32| format!("header\n2023-11-16 18:15:46,1000,{output}\n2023-11-16 18:15:47,3000,{output}\n");
+        for output in [1, 16, 211, 5_000] {
+            let pace = Pace::of(&Arrivals::recorded(&recorded(output), 1.0).unwrap());
+            let decode = pace.event_interval.mul_f64(f64::from(output) / f64::from(pace.tokens_per_event));
+            let prefill = pace.prefill_per_token * 2000;
+            assert!(decode.abs_diff(MEAN_DECODE) < Duration::from_millis(1), "{output}: {decode:?}");
+            assert!(prefill.abs_diff(MEAN_PREFILL) < Duration::from_micros(10), "{prefill:?}");
+        }
+    }
+}

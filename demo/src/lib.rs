@@ -13,7 +13,7 @@ mod receiver;
 mod service;
 
 pub use arrivals::{Arrivals, BadArrivals};
-pub use chain::{CHAIN, Spec};
+pub use chain::{CHAIN, Pace, Spec};
 pub use load::{Load, Tally};
 pub use mesh::{Mesh, MeshError};
 pub use receiver::Receiver;

@@ -15,7 +15,7 @@ use weir_proxy::{
 };
 
 use crate::{
-    chain::{CHAIN, Spec},
+    chain::{CHAIN, Pace, Spec},
     service::Service,
 };
 
@@ -51,11 +51,11 @@ pub enum MeshError {
 
 impl Mesh {
     /// Starts every service and sidecar; they export to and are regulated by `collector`
-    /// (`http://host:port`, gRPC).
+    /// (`http://host:port`, gRPC). The generator streams at `pace`.
     ///
     /// # Errors
     /// The first that does not start.
-    pub async fn start(collector: &str, seed: u64) -> Result<Self, MeshError> {
+    pub async fn start(collector: &str, pace: Pace, seed: u64) -> Result<Self, MeshError> {
         let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let shutdown = CancellationToken::new();
         let mut mesh = Self { services: Vec::new(), proxies: Vec::new(), entry: free, serving: Vec::new(), shutdown };
@@ -67,7 +67,7 @@ impl Mesh {
             let proxy = Proxy::start(sidecar(spec, own, next, collector));
             let proxy = proxy.map_err(|source| MeshError::Sidecar { service, source })?;
             let outbound = proxy.addresses().get(1).map(SocketAddr::to_string);
-            let running = Service::new(*spec, outbound, seed.wrapping_add(place as u64));
+            let running = Service::new(*spec, pace, outbound, seed.wrapping_add(place as u64));
             mesh.serving.push(tokio::spawn(running.clone().serve(listener, mesh.shutdown.clone())));
             mesh.services.push(running);
             mesh.entry = proxy.addresses()[0];

@@ -36,7 +36,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::chain::{PREFILL_PER_TOKEN, Spec, TIME_PER_OUTPUT_TOKEN, TOKENS_PER_EVENT};
+use crate::chain::{Pace, Spec};
 
 /// A prompt in the demo is a few numbers.
 const BODY_MAX_BYTES: usize = 64 * 1024;
@@ -57,6 +57,7 @@ pub(crate) struct Prompt {
 /// One service.
 pub(crate) struct Service {
     spec: Spec,
+    pace: Pace,
     workers: Arc<Semaphore>,
     random: Mutex<StdRng>,
     /// How many thousandths of its usual time its work takes.
@@ -67,9 +68,10 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    pub(crate) fn new(spec: Spec, next: Option<String>, seed: u64) -> Arc<Self> {
+    pub(crate) fn new(spec: Spec, pace: Pace, next: Option<String>, seed: u64) -> Arc<Self> {
         Arc::new(Self {
             spec,
+            pace,
             workers: Arc::new(Semaphore::new(spec.servers as usize)),
             random: Mutex::new(StdRng::seed_from_u64(seed)),
             slowdown_permille: AtomicU64::new(1000),
@@ -155,9 +157,10 @@ impl Service {
 
     /// Streams the answer as server-sent events, the usage last.
     async fn generate(&self, prompt: Prompt, slot: OwnedSemaphorePermit) -> Response<Body> {
-        let prefill = self.work_time().await + PREFILL_PER_TOKEN * prompt.context_tokens;
-        let per_event = (TIME_PER_OUTPUT_TOKEN * TOKENS_PER_EVENT).mul_f64(self.slowdown());
-        let stream = stream::unfold(Stream { prompt, sent: 0, slot }, move |mut stream| async move {
+        let prefill = self.work_time().await + self.pace.prefill_per_token * prompt.context_tokens;
+        let per_event = self.pace.event_interval.mul_f64(self.slowdown());
+        let tokens_per_event = self.pace.tokens_per_event;
+        let stream = stream::unfold(Stream { prompt, tokens_per_event, sent: 0, slot }, move |mut stream| async move {
             if stream.sent > prompt.output_tokens {
                 return None;
             }
@@ -173,6 +176,7 @@ impl Service {
 
 struct Stream {
     prompt: Prompt,
+    tokens_per_event: u32,
     /// Tokens sent; above the prompt's number once the end was sent.
     sent: u32,
     /// Held to the end of the stream.
@@ -184,7 +188,7 @@ impl Stream {
         debug_assert!(self.slot.num_permits() == 1);
         let Prompt { context_tokens, output_tokens } = self.prompt;
         if self.sent < output_tokens {
-            let tokens = TOKENS_PER_EVENT.min(output_tokens - self.sent);
+            let tokens = self.tokens_per_event.min(output_tokens - self.sent);
             self.sent += tokens;
             return Bytes::from(format!(
                 "data: {{\"tokens\":{tokens},\"text\":\"{}\"}}\n\n",

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BinaryArray, Int64Array, StringArray, new_null_array};
+use arrow::array::{ArrayRef, BinaryArray, Int32Array, Int64Array, StringArray, new_null_array};
 use weir_schema::Table;
 
 use super::*;
@@ -18,6 +18,8 @@ struct Row {
     duration: i64,
     service: &'static str,
     kind: &'static str,
+    /// Whether the client left before the answer.
+    left: bool,
 }
 
 fn batch(rows: &[Row]) -> RecordBatch {
@@ -39,7 +41,10 @@ fn batch(rows: &[Row]) -> RecordBatch {
             "service" => text(|r| r.service),
             "operation" => text(|_| "call"),
             "kind" => text(|r| r.kind),
-            "status" => text(|_| "ok"),
+            "status" => text(|r| if r.left { "error" } else { "ok" }),
+            "http_response_status_code" => {
+                Arc::new(Int32Array::from_iter_values(rows.iter().map(|r| if r.left { 499 } else { 200 })))
+            }
             _ => new_null_array(field.data_type(), rows.len()),
         }
     });
@@ -60,6 +65,11 @@ const CHAIN: [&str; 4] = ["gateway", "tokenizer", "tagger", "generator"];
 /// A chain of first-come-first-served stations with 4 workers each; every service works, lets its
 /// worker go, and calls the next. `slow(second)` multiplies the tagger's service time.
 fn chain(seed: u64, seconds: i64, rate: f64, slow: impl Fn(i64) -> f64) -> Vec<Row> {
+    impatient_chain(seed, seconds, rate, f64::INFINITY, slow)
+}
+
+/// The same with clients that leave after `patience_s`, wherever their request is by then.
+fn impatient_chain(seed: u64, seconds: i64, rate: f64, patience_s: f64, slow: impl Fn(i64) -> f64) -> Vec<Row> {
     let mut random = Random(seed);
     let mut entered = Vec::new();
     let mut now = 0.0;
@@ -69,37 +79,36 @@ fn chain(seed: u64, seconds: i64, rate: f64, slow: impl Fn(i64) -> f64) -> Vec<R
     }
     // station by station, each serving in the order of arrival there
     let mut visits: Vec<Vec<f64>> = entered.iter().map(|at| vec![*at]).collect();
+    let leaves = |visit: &[f64]| visit[0] + patience_s * 1e9;
     for service in CHAIN {
-        let mut order: Vec<usize> = (0..visits.len()).collect();
+        let mut order: Vec<usize> =
+            (0..visits.len()).filter(|v| *visits[*v].last().unwrap() < leaves(&visits[*v])).collect();
         order.sort_by(|a, b| visits[*a].last().unwrap().total_cmp(visits[*b].last().unwrap()));
         let mut workers = [0.0_f64; 4];
         for request in order {
-            let arrival = *visits[request].last().unwrap();
+            let (arrival, leaves) = (*visits[request].last().unwrap(), leaves(&visits[request]));
             let factor = if service == "tagger" { slow((arrival / 1e9) as i64) } else { 1.0 };
             let worker = (0..4).min_by(|a, b| workers[*a].total_cmp(&workers[*b])).unwrap();
-            workers[worker] = workers[worker].max(arrival) + random.exponential(20e6 * factor);
-            visits[request].push(workers[worker]);
+            let start = workers[worker].max(arrival);
+            let done = (start + random.exponential(20e6 * factor)).min(leaves);
+            if start < leaves {
+                workers[worker] = done;
+            }
+            visits[request].push(done);
         }
     }
     let mut rows = Vec::new();
     for (trace, times) in (1..).zip(&visits) {
-        let end = times[CHAIN.len()];
-        for (place, arrival) in times[..CHAIN.len()].iter().enumerate() {
+        let end = *times.last().unwrap();
+        let left = end >= leaves(times);
+        for (place, arrival) in times[..times.len() - 1].iter().enumerate() {
             let id = trace as u64 * 10 + place as u64 * 2 + 2;
             let (start, duration) = (*arrival as i64, (end - arrival) as i64);
+            let row = |id, parent, service, kind| Row { trace, id, parent, start, duration, service, kind, left };
             if place > 0 {
-                rows.push(Row {
-                    trace,
-                    id: id - 1,
-                    parent: id - 2,
-                    start,
-                    duration,
-                    service: CHAIN[place - 1],
-                    kind: "client",
-                });
+                rows.push(row(id - 1, id - 2, CHAIN[place - 1], "client"));
             }
-            let parent = if place > 0 { id - 1 } else { 0 };
-            rows.push(Row { trace, id, parent, start, duration, service: CHAIN[place], kind: "server" });
+            rows.push(row(id, if place > 0 { id - 1 } else { 0 }, CHAIN[place], "server"));
         }
     }
     rows.sort_by_key(|row| row.start + row.duration);
@@ -157,6 +166,23 @@ fn the_slow_service_is_found_and_its_waiting_callers_are_not() {
         assert!(policy.for_service("tagger").unwrap().concurrency_limit.is_some());
         let rate = policy.for_service("gateway").unwrap().rate_limit.unwrap().rate_per_s();
         assert!((33.0..62.0).contains(&rate), "capacity is 50/s, admitted {rate}");
+    }
+}
+
+#[test]
+fn clients_that_leave_accuse_nobody_but_the_slow_service() {
+    for seed in 1..=4 {
+        println!("seed {seed}");
+        let rows = impatient_chain(seed, 40, 80.0, 3.0, |second| if second >= 16 { 4.0 } else { 1.0 });
+        assert!(rows.iter().filter(|row| row.left).count() > 1_000);
+        let mut analyzer = Analyzer::new(config(false));
+        let steps = replay(&mut analyzer, &rows);
+        assert_eq!(accused(&steps), ["tagger"]);
+        let taggers = steps.iter().filter_map(|s| s.snapshot.as_ref()).flat_map(|s| &s.services);
+        let taggers = taggers.filter(|s| s.service == "tagger" && s.error_ratio > 0.2);
+        let times: Vec<f64> = taggers.filter_map(|s| s.estimate.service_time_ms).collect();
+        let service_time = mean(&times).expect("it is estimated all the same");
+        assert!((service_time - 80.0).abs() < 12.0, "S {service_time}");
     }
 }
 
