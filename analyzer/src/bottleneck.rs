@@ -155,7 +155,7 @@ impl Judge {
             own,
             "ms",
         )];
-        if let Some(service_ms) = median(service.service_ms.iter().copied()) {
+        if let Some((service_ms, _)) = service.service_time() {
             evidence.push(number(format!("service time from departures is {service_ms:.1} ms"), service_ms, "ms"));
         }
         if let Some(wait) = mean(&service.app_wait_ms) {
