@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use weir_policy::PolicySet;
 
 use crate::{
@@ -76,24 +76,33 @@ pub(crate) fn snapshot(
 /// Keeps what had traffic lately and has none in this window: a graph must not lose its nodes when
 /// nobody calls for a moment.
 pub(crate) fn carry_over(snapshot: &mut Snapshot, before: &Snapshot) {
-    let recent = |seen: i64| snapshot.time_unix_nano.saturating_sub(seen) <= CARRIED_NS;
-    let idle_services = before.services.iter().filter(|old| recent(old.last_seen_unix_nano));
-    let idle_services = idle_services.filter(|old| !snapshot.services.iter().any(|s| s.service == old.service));
-    let idle_services: Vec<ServiceView> = idle_services.map(idle_service).collect();
-    let idle_edges = before.edges.iter().filter(|old| recent(old.last_seen_unix_nano));
-    let known = |old: &&EdgeView| snapshot.edges.iter().any(|e| e.caller == old.caller && e.callee == old.callee);
-    let idle_edges: Vec<EdgeView> = idle_edges.filter(|old| !known(old)).map(idle_edge).collect();
-    let open = |service: &str| snapshot.findings.iter().any(|f| f.state == FindingState::Open && f.service == service);
-    let idle_services: Vec<ServiceView> =
-        idle_services.into_iter().map(|s| ServiceView { bottleneck: open(&s.service), ..s }).collect();
-    snapshot.services.extend(idle_services);
+    let (services, edges) = idle(snapshot, before);
+    snapshot.services.extend(services);
     snapshot.services.sort_by(|a, b| a.service.cmp(&b.service));
-    snapshot.edges.extend(idle_edges);
+    snapshot.edges.extend(edges);
     snapshot.edges.sort_by(|a, b| (&a.caller, &a.callee).cmp(&(&b.caller, &b.callee)));
 }
 
-fn idle_service(old: &ServiceView) -> ServiceView {
+/// What was there before, is not now, and is not yet forgotten.
+fn idle(snapshot: &Snapshot, before: &Snapshot) -> (Vec<ServiceView>, Vec<EdgeView>) {
+    let services: HashSet<&str> = snapshot.services.iter().map(|s| s.service.as_str()).collect();
+    let edges: HashSet<(&str, &str)> = snapshot.edges.iter().map(|e| (e.caller.as_str(), e.callee.as_str())).collect();
+    let open = snapshot.findings.iter().filter(|f| f.state == FindingState::Open);
+    let named: HashSet<&str> = open.map(|f| f.service.as_str()).collect();
+    let recent = |seen: i64| snapshot.time_unix_nano.saturating_sub(seen) <= CARRIED_NS;
+    let idle_services = before.services.iter().filter(|old| recent(old.last_seen_unix_nano));
+    let idle_services = idle_services.filter(|old| !services.contains(old.service.as_str()));
+    let idle_edges = before.edges.iter().filter(|old| recent(old.last_seen_unix_nano));
+    let idle_edges = idle_edges.filter(|old| !edges.contains(&(old.caller.as_str(), old.callee.as_str())));
+    (
+        idle_services.map(|old| idle_service(old, named.contains(old.service.as_str()))).collect(),
+        idle_edges.map(idle_edge).collect(),
+    )
+}
+
+fn idle_service(old: &ServiceView, bottleneck: bool) -> ServiceView {
     ServiceView {
+        bottleneck,
         service: old.service.clone(),
         kind: old.kind,
         namespace: old.namespace.clone(),

@@ -59,7 +59,7 @@ impl Arrivals {
     /// pattern of gaps is kept and scaled to a mean of `rate_per_s`; at its end it starts again.
     ///
     /// # Errors
-    /// The first line that cannot be read.
+    /// The first line that cannot be read, or a file whose arrivals are all at one time.
     pub fn recorded(csv: &str, rate_per_s: f64) -> Result<Self, BadArrivals> {
         let mut rows = Vec::new();
         for (number, line) in csv.lines().enumerate().skip(1).filter(|(_, line)| !line.trim().is_empty()) {
@@ -70,7 +70,10 @@ impl Arrivals {
             return Err(BadArrivals { line: 1, why: "no arrivals below the header".into() });
         };
         let recorded_s = (last.0 - first.0).as_secs_f64();
-        let scale = rows.len() as f64 / rate_per_s / recorded_s.max(1e-9);
+        if recorded_s <= 0.0 {
+            return Err(BadArrivals { line: 2, why: "all arrivals are at one time: a pattern needs two".into() });
+        }
+        let scale = rows.len() as f64 / rate_per_s / recorded_s;
         let mut before = first.0;
         let arrivals = rows.iter().map(|&(at, context_tokens, output_tokens)| {
             let gap = (at - before).mul_f64(scale);
@@ -150,6 +153,13 @@ mod tests {
         assert_eq!(gaps, [0, 250, 750, 0], "one second for three");
         assert_eq!((all[1].context_tokens, all[1].output_tokens), (396, 109));
         assert_eq!(arrivals.mean_tokens(), (1649.0 / 3.0, 208.0 / 3.0));
+    }
+
+    #[test]
+    fn a_recording_without_a_pattern_is_refused() {
+        for csv in ["header\n", "header\n2023-11-16 18:15:46,1,2\n2023-11-16 18:15:46,3,4\n"] {
+            assert!(Arrivals::recorded(csv, 80.0).is_err(), "it would arrive all at once, without end");
+        }
     }
 
     #[test]

@@ -89,12 +89,6 @@ impl Mesh {
         named.for_each(|(_, running)| running.slow_down(factor));
     }
 
-    /// What the sidecars counted so far, together.
-    #[must_use]
-    pub fn counters(&self) -> Counters {
-        self.proxies.iter().map(|(_, proxy)| proxy.counters()).fold(Counters::default(), sum)
-    }
-
     /// Drains the sidecars, entry first, then the services; returns the final counts.
     pub async fn stop(self) -> Counters {
         let mut total = Counters::default();

@@ -35,9 +35,11 @@ pub fn to_json_rows(batch: &RecordBatch) -> Vec<Value> {
 /// are there too, under their OpenTelemetry name.
 #[must_use]
 pub fn spans_to_json(batch: &RecordBatch) -> Vec<Value> {
+    let columns = columns::columns(Table::Spans);
+    let hot: Vec<(&str, &str)> = columns.iter().filter_map(|c| Some((c.attribute?, c.name))).collect();
     let mut spans = to_json_rows(batch);
     for span in &mut spans {
-        for (attribute, column) in columns::columns(Table::Spans).iter().filter_map(|c| Some((c.attribute?, c.name))) {
+        for &(attribute, column) in &hot {
             let value = span.get(column).cloned().unwrap_or_default();
             let attributes = span.get_mut("attributes").and_then(Value::as_object_mut);
             if let (false, Some(attributes)) = (value.is_null(), attributes) {
@@ -57,7 +59,7 @@ pub fn table(batches: &[RecordBatch]) -> String {
     table.set_header(first.schema().fields().iter().map(|field| field.name().clone()));
     for batch in batches {
         for row in 0..batch.num_rows() {
-            table.add_row((0..batch.num_columns()).map(|column| cell_text(batch, column, row)));
+            table.add_row((0..batch.num_columns()).map(|column| cell_text(batch, column, row, short)));
         }
     }
     table.to_string()
@@ -79,7 +81,7 @@ pub fn csv_rows(batch: &RecordBatch) -> String {
             if column > 0 {
                 text.push(',');
             }
-            text.push_str(&csv_cell(&cell_text(batch, column, row)));
+            text.push_str(&csv_cell(&cell_text(batch, column, row, exact)));
         }
         text.push('\n');
     }
@@ -138,20 +140,25 @@ fn struct_json(column: &ArrayRef, row: usize) -> Value {
     Value::Object(fields.map(|(field, column)| (field.name().clone(), cell_json(column, types, row))).collect())
 }
 
-fn cell_text(batch: &RecordBatch, column: usize, row: usize) -> String {
+fn cell_text(batch: &RecordBatch, column: usize, row: usize, double: fn(f64) -> String) -> String {
     let array = batch.column(column);
     match cell_json(array, types_of(batch, batch.schema_ref().field(column).name()), row) {
         Value::Null => String::new(),
         Value::String(text) => text,
-        Value::Number(number) if array.data_type() == &DataType::Float64 => short(number.as_f64().unwrap_or(f64::NAN)),
+        Value::Number(number) if array.data_type() == &DataType::Float64 => double(number.as_f64().unwrap_or(f64::NAN)),
         other => other.to_string(),
     }
 }
 
-/// A double as people read it: whole numbers without a fraction's noise.
+/// A double as people read it: whole numbers without a fraction's noise, and small ones not as zero.
 fn short(value: f64) -> String {
     let rounded = (value * 1e6).round() / 1e6;
-    format!("{rounded}")
+    if value != 0.0 && value.abs() < 1e-3 { format!("{value:.3e}") } else { format!("{rounded}") }
+}
+
+/// A double that reads back the same.
+fn exact(value: f64) -> String {
+    format!("{value}")
 }
 
 fn cell_display(column: &ArrayRef, row: usize) -> String {
@@ -187,6 +194,19 @@ mod tests {
         ];
         let spans = spans_to_json(&RecordBatch::try_from_iter(columns).unwrap());
         assert_eq!(spans[0]["attributes"], serde_json::json!({"shop.tier": "gold", "http.response.status_code": 200}));
+    }
+
+    #[test]
+    fn doubles_are_short_for_people_and_exact_for_programs() {
+        let doubles: [(f64, &str, &str); 4] = [
+            (0.1 + 0.2, "0.3", "0.30000000000000004"),
+            (4.2e-7, "4.200e-7", "0.00000042"),
+            (3.0, "3", "3"),
+            (0.0, "0", "0"),
+        ];
+        for (value, for_people, for_programs) in doubles {
+            assert_eq!((short(value).as_str(), exact(value).as_str()), (for_people, for_programs));
+        }
     }
 
     #[test]
