@@ -3,7 +3,8 @@
 //! A service is accused when both hold for 3 of the last 5 windows: local cause (its *own* time,
 //! calls to others taken off, is far above its history, by median and MAD) and impact (the excess
 //! is a visible share of what the entry takes). Callers that wait have the wait in their calls, not
-//! in their own time, so they are victims. A finding closes after 5 windows without cause.
+//! in their own time, so they are victims. What half of all services share (a busy machine slows every
+//! one a little) is nobody's own and is taken off first. A finding closes after 5 windows without cause.
 //!
 //! History is frozen while a service is under suspicion, or the fault would become its normal.
 
@@ -48,6 +49,12 @@ const MIN_ERROR_RATIO: f64 = 0.1;
 /// Another service is accused beside the worst one only if its excess is this share of it.
 const MIN_SHARE_OF_WORST: f64 = 0.5;
 
+/// Fewer services than this share nothing that could be told from a fault of one of them.
+const MIN_SHARING: usize = 4;
+
+/// What is shared is said when it is this share of a service's own excess.
+const SHARED_WORTH_SAYING: f64 = 0.1;
+
 /// Findings that are over and still shown.
 const KEPT_CLOSED: usize = 50;
 
@@ -67,6 +74,17 @@ struct History {
     votes: VecDeque<bool>,
     first_vote: Option<UnixNanos>,
     quiet: u32,
+}
+
+/// The own time of a service in one window beside its history, in milliseconds.
+#[derive(Clone, Copy, Debug)]
+struct OwnTime {
+    now: f64,
+    usual: f64,
+    /// Robust standard deviation of its history.
+    spread: f64,
+    /// What most services are slower by in this window.
+    shared: f64,
 }
 
 /// What speaks against a service in one window.
@@ -119,15 +137,36 @@ impl Judge {
     }
 
     fn suspicions(&self, window: &Window, names: &Names, graph: &ServiceGraph, min_history: usize) -> Vec<Suspicion> {
+        let own_times = self.own_times(window, min_history);
         let mut suspicions = Vec::new();
         for (name, service) in &window.services {
             let Some(history) = self.histories.get(name).filter(|h| h.own_ms.len() >= min_history) else { continue };
-            if service.own_ms.len() >= MIN_REQUESTS {
-                suspicions.extend(self.slow(window, *name, service, history, names, graph));
+            if let Some(own) = own_times.get(name) {
+                suspicions.extend(self.slow(window, *name, service, own, names, graph));
             }
             suspicions.extend(failing(window, *name, service, history, names));
         }
         suspicions
+    }
+
+    /// Of every service with requests and history enough.
+    fn own_times(&self, window: &Window, min_history: usize) -> BTreeMap<Name, OwnTime> {
+        let own_time = |(name, service): (&Name, &ServiceWindow)| {
+            let history = &self.histories.get(name).filter(|h| h.own_ms.len() >= min_history)?.own_ms;
+            let now = median(service.own_ms.iter().copied()).filter(|_| service.own_ms.len() >= MIN_REQUESTS)?;
+            let usual = median(history.iter().copied())?;
+            let spread = 1.4826 * median(history.iter().map(|v| (v - usual).abs()))?;
+            Some((*name, OwnTime { now, usual, spread, shared: 0.0 }))
+        };
+        let mut own_times: BTreeMap<Name, OwnTime> = window.services.iter().filter_map(own_time).collect();
+        if own_times.len() >= MIN_SHARING {
+            let mut excesses: Vec<f64> = own_times.values().map(|own| own.now - own.usual).collect();
+            excesses.sort_by(f64::total_cmp);
+            // of an even number the lower: two slow services of four share nothing
+            let shared = excesses[(excesses.len() - 1) / 2].max(0.0);
+            own_times.values_mut().for_each(|own| own.shared = shared);
+        }
+        own_times
     }
 
     fn slow(
@@ -135,26 +174,27 @@ impl Judge {
         window: &Window,
         name: Name,
         service: &ServiceWindow,
-        history: &History,
+        own: &OwnTime,
         names: &Names,
         graph: &ServiceGraph,
     ) -> Option<Suspicion> {
-        let own = median(service.own_ms.iter().copied())?;
-        let usual = median(history.own_ms.iter().copied())?;
-        let spread = 1.4826 * median(history.own_ms.iter().map(|v| (v - usual).abs()))?;
-        let deviations = (own - usual) / spread.max(0.05 * usual).max(0.2);
-        let excess = own - usual;
+        let OwnTime { now, usual, spread, shared } = *own;
+        let excess = now - usual - shared;
+        let deviations = excess / spread.max(0.05 * usual).max(0.2);
         let entry = self.usual_entry_duration(names.text(name), names, graph).unwrap_or(usual);
-        if deviations < MIN_DEVIATIONS || own < MIN_RATIO * usual || excess < MIN_IMPACT * entry {
+        if deviations < MIN_DEVIATIONS || usual + excess < MIN_RATIO * usual || excess < MIN_IMPACT * entry {
             return None;
         }
         let rate = service.own_ms.len() as f64 / (window.length_ns as f64 / 1e9);
         let text = names.text(name);
         let mut evidence = vec![number(
-            format!("own time of {text} is {own:.1} ms, usually {usual:.1} ms ({deviations:.0} robust deviations)"),
-            own,
+            format!("own time of {text} is {now:.1} ms, usually {usual:.1} ms ({deviations:.0} robust deviations)"),
+            now,
             "ms",
         )];
+        if shared >= SHARED_WORTH_SAYING * excess {
+            evidence.push(number(format!("most services are {shared:.1} ms slower; that is taken off"), shared, "ms"));
+        }
         if let Some((service_ms, _)) = service.service_time() {
             evidence.push(number(format!("service time from departures is {service_ms:.1} ms"), service_ms, "ms"));
         }
@@ -172,7 +212,7 @@ impl Judge {
                 sql: None,
             });
         }
-        let summary = format!("{text} is slow by itself: {own:.0} ms own time instead of {usual:.0} ms");
+        let summary = format!("{text} is slow by itself: {now:.0} ms own time instead of {usual:.0} ms");
         let operation = (service.operations.len() == 1)
             .then(|| service.operations.keys().next().map(|(operation, _)| *operation))
             .flatten();

@@ -70,6 +70,18 @@ fn chain(seed: u64, seconds: i64, rate: f64, slow: impl Fn(i64) -> f64) -> Vec<R
 
 /// The same with clients that leave after `patience_s`, wherever their request is by then.
 fn impatient_chain(seed: u64, seconds: i64, rate: f64, patience_s: f64, slow: impl Fn(i64) -> f64) -> Vec<Row> {
+    delayed_chain(seed, seconds, rate, patience_s, slow, |_| 0.0)
+}
+
+/// The same on a machine that is busy with something else: `delay_ms(second)` more in every service.
+fn delayed_chain(
+    seed: u64,
+    seconds: i64,
+    rate: f64,
+    patience_s: f64,
+    slow: impl Fn(i64) -> f64,
+    delay_ms: impl Fn(i64) -> f64,
+) -> Vec<Row> {
     let mut random = Random(seed);
     let mut entered = Vec::new();
     let mut now = 0.0;
@@ -87,10 +99,11 @@ fn impatient_chain(seed: u64, seconds: i64, rate: f64, patience_s: f64, slow: im
         let mut workers = [0.0_f64; 4];
         for request in order {
             let (arrival, leaves) = (*visits[request].last().unwrap(), leaves(&visits[request]));
-            let factor = if service == "tagger" { slow((arrival / 1e9) as i64) } else { 1.0 };
+            let second = (arrival / 1e9) as i64;
+            let factor = if service == "tagger" { slow(second) } else { 1.0 };
             let worker = (0..4).min_by(|a, b| workers[*a].total_cmp(&workers[*b])).unwrap();
             let start = workers[worker].max(arrival);
-            let done = (start + random.exponential(20e6 * factor)).min(leaves);
+            let done = (start + delay_ms(second) * 1e6 + random.exponential(20e6 * factor)).min(leaves);
             if start < leaves {
                 workers[worker] = done;
             }
@@ -166,6 +179,19 @@ fn the_slow_service_is_found_and_its_waiting_callers_are_not() {
         assert!(policy.for_service("tagger").unwrap().concurrency_limit.is_some());
         let rate = policy.for_service("gateway").unwrap().rate_limit.unwrap().rate_per_s();
         assert!((33.0..62.0).contains(&rate), "capacity is 50/s, admitted {rate}");
+    }
+}
+
+#[test]
+fn a_busy_machine_that_slows_everyone_accuses_nobody_and_hides_no_fault() {
+    for seed in 1..=4 {
+        println!("seed {seed}");
+        let delay = |second: i64| if (16..30).contains(&second) { 15.0 } else { 0.0 };
+        let busy = delayed_chain(seed, 40, 40.0, f64::INFINITY, |_| 1.0, delay);
+        assert_eq!(accused(&replay(&mut Analyzer::new(config(false)), &busy)), Vec::<String>::new());
+        let slow = |second| if second >= 16 { 4.0 } else { 1.0 };
+        let busy_and_slow = delayed_chain(seed, 40, 40.0, f64::INFINITY, slow, delay);
+        assert_eq!(accused(&replay(&mut Analyzer::new(config(false)), &busy_and_slow)), ["tagger"]);
     }
 }
 
