@@ -108,7 +108,7 @@ fn trace_items(index: usize, trace: Value) -> Vec<Item> {
     }
     let resource_spans = by_process.into_values().map(|(process, spans)| resource_spans(process, spans)).collect();
     let body = Bytes::from(ExportTraceServiceRequest { resource_spans }.encode_to_vec());
-    items.push(Item::Chunk(Chunk::Otlp { encoding: Encoding::Protobuf, body }, index as u64 + 1));
+    items.push(Item::Chunk(Chunk::Otlp { encoding: Encoding::Protobuf, body, place: String::new() }, index as u64 + 1));
     items
 }
 

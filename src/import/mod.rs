@@ -40,9 +40,21 @@ pub(crate) enum Chunk {
         encoding: Encoding,
         /// Its bytes.
         body: Bytes,
+        /// Which of several in the file it is, `line 3`; empty when it is the only one.
+        place: String,
     },
     /// Rows of `spans`.
     Rows(Batch),
+}
+
+impl Chunk {
+    /// What to say before a problem in it.
+    fn place(&self) -> String {
+        match self {
+            Self::Otlp { place, .. } if !place.is_empty() => format!("{place}: "),
+            _ => String::new(),
+        }
+    }
 }
 
 /// One thing a reader met on its way through a file.
@@ -105,10 +117,11 @@ async fn import_file(path: &Path, target: &mut Target, summary: &mut Summary) ->
         match item {
             Item::Bad(why) => problems.add(&bar, why),
             Item::Chunk(chunk, position) => {
+                let place = chunk.place();
                 let stored = target.store(chunk).await.with_context(|| format!("storing {}", path.display()))?;
                 summary.spans += stored.spans;
                 summary.duplicates += stored.duplicates;
-                problems.add_rejected(&bar, stored.rejected, stored.first_rejection);
+                problems.add_rejected(&bar, stored.rejected, stored.first_rejection.map(|why| place + &why));
                 bar.set_position(position);
             }
         }

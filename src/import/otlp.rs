@@ -10,8 +10,11 @@ use super::{Chunk, Item, Reader};
 pub(super) fn open_json_lines(bytes: Bytes) -> Reader {
     let length = bytes.len() as u64;
     let whole = serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).is_ok();
-    let items: Box<dyn Iterator<Item = Item>> =
-        if whole { Box::new(std::iter::once(json_chunk(bytes, length))) } else { Box::new(lines(bytes)) };
+    let items: Box<dyn Iterator<Item = Item>> = if whole {
+        Box::new(std::iter::once(json_chunk(bytes, length, String::new())))
+    } else {
+        Box::new(lines(bytes))
+    };
     Reader { length, unit: "bytes", items }
 }
 
@@ -19,16 +22,18 @@ pub(super) fn open_json_lines(bytes: Bytes) -> Reader {
 pub(super) fn open_protobuf(bytes: Bytes) -> Result<Reader, anyhow::Error> {
     let length = bytes.len() as u64;
     let frames = frames(&bytes).unwrap_or_else(|| vec![bytes]);
+    let several = frames.len() > 1;
     let mut position = 0;
-    let items = frames.into_iter().map(move |body| {
+    let items = frames.into_iter().enumerate().map(move |(index, body)| {
         position += body.len() as u64;
-        Item::Chunk(Chunk::Otlp { encoding: Encoding::Protobuf, body }, position)
+        let place = if several { format!("request {}", index + 1) } else { String::new() };
+        Item::Chunk(Chunk::Otlp { encoding: Encoding::Protobuf, body, place }, position)
     });
     Ok(Reader { length, unit: "bytes", items: Box::new(items) })
 }
 
-fn json_chunk(body: Bytes, position: u64) -> Item {
-    Item::Chunk(Chunk::Otlp { encoding: Encoding::Json, body }, position)
+fn json_chunk(body: Bytes, position: u64, place: String) -> Item {
+    Item::Chunk(Chunk::Otlp { encoding: Encoding::Json, body, place }, position)
 }
 
 fn lines(bytes: Bytes) -> impl Iterator<Item = Item> {
@@ -48,7 +53,7 @@ fn lines(bytes: Bytes) -> impl Iterator<Item = Item> {
                 continue;
             }
             return Some(match serde_json::from_slice::<serde::de::IgnoredAny>(&line) {
-                Ok(_) => json_chunk(line, end as u64),
+                Ok(_) => json_chunk(line, end as u64, format!("line {number}")),
                 Err(error) => Item::Bad(format!("line {number}: {error}")),
             });
         }
@@ -74,30 +79,30 @@ fn frames(bytes: &Bytes) -> Option<Vec<Bytes>> {
 mod tests {
     use super::*;
 
-    fn bodies(reader: Reader) -> (usize, Vec<String>) {
+    fn read(reader: Reader) -> (Vec<String>, Vec<String>) {
         let mut bad = Vec::new();
-        let mut chunks = 0;
+        let mut places = Vec::new();
         for item in reader.items {
             match item {
-                Item::Chunk(..) => chunks += 1,
+                Item::Chunk(chunk, _) => places.push(chunk.place()),
                 Item::Bad(why) => bad.push(why),
             }
         }
-        (chunks, bad)
+        (places, bad)
     }
 
     #[test]
     fn a_bad_line_is_named_and_the_rest_goes_on() {
         let text = "{\"resourceSpans\":[]}\n\nnot json\n{\"resourceSpans\":[]}\n";
-        let (chunks, bad) = bodies(open_json_lines(Bytes::from(text)));
-        assert_eq!(chunks, 2);
+        let (places, bad) = read(open_json_lines(Bytes::from(text)));
+        assert_eq!(places, ["line 1: ", "line 4: "]);
         assert!(bad[0].starts_with("line 3:"), "{bad:?}");
     }
 
     #[test]
     fn a_pretty_printed_request_is_one() {
-        let (chunks, bad) = bodies(open_json_lines(Bytes::from("{\n  \"resourceSpans\": []\n}\n")));
-        assert_eq!((chunks, bad.len()), (1, 0));
+        let (places, bad) = read(open_json_lines(Bytes::from("{\n  \"resourceSpans\": []\n}\n")));
+        assert_eq!((places, bad.len()), (vec![String::new()], 0));
     }
 
     #[test]

@@ -60,11 +60,11 @@ impl Target {
     pub(super) async fn store(&mut self, chunk: Chunk) -> Result<Stored, anyhow::Error> {
         match self {
             Self::Local { store, analyzer } => match chunk {
-                Chunk::Otlp { encoding, body } => store_otlp(store, analyzer, encoding, body).await,
+                Chunk::Otlp { encoding, body, .. } => store_otlp(store, analyzer, encoding, body).await,
                 Chunk::Rows(batch) => store_rows(store, analyzer, batch).await,
             },
             Self::Remote { endpoint, client } => match chunk {
-                Chunk::Otlp { encoding, body } => post(client, endpoint, encoding, body).await,
+                Chunk::Otlp { encoding, body, .. } => post(client, endpoint, encoding, body).await,
                 Chunk::Rows(batch) => post_rows(client, endpoint, &batch.rows).await,
             },
         }

@@ -74,7 +74,10 @@ pub(super) fn open(bytes: &Bytes) -> Result<Reader, anyhow::Error> {
         }
         let resource_spans = by_service.into_iter().map(|(service, spans)| resource_spans(service, spans)).collect();
         let body = Bytes::from(ExportTraceServiceRequest { resource_spans }.encode_to_vec());
-        items.push(Item::Chunk(Chunk::Otlp { encoding: Encoding::Protobuf, body }, (first + rows.len()) as u64));
+        items.push(Item::Chunk(
+            Chunk::Otlp { encoding: Encoding::Protobuf, body, place: String::new() },
+            (first + rows.len()) as u64,
+        ));
     }
     Ok(Reader { length, unit: "spans", items: Box::new(items.into_iter()) })
 }
