@@ -15,48 +15,70 @@
 //! | `A`, `M` | the same, when they hold bytes or a number JSON lacks | OTLP/JSON |
 //! | `n` | empty | empty |
 
+use std::fmt::Write;
+
 use arrow::array::{Array, AsArray, MapArray, MapBuilder, MapFieldNames, StringArray, StringBuilder};
-use base64::{Engine, prelude::BASE64_STANDARD};
+use base64::{Engine, display::Base64Display, prelude::BASE64_STANDARD};
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value::Value as Any};
 use serde_json::{Map, Value, json};
 
+use crate::otlp::{Attribute, Malformed, Value as Wire, nested};
+
 /// A builder of an attribute map.
-pub type AttributesBuilder = MapBuilder<StringBuilder, StringBuilder>;
+pub(crate) type AttributesBuilder = MapBuilder<StringBuilder, StringBuilder>;
 
 /// A builder whose entries are named as in [`crate::columns::attribute_map`].
-#[must_use]
-pub fn builder() -> AttributesBuilder {
+pub(crate) fn builder() -> AttributesBuilder {
     let names = MapFieldNames { entry: "key_value".into(), key: "key".into(), value: "value".into() };
     MapBuilder::new(Some(names), StringBuilder::new(), StringBuilder::new())
 }
 
-/// Appends one map and says its letters; `None` when all values are strings.
-pub fn append<'a>(builder: &mut AttributesBuilder, attributes: impl Iterator<Item = &'a KeyValue>) -> Option<String> {
-    let mut letters = String::new();
+/// Appends one map; `letters` becomes its letters, empty when all values are strings.
+pub(crate) fn append<'a>(
+    builder: &mut AttributesBuilder,
+    letters: &mut String,
+    attributes: impl Iterator<Item = Attribute<'a>>,
+) -> Result<(), Malformed> {
+    letters.clear();
+    let mut all_text = true;
     for attribute in attributes {
-        let (text, letter) = to_text(attribute.value.as_ref());
-        builder.keys().append_value(&attribute.key);
-        builder.values().append_value(text);
+        builder.keys().append_value(attribute.key);
+        let letter = write_text(attribute.value, builder.values())?;
+        builder.values().append_value("");
         letters.push(letter);
+        all_text &= letter == 's';
     }
     builder.append(true).expect("keys and values are appended in pairs");
-    letters.bytes().any(|letter| letter != b's').then_some(letters)
+    if all_text {
+        letters.clear();
+    }
+    Ok(())
+}
+
+/// Writes a value as text and says its letter.
+pub(crate) fn write_text(value: Wire<'_>, out: &mut impl Write) -> Result<char, Malformed> {
+    let (written, letter) = match value {
+        Wire::Empty => (Ok(()), 'n'),
+        Wire::Text(text) => (out.write_str(text), 's'),
+        Wire::Bool(b) => (out.write_str(if b { "true" } else { "false" }), 'b'),
+        Wire::Int(i) => (write!(out, "{i}"), 'i'),
+        Wire::Double(d) => (write!(out, "{d:?}"), 'd'),
+        Wire::Bytes(bytes) => (write!(out, "{}", Base64Display::new(bytes, &BASE64_STANDARD)), 'y'),
+        Wire::Nested(message) => {
+            let value = nested(message)?.value;
+            let (text, letter) = value.as_ref().map_or((String::new(), 'n'), nested_text);
+            (out.write_str(&text), letter)
+        }
+    };
+    written.expect("text is written to memory");
+    Ok(letter)
 }
 
 /// A value as text and letter.
-#[must_use]
-pub fn to_text(value: Option<&AnyValue>) -> (String, char) {
-    match value.and_then(|v| v.value.as_ref()) {
-        None => (String::new(), 'n'),
-        Some(Any::StringValue(text)) => (text.clone(), 's'),
-        Some(Any::BoolValue(b)) => (b.to_string(), 'b'),
-        Some(Any::IntValue(i)) => (i.to_string(), 'i'),
-        Some(Any::DoubleValue(d)) => (format!("{d:?}"), 'd'),
-        Some(Any::BytesValue(bytes)) => (BASE64_STANDARD.encode(bytes), 'y'),
-        Some(nested @ Any::ArrayValue(_)) => nested_text(nested, 'a', 'A'),
-        Some(nested @ Any::KvlistValue(_)) => nested_text(nested, 'm', 'M'),
-        Some(_) => (String::new(), 'n'),
-    }
+pub(crate) fn to_text(value: Wire<'_>) -> Result<(String, char), Malformed> {
+    let mut text = String::new();
+    let letter = write_text(value, &mut text)?;
+    Ok((text, letter))
 }
 
 /// The typed JSON value of a stored text. A text that does not fit its letter is given as it is.
@@ -90,7 +112,8 @@ pub fn map_to_json(map: &MapArray, types: Option<&StringArray>, row: usize) -> M
     (0..keys.len()).map(|entry| (keys.value(entry).to_owned(), value(entry))).collect()
 }
 
-fn nested_text(nested: &Any, plain: char, exact: char) -> (String, char) {
+fn nested_text(nested: &Any) -> (String, char) {
+    let (plain, exact) = if matches!(nested, Any::ArrayValue(_)) { ('a', 'A') } else { ('m', 'M') };
     match plain_json(nested) {
         Some(json) => (json.to_string(), plain),
         None => (otlp_json(nested).to_string(), exact),
@@ -139,11 +162,16 @@ fn otlp_json(value: &Any) -> Value {
 #[cfg(test)]
 mod tests {
     use opentelemetry_proto::tonic::common::v1::{ArrayValue, KeyValueList};
+    use prost::Message;
 
     use super::*;
 
     fn any(value: Any) -> AnyValue {
         AnyValue { value: Some(value) }
+    }
+
+    fn text(key: &str) -> Attribute<'_> {
+        Attribute { key, value: Wire::Text("v") }
     }
 
     #[test]
@@ -154,43 +182,39 @@ mod tests {
                 values: vec![KeyValue { key: "k".into(), value: Some(any(value)), ..KeyValue::default() }],
             })
         };
+        let exact = any(array(vec![any(Any::BytesValue(vec![1]))])).encode_to_vec();
+        let plain = any(array(vec![any(Any::IntValue(1)), any(Any::StringValue("a".into()))])).encode_to_vec();
+        let pairs = any(list(Any::BoolValue(false))).encode_to_vec();
         let cases = [
-            (Any::StringValue("1".into()), 's', json!("1")),
-            (Any::BoolValue(true), 'b', json!(true)),
-            (Any::IntValue(i64::MIN), 'i', json!(i64::MIN)),
-            (Any::DoubleValue(0.1), 'd', json!(0.1)),
-            (Any::DoubleValue(1.0), 'd', json!(1.0)),
-            (Any::DoubleValue(f64::NAN), 'd', json!("NaN")),
-            (Any::BytesValue(vec![0, 255]), 'y', json!("AP8=")),
-            (array(vec![any(Any::IntValue(1)), any(Any::StringValue("a".into()))]), 'a', json!([1, "a"])),
-            (
-                array(vec![any(Any::BytesValue(vec![1]))]),
-                'A',
-                json!({"arrayValue": {"values": [{"bytesValue": "AQ=="}]}}),
-            ),
-            (list(Any::BoolValue(false)), 'm', json!({"k": false})),
+            (Wire::Empty, 'n', json!(null)),
+            (Wire::Text("1"), 's', json!("1")),
+            (Wire::Bool(true), 'b', json!(true)),
+            (Wire::Int(i64::MIN), 'i', json!(i64::MIN)),
+            (Wire::Double(0.1), 'd', json!(0.1)),
+            (Wire::Double(1.0), 'd', json!(1.0)),
+            (Wire::Double(f64::NAN), 'd', json!("NaN")),
+            (Wire::Bytes(&[0, 255]), 'y', json!("AP8=")),
+            (Wire::Nested(&plain), 'a', json!([1, "a"])),
+            (Wire::Nested(&exact), 'A', json!({"arrayValue": {"values": [{"bytesValue": "AQ=="}]}})),
+            (Wire::Nested(&pairs), 'm', json!({"k": false})),
         ];
         for (value, letter, json) in cases {
-            let (text, got) = to_text(Some(&any(value.clone())));
+            let (text, got) = to_text(value).unwrap();
             assert_eq!((got, to_json(&text, got)), (letter, json), "{value:?}");
         }
     }
 
     #[test]
     fn a_map_of_strings_needs_no_letters() {
-        let string = |key: &str| KeyValue {
-            key: key.into(),
-            value: Some(any(Any::StringValue("v".into()))),
-            ..KeyValue::default()
-        };
-        let mut builder = builder();
-        assert_eq!(append(&mut builder, [string("a"), string("b")].iter()), None);
-        let int = KeyValue { key: "c".into(), value: Some(any(Any::IntValue(3))), ..KeyValue::default() };
-        let letters = append(&mut builder, [string("a"), int].iter());
-        assert_eq!(letters.as_deref(), Some("si"));
+        let (mut builder, mut letters) = (builder(), String::new());
+        append(&mut builder, &mut letters, [text("a"), text("b")].into_iter()).unwrap();
+        assert_eq!(letters, "");
+        let int = Attribute { key: "c", value: Wire::Int(3) };
+        append(&mut builder, &mut letters, [text("a"), int].into_iter()).unwrap();
+        assert_eq!(letters, "si");
         let map = builder.finish();
         assert_eq!(*map.data_type(), crate::columns::attribute_map());
-        let types = StringArray::from(vec![None, letters.as_deref()]);
+        let types = StringArray::from(vec![None, Some(letters.as_str())]);
         assert_eq!(Value::Object(map_to_json(&map, Some(&types), 1)), json!({"a": "v", "c": 3}));
     }
 }

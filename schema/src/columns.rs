@@ -219,6 +219,8 @@ fn metrics() -> Vec<Column> {
         optional("resource_attributes", attribute_map(), "attributes of the resource"),
         optional("resource_attribute_types", Utf8, "the type of each value of resource_attributes"),
         required("received_unix_nano", Int64, "when the collector took it"),
+        optional("scope_name", Utf8, "instrumentation scope"),
+        optional("zero_threshold", Float64, "widest value that counts as zero in an exponential histogram"),
     ]
 }
 

@@ -1,5 +1,9 @@
 //! The codec from OTLP bytes to a [`Batch`]: pure, and the same live and when a log is replayed.
 //!
+//! Protobuf goes straight from the request's bytes into the builders of the columns: nothing of a
+//! request is copied but what becomes a cell. OTLP/JSON is read into messages, written as protobuf,
+//! and takes the same way from there, so both give the same rows.
+//!
 //! A request that cannot be read is refused whole ([`DecodeError`]). A span that can be read but
 //! not used (no id, end before start) is left out and counted, and the good ones are kept: the
 //! sender is told by `partial_success`. Nesting is bounded by the parsers (100 levels of protobuf,
@@ -8,19 +12,23 @@
 mod logs;
 mod metrics;
 mod rows;
+mod source;
 mod traces;
+mod value;
+mod wire;
 
-use opentelemetry_proto::tonic::{
-    collector::{
-        logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest,
-        trace::v1::ExportTraceServiceRequest,
-    },
-    common::v1::{KeyValue, any_value::Value as Any},
-    resource::v1::Resource,
+use std::borrow::Cow;
+
+use opentelemetry_proto::tonic::collector::{
+    logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest, trace::v1::ExportTraceServiceRequest,
 };
+use prost::Message;
+use serde::de::DeserializeOwned;
 
 use crate::{Batch, Encoding, Signal, UnixNanos};
-use rows::Rows;
+
+pub(crate) use value::{Attribute, Value, nested};
+pub use wire::Malformed;
 
 /// Grows when the same bytes would give other rows: a log says which codec it was acked under.
 pub const CODEC_VERSION: u16 = 1;
@@ -46,7 +54,7 @@ pub struct Decoded {
 pub enum DecodeError {
     /// The bytes are not this protobuf message; the text names message and field.
     #[error("malformed protobuf: {0}")]
-    Protobuf(#[from] prost::DecodeError),
+    Protobuf(#[from] Malformed),
     /// The text is not this OTLP/JSON message; the text has line and column.
     #[error("malformed OTLP/JSON: {0}")]
     Json(#[from] serde_json::Error),
@@ -62,48 +70,38 @@ pub fn decode(
     body: &[u8],
     received_unix_nano: UnixNanos,
 ) -> Result<Decoded, DecodeError> {
+    let body = match encoding {
+        Encoding::Protobuf => Cow::Borrowed(body),
+        Encoding::Json => Cow::Owned(protobuf_of_json(signal, body)?),
+    };
+    let decoded = match signal {
+        Signal::Traces => traces::rows(&body, received_unix_nano),
+        Signal::Metrics => metrics::rows(&body, received_unix_nano),
+        Signal::Logs => logs::rows(&body, received_unix_nano),
+    };
+    Ok(decoded?)
+}
+
+fn protobuf_of_json(signal: Signal, text: &[u8]) -> Result<Vec<u8>, serde_json::Error> {
+    fn convert<M: Message + DeserializeOwned>(text: &[u8]) -> Result<Vec<u8>, serde_json::Error> {
+        serde_json::from_slice::<M>(text).map(|message| message.encode_to_vec())
+    }
     match signal {
-        Signal::Traces => Ok(traces::rows(read::<ExportTraceServiceRequest>(encoding, body)?, received_unix_nano)),
-        Signal::Metrics => Ok(metrics::rows(read::<ExportMetricsServiceRequest>(encoding, body)?, received_unix_nano)),
-        Signal::Logs => Ok(logs::rows(read::<ExportLogsServiceRequest>(encoding, body)?, received_unix_nano)),
+        Signal::Traces => convert::<ExportTraceServiceRequest>(text),
+        Signal::Metrics => convert::<ExportMetricsServiceRequest>(text),
+        Signal::Logs => convert::<ExportLogsServiceRequest>(text),
     }
 }
 
-fn read<M: prost::Message + Default + serde::de::DeserializeOwned>(
-    encoding: Encoding,
-    body: &[u8],
-) -> Result<M, DecodeError> {
-    match encoding {
-        Encoding::Protobuf => Ok(M::decode(body)?),
-        Encoding::Json => Ok(serde_json::from_slice(body)?),
+/// The name of an `InstrumentationScope`.
+fn scope_name(message: &[u8]) -> Result<&str, Malformed> {
+    let (mut name, mut fields) = ("", wire::Fields::of(message));
+    while let Some(field) = fields.next()? {
+        if field.number == 1 {
+            name = field.text("name")?;
+        }
     }
-}
-
-/// What every row of one resource shares.
-struct Source<'a> {
-    service: &'a str,
-    instance: Option<&'a str>,
-    attributes: &'a [KeyValue],
-}
-
-impl<'a> Source<'a> {
-    fn of(resource: Option<&'a Resource>) -> Self {
-        let attributes = resource.map_or(&[][..], |r| &r.attributes);
-        let service = text(attributes, "service.name").unwrap_or(UNKNOWN_SERVICE);
-        Self { service, instance: text(attributes, "service.instance.id"), attributes }
-    }
-
-    fn write(&self, rows: &mut Rows) {
-        rows.text("service", Some(self.service));
-        rows.text("instance", self.instance);
-        rows.attributes("resource_attributes", "resource_attribute_types", self.attributes.iter());
-    }
-}
-
-/// A string attribute that is not empty.
-fn text<'a>(attributes: &'a [KeyValue], key: &str) -> Option<&'a str> {
-    let value = &attributes.iter().find(|a| a.key == key)?.value.as_ref()?.value;
-    if let Some(Any::StringValue(text)) = value { Some(text.as_str()).filter(|t| !t.is_empty()) } else { None }
+    Ok(name)
 }
 
 fn non_empty(text: &str) -> Option<&str> {
@@ -114,3 +112,6 @@ fn non_empty(text: &str) -> Option<&str> {
 fn nanos(time: u64) -> UnixNanos {
     UnixNanos::try_from(time).unwrap_or(UnixNanos::MAX)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,55 +1,169 @@
 //! Log records.
 
-use opentelemetry_proto::tonic::{collector::logs::v1::ExportLogsServiceRequest, logs::v1::LogRecord};
-
-use super::{Decoded, Rows, Source, nanos, non_empty};
+use super::{
+    Decoded, nanos, non_empty,
+    rows::{Rows, places},
+    source::{Source, SourcePlaces},
+    value::{Attribute, Value},
+    wire::{Fields, Malformed},
+};
 use crate::{Table, UnixNanos, attribute};
 
-pub(super) fn rows(request: ExportLogsServiceRequest, received_unix_nano: UnixNanos) -> Decoded {
-    let mut rows = Rows::new(Table::Logs);
-    for resource_logs in &request.resource_logs {
-        let source = Source::of(resource_logs.resource.as_ref());
-        for scope_logs in &resource_logs.scope_logs {
-            let scope = scope_logs.scope.as_ref().and_then(|s| non_empty(&s.name));
-            for record in &scope_logs.log_records {
-                source.write(&mut rows);
-                rows.text("scope_name", scope);
-                write(&mut rows, record, received_unix_nano);
-                rows.end_row();
-            }
+places!(Places of Table::Logs =>
+    time_unix_nano, observed_unix_nano, service, instance, trace_id, span_id, severity_number, severity, body,
+    body_type, event_name, scope_name, attributes, attribute_types, resource_attributes, resource_attribute_types,
+    received_unix_nano,
+);
+
+/// Reads an `ExportLogsServiceRequest`.
+pub(super) fn rows(request: &[u8], received_unix_nano: UnixNanos) -> Result<Decoded, Malformed> {
+    let mut writer =
+        Writer { rows: Rows::new(Table::Logs), at: Places::get(), received_unix_nano, record: LogRecord::default() };
+    let (mut fields, mut place) = (Fields::of(request), 0);
+    while let Some(field) = fields.next().map_err(|e| e.item("resource_logs", place))? {
+        if field.number == 1 {
+            writer.resource_logs(field.bytes("resource_logs")?).map_err(|e| e.item("resource_logs", place))?;
+            place += 1;
         }
     }
-    rows.finish()
+    Ok(writer.rows.finish())
 }
 
-fn write(rows: &mut Rows, record: &LogRecord, received_unix_nano: UnixNanos) {
-    let set = |time: u64| (time > 0).then(|| nanos(time));
-    let observed = set(record.observed_time_unix_nano);
-    rows.long("time_unix_nano", set(record.time_unix_nano).or(observed).or(Some(received_unix_nano)));
-    rows.long("observed_unix_nano", observed);
-    rows.id("trace_id", if record.trace_id.len() == 16 { &record.trace_id } else { &[] });
-    rows.id("span_id", if record.span_id.len() == 8 { &record.span_id } else { &[] });
-    rows.int("severity_number", (record.severity_number > 0).then_some(record.severity_number));
-    rows.text("severity", non_empty(&record.severity_text));
-    let body = record.body.as_ref().map(|body| attribute::to_text(Some(body)));
-    let letter = body.as_ref().map(|(_, letter)| letter.to_string());
-    rows.text("body", body.as_ref().map(|(text, _)| text.as_str()));
-    rows.text("body_type", letter.as_deref());
-    rows.text("event_name", non_empty(&record.event_name));
-    rows.attributes("attributes", "attribute_types", record.attributes.iter());
-    rows.long("received_unix_nano", Some(received_unix_nano));
+struct Writer<'a> {
+    rows: Rows,
+    at: Places,
+    received_unix_nano: UnixNanos,
+    /// The record being read; its list keeps its room.
+    record: LogRecord<'a>,
+}
+
+/// A record as it stands in the request.
+#[derive(Default)]
+struct LogRecord<'a> {
+    time: u64,
+    observed: u64,
+    severity_number: i32,
+    severity_text: &'a str,
+    body: Option<Value<'a>>,
+    attributes: Vec<Attribute<'a>>,
+    trace_id: &'a [u8],
+    span_id: &'a [u8],
+    event_name: &'a str,
+}
+
+impl<'a> Writer<'a> {
+    fn resource_logs(&mut self, message: &'a [u8]) -> Result<(), Malformed> {
+        // the resource may stand behind the records it belongs to
+        let (mut resource, mut scopes): (&[u8], _) = (&[], Vec::new());
+        let mut fields = Fields::of(message);
+        while let Some(field) = fields.next()? {
+            match field.number {
+                1 => resource = field.bytes("resource")?,
+                2 => scopes.push(field.bytes("scope_logs")?),
+                _ => {}
+            }
+        }
+        let source = Source::read(resource).map_err(|e| e.field("resource"))?;
+        for (place, scope_logs) in scopes.into_iter().enumerate() {
+            self.scope_logs(&source, scope_logs).map_err(|e| e.item("scope_logs", place))?;
+        }
+        Ok(())
+    }
+
+    fn scope_logs(&mut self, source: &Source<'a>, message: &'a [u8]) -> Result<(), Malformed> {
+        let mut scope_name = "";
+        let mut fields = Fields::of(message);
+        while let Some(field) = fields.next()? {
+            if field.number == 1 {
+                scope_name = super::scope_name(field.bytes("scope")?).map_err(|e| e.field("scope"))?;
+            }
+        }
+        let (mut fields, mut place) = (Fields::of(message), 0);
+        while let Some(field) = fields.next()? {
+            if field.number == 2 {
+                let named = |e: Malformed| e.item("log_records", place);
+                self.record.read(field.bytes("log_records")?).map_err(named)?;
+                self.write(source, scope_name).map_err(named)?;
+                place += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, source: &Source<'a>, scope_name: &str) -> Result<(), Malformed> {
+        let Self { rows, at, received_unix_nano, record } = self;
+        source.write(rows, at.source())?;
+        rows.maybe_text(at.scope_name, non_empty(scope_name));
+        let set = |time: u64| (time > 0).then(|| nanos(time));
+        let observed = set(record.observed);
+        rows.long(at.time_unix_nano, set(record.time).or(observed).unwrap_or(*received_unix_nano));
+        if let Some(observed) = observed {
+            rows.long(at.observed_unix_nano, observed);
+        }
+        rows.id(at.trace_id, if record.trace_id.len() == 16 { record.trace_id } else { &[] });
+        rows.id(at.span_id, if record.span_id.len() == 8 { record.span_id } else { &[] });
+        if record.severity_number > 0 {
+            rows.int(at.severity_number, record.severity_number);
+        }
+        rows.maybe_text(at.severity, non_empty(record.severity_text));
+        if let Some(body) = record.body {
+            let (text, letter) = attribute::to_text(body).map_err(|e| e.field("body"))?;
+            rows.text(at.body, &text);
+            rows.text(at.body_type, letter.encode_utf8(&mut [0; 4]));
+        }
+        rows.maybe_text(at.event_name, non_empty(record.event_name));
+        rows.attributes(at.attributes, at.attribute_types, record.attributes.iter().copied())?;
+        rows.long(at.received_unix_nano, *received_unix_nano);
+        rows.end_row();
+        Ok(())
+    }
+}
+
+impl Places {
+    fn source(self) -> SourcePlaces {
+        SourcePlaces {
+            service: self.service,
+            instance: self.instance,
+            resource_attributes: self.resource_attributes,
+            resource_attribute_types: self.resource_attribute_types,
+        }
+    }
+}
+
+impl<'a> LogRecord<'a> {
+    fn read(&mut self, message: &'a [u8]) -> Result<(), Malformed> {
+        let mut attributes = std::mem::take(&mut self.attributes);
+        attributes.clear();
+        *self = Self { attributes, ..Self::default() };
+        let mut fields = Fields::of(message);
+        while let Some(field) = fields.next()? {
+            match field.number {
+                1 => self.time = field.fixed64("time_unix_nano")?,
+                2 => self.severity_number = field.int32("severity_number")?,
+                3 => self.severity_text = field.text("severity_text")?,
+                5 => self.body = Some(Value::of(field, "body")?),
+                6 => Attribute::push(field, "attributes", &mut self.attributes)?,
+                9 => self.trace_id = field.bytes("trace_id")?,
+                10 => self.span_id = field.bytes("span_id")?,
+                11 => self.observed = field.fixed64("observed_time_unix_nano")?,
+                12 => self.event_name = field.text("event_name")?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use arrow::{array::AsArray, datatypes::Int64Type};
     use opentelemetry_proto::tonic::{
+        collector::logs::v1::ExportLogsServiceRequest,
         common::v1::{AnyValue, any_value::Value as Any},
-        logs::v1::{ResourceLogs, ScopeLogs},
+        logs::v1::{LogRecord, ResourceLogs, ScopeLogs},
     };
     use prost::Message;
 
-    use super::*;
     use crate::{Encoding, Signal, otlp};
 
     #[test]

@@ -1,162 +1,381 @@
 //! Metric data points of all five kinds, one row each.
 
-use opentelemetry_proto::tonic::{
-    collector::metrics::v1::ExportMetricsServiceRequest,
-    common::v1::KeyValue,
-    metrics::v1::{
-        Exemplar, ExponentialHistogramDataPoint, HistogramDataPoint, Metric, NumberDataPoint, SummaryDataPoint,
-        exemplar, metric::Data, number_data_point,
-    },
-};
 use serde_json::json;
 
-use super::{Decoded, Rows, Source, nanos, non_empty};
+use super::{
+    Decoded, nanos, non_empty,
+    rows::{Rows, places},
+    source::{Source, SourcePlaces},
+    value::Attribute,
+    wire::{Field, Fields, Malformed},
+};
 use crate::{Table, UnixNanos, attribute};
 
-pub(super) fn rows(request: ExportMetricsServiceRequest, received_unix_nano: UnixNanos) -> Decoded {
-    let mut writer = Writer { rows: Rows::new(Table::Metrics), received_unix_nano };
-    for resource_metrics in &request.resource_metrics {
-        let source = Source::of(resource_metrics.resource.as_ref());
-        for metric in resource_metrics.scope_metrics.iter().flat_map(|scope| &scope.metrics) {
-            writer.metric(&source, metric);
+places!(Places of Table::Metrics =>
+    time_unix_nano, start_unix_nano, service, instance, name, unit, description, kind, temporality, monotonic, value,
+    value_int, count, min, max, bounds, bucket_counts, scale, zero_count, positive_offset, negative_offset,
+    negative_bucket_counts, exemplars, attributes, attribute_types, resource_attributes, resource_attribute_types,
+    received_unix_nano, scope_name, zero_threshold,
+);
+
+/// Reads an `ExportMetricsServiceRequest`.
+pub(super) fn rows(request: &[u8], received_unix_nano: UnixNanos) -> Result<Decoded, Malformed> {
+    let mut writer =
+        Writer { rows: Rows::new(Table::Metrics), at: Places::get(), received_unix_nano, point: Point::default() };
+    let (mut fields, mut place) = (Fields::of(request), 0);
+    while let Some(field) = fields.next().map_err(|e| e.item("resource_metrics", place))? {
+        if field.number == 1 {
+            writer.resource_metrics(field.bytes("resource_metrics")?).map_err(|e| e.item("resource_metrics", place))?;
+            place += 1;
         }
     }
-    writer.rows.finish()
+    Ok(writer.rows.finish())
 }
 
-struct Writer {
+struct Writer<'a> {
     rows: Rows,
+    at: Places,
     received_unix_nano: UnixNanos,
+    /// The point being read; its lists keep their room.
+    point: Point<'a>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Gauge,
+    Sum,
+    Histogram,
+    ExponentialHistogram,
+    Summary,
 }
 
 /// What the points of one metric share.
-struct Shape {
-    kind: &'static str,
-    temporality: Option<&'static str>,
+#[derive(Clone, Copy)]
+struct Metric<'a> {
+    scope_name: &'a str,
+    name: &'a str,
+    unit: &'a str,
+    description: &'a str,
+    kind: Kind,
+    temporality: i32,
     monotonic: Option<bool>,
 }
 
-/// What every kind of point has.
+/// A data point of any kind; what its kind lacks is `None` or empty.
+#[derive(Default)]
 struct Point<'a> {
     time: u64,
     start: u64,
-    attributes: &'a [KeyValue],
-    exemplars: &'a [Exemplar],
+    value: Option<f64>,
+    value_int: Option<i64>,
+    count: Option<u64>,
+    min: Option<f64>,
+    max: Option<f64>,
+    scale: Option<i32>,
+    zero_count: Option<u64>,
+    zero_threshold: Option<f64>,
+    bounds: Vec<f64>,
+    positive: Option<Buckets>,
+    negative: Option<Buckets>,
+    attributes: Vec<Attribute<'a>>,
+    exemplars: Vec<&'a [u8]>,
 }
 
-impl Writer {
-    fn metric(&mut self, source: &Source<'_>, metric: &Metric) {
-        let shape = |kind, temporality, monotonic| Shape { kind, temporality, monotonic };
-        match &metric.data {
-            None => {}
-            Some(Data::Gauge(gauge)) => {
-                let shape = shape("gauge", None, None);
-                gauge.data_points.iter().for_each(|p| self.number(source, metric, &shape, p));
-            }
-            Some(Data::Sum(sum)) => {
-                let shape = shape("sum", temporality(sum.aggregation_temporality), Some(sum.is_monotonic));
-                sum.data_points.iter().for_each(|p| self.number(source, metric, &shape, p));
-            }
-            Some(Data::Histogram(h)) => {
-                let shape = shape("histogram", temporality(h.aggregation_temporality), None);
-                h.data_points.iter().for_each(|p| self.histogram(source, metric, &shape, p));
-            }
-            Some(Data::ExponentialHistogram(h)) => {
-                let shape = shape("exponential_histogram", temporality(h.aggregation_temporality), None);
-                h.data_points.iter().for_each(|p| self.exponential(source, metric, &shape, p));
-            }
-            Some(Data::Summary(summary)) => {
-                let shape = shape("summary", None, None);
-                summary.data_points.iter().for_each(|p| self.summary(source, metric, &shape, p));
+/// Counts of buckets, and where the first of an exponential histogram's stands.
+#[derive(Default)]
+struct Buckets {
+    offset: Option<i32>,
+    counts: Vec<f64>,
+}
+
+impl<'a> Writer<'a> {
+    fn resource_metrics(&mut self, message: &'a [u8]) -> Result<(), Malformed> {
+        // the resource may stand behind the metrics it belongs to
+        let (mut resource, mut scopes): (&[u8], _) = (&[], Vec::new());
+        let mut fields = Fields::of(message);
+        while let Some(field) = fields.next()? {
+            match field.number {
+                1 => resource = field.bytes("resource")?,
+                2 => scopes.push(field.bytes("scope_metrics")?),
+                _ => {}
             }
         }
-    }
-
-    fn number(&mut self, source: &Source<'_>, metric: &Metric, shape: &Shape, p: &NumberDataPoint) {
-        let (value, exact) = match p.value {
-            Some(number_data_point::Value::AsDouble(d)) => (Some(d), None),
-            Some(number_data_point::Value::AsInt(i)) => (Some(i as f64), Some(i)),
-            None => (None, None),
-        };
-        self.rows.double("value", value);
-        self.rows.long("value_int", exact);
-        let point = Point {
-            time: p.time_unix_nano,
-            start: p.start_time_unix_nano,
-            attributes: &p.attributes,
-            exemplars: &p.exemplars,
-        };
-        self.end(source, metric, shape, point);
-    }
-
-    fn histogram(&mut self, source: &Source<'_>, metric: &Metric, shape: &Shape, p: &HistogramDataPoint) {
-        self.rows.double("value", p.sum);
-        self.rows.long("count", Some(nanos(p.count)));
-        self.rows.double("min", p.min);
-        self.rows.double("max", p.max);
-        self.rows.doubles("bounds", p.explicit_bounds.iter().copied());
-        self.rows.doubles("bucket_counts", p.bucket_counts.iter().map(|n| *n as f64));
-        let point = Point {
-            time: p.time_unix_nano,
-            start: p.start_time_unix_nano,
-            attributes: &p.attributes,
-            exemplars: &p.exemplars,
-        };
-        self.end(source, metric, shape, point);
-    }
-
-    fn exponential(&mut self, source: &Source<'_>, metric: &Metric, shape: &Shape, p: &ExponentialHistogramDataPoint) {
-        self.rows.double("value", p.sum);
-        self.rows.long("count", Some(nanos(p.count)));
-        self.rows.double("min", p.min);
-        self.rows.double("max", p.max);
-        self.rows.int("scale", Some(p.scale));
-        self.rows.long("zero_count", Some(nanos(p.zero_count)));
-        if let Some(positive) = &p.positive {
-            self.rows.int("positive_offset", Some(positive.offset));
-            self.rows.doubles("bucket_counts", positive.bucket_counts.iter().map(|n| *n as f64));
+        let source = Source::read(resource).map_err(|e| e.field("resource"))?;
+        for (place, scope_metrics) in scopes.into_iter().enumerate() {
+            self.scope_metrics(&source, scope_metrics).map_err(|e| e.item("scope_metrics", place))?;
         }
-        if let Some(negative) = &p.negative {
-            self.rows.int("negative_offset", Some(negative.offset));
-            self.rows.doubles("negative_bucket_counts", negative.bucket_counts.iter().map(|n| *n as f64));
+        Ok(())
+    }
+
+    fn scope_metrics(&mut self, source: &Source<'a>, message: &'a [u8]) -> Result<(), Malformed> {
+        let mut scope_name = "";
+        let mut fields = Fields::of(message);
+        while let Some(field) = fields.next()? {
+            if field.number == 1 {
+                scope_name = super::scope_name(field.bytes("scope")?).map_err(|e| e.field("scope"))?;
+            }
         }
-        let point = Point {
-            time: p.time_unix_nano,
-            start: p.start_time_unix_nano,
-            attributes: &p.attributes,
-            exemplars: &p.exemplars,
-        };
-        self.end(source, metric, shape, point);
+        let (mut fields, mut place) = (Fields::of(message), 0);
+        while let Some(field) = fields.next()? {
+            if field.number == 2 {
+                let message = field.bytes("metrics")?;
+                self.metric(source, scope_name, message).map_err(|e| e.item("metrics", place))?;
+                place += 1;
+            }
+        }
+        Ok(())
     }
 
-    fn summary(&mut self, source: &Source<'_>, metric: &Metric, shape: &Shape, p: &SummaryDataPoint) {
-        self.rows.double("value", Some(p.sum));
-        self.rows.long("count", Some(nanos(p.count)));
-        self.rows.doubles("bounds", p.quantile_values.iter().map(|q| q.quantile));
-        self.rows.doubles("bucket_counts", p.quantile_values.iter().map(|q| q.value));
-        let point =
-            Point { time: p.time_unix_nano, start: p.start_time_unix_nano, attributes: &p.attributes, exemplars: &[] };
-        self.end(source, metric, shape, point);
+    fn metric(&mut self, source: &Source<'a>, scope_name: &'a str, message: &'a [u8]) -> Result<(), Malformed> {
+        let (mut name, mut description, mut unit, mut data) = ("", "", "", None);
+        let mut fields = Fields::of(message);
+        while let Some(field) = fields.next()? {
+            match field.number {
+                1 => name = field.text("name")?,
+                2 => description = field.text("description")?,
+                3 => unit = field.text("unit")?,
+                5 => data = Some((Kind::Gauge, field.bytes("gauge")?)),
+                7 => data = Some((Kind::Sum, field.bytes("sum")?)),
+                9 => data = Some((Kind::Histogram, field.bytes("histogram")?)),
+                10 => data = Some((Kind::ExponentialHistogram, field.bytes("exponential_histogram")?)),
+                11 => data = Some((Kind::Summary, field.bytes("summary")?)),
+                _ => {}
+            }
+        }
+        let Some((kind, data)) = data else { return Ok(()) };
+        let mut metric = Metric { scope_name, name, unit, description, kind, temporality: 0, monotonic: None };
+        self.points(source, &mut metric, data).map_err(|e| e.field(kind.name()))
     }
 
-    fn end(&mut self, source: &Source<'_>, metric: &Metric, shape: &Shape, point: Point<'_>) {
-        let rows = &mut self.rows;
-        source.write(rows);
-        let time = if point.time > 0 { nanos(point.time) } else { self.received_unix_nano };
-        rows.long("time_unix_nano", Some(time));
-        rows.long("start_unix_nano", (point.start > 0).then(|| nanos(point.start)));
-        rows.text("name", Some(&metric.name));
-        rows.text("unit", non_empty(&metric.unit));
-        rows.text("description", non_empty(&metric.description));
-        rows.text("kind", Some(shape.kind));
-        rows.text("temporality", shape.temporality);
-        rows.bool("monotonic", shape.monotonic);
-        let exemplars = exemplars(point.exemplars);
-        rows.text("exemplars", exemplars.as_deref());
-        rows.attributes("attributes", "attribute_types", point.attributes.iter());
-        rows.long("received_unix_nano", Some(self.received_unix_nano));
+    /// The points of a gauge, sum, histogram or summary.
+    fn points(&mut self, source: &Source<'a>, metric: &mut Metric<'a>, data: &'a [u8]) -> Result<(), Malformed> {
+        metric.monotonic = (metric.kind == Kind::Sum).then_some(false);
+        let mut fields = Fields::of(data);
+        while let Some(field) = fields.next()? {
+            match (field.number, metric.kind) {
+                (2, Kind::Sum | Kind::Histogram | Kind::ExponentialHistogram) => {
+                    metric.temporality = field.int32("aggregation_temporality")?;
+                }
+                (3, Kind::Sum) => metric.monotonic = Some(field.varint("is_monotonic")? != 0),
+                _ => {}
+            }
+        }
+        let (mut fields, mut place) = (Fields::of(data), 0);
+        while let Some(field) = fields.next()? {
+            if field.number == 1 {
+                let named = |e: Malformed| e.item("data_points", place);
+                self.point.read(metric.kind, field.bytes("data_points")?).map_err(named)?;
+                self.write(source, metric).map_err(named)?;
+                place += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, source: &Source<'a>, metric: &Metric<'a>) -> Result<(), Malformed> {
+        let Self { rows, at, received_unix_nano, point } = self;
+        source.write(rows, at.source())?;
+        metric.write(rows, *at);
+        rows.long(at.time_unix_nano, if point.time > 0 { nanos(point.time) } else { *received_unix_nano });
+        point.write(rows, *at)?;
+        rows.long(at.received_unix_nano, *received_unix_nano);
         rows.end_row();
+        Ok(())
     }
+}
+
+impl Places {
+    fn source(self) -> SourcePlaces {
+        SourcePlaces {
+            service: self.service,
+            instance: self.instance,
+            resource_attributes: self.resource_attributes,
+            resource_attribute_types: self.resource_attribute_types,
+        }
+    }
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Gauge => "gauge",
+            Self::Sum => "sum",
+            Self::Histogram => "histogram",
+            Self::ExponentialHistogram => "exponential_histogram",
+            Self::Summary => "summary",
+        }
+    }
+}
+
+impl Metric<'_> {
+    fn write(&self, rows: &mut Rows, at: Places) {
+        rows.maybe_text(at.scope_name, non_empty(self.scope_name));
+        rows.text(at.name, self.name);
+        rows.maybe_text(at.unit, non_empty(self.unit));
+        rows.maybe_text(at.description, non_empty(self.description));
+        rows.text(at.kind, self.kind.name());
+        rows.maybe_text(at.temporality, temporality(self.temporality));
+        if let Some(monotonic) = self.monotonic {
+            rows.bool(at.monotonic, monotonic);
+        }
+    }
+}
+
+impl<'a> Point<'a> {
+    fn read(&mut self, kind: Kind, message: &'a [u8]) -> Result<(), Malformed> {
+        let Self { mut bounds, mut attributes, mut exemplars, .. } = std::mem::take(self);
+        bounds.clear();
+        attributes.clear();
+        exemplars.clear();
+        *self = Self { bounds, attributes, exemplars, ..Self::default() };
+        let read = match kind {
+            Kind::Gauge | Kind::Sum => Self::read_number,
+            Kind::Histogram => Self::read_histogram,
+            Kind::ExponentialHistogram => Self::read_exponential,
+            Kind::Summary => Self::read_summary,
+        };
+        // what these kinds always have is zero when it is not on the wire
+        self.count = (!matches!(kind, Kind::Gauge | Kind::Sum)).then_some(0);
+        self.value = (kind == Kind::Summary).then_some(0.0);
+        if kind == Kind::ExponentialHistogram {
+            (self.scale, self.zero_count) = (Some(0), Some(0));
+        }
+        let mut fields = Fields::of(message);
+        while let Some(field) = fields.next()? {
+            match field.number {
+                2 => self.start = field.fixed64("start_time_unix_nano")?,
+                3 => self.time = field.fixed64("time_unix_nano")?,
+                _ => read(self, field)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn read_number(&mut self, field: Field<'a>) -> Result<(), Malformed> {
+        match field.number {
+            4 => (self.value, self.value_int) = (Some(field.double("as_double")?), None),
+            5 => self.exemplars.push(field.bytes("exemplars")?),
+            6 => {
+                let exact = field.fixed64("as_int")?.cast_signed();
+                (self.value, self.value_int) = (Some(exact as f64), Some(exact));
+            }
+            7 => Attribute::push(field, "attributes", &mut self.attributes)?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn read_histogram(&mut self, field: Field<'a>) -> Result<(), Malformed> {
+        match field.number {
+            4 => self.count = Some(field.fixed64("count")?),
+            5 => self.value = Some(field.double("sum")?),
+            6 => {
+                let counts = &mut self.positive.get_or_insert_default().counts;
+                field.fixed64s("bucket_counts", |count| counts.push(count as f64))?;
+            }
+            7 => field.fixed64s("explicit_bounds", |bound| self.bounds.push(f64::from_bits(bound)))?,
+            8 => self.exemplars.push(field.bytes("exemplars")?),
+            9 => Attribute::push(field, "attributes", &mut self.attributes)?,
+            11 => self.min = Some(field.double("min")?),
+            12 => self.max = Some(field.double("max")?),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn read_exponential(&mut self, field: Field<'a>) -> Result<(), Malformed> {
+        match field.number {
+            1 => Attribute::push(field, "attributes", &mut self.attributes)?,
+            4 => self.count = Some(field.fixed64("count")?),
+            5 => self.value = Some(field.double("sum")?),
+            6 => self.scale = Some(field.sint32("scale")?),
+            7 => self.zero_count = Some(field.fixed64("zero_count")?),
+            8 => self.positive = Some(Buckets::read(field.bytes("positive")?).map_err(|e| e.field("positive"))?),
+            9 => self.negative = Some(Buckets::read(field.bytes("negative")?).map_err(|e| e.field("negative"))?),
+            11 => self.exemplars.push(field.bytes("exemplars")?),
+            12 => self.min = Some(field.double("min")?),
+            13 => self.max = Some(field.double("max")?),
+            14 => self.zero_threshold = Some(field.double("zero_threshold")?),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn read_summary(&mut self, field: Field<'a>) -> Result<(), Malformed> {
+        match field.number {
+            4 => self.count = Some(field.fixed64("count")?),
+            5 => self.value = Some(field.double("sum")?),
+            6 => {
+                let (quantile, value) =
+                    quantile(field.bytes("quantile_values")?).map_err(|e| e.field("quantile_values"))?;
+                self.bounds.push(quantile);
+                self.positive.get_or_insert_default().counts.push(value);
+            }
+            7 => Attribute::push(field, "attributes", &mut self.attributes)?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn write(&self, rows: &mut Rows, at: Places) -> Result<(), Malformed> {
+        let longs = [
+            (at.start_unix_nano, (self.start > 0).then(|| nanos(self.start))),
+            (at.value_int, self.value_int),
+            (at.count, self.count.map(nanos)),
+            (at.zero_count, self.zero_count.map(nanos)),
+        ];
+        longs.into_iter().filter_map(|(place, value)| Some((place, value?))).for_each(|(p, v)| rows.long(p, v));
+        let doubles =
+            [(at.value, self.value), (at.min, self.min), (at.max, self.max), (at.zero_threshold, self.zero_threshold)];
+        doubles.into_iter().filter_map(|(place, value)| Some((place, value?))).for_each(|(p, v)| rows.double(p, v));
+        if let Some(scale) = self.scale {
+            rows.int(at.scale, scale);
+        }
+        if !self.bounds.is_empty() {
+            rows.doubles(at.bounds, &self.bounds);
+        }
+        for (buckets, counts, offset) in [
+            (&self.positive, at.bucket_counts, at.positive_offset),
+            (&self.negative, at.negative_bucket_counts, at.negative_offset),
+        ] {
+            let Some(buckets) = buckets else { continue };
+            rows.doubles(counts, &buckets.counts);
+            if let Some(first) = buckets.offset {
+                rows.int(offset, first);
+            }
+        }
+        rows.maybe_text(at.exemplars, exemplars(&self.exemplars)?.as_deref());
+        rows.attributes(at.attributes, at.attribute_types, self.attributes.iter().copied())
+    }
+}
+
+impl Buckets {
+    /// Those of an exponential histogram.
+    fn read(message: &[u8]) -> Result<Self, Malformed> {
+        let mut buckets = Self { offset: Some(0), counts: Vec::new() };
+        let mut fields = Fields::of(message);
+        while let Some(field) = fields.next()? {
+            match field.number {
+                1 => buckets.offset = Some(field.sint32("offset")?),
+                2 => field.varints("bucket_counts", |count| buckets.counts.push(count as f64))?,
+                _ => {}
+            }
+        }
+        Ok(buckets)
+    }
+}
+
+fn quantile(message: &[u8]) -> Result<(f64, f64), Malformed> {
+    let (mut quantile, mut value) = (0.0, 0.0);
+    let mut fields = Fields::of(message);
+    while let Some(field) = fields.next()? {
+        match field.number {
+            1 => quantile = field.double("quantile")?,
+            2 => value = field.double("value")?,
+            _ => {}
+        }
+    }
+    Ok((quantile, value))
 }
 
 fn temporality(temporality: i32) -> Option<&'static str> {
@@ -167,39 +386,58 @@ fn temporality(temporality: i32) -> Option<&'static str> {
     }
 }
 
-fn exemplars(exemplars: &[Exemplar]) -> Option<String> {
-    if exemplars.is_empty() {
-        return None;
+/// Exemplars as a JSON array.
+fn exemplars(messages: &[&[u8]]) -> Result<Option<String>, Malformed> {
+    if messages.is_empty() {
+        return Ok(None);
     }
-    let one = |e: &Exemplar| {
-        let value = match e.value {
-            Some(exemplar::Value::AsDouble(d)) => json!(d),
-            Some(exemplar::Value::AsInt(i)) => json!(i),
-            None => json!(null),
-        };
-        let attribute = |kv: &KeyValue| {
-            let (text, letter) = attribute::to_text(kv.value.as_ref());
-            (kv.key.clone(), attribute::to_json(&text, letter))
-        };
-        let attributes: serde_json::Map<_, _> = e.filtered_attributes.iter().map(attribute).collect();
-        json!({"time_unix_nano": e.time_unix_nano, "value": value, "trace_id": hex::encode(&e.trace_id),
-               "span_id": hex::encode(&e.span_id), "attributes": attributes})
-    };
-    Some(serde_json::Value::Array(exemplars.iter().map(one).collect()).to_string())
+    let one = |(place, message): (usize, &&[u8])| exemplar(message).map_err(|e| e.item("exemplars", place));
+    let all = messages.iter().enumerate().map(one).collect::<Result<_, _>>()?;
+    Ok(Some(serde_json::Value::Array(all).to_string()))
+}
+
+fn exemplar(message: &[u8]) -> Result<serde_json::Value, Malformed> {
+    let (mut time, mut value, mut trace_id, mut span_id): (_, _, &[u8], &[u8]) = (0, json!(null), &[], &[]);
+    let mut attributes = Vec::new();
+    let mut fields = Fields::of(message);
+    while let Some(field) = fields.next()? {
+        match field.number {
+            2 => time = field.fixed64("time_unix_nano")?,
+            3 => value = json!(field.double("as_double")?),
+            4 => span_id = field.bytes("span_id")?,
+            5 => trace_id = field.bytes("trace_id")?,
+            6 => value = json!(field.fixed64("as_int")?.cast_signed()),
+            7 => Attribute::push(field, "filtered_attributes", &mut attributes)?,
+            _ => {}
+        }
+    }
+    let mut object = serde_json::Map::new();
+    for attribute in attributes {
+        let (text, letter) = attribute::to_text(attribute.value)?;
+        object.insert(attribute.key.to_owned(), attribute::to_json(&text, letter));
+    }
+    Ok(json!({"time_unix_nano": time, "value": value, "trace_id": hex::encode(trace_id),
+              "span_id": hex::encode(span_id), "attributes": object}))
 }
 
 #[cfg(test)]
 mod tests {
     use arrow::{
         array::AsArray,
-        datatypes::{Float64Type, Int64Type},
+        datatypes::{Float64Type, Int32Type, Int64Type},
     };
-    use opentelemetry_proto::tonic::metrics::v1::{
-        Gauge, Histogram, ResourceMetrics, ScopeMetrics, Sum, Summary, summary_data_point::ValueAtQuantile,
+    use opentelemetry_proto::tonic::{
+        collector::metrics::v1::ExportMetricsServiceRequest,
+        common::v1::{AnyValue, KeyValue, any_value},
+        metrics::v1::{
+            Exemplar, ExponentialHistogram, ExponentialHistogramDataPoint, Gauge, Histogram, HistogramDataPoint,
+            Metric, NumberDataPoint, ResourceMetrics, ScopeMetrics, Sum, Summary, SummaryDataPoint, exemplar,
+            exponential_histogram_data_point::Buckets, metric::Data, number_data_point,
+            summary_data_point::ValueAtQuantile,
+        },
     };
     use prost::Message;
 
-    use super::*;
     use crate::{Encoding, Signal, otlp};
 
     #[test]
@@ -220,13 +458,30 @@ mod tests {
             ..HistogramDataPoint::default()
         };
         let histogram = Data::Histogram(Histogram { data_points: vec![point], aggregation_temporality: 1 });
+        let exemplar = Exemplar {
+            time_unix_nano: 4,
+            value: Some(exemplar::Value::AsInt(8)),
+            trace_id: vec![0xab; 16],
+            filtered_attributes: vec![KeyValue {
+                key: "user".into(),
+                value: Some(AnyValue { value: Some(any_value::Value::BoolValue(true)) }),
+                ..KeyValue::default()
+            }],
+            ..Exemplar::default()
+        };
         let exponential = ExponentialHistogramDataPoint {
             count: 2,
-            scale: 3,
+            scale: -3,
             zero_count: 1,
+            zero_threshold: 1e-9,
+            positive: Some(Buckets { offset: -7, bucket_counts: vec![1, 300] }),
+            negative: Some(Buckets { offset: 0, bucket_counts: vec![2] }),
+            min: Some(-1.5),
+            max: Some(9.0),
+            exemplars: vec![exemplar],
             ..ExponentialHistogramDataPoint::default()
         };
-        let exponential = Data::ExponentialHistogram(opentelemetry_proto::tonic::metrics::v1::ExponentialHistogram {
+        let exponential = Data::ExponentialHistogram(ExponentialHistogram {
             data_points: vec![exponential],
             aggregation_temporality: 1,
         });
@@ -252,5 +507,17 @@ mod tests {
         assert_eq!(rows["count"].as_primitive::<Int64Type>().value(2), 3);
         let bounds = rows["bounds"].as_list::<i32>().value(2);
         assert_eq!(bounds.as_primitive::<Float64Type>().values(), &[2.5]);
+        let ints = ["scale", "positive_offset", "negative_offset"];
+        assert_eq!(ints.map(|name| rows[name].as_primitive::<Int32Type>().value(3)), [-3, -7, 0]);
+        let doubles = ["min", "max", "zero_threshold"];
+        assert_eq!(doubles.map(|name| rows[name].as_primitive::<Float64Type>().value(3)), [-1.5, 9.0, 1e-9]);
+        let counts = rows["bucket_counts"].as_list::<i32>().value(3);
+        assert_eq!(counts.as_primitive::<Float64Type>().values(), &[1.0, 300.0]);
+        let exemplars: serde_json::Value = serde_json::from_str(rows["exemplars"].as_string::<i32>().value(3)).unwrap();
+        assert_eq!(exemplars[0]["value"], 8);
+        assert_eq!(exemplars[0]["trace_id"], "ab".repeat(16));
+        assert_eq!(exemplars[0]["attributes"]["user"], true);
+        let bounds = rows["bounds"].as_list::<i32>().value(4);
+        assert_eq!(bounds.as_primitive::<Float64Type>().values(), &[0.99], "quantiles of a summary");
     }
 }

@@ -1,5 +1,6 @@
-//! [`Rows`]: builders for all columns of one table, filled by name, a row at a time. A column that
-//! a row does not set is null there.
+//! [`Rows`]: builders for all columns of one table, filled a row at a time. A column that a row does
+//! not set is null there; runs of nulls are added at once when the column is next set, so columns
+//! that nobody uses cost nothing.
 
 use std::sync::{Arc, LazyLock};
 
@@ -12,17 +13,21 @@ use arrow::{
     record_batch::RecordBatch,
 };
 use hashbrown::HashMap;
-use opentelemetry_proto::tonic::{
-    common::v1::{KeyValue, any_value::Value as Any},
-    trace::v1::span::{Event, Link},
-};
 
-use super::Decoded;
+use super::{
+    Decoded,
+    value::{Attribute, Value},
+    wire::{Fields, Malformed},
+};
 use crate::{
     Batch, Table,
     attribute::{self, AttributesBuilder},
     columns,
 };
+
+/// Bytes of resource attributes that the rows of one request may repeat. A request of 4 MiB could
+/// otherwise ask for 40 GiB: one large resource, many small spans.
+const MAX_REPEATED_BYTES: usize = 256 << 20;
 
 /// The builder of one column.
 enum Builder {
@@ -37,47 +42,60 @@ enum Builder {
     Structs(Box<ListBuilder<StructBuilder>>),
 }
 
-type Map = HashMap<&'static str, usize, foldhash::fast::RandomState>;
-
-/// Where the columns of a table stand; made once, looked up for every value.
-struct Places {
-    columns: Map,
-    /// Attribute name → the column it has of its own.
-    hot: Map,
-}
+/// Attribute name → the column it has of its own.
+type Hot = HashMap<&'static str, usize, foldhash::fast::RandomState>;
 
 /// The rows of one table, as they are built.
 pub(super) struct Rows {
     table: Table,
     builders: Vec<Builder>,
-    places: &'static Places,
+    hot: &'static Hot,
     rows: usize,
+    repeated_bytes: usize,
     rejected: u64,
     first_rejection: Option<String>,
+    /// Room for the letters of one map.
+    letters: String,
 }
 
-impl Places {
-    fn of(table: Table) -> &'static Self {
-        static TABLES: LazyLock<Vec<Places>> = LazyLock::new(|| Table::ALL.into_iter().map(Places::new).collect());
-        let place = Table::ALL.iter().position(|other| *other == table).expect("ALL holds every table");
-        &TABLES[place]
-    }
+/// Where a column stands in its table; asked once, when the places of a table are made.
+pub(super) fn place(table: Table, column: &str) -> usize {
+    let columns = columns::columns(table);
+    columns.iter().position(|c| c.name == column).expect("places are made of columns that exist")
+}
 
-    fn new(table: Table) -> Self {
-        let columns = columns::columns(table);
-        let named = columns.iter().enumerate();
-        Self {
-            columns: named.clone().map(|(place, column)| (column.name, place)).collect(),
-            hot: named.filter_map(|(place, column)| Some((column.attribute?, place))).collect(),
+/// A struct with the place of each named column.
+macro_rules! places {
+    ($name:ident of $table:expr => $($column:ident),* $(,)?) => {
+        #[derive(Clone, Copy)]
+        struct $name {
+            $($column: usize),*
         }
-    }
+
+        impl $name {
+            fn get() -> Self {
+                static PLACES: std::sync::LazyLock<$name> =
+                    std::sync::LazyLock::new(|| $name { $($column: super::rows::place($table, stringify!($column))),* });
+                *PLACES
+            }
+        }
+    };
 }
+pub(super) use places;
 
 impl Rows {
     pub(super) fn new(table: Table) -> Self {
-        let columns = columns::columns(table);
-        let builders = columns.iter().map(|column| Builder::new(&column.data_type)).collect();
-        Self { table, builders, places: Places::of(table), rows: 0, rejected: 0, first_rejection: None }
+        let builders = columns::columns(table).iter().map(|column| Builder::new(&column.data_type)).collect();
+        Self {
+            table,
+            builders,
+            hot: hot(table),
+            rows: 0,
+            repeated_bytes: 0,
+            rejected: 0,
+            first_rejection: None,
+            letters: String::new(),
+        }
     }
 
     /// Leaves a row out, before anything of it is set.
@@ -89,113 +107,141 @@ impl Rows {
     /// Ends a row.
     pub(super) fn end_row(&mut self) {
         self.rows += 1;
-        for builder in &mut self.builders {
-            if builder.len() < self.rows {
-                builder.append_null();
-            }
-        }
     }
 
     pub(super) fn finish(mut self) -> Decoded {
         let Self { rejected, first_rejection, rows, table, .. } = self;
         let mut decoded = Decoded { batch: None, accepted: rows as u64, rejected, first_rejection };
         if rows > 0 {
-            let columns = self.builders.iter_mut().map(Builder::finish).collect();
+            let column = |builder: &mut Builder| {
+                builder.fill(rows);
+                builder.finish()
+            };
+            let columns = self.builders.iter_mut().map(column).collect();
             let rows = RecordBatch::try_new(table.schema(), columns).expect("the builders follow the table's columns");
             decoded.batch = Some(Batch { table, rows });
         }
         decoded
     }
 
-    pub(super) fn text(&mut self, column: &str, value: Option<&str>) {
-        match self.column(column) {
-            Builder::Text(builder) => builder.append_option(value),
-            _ => unreachable!("{column} is text"),
+    /// Counts what a row repeats of its resource.
+    pub(super) fn repeat(&mut self, bytes: usize) -> Result<(), Malformed> {
+        self.repeated_bytes += bytes;
+        if self.repeated_bytes > MAX_REPEATED_BYTES {
+            let why = format!(
+                "resource attributes repeated for each row are more than {} MiB: send fewer rows in a request",
+                MAX_REPEATED_BYTES >> 20
+            );
+            return Err(Malformed::new(why));
+        }
+        Ok(())
+    }
+
+    #[inline]
+    pub(super) fn text(&mut self, place: usize, value: &str) {
+        match self.column(place) {
+            Builder::Text(builder) => builder.append_value(value),
+            _ => unreachable!("column {place} is text"),
         }
     }
 
-    pub(super) fn id(&mut self, column: &str, id: &[u8]) {
-        let empty = id.iter().all(|byte| *byte == 0);
-        match self.column(column) {
-            Builder::Binary(builder) => builder.append_option((!empty).then_some(id)),
-            _ => unreachable!("{column} is binary"),
-        }
-    }
-
-    pub(super) fn long(&mut self, column: &str, value: Option<i64>) {
-        match self.column(column) {
-            Builder::Long(builder) => builder.append_option(value),
-            _ => unreachable!("{column} is a 64-bit integer"),
-        }
-    }
-
-    pub(super) fn int(&mut self, column: &str, value: Option<i32>) {
-        match self.column(column) {
-            Builder::Int(builder) => builder.append_option(value),
-            _ => unreachable!("{column} is a 32-bit integer"),
-        }
-    }
-
-    pub(super) fn double(&mut self, column: &str, value: Option<f64>) {
-        match self.column(column) {
-            Builder::Double(builder) => builder.append_option(value),
-            _ => unreachable!("{column} is a double"),
-        }
-    }
-
-    pub(super) fn bool(&mut self, column: &str, value: Option<bool>) {
-        match self.column(column) {
-            Builder::Bool(builder) => builder.append_option(value),
-            _ => unreachable!("{column} is a bool"),
-        }
-    }
-
-    pub(super) fn doubles(&mut self, column: &str, values: impl Iterator<Item = f64>) {
-        match self.column(column) {
-            Builder::Doubles(builder) => builder.append_value(values.map(Some)),
-            _ => unreachable!("{column} is a list of doubles"),
-        }
-    }
-
-    /// A map and its letters.
-    pub(super) fn attributes<'a>(&mut self, column: &str, types: &str, attributes: impl Iterator<Item = &'a KeyValue>) {
-        let letters = match self.column(column) {
-            Builder::Map(builder) => attribute::append(builder, attributes),
-            _ => unreachable!("{column} is a map"),
-        };
-        self.text(types, letters.as_deref());
-    }
-
-    /// Attributes that have a column of their own go there when the type fits; the rest to the map.
-    pub(super) fn hot_attributes(&mut self, column: &str, types: &str, attributes: &[KeyValue]) {
-        let hot: Vec<bool> = attributes.iter().map(|attribute| self.try_hot(attribute)).collect();
-        let rest = attributes.iter().zip(hot).filter_map(|(attribute, hot)| (!hot).then_some(attribute));
-        self.attributes(column, types, rest);
-    }
-
-    /// Fills a hot column from an older name of the attribute, which stays in the map as well.
-    pub(super) fn fill(&mut self, column: &str, value: Option<&Any>) {
-        let Some(place) = self.places.columns.get(column).copied() else { return };
+    #[inline]
+    pub(super) fn maybe_text(&mut self, place: usize, value: Option<&str>) {
         if let Some(value) = value {
-            self.put(place, value);
+            self.text(place, value);
         }
     }
 
-    fn try_hot(&mut self, attribute: &KeyValue) -> bool {
-        let Some(place) = self.places.hot.get(attribute.key.as_str()).copied() else { return false };
-        attribute.value.as_ref().and_then(|v| v.value.as_ref()).is_some_and(|value| self.put(place, value))
+    /// An id; all zero means none.
+    #[inline]
+    pub(super) fn id(&mut self, place: usize, id: &[u8]) {
+        if id.iter().all(|byte| *byte == 0) {
+            return;
+        }
+        match self.column(place) {
+            Builder::Binary(builder) => builder.append_value(id),
+            _ => unreachable!("column {place} is binary"),
+        }
+    }
+
+    #[inline]
+    pub(super) fn long(&mut self, place: usize, value: i64) {
+        match self.column(place) {
+            Builder::Long(builder) => builder.append_value(value),
+            _ => unreachable!("column {place} is a 64-bit integer"),
+        }
+    }
+
+    #[inline]
+    pub(super) fn int(&mut self, place: usize, value: i32) {
+        match self.column(place) {
+            Builder::Int(builder) => builder.append_value(value),
+            _ => unreachable!("column {place} is a 32-bit integer"),
+        }
+    }
+
+    #[inline]
+    pub(super) fn double(&mut self, place: usize, value: f64) {
+        match self.column(place) {
+            Builder::Double(builder) => builder.append_value(value),
+            _ => unreachable!("column {place} is a double"),
+        }
+    }
+
+    pub(super) fn bool(&mut self, place: usize, value: bool) {
+        match self.column(place) {
+            Builder::Bool(builder) => builder.append_value(value),
+            _ => unreachable!("column {place} is a bool"),
+        }
+    }
+
+    pub(super) fn doubles(&mut self, place: usize, values: &[f64]) {
+        match self.column(place) {
+            Builder::Doubles(builder) => builder.append_value(values.iter().copied().map(Some)),
+            _ => unreachable!("column {place} is a list of doubles"),
+        }
+    }
+
+    #[inline]
+    pub(super) fn map(&mut self, place: usize) -> &mut AttributesBuilder {
+        match self.column(place) {
+            Builder::Map(builder) => builder,
+            _ => unreachable!("column {place} is a map"),
+        }
+    }
+
+    /// A map and, in the column `types`, its letters.
+    pub(super) fn attributes<'a>(
+        &mut self,
+        place: usize,
+        types: usize,
+        attributes: impl Iterator<Item = Attribute<'a>>,
+    ) -> Result<(), Malformed> {
+        let mut letters = std::mem::take(&mut self.letters);
+        let appended = attribute::append(self.map(place), &mut letters, attributes);
+        self.maybe_text(types, super::non_empty(&letters));
+        self.letters = letters;
+        appended
+    }
+
+    /// Puts an attribute into the column it has of its own, if it has one and the type fits.
+    #[inline]
+    pub(super) fn try_hot(&mut self, attribute: &Attribute<'_>) -> bool {
+        let place = self.hot.get(attribute.key).copied();
+        place.is_some_and(|place| self.put(place, attribute.value))
     }
 
     /// `false` when the type does not fit or the row already has a value.
-    fn put(&mut self, place: usize, value: &Any) -> bool {
-        let builder = &mut self.builders[place];
-        if builder.len() > self.rows {
+    #[inline]
+    pub(super) fn put(&mut self, place: usize, value: Value<'_>) -> bool {
+        let rows = self.rows;
+        if self.builders[place].len() > rows {
             return false;
         }
-        match (builder, value) {
-            (Builder::Text(builder), Any::StringValue(text)) => builder.append_value(text),
-            (Builder::Long(builder), Any::IntValue(value)) => builder.append_value(*value),
-            (Builder::Int(builder), Any::IntValue(value)) => match i32::try_from(*value) {
+        match (self.column(place), value) {
+            (Builder::Text(builder), Value::Text(text)) => builder.append_value(text),
+            (Builder::Long(builder), Value::Int(value)) => builder.append_value(value),
+            (Builder::Int(builder), Value::Int(value)) => match i32::try_from(value) {
                 Ok(value) => builder.append_value(value),
                 Err(_) => return false,
             },
@@ -204,37 +250,119 @@ impl Rows {
         true
     }
 
-    pub(super) fn events(&mut self, column: &str, events: &[Event]) {
-        let Builder::Structs(list) = self.column(column) else { unreachable!("{column} is a list of structs") };
-        for event in events {
+    /// The events of a span, each a message.
+    pub(super) fn events(&mut self, place: usize, events: &[&[u8]]) -> Result<(), Malformed> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        let Builder::Structs(list) = self.column(place) else { unreachable!("column {place} is a list of structs") };
+        let mut event = Event::default();
+        let mut letters = String::new();
+        for (position, message) in events.iter().enumerate() {
+            event.read(message).map_err(|e| e.item("events", position))?;
             let row = list.values();
-            field::<Int64Builder>(row, 0).append_value(super::nanos(event.time_unix_nano));
-            field::<StringBuilder>(row, 1).append_value(&event.name);
-            let letters = attribute::append(field::<AttributesBuilder>(row, 2), event.attributes.iter());
-            field::<StringBuilder>(row, 3).append_option(letters);
+            field::<Int64Builder>(row, 0).append_value(super::nanos(event.time));
+            field::<StringBuilder>(row, 1).append_value(event.name);
+            let attributes = event.attributes.iter().copied();
+            attribute::append(field::<AttributesBuilder>(row, 2), &mut letters, attributes)?;
+            field::<StringBuilder>(row, 3).append_option(super::non_empty(&letters));
             row.append(true);
         }
-        list.append(!events.is_empty());
+        list.append(true);
+        Ok(())
     }
 
-    pub(super) fn links(&mut self, column: &str, links: &[Link]) {
-        let Builder::Structs(list) = self.column(column) else { unreachable!("{column} is a list of structs") };
-        for link in links {
+    /// The links of a span, each a message.
+    pub(super) fn links(&mut self, place: usize, links: &[&[u8]]) -> Result<(), Malformed> {
+        if links.is_empty() {
+            return Ok(());
+        }
+        let Builder::Structs(list) = self.column(place) else { unreachable!("column {place} is a list of structs") };
+        let mut link = Link::default();
+        let mut letters = String::new();
+        for (position, message) in links.iter().enumerate() {
+            link.read(message).map_err(|e| e.item("links", position))?;
             let row = list.values();
-            field::<BinaryBuilder>(row, 0).append_value(&link.trace_id);
-            field::<BinaryBuilder>(row, 1).append_value(&link.span_id);
-            field::<StringBuilder>(row, 2).append_option(super::non_empty(&link.trace_state));
-            let letters = attribute::append(field::<AttributesBuilder>(row, 3), link.attributes.iter());
-            field::<StringBuilder>(row, 4).append_option(letters);
+            field::<BinaryBuilder>(row, 0).append_value(link.trace_id);
+            field::<BinaryBuilder>(row, 1).append_value(link.span_id);
+            field::<StringBuilder>(row, 2).append_option(super::non_empty(link.trace_state));
+            let attributes = link.attributes.iter().copied();
+            attribute::append(field::<AttributesBuilder>(row, 3), &mut letters, attributes)?;
+            field::<StringBuilder>(row, 4).append_option(super::non_empty(&letters));
             row.append(true);
         }
-        list.append(!links.is_empty());
+        list.append(true);
+        Ok(())
     }
 
-    fn column(&mut self, name: &str) -> &mut Builder {
-        let place = self.places.columns[name];
-        &mut self.builders[place]
+    /// The builder of a column, with nulls for the rows that did not set it.
+    #[inline]
+    fn column(&mut self, place: usize) -> &mut Builder {
+        let builder = &mut self.builders[place];
+        builder.fill(self.rows);
+        builder
     }
+}
+
+#[derive(Default)]
+struct Event<'a> {
+    time: u64,
+    name: &'a str,
+    attributes: Vec<Attribute<'a>>,
+}
+
+impl<'a> Event<'a> {
+    fn read(&mut self, message: &'a [u8]) -> Result<(), Malformed> {
+        (self.time, self.name) = (0, "");
+        self.attributes.clear();
+        let mut fields = Fields::of(message);
+        while let Some(field) = fields.next()? {
+            match field.number {
+                1 => self.time = field.fixed64("time_unix_nano")?,
+                2 => self.name = field.text("name")?,
+                3 => Attribute::push(field, "attributes", &mut self.attributes)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct Link<'a> {
+    trace_id: &'a [u8],
+    span_id: &'a [u8],
+    trace_state: &'a str,
+    attributes: Vec<Attribute<'a>>,
+}
+
+impl<'a> Link<'a> {
+    fn read(&mut self, message: &'a [u8]) -> Result<(), Malformed> {
+        (self.trace_id, self.span_id, self.trace_state) = (&[], &[], "");
+        self.attributes.clear();
+        let mut fields = Fields::of(message);
+        while let Some(field) = fields.next()? {
+            match field.number {
+                1 => self.trace_id = field.bytes("trace_id")?,
+                2 => self.span_id = field.bytes("span_id")?,
+                3 => self.trace_state = field.text("trace_state")?,
+                4 => Attribute::push(field, "attributes", &mut self.attributes)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn hot(table: Table) -> &'static Hot {
+    static TABLES: LazyLock<Vec<Hot>> = LazyLock::new(|| {
+        let of = |table| {
+            let columns = columns::columns(table).into_iter().enumerate();
+            columns.filter_map(|(place, column)| Some((column.attribute?, place))).collect()
+        };
+        Table::ALL.into_iter().map(of).collect()
+    });
+    &TABLES[table as usize]
 }
 
 fn field<B: ArrayBuilder>(row: &mut StructBuilder, place: usize) -> &mut B {
@@ -272,6 +400,7 @@ impl Builder {
         Self::Structs(Box::new(ListBuilder::new(row).with_field(item.clone())))
     }
 
+    #[inline]
     fn len(&self) -> usize {
         match self {
             Self::Binary(b) => b.len(),
@@ -286,17 +415,26 @@ impl Builder {
         }
     }
 
-    fn append_null(&mut self) {
+    /// Nulls up to `rows`.
+    #[inline]
+    fn fill(&mut self, rows: usize) {
+        let missing = rows.saturating_sub(self.len());
+        if missing > 0 {
+            self.append_nulls(missing);
+        }
+    }
+
+    fn append_nulls(&mut self, count: usize) {
         match self {
-            Self::Binary(b) => b.append_null(),
-            Self::Text(b) => b.append_null(),
-            Self::Long(b) => b.append_null(),
-            Self::Int(b) => b.append_null(),
-            Self::Double(b) => b.append_null(),
-            Self::Bool(b) => b.append_null(),
-            Self::Map(b) => b.append(false).expect("an empty entry is in pairs"),
-            Self::Doubles(b) => b.append_null(),
-            Self::Structs(b) => b.append(false),
+            Self::Binary(b) => b.append_nulls(count),
+            Self::Text(b) => b.append_nulls(count),
+            Self::Long(b) => b.append_nulls(count),
+            Self::Int(b) => b.append_nulls(count),
+            Self::Double(b) => b.append_nulls(count),
+            Self::Bool(b) => b.append_nulls(count),
+            Self::Map(b) => b.append_nulls(count).expect("no entry is open between rows"),
+            Self::Doubles(b) => b.append_nulls(count),
+            Self::Structs(b) => b.append_nulls(count),
         }
     }
 

@@ -1,100 +1,270 @@
 //! Spans: which can be used, and where their parts go.
 
-use opentelemetry_proto::tonic::{
-    collector::trace::v1::ExportTraceServiceRequest,
-    common::v1::{InstrumentationScope, KeyValue, any_value::Value as Any},
-    trace::v1::Span,
+use super::{
+    Decoded, nanos, non_empty,
+    rows::{Rows, places},
+    source::{Source, SourcePlaces},
+    value::{Attribute, Value},
+    wire::{Fields, Malformed},
 };
-
-use super::{Decoded, Rows, Source, nanos, non_empty};
 use crate::{Table, UnixNanos};
 
-pub(super) fn rows(request: ExportTraceServiceRequest, received_unix_nano: UnixNanos) -> Decoded {
-    let mut rows = Rows::new(Table::Spans);
-    for (r, resource_spans) in request.resource_spans.iter().enumerate() {
-        let source = Source::of(resource_spans.resource.as_ref());
-        for (s, scope_spans) in resource_spans.scope_spans.iter().enumerate() {
-            for (n, span) in scope_spans.spans.iter().enumerate() {
-                if let Some(why) = unusable(span) {
-                    rows.reject(|| format!("resource_spans[{r}].scope_spans[{s}].spans[{n}].{why}"));
-                    continue;
+places!(Places of Table::Spans =>
+    trace_id, span_id, parent_span_id, trace_state, start_unix_nano, duration_ns, service, instance, operation, kind,
+    status, status_message, scope_name, scope_version, http_request_method, url_path, http_response_status_code,
+    db_system, db_operation, server_address, time_to_first_token_ns, attributes, attribute_types, resource_attributes,
+    resource_attribute_types, events, links, sample_weight, received_unix_nano,
+);
+
+/// Reads an `ExportTraceServiceRequest`.
+pub(super) fn rows(request: &[u8], received_unix_nano: UnixNanos) -> Result<Decoded, Malformed> {
+    let mut writer =
+        Writer { rows: Rows::new(Table::Spans), at: Places::get(), received_unix_nano, span: Span::default() };
+    let (mut fields, mut place) = (Fields::of(request), 0);
+    while let Some(field) = fields.next().map_err(|e| e.item("resource_spans", place))? {
+        if field.number == 1 {
+            let message = field.bytes("resource_spans")?;
+            writer.resource_spans(message, place).map_err(|e| e.item("resource_spans", place))?;
+            place += 1;
+        }
+    }
+    Ok(writer.rows.finish())
+}
+
+struct Writer<'a> {
+    rows: Rows,
+    at: Places,
+    received_unix_nano: UnixNanos,
+    /// The span being read; its lists keep their room.
+    span: Span<'a>,
+}
+
+/// A span as it stands in the request.
+#[derive(Default)]
+struct Span<'a> {
+    trace_id: &'a [u8],
+    span_id: &'a [u8],
+    parent_span_id: &'a [u8],
+    trace_state: &'a str,
+    name: &'a str,
+    kind: i32,
+    start: u64,
+    end: u64,
+    status_code: i32,
+    status_message: &'a str,
+    attributes: Vec<Attribute<'a>>,
+    events: Vec<&'a [u8]>,
+    links: Vec<&'a [u8]>,
+}
+
+/// An instrumentation scope.
+#[derive(Clone, Copy, Default)]
+struct Scope<'a> {
+    name: &'a str,
+    version: &'a str,
+}
+
+impl<'a> Writer<'a> {
+    fn resource_spans(&mut self, message: &'a [u8], r: usize) -> Result<(), Malformed> {
+        // the resource may stand behind the spans it belongs to
+        let (mut resource, mut scopes): (&[u8], _) = (&[], Vec::new());
+        let mut fields = Fields::of(message);
+        while let Some(field) = fields.next()? {
+            match field.number {
+                1 => resource = field.bytes("resource")?,
+                2 => scopes.push(field.bytes("scope_spans")?),
+                _ => {}
+            }
+        }
+        let source = Source::read(resource).map_err(|e| e.field("resource"))?;
+        for (s, scope_spans) in scopes.into_iter().enumerate() {
+            self.scope_spans(&source, scope_spans, (r, s)).map_err(|e| e.item("scope_spans", s))?;
+        }
+        Ok(())
+    }
+
+    fn scope_spans(&mut self, source: &Source<'a>, message: &'a [u8], (r, s): (usize, usize)) -> Result<(), Malformed> {
+        let mut scope = Scope::default();
+        let mut fields = Fields::of(message);
+        while let Some(field) = fields.next()? {
+            if field.number == 1 {
+                scope = Scope::read(field.bytes("scope")?).map_err(|e| e.field("scope"))?;
+            }
+        }
+        let (mut fields, mut n) = (Fields::of(message), 0);
+        while let Some(field) = fields.next()? {
+            if field.number != 2 {
+                continue;
+            }
+            self.span.read(field.bytes("spans")?).map_err(|e| e.item("spans", n))?;
+            match self.span.unusable() {
+                Some(why) => {
+                    self.rows.reject(|| format!("resource_spans[{r}].scope_spans[{s}].spans[{n}].{why}"));
                 }
-                source.write(&mut rows);
-                write_scope(&mut rows, scope_spans.scope.as_ref());
-                write(&mut rows, span);
-                rows.long("received_unix_nano", Some(received_unix_nano));
-                rows.end_row();
+                None => self.write(source, scope).map_err(|e| e.item("spans", n))?,
+            }
+            n += 1;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, source: &Source<'a>, scope: Scope<'a>) -> Result<(), Malformed> {
+        let Self { rows, at, received_unix_nano, span } = self;
+        source.write(rows, at.source())?;
+        rows.maybe_text(at.scope_name, non_empty(scope.name));
+        rows.maybe_text(at.scope_version, non_empty(scope.version));
+        rows.id(at.trace_id, span.trace_id);
+        rows.id(at.span_id, span.span_id);
+        rows.id(at.parent_span_id, span.parent_span_id);
+        let start = nanos(span.start);
+        rows.long(at.start_unix_nano, start);
+        rows.long(at.duration_ns, nanos(span.end) - start);
+        rows.text(at.operation, span.name);
+        rows.text(at.kind, kind(span.kind));
+        rows.text(at.status, status_text(span.status_code));
+        rows.maybe_text(at.status_message, non_empty(span.status_message));
+        write_attributes(rows, *at, &mut span.attributes)?;
+        rows.events(at.events, &span.events)?;
+        rows.links(at.links, &span.links)?;
+        if !span.trace_state.is_empty() {
+            rows.text(at.trace_state, span.trace_state);
+            if let Some(weight) = sample_weight(span.trace_state) {
+                rows.double(at.sample_weight, weight);
+            }
+        }
+        rows.long(at.received_unix_nano, *received_unix_nano);
+        rows.end_row();
+        Ok(())
+    }
+}
+
+impl Places {
+    fn source(self) -> SourcePlaces {
+        SourcePlaces {
+            service: self.service,
+            instance: self.instance,
+            resource_attributes: self.resource_attributes,
+            resource_attribute_types: self.resource_attribute_types,
+        }
+    }
+}
+
+impl<'a> Scope<'a> {
+    fn read(message: &'a [u8]) -> Result<Self, Malformed> {
+        let (mut scope, mut fields) = (Self::default(), Fields::of(message));
+        while let Some(field) = fields.next()? {
+            match field.number {
+                1 => scope.name = field.text("name")?,
+                2 => scope.version = field.text("version")?,
+                _ => {}
+            }
+        }
+        Ok(scope)
+    }
+}
+
+impl<'a> Span<'a> {
+    fn clear(&mut self) {
+        let Self { mut attributes, mut events, mut links, .. } = std::mem::take(self);
+        attributes.clear();
+        events.clear();
+        links.clear();
+        *self = Self { attributes, events, links, ..Self::default() };
+    }
+
+    fn read(&mut self, message: &'a [u8]) -> Result<(), Malformed> {
+        self.clear();
+        let mut fields = Fields::of(message);
+        while let Some(field) = fields.next()? {
+            match field.number {
+                1 => self.trace_id = field.bytes("trace_id")?,
+                2 => self.span_id = field.bytes("span_id")?,
+                3 => self.trace_state = field.text("trace_state")?,
+                4 => self.parent_span_id = field.bytes("parent_span_id")?,
+                5 => self.name = field.text("name")?,
+                6 => self.kind = field.int32("kind")?,
+                7 => self.start = field.fixed64("start_time_unix_nano")?,
+                8 => self.end = field.fixed64("end_time_unix_nano")?,
+                9 => Attribute::push(field, "attributes", &mut self.attributes)?,
+                11 => self.events.push(field.bytes("events")?),
+                13 => self.links.push(field.bytes("links")?),
+                15 => self.read_status(field.bytes("status")?).map_err(|e| e.field("status"))?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn read_status(&mut self, message: &'a [u8]) -> Result<(), Malformed> {
+        let mut fields = Fields::of(message);
+        while let Some(field) = fields.next()? {
+            match field.number {
+                2 => self.status_message = field.text("message")?,
+                3 => self.status_code = field.int32("code")?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Why it cannot be stored: the field and what is wrong with it.
+    fn unusable(&self) -> Option<String> {
+        let bad_id = |field: &str, id: &[u8], length: usize| {
+            let unset = id.iter().all(|byte| *byte == 0);
+            match (id.len() == length, unset) {
+                (true, false) => None,
+                (true, true) => Some(format!("{field} is all zero")),
+                (false, _) => Some(format!("{field} has {} bytes, not {length}", id.len())),
+            }
+        };
+        let parent = self.parent_span_id;
+        let bad_parent = !parent.is_empty() && parent.len() != 8;
+        bad_id("trace_id", self.trace_id, 16)
+            .or_else(|| bad_id("span_id", self.span_id, 8))
+            .or_else(|| bad_parent.then(|| format!("parent_span_id has {} bytes, not 8", parent.len())))
+            .or_else(|| {
+                let (start, end) = (self.start, self.end);
+                (end < start).then(|| format!("end_time_unix_nano {end} is before the start {start}"))
+            })
+    }
+}
+
+/// Attributes that have a column of their own go there when the type fits; the rest to the map.
+fn write_attributes(rows: &mut Rows, at: Places, attributes: &mut Vec<Attribute<'_>>) -> Result<(), Malformed> {
+    // an older name fills a column only where the new one did not
+    let mut older = false;
+    attributes.retain(|attribute| {
+        older |= older_name(at, attribute).is_some();
+        !rows.try_hot(attribute)
+    });
+    if older {
+        for attribute in attributes.iter() {
+            if let Some((place, value)) = older_name(at, attribute) {
+                rows.put(place, value);
             }
         }
     }
-    rows.finish()
+    rows.attributes(at.attributes, at.attribute_types, attributes.iter().copied())
 }
 
-/// Why a span cannot be stored: the field and what is wrong with it.
-fn unusable(span: &Span) -> Option<String> {
-    let bad_id = |field: &str, id: &[u8], length: usize| {
-        let unset = id.iter().all(|byte| *byte == 0);
-        match (id.len() == length, unset) {
-            (true, false) => None,
-            (true, true) => Some(format!("{field} is all zero")),
-            (false, _) => Some(format!("{field} has {} bytes, not {length}", id.len())),
+/// The column of an attribute's name before OpenTelemetry's semantic conventions 1.23, and of
+/// GenAI's seconds. Such an attribute stays in the map as well.
+#[inline]
+fn older_name<'a>(at: Places, attribute: &Attribute<'a>) -> Option<(usize, Value<'a>)> {
+    let place = match attribute.key {
+        "http.method" => at.http_request_method,
+        "http.status_code" => at.http_response_status_code,
+        "http.target" => at.url_path,
+        "db.system" => at.db_system,
+        "db.operation" => at.db_operation,
+        "net.peer.name" => at.server_address,
+        "gen_ai.server.time_to_first_token" => {
+            let Value::Double(seconds) = attribute.value else { return None };
+            return Some((at.time_to_first_token_ns, Value::Int((seconds * 1e9) as i64)));
         }
+        _ => return None,
     };
-    let parent = &span.parent_span_id;
-    let bad_parent = !parent.is_empty() && parent.len() != 8;
-    bad_id("trace_id", &span.trace_id, 16)
-        .or_else(|| bad_id("span_id", &span.span_id, 8))
-        .or_else(|| bad_parent.then(|| format!("parent_span_id has {} bytes, not 8", parent.len())))
-        .or_else(|| {
-            let (start, end) = (span.start_time_unix_nano, span.end_time_unix_nano);
-            (end < start).then(|| format!("end_time_unix_nano {end} is before the start {start}"))
-        })
-}
-
-fn write_scope(rows: &mut Rows, scope: Option<&InstrumentationScope>) {
-    rows.text("scope_name", scope.and_then(|s| non_empty(&s.name)));
-    rows.text("scope_version", scope.and_then(|s| non_empty(&s.version)));
-}
-
-fn write(rows: &mut Rows, span: &Span) {
-    rows.id("trace_id", &span.trace_id);
-    rows.id("span_id", &span.span_id);
-    rows.id("parent_span_id", &span.parent_span_id);
-    rows.text("trace_state", non_empty(&span.trace_state));
-    let start = nanos(span.start_time_unix_nano);
-    rows.long("start_unix_nano", Some(start));
-    rows.long("duration_ns", Some(nanos(span.end_time_unix_nano) - start));
-    rows.text("operation", Some(&span.name));
-    rows.text("kind", Some(kind(span.kind)));
-    let status = span.status.as_ref();
-    rows.text("status", Some(status_text(status.map_or(0, |s| s.code))));
-    rows.text("status_message", status.and_then(|s| non_empty(&s.message)));
-    rows.hot_attributes("attributes", "attribute_types", &span.attributes);
-    fill_older_names(rows, &span.attributes);
-    rows.events("events", &span.events);
-    rows.links("links", &span.links);
-    rows.double("sample_weight", sample_weight(&span.trace_state));
-}
-
-/// Attribute names before OpenTelemetry's semantic conventions 1.23, and GenAI's seconds.
-fn fill_older_names(rows: &mut Rows, attributes: &[KeyValue]) {
-    for attribute in attributes {
-        let value = attribute.value.as_ref().and_then(|v| v.value.as_ref());
-        match attribute.key.as_str() {
-            "http.method" => rows.fill("http_request_method", value),
-            "http.status_code" => rows.fill("http_response_status_code", value),
-            "http.target" => rows.fill("url_path", value),
-            "db.system" => rows.fill("db_system", value),
-            "db.operation" => rows.fill("db_operation", value),
-            "net.peer.name" => rows.fill("server_address", value),
-            "gen_ai.server.time_to_first_token" => {
-                if let Some(Any::DoubleValue(seconds)) = value {
-                    rows.fill("time_to_first_token_ns", Some(&Any::IntValue((seconds * 1e9) as i64)));
-                }
-            }
-            _ => {}
-        }
-    }
+    Some((place, attribute.value))
 }
 
 fn kind(kind: i32) -> &'static str {
@@ -136,12 +306,13 @@ mod tests {
         datatypes::{Int32Type, Int64Type},
     };
     use opentelemetry_proto::tonic::{
-        common::v1::AnyValue,
-        trace::v1::{ResourceSpans, ScopeSpans},
+        collector::trace::v1::ExportTraceServiceRequest,
+        common::v1::{AnyValue, KeyValue, any_value::Value as Any},
+        trace::v1::{ResourceSpans, ScopeSpans, Span},
     };
     use prost::Message;
 
-    use super::*;
+    use super::sample_weight;
     use crate::{Encoding, Signal, otlp};
 
     fn attribute(key: &str, value: Any) -> KeyValue {
