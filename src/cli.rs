@@ -46,7 +46,7 @@ pub struct ListenArgs {
     /// Web UI and HTTP API [default: 127.0.0.1:7070]
     #[arg(long, value_name = "ADDR")]
     pub web: Option<String>,
-    /// PostgreSQL wire protocol; not served by this version
+    /// PostgreSQL wire protocol, read-only [default: 127.0.0.1:5433]
     #[arg(long, value_name = "ADDR")]
     pub pg: Option<String>,
 }
@@ -121,8 +121,8 @@ pub enum Format {
 /// `weir sql`.
 #[derive(Clone, Debug, Args)]
 pub struct SqlArgs {
-    /// The statement: one SELECT
-    pub statement: String,
+    /// The statement: one SELECT; without it, a prompt
+    pub statement: Option<String>,
     /// Which store.
     #[command(flatten)]
     pub target: TargetArgs,

@@ -55,6 +55,8 @@ pub struct Listen {
     pub otlp_http: SocketAddr,
     /// Web UI and HTTP API.
     pub web: SocketAddr,
+    /// PostgreSQL wire protocol, read-only.
+    pub pg: SocketAddr,
 }
 
 impl Default for Config {
@@ -74,7 +76,7 @@ impl Default for Config {
 impl Default for Listen {
     fn default() -> Self {
         let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        Self { otlp_grpc: loopback(4317), otlp_http: loopback(4318), web: loopback(7070) }
+        Self { otlp_grpc: loopback(4317), otlp_http: loopback(4318), web: loopback(7070), pg: loopback(5433) }
     }
 }
 
@@ -105,13 +107,11 @@ impl Config {
         if let Some(data) = data {
             self.data = data;
         }
-        if listen.pg.is_some() {
-            return Err(ConfigError("--pg: the PostgreSQL wire protocol is not served by this version".into()).into());
-        }
         let flags = [
             ("--otlp-grpc", &listen.otlp_grpc, &mut self.listen.otlp_grpc),
             ("--otlp-http", &listen.otlp_http, &mut self.listen.otlp_http),
             ("--web", &listen.web, &mut self.listen.web),
+            ("--pg", &listen.pg, &mut self.listen.pg),
         ];
         for (flag, given, address) in flags {
             if let Some(text) = given {
@@ -129,8 +129,8 @@ impl Config {
     }
 
     fn validate(&self) -> Result<(), ConfigError> {
-        let Listen { otlp_grpc, otlp_http, web } = &self.listen;
-        for (key, address) in [("otlp_grpc", otlp_grpc), ("otlp_http", otlp_http), ("web", web)] {
+        let Listen { otlp_grpc, otlp_http, web, pg } = &self.listen;
+        for (key, address) in [("otlp_grpc", otlp_grpc), ("otlp_http", otlp_http), ("web", web), ("pg", pg)] {
             if !address.ip().is_loopback() && !self.insecure {
                 let why = "is reachable from other machines and there is no authentication: set `insecure: true` to accept that";
                 return Err(ConfigError(format!("listen.{key}: {address} {why}")));

@@ -152,6 +152,7 @@ fn say_where(server: &Server, mesh: &Mesh) {
     let addresses = server.addresses;
     output::note(&format!("weir demo: {}", names.join(" → ")));
     output::note(&format!("  pages      http://{}", addresses.web));
+    output::note(&format!("  PostgreSQL {}", addresses.pg));
     output::note(&format!("  OTLP       grpc {}, http {}", addresses.otlp_grpc, addresses.otlp_http));
     output::note(&format!("  entry      http://{}/v1/generate (POST)", mesh.entry()));
 }

@@ -160,9 +160,12 @@ fn clock() -> Check {
 
 async fn ports(listen: &Listen) -> Vec<Check> {
     let mut checks = Vec::new();
-    for (name, address) in
-        [("port OTLP/gRPC", listen.otlp_grpc), ("port OTLP/HTTP", listen.otlp_http), ("port web", listen.web)]
-    {
+    for (name, address) in [
+        ("port OTLP/gRPC", listen.otlp_grpc),
+        ("port OTLP/HTTP", listen.otlp_http),
+        ("port web", listen.web),
+        ("port PostgreSQL", listen.pg),
+    ] {
         checks.push(match TcpListener::bind(address).await {
             Ok(_) => Check::ok(name, format!("{address} is free")),
             Err(error) => {
@@ -203,7 +206,7 @@ async fn round_trip() -> Check {
 async fn try_round_trip() -> Result<Duration, anyhow::Error> {
     let dir = tempfile::tempdir().context("making a temporary folder")?;
     let free = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
-    let listen = Listen { otlp_grpc: free, otlp_http: free, web: free };
+    let listen = Listen { otlp_grpc: free, otlp_http: free, web: free, pg: free };
     let config = Config { data: dir.path().to_owned(), listen: listen.clone(), ..Config::default() };
     let server = Server::start(config, Listeners::bind(&listen, false).await?).await?;
     let start = Instant::now();

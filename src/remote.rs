@@ -6,8 +6,9 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use arrow::{datatypes::SchemaRef, ipc::reader::StreamReader, record_batch::RecordBatch};
-use futures::{StreamExt, stream::BoxStream};
+use arrow::{buffer::Buffer, datatypes::SchemaRef, ipc::reader::StreamDecoder, record_batch::RecordBatch};
+use bytes::Bytes;
+use futures::{Stream, StreamExt, stream::BoxStream};
 use serde::{Deserialize, Serialize};
 use weir_store::Store;
 
@@ -136,15 +137,62 @@ impl Server {
         let response = request.json(&serde_json::json!({ "query": statement })).send().await;
         let response = response.map_err(|error| Unreachable(format!("{} does not answer: {error}", self.web)))?;
         let status = response.status();
-        let body = response.bytes().await.context("reading the answer")?;
         if !status.is_success() {
+            let body = response.bytes().await.context("reading the answer")?;
             anyhow::bail!("{}", api_error(status.as_u16(), &body));
         }
-        let reader = StreamReader::try_new(std::io::Cursor::new(body), None).context("reading the Arrow stream")?;
-        let schema = reader.schema();
-        let batches = futures::stream::iter(reader.map(|batch| batch.map_err(Into::into))).boxed();
-        Ok(Answer { schema, batches })
+        let mut batches = arrow_batches(response.bytes_stream());
+        let schema = match batches.next().await {
+            Some(Part::Schema(schema)) => schema,
+            Some(Part::Batch(_)) | None => anyhow::bail!("{} answered no columns", self.web),
+            Some(Part::Failed(error)) => return Err(error),
+        };
+        let batches = batches.filter_map(async |part| match part {
+            Part::Schema(_) => None,
+            Part::Batch(batch) => Some(Ok(batch)),
+            Part::Failed(error) => Some(Err(error)),
+        });
+        Ok(Answer { schema, batches: batches.boxed() })
     }
+}
+
+/// What an Arrow stream holds.
+enum Part {
+    Schema(SchemaRef),
+    Batch(RecordBatch),
+    Failed(anyhow::Error),
+}
+
+/// Reads an Arrow stream as it comes: first the columns, then the rows.
+fn arrow_batches(bytes: impl Stream<Item = reqwest::Result<Bytes>> + Send + 'static) -> BoxStream<'static, Part> {
+    let mut decoder = StreamDecoder::new();
+    let mut said_schema = false;
+    let parts = bytes.map(Some).chain(futures::stream::once(async { None })).map(move |piece| {
+        let mut parts = Vec::new();
+        let read = match piece {
+            Some(Ok(bytes)) => decode(&mut decoder, bytes, &mut parts),
+            Some(Err(error)) => Err(anyhow::Error::new(error).context("the answer ended before it was whole")),
+            None => decoder.finish().context("the answer ended before it was whole"),
+        };
+        if let (false, Some(schema)) = (said_schema, decoder.schema()) {
+            said_schema = true;
+            parts.insert(0, Part::Schema(schema));
+        }
+        if let Err(error) = read {
+            parts.push(Part::Failed(error));
+        }
+        futures::stream::iter(parts)
+    });
+    parts.flatten().boxed()
+}
+
+fn decode(decoder: &mut StreamDecoder, bytes: Bytes, parts: &mut Vec<Part>) -> Result<(), anyhow::Error> {
+    let mut buffer = Buffer::from(bytes);
+    while !buffer.is_empty() {
+        let Some(batch) = decoder.decode(&mut buffer).context("reading the Arrow stream")? else { break };
+        parts.push(Part::Batch(batch));
+    }
+    Ok(())
 }
 
 /// Opens a folder that no server holds.

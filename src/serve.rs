@@ -21,7 +21,7 @@ pub async fn run(args: ServeArgs) -> Result<Exit, anyhow::Error> {
     let server = Server::start(config, listeners).await?;
     let addresses = server.addresses;
     let (web, otlp_grpc, otlp_http) = (addresses.web, addresses.otlp_grpc, addresses.otlp_http);
-    info!(%otlp_grpc, %otlp_http, web = format!("http://{web}"), data = %data.display(), "serving");
+    info!(%otlp_grpc, %otlp_http, pg = %addresses.pg, web = format!("http://{web}"), data = %data.display(), "serving");
     let why = stop_signal().await?;
     info!(signal = why, "stopping");
     server.stop().await?;

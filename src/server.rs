@@ -69,6 +69,8 @@ pub struct Addresses {
     pub otlp_http: SocketAddr,
     /// Web UI and HTTP API.
     pub web: SocketAddr,
+    /// PostgreSQL wire.
+    pub pg: SocketAddr,
 }
 
 /// The bound sockets.
@@ -76,6 +78,7 @@ pub struct Listeners {
     otlp_grpc: TcpListener,
     otlp_http: TcpListener,
     web: TcpListener,
+    pg: TcpListener,
 }
 
 impl Listeners {
@@ -91,6 +94,7 @@ impl Listeners {
             otlp_grpc: bind(listen.otlp_grpc, "OTLP/gRPC", fall_back(listen.otlp_grpc, defaults.otlp_grpc)).await?,
             otlp_http: bind(listen.otlp_http, "OTLP/HTTP", fall_back(listen.otlp_http, defaults.otlp_http)).await?,
             web: bind(listen.web, "web", fall_back(listen.web, defaults.web)).await?,
+            pg: bind(listen.pg, "PostgreSQL", fall_back(listen.pg, defaults.pg)).await?,
         })
     }
 
@@ -99,6 +103,7 @@ impl Listeners {
             otlp_grpc: self.otlp_grpc.local_addr()?,
             otlp_http: self.otlp_http.local_addr()?,
             web: self.web.local_addr()?,
+            pg: self.pg.local_addr()?,
         })
     }
 }
@@ -155,6 +160,7 @@ impl Server {
             tokio::spawn(collector.clone().serve_grpc(listeners.otlp_grpc, doors.clone())),
             tokio::spawn(collector.serve_http(listeners.otlp_http, doors.clone())),
             tokio::spawn(weir_web::serve(listeners.web, deps, doors.clone())),
+            tokio::spawn(weir_store::postgres::serve(store.clone(), listeners.pg, doors.clone())),
         ];
         let data = config.data;
         Ok(Self { addresses, store, snapshot, commands, data, doors, door_tasks, analysis, analysis_stop, alerts })

@@ -13,7 +13,7 @@ async fn the_python_sdk_is_understood() {
     let dir = tempfile::tempdir().unwrap();
     let weir = server(dir.path()).await;
     let addresses = weir.addresses;
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sdk/send.py");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python/send.py");
     let mut command = Command::new(python);
     command.arg(script).arg(format!("http://{}", addresses.otlp_grpc)).arg(format!("http://{}", addresses.otlp_http));
     let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();

@@ -21,6 +21,7 @@ mod error;
 mod files;
 mod lock;
 mod parquet_spans;
+pub mod postgres;
 mod query;
 pub mod render;
 mod status;

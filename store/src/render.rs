@@ -31,6 +31,12 @@ pub fn to_json_rows(batch: &RecordBatch) -> Vec<Value> {
     (0..batch.num_rows()).map(row).collect()
 }
 
+/// One column as JSON values.
+pub(crate) fn column_to_json(batch: &RecordBatch, place: usize) -> Vec<Value> {
+    let types = types_of(batch, batch.schema_ref().field(place).name());
+    (0..batch.num_rows()).map(|row| cell_json(batch.column(place), types, row)).collect()
+}
+
 /// Each span as a JSON object whose `attributes` are whole: those that have a column of their own
 /// are there too, under their OpenTelemetry name.
 #[must_use]

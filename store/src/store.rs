@@ -16,6 +16,7 @@ use arrow::{
     record_batch::RecordBatch,
 };
 use bytes::Bytes;
+use datafusion::{common::ParamValues, sql::sqlparser::ast::Statement};
 use futures::{StreamExt, stream::BoxStream};
 use parking_lot::Mutex;
 use tokio::{
@@ -34,7 +35,7 @@ use crate::{
     files::DeltaTable,
     lock::{self, Lock, LockHolder},
     parquet_spans::{self, ParquetSpans},
-    query::{Engine, SqlAnswer},
+    query::{Described, Engine, SqlAnswer},
     status::{Status, TableStatus},
     view::Views,
     wal::{self, Append, Payload, Recent, Record, Writer, WriterParts},
@@ -198,6 +199,25 @@ impl Store {
     /// See [`SqlError`]: the limit that was met, or what is wrong with the statement.
     pub async fn sql(&self, statement: &str, limits: Option<SqlConfig>) -> Result<SqlAnswer, SqlError> {
         self.inner.engine.run(statement, self.inner.views.current(), limits).await
+    }
+
+    /// The statements in a PostgreSQL client's text.
+    pub(crate) fn parse_postgres(&self, text: &str) -> Result<Vec<Statement>, SqlError> {
+        self.inner.engine.parse_postgres(text)
+    }
+
+    /// As [`Store::sql`], for a statement of a PostgreSQL client.
+    pub(crate) async fn run_postgres(
+        &self,
+        statement: Statement,
+        parameters: Option<ParamValues>,
+    ) -> Result<SqlAnswer, SqlError> {
+        self.inner.engine.run_postgres(statement, parameters, self.inner.views.current()).await
+    }
+
+    /// What a statement of a PostgreSQL client would answer.
+    pub(crate) async fn describe_postgres(&self, statement: Statement) -> Result<Described, SqlError> {
+        self.inner.engine.describe_postgres(statement, self.inner.views.current()).await
     }
 
     /// Spans that start in `[from, to)`, by start.

@@ -28,7 +28,7 @@ pub(crate) async fn server(dir: &Path) -> Server {
 /// As [`server`], with a word on its configuration.
 pub(crate) async fn server_with(dir: &Path, change: impl FnOnce(&mut Config)) -> Server {
     let free = SocketAddr::from(([127, 0, 0, 1], 0));
-    let listen = Listen { otlp_grpc: free, otlp_http: free, web: free };
+    let listen = Listen { otlp_grpc: free, otlp_http: free, web: free, pg: free };
     let mut config = Config { data: dir.to_owned(), listen: listen.clone(), ..Config::default() };
     change(&mut config);
     Server::start(config, Listeners::bind(&listen, false).await.unwrap()).await.unwrap()
@@ -55,6 +55,8 @@ impl Process {
             "127.0.0.1:0",
             "--web",
             "127.0.0.1:0",
+            "--pg",
+            "127.0.0.1:0",
             "--data",
         ]);
         let mut child = command.arg(dir).env("NO_COLOR", "1").stderr(Stdio::piped()).spawn().unwrap();
@@ -73,6 +75,11 @@ impl Process {
             serde_json::from_slice(&std::fs::read(dir.join("server.json")).unwrap()).unwrap();
         let door = |name: &str| doors[name].as_str().unwrap().to_owned();
         Self { child, otlp_http: door("otlp_http"), web: door("web") }
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// `kill -9`, and waits until it is gone.

@@ -2,21 +2,20 @@
 
 use std::collections::HashMap;
 
-use arrow::{ipc::writer::StreamWriter, record_batch::RecordBatch};
 use axum::{
     Json, Router,
-    body::{Body, Bytes},
+    body::Bytes,
     extract::{Path, Query, State},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use futures::{StreamExt, stream};
+use futures::StreamExt;
 use serde_json::{Value, json};
 use weir_analyzer::{Alert, AlertState, Command, Severity};
 use weir_store::{SqlAnswer, render};
 
-use crate::{deps::Deps, error::ApiError, search::Search, trace::Trace};
+use crate::{deps::Deps, error::ApiError, search::Search, sql_answer, trace::Trace};
 
 /// Rows of histories.
 const HISTORY_ROWS: u32 = 500;
@@ -162,20 +161,11 @@ async fn sql(State(deps): State<Deps>, headers: HeaderMap, body: Bytes) -> Answe
 
 async fn answer(deps: &Deps, statement: &str, format: Format) -> Answer {
     let answer = deps.store.sql(statement, None).await?;
-    match format {
-        Format::Csv => {
-            let head = render::csv_header(&answer.schema);
-            Ok(streamed("text/csv; charset=utf-8", head, answer, render::csv_rows))
-        }
-        Format::Arrow => arrow_stream(answer).await,
-        Format::Json => {
-            let fields = answer.schema.fields().clone();
-            let column = |f: &arrow::datatypes::FieldRef| json!({"name": f.name(), "type": f.data_type().to_string()});
-            let columns: Vec<Value> = fields.iter().map(column).collect();
-            let rows = collect(answer).await?;
-            Ok(Json(json!({"columns": columns, "rows": rows})).into_response())
-        }
-    }
+    Ok(match format {
+        Format::Csv => sql_answer::csv(answer),
+        Format::Arrow => sql_answer::arrow(answer)?,
+        Format::Json => sql_answer::json(answer),
+    })
 }
 
 fn statement(content_type: &str, body: &[u8]) -> Result<String, ApiError> {
@@ -187,22 +177,6 @@ fn statement(content_type: &str, body: &[u8]) -> Result<String, ApiError> {
         serde_json::from_str(text).map_err(|e| ApiError::bad_request(format!("the body is not JSON: {e}")))?;
     let query = value.get("query").and_then(Value::as_str);
     query.map(str::to_owned).ok_or_else(|| ApiError::bad_request("the body has no \"query\""))
-}
-
-fn streamed(content_type: &'static str, head: String, answer: SqlAnswer, text: fn(&RecordBatch) -> String) -> Response {
-    let rows = answer.stream.map(move |batch| batch.map(|batch| Bytes::from(text(&batch))));
-    let body = stream::once(async move { Ok(Bytes::from(head)) }).chain(rows);
-    ([(header::CONTENT_TYPE, content_type)], Body::from_stream(body)).into_response()
-}
-
-async fn arrow_stream(mut answer: SqlAnswer) -> Answer {
-    let failed = |e: arrow::error::ArrowError| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "arrow", e.to_string());
-    let mut writer = StreamWriter::try_new(Vec::new(), &answer.schema).map_err(failed)?;
-    while let Some(batch) = answer.stream.next().await {
-        writer.write(&batch?).map_err(failed)?;
-    }
-    let bytes = writer.into_inner().map_err(failed)?;
-    Ok(([(header::CONTENT_TYPE, "application/vnd.apache.arrow.stream")], bytes).into_response())
 }
 
 pub(crate) async fn rows(deps: &Deps, statement: &str) -> Result<Vec<Value>, ApiError> {

@@ -11,6 +11,7 @@ mod pages;
 mod search;
 mod security;
 mod serve;
+mod sql_answer;
 mod trace;
 pub mod webhook;
 

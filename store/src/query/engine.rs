@@ -9,13 +9,16 @@ use std::{
     time::Duration,
 };
 
-use arrow::{datatypes::SchemaRef, record_batch::RecordBatch};
+use arrow::{
+    datatypes::{DataType, SchemaRef},
+    record_batch::RecordBatch,
+};
 use datafusion::{
     catalog::{
         CatalogProvider, CatalogProviderList, MemoryCatalogProvider, MemoryCatalogProviderList, MemorySchemaProvider,
         SchemaProvider,
     },
-    common::DataFusionError,
+    common::{DataFusionError, ParamValues},
     execution::{
         SessionStateBuilder,
         context::{SQLOptions, SessionContext},
@@ -23,6 +26,7 @@ use datafusion::{
         runtime_env::RuntimeEnvBuilder,
         session_state::SessionState,
     },
+    logical_expr::LogicalPlan,
     physical_plan::{SendableRecordBatchStream, execute_stream},
     prelude::SessionConfig,
     sql::{parser::Statement as DfStatement, sqlparser::ast::Statement},
@@ -35,7 +39,7 @@ use tokio::{
 };
 use weir_schema::Table;
 
-use super::{functions, guard, provider::TableOfView, rewrite};
+use super::{bounded, functions, guard, postgres::Postgres, provider::TableOfView, rewrite};
 use crate::{
     config::SqlConfig,
     error::{SqlError, StoreError},
@@ -49,12 +53,13 @@ const STACK_BYTES: usize = 32 << 20;
 const ANSWER_QUEUE: usize = 4;
 
 /// The name of the catalogue in error messages and `SHOW TABLES`.
-const CATALOGUE: &str = "weir";
+pub(super) const CATALOGUE: &str = "weir";
 
 /// Runs statements.
 pub(crate) struct Engine {
     runtime: Option<Runtime>,
     base: SessionState,
+    postgres: Postgres,
     running: Arc<Semaphore>,
     limits: SqlConfig,
     tables_dir: PathBuf,
@@ -72,6 +77,20 @@ pub struct SqlAnswer {
 pub struct Rows {
     batches: mpsc::Receiver<Result<RecordBatch, SqlError>>,
     task: AbortHandle,
+}
+
+/// What a statement would answer, and the types of its parameters `$1`, `$2`, … where they are known.
+pub(crate) struct Described {
+    pub(crate) schema: SchemaRef,
+    pub(crate) parameters: Vec<Option<DataType>>,
+}
+
+/// A statement that was checked, and what it runs with.
+struct Job {
+    statement: Statement,
+    session: SessionContext,
+    parameters: Option<ParamValues>,
+    limits: SqlConfig,
 }
 
 impl Stream for Rows {
@@ -96,12 +115,17 @@ impl Engine {
             .thread_name("weir-sql")
             .worker_threads(threads)
             .thread_stack_size(STACK_BYTES)
+            // a step of a statement is long beside a look at timers and cancellations
+            .event_interval(5)
+            .global_queue_interval(3)
             .enable_all()
             .build()
             .map_err(io)?;
-        let base = base_state(&limits, threads).map_err(|e| io(std::io::Error::other(e.to_string())))?;
+        let failed = |e: DataFusionError| io(std::io::Error::other(e.to_string()));
+        let base = base_state(&limits, threads).map_err(failed)?;
+        let postgres = Postgres::new(base.clone()).map_err(failed)?;
         let running = Arc::new(Semaphore::new(limits.concurrency));
-        Ok(Self { runtime: Some(runtime), base, running, limits, tables_dir })
+        Ok(Self { runtime: Some(runtime), base, postgres, running, limits, tables_dir })
     }
 
     /// Starts a statement over a view.
@@ -115,20 +139,58 @@ impl Engine {
         let mut statement = guard::parse(text, &limits)?;
         rewrite::rewrite(&mut statement)?;
         let session = self.session(&view);
+        self.start(Job { statement, session, parameters: None, limits }).await
+    }
+
+    /// The statements of a PostgreSQL client's text. Those about its session are the caller's.
+    pub(crate) fn parse_postgres(&self, text: &str) -> Result<Vec<Statement>, SqlError> {
+        guard::check_tokens(text, &self.limits)?;
+        self.postgres.parse(text)
+    }
+
+    /// Starts a statement of a PostgreSQL client.
+    pub(crate) async fn run_postgres(
+        &self,
+        mut statement: Statement,
+        parameters: Option<ParamValues>,
+        view: Arc<View>,
+    ) -> Result<SqlAnswer, SqlError> {
+        guard::read_only(&statement)?;
+        rewrite::rewrite(&mut statement)?;
+        let session = self.postgres.session(Arc::new(self.tables(&view)));
+        self.start(Job { statement, session, parameters, limits: self.limits.clone() }).await
+    }
+
+    /// What a statement of a PostgreSQL client would answer.
+    pub(crate) async fn describe_postgres(
+        &self,
+        mut statement: Statement,
+        view: Arc<View>,
+    ) -> Result<Described, SqlError> {
+        guard::read_only(&statement)?;
+        rewrite::rewrite(&mut statement)?;
+        let session = self.postgres.session(Arc::new(self.tables(&view)));
+        let Some(runtime) = &self.runtime else { return Err(SqlError::Execution("the store is closed".into())) };
+        let described = runtime.spawn(async move { describe(&session, statement).await });
+        described.await.unwrap_or_else(|_| Err(SqlError::Execution("the statement failed inside the engine".into())))
+    }
+
+    async fn start(&self, job: Job) -> Result<SqlAnswer, SqlError> {
         let (schema_out, schema_in) = oneshot::channel();
         let (batches_out, batches) = mpsc::channel(ANSWER_QUEUE);
         let running = self.running.clone();
         let Some(runtime) = &self.runtime else { return Err(SqlError::Execution("the store is closed".into())) };
         let task = runtime.spawn(async move {
-            let limit = Duration::from_millis(limits.timeout_ms);
-            let answer = Answer { schema: schema_out, batches: batches_out.clone(), max_rows: limits.max_rows };
+            let limit = Duration::from_millis(job.limits.timeout_ms);
+            let limit_ms = job.limits.timeout_ms;
+            let answer = Answer { schema: schema_out, batches: batches_out.clone(), max_rows: job.limits.max_rows };
             let work = async {
                 // the semaphore is never closed
                 let _turn = running.acquire().await;
-                answer.run(session, statement).await
+                answer.run(job).await
             };
             let ended = tokio::time::timeout(limit, work).await;
-            let ended = ended.unwrap_or(Err(SqlError::Timeout { limit_ms: limits.timeout_ms }));
+            let ended = ended.unwrap_or(Err(SqlError::Timeout { limit_ms }));
             if let Err(error) = &ended {
                 // a reader that went away wants no error either
                 let _ = batches_out.send(Err(error.clone())).await;
@@ -146,8 +208,7 @@ impl Engine {
         }
     }
 
-    /// A session with nothing but the tables of this view.
-    fn session(&self, view: &View) -> SessionContext {
+    fn tables(&self, view: &View) -> MemorySchemaProvider {
         let schema = MemorySchemaProvider::new();
         for table in Table::ALL {
             let dir = self.tables_dir.join(table.name());
@@ -155,14 +216,24 @@ impl Engine {
             // a fresh schema has no table of this name yet
             let _ = schema.register_table(table.name().to_owned(), Arc::new(provider));
         }
-        let catalogue = MemoryCatalogProvider::new();
-        let _ = catalogue.register_schema("public", Arc::new(schema));
-        let catalogues = MemoryCatalogProviderList::new();
-        catalogues.register_catalog(CATALOGUE.to_owned(), Arc::new(catalogue));
-        let state =
-            SessionStateBuilder::new_from_existing(self.base.clone()).with_catalog_list(Arc::new(catalogues)).build();
-        SessionContext::new_with_state(state)
+        schema
     }
+
+    /// A session with nothing but the tables of this view.
+    fn session(&self, view: &View) -> SessionContext {
+        let catalogue = MemoryCatalogProvider::new();
+        // a fresh catalogue has no schema of this name yet
+        let _ = catalogue.register_schema("public", Arc::new(self.tables(view)));
+        session_over(self.base.clone(), catalogue)
+    }
+}
+
+/// A session that knows this catalogue and no other.
+pub(super) fn session_over(base: SessionState, catalogue: MemoryCatalogProvider) -> SessionContext {
+    let catalogues = MemoryCatalogProviderList::new();
+    catalogues.register_catalog(CATALOGUE.to_owned(), Arc::new(catalogue));
+    let state = SessionStateBuilder::new_from_existing(base).with_catalog_list(Arc::new(catalogues)).build();
+    SessionContext::new_with_state(state)
 }
 
 impl Drop for Engine {
@@ -181,8 +252,8 @@ struct Answer {
 }
 
 impl Answer {
-    async fn run(self, session: SessionContext, statement: Statement) -> Result<(), SqlError> {
-        let mut stream = start(&session, statement).await?;
+    async fn run(self, job: Job) -> Result<(), SqlError> {
+        let mut stream = start(job).await?;
         if self.schema.send(stream.schema()).is_err() {
             return Ok(()); // nobody waits any more
         }
@@ -201,14 +272,38 @@ impl Answer {
     }
 }
 
-async fn start(session: &SessionContext, statement: Statement) -> Result<SendableRecordBatchStream, SqlError> {
+async fn start(job: Job) -> Result<SendableRecordBatchStream, SqlError> {
+    let Job { statement, session, parameters, .. } = job;
+    let mut plan = plan(&session, statement).await?;
+    if let Some(parameters) = parameters {
+        plan = plan.with_param_values(parameters).map_err(|e| sql_error(&e))?;
+    }
+    let frame = session.execute_logical_plan(plan).await.map_err(|e| sql_error(&e))?;
+    let plan = frame.create_physical_plan().await.map_err(|e| sql_error(&e))?;
+    execute_stream(plan, session.task_ctx()).map_err(|e| sql_error(&e))
+}
+
+async fn plan(session: &SessionContext, statement: Statement) -> Result<LogicalPlan, SqlError> {
     let state = session.state();
     let plan = state.statement_to_plan(DfStatement::Statement(Box::new(statement))).await.map_err(|e| sql_error(&e))?;
     let read_only = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
     read_only.verify_plan(&plan).map_err(|e| SqlError::NotReadOnly(e.strip_backtrace()))?;
-    let frame = session.execute_logical_plan(plan).await.map_err(|e| sql_error(&e))?;
-    let plan = frame.create_physical_plan().await.map_err(|e| sql_error(&e))?;
-    execute_stream(plan, session.task_ctx()).map_err(|e| sql_error(&e))
+    Ok(plan)
+}
+
+async fn describe(session: &SessionContext, statement: Statement) -> Result<Described, SqlError> {
+    let plan = plan(session, statement).await?;
+    let types = plan.get_parameter_types().map_err(|e| sql_error(&e))?;
+    let place = |name: &str| name.trim_start_matches('$').parse::<usize>().ok().filter(|place| *place > 0);
+    let count = types.keys().filter_map(|name| place(name)).max().unwrap_or(0);
+    let mut parameters = vec![None; count];
+    for (name, data_type) in types {
+        if let Some(place) = place(&name) {
+            parameters[place - 1] = data_type;
+        }
+    }
+    let plan = session.state().optimize(&plan).map_err(|e| sql_error(&e))?;
+    Ok(Described { schema: Arc::new(plan.schema().as_arrow().clone()), parameters })
 }
 
 fn base_state(limits: &SqlConfig, threads: usize) -> Result<SessionState, DataFusionError> {
@@ -222,10 +317,16 @@ fn base_state(limits: &SqlConfig, threads: usize) -> Result<SessionState, DataFu
     options.execution.parquet.binary_as_string = false;
     options.sql_parser.map_string_types_to_utf8view = false;
     options.sql_parser.dialect = datafusion::common::config::Dialect::PostgreSQL;
-    let runtime =
-        RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(limits.memory_bytes))).build_arc()?;
-    let mut state =
-        SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features().build();
+    let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(limits.memory_bytes)));
+    // what does not fit into memory may go to a temporary file, within the same order of size
+    let runtime = runtime.with_max_temp_directory_size(2 * limits.memory_bytes as u64).build_arc()?;
+    let mut state = SessionStateBuilder::new()
+        .with_config(config)
+        .with_runtime_env(runtime)
+        .with_default_features()
+        .with_physical_optimizer_rule(Arc::new(bounded::GiveWay))
+        .build();
+    bounded::bound_functions(&mut state)?;
     for function in functions::scalars() {
         datafusion::execution::FunctionRegistry::register_udf(&mut state, Arc::new(function))?;
     }
@@ -233,7 +334,7 @@ fn base_state(limits: &SqlConfig, threads: usize) -> Result<SessionState, DataFu
     Ok(state)
 }
 
-fn sql_error(error: &DataFusionError) -> SqlError {
+pub(super) fn sql_error(error: &DataFusionError) -> SqlError {
     let root = error.find_root();
     let text = root.strip_backtrace();
     match root {

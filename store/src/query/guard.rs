@@ -14,7 +14,11 @@ use datafusion::sql::{
 use crate::{config::SqlConfig, error::SqlError};
 
 /// Operators that a left-deep tree may chain: each is a level of recursion in the planner.
-const MAX_CHAIN: usize = 1_000;
+const MAX_CHAIN: usize = 500;
+
+/// Calls in calls: the parser reads each argument twice (it may be named by an expression), so every
+/// level doubles its work, and 50 of them would never end.
+const MAX_CALL_DEPTH: usize = 14;
 
 /// Parses one statement that only reads.
 pub(super) fn parse(text: &str, limits: &SqlConfig) -> Result<Statement, SqlError> {
@@ -28,10 +32,11 @@ pub(super) fn parse(text: &str, limits: &SqlConfig) -> Result<Statement, SqlErro
     if !statements.is_empty() {
         return Err(SqlError::NotReadOnly("more than one statement".into()));
     }
-    read_only(only)
+    unwrapped(only)
 }
 
-fn check_tokens(text: &str, limits: &SqlConfig) -> Result<(), SqlError> {
+/// Refuses a text that is too much for a parser.
+pub(super) fn check_tokens(text: &str, limits: &SqlConfig) -> Result<(), SqlError> {
     if text.len() > limits.max_text_bytes {
         return Err(SqlError::TooLong { bytes: text.len(), limit: limits.max_text_bytes });
     }
@@ -42,7 +47,12 @@ fn check_tokens(text: &str, limits: &SqlConfig) -> Result<(), SqlError> {
         return Err(SqlError::TooManyTokens { limit: limits.max_tokens });
     }
     let (mut depth, mut chain, mut arms) = (0_usize, 0, 0);
+    let mut calls = Calls::default();
     for token in words {
+        calls.see(token);
+        if calls.deepest > MAX_CALL_DEPTH {
+            return Err(SqlError::TooDeep { limit: MAX_CALL_DEPTH });
+        }
         match token {
             Token::LParen | Token::LBracket | Token::LBrace => depth += 1,
             Token::RParen | Token::RBracket | Token::RBrace => depth = depth.saturating_sub(1),
@@ -66,13 +76,75 @@ fn check_tokens(text: &str, limits: &SqlConfig) -> Result<(), SqlError> {
     Ok(())
 }
 
-fn read_only(statement: DfStatement) -> Result<Statement, SqlError> {
+/// How deep function calls stand in each other.
+#[derive(Default)]
+struct Calls {
+    /// The open parentheses: whether each belongs to a call.
+    open: Vec<bool>,
+    depth: usize,
+    deepest: usize,
+    /// The last token can be the name of a function.
+    named: bool,
+}
+
+impl Calls {
+    fn see(&mut self, token: &Token) {
+        match token {
+            Token::LParen => {
+                self.open.push(self.named);
+                self.depth += usize::from(self.named);
+                self.deepest = self.deepest.max(self.depth);
+            }
+            Token::RParen => self.depth -= usize::from(self.open.pop().unwrap_or(false)),
+            _ => {}
+        }
+        self.named = matches!(token, Token::Word(word) if !NOT_A_NAME.contains(&word.keyword));
+    }
+}
+
+/// Words before a parenthesis that is not a call's.
+const NOT_A_NAME: [Keyword; 32] = [
+    Keyword::ALL,
+    Keyword::AND,
+    Keyword::ANY,
+    Keyword::AS,
+    Keyword::BETWEEN,
+    Keyword::BY,
+    Keyword::CASE,
+    Keyword::DISTINCT,
+    Keyword::ELSE,
+    Keyword::EXCEPT,
+    Keyword::EXISTS,
+    Keyword::FILTER,
+    Keyword::FROM,
+    Keyword::GROUP,
+    Keyword::HAVING,
+    Keyword::IN,
+    Keyword::INTERSECT,
+    Keyword::JOIN,
+    Keyword::LATERAL,
+    Keyword::LIKE,
+    Keyword::MATERIALIZED,
+    Keyword::NOT,
+    Keyword::ON,
+    Keyword::OR,
+    Keyword::OVER,
+    Keyword::SELECT,
+    Keyword::THEN,
+    Keyword::UNION,
+    Keyword::USING,
+    Keyword::VALUES,
+    Keyword::WHEN,
+    Keyword::WHERE,
+];
+
+fn unwrapped(statement: DfStatement) -> Result<Statement, SqlError> {
     let refused = |what: &str| Err(SqlError::NotReadOnly(what.into()));
     match statement {
-        DfStatement::Statement(statement) => allowed(&statement).map(|()| *statement),
+        DfStatement::Statement(statement) => read_only(&statement).map(|()| *statement),
         DfStatement::Explain(explain) => match *explain.statement {
             DfStatement::Statement(inner) => {
-                allowed(&inner)?;
+                read_only(&inner)?;
                 Ok(explained(inner, explain.options.analyze))
             }
             _ => refused("EXPLAIN of a statement that changes something"),
@@ -97,10 +169,11 @@ fn explained(statement: Box<Statement>, analyze: bool) -> Statement {
     }
 }
 
-fn allowed(statement: &Statement) -> Result<(), SqlError> {
+/// Refuses a statement that would change something.
+pub(super) fn read_only(statement: &Statement) -> Result<(), SqlError> {
     let fine = match statement {
         Statement::Query(query) => only_selects(&query.body),
-        Statement::Explain { statement, .. } => return allowed(statement),
+        Statement::Explain { statement, .. } => return read_only(statement),
         Statement::ShowTables { .. } | Statement::ShowColumns { .. } | Statement::ExplainTable { .. } => true,
         _ => false,
     };
@@ -156,6 +229,7 @@ mod tests {
             long(" UNION ALL SELECT 1"),
             format!("SELECT 1 WHERE true{}", " AND true".repeat(3000)),
             parens,
+            format!("SELECT {}1{}", "abs(".repeat(15), ")".repeat(15)),
         ] {
             let refused = parse(&text, &SqlConfig::default());
             assert!(matches!(refused, Err(SqlError::TooManyTokens { .. } | SqlError::TooDeep { .. })), "{refused:?}");
@@ -173,6 +247,7 @@ mod tests {
             "EXPLAIN SELECT 1",
             "SHOW TABLES",
             "DESCRIBE spans",
+            "SELECT round(coalesce(sum(nullif(abs(duration_ns), 0)), 1) / (count(*) + (1)), 2) FROM spans WHERE (a IN ((1), (2)))",
         ] {
             assert!(parse(text, &SqlConfig::default()).is_ok(), "{text}: {:?}", parse(text, &SqlConfig::default()));
         }

@@ -168,7 +168,7 @@ async fn hostile_statements_end_in_errors_and_the_store_lives() {
     let store = Store::open(config(dir.path())).await.unwrap();
     store.append_rows(batch(0, 2_000)).await.unwrap();
     let limits = SqlConfig { timeout_ms: 2_000, memory_bytes: 64 << 20, max_rows: 10_000, ..SqlConfig::default() };
-    let deep = format!("SELECT 1{}", "+1".repeat(900));
+    let deep = format!("SELECT 1{}", "+1".repeat(400));
     let cases = [
         "SELECT max(a.start_unix_nano + b.start_unix_nano + c.start_unix_nano) FROM spans a, spans b, spans c",
         "SELECT a.* FROM spans a, spans b",

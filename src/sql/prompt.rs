@@ -1,0 +1,234 @@
+//! The prompt: statements end with `;`, Tab completes, the arrows bring back what was asked before.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use rustyline::{
+    Completer, CompletionType, Config, Context as Line, Editor, Helper, Highlighter, Hinter, Validator,
+    completion::Pair, error::ReadlineError, history::FileHistory,
+};
+use weir_schema::{Table, columns};
+
+use crate::{cli::Format, output, remote::Place};
+
+/// Statements that are remembered.
+const HISTORY: usize = 2_000;
+
+const HELP: &str = "\
+A statement ends with ; and may take several lines. Tab completes, the arrows bring back statements.
+  \\d         tables            \\d TABLE   its columns
+  \\f FORMAT  table, json, csv, arrow or parquet
+  \\q         end (or Ctrl-D)   Ctrl-C     cancels the statement that runs";
+
+/// Words of SQL that are completed.
+const KEYWORDS: [&str; 32] = [
+    "SELECT",
+    "FROM",
+    "WHERE",
+    "GROUP BY",
+    "ORDER BY",
+    "LIMIT",
+    "DESC",
+    "AND",
+    "OR",
+    "NOT",
+    "IN",
+    "LIKE",
+    "BETWEEN",
+    "IS NULL",
+    "IS NOT NULL",
+    "JOIN",
+    "LEFT JOIN",
+    "ON",
+    "AS",
+    "WITH",
+    "UNION ALL",
+    "HAVING",
+    "DISTINCT",
+    "CASE",
+    "WHEN",
+    "THEN",
+    "ELSE",
+    "END",
+    "count(*)",
+    "EXPLAIN",
+    "SHOW TABLES",
+    "DESCRIBE",
+];
+
+/// Our own functions, beside the engine's.
+const FUNCTIONS: [&str; 9] =
+    ["hex(", "attr(", "percentile(", "time_bucket(", "to_timestamp_nanos(", "sum(", "avg(", "max(", "min("];
+
+/// What a line asks for.
+#[derive(Debug, PartialEq, Eq)]
+enum Wish<'a> {
+    Nothing,
+    Help,
+    Quit,
+    Format(&'a str),
+    Statement(String),
+    /// The statement goes on in the next line.
+    More,
+}
+
+#[derive(Helper, Completer, Hinter, Highlighter, Validator)]
+struct Words {
+    #[rustyline(Completer)]
+    words: WordCompleter,
+}
+
+struct WordCompleter {
+    words: Vec<String>,
+}
+
+/// Asks, runs and prints until the person leaves.
+pub(super) async fn run(place: &Place, mut format: Format) -> Result<(), anyhow::Error> {
+    let config = Config::builder()
+        .max_history_size(HISTORY)
+        .context("the history")?
+        .completion_type(CompletionType::List)
+        .auto_add_history(false)
+        .build();
+    let mut editor: Editor<Words, FileHistory> = Editor::with_config(config).context("the terminal")?;
+    editor.set_helper(Some(Words { words: WordCompleter::new() }));
+    let history = history_file();
+    if let Some(path) = &history {
+        // the first prompt has none yet
+        let _ = editor.load_history(path);
+    }
+    output::note("weir sql: statements end with ; \\h helps, \\q ends");
+    let mut statement = String::new();
+    loop {
+        let sign = if statement.is_empty() { "weir> " } else { "   -> " };
+        let read;
+        // the editor blocks its thread, and a statement that runs needs the others only
+        (editor, read) = tokio::task::spawn_blocking(move || {
+            let read = editor.readline(sign);
+            (editor, read)
+        })
+        .await
+        .context("the prompt ended")?;
+        let line = match read {
+            Ok(line) => line,
+            Err(ReadlineError::Interrupted) => {
+                statement.clear();
+                continue;
+            }
+            Err(ReadlineError::Eof) => break,
+            Err(error) => return Err(error).context("reading the terminal"),
+        };
+        match wish(&mut statement, &line) {
+            Wish::Nothing | Wish::More => {}
+            Wish::Help => output::note(HELP),
+            Wish::Quit => break,
+            Wish::Format(name) => match <Format as clap::ValueEnum>::from_str(name, true) {
+                Ok(chosen) => format = chosen,
+                Err(_) => output::note(&format!("\\f {name}: table, json, csv, arrow or parquet")),
+            },
+            Wish::Statement(text) => {
+                // a history that cannot be kept is no reason to stop
+                let _ = editor.add_history_entry(format!("{text};"));
+                if let Some(path) = &history {
+                    let _ = editor.save_history(path);
+                }
+                if let Err(error) = super::once(place, &text, format).await {
+                    output::note(&format!("error: {error:#}"));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn wish<'a>(statement: &mut String, line: &'a str) -> Wish<'a> {
+    let line = line.trim();
+    if statement.is_empty() {
+        let (command, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+        match (command, rest.trim()) {
+            ("", _) => return Wish::Nothing,
+            ("\\q" | "exit" | "quit", "") => return Wish::Quit,
+            ("\\h" | "\\?" | "help", "") => return Wish::Help,
+            ("\\d", "") => return Wish::Statement("SHOW TABLES".into()),
+            ("\\d", table) => return Wish::Statement(format!("DESCRIBE {table}")),
+            ("\\f", name) => return Wish::Format(name),
+            _ => {}
+        }
+    }
+    if !statement.is_empty() {
+        statement.push('\n');
+    }
+    statement.push_str(line);
+    match statement.strip_suffix(';').map(str::to_owned) {
+        Some(whole) => {
+            statement.clear();
+            Wish::Statement(whole)
+        }
+        None => Wish::More,
+    }
+}
+
+/// `$XDG_STATE_HOME/weir/sql_history`, by default under `~/.local/state`.
+fn history_file() -> Option<PathBuf> {
+    let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
+    let state = state.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".local/state")))?;
+    let dir = state.join("weir");
+    std::fs::create_dir_all(&dir).ok()?;
+    Some(dir.join("sql_history"))
+}
+
+impl WordCompleter {
+    fn new() -> Self {
+        let own = KEYWORDS.into_iter().chain(FUNCTIONS).map(str::to_owned);
+        let tables = Table::ALL.into_iter().map(|table| table.name().to_owned());
+        let columns = Table::ALL.into_iter().flat_map(columns::columns).map(|column| column.name.to_owned());
+        let mut words: Vec<String> = own.chain(tables).chain(columns).collect();
+        words.sort();
+        words.dedup();
+        Self { words }
+    }
+
+    fn matching(&self, line: &str) -> (usize, Vec<String>) {
+        let start = line.rfind(|c: char| !c.is_alphanumeric() && c != '_').map_or(0, |place| place + 1);
+        let begun = line[start..].to_lowercase();
+        if begun.is_empty() {
+            return (start, Vec::new());
+        }
+        (start, self.words.iter().filter(|word| word.to_lowercase().starts_with(&begun)).cloned().collect())
+    }
+}
+
+impl rustyline::completion::Completer for WordCompleter {
+    type Candidate = Pair;
+
+    fn complete(&self, line: &str, place: usize, _: &Line<'_>) -> rustyline::Result<(usize, Vec<Pair>)> {
+        let (start, words) = self.matching(&line[..place]);
+        Ok((start, words.into_iter().map(|word| Pair { display: word.clone(), replacement: word }).collect()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_statement_may_take_several_lines() {
+        let mut statement = String::new();
+        assert_eq!(wish(&mut statement, "SELECT 1"), Wish::More);
+        assert_eq!(wish(&mut statement, "\\q"), Wish::More, "inside a statement it is text");
+        assert_eq!(wish(&mut statement, "+ 1;"), Wish::Statement("SELECT 1\n\\q\n+ 1".into()));
+        assert_eq!(wish(&mut statement, ""), Wish::Nothing);
+        assert_eq!(wish(&mut statement, "\\d spans"), Wish::Statement("DESCRIBE spans".into()));
+        assert_eq!(wish(&mut statement, "\\f json"), Wish::Format("json"));
+        assert_eq!(wish(&mut statement, "exit"), Wish::Quit);
+    }
+
+    #[test]
+    fn tables_columns_and_keywords_complete_where_the_word_begins() {
+        let words = WordCompleter::new();
+        assert_eq!(words.matching("SELECT duration_n"), (7, vec!["duration_ns".to_owned()]));
+        assert_eq!(words.matching("sel").1, ["SELECT"]);
+        assert!(words.matching("SELECT * FROM sp").1.contains(&"spans".to_owned()));
+        assert_eq!(words.matching("SELECT ").1, Vec::<String>::new());
+    }
+}

@@ -1,0 +1,149 @@
+//! The PostgreSQL wire protocol, used by clients that we did not write: psql, a driver, and the
+//! library that dashboards and notebooks build on.
+
+use std::process::{Command, Stdio};
+
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage, error::SqlState};
+use weir::server::Server;
+
+use crate::support::{client, request, send, server, span};
+
+const TRACE: &str = "0000000000000000000000000000002a";
+
+async fn filled(dir: &std::path::Path) -> Server {
+    let weir = server(dir).await;
+    let spans =
+        (0..20).map(|n| span(42, n + 1, n, if n % 2 == 0 { "GET /cart" } else { "SELECT" }, 1_000 + n, 500 + n));
+    let otlp = format!("http://{}", weir.addresses.otlp_http);
+    assert!(send(&client(), &otlp, &request("cart", spans.collect())).await);
+    weir
+}
+
+async fn connect(weir: &Server) -> Client {
+    let (host, port) = (weir.addresses.pg.ip(), weir.addresses.pg.port());
+    let options = format!("host={host} port={port} user=reader dbname=weir application_name=test");
+    let (client, connection) = tokio_postgres::connect(&options, NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_driver_asks_with_parameters_and_gets_typed_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let weir = filled(dir.path()).await;
+    let pg = connect(&weir).await;
+    let statement = "SELECT trace_id, operation, duration_ns, parent_span_id, duration_ns / 2.0 AS half, resource_attributes \
+        FROM spans WHERE trace_id = $1 AND duration_ns >= $2 AND operation LIKE $3 ORDER BY duration_ns LIMIT 3";
+    let rows = pg.query(statement, &[&TRACE, &502_i64, &"GET%"]).await.unwrap();
+    assert_eq!(rows.len(), 3);
+    let row = &rows[0];
+    assert_eq!(row.get::<_, &str>("trace_id"), TRACE);
+    assert_eq!((row.get::<_, i64>("duration_ns"), row.get::<_, f64>("half")), (502, 251.0));
+    assert_eq!(row.get::<_, Option<&str>>("parent_span_id"), Some("0000000000000002"));
+    assert_eq!(row.get::<_, &str>("resource_attributes"), r#"{"service.name":"cart"}"#);
+    // a prepared statement sees what was stored since
+    let count = pg.prepare("SELECT count(*) FROM spans").await.unwrap();
+    assert_eq!(pg.query_one(&count, &[]).await.unwrap().get::<_, i64>(0), 20);
+    let otlp = format!("http://{}", weir.addresses.otlp_http);
+    assert!(send(&client(), &otlp, &request("cart", vec![span(43, 1, 0, "late", 1, 1)])).await);
+    assert_eq!(pg.query_one(&count, &[]).await.unwrap().get::<_, i64>(0), 21);
+    weir.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_have_their_sqlstate_and_the_session_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let weir = filled(dir.path()).await;
+    let pg = connect(&weir).await;
+    let long = format!("SELECT 1{}", " + 1".repeat(5_000));
+    let cases = [
+        ("SELECT nothing FROM spans", "42601"),
+        ("DROP TABLE spans", "25006"),
+        ("INSERT INTO spans VALUES (1)", "25006"),
+        ("COPY spans TO '/tmp/x'", "25006"),
+        (long.as_str(), "54001"),
+        ("SELECT * FROM spans WHERE trace_id = 'zz'", "42601"),
+    ];
+    for (statement, state) in cases {
+        let error = pg.simple_query(statement).await.unwrap_err();
+        assert_eq!(error.code().map(SqlState::code), Some(state), "{statement}: {error:?}");
+        assert_eq!(pg.query_one("SELECT count(*) FROM spans", &[]).await.unwrap().get::<_, i64>(0), 20);
+    }
+    let session = "BEGIN; SET search_path = public; SHOW server_version; SELECT 7; COMMIT";
+    let messages = pg.simple_query(session).await.unwrap();
+    let rows: Vec<_> =
+        messages.iter().filter_map(|m| if let SimpleQueryMessage::Row(row) = m { row.get(0) } else { None }).collect();
+    assert_eq!(rows, ["16.6", "7"]);
+    weir.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancel_request_stops_the_statement() {
+    let dir = tempfile::tempdir().unwrap();
+    let weir = filled(dir.path()).await;
+    let pg = connect(&weir).await;
+    let cancel = pg.cancel_token();
+    let statement = "SELECT count(*) FROM generate_series(1, 100000) a CROSS JOIN generate_series(1, 10000000) b WHERE a.value + b.value < 0";
+    let started = std::time::Instant::now();
+    let asked = tokio::spawn(async move { pg.simple_query(statement).await.map(drop) });
+    let mut tries = 0;
+    while !asked.is_finished() {
+        // until the statement runs there is nothing to cancel
+        tries += 1;
+        cancel.cancel_query(NoTls).await.unwrap();
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let error = asked.await.unwrap().unwrap_err();
+    assert_eq!(error.code().map(SqlState::code), Some("57014"), "{error:?} after {tries} cancels");
+    assert!(started.elapsed().as_secs() < 20, "it was cancelled, it did not time out");
+    weir.stop().await.unwrap();
+}
+
+/// Runs a command and gives its stdout.
+async fn run(mut command: Command) -> String {
+    let output = tokio::task::spawn_blocking(move || command.stdin(Stdio::null()).output().unwrap()).await.unwrap();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{out}{err}");
+    out.into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn psql_lists_describes_and_asks() {
+    if Command::new("psql").arg("--version").stdout(Stdio::null()).status().is_err() {
+        println!("skipped: psql is not installed; ./tests/run installs it");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let weir = filled(dir.path()).await;
+    let (host, port) = (weir.addresses.pg.ip().to_string(), weir.addresses.pg.port().to_string());
+    let psql = |words: &str| {
+        let mut command = Command::new("psql");
+        command.args(["-h", &host, "-p", &port, "-U", "reader", "-d", "weir", "-X", "-A", "-t", "-c", words]);
+        command
+    };
+    let tables = run(psql("\\dt")).await;
+    assert!(tables.contains("spans") && tables.contains("operations"), "{tables}");
+    let columns = run(psql("\\d spans")).await;
+    assert!(columns.contains("duration_ns|bigint") && columns.contains("trace_id|"), "{columns}");
+    let found = run(psql("SELECT trace_id, count(*), max(duration_ns) FROM spans GROUP BY trace_id")).await;
+    assert_eq!(found.trim(), format!("{TRACE}|20|519"));
+    weir.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sqlalchemy_reflects_and_asks() {
+    let python = std::env::var("TEST_PYTHON").unwrap_or_else(|_| "python3".into());
+    let mut check = Command::new(&python);
+    if !check.args(["-c", "import psycopg, sqlalchemy"]).stderr(Stdio::null()).status().is_ok_and(|s| s.success()) {
+        println!("skipped: {python} has no psycopg and SQLAlchemy; ./tests/run installs them");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let weir = filled(dir.path()).await;
+    let mut command = Command::new(python);
+    let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python/dashboard.py");
+    command.arg(script).arg(format!("postgresql+psycopg://reader@{}/weir", weir.addresses.pg));
+    let said = run(command).await;
+    assert_eq!(said.trim(), "GET /cart 10 509.0\nSELECT 10 510.0\n20");
+    weir.stop().await.unwrap();
+}

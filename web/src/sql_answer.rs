@@ -1,0 +1,87 @@
+//! Answers of SQL over HTTP, sent as they come. An error after the first rows ends the connection, so
+//! that no answer looks whole when it is not; a reader that goes away stops the statement.
+
+use arrow::{error::ArrowError, ipc::writer::StreamWriter, record_batch::RecordBatch};
+use axum::{
+    body::{Body, Bytes},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use futures::{Stream, StreamExt, stream};
+use serde_json::{Value, json};
+use weir_store::{SqlAnswer, SqlError, render};
+
+use crate::error::ApiError;
+
+type Piece = Result<Bytes, SqlError>;
+
+/// Comma-separated, with a header.
+pub(crate) fn csv(answer: SqlAnswer) -> Response {
+    let head = Bytes::from(render::csv_header(&answer.schema));
+    let rows = answer.stream.map(|batch| batch.map(|batch| Bytes::from(render::csv_rows(&batch))));
+    respond("text/csv; charset=utf-8", once(head).chain(rows))
+}
+
+/// `{"columns": […], "rows": […]}`.
+pub(crate) fn json(answer: SqlAnswer) -> Response {
+    let column = |f: &arrow::datatypes::FieldRef| json!({"name": f.name(), "type": f.data_type().to_string()});
+    let columns: Vec<Value> = answer.schema.fields().iter().map(column).collect();
+    let head = Bytes::from(format!("{{\"columns\":{},\"rows\":[", Value::Array(columns)));
+    let mut first = true;
+    let rows = answer.stream.map(move |batch| batch.map(|batch| json_rows(&batch, &mut first)));
+    respond("application/json", once(head).chain(rows).chain(once(Bytes::from_static(b"]}"))))
+}
+
+/// An Arrow IPC stream.
+pub(crate) fn arrow(answer: SqlAnswer) -> Result<Response, ApiError> {
+    let failed = |e: ArrowError| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "arrow", e.to_string());
+    let writer = StreamWriter::try_new(Vec::new(), &answer.schema).map_err(failed)?;
+    let batches = answer.stream.map(Some).chain(once_end());
+    let pieces = batches.scan(Some(writer), |writer, batch| {
+        let piece = arrow_piece(writer, batch);
+        std::future::ready(piece)
+    });
+    Ok(respond("application/vnd.apache.arrow.stream", pieces))
+}
+
+/// What a batch, or the end, adds to the stream; nothing after an error.
+fn arrow_piece(
+    writer: &mut Option<StreamWriter<Vec<u8>>>,
+    batch: Option<Result<RecordBatch, SqlError>>,
+) -> Option<Piece> {
+    let mut open = writer.take()?;
+    let written = match batch {
+        Some(Err(error)) => return Some(Err(error)),
+        Some(Ok(batch)) => open.write(&batch),
+        None => open.finish(),
+    };
+    if let Err(error) = written {
+        return Some(Err(SqlError::Execution(error.to_string())));
+    }
+    let piece = Bytes::from(std::mem::take(open.get_mut()));
+    *writer = Some(open);
+    Some(Ok(piece))
+}
+
+fn json_rows(batch: &RecordBatch, first: &mut bool) -> Bytes {
+    let mut text = String::new();
+    for row in render::to_json_rows(batch) {
+        if !std::mem::take(first) {
+            text.push(',');
+        }
+        text.push_str(&row.to_string());
+    }
+    Bytes::from(text)
+}
+
+fn once(piece: Bytes) -> impl Stream<Item = Piece> {
+    stream::once(std::future::ready(Ok(piece)))
+}
+
+fn once_end<T>() -> impl Stream<Item = Option<T>> {
+    stream::once(std::future::ready(None))
+}
+
+fn respond(content_type: &'static str, pieces: impl Stream<Item = Piece> + Send + 'static) -> Response {
+    ([(header::CONTENT_TYPE, content_type)], Body::from_stream(pieces)).into_response()
+}
