@@ -49,6 +49,9 @@ pub fn columns(table: Table) -> Vec<Column> {
         Table::Findings => findings(),
         Table::PolicyChanges => policy_changes(),
         Table::Alerts => alerts(),
+        Table::TraceIndex => trace_index(),
+        Table::Services => services(),
+        Table::AttributeKeys => attribute_keys(),
     }
 }
 
@@ -349,4 +352,36 @@ mod tests {
         }
         assert_eq!(Table::from_name("trace"), None);
     }
+}
+
+fn trace_index() -> Vec<Column> {
+    use DataType::{Binary, Boolean, Int64, Utf8};
+    vec![
+        required("trace_id", Binary, "16 bytes; SQL accepts 32 hex digits"),
+        required("start_unix_nano", Int64, "earliest start among the spans of this row"),
+        required("end_unix_nano", Int64, "latest end among the spans of this row"),
+        optional("service", Utf8, "the root span's service, when the root is among them"),
+        optional("operation", Utf8, "the root span's name"),
+        required("error", Boolean, "whether one of them has status error"),
+    ]
+}
+
+fn services() -> Vec<Column> {
+    use DataType::{Int64, Utf8};
+    vec![
+        required("hour_unix_nano", Int64, "start of the hour"),
+        required("signal", Utf8, "spans, logs or metrics"),
+        required("service", Utf8, "resource attribute service.name"),
+    ]
+}
+
+fn attribute_keys() -> Vec<Column> {
+    use DataType::{Int64, Utf8};
+    vec![
+        required("hour_unix_nano", Int64, "start of the hour"),
+        required("signal", Utf8, "spans, logs or metrics"),
+        required("level", Utf8, "record (the span, log record or data point) or resource"),
+        required("key", Utf8, "the attribute's name"),
+        required("type", Utf8, "string, boolean, int, double, bytes, array, map or null"),
+    ]
 }

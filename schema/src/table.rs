@@ -1,4 +1,4 @@
-//! [`Table`]: the eight tables, each with its name and columns.
+//! [`Table`]: the tables, each with its name and columns.
 
 use arrow::datatypes::SchemaRef;
 use serde::{Deserialize, Serialize};
@@ -25,11 +25,17 @@ pub enum Table {
     PolicyChanges,
     /// Each alert and each attempt to deliver it.
     Alerts,
+    /// When each trace ran and how it began. A trace that came in several flushes has a row for each.
+    TraceIndex,
+    /// Which services sent what, hour by hour.
+    Services,
+    /// Which attribute keys were seen, with which types, hour by hour.
+    AttributeKeys,
 }
 
 impl Table {
     /// All tables, in the order docs list them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::Spans,
         Self::Logs,
         Self::Metrics,
@@ -38,6 +44,9 @@ impl Table {
         Self::Findings,
         Self::PolicyChanges,
         Self::Alerts,
+        Self::TraceIndex,
+        Self::Services,
+        Self::AttributeKeys,
     ];
 
     /// Its name in SQL and on disk.
@@ -52,6 +61,9 @@ impl Table {
             Self::Findings => "findings",
             Self::PolicyChanges => "policy_changes",
             Self::Alerts => "alerts",
+            Self::TraceIndex => "trace_index",
+            Self::Services => "services",
+            Self::AttributeKeys => "attribute_keys",
         }
     }
 
@@ -71,7 +83,8 @@ impl Table {
     #[must_use]
     pub fn time_column(self) -> &'static str {
         match self {
-            Self::Spans => "start_unix_nano",
+            Self::Spans | Self::TraceIndex => "start_unix_nano",
+            Self::Services | Self::AttributeKeys => "hour_unix_nano",
             Self::Operations | Self::Edges => "minute_unix_nano",
             Self::Logs | Self::Metrics | Self::Findings | Self::PolicyChanges | Self::Alerts => "time_unix_nano",
         }

@@ -1,0 +1,90 @@
+//! [`Disk`]: every touch of the file system, so that the same code runs on a real disk and on a
+//! simulated one that loses, reorders and tears what was not synced.
+//!
+//! A write is durable after [`DiskFile::sync`]; a name (made, renamed, removed) is durable after
+//! [`Disk::sync_dir`] of its folder. Nothing else is promised.
+
+mod real;
+mod step;
+mod store;
+
+use std::{fmt, io, ops::Range, path::Path, time::SystemTime};
+
+use bytes::Bytes;
+
+pub(crate) use real::RealDisk;
+pub(crate) use step::Step;
+pub(crate) use store::DiskStore;
+
+/// A file system, as the store needs it.
+pub(crate) trait Disk: fmt::Debug + Send + Sync + 'static {
+    /// Makes a folder and those above it; one that is there is fine.
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()>;
+
+    /// The names in a folder, in no order. A folder that is not there is `NotFound`.
+    fn list(&self, dir: &Path) -> io::Result<Vec<Entry>>;
+
+    /// What a path is.
+    fn entry(&self, path: &Path) -> io::Result<Entry>;
+
+    /// A new empty file in place of what had this name.
+    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
+
+    /// A whole file.
+    fn read(&self, path: &Path) -> io::Result<Bytes>;
+
+    /// A part of a file; an end beyond it is cut.
+    fn read_range(&self, path: &Path, range: Range<u64>) -> io::Result<Bytes>;
+
+    /// Gives a file another name, in place of what had it.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Gives a file a second name; `AlreadyExists` when it is taken.
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Takes a name away.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+
+    /// Makes the names in a folder durable.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+
+    /// Bytes that may still be written.
+    fn free_bytes(&self, dir: &Path) -> io::Result<u64>;
+
+    /// A named step of the work was reached. Disks of tests stop here; a real one goes on.
+    fn reached(&self, _step: Step) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A file that is being written.
+pub(crate) trait DiskFile: io::Write + fmt::Debug + Send {
+    /// Makes what was written durable.
+    fn sync(&mut self) -> io::Result<()>;
+
+    /// Cuts the file and goes on writing at its new end.
+    fn truncate(&mut self, length: u64) -> io::Result<()>;
+}
+
+/// A name in a folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// The name, without its folder.
+    pub(crate) name: String,
+    /// Whether it is a folder.
+    pub(crate) is_dir: bool,
+    /// Length of a file.
+    pub(crate) bytes: u64,
+    /// When it was written last.
+    pub(crate) modified: SystemTime,
+}
+
+/// Writes a file whole: under another name first, synced, then renamed into place and the folder synced.
+pub(crate) fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension("tmp");
+    let mut file = disk.create(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync()?;
+    disk.rename(&temporary, path)?;
+    path.parent().map_or(Ok(()), |dir| disk.sync_dir(dir))
+}
