@@ -82,7 +82,7 @@ impl Committer {
         let (rows, age) = (self.config.flush_rows, Duration::from_millis(self.config.flush_age_ms));
         let half_full = self.views.current().memory_bytes() > self.config.memory_limit_bytes / 2;
         let due = move |table: &TableView| {
-            let old = table.memory.first().is_some_and(|held| held.since.elapsed() >= age);
+            let old = table.memory().next().is_some_and(|held| held.since.elapsed() >= age);
             old || half_full || table.memory_rows() >= rows
         };
         let flushed = self.flush(due).await;
@@ -97,17 +97,17 @@ impl Committer {
     async fn flush(&mut self, due: impl Fn(&TableView) -> bool) -> Result<(), StoreError> {
         let mut any = false;
         for (table, delta) in &mut self.tables {
-            let view = self.views.current();
-            let held = view.table(*table);
-            let (Some(first), Some(last)) = (held.memory.first(), held.memory.last()) else { continue };
-            if !due(held) {
+            if !due(self.views.current().table(*table)) {
                 continue;
             }
-            let rows: Vec<&RecordBatch> = held.memory.iter().map(|held| &held.rows).collect();
-            let rows = concat_batches(&table.schema(), rows)?;
-            delta.append(&rows, first.sequence, last.sequence).await?;
+            self.views.seal(*table);
+            let view = self.views.current();
+            let held: Vec<_> = view.table(*table).memory().collect();
+            let (Some(first), Some(last)) = (held.first(), held.last()) else { continue };
+            let rows = concat_batches(&table.schema(), held.iter().map(|held| &held.rows))?;
+            delta.append(&rows, first.first_sequence, last.last_sequence).await?;
             debug!(table = table.name(), rows = rows.num_rows(), "flushed");
-            self.views.flushed(*table, last.sequence, delta.files());
+            self.views.flushed(*table, last.last_sequence, delta.files());
             any = true;
         }
         if any {
@@ -137,7 +137,7 @@ impl Committer {
         let (table, read) = (*table, paths.clone());
         let rows = tokio::task::spawn_blocking(move || read_files(table, &read)).await;
         let rows = rows.map_err(|_| StoreError::Closed)??;
-        let names: Vec<String> = small.into_iter().map(|file| file.name).collect();
+        let names: Vec<String> = small.iter().map(|file| file.name.clone()).collect();
         delta.replace(&names, &rows).await?;
         debug!(table = table.name(), files = names.len(), rows = rows.num_rows(), "merged");
         self.views.set_files(table, delta.files());
@@ -159,7 +159,7 @@ impl Committer {
 }
 
 /// Small files, oldest first, when there are enough of them.
-fn to_merge(mut files: Vec<DataFile>, enough: usize) -> Vec<DataFile> {
+fn to_merge(mut files: Vec<Arc<DataFile>>, enough: usize) -> Vec<Arc<DataFile>> {
     files.retain(|file| file.rows <= FULL_FILE_ROWS);
     if files.len() < enough {
         return Vec::new();
@@ -202,10 +202,18 @@ fn conform(table: Table, rows: &RecordBatch) -> Result<RecordBatch, StoreError> 
 mod tests {
     use super::*;
 
-    fn files(rows: &[u64]) -> Vec<DataFile> {
+    fn files(rows: &[u64]) -> Vec<Arc<DataFile>> {
         let file = |(place, rows): (usize, &u64)| {
             let time = place as i64;
-            DataFile { name: format!("f{place}"), bytes: 1, rows: *rows, time_range: Some((time, time)) }
+            Arc::new(DataFile {
+                name: format!("f{place}"),
+                bytes: 1,
+                rows: *rows,
+                time_range: Some((time, time)),
+                hash: None,
+                hot_in_map: false,
+                checked: std::sync::OnceLock::new(),
+            })
         };
         rows.iter().enumerate().map(file).collect()
     }

@@ -74,17 +74,20 @@ impl DeltaTable {
     }
 
     /// The live files.
-    pub(crate) fn files(&self) -> Vec<DataFile> {
+    pub(crate) fn files(&self) -> Vec<Arc<DataFile>> {
         let log = self.state.log_data();
         let files = log.iter().map(|file| {
             let stats: Option<serde_json::Value> = file.stats().and_then(|text| serde_json::from_str(&text).ok());
             let bound = |key: &str| stats.as_ref()?.get(key)?.get(self.table.time_column())?.as_i64();
-            DataFile {
+            Arc::new(DataFile {
                 name: file.path().into_owned(),
                 bytes: u64::try_from(file.size()).unwrap_or(0),
                 rows: file.num_records().unwrap_or(0) as u64,
                 time_range: bound("minValues").zip(bound("maxValues")),
-            }
+                hash: None,
+                hot_in_map: true,
+                checked: std::sync::OnceLock::new(),
+            })
         });
         files.collect()
     }

@@ -66,6 +66,9 @@ pub(crate) fn write(table: Table, path: &Path, rows: &RecordBatch) -> Result<Dat
         bytes: file.metadata().map_err(io)?.len(),
         rows: rows.num_rows() as u64,
         time_range: min(times).zip(max(times)),
+        hash: None,
+        hot_in_map: true,
+        checked: std::sync::OnceLock::new(),
     })
 }
 

@@ -59,7 +59,7 @@ impl TableProvider for TableOfView {
             return Ok(memory);
         }
         let files = self.files(session, projection, filters)?;
-        if self.view.memory.is_empty() {
+        if self.view.memory().next().is_none() {
             return Ok(files);
         }
         UnionExec::try_new(vec![memory, files])
@@ -68,7 +68,7 @@ impl TableProvider for TableOfView {
 
 impl TableOfView {
     fn memory(&self, session: &dyn Session, projection: Option<&Vec<usize>>) -> Result<Arc<dyn ExecutionPlan>> {
-        let rows = self.view.memory.iter().map(|held| held.rows.clone());
+        let rows = self.view.memory().map(|held| held.rows.clone());
         let mut partitions = vec![Vec::new(); session.config().target_partitions().max(1)];
         let count = partitions.len();
         for (place, batch) in rows.enumerate() {
@@ -107,7 +107,7 @@ impl TableOfView {
 
     /// Files dealt out by size, so that partitions are even.
     fn groups(&self, partitions: usize) -> Vec<FileGroup> {
-        let mut files: Vec<&DataFile> = self.view.files.iter().collect();
+        let mut files: Vec<&DataFile> = self.view.files.iter().map(AsRef::as_ref).collect();
         files.sort_by_key(|file| std::cmp::Reverse(file.bytes));
         let mut groups = vec![Vec::new(); partitions.min(files.len())];
         let count = groups.len();
