@@ -28,6 +28,10 @@ pub enum Command {
     Analyze(AnalyzeArgs),
     /// Show one trace as a waterfall
     Trace(TraceArgs),
+    /// Copy all tables, while requests are taken
+    Backup(BackupArgs),
+    /// Add the rows of a backup to a store, once
+    Restore(RestoreArgs),
     /// Check this machine: ports, disk, clock, OTLP round trip
     Doctor(DoctorArgs),
     /// Show or check the configuration
@@ -129,6 +133,26 @@ pub struct SqlArgs {
     /// Output format [default: table on a terminal, else csv]
     #[arg(long, value_enum)]
     pub format: Option<Format>,
+}
+
+/// `weir backup`.
+#[derive(Clone, Debug, Args)]
+pub struct BackupArgs {
+    /// Its name: it becomes the folder `backups/NAME` in the data folder
+    pub name: String,
+    /// Which store.
+    #[command(flatten)]
+    pub target: TargetArgs,
+}
+
+/// `weir restore`.
+#[derive(Clone, Debug, Args)]
+pub struct RestoreArgs {
+    /// The backup's name: the folder `backups/NAME` in the data folder
+    pub name: String,
+    /// Which store.
+    #[command(flatten)]
+    pub target: TargetArgs,
 }
 
 /// `weir import`.

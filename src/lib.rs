@@ -4,6 +4,7 @@
 //! alerts and web, started in order and drained in the opposite one.
 
 pub mod analyze;
+pub mod backup;
 pub mod cli;
 pub mod config;
 pub mod demo;

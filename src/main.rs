@@ -33,6 +33,8 @@ fn main() -> ExitCode {
             Command::Import(args) => weir::import::run(args).await,
             Command::Analyze(args) => weir::analyze::run(args).await,
             Command::Trace(args) => weir::trace::run(args).await,
+            Command::Backup(args) => weir::backup::run(args).await,
+            Command::Restore(args) => weir::backup::restore(args).await,
             Command::Doctor(args) => weir::doctor::run(args).await,
             Command::Config(args) => weir::config::run(args),
         }

@@ -3,7 +3,7 @@
 use arrow::datatypes::SchemaRef;
 use serde::{Deserialize, Serialize};
 
-use crate::columns;
+use crate::{Signal, columns};
 
 /// A table of the store; its folder is `<data>/tables/<name>/`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -71,6 +71,16 @@ impl Table {
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|table| table.name() == name)
+    }
+
+    /// The table that an OTLP signal's records go to.
+    #[must_use]
+    pub fn of(signal: Signal) -> Self {
+        match signal {
+            Signal::Traces => Self::Spans,
+            Signal::Metrics => Self::Metrics,
+            Signal::Logs => Self::Logs,
+        }
     }
 
     /// Its columns.

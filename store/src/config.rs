@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::sampling::Sampling;
+
 /// The store's configuration.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -13,7 +15,7 @@ pub struct Config {
     pub dir: PathBuf,
     /// Names this writer in the Delta logs; folders that are merged later need different names.
     pub node: String,
-    /// Rows of one table in memory that start a flush. 20,000: smaller files cost 17 % more bytes.
+    /// Rows of one table in memory that start a flush. 131,072: one row group, which is never written anew.
     pub flush_rows: usize,
     /// The oldest a row in memory gets before it is flushed, in milliseconds.
     pub flush_age_ms: u64,
@@ -21,10 +23,26 @@ pub struct Config {
     pub wal_segment_bytes: u64,
     /// Rows in memory beyond which appends are refused until a flush made room, in bytes.
     pub memory_limit_bytes: u64,
-    /// Files of one table at which small ones are merged.
+    /// Files of one table, small ones or of whole row groups, at which they become one.
     pub compact_files: usize,
+    /// Free space on the disk below which appends are refused, in bytes: files still have to be written.
+    pub min_free_bytes: u64,
+    /// What is dropped when it is too old or too much.
+    pub retention: Retention,
+    /// Which traces are kept, when not all are.
+    pub sampling: Sampling,
     /// Limits of SQL.
     pub sql: SqlConfig,
+}
+
+/// What is dropped, in whole files. Off by default.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Retention {
+    /// Rows older than this, in hours of event time; 0 keeps them.
+    pub max_age_hours: u64,
+    /// Bytes of all tables beyond which the oldest spans, logs and metrics go; 0 keeps them.
+    pub max_bytes: u64,
 }
 
 /// Bounds of one statement.
@@ -52,11 +70,14 @@ impl Default for Config {
         Self {
             dir: PathBuf::from("weir-data"),
             node: "weir".into(),
-            flush_rows: 100_000,
+            flush_rows: 131_072,
             flush_age_ms: 5_000,
             wal_segment_bytes: 64 << 20,
-            memory_limit_bytes: 1 << 30,
+            memory_limit_bytes: 512 << 20,
             compact_files: 24,
+            min_free_bytes: 256 << 20,
+            retention: Retention::default(),
+            sampling: Sampling::default(),
             sql: SqlConfig::default(),
         }
     }
@@ -77,6 +98,21 @@ impl Default for SqlConfig {
 }
 
 impl Config {
+    /// Where the log is.
+    pub(crate) fn wal_dir(&self) -> PathBuf {
+        self.dir.join("wal")
+    }
+
+    /// Where the tables are.
+    pub(crate) fn tables_dir(&self) -> PathBuf {
+        self.dir.join("tables")
+    }
+
+    /// Where what is damaged is kept for people.
+    pub(crate) fn quarantine_dir(&self) -> PathBuf {
+        self.dir.join("quarantine")
+    }
+
     /// Checks that the numbers can work together.
     ///
     /// # Errors
@@ -91,6 +127,7 @@ impl Config {
             (self.sql.concurrency > 0, "sql.concurrency: must be at least 1"),
             (self.sql.timeout_ms > 0, "sql.timeout_ms: must be at least 1"),
         ];
-        rules.into_iter().find(|(holds, _)| !holds).map_or(Ok(()), |(_, rule)| Err(rule.to_owned()))
+        rules.into_iter().find(|(holds, _)| !holds).map_or(Ok(()), |(_, rule)| Err(rule.to_owned()))?;
+        self.sampling.validate()
     }
 }

@@ -8,6 +8,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use crate::disk::Disk;
+
 /// Who holds a folder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LockHolder {
@@ -20,17 +22,19 @@ pub struct LockHolder {
 /// A held lock; it is released when dropped, and by the system when the process dies.
 #[derive(Debug)]
 pub(crate) struct Lock {
-    file: File,
+    file: Option<File>,
 }
 
 const NAME: &str = "lock";
 
 impl Lock {
     /// Takes the folder, or says who has it.
-    pub(crate) fn take(dir: &Path) -> io::Result<Result<Self, LockHolder>> {
-        let mut file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(dir.join(NAME))?;
-        if !try_lock(&file)? {
-            return Ok(Err(read(&mut file)));
+    pub(crate) fn take(disk: &dyn Disk, dir: &Path) -> io::Result<Result<Self, LockHolder>> {
+        let mut file = disk.lock_file(&dir.join(NAME))?;
+        if let Some(file) = &mut file
+            && !try_lock(file)?
+        {
+            return Ok(Err(read(file)));
         }
         let mut lock = Self { file };
         lock.write(None)?;
@@ -40,10 +44,11 @@ impl Lock {
     /// Leaves word of who holds it.
     pub(crate) fn write(&mut self, url: Option<&str>) -> io::Result<()> {
         let holder = LockHolder { pid: std::process::id(), url: url.map(str::to_owned) };
-        self.file.set_len(0)?;
-        self.file.seek(SeekFrom::Start(0))?;
-        self.file.write_all(&serde_json::to_vec(&holder)?)?;
-        self.file.sync_data()
+        let Some(file) = &mut self.file else { return Ok(()) };
+        file.set_len(0)?;
+        file.seek(SeekFrom::Start(0))?;
+        file.write_all(&serde_json::to_vec(&holder)?)?;
+        file.sync_data()
     }
 }
 

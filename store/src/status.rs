@@ -15,8 +15,16 @@ pub struct Status {
     pub tables: Vec<TableStatus>,
     /// Files set aside because they are damaged.
     pub quarantined: Vec<String>,
-    /// Whether the log is still being replayed.
+    /// Log records set aside because they are damaged.
+    pub damaged_records: u64,
+    /// Whether the log is still being replayed: rows of its past become visible one after the other.
     pub replaying: bool,
+    /// Bytes of the log that were replayed since the start.
+    pub replayed_bytes: u64,
+    /// Bytes of the log that were there at the start.
+    pub replay_bytes: u64,
+    /// Whether appends are refused because the disk is nearly full.
+    pub disk_full: bool,
     /// Why the last flush failed, if it did.
     pub last_error: Option<String>,
 }

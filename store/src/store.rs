@@ -1,4 +1,4 @@
-//! [`Store`]: opens a data folder, replays its log, and gives the ways in and out.
+//! [`Store`]: the ways in and out of an opened data folder.
 
 use std::{
     io,
@@ -12,7 +12,7 @@ use std::{
 use arrow::{
     array::{AsArray, BooleanArray},
     compute::filter_record_batch,
-    ipc::{reader::StreamReader, writer::StreamWriter},
+    ipc::writer::StreamWriter,
     record_batch::RecordBatch,
 };
 use bytes::Bytes;
@@ -24,21 +24,22 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 use tracing::info;
-use weir_schema::{Batch, Encoding, Signal, Table, UnixNanos, otlp};
+use weir_schema::{Batch, Encoding, Signal, Table, UnixNanos};
 
 use crate::{
     append::{Appended, OtlpRequest},
     checkpoint,
-    committer::{Committer, Order},
+    committer::{Order, Reply, Restored, Shared},
     config::{Config, SqlConfig},
+    disk::{Disk, RealDisk},
     error::{AppendError, OpenError, SqlError, StoreError},
-    files::DeltaTable,
     lock::{self, Lock, LockHolder},
+    open,
     parquet_spans::{self, ParquetSpans},
     query::{Described, Engine, SqlAnswer},
     status::{Status, TableStatus},
     view::Views,
-    wal::{self, Append, Payload, Recent, Record, Writer, WriterParts},
+    wal::{self, Append, Payload, Replay, Writer},
 };
 
 /// Rows that one log record holds at most: a record is replayed in one piece.
@@ -50,95 +51,45 @@ pub struct Store {
     inner: Arc<Inner>,
 }
 
-struct Inner {
-    config: Config,
-    views: Arc<Views>,
+/// What an opened folder is made of.
+pub(crate) struct Inner {
+    pub(crate) config: Config,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) views: Arc<Views>,
     /// Taken when the store closes: without it no append gets in.
-    appends: Mutex<Option<mpsc::Sender<Append>>>,
-    orders: mpsc::Sender<Order>,
-    engine: Engine,
-    last_error: Arc<Mutex<Option<String>>>,
-    closing: AtomicBool,
-    writer: Mutex<Option<Writer>>,
+    pub(crate) appends: Mutex<Option<mpsc::Sender<Append>>>,
+    pub(crate) orders: mpsc::Sender<Order>,
+    pub(crate) engine: Engine,
+    pub(crate) replay: Arc<Replay>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) closing: AtomicBool,
+    pub(crate) writer: Mutex<Option<Writer>>,
     /// Runs the committer: Delta work blocks threads, so they are few and its own.
-    runtime: Mutex<Option<Runtime>>,
-    lock: Mutex<Lock>,
+    pub(crate) runtime: Mutex<Option<Runtime>>,
+    pub(crate) lock: Mutex<Lock>,
 }
 
 impl Store {
-    /// Opens a folder, making it if needed: takes the lock, loads the tables, replays the log.
+    /// Opens a folder, making it if needed: takes the lock, loads the tables, reads the end of the
+    /// log. The rest of the log is replayed while requests are taken.
     ///
     /// # Errors
     /// A folder in use, or one that cannot be read.
     pub async fn open(config: Config) -> Result<Self, OpenError> {
+        Self::open_on(config, Arc::new(RealDisk)).await
+    }
+
+    /// As [`Store::open`], on any disk.
+    pub(crate) async fn open_on(config: Config, disk: Arc<dyn Disk>) -> Result<Self, OpenError> {
         let (out, opened) = oneshot::channel();
         std::thread::Builder::new()
             .name("weir-open".into())
             .spawn(move || {
                 // the opener may have been cancelled
-                let _ = out.send(Self::open_blocking(config));
+                let _ = out.send(open::open(config, disk));
             })
             .map_err(|source| OpenError::Io { path: PathBuf::from("."), source })?;
-        opened.await.unwrap_or(Err(OpenError::Store(StoreError::Closed)))
-    }
-
-    fn open_blocking(mut config: Config) -> Result<Self, OpenError> {
-        let io = |path: &Path| {
-            let path = path.to_owned();
-            move |source| OpenError::Io { path, source }
-        };
-        let (wal_dir, tables_dir) = (config.dir.join("wal"), config.dir.join("tables"));
-        for dir in [&wal_dir, &tables_dir] {
-            std::fs::create_dir_all(dir).map_err(io(dir))?;
-        }
-        config.dir = config.dir.canonicalize().map_err(io(&config.dir))?;
-        let (wal_dir, tables_dir) = (config.dir.join("wal"), config.dir.join("tables"));
-        let lock = match Lock::take(&config.dir).map_err(io(&config.dir))? {
-            Ok(lock) => lock,
-            Err(LockHolder { pid, url }) => return Err(OpenError::Locked { dir: config.dir, pid, url }),
-        };
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .thread_name("weir-commit")
-            .worker_threads(1)
-            .max_blocking_threads(4)
-            .enable_all()
-            .build()
-            .map_err(io(&config.dir))?;
-        let views = Arc::new(Views::default());
-        let tables = runtime.block_on(open_tables(&tables_dir, &config.node, &views))?;
-        let replayed = replay(&wal_dir, &tables, &views)?;
-        let tables = tables.into_iter().map(|(table, delta, _)| (table, delta)).collect();
-        let writer = Writer::start(WriterParts {
-            dir: wal_dir.clone(),
-            next_sequence: replayed.next_sequence,
-            recent: replayed.recent,
-            views: views.clone(),
-            segment_bytes: config.wal_segment_bytes,
-        })?;
-        let last_error = Arc::new(Mutex::new(None));
-        let (orders, orders_in) = mpsc::channel(16);
-        let committer = Committer {
-            config: config.clone(),
-            wal_dir,
-            views: views.clone(),
-            tables,
-            last_error: last_error.clone(),
-            replaced: Vec::new(),
-        };
-        runtime.spawn(committer.run(orders_in));
-        let engine = Engine::new(config.sql.clone(), tables_dir)?;
-        let inner = Inner {
-            config,
-            views,
-            appends: Mutex::new(Some(writer.queue())),
-            orders,
-            engine,
-            last_error,
-            closing: AtomicBool::new(false),
-            writer: Mutex::new(Some(writer)),
-            runtime: Mutex::new(Some(runtime)),
-            lock: Mutex::new(lock),
-        };
+        let inner = opened.await.unwrap_or(Err(OpenError::Store(StoreError::Closed)))?;
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -180,12 +131,24 @@ impl Store {
         Ok(appended)
     }
 
-    async fn append(&self, payload: Payload, batch: Option<Batch>) -> Result<Appended, AppendError> {
+    /// Whether an append would be taken now: asked before the work of decoding is done.
+    ///
+    /// # Errors
+    /// Why it would not.
+    pub fn has_room(&self) -> Result<(), AppendError> {
+        if self.inner.shared.disk_full.load(Ordering::Relaxed) {
+            return Err(AppendError::DiskFull);
+        }
         let (held_bytes, limit_bytes) =
             (self.inner.views.current().memory_bytes(), self.inner.config.memory_limit_bytes);
         if held_bytes > limit_bytes {
             return Err(AppendError::Overloaded { held_bytes, limit_bytes });
         }
+        Ok(())
+    }
+
+    async fn append(&self, payload: Payload, batch: Option<Batch>) -> Result<Appended, AppendError> {
+        self.has_room()?;
         let appends = self.inner.appends.lock().clone().ok_or(AppendError::Closed)?;
         let (reply, answer) = oneshot::channel();
         appends.send(Append { payload, batch, reply }).await.map_err(|_| AppendError::Closed)?;
@@ -260,18 +223,69 @@ impl Store {
         Ok(batches)
     }
 
-    /// Moves everything in memory to files.
+    /// Moves everything in memory to files, the log's past included.
     ///
     /// # Errors
     /// When files cannot be written; nothing is lost then.
     pub async fn flush(&self) -> Result<(), StoreError> {
+        self.replayed().await;
         self.order(Order::Flush).await
     }
 
-    async fn order(
-        &self,
-        order: impl FnOnce(oneshot::Sender<Result<(), StoreError>>) -> Order,
-    ) -> Result<(), StoreError> {
+    /// Waits until everything of the log's past is visible.
+    pub async fn replayed(&self) {
+        let replay = self.inner.replay.clone();
+        if !replay.is_over() {
+            // a runtime that ends takes the wait with it
+            let _ = tokio::task::spawn_blocking(move || replay.wait()).await;
+        }
+    }
+
+    /// Merges files, drops what is too old and deletes what was replaced, now.
+    ///
+    /// # Errors
+    /// When old files cannot be dropped.
+    pub async fn upkeep(&self) -> Result<(), StoreError> {
+        self.order(Order::Upkeep).await
+    }
+
+    /// Leaves a copy of all tables in the data folder as `backups/NAME`, which is a data folder of its
+    /// own. Requests are taken meanwhile.
+    ///
+    /// # Errors
+    /// A name that is taken or no file name, or a disk that fails.
+    pub async fn backup(&self, name: &str) -> Result<PathBuf, StoreError> {
+        let to = self.backup_dir(name)?;
+        if self.inner.disk.entry(&to).is_ok() {
+            let source = io::Error::new(io::ErrorKind::AlreadyExists, "a backup of this name is there");
+            return Err(StoreError::Io { path: to, source });
+        }
+        self.inner.disk.create_dir_all(&to).map_err(|source| StoreError::Io { path: to.clone(), source })?;
+        self.order(|reply| Order::Backup(to.clone(), reply)).await?;
+        Ok(to)
+    }
+
+    /// Adds the rows of the backup `backups/NAME` to the tables. Requests are taken meanwhile; rows of
+    /// a backup that was restored before are not added again.
+    ///
+    /// # Errors
+    /// A name that is no whole backup, a damaged file in it, or a disk that fails.
+    pub async fn restore(&self, name: &str) -> Result<Restored, StoreError> {
+        let from = self.backup_dir(name)?;
+        self.order(|reply| Order::Restore(from, reply)).await
+    }
+
+    fn backup_dir(&self, name: &str) -> Result<PathBuf, StoreError> {
+        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        let path = self.inner.config.dir.join("backups").join(name);
+        if name.is_empty() || name.starts_with('.') || name.len() > 128 || !name.chars().all(fits) {
+            let source = io::Error::new(io::ErrorKind::InvalidInput, "a backup's name is letters, digits, '-', '_' and '.'");
+            return Err(StoreError::Io { path, source });
+        }
+        Ok(path)
+    }
+
+    async fn order<T>(&self, order: impl FnOnce(Reply<T>) -> Order) -> Result<T, StoreError> {
         let (reply, done) = oneshot::channel();
         self.inner.orders.send(order(reply)).await.map_err(|_| StoreError::Closed)?;
         done.await.unwrap_or(Err(StoreError::Closed))
@@ -287,19 +301,22 @@ impl Store {
             TableStatus { name: table.name(), files: files.len(), rows, bytes }
         });
         let memory_rows = Table::ALL.iter().map(|table| view.table(*table).memory_rows() as u64).sum();
-        let wal_bytes = wal::segments(&self.inner.config.dir.join("wal")).map_or(0, |segments| {
-            segments.iter().filter_map(|segment| segment.path.metadata().ok()).map(|metadata| metadata.len()).sum()
-        });
-        let last_error = self.inner.last_error.lock().clone();
-        let memory_bytes = view.memory_bytes();
+        let wal_dir = self.inner.config.wal_dir();
+        let wal_bytes = wal::segments(self.inner.disk.as_ref(), &wal_dir)
+            .map_or(0, |segments| segments.iter().map(|segment| segment.bytes).sum());
+        let (replayed_bytes, replay_bytes) = self.inner.replay.progress();
         Status {
             wal_bytes,
-            memory_bytes,
+            memory_bytes: view.memory_bytes(),
             memory_rows,
             tables: tables.to_vec(),
-            quarantined: Vec::new(),
-            replaying: false,
-            last_error,
+            quarantined: self.inner.shared.quarantined.lock().clone(),
+            damaged_records: self.inner.replay.damaged(),
+            replaying: !self.inner.replay.is_over(),
+            replayed_bytes,
+            replay_bytes,
+            disk_full: self.inner.shared.disk_full.load(Ordering::Relaxed),
+            last_error: self.inner.shared.last_error.lock().clone(),
         }
     }
 
@@ -308,13 +325,13 @@ impl Store {
     /// # Errors
     /// When it cannot be written.
     pub fn checkpoint(&self, name: &str, bytes: &[u8], wal_sequence: u64) -> io::Result<()> {
-        checkpoint::write(&self.inner.config.dir.join("checkpoints"), name, bytes, wal_sequence)
+        checkpoint::write(self.inner.disk.as_ref(), &self.inner.config.dir.join("checkpoints"), name, bytes, wal_sequence)
     }
 
     /// The value that was kept.
     #[must_use]
     pub fn read_checkpoint(&self, name: &str) -> Option<(Vec<u8>, u64)> {
-        checkpoint::read(&self.inner.config.dir.join("checkpoints"), name)
+        checkpoint::read(self.inner.disk.as_ref(), &self.inner.config.dir.join("checkpoints"), name)
     }
 
     /// Opens somebody else's Parquet file of spans.
@@ -339,6 +356,8 @@ impl Store {
             // appends in the air keep the writer alive until they are answered
             let _ = tokio::task::spawn_blocking(move || writer.join()).await;
         }
+        let replay = self.inner.replay.clone();
+        let _ = tokio::task::spawn_blocking(move || replay.stop()).await;
         let closed = self.order(Order::Close).await;
         let runtime = self.inner.runtime.lock().take();
         if let Some(runtime) = runtime {
@@ -352,6 +371,7 @@ impl Store {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.appends.lock().take();
+        self.replay.stop();
         if let Some(runtime) = self.runtime.lock().take() {
             runtime.shutdown_background();
         }
@@ -370,71 +390,6 @@ fn request_hash(request: &OtlpRequest) -> u128 {
         Encoding::Json => 8,
     };
     xxhash_rust::xxh3::xxh3_128_with_seed(&request.body, signal | encoding)
-}
-
-type OpenedTable = (Table, DeltaTable, Option<u64>);
-
-async fn open_tables(dir: &Path, node: &str, views: &Views) -> Result<Vec<OpenedTable>, StoreError> {
-    let mut tables = Vec::new();
-    for table in Table::ALL {
-        let delta = DeltaTable::open(table, dir.join(table.name()), node).await?;
-        views.set_files(table, delta.files());
-        let flushed = delta.flushed_sequence().await?;
-        tables.push((table, delta, flushed));
-    }
-    Ok(tables)
-}
-
-struct Replayed {
-    next_sequence: u64,
-    recent: Recent,
-}
-
-/// Reads the whole log; a record that its table already has in files is skipped.
-fn replay(dir: &Path, tables: &[OpenedTable], views: &Views) -> Result<Replayed, StoreError> {
-    let flushed = |table: Table| tables.iter().find(|(t, ..)| *t == table).and_then(|(.., flushed)| *flushed);
-    let highest_flushed = tables.iter().filter_map(|(.., flushed)| *flushed).max().unwrap_or(0);
-    let mut replayed = Replayed { next_sequence: highest_flushed + 1, recent: Recent::default() };
-    let (mut records, mut rows) = (0, 0);
-    for segment in wal::segments(dir)? {
-        replayed.next_sequence = replayed.next_sequence.max(segment.first_sequence + 1);
-        for record in wal::Replay::open(&segment)? {
-            let sequence = record.sequence;
-            replayed.next_sequence = replayed.next_sequence.max(sequence + 1);
-            records += 1;
-            let Some(batch) = rows_of(record, &mut replayed.recent)? else { continue };
-            if flushed(batch.table).is_none_or(|flushed| sequence > flushed) {
-                rows += batch.rows.num_rows();
-                views.append(vec![(sequence, batch)]);
-            }
-        }
-    }
-    if records > 0 {
-        info!(records, rows, "log replayed");
-    }
-    Ok(replayed)
-}
-
-fn rows_of(record: Record, recent: &mut Recent) -> Result<Option<Batch>, StoreError> {
-    let sequence = record.sequence;
-    let bad = |message: String| StoreError::Record { sequence, message };
-    match record.payload {
-        Payload::Otlp { request, hash } => {
-            recent.insert(hash, sequence, request.received_unix_nano);
-            let decoded = otlp::decode(request.signal, request.encoding, &request.body, request.received_unix_nano);
-            Ok(decoded.map_err(|e| bad(e.to_string()))?.batch)
-        }
-        Payload::Rows { table, ipc } => {
-            let reader = StreamReader::try_new(io::Cursor::new(ipc), None)?;
-            let rows: Vec<RecordBatch> = reader.collect::<Result<_, _>>()?;
-            let rows = arrow::compute::concat_batches(&table.schema(), &rows).map_err(|e| bad(e.to_string()))?;
-            Ok(Some(Batch { table, rows }))
-        }
-        Payload::Recent(hashes) => {
-            hashes.into_iter().for_each(|(hash, received)| recent.insert(hash, sequence, received));
-            Ok(None)
-        }
-    }
 }
 
 fn to_ipc(rows: &RecordBatch) -> Result<Bytes, arrow::error::ArrowError> {

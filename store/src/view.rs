@@ -2,6 +2,7 @@
 //! replaced, never changed, so a query that holds one misses nothing and counts nothing twice.
 
 use std::{
+    path::Path,
     sync::{Arc, OnceLock},
     time::Instant,
 };
@@ -10,6 +11,8 @@ use arc_swap::ArcSwap;
 use arrow::{compute::concat_batches, record_batch::RecordBatch};
 use parking_lot::Mutex;
 use weir_schema::{Batch, Table};
+
+use crate::{disk::Disk, files};
 
 /// So many small appends in a row are put together: a query pays for each batch it reads.
 const RUN: usize = 32;
@@ -101,6 +104,17 @@ impl Held {
     }
 }
 
+impl DataFile {
+    /// Whether the content is what was written: looked at once while the store is open.
+    pub(crate) fn is_intact(&self, disk: &dyn Disk, path: &Path) -> bool {
+        *self.checked.get_or_init(|| match self.hash {
+            // a file that cannot be read is an error of its own, said by whoever reads it
+            Some(hash) => files::is_intact(disk, path, hash).unwrap_or(true),
+            None => true,
+        })
+    }
+}
+
 impl View {
     pub(crate) fn table(&self, table: Table) -> &TableView {
         &self.tables[table as usize]
@@ -125,6 +139,11 @@ impl TableView {
     /// Rows in memory, in log order.
     pub(crate) fn memory(&self) -> impl Iterator<Item = &Arc<Held>> {
         self.replayed.held.iter().chain(&self.appended.held)
+    }
+
+    /// Rows of the log's past in memory, in log order.
+    pub(crate) fn replayed(&self) -> impl Iterator<Item = &Arc<Held>> {
+        self.replayed.held.iter()
     }
 
     pub(crate) fn memory_rows(&self) -> usize {
@@ -200,10 +219,6 @@ impl Views {
 }
 
 impl Memory {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.held.is_empty()
-    }
-
     /// Makes one of the last [`RUN`] if all are small; says how many bytes they had and have.
     fn put_together(&mut self) -> Option<(u64, u64)> {
         let run = self.held.len().checked_sub(RUN).filter(|run| *run >= self.sealed)?;

@@ -8,7 +8,14 @@ mod real;
 mod step;
 mod store;
 
-use std::{fmt, io, ops::Range, path::Path, time::SystemTime};
+use std::{
+    fmt,
+    fs::File,
+    io,
+    ops::Range,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
 
 use bytes::Bytes;
 
@@ -47,6 +54,12 @@ pub(crate) trait Disk: fmt::Debug + Send + Sync + 'static {
 
     /// Makes the names in a folder durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+
+    /// A folder's one true path.
+    fn canonical(&self, dir: &Path) -> io::Result<PathBuf>;
+
+    /// The file that a lock is taken on; `None` where no other process can be.
+    fn lock_file(&self, path: &Path) -> io::Result<Option<File>>;
 
     /// Bytes that may still be written.
     fn free_bytes(&self, dir: &Path) -> io::Result<u64>;

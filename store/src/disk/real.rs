@@ -4,7 +4,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Seek, SeekFrom, Write},
     ops::Range,
-    path::Path,
+    path::{Path, PathBuf},
     time::SystemTime,
 };
 
@@ -68,6 +68,14 @@ impl Disk for RealDisk {
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         File::open(dir)?.sync_all()
+    }
+
+    fn canonical(&self, dir: &Path) -> io::Result<PathBuf> {
+        dir.canonicalize()
+    }
+
+    fn lock_file(&self, path: &Path) -> io::Result<Option<File>> {
+        OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path).map(Some)
     }
 
     fn free_bytes(&self, dir: &Path) -> io::Result<u64> {

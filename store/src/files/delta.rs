@@ -1,15 +1,19 @@
 //! [`DeltaTable`]: the Delta log of one table, written by one committer.
 //!
-//! A commit adds a file and says, as `txn(node, sequence)`, which log records are now in files. A
-//! commit that is not ahead of that sequence is skipped, because Delta itself would accept it.
+//! A commit adds files and says, as `txn(application, sequence)`, which log records are now in
+//! files. A commit that is not ahead of that sequence is skipped, because Delta itself would accept
+//! it. A table begins with its first rows: what nobody uses costs nothing.
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
+};
 
-use arrow::record_batch::RecordBatch;
 use deltalake_core::{
     DeltaTableBuilder, TableProperty,
     kernel::{
-        Action, Add, StructType, Transaction,
+        Action, Add, MetadataExt, Remove, StructType, Transaction,
         engine::arrow_conversion::TryIntoKernel,
         transaction::{CommitBuilder, CommitProperties},
     },
@@ -17,104 +21,97 @@ use deltalake_core::{
     protocol::{DeltaOperation, SaveMode},
     table::state::DeltaTableState,
 };
+use tracing::{info, warn};
 use url::Url;
 use weir_schema::Table;
 
-use super::{fsync::FsyncLocal, parquet_file};
-use crate::{error::StoreError, view::DataFile};
+use super::NewFile;
+use crate::{
+    disk::{Disk, DiskStore},
+    error::StoreError,
+    view::DataFile,
+};
 
 /// Commits between checkpoints: every commit lists the log folder and the state keeps every commit
 /// since it was loaded, so both are kept short.
 const COMMITS_PER_CHECKPOINT: u64 = 30;
 
+/// The tag of a file's hash.
+const HASH: &str = "weir.xxh3_64";
+
+/// The tag that says whether a map holds an attribute that has a column of its own.
+const HOT_IN_MAP: &str = "weir.hot_in_map";
+
 /// A table's folder and Delta log.
 pub(crate) struct DeltaTable {
     table: Table,
     dir: PathBuf,
-    node: String,
+    disk: Arc<dyn Disk>,
     log: LogStoreRef,
-    state: DeltaTableState,
+    /// `None` until the first commit.
+    state: Option<DeltaTableState>,
+    /// The live files, as the state has them.
+    files: Vec<Arc<DataFile>>,
+    /// Applications whose sequence was asked for: the log record they are through.
+    through: BTreeMap<String, Option<u64>>,
     commits: u64,
+    /// A commit failed: whether it is in the log is not known until the state is read again.
+    doubtful: bool,
+}
+
+/// A change of a table's files.
+pub(crate) enum Commit<'a> {
+    /// New rows, through a log record.
+    Append { file: NewFile, application: &'a str, through: u64 },
+    /// The same rows in another file.
+    Merge { removed: &'a [Arc<DataFile>], file: NewFile },
+    /// Rows that go.
+    Drop { removed: &'a [Arc<DataFile>] },
 }
 
 impl DeltaTable {
-    /// Opens or creates the table in `dir`.
-    pub(crate) async fn open(table: Table, dir: PathBuf, node: &str) -> Result<Self, StoreError> {
-        std::fs::create_dir_all(&dir).map_err(|source| StoreError::Io { path: dir.clone(), source })?;
+    /// Opens the table in `dir`, if it has begun.
+    pub(crate) async fn open(table: Table, dir: PathBuf, disk: Arc<dyn Disk>) -> Result<Self, StoreError> {
         let failed = |message: String| StoreError::Delta { table: table.name(), message };
-        let url = Url::from_directory_path(&dir)
-            .map_err(|()| failed(format!("{} is not an absolute path", dir.display())))?;
-        let store = Arc::new(FsyncLocal::new());
-        let builder = DeltaTableBuilder::from_url(url.clone()).map_err(|e| failed(e.to_string()))?;
-        let mut delta = builder.with_storage_backend(store, url).build().map_err(|e| failed(e.to_string()))?;
-        let exists = dir.join("_delta_log").read_dir().is_ok_and(|mut entries| entries.next().is_some());
-        if exists {
-            delta.load().await.map_err(|e| failed(e.to_string()))?;
-        } else {
-            let schema: StructType = table.schema().as_ref().try_into_kernel().map_err(|e| failed(e.to_string()))?;
-            let create = delta.create().with_table_name(table.name()).with_columns(schema.fields().cloned());
-            let create = create
-                .with_configuration_property(
-                    TableProperty::CheckpointInterval,
-                    Some(COMMITS_PER_CHECKPOINT.to_string()),
-                )
-                .with_configuration_property(TableProperty::LogRetentionDuration, Some("interval 1 hour"))
-                .with_configuration_property(TableProperty::DeletedFileRetentionDuration, Some("interval 4 hours"));
-            delta = create.await.map_err(|e| failed(e.to_string()))?;
+        let builder = builder(&dir, &disk).map_err(failed)?;
+        let log = builder.build_storage().map_err(|e| failed(e.to_string()))?;
+        let mut opened = Self {
+            table,
+            dir,
+            disk,
+            log,
+            state: None,
+            files: Vec::new(),
+            through: BTreeMap::new(),
+            commits: 0,
+            doubtful: false,
+        };
+        if opened.has_begun() {
+            opened.reload().await?;
+            opened.evolve().await?;
+            opened.remove_strays();
         }
-        let state = delta.snapshot().map_err(|e| failed(e.to_string()))?.clone();
-        Ok(Self { table, dir, node: node.to_owned(), log: delta.log_store(), state, commits: 0 })
+        Ok(opened)
     }
 
-    /// The last log sequence that is in files.
-    pub(crate) async fn flushed_sequence(&self) -> Result<Option<u64>, StoreError> {
-        let version = self.state.transaction_version(self.log.as_ref(), &self.node).await;
-        let version = version.map_err(|e| self.failed(&e))?;
-        Ok(version.and_then(|version| u64::try_from(version).ok()))
+    /// The last log record whose rows are in files, as an application counts them.
+    pub(crate) async fn through(&mut self, application: &str) -> Result<Option<u64>, StoreError> {
+        self.settle().await?;
+        if let Some(through) = self.through.get(application) {
+            return Ok(*through);
+        }
+        let through = match &self.state {
+            Some(state) => state.transaction_version(self.log.as_ref(), application).await,
+            None => Ok(None),
+        };
+        let through = through.map_err(|e| self.failed(&e))?.and_then(|version| u64::try_from(version).ok());
+        self.through.insert(application.to_owned(), through);
+        Ok(through)
     }
 
     /// The live files.
     pub(crate) fn files(&self) -> Vec<Arc<DataFile>> {
-        let log = self.state.log_data();
-        let files = log.iter().map(|file| {
-            let stats: Option<serde_json::Value> = file.stats().and_then(|text| serde_json::from_str(&text).ok());
-            let bound = |key: &str| stats.as_ref()?.get(key)?.get(self.table.time_column())?.as_i64();
-            Arc::new(DataFile {
-                name: file.path().into_owned(),
-                bytes: u64::try_from(file.size()).unwrap_or(0),
-                rows: file.num_records().unwrap_or(0) as u64,
-                time_range: bound("minValues").zip(bound("maxValues")),
-                hash: None,
-                hot_in_map: true,
-                checked: std::sync::OnceLock::new(),
-            })
-        });
-        files.collect()
-    }
-
-    /// Writes rows as a file and commits it with the sequence it reaches. Rows are sorted here.
-    pub(crate) async fn append(&mut self, rows: &RecordBatch, first: u64, last: u64) -> Result<(), StoreError> {
-        if self.flushed_sequence().await?.is_some_and(|flushed| flushed >= last) {
-            return Ok(());
-        }
-        let rows = parquet_file::sorted(self.table, rows)?;
-        let add = self.write_file(&rows, &format!("part-{first:012}-{last:012}"), true)?;
-        let version = i64::try_from(last).unwrap_or(i64::MAX);
-        let properties = properties().with_application_transaction(Transaction::new(&self.node, version));
-        let operation = DeltaOperation::Write { mode: SaveMode::Append, partition_by: None, predicate: None };
-        self.commit(vec![Action::Add(add)], properties, operation).await
-    }
-
-    /// Replaces small files by one with the same rows.
-    pub(crate) async fn replace(&mut self, names: &[String], rows: &RecordBatch) -> Result<(), StoreError> {
-        let rows = parquet_file::sorted(self.table, rows)?;
-        let add = self.write_file(&rows, "compact", false)?;
-        let log = self.state.log_data();
-        let removed = log.iter().filter(|file| names.iter().any(|name| *name == file.path()));
-        let mut actions: Vec<Action> = removed.map(|file| Action::Remove(file.remove_action(false))).collect();
-        actions.push(Action::Add(add));
-        let operation = DeltaOperation::Optimize { predicate: None, target_size: 128 << 20 };
-        self.commit(actions, properties(), operation).await
+        self.files.clone()
     }
 
     /// The path of a file.
@@ -122,48 +119,252 @@ impl DeltaTable {
         self.dir.join(name)
     }
 
-    fn write_file(&self, rows: &RecordBatch, prefix: &str, data_change: bool) -> Result<Add, StoreError> {
-        let name = format!("{prefix}-{}.parquet", uuid::Uuid::new_v4().simple());
-        let file = parquet_file::write(self.table, &self.dir.join(&name), rows)?;
-        let synced = std::fs::File::open(&self.dir).and_then(|dir| dir.sync_all());
-        synced.map_err(|source| StoreError::Io { path: self.dir.clone(), source })?;
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        Ok(Add {
-            path: name,
-            partition_values: HashMap::new(),
-            size: i64::try_from(file.bytes).unwrap_or(i64::MAX),
-            modification_time: i64::try_from(now.as_millis()).unwrap_or(i64::MAX),
-            data_change,
-            stats: Some(parquet_file::stats_json(self.table, rows)),
-            tags: None,
-            deletion_vector: None,
-            base_row_id: None,
-            default_row_commit_version: None,
-            clustering_provider: None,
+    /// The folder, which exists from here on.
+    pub(crate) fn folder(&self) -> Result<&Path, StoreError> {
+        self.disk.create_dir_all(&self.dir).map_err(|source| StoreError::Io { path: self.dir.clone(), source })?;
+        Ok(&self.dir)
+    }
+
+    /// Commits a change; it is durable when this returns. The file's name is made durable first.
+    pub(crate) async fn commit(&mut self, commit: Commit<'_>) -> Result<(), StoreError> {
+        self.settle().await?;
+        if self.state.is_none() {
+            self.begin().await?;
+        }
+        let mut properties = properties();
+        let (added, removed) = match &commit {
+            Commit::Append { file, application, through } => {
+                let version = i64::try_from(*through).unwrap_or(i64::MAX);
+                properties = properties.with_application_transaction(Transaction::new(*application, version));
+                (Some(file), [].as_slice())
+            }
+            Commit::Merge { removed, file } => (Some(file), *removed),
+            Commit::Drop { removed } => (None, *removed),
+        };
+        let data_change = !matches!(commit, Commit::Merge { .. });
+        let mut actions = self.removes(removed, data_change);
+        actions.extend(added.map(|file| Action::Add(self.add(file, data_change))));
+        self.write(actions, properties, operation(&commit)).await?;
+        if let Commit::Append { application, through, .. } = commit {
+            self.through.insert(application.to_owned(), Some(through));
+        }
+        self.files.retain(|file| removed.iter().all(|gone| gone.name != file.name));
+        if let Some(file) = added {
+            self.files.push(Arc::new(data_file(file)));
+        }
+        Ok(())
+    }
+
+    fn has_begun(&self) -> bool {
+        self.disk.list(&self.dir.join("_delta_log")).is_ok_and(|entries| {
+            entries.iter().any(|entry| entry.name.ends_with(".json") || entry.name.ends_with(".parquet"))
         })
     }
 
-    async fn commit(
+    async fn begin(&mut self) -> Result<(), StoreError> {
+        self.folder()?;
+        let failed = |message: String| StoreError::Delta { table: self.table.name(), message };
+        let delta = builder(&self.dir, &self.disk).map_err(failed)?.build().map_err(|e| self.failed(&e))?;
+        let schema = kernel_schema(self.table)?;
+        let create = delta.create().with_table_name(self.table.name()).with_columns(schema.fields().cloned());
+        let settings = [
+            (TableProperty::CheckpointInterval, COMMITS_PER_CHECKPOINT.to_string()),
+            (TableProperty::LogRetentionDuration, "interval 1 hour".to_owned()),
+            (TableProperty::DeletedFileRetentionDuration, "interval 4 hours".to_owned()),
+        ];
+        let create = settings.into_iter().fold(create, |create, (key, value)| {
+            create.with_configuration_property(key, Some(value))
+        });
+        let delta = create.await.map_err(|e| self.failed(&e))?;
+        self.state = Some(delta.snapshot().map_err(|e| self.failed(&e))?.clone());
+        let parents = [Some(self.dir.as_path()), self.dir.parent()];
+        parents.into_iter().flatten().try_for_each(|dir| self.disk.sync_dir(dir)).map_err(|source| StoreError::Io { path: self.dir.clone(), source })
+    }
+
+    /// Columns that this version has and the table has not are added; files without them read as null.
+    async fn evolve(&mut self) -> Result<(), StoreError> {
+        let Some(state) = &self.state else { return Ok(()) };
+        let (ours, found) = (kernel_schema(self.table)?, state.schema());
+        let missing: Vec<_> = ours.fields().filter(|field| found.field(field.name()).is_none()).cloned().collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<_> = missing.iter().map(|field| field.name().clone()).collect();
+        // columns that a newer version added stay
+        let columns = found.fields().cloned().chain(missing);
+        let schema = StructType::try_new(columns).map_err(|e| self.error(e.to_string()))?;
+        let metadata = state.metadata().clone().with_schema(&schema).map_err(|e| self.error(e.to_string()))?;
+        info!(table = self.table.name(), columns = ?names, "columns added");
+        let operation = DeltaOperation::AddColumn { fields: schema.fields().cloned().collect() };
+        self.write(vec![Action::Metadata(metadata)], properties(), operation).await
+    }
+
+    /// Data files that no commit names: left by a flush or merge that was cut short.
+    fn remove_strays(&self) {
+        let Ok(entries) = self.disk.list(&self.dir) else { return };
+        let stray = |name: &str| name.ends_with(".parquet") && self.files.iter().all(|file| file.name != name);
+        for entry in entries.iter().filter(|entry| !entry.is_dir && stray(&entry.name)) {
+            super::parquet_file::abandon(self.disk.as_ref(), &self.dir.join(&entry.name));
+        }
+    }
+
+    /// Reads the state again when a commit may or may not be in the log.
+    async fn settle(&mut self) -> Result<(), StoreError> {
+        if self.doubtful && self.has_begun() {
+            self.reload().await?;
+        }
+        self.doubtful = false;
+        Ok(())
+    }
+
+    async fn reload(&mut self) -> Result<(), StoreError> {
+        let state = DeltaTableState::try_new(self.log.as_ref(), None).await.map_err(|e| self.failed(&e))?;
+        let known: HashMap<_, _> = self.files.drain(..).map(|file| (file.name.clone(), file)).collect();
+        let time_column = self.table.time_column();
+        self.files = state.log_data().iter().map(|file| {
+            #[allow(deprecated)] // the only way to a file's tags
+            let add = file.add_action();
+            known.get(&add.path).cloned().unwrap_or_else(|| Arc::new(read_add(&add, time_column)))
+        }).collect();
+        self.state = Some(state);
+        self.through.clear();
+        Ok(())
+    }
+
+    async fn write(
         &mut self,
         actions: Vec<Action>,
         properties: CommitProperties,
         operation: DeltaOperation,
     ) -> Result<(), StoreError> {
+        let Some(state) = &self.state else { return Err(self.error("the table has not begun".into())) };
+        self.doubtful = true;
         let commit = CommitBuilder::from(properties).with_actions(actions);
-        let commit = commit.build(Some(&self.state), self.log.clone(), operation).await;
-        self.state = commit.map_err(|e| self.failed(&e))?.snapshot();
+        let commit = commit.build(Some(state), self.log.clone(), operation).await.map_err(|e| self.failed(&e))?;
+        self.state = Some(commit.snapshot());
+        self.doubtful = false;
         self.commits += 1;
         if self.commits.is_multiple_of(COMMITS_PER_CHECKPOINT) {
-            self.state = DeltaTableState::try_new(self.log.as_ref(), None).await.map_err(|e| self.failed(&e))?;
+            let fresh = DeltaTableState::try_new(self.log.as_ref(), None).await;
+            match fresh {
+                Ok(state) => self.state = Some(state),
+                Err(error) => warn!(table = self.table.name(), %error, "the table's state could not be shortened"),
+            }
         }
         Ok(())
     }
 
+    fn removes(&self, removed: &[Arc<DataFile>], data_change: bool) -> Vec<Action> {
+        let now = now_ms();
+        let remove = |file: &Arc<DataFile>| Remove {
+            path: file.name.clone(),
+            data_change,
+            deletion_timestamp: Some(now),
+            extended_file_metadata: Some(true),
+            partition_values: Some(HashMap::new()),
+            size: Some(i64::try_from(file.bytes).unwrap_or(i64::MAX)),
+            deletion_vector: None,
+            tags: None,
+            base_row_id: None,
+            default_row_commit_version: None,
+        };
+        removed.iter().map(|file| Action::Remove(remove(file))).collect()
+    }
+
+    fn add(&self, file: &NewFile, data_change: bool) -> Add {
+        let tags = [(HASH, format!("{:016x}", file.hash)), (HOT_IN_MAP, file.hot_in_map.to_string())];
+        Add {
+            path: file.name.clone(),
+            partition_values: HashMap::new(),
+            size: i64::try_from(file.bytes).unwrap_or(i64::MAX),
+            modification_time: now_ms(),
+            data_change,
+            stats: Some(stats(file, self.table.time_column())),
+            tags: Some(tags.into_iter().map(|(key, value)| (key.to_owned(), Some(value))).collect()),
+            deletion_vector: None,
+            base_row_id: None,
+            default_row_commit_version: None,
+            clustering_provider: None,
+        }
+    }
+
     fn failed(&self, error: &deltalake_core::DeltaTableError) -> StoreError {
-        StoreError::Delta { table: self.table.name(), message: error.to_string() }
+        self.error(error.to_string())
+    }
+
+    fn error(&self, message: String) -> StoreError {
+        StoreError::Delta { table: self.table.name(), message }
+    }
+}
+
+fn builder(dir: &Path, disk: &Arc<dyn Disk>) -> Result<DeltaTableBuilder, String> {
+    let url = Url::from_directory_path(dir).map_err(|()| format!("{} is not an absolute path", dir.display()))?;
+    let builder = DeltaTableBuilder::from_url(url.clone()).map_err(|e| e.to_string())?;
+    Ok(builder.with_storage_backend(Arc::new(DiskStore::new(disk.clone())), url))
+}
+
+fn kernel_schema(table: Table) -> Result<StructType, StoreError> {
+    let schema = table.schema();
+    let converted: Result<StructType, _> = schema.as_ref().try_into_kernel();
+    converted.map_err(|e| StoreError::Delta { table: table.name(), message: e.to_string() })
+}
+
+fn operation(commit: &Commit<'_>) -> DeltaOperation {
+    match commit {
+        Commit::Append { .. } => {
+            DeltaOperation::Write { mode: SaveMode::Append, partition_by: None, predicate: None }
+        }
+        Commit::Merge { .. } => DeltaOperation::Optimize { predicate: None, target_size: 128 << 20 },
+        Commit::Drop { .. } => DeltaOperation::Delete { predicate: None },
     }
 }
 
 fn properties() -> CommitProperties {
     CommitProperties::default().with_create_checkpoint(true).with_cleanup_expired_logs(Some(true))
+}
+
+/// What other readers prune by.
+fn stats(file: &NewFile, time_column: &str) -> String {
+    let bounds = |bound: fn((i64, i64)) -> i64| match file.time_range {
+        Some(range) => serde_json::json!({ time_column: bound(range) }),
+        None => serde_json::json!({}),
+    };
+    let (low, high) = (bounds(|(low, _)| low), bounds(|(_, high)| high));
+    serde_json::json!({"numRecords": file.rows, "minValues": low, "maxValues": high, "nullCount": {time_column: 0}})
+        .to_string()
+}
+
+fn data_file(file: &NewFile) -> DataFile {
+    let checked = OnceLock::new();
+    // written a moment ago by this process
+    let _ = checked.set(true);
+    DataFile {
+        name: file.name.clone(),
+        bytes: file.bytes,
+        rows: file.rows,
+        time_range: file.time_range,
+        hash: Some(file.hash),
+        hot_in_map: file.hot_in_map,
+        checked,
+    }
+}
+
+fn read_add(add: &Add, time_column: &str) -> DataFile {
+    let stats: serde_json::Value = add.stats.as_deref().and_then(|s| serde_json::from_str(s).ok()).unwrap_or_default();
+    let bound = |key: &str| stats.get(key)?.get(time_column)?.as_i64();
+    let tag = |name: &str| add.tags.as_ref()?.get(name)?.as_deref();
+    DataFile {
+        name: add.path.clone(),
+        bytes: u64::try_from(add.size).unwrap_or(0),
+        rows: stats.get("numRecords").and_then(serde_json::Value::as_u64).unwrap_or(0),
+        time_range: bound("minValues").zip(bound("maxValues")),
+        hash: tag(HASH).and_then(|hash| u64::from_str_radix(hash, 16).ok()),
+        hot_in_map: tag(HOT_IN_MAP) != Some("false"),
+        checked: OnceLock::new(),
+    }
+}
+
+fn now_ms() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

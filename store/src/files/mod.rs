@@ -1,7 +1,14 @@
 //! Files of tables: Parquet written by us, listed by a Delta log that other readers understand.
 
 mod delta;
-mod fsync;
+mod hashed;
+mod merge;
+mod order;
 mod parquet_file;
+mod splice;
 
-pub(crate) use delta::DeltaTable;
+pub(crate) use delta::{Commit, DeltaTable};
+pub(crate) use hashed::is_intact;
+pub(crate) use merge::{Merge, plan as plan_merge};
+pub(crate) use parquet_file::{Level, NewFile, RowsInOrder, read as read_rows, write};
+pub(crate) use splice::splice;

@@ -1,117 +1,141 @@
-//! One Parquet file: how rows are ordered and encoded, and its statistics.
-//!
-//! Spans of one trace stand together, traces by their start: a trace is read from one page, a time
-//! range from few. Zstandard 1: level 3 gains less than a percent once dictionaries and deltas fit.
+//! One Parquet file: how rows are encoded, and what the Delta log says of it.
 
-use std::{collections::HashMap, fs::File, path::Path};
+use std::{io, path::Path};
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray, UInt32Array},
-    compute::{max, min, take_record_batch},
+    array::AsArray,
+    compute::{cast, interleave_record_batch, max, min},
     datatypes::{DataType, Int64Type},
     record_batch::RecordBatch,
 };
 use parquet::{
-    arrow::{ArrowWriter, arrow_writer::ArrowWriterOptions},
+    arrow::{
+        ArrowWriter, arrow_reader::ParquetRecordBatchReaderBuilder, arrow_writer::ArrowWriterOptions,
+    },
     basic::{Compression, Encoding, ZstdLevel},
     file::properties::{EnabledStatistics, WriterProperties},
     schema::types::ColumnPath,
 };
 use weir_schema::Table;
 
-use crate::{error::StoreError, view::DataFile};
+use super::{hashed::HashedFile, order};
+use crate::{disk::Disk, error::StoreError};
 
 /// Rows of a row group: trace by id reads one.
-const ROW_GROUP_ROWS: usize = 128 * 1024;
+pub(crate) const ROW_GROUP_ROWS: usize = 128 * 1024;
 
 /// Rows of a page: what a selective query decodes at least.
 const PAGE_ROWS: usize = 8192;
 
-/// Traces in a row group that the bloom filter is sized for.
-const TRACES_PER_ROW_GROUP: u64 = 16 * 1024;
+/// Distinct values a bloom filter is begun for; it is folded to what there were.
+const BLOOM_VALUES: u64 = ROW_GROUP_ROWS as u64;
 
-/// The rows in the order of a file.
-pub(crate) fn sorted(table: Table, rows: &RecordBatch) -> Result<RecordBatch, StoreError> {
-    let times = rows[table.time_column()].as_primitive::<Int64Type>();
-    let mut order: Vec<u32> = (0..rows.num_rows() as u32).collect();
-    if table == Table::Spans {
-        let ids = rows["trace_id"].as_binary::<i32>();
-        let mut trace_starts: HashMap<&[u8], i64> = HashMap::new();
-        for row in 0..rows.num_rows() {
-            let start = trace_starts.entry(ids.value(row)).or_insert(i64::MAX);
-            *start = times.value(row).min(*start);
-        }
-        order.sort_by_cached_key(|row| {
-            let (id, time) = (ids.value(*row as usize), times.value(*row as usize));
-            (trace_starts[id], id, time)
-        });
-    } else {
-        order.sort_by_key(|row| times.value(*row as usize));
-    }
-    Ok(take_record_batch(rows, &UInt32Array::from(order))?)
+/// How hard a file is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Level {
+    /// Zstandard 1: it is merged or spliced soon.
+    Fresh,
+    /// Zstandard 3: it stays.
+    Merged,
 }
 
-/// Writes a durable file; its folder is not synced yet.
-pub(crate) fn write(table: Table, path: &Path, rows: &RecordBatch) -> Result<DataFile, StoreError> {
+/// A file that was written and is durable, but for its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NewFile {
+    pub(crate) name: String,
+    pub(crate) bytes: u64,
+    pub(crate) hash: u64,
+    pub(crate) rows: u64,
+    pub(crate) time_range: Option<(i64, i64)>,
+    pub(crate) hot_in_map: bool,
+}
+
+/// Rows as they go into a file: nothing is copied before it is written.
+pub(crate) struct RowsInOrder<'a> {
+    table: Table,
+    batches: &'a [RecordBatch],
+    places: Vec<order::Place>,
+}
+
+impl<'a> RowsInOrder<'a> {
+    pub(crate) fn new(table: Table, batches: &'a [RecordBatch]) -> Self {
+        Self { table, batches, places: order::places(table, batches) }
+    }
+
+    fn pages(&self) -> impl Iterator<Item = Result<RecordBatch, StoreError>> {
+        let batches: Vec<&RecordBatch> = self.batches.iter().collect();
+        self.places.chunks(PAGE_ROWS).map(move |places| Ok(interleave_record_batch(&batches, places)?))
+    }
+
+    fn time_range(&self) -> Option<(i64, i64)> {
+        let times = || self.batches.iter().map(|batch| batch[self.table.time_column()].as_primitive::<Int64Type>());
+        times().filter_map(min).min().zip(times().filter_map(max).max())
+    }
+}
+
+/// Writes a durable file; its folder is not synced yet. What a failure leaves is removed.
+pub(crate) fn write(
+    disk: &dyn Disk,
+    path: &Path,
+    rows: &RowsInOrder<'_>,
+    level: Level,
+    hot_in_map: bool,
+) -> Result<NewFile, StoreError> {
+    let written = write_pages(disk, path, rows, level);
+    let (bytes, hash) = written.inspect_err(|_| abandon(disk, path))?;
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    Ok(NewFile { name, bytes, hash, rows: rows.places.len() as u64, time_range: rows.time_range(), hot_in_map })
+}
+
+fn write_pages(disk: &dyn Disk, path: &Path, rows: &RowsInOrder<'_>, level: Level) -> Result<(u64, u64), StoreError> {
     let io = |source| StoreError::Io { path: path.to_owned(), source };
-    let file = File::create(path).map_err(io)?;
-    let options = ArrowWriterOptions::new().with_properties(properties(table)).with_skip_arrow_metadata(true);
-    let mut writer = ArrowWriter::try_new_with_options(&file, rows.schema(), options)?;
-    writer.write(rows)?;
+    let mut file = HashedFile::create(disk, path).map_err(io)?;
+    let options =
+        ArrowWriterOptions::new().with_properties(properties(rows.table, level)).with_skip_arrow_metadata(true);
+    let mut writer = ArrowWriter::try_new_with_options(&mut file, rows.table.schema(), options)?;
+    for page in rows.pages() {
+        writer.write(&page?)?;
+    }
     writer.close()?;
-    file.sync_all().map_err(io)?;
-    let times = rows[table.time_column()].as_primitive::<Int64Type>();
-    Ok(DataFile {
-        name: path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
-        bytes: file.metadata().map_err(io)?.len(),
-        rows: rows.num_rows() as u64,
-        time_range: min(times).zip(max(times)),
-        hash: None,
-        hot_in_map: true,
-        checked: std::sync::OnceLock::new(),
-    })
+    disk.reached(crate::disk::Step::DataFileWritten).map_err(io)?;
+    file.finish().map_err(io)
 }
 
-/// The Delta statistics of a file.
-pub(crate) fn stats_json(table: Table, rows: &RecordBatch) -> String {
-    let mut low = serde_json::Map::new();
-    let mut high = serde_json::Map::new();
-    let mut nulls = serde_json::Map::new();
-    for (field, column) in rows.schema().fields().iter().zip(rows.columns()) {
-        let name = field.name().as_str();
-        if name != table.time_column() && name != "duration_ns" && name != "service" {
-            continue;
+/// A file that nothing names yet goes; if it cannot, the next start removes it.
+pub(super) fn abandon(disk: &dyn Disk, path: &Path) {
+    match disk.remove(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(path = %path.display(), %error, "an unfinished file could not be removed");
         }
-        nulls.insert(name.into(), column.null_count().into());
-        if let Some((least, most)) = bounds(column) {
-            low.insert(name.into(), least);
-            high.insert(name.into(), most);
-        }
-    }
-    serde_json::json!({"numRecords": rows.num_rows(), "minValues": low, "maxValues": high, "nullCount": nulls})
-        .to_string()
-}
-
-fn bounds(column: &ArrayRef) -> Option<(serde_json::Value, serde_json::Value)> {
-    match column.data_type() {
-        DataType::Int64 => {
-            let column = column.as_primitive::<Int64Type>();
-            Some((min(column)?.into(), max(column)?.into()))
-        }
-        DataType::Utf8 => {
-            let column = column.as_string::<i32>();
-            let (least, most) = (column.iter().flatten().min()?, column.iter().flatten().max()?);
-            // a long bound would be cut, and a cut upper bound is wrong
-            (most.len() <= 64 && least.len() <= 64).then(|| (least.into(), most.into()))
-        }
-        _ => None,
+        _ => {}
     }
 }
 
-fn properties(table: Table) -> WriterProperties {
-    let level = ZstdLevel::try_new(1).unwrap_or_default();
+/// All rows of a file, in today's columns: what an older file lacks is null.
+pub(crate) fn read(disk: &dyn Disk, table: Table, path: &Path) -> Result<Vec<RecordBatch>, StoreError> {
+    let bytes = disk.read(path).map_err(|source| StoreError::Io { path: path.to_owned(), source })?;
+    let reader = ParquetRecordBatchReaderBuilder::try_new(bytes)?.with_batch_size(PAGE_ROWS).build()?;
+    reader.map(|batch| conform(table, &batch?)).collect()
+}
+
+fn conform(table: Table, rows: &RecordBatch) -> Result<RecordBatch, StoreError> {
+    let schema = table.schema();
+    let columns = schema.fields().iter().map(|field| match rows.column_by_name(field.name()) {
+        Some(column) => cast(column, field.data_type()),
+        None => Ok(arrow::array::new_null_array(field.data_type(), rows.num_rows())),
+    });
+    let columns = columns.collect::<Result<Vec<_>, _>>()?;
+    Ok(RecordBatch::try_new(schema, columns)?)
+}
+
+/// How a table's files are encoded.
+pub(super) fn properties(table: Table, level: Level) -> WriterProperties {
+    let level = match level {
+        Level::Fresh => 1,
+        Level::Merged => 3,
+    };
     let mut properties = WriterProperties::builder()
-        .set_compression(Compression::ZSTD(level))
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(level).unwrap_or_default()))
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
         .set_data_page_row_count_limit(PAGE_ROWS)
         .set_write_batch_size(1024)
@@ -123,18 +147,23 @@ fn properties(table: Table) -> WriterProperties {
                 .set_column_dictionary_enabled(path.clone(), false)
                 .set_column_encoding(path.clone(), Encoding::DELTA_BINARY_PACKED);
         }
-        match field.name().as_str() {
-            "span_id" | "parent_span_id" => {
+        match (table, field.name().as_str()) {
+            (Table::TraceIndex, "trace_id") => {
+                // sorted by it: neighbours share their first bytes, and pages have disjoint ranges
+                properties = properties
+                    .set_column_dictionary_enabled(path.clone(), false)
+                    .set_column_encoding(path, Encoding::DELTA_BYTE_ARRAY);
+            }
+            (_, "span_id" | "parent_span_id") => {
                 properties = properties
                     .set_column_dictionary_enabled(path.clone(), false)
                     .set_column_encoding(path.clone(), Encoding::DELTA_LENGTH_BYTE_ARRAY)
                     .set_column_statistics_enabled(path, EnabledStatistics::None);
             }
-            "trace_id" => {
-                properties = properties
-                    .set_column_bloom_filter_enabled(path.clone(), true)
-                    .set_column_bloom_filter_fpp(path.clone(), 0.01)
-                    .set_column_bloom_filter_max_ndv(path, TRACES_PER_ROW_GROUP);
+            (_, "trace_id") => properties = with_bloom(properties, path, 0.01),
+            (Table::Spans | Table::Logs, "attributes") => {
+                let values = ["attributes", "key_value", "value"].map(String::from).to_vec();
+                properties = with_bloom(properties, ColumnPath::new(values), 0.02);
             }
             _ => {}
         }
@@ -142,15 +171,36 @@ fn properties(table: Table) -> WriterProperties {
     properties.build()
 }
 
+fn with_bloom(
+    properties: parquet::file::properties::WriterPropertiesBuilder,
+    path: ColumnPath,
+    false_positives: f64,
+) -> parquet::file::properties::WriterPropertiesBuilder {
+    properties
+        .set_column_bloom_filter_enabled(path.clone(), true)
+        .set_column_bloom_filter_fpp(path.clone(), false_positives)
+        .set_column_bloom_filter_max_ndv(path, BLOOM_VALUES)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::tests::spans;
+    use crate::{disk::RealDisk, files::is_intact, store::tests::spans};
 
     #[test]
-    fn spans_of_a_trace_stand_together_by_the_traces_start() {
-        let rows = spans(&[(2, 1, 50), (1, 2, 10), (2, 3, 20), (1, 4, 60)]);
-        let sorted = sorted(Table::Spans, &rows).unwrap();
-        assert_eq!(sorted["start_unix_nano"].as_primitive::<Int64Type>().values(), &[10, 60, 20, 50]);
+    fn a_file_reads_back_in_order_and_a_flipped_bit_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("part.parquet");
+        let batches = [spans(&[(2, 1, 50), (1, 2, 10)]), spans(&[(2, 3, 20)])];
+        let rows = RowsInOrder::new(Table::Spans, &batches);
+        let file = write(&RealDisk, &path, &rows, Level::Fresh, false).unwrap();
+        assert_eq!((file.rows, file.time_range), (3, Some((10, 50))));
+        let read = read(&RealDisk, Table::Spans, &path).unwrap();
+        assert_eq!(read[0]["start_unix_nano"].as_primitive::<Int64Type>().values(), &[10, 20, 50]);
+        assert!(is_intact(&RealDisk, &path, file.hash).unwrap());
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[20] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        assert!(!is_intact(&RealDisk, &path, file.hash).unwrap());
     }
 }

@@ -22,6 +22,7 @@ use datafusion::{
     execution::{
         SessionStateBuilder,
         context::{SQLOptions, SessionContext},
+        object_store::ObjectStoreUrl,
         memory_pool::FairSpillPool,
         runtime_env::RuntimeEnvBuilder,
         session_state::SessionState,
@@ -41,7 +42,9 @@ use weir_schema::Table;
 
 use super::{bounded, functions, guard, postgres::Postgres, provider::TableOfView, rewrite};
 use crate::{
-    config::SqlConfig,
+    committer::Order,
+    config::{Config, SqlConfig},
+    disk::{Disk, DiskStore},
     error::{SqlError, StoreError},
     view::View,
 };
@@ -63,6 +66,9 @@ pub(crate) struct Engine {
     running: Arc<Semaphore>,
     limits: SqlConfig,
     tables_dir: PathBuf,
+    disk: Arc<dyn Disk>,
+    /// Damaged files are the committer's to set aside.
+    orders: mpsc::Sender<Order>,
 }
 
 /// An answer: its columns, and its rows as they come. Dropping it stops the statement.
@@ -108,7 +114,8 @@ impl Drop for Rows {
 }
 
 impl Engine {
-    pub(crate) fn new(limits: SqlConfig, tables_dir: PathBuf) -> Result<Self, StoreError> {
+    pub(crate) fn new(config: &Config, disk: Arc<dyn Disk>, orders: mpsc::Sender<Order>) -> Result<Self, StoreError> {
+        let (limits, tables_dir) = (config.sql.clone(), config.tables_dir());
         let io = |source| StoreError::Io { path: tables_dir.clone(), source };
         let threads = std::thread::available_parallelism().map_or(2, usize::from);
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -123,9 +130,11 @@ impl Engine {
             .map_err(io)?;
         let failed = |e: DataFusionError| io(std::io::Error::other(e.to_string()));
         let base = base_state(&limits, threads).map_err(failed)?;
+        let files = Arc::new(DiskStore::new(disk.clone()));
+        base.runtime_env().register_object_store(ObjectStoreUrl::local_filesystem().as_ref(), files);
         let postgres = Postgres::new(base.clone()).map_err(failed)?;
         let running = Arc::new(Semaphore::new(limits.concurrency));
-        Ok(Self { runtime: Some(runtime), base, postgres, running, limits, tables_dir })
+        Ok(Self { runtime: Some(runtime), base, postgres, running, limits, tables_dir, disk, orders })
     }
 
     /// Starts a statement over a view.

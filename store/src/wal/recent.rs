@@ -44,9 +44,10 @@ impl Recent {
         }
     }
 
-    /// All that is remembered, oldest first.
-    pub(crate) fn entries(&self) -> Vec<(u128, UnixNanos)> {
-        self.order.iter().copied().collect()
+    /// Requests whose records stand before a place in the log, oldest first.
+    pub(crate) fn entries_before(&self, sequence: u64) -> Vec<(u128, UnixNanos)> {
+        let before = |hash: &u128| self.by_hash.get(hash).is_some_and(|place| *place < sequence);
+        self.order.iter().filter(|(hash, _)| before(hash)).copied().collect()
     }
 }
 

@@ -1,16 +1,21 @@
-//! One record: `length u32 · crc32 u32 · payload`, the payload being
-//! `sequence u64 · kind u8 · fields`. Integers are little-endian.
+//! One record: `mark u32 · length u32 · crc32 u32 · payload`, the payload being
+//! `sequence u64 · kind u8 · fields`. Integers are little-endian. The mark lets a reader find the
+//! next record behind one whose length is damaged.
 
 use bytes::Bytes;
+use memchr::memmem;
 use weir_schema::{Encoding, Signal, Table, UnixNanos};
 
 use crate::OtlpRequest;
 
+/// How every record opens.
+const MARK: &[u8; 4] = b"\xF7wr\x01";
+
 /// Bytes before a payload.
-pub(super) const HEADER: usize = 8;
+const HEADER: usize = 12;
 
 /// A longer payload is not one of ours: lengths beyond it mean a torn or foreign file.
-pub(super) const MAX_PAYLOAD: usize = 256 << 20;
+const MAX_PAYLOAD: usize = 256 << 20;
 
 const OTLP: u8 = 1;
 const ROWS: u8 = 2;
@@ -76,15 +81,19 @@ pub(super) fn encode(sequence: u64, payload: &Payload, out: &mut Vec<u8>) {
     }
     let payload = &out[start + HEADER..];
     let (length, crc) = (payload.len() as u32, crc32fast::hash(payload));
-    out[start..start + 4].copy_from_slice(&length.to_le_bytes());
-    out[start + 4..start + HEADER].copy_from_slice(&crc.to_le_bytes());
+    out[start..start + 4].copy_from_slice(MARK);
+    out[start + 4..start + 8].copy_from_slice(&length.to_le_bytes());
+    out[start + 8..start + HEADER].copy_from_slice(&crc.to_le_bytes());
 }
 
 /// Reads the record at the start of `bytes`: its length on disk and its content; `None` when the
 /// bytes there are not a whole record with the right checksum.
 pub(super) fn decode(bytes: &Bytes) -> Option<(usize, Record)> {
-    let length = u32::from_le_bytes(bytes.get(..4)?.try_into().ok()?) as usize;
-    let crc = u32::from_le_bytes(bytes.get(4..HEADER)?.try_into().ok()?);
+    if !bytes.starts_with(MARK) {
+        return None;
+    }
+    let length = u32::from_le_bytes(bytes.get(4..8)?.try_into().ok()?) as usize;
+    let crc = u32::from_le_bytes(bytes.get(8..HEADER)?.try_into().ok()?);
     if length > MAX_PAYLOAD || bytes.len() < HEADER + length {
         return None;
     }
@@ -95,6 +104,12 @@ pub(super) fn decode(bytes: &Bytes) -> Option<(usize, Record)> {
     let sequence = u64::from_le_bytes(payload.get(..8)?.try_into().ok()?);
     let payload = decode_payload(payload.slice(8..))?;
     Some((HEADER + length, Record { sequence, payload }))
+}
+
+/// Where the next whole record stands, behind the start of `bytes`.
+pub(super) fn next(bytes: &Bytes) -> Option<usize> {
+    let marks = memmem::find_iter(bytes.get(1..)?, MARK).map(|place| place + 1);
+    marks.into_iter().find(|place| decode(&bytes.slice(*place..)).is_some())
 }
 
 fn decode_payload(payload: Bytes) -> Option<Payload> {
@@ -192,5 +207,19 @@ mod tests {
             flipped[bit / 8] ^= 1 << (bit % 8);
             assert!(decode(&Bytes::from(flipped)).is_none(), "bit {bit}");
         }
+    }
+
+    #[test]
+    fn the_record_behind_a_damaged_one_is_found() {
+        let (mut bytes, mut behind) = (Vec::new(), Vec::new());
+        // a body may look like a record
+        encode(1, &request(b"a \xF7wr\x01 in the body"), &mut bytes);
+        encode(2, &request(b"some body"), &mut behind);
+        let second = bytes.len();
+        bytes[5] = 0xff; // the length
+        bytes.extend(behind);
+        assert!(decode(&Bytes::from(bytes.clone())).is_none());
+        assert_eq!(next(&Bytes::from(bytes.clone())), Some(second));
+        assert_eq!(next(&Bytes::from(bytes[..second].to_vec())), None);
     }
 }

@@ -1,20 +1,22 @@
 //! Segment files: named by the first sequence they may hold, replayed in that order, deleted when
-//! everything in them is in files of tables.
+//! everything in them is in files of tables. Each opens with the hashes of the requests of the last
+//! minutes, so that deleting older segments forgets none.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Write},
+    io,
     path::{Path, PathBuf},
 };
 
 use bytes::Bytes;
-use tracing::warn;
 
 use super::record::{self, Record};
-use crate::error::StoreError;
+use crate::{
+    disk::{Disk, DiskFile, Step},
+    error::StoreError,
+};
 
 /// How a segment opens.
-const MAGIC: &[u8; 8] = b"WEIRWAL1";
+const MAGIC: &[u8; 8] = b"WEIRWAL2";
 
 /// A segment on disk.
 #[derive(Clone, Debug)]
@@ -23,40 +25,46 @@ pub(crate) struct SegmentFile {
     pub(crate) first_sequence: u64,
     /// Where it is.
     pub(crate) path: PathBuf,
+    /// Its length.
+    pub(crate) bytes: u64,
 }
 
 /// The segment that is being written.
 #[derive(Debug)]
 pub(super) struct Segment {
-    file: File,
+    file: Box<dyn DiskFile>,
     path: PathBuf,
     length: u64,
 }
 
 impl Segment {
-    /// Makes a new segment, durable as an entry of its folder.
-    pub(super) fn create(dir: &Path, first_sequence: u64) -> io::Result<Self> {
+    /// Makes a new segment that opens with a record; it has its name only when both are durable.
+    pub(super) fn create(disk: &dyn Disk, dir: &Path, first_sequence: u64, opening: &[u8]) -> io::Result<Self> {
         let path = dir.join(format!("{first_sequence:020}.log"));
-        let mut file = OpenOptions::new().create(true).truncate(true).write(true).open(&path)?;
+        let temporary = path.with_extension("tmp");
+        let mut file = disk.create(&temporary)?;
         file.write_all(MAGIC)?;
-        file.sync_data()?;
-        File::open(dir)?.sync_all()?;
-        Ok(Self { file, path, length: MAGIC.len() as u64 })
+        file.write_all(opening)?;
+        file.sync()?;
+        disk.rename(&temporary, &path)?;
+        disk.reached(Step::SegmentCreated)?;
+        disk.sync_dir(dir)?;
+        Ok(Self { file, path, length: (MAGIC.len() + opening.len()) as u64 })
     }
 
     /// Writes a group and waits until it is on disk.
-    pub(super) fn write(&mut self, group: &[u8]) -> io::Result<()> {
+    pub(super) fn write(&mut self, disk: &dyn Disk, group: &[u8]) -> io::Result<()> {
         self.file.write_all(group)?;
-        self.file.sync_data()?;
+        disk.reached(Step::GroupWritten)?;
+        self.file.sync()?;
         self.length += group.len() as u64;
-        Ok(())
+        disk.reached(Step::GroupSynced)
     }
 
     /// Cuts what a failed write may have left. After an error of sync the file is not trusted again.
     pub(super) fn cut(&mut self) -> io::Result<()> {
-        use std::io::{Seek, SeekFrom};
-        self.file.set_len(self.length)?;
-        self.file.seek(SeekFrom::Start(self.length)).map(drop)
+        self.file.truncate(self.length)?;
+        self.file.sync()
     }
 
     pub(super) fn length(&self) -> u64 {
@@ -69,16 +77,13 @@ impl Segment {
 }
 
 /// The segments of a folder, in order.
-pub(crate) fn segments(dir: &Path) -> Result<Vec<SegmentFile>, StoreError> {
-    let io = |source| StoreError::Io { path: dir.to_owned(), source };
-    let mut segments = Vec::new();
-    for entry in fs::read_dir(dir).map_err(io)? {
-        let path = entry.map_err(io)?.path();
-        let stem = path.file_stem().and_then(|s| s.to_str()).unwrap_or_default();
-        if let Ok(first_sequence) = stem.parse() {
-            segments.push(SegmentFile { first_sequence, path });
-        }
-    }
+pub(crate) fn segments(disk: &dyn Disk, dir: &Path) -> Result<Vec<SegmentFile>, StoreError> {
+    let entries = disk.list(dir).map_err(|source| StoreError::Io { path: dir.to_owned(), source })?;
+    let segment = |entry: crate::disk::Entry| {
+        let first_sequence = entry.name.strip_suffix(".log")?.parse().ok()?;
+        Some(SegmentFile { first_sequence, path: dir.join(&entry.name), bytes: entry.bytes })
+    };
+    let mut segments: Vec<SegmentFile> = entries.into_iter().filter_map(segment).collect();
     segments.sort_by_key(|segment| segment.first_sequence);
     Ok(segments)
 }
@@ -88,51 +93,63 @@ pub(crate) fn segments(dir: &Path) -> Result<Vec<SegmentFile>, StoreError> {
 /// The segments must have been listed before `keep_from` was read from the view: rows of a listed
 /// segment that is not the last are then visible there, because a new segment starts only after
 /// the group before it was published.
-pub(crate) fn trim(segments: &[SegmentFile], keep_from: u64) -> Result<(), StoreError> {
+pub(crate) fn trim(disk: &dyn Disk, segments: &[SegmentFile], keep_from: u64) -> Result<(), StoreError> {
     for pair in segments.windows(2) {
         if pair[1].first_sequence > keep_from {
             break;
         }
-        fs::remove_file(&pair[0].path).map_err(|source| StoreError::Io { path: pair[0].path.clone(), source })?;
+        let path = &pair[0].path;
+        disk.remove(path).map_err(|source| StoreError::Io { path: path.clone(), source })?;
+        disk.reached(Step::LogTrimmed).map_err(|source| StoreError::Io { path: path.clone(), source })?;
     }
     Ok(())
 }
 
-/// The records of one segment. What follows the last valid record is cut, with a word in the log.
-pub(crate) struct Replay {
-    rest: Bytes,
-    path: PathBuf,
-    position: usize,
+/// What stands in a segment.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// A whole record.
+    Record(Box<Record>),
+    /// Bytes that are no record, with whole records behind them: the disk changed what was written.
+    Damaged(Bytes),
+    /// Bytes at the end that are no record: a group that was not synced, so nobody was told it is safe.
+    Torn(Bytes),
 }
 
-impl Replay {
-    pub(crate) fn open(segment: &SegmentFile) -> Result<Self, StoreError> {
+/// The records of one segment, in order.
+pub(super) struct Records {
+    rest: Bytes,
+}
+
+impl Records {
+    pub(super) fn open(disk: &dyn Disk, segment: &SegmentFile) -> Result<Self, StoreError> {
         let path = segment.path.clone();
-        let bytes = fs::read(&path).map_err(|source| StoreError::Io { path: path.clone(), source })?;
-        if !bytes.starts_with(MAGIC) && bytes.len() >= MAGIC.len() {
-            let source = io::Error::new(io::ErrorKind::InvalidData, "not a log segment of this version");
+        let bytes = disk.read(&path).map_err(|source| StoreError::Io { path: path.clone(), source })?;
+        let opening = &bytes[..MAGIC.len().min(bytes.len())];
+        if opening.starts_with(b"WEIRWAL") && opening.len() == MAGIC.len() && opening != MAGIC {
+            let source = io::Error::new(io::ErrorKind::InvalidData, "a log segment of another version");
             return Err(StoreError::Io { path, source });
         }
-        let position = MAGIC.len().min(bytes.len());
-        Ok(Self { rest: Bytes::from(bytes).slice(position..), path, position })
+        // a damaged opening is skipped: the records behind it have marks of their own
+        let rest = bytes.slice(MAGIC.len().min(bytes.len())..);
+        Ok(Self { rest })
     }
 }
 
-impl Iterator for Replay {
-    type Item = Record;
+impl Iterator for Records {
+    type Item = Found;
 
-    fn next(&mut self) -> Option<Record> {
+    fn next(&mut self) -> Option<Found> {
         if self.rest.is_empty() {
             return None;
         }
-        let Some((length, record)) = record::decode(&self.rest) else {
-            let bytes = self.rest.len();
-            warn!(segment = %self.path.display(), offset = self.position, bytes, "log tail is torn: cut at the last valid record");
-            self.rest = Bytes::new();
-            return None;
-        };
-        self.rest = self.rest.slice(length..);
-        self.position += length;
-        Some(record)
+        if let Some((length, record)) = record::decode(&self.rest) {
+            self.rest = self.rest.slice(length..);
+            return Some(Found::Record(Box::new(record)));
+        }
+        match record::next(&self.rest) {
+            Some(place) => Some(Found::Damaged(self.rest.split_to(place))),
+            None => Some(Found::Torn(std::mem::take(&mut self.rest))),
+        }
     }
 }

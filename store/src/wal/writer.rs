@@ -1,4 +1,4 @@
-//! The one thread that writes the log.
+//! [`Writer`]: the one thread that writes the log.
 
 use std::{io, path::PathBuf, sync::Arc, thread::JoinHandle};
 
@@ -7,12 +7,14 @@ use tracing::{error, warn};
 use weir_schema::Batch;
 
 use super::{
+    Payload,
     recent::Recent,
-    record::{self, Payload},
+    record,
     segment::Segment,
 };
 use crate::{
     append::Appended,
+    disk::{Disk, Step},
     error::{AppendError, StoreError},
     view::Views,
 };
@@ -35,6 +37,8 @@ pub(crate) struct Append {
 
 /// What the writer starts from.
 pub(crate) struct WriterParts {
+    /// Where it writes.
+    pub(crate) disk: Arc<dyn Disk>,
     /// The folder of segments.
     pub(crate) dir: PathBuf,
     /// The first sequence that was never used.
@@ -55,12 +59,10 @@ pub(crate) struct Writer {
 
 impl Writer {
     pub(crate) fn start(parts: WriterParts) -> Result<Self, StoreError> {
-        let io = |source| StoreError::Io { path: parts.dir.clone(), source };
-        let segment = Segment::create(&parts.dir, parts.next_sequence).map_err(io)?;
         let (queue, appends) = mpsc::channel(QUEUE);
         let dir = parts.dir.clone();
-        let mut log = Log { parts, segment: Some(segment), buffer: Vec::new() };
-        log.carry_recent();
+        // the first segment is made with the first group: a store that is only read writes nothing
+        let log = Log { parts, segment: None, buffer: Vec::new() };
         let thread = std::thread::Builder::new().name("weir-wal".into()).spawn(move || log.run(appends));
         let thread = thread.map_err(|source| StoreError::Io { path: dir, source })?;
         Ok(Self { queue, thread })
@@ -82,7 +84,7 @@ impl Writer {
 
 struct Log {
     parts: WriterParts,
-    /// `None` after a failed sync: the next group starts a new one.
+    /// `None` at the start and after a failed sync: the next group starts a new one.
     segment: Option<Segment>,
     buffer: Vec<u8>,
 }
@@ -97,12 +99,13 @@ impl Log {
     fn run(mut self, mut appends: mpsc::Receiver<Append>) {
         while let Some(first) = appends.blocking_recv() {
             self.buffer.clear();
+            let first_sequence = self.parts.next_sequence;
             let mut group = vec![self.stage(first)];
             while self.buffer.len() < GROUP_BYTES {
                 let Ok(next) = appends.try_recv() else { break };
                 group.push(self.stage(next));
             }
-            match self.write() {
+            match self.write(first_sequence) {
                 Ok(()) => self.publish(group),
                 Err(failed) => self.refuse(group, &failed),
             }
@@ -123,57 +126,44 @@ impl Log {
         Pending { append, appended: Appended { wal_sequence, duplicate: false } }
     }
 
-    fn write(&mut self) -> Result<(), AppendError> {
+    /// Writes the group whose first record has this sequence.
+    fn write(&mut self, first_sequence: u64) -> Result<(), AppendError> {
         if self.buffer.is_empty() {
             return Ok(());
         }
-        if self.segment.as_ref().is_none_or(|segment| segment.length() >= self.parts.segment_bytes) {
-            self.rotate()?;
-        }
-        let Some(segment) = &mut self.segment else { return Err(AppendError::DiskFull) };
-        let Err(failed) = segment.write(&self.buffer) else { return Ok(()) };
-        let full = failed.kind() == io::ErrorKind::StorageFull;
+        let mut segment = match self.segment.take().filter(|segment| segment.length() < self.parts.segment_bytes) {
+            Some(segment) => segment,
+            None => self.next_segment(first_sequence).map_err(|error| refused(&error))?,
+        };
+        let Err(failed) = segment.write(self.parts.disk.as_ref(), &self.buffer) else {
+            self.segment = Some(segment);
+            return Ok(());
+        };
         error!(segment = %segment.path().display(), error = %failed, "the log cannot be written");
         // pages of a failed sync may be lost although a later sync succeeds: this file is done with
         if let Err(error) = segment.cut() {
             warn!(segment = %segment.path().display(), %error, "the failed group may be replayed although it was refused");
         }
-        self.segment = None;
-        Err(if full { AppendError::DiskFull } else { AppendError::Disk(failed.to_string()) })
+        Err(refused(&failed))
     }
 
-    /// A new segment; its name is a sequence that no record of an older one reaches.
-    fn rotate(&mut self) -> Result<(), AppendError> {
-        let group_first = record_sequence(&self.buffer).unwrap_or(self.parts.next_sequence);
-        let refused = |error: &io::Error| match error.kind() {
-            io::ErrorKind::StorageFull => AppendError::DiskFull,
-            _ => AppendError::Disk(error.to_string()),
-        };
-        let segment = Segment::create(&self.parts.dir, group_first).map_err(|e| refused(&e))?;
-        self.segment = Some(segment);
-        self.carry_recent();
-        Ok(())
-    }
-
-    /// Trimming old segments must not forget their requests: each segment opens with the hashes.
-    fn carry_recent(&mut self) {
-        let entries = self.parts.recent.entries();
-        let Some(segment) = &mut self.segment else { return };
-        if entries.is_empty() {
-            return;
-        }
-        let mut bytes = Vec::new();
-        record::encode(0, &Payload::Recent(entries), &mut bytes);
-        if let Err(error) = segment.write(&bytes) {
-            warn!(%error, "retries across a restart may be stored twice");
-            self.segment = None;
-        }
+    /// A new segment, named by a sequence that no record of an older one reaches. Trimming old
+    /// segments must not forget their requests: each segment opens with the hashes.
+    fn next_segment(&self, first_sequence: u64) -> io::Result<Segment> {
+        let mut opening = Vec::new();
+        // the requests of this group are not in the log yet
+        let entries = self.parts.recent.entries_before(first_sequence);
+        record::encode(0, &Payload::Recent(entries), &mut opening);
+        Segment::create(self.parts.disk.as_ref(), &self.parts.dir, first_sequence, &opening)
     }
 
     fn publish(&mut self, group: Vec<Pending>) {
         let rows = group.iter().filter(|pending| !pending.appended.duplicate);
         let rows = rows.filter_map(|p| Some((p.appended.wal_sequence, p.append.batch.clone()?)));
         self.parts.views.append(rows.collect());
+        if self.parts.disk.reached(Step::GroupPublished).is_err() {
+            return; // the machine is gone: nobody is told
+        }
         for Pending { append, appended } in group {
             // a caller that went away has its rows stored all the same
             let _ = append.reply.send(Ok(appended));
@@ -191,8 +181,9 @@ impl Log {
     }
 }
 
-/// The sequence of the first record in a buffer.
-fn record_sequence(buffer: &[u8]) -> Option<u64> {
-    let bytes = buffer.get(record::HEADER..record::HEADER + 8)?;
-    Some(u64::from_le_bytes(bytes.try_into().ok()?))
+fn refused(error: &io::Error) -> AppendError {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => AppendError::DiskFull,
+        _ => AppendError::Disk(error.to_string()),
+    }
 }

@@ -1,0 +1,126 @@
+//! Backup: all tables as they are at one moment, as a data folder of its own, while requests are
+//! taken. Files never change once written, so they get a second name where that is possible and are
+//! copied where it is not. Restore: the rows of such a folder, added to a store that is in use, once.
+
+use std::{io, path::Path, sync::Arc};
+
+use serde::Serialize;
+use weir_schema::Table;
+
+use super::Committer;
+use crate::{
+    disk::{self, Disk},
+    error::StoreError,
+    files::{Commit, DeltaTable, NewFile},
+    view::DataFile,
+};
+
+/// The file that names a backup.
+const NAME: &str = "backup.json";
+
+/// What a restore did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Restored {
+    /// Rows that were added, of all tables.
+    pub rows: u64,
+    /// Files that were added.
+    pub files: u64,
+    /// Files whose rows were there already, from an earlier restore of the same backup.
+    pub skipped_files: u64,
+}
+
+impl Committer {
+    /// Leaves a copy of all tables in the empty folder `to`.
+    pub(super) async fn backup(&mut self, to: &Path) -> Result<(), StoreError> {
+        self.flush(|_| true).await?;
+        let disk = self.disk.clone();
+        for table in Table::ALL {
+            let files = self.delta(table).files();
+            if files.is_empty() {
+                continue;
+            }
+            let from = self.delta(table).folder()?.to_owned();
+            let folder = to.join("tables").join(table.name());
+            copy_folder(disk.as_ref(), &from.join("_delta_log"), &folder.join("_delta_log"))?;
+            for file in &files {
+                second_name(disk.as_ref(), &from.join(&file.name), &folder.join(&file.name))?;
+            }
+            disk.sync_dir(&folder).map_err(|source| StoreError::Io { path: folder, source })?;
+        }
+        // the name comes last: a folder without it is not a whole backup
+        let id = serde_json::json!({ "id": uuid::Uuid::new_v4().to_string() }).to_string();
+        disk::replace(disk.as_ref(), &to.join(NAME), id.as_bytes())
+            .map_err(|source| StoreError::Io { path: to.to_owned(), source })
+    }
+
+    /// Adds the rows of a backup. Done again it adds nothing.
+    pub(super) async fn restore(&mut self, from: &Path) -> Result<Restored, StoreError> {
+        let id = read_id(self.disk.as_ref(), from)?;
+        let mut restored = Restored::default();
+        for table in Table::ALL {
+            let folder = from.join("tables").join(table.name());
+            let backup = DeltaTable::open(table, folder, self.disk.clone()).await?;
+            for (place, file) in backup.files().iter().enumerate() {
+                self.restore_file(table, &backup.path(&file.name), file, &format!("restore/{id}/{place}"), &mut restored).await?;
+            }
+            self.show_files(table);
+        }
+        Ok(restored)
+    }
+
+    async fn restore_file(
+        &mut self,
+        table: Table,
+        path: &Path,
+        file: &Arc<DataFile>,
+        application: &str,
+        restored: &mut Restored,
+    ) -> Result<(), StoreError> {
+        if self.delta(table).through(application).await?.is_some() {
+            restored.skipped_files += 1;
+            return Ok(());
+        }
+        if !file.is_intact(self.disk.as_ref(), path) {
+            let source = io::Error::new(io::ErrorKind::InvalidData, "its content is not what was backed up");
+            return Err(StoreError::Io { path: path.to_owned(), source });
+        }
+        let name = format!("restored-{}.parquet", uuid::Uuid::new_v4().simple());
+        let folder = self.delta(table).folder()?.to_owned();
+        second_name(self.disk.as_ref(), path, &folder.join(&name))?;
+        self.disk.sync_dir(&folder).map_err(|source| StoreError::Io { path: folder, source })?;
+        let hash = file.hash.unwrap_or_default();
+        let new = NewFile { name, bytes: file.bytes, hash, rows: file.rows, time_range: file.time_range, hot_in_map: file.hot_in_map };
+        self.delta(table).commit(Commit::Append { file: new, application, through: 1 }).await?;
+        restored.rows += file.rows;
+        restored.files += 1;
+        Ok(())
+    }
+}
+
+fn read_id(disk: &dyn Disk, from: &Path) -> Result<String, StoreError> {
+    let path = from.join(NAME);
+    let bytes = disk.read(&path).map_err(|source| StoreError::Io { path: path.clone(), source })?;
+    let name: Option<serde_json::Value> = serde_json::from_slice(&bytes).ok();
+    let id = name.and_then(|name| name.get("id")?.as_str().map(str::to_owned));
+    id.ok_or_else(|| StoreError::Io { path, source: io::Error::new(io::ErrorKind::InvalidData, "not a backup's name") })
+}
+
+fn copy_folder(disk: &dyn Disk, from: &Path, to: &Path) -> Result<(), StoreError> {
+    let io = |source| StoreError::Io { path: from.to_owned(), source };
+    disk.create_dir_all(to).map_err(io)?;
+    for entry in disk.list(from).map_err(io)?.iter().filter(|entry| !entry.is_dir) {
+        let bytes = disk.read(&from.join(&entry.name)).map_err(io)?;
+        disk::replace(disk, &to.join(&entry.name), &bytes).map_err(io)?;
+    }
+    Ok(())
+}
+
+/// A second name on the same disk, else a copy.
+fn second_name(disk: &dyn Disk, from: &Path, to: &Path) -> Result<(), StoreError> {
+    let io = |source| StoreError::Io { path: to.to_owned(), source };
+    if disk.link(from, to).is_ok() {
+        return Ok(());
+    }
+    let bytes = disk.read(from).map_err(io)?;
+    disk::replace(disk, to, &bytes).map_err(io)
+}

@@ -1,0 +1,188 @@
+//! Flushing: rows of one table become one file, with the rows derived from them in files of the
+//! store's own tables. Those are committed first: a crash in between derives them once more, which
+//! changes nothing, because each of their rows says the same however often it is there.
+
+use std::{path::Path, sync::Arc};
+
+use arrow::{compute::concat_batches, record_batch::RecordBatch};
+use tracing::debug;
+use uuid::Uuid;
+use weir_schema::Table;
+
+use super::Committer;
+use crate::{
+    config::Config,
+    derived::{self, AttributeKeyRow, Seen, ServiceRow},
+    disk::Step,
+    error::StoreError,
+    files::{self, Commit, Level, NewFile, RowsInOrder},
+    sampling::Sampler,
+    view::{Held, TableView},
+    wal,
+};
+
+/// The columns of spans that say when a trace ran and how it began.
+const INDEXED: [&str; 7] =
+    ["trace_id", "parent_span_id", "start_unix_nano", "duration_ns", "service", "operation", "status"];
+
+/// What flushes remember of each other.
+pub(super) struct Flush {
+    services: Seen<ServiceRow>,
+    attribute_keys: Seen<AttributeKeyRow>,
+    sampler: Option<Sampler>,
+}
+
+impl Flush {
+    pub(super) fn new(config: &Config) -> Self {
+        let sampler = (config.sampling.share < 1.0).then(|| Sampler::new(config.sampling.clone()));
+        Self { services: Seen::default(), attribute_keys: Seen::default(), sampler }
+    }
+}
+
+impl Committer {
+    /// Moves rows of the tables that are due to files, then trims the log. One table's failure does
+    /// not hold up the others.
+    pub(super) async fn flush(&mut self, due: impl Fn(&TableView) -> bool) -> Result<(), StoreError> {
+        // asked first: rows appended after the past was whole come after all of it
+        let past_is_whole = self.replay.is_over();
+        let mut flushed = Ok(());
+        for table in Table::ALL {
+            if due(self.views.current().table(table)) {
+                flushed = flushed.and(self.flush_table(table, past_is_whole).await);
+            }
+        }
+        self.replay.wake();
+        if past_is_whole {
+            let wal_dir = self.config.wal_dir();
+            let segments = wal::segments(self.disk.as_ref(), &wal_dir)?;
+            let keep_from = self.views.current().first_unflushed();
+            wal::trim(self.disk.as_ref(), &segments, keep_from.unwrap_or(u64::MAX))?;
+        }
+        flushed
+    }
+
+    async fn flush_table(&mut self, table: Table, past_is_whole: bool) -> Result<(), StoreError> {
+        self.views.seal(table);
+        let view = self.views.current();
+        // while the past is replayed, what was appended since has to wait for it
+        let held: Vec<Arc<Held>> = match past_is_whole {
+            true => view.table(table).memory().cloned().collect(),
+            false => view.table(table).replayed().cloned().collect(),
+        };
+        let Some(last) = held.last().map(|held| held.last_sequence) else { return Ok(()) };
+        let node = self.config.node.clone();
+        let through = self.delta(table).through(&node).await?;
+        let fresh = not_through(&held, through);
+        if let Some(first) = fresh.first().map(|held| held.first_sequence) {
+            self.derive(table, &fresh, last).await?;
+            let batches = self.sampled(table, fresh.iter().map(|held| held.rows.clone()).collect());
+            if batches.iter().any(|batch| batch.num_rows() > 0) {
+                let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
+                self.append(table, &batches, (first, last), &node).await?;
+                debug!(table = table.name(), rows, "flushed");
+            }
+        }
+        let files = self.delta(table).files();
+        self.views.flushed(table, last, files);
+        self.reached(Step::FlushPublished, Path::new(table.name()))
+    }
+
+    /// One file, one commit.
+    async fn append(
+        &mut self,
+        table: Table,
+        batches: &[RecordBatch],
+        (first, last): (u64, u64),
+        application: &str,
+    ) -> Result<(), StoreError> {
+        let file = self.write(table, batches, &format!("part-{first:012}-{last:012}"), Level::Fresh)?;
+        self.delta(table).commit(Commit::Append { file, application, through: last }).await?;
+        self.reached(Step::FlushCommitted, Path::new(table.name()))
+    }
+
+    /// Writes a file that is durable, and so is its name.
+    pub(super) fn write(
+        &mut self,
+        table: Table,
+        batches: &[RecordBatch],
+        prefix: &str,
+        level: Level,
+    ) -> Result<NewFile, StoreError> {
+        let disk = self.disk.clone();
+        let folder = self.delta(table).folder()?.to_owned();
+        let path = folder.join(format!("{prefix}-{}.parquet", Uuid::new_v4().simple()));
+        let hot_in_map = batches.iter().any(derived::hot_in_map);
+        let file = files::write(disk.as_ref(), &path, &RowsInOrder::new(table, batches), level, hot_in_map)?;
+        disk.sync_dir(&folder).map_err(|source| StoreError::Io { path: folder, source })?;
+        self.reached(Step::DataFileSynced, &path)?;
+        Ok(file)
+    }
+
+    fn sampled(&mut self, table: Table, batches: Vec<RecordBatch>) -> Vec<RecordBatch> {
+        match &mut self.flush.sampler {
+            Some(sampler) if table == Table::Spans => batches.iter().map(|batch| sampler.apply(batch)).collect(),
+            _ => batches,
+        }
+    }
+
+    /// The rows that the store keeps about these rows, before any sampling.
+    async fn derive(&mut self, table: Table, held: &[Arc<Held>], last: u64) -> Result<(), StoreError> {
+        if !matches!(table, Table::Spans | Table::Logs | Table::Metrics) {
+            return Ok(());
+        }
+        let application = format!("{}/{}", self.config.node, table.name());
+        if table == Table::Spans {
+            let through = self.delta(Table::TraceIndex).through(&application).await?;
+            let fresh = not_through(held, through);
+            if let Some(first) = fresh.first().map(|held| held.first_sequence) {
+                let rows = derived::trace_index(&indexed_columns(&fresh)?);
+                self.append(Table::TraceIndex, &[rows], (first, last), &application).await?;
+                self.show_files(Table::TraceIndex);
+            }
+        }
+        let mut services = held.iter().flat_map(|held| derived::services(table, &held.rows)).collect();
+        services = self.flush.services.unseen(services);
+        if !services.is_empty() {
+            self.append_own(Table::Services, derived::services_batch(&services), last, &application).await?;
+            self.flush.services.remember(services);
+        }
+        let mut keys = held.iter().flat_map(|held| derived::attribute_keys(table, &held.rows)).collect();
+        keys = self.flush.attribute_keys.unseen(keys);
+        if !keys.is_empty() {
+            self.append_own(Table::AttributeKeys, derived::attribute_keys_batch(&keys), last, &application).await?;
+            self.flush.attribute_keys.remember(keys);
+        }
+        Ok(())
+    }
+
+    async fn append_own(&mut self, table: Table, rows: RecordBatch, last: u64, application: &str) -> Result<(), StoreError> {
+        if self.delta(table).through(application).await?.is_some_and(|through| through >= last) {
+            return Ok(());
+        }
+        self.append(table, &[rows], (last, last), application).await?;
+        self.show_files(table);
+        Ok(())
+    }
+
+    /// Queries see the table's files as they are now.
+    pub(super) fn show_files(&mut self, table: Table) {
+        let files = self.delta(table).files();
+        self.views.set_files(table, files);
+    }
+
+    pub(super) fn delta(&mut self, table: Table) -> &mut crate::files::DeltaTable {
+        self.tables.get_mut(&table).expect("every table is opened with the store")
+    }
+}
+
+/// What the trace index is made of, of all rows: a trace that came in several requests has one row.
+fn indexed_columns(held: &[Arc<Held>]) -> Result<RecordBatch, StoreError> {
+    let schema = Table::Spans.schema();
+    let places = INDEXED.iter().map(|name| schema.index_of(name)).collect::<Result<Vec<_>, _>>()?;
+    let batches = held.iter().map(|held| held.rows.project(&places)).collect::<Result<Vec<_>, _>>()?;
+    Ok(concat_batches(&Arc::new(schema.project(&places)?), &batches)?)
+}
+
+fn not_through(held: &[Arc<Held>], through: Option<u64>) -> Vec<Arc<Held>> {
+    held.iter().filter(|held| through.is_none_or(|through| held.last_sequence > through)).cloned().collect()
+}

@@ -1,0 +1,181 @@
+//! The committer: moves rows from memory to files, table by table, then trims the log; keeps files
+//! few, drops what is too old, sets aside what is damaged. It is the only writer of tables.
+//!
+//! Order: data file and folder synced → Delta commit, synced → view swapped → log trimmed below
+//! the oldest record that any table still holds only in memory. An idle table pins nothing.
+
+mod backup;
+mod flush;
+mod upkeep;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+use tracing::warn;
+use weir_schema::Table;
+
+use crate::{
+    config::Config,
+    disk::{Disk, Step},
+    error::StoreError,
+    files::DeltaTable,
+    view::{TableView, Views},
+    wal::Replay,
+};
+
+pub use backup::Restored;
+use flush::Flush;
+use upkeep::Replaced;
+
+/// How often ages are looked at.
+const TICK: Duration = Duration::from_millis(250);
+
+/// How often retention and free space are looked at.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// A wish of the store.
+pub(crate) enum Order {
+    /// Everything in memory, now.
+    Flush(Reply<()>),
+    /// Merge files, drop what is too old, delete what was replaced: now, not when it is due.
+    Upkeep(Reply<()>),
+    /// A file's content is not what was written: set it aside.
+    Quarantine(Table, String),
+    /// A copy of all tables under a folder.
+    Backup(PathBuf, Reply<()>),
+    /// The rows of such a copy, once.
+    Restore(PathBuf, Reply<Restored>),
+    /// Flush, then end.
+    Close(Reply<()>),
+}
+
+/// Where the answer goes; who asked may have gone away.
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
+
+/// What others see of the committer.
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    /// Why the last flush failed, if it did.
+    pub(crate) last_error: Mutex<Option<String>>,
+    /// Appends are refused: the disk is nearly full.
+    pub(crate) disk_full: AtomicBool,
+    /// Files that were set aside.
+    pub(crate) quarantined: Mutex<Vec<String>>,
+}
+
+/// The committer's parts.
+pub(crate) struct CommitterParts {
+    pub(crate) config: Config,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) views: Arc<Views>,
+    pub(crate) tables: BTreeMap<Table, DeltaTable>,
+    pub(crate) replay: Arc<Replay>,
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// The committer.
+pub(crate) struct Committer {
+    config: Config,
+    disk: Arc<dyn Disk>,
+    views: Arc<Views>,
+    tables: BTreeMap<Table, DeltaTable>,
+    replay: Arc<Replay>,
+    shared: Arc<Shared>,
+    flush: Flush,
+    replaced: Replaced,
+    upkeep_at: Instant,
+}
+
+impl Committer {
+    pub(crate) fn new(parts: CommitterParts) -> Self {
+        let CommitterParts { config, disk, views, tables, replay, shared } = parts;
+        let flush = Flush::new(&config);
+        Self { config, disk, views, tables, replay, shared, flush, replaced: Replaced::default(), upkeep_at: Instant::now() }
+    }
+
+    /// Runs until told to close.
+    pub(crate) async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let order = tokio::select! {
+                order = orders.recv() => order,
+                _ = tick.tick() => {
+                    self.tick().await;
+                    continue;
+                }
+            };
+            match order {
+                // who asked may have gone away
+                Some(Order::Flush(reply)) => drop(reply.send(self.flush(|_| true).await)),
+                Some(Order::Upkeep(reply)) => drop(reply.send(self.upkeep_now().await)),
+                Some(Order::Quarantine(table, name)) => self.quarantine(table, &name).await,
+                Some(Order::Backup(to, reply)) => drop(reply.send(self.backup(&to).await)),
+                Some(Order::Restore(from, reply)) => drop(reply.send(self.restore(&from).await)),
+                Some(Order::Close(reply)) => {
+                    let flushed = self.flush(|_| true).await;
+                    self.replaced.delete(self.disk.as_ref(), Duration::ZERO);
+                    drop(reply.send(flushed));
+                    return;
+                }
+                None => return,
+            }
+        }
+    }
+
+    /// Flushes what is big or old enough; a failure is kept for `status` and tried again.
+    async fn tick(&mut self) {
+        let (rows, age) = (self.config.flush_rows, Duration::from_millis(self.config.flush_age_ms));
+        let half_full = self.views.current().memory_bytes() > self.config.memory_limit_bytes / 2;
+        let due = move |table: &TableView| {
+            let old = table.memory().next().is_some_and(|held| held.since.elapsed() >= age);
+            old || half_full || table.memory_rows() >= rows
+        };
+        let flushed = self.flush(due).await;
+        if let Err(error) = &flushed {
+            warn!(%error, "flush failed: rows stay in memory and in the log");
+        }
+        *self.shared.last_error.lock() = flushed.err().map(|error| error.to_string());
+        self.merge().await;
+        if self.upkeep_at.elapsed() >= UPKEEP {
+            self.upkeep_at = Instant::now();
+            self.look_at_free_space();
+            if let Err(error) = self.retain().await {
+                warn!(%error, "old files could not be dropped");
+            }
+        }
+        self.replaced.delete(self.disk.as_ref(), upkeep::REPLACED_FILE_LINGERS);
+    }
+
+    async fn upkeep_now(&mut self) -> Result<(), StoreError> {
+        self.look_at_free_space();
+        self.merge().await;
+        self.retain().await?;
+        self.replaced.delete(self.disk.as_ref(), Duration::ZERO);
+        Ok(())
+    }
+
+    fn look_at_free_space(&self) {
+        let Ok(free) = self.disk.free_bytes(&self.config.dir) else { return };
+        let full = free < self.config.min_free_bytes;
+        if self.shared.disk_full.swap(full, Relaxed) != full {
+            match full {
+                true => warn!(free_bytes = free, "the disk is nearly full: appends are refused"),
+                false => warn!(free_bytes = free, "there is room again: appends are taken"),
+            }
+        }
+    }
+
+    fn reached(&self, step: Step, path: &Path) -> Result<(), StoreError> {
+        self.disk.reached(step).map_err(|source| StoreError::Io { path: path.to_owned(), source })
+    }
+}

@@ -1,0 +1,211 @@
+//! Upkeep of files: few, not too old, intact. A file that no view lists any more stays for a while,
+//! for queries that hold an older view.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tracing::{debug, error, info, warn};
+use weir_schema::Table;
+
+use super::Committer;
+use crate::{
+    disk::{Disk, Step},
+    error::StoreError,
+    files::{self, Commit, Level, Merge},
+    view::DataFile,
+};
+
+/// How long a file that was replaced stays: longer than the longest query.
+pub(super) const REPLACED_FILE_LINGERS: Duration = Duration::from_secs(120);
+
+/// Files that no view lists any more, and since when.
+#[derive(Debug, Default)]
+pub(super) struct Replaced {
+    files: Vec<(PathBuf, Instant)>,
+}
+
+impl Replaced {
+    pub(super) fn push(&mut self, paths: impl IntoIterator<Item = PathBuf>) {
+        let now = Instant::now();
+        self.files.extend(paths.into_iter().map(|path| (path, now)));
+    }
+
+    /// Deletes those that lingered long enough.
+    pub(super) fn delete(&mut self, disk: &dyn Disk, lingers: Duration) {
+        let (gone, keep): (Vec<_>, Vec<_>) = self.files.drain(..).partition(|(_, since)| since.elapsed() >= lingers);
+        self.files = keep;
+        for (path, _) in gone {
+            // what stays behind is removed at the next start
+            if let Err(error) = disk.remove(&path).and_then(|()| disk.reached(Step::ReplacedDeleted)) {
+                warn!(path = %path.display(), %error, "a replaced file could not be deleted");
+            }
+        }
+    }
+}
+
+impl Committer {
+    /// Makes few files of many, one merge a table: a long one must not hold up flushes for long.
+    pub(super) async fn merge(&mut self) {
+        for table in Table::ALL {
+            let Some(merge) = files::plan_merge(&self.delta(table).files(), self.config.compact_files) else { continue };
+            if let Err(error) = self.merge_files(table, &merge).await {
+                warn!(table = table.name(), %error, "files could not be merged");
+            }
+        }
+    }
+
+    async fn merge_files(&mut self, table: Table, merge: &Merge) -> Result<(), StoreError> {
+        let sources = match merge {
+            Merge::Rewrite(sources) | Merge::Splice(sources) => sources,
+        };
+        if !self.all_intact(table, sources).await {
+            return Ok(());
+        }
+        let spliced = match merge {
+            Merge::Splice(sources) => self.splice(table, sources)?,
+            Merge::Rewrite(_) => None,
+        };
+        let file = match spliced {
+            Some(file) => file,
+            None => self.rewrite(table, sources)?,
+        };
+        let folder = self.delta(table).folder()?.to_owned();
+        self.reached(Step::MergeFileSynced, &folder)?;
+        self.delta(table).commit(Commit::Merge { removed: sources, file }).await?;
+        self.reached(Step::MergeCommitted, &folder)?;
+        self.show_files(table);
+        self.reached(Step::MergePublished, &folder)?;
+        self.replaced.push(sources.iter().map(|file| folder.join(&file.name)));
+        debug!(table = table.name(), files = sources.len(), "merged");
+        Ok(())
+    }
+
+    fn splice(&mut self, table: Table, sources: &[Arc<DataFile>]) -> Result<Option<files::NewFile>, StoreError> {
+        let disk = self.disk.clone();
+        let folder = self.delta(table).folder()?.to_owned();
+        let read = |file: &Arc<DataFile>| {
+            let path = folder.join(&file.name);
+            disk.read(&path).map_err(|source| StoreError::Io { path, source })
+        };
+        let bytes = sources.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+        let sources: Vec<_> = sources.iter().map(AsRef::as_ref).zip(bytes).collect();
+        let path = folder.join(format!("spliced-{}.parquet", uuid::Uuid::new_v4().simple()));
+        let file = files::splice(disk.as_ref(), table, &path, &sources)?;
+        disk.sync_dir(&folder).map_err(|source| StoreError::Io { path: folder, source })?;
+        Ok(file)
+    }
+
+    fn rewrite(&mut self, table: Table, sources: &[Arc<DataFile>]) -> Result<files::NewFile, StoreError> {
+        let disk = self.disk.clone();
+        let mut batches = Vec::new();
+        for file in sources {
+            batches.extend(files::read_rows(disk.as_ref(), table, &self.delta(table).path(&file.name))?);
+        }
+        self.write(table, &batches, "merged", Level::Merged)
+    }
+
+    /// Checks files before their rows go elsewhere; a damaged one is set aside.
+    async fn all_intact(&mut self, table: Table, sources: &[Arc<DataFile>]) -> bool {
+        let mut all = true;
+        for file in sources {
+            let path = self.delta(table).path(&file.name);
+            if !file.is_intact(self.disk.as_ref(), &path) {
+                all = false;
+                self.quarantine(table, &file.name).await;
+            }
+        }
+        all
+    }
+
+    /// Takes a damaged file out of the table and keeps it for people.
+    pub(super) async fn quarantine(&mut self, table: Table, name: &str) {
+        let Some(file) = self.delta(table).files().into_iter().find(|file| file.name == name) else { return };
+        let kept = self.config.quarantine_dir().join(table.name());
+        let path = self.delta(table).path(name);
+        error!(table = table.name(), file = name, rows = file.rows, kept = %kept.display(), "a file is damaged: it is set aside");
+        if let Err(error) = self.set_aside(table, &file, &path, &kept).await {
+            error!(%error, "it could not be set aside");
+        }
+        let named = format!("{}/{name}", table.name());
+        let mut quarantined = self.shared.quarantined.lock();
+        if !quarantined.contains(&named) {
+            quarantined.push(named);
+        }
+    }
+
+    async fn set_aside(&mut self, table: Table, file: &Arc<DataFile>, path: &Path, kept: &Path) -> Result<(), StoreError> {
+        let io = |source| StoreError::Io { path: path.to_owned(), source };
+        self.disk.create_dir_all(kept).map_err(io)?;
+        match self.disk.link(path, &kept.join(&file.name)) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(io(error)),
+            _ => self.disk.sync_dir(kept).map_err(io)?,
+        }
+        self.reached(Step::Quarantined, path)?;
+        self.delta(table).commit(Commit::Drop { removed: std::slice::from_ref(file) }).await?;
+        self.show_files(table);
+        self.replaced.push([path.to_owned()]);
+        Ok(())
+    }
+
+    /// Drops whole files that are too old, then the oldest while there is too much.
+    pub(super) async fn retain(&mut self) -> Result<(), StoreError> {
+        let retention = self.config.retention.clone();
+        if retention.max_age_hours > 0 {
+            let hours = i64::try_from(retention.max_age_hours).unwrap_or(i64::MAX);
+            let cut = now_unix_nano().saturating_sub(hours.saturating_mul(3_600_000_000_000));
+            for table in Table::ALL {
+                let old = |file: &Arc<DataFile>| file.time_range.is_some_and(|(_, high)| high < cut);
+                let old: Vec<_> = self.delta(table).files().into_iter().filter(old).collect();
+                self.drop_files(table, &old).await?;
+            }
+        }
+        if retention.max_bytes > 0 {
+            for (table, files) in self.too_much(retention.max_bytes) {
+                self.drop_files(table, &files).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The oldest files of spans, logs and metrics that have to go for the rest to fit.
+    fn too_much(&mut self, max_bytes: u64) -> Vec<(Table, Vec<Arc<DataFile>>)> {
+        let all: u64 = Table::ALL.into_iter().flat_map(|table| self.delta(table).files()).map(|file| file.bytes).sum();
+        let mut over = all.saturating_sub(max_bytes);
+        let mut oldest: Vec<(Table, Arc<DataFile>)> = Vec::new();
+        for table in [Table::Spans, Table::Logs, Table::Metrics] {
+            oldest.extend(self.delta(table).files().into_iter().map(|file| (table, file)));
+        }
+        oldest.sort_by_key(|(_, file)| file.time_range.map(|(_, high)| high));
+        let mut gone: std::collections::BTreeMap<Table, Vec<Arc<DataFile>>> = Default::default();
+        for (table, file) in oldest {
+            if over == 0 {
+                break;
+            }
+            over = over.saturating_sub(file.bytes);
+            gone.entry(table).or_default().push(file);
+        }
+        gone.into_iter().collect()
+    }
+
+    async fn drop_files(&mut self, table: Table, files: &[Arc<DataFile>]) -> Result<(), StoreError> {
+        if files.is_empty() {
+            return Ok(());
+        }
+        self.delta(table).commit(Commit::Drop { removed: files }).await?;
+        self.reached(Step::RetentionCommitted, Path::new(table.name()))?;
+        self.show_files(table);
+        let paths: Vec<_> = files.iter().map(|file| self.delta(table).path(&file.name)).collect();
+        self.replaced.push(paths);
+        let rows: u64 = files.iter().map(|file| file.rows).sum();
+        info!(table = table.name(), files = files.len(), rows, "dropped by retention");
+        Ok(())
+    }
+}
+
+fn now_unix_nano() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}

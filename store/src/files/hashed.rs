@@ -1,0 +1,58 @@
+//! [`HashedFile`]: a file that is hashed while it is written, and the check of that hash. Parquet as
+//! we write it has no checksums of pages, so this is how a flipped bit is found.
+
+use std::{
+    io::{self, Write},
+    path::Path,
+};
+
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+
+use crate::disk::{Disk, DiskFile};
+
+/// A file that is being written.
+#[derive(Debug)]
+pub(super) struct HashedFile {
+    file: Box<dyn DiskFile>,
+    hash: Hash,
+    bytes: u64,
+}
+
+/// The hash has no words for people.
+struct Hash(Xxh3);
+
+impl std::fmt::Debug for Hash {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:016x}", self.0.digest())
+    }
+}
+
+impl HashedFile {
+    pub(super) fn create(disk: &dyn Disk, path: &Path) -> io::Result<Self> {
+        Ok(Self { file: disk.create(path)?, hash: Hash(Xxh3::new()), bytes: 0 })
+    }
+
+    /// Makes it durable; its length and hash.
+    pub(super) fn finish(mut self) -> io::Result<(u64, u64)> {
+        self.file.sync()?;
+        Ok((self.bytes, self.hash.0.digest()))
+    }
+}
+
+impl Write for HashedFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.hash.0.update(&bytes[..written]);
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// Whether a file has the content that was hashed when it was written.
+pub(crate) fn is_intact(disk: &dyn Disk, path: &Path, hash: u64) -> io::Result<bool> {
+    Ok(xxh3_64(&disk.read(path)?) == hash)
+}

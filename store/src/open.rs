@@ -1,0 +1,143 @@
+//! Opening a data folder: lock, tables, the end of the log, then the parts that run.
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{Arc, atomic::AtomicBool},
+};
+
+use parking_lot::Mutex;
+use tokio::{runtime::Runtime, sync::mpsc};
+use weir_schema::Table;
+
+use crate::{
+    committer::{Committer, CommitterParts, Shared},
+    config::Config,
+    disk::Disk,
+    error::{OpenError, StoreError},
+    files::DeltaTable,
+    lock::{Lock, LockHolder},
+    query::Engine,
+    store::Inner,
+    view::Views,
+    wal::{Past, Replay, ReplayParts, Through, Writer, WriterParts},
+};
+
+/// Orders waiting for the committer; the next one waits in its own task.
+const ORDERS: usize = 16;
+
+/// Opens a folder. Blocks the thread.
+pub(crate) fn open(mut config: Config, disk: Arc<dyn Disk>) -> Result<Inner, OpenError> {
+    let io = |path: &Path| {
+        let path = path.to_owned();
+        move |source| OpenError::Io { path, source }
+    };
+    for dir in [config.wal_dir(), config.tables_dir()] {
+        disk.create_dir_all(&dir).map_err(io(&dir))?;
+    }
+    config.dir = disk.canonical(&config.dir).map_err(io(&config.dir))?;
+    disk.sync_dir(&config.dir).map_err(io(&config.dir))?;
+    let lock = match Lock::take(disk.as_ref(), &config.dir).map_err(io(&config.dir))? {
+        Ok(lock) => lock,
+        Err(LockHolder { pid, url }) => return Err(OpenError::Locked { dir: config.dir, pid, url }),
+    };
+    let runtime = committers_runtime().map_err(io(&config.dir))?;
+    let views = Arc::new(Views::default());
+    let tables = runtime.block_on(open_tables(&config, &disk, &views))?;
+    let past = Past::read(disk.as_ref(), &config.wal_dir())?;
+    let next_sequence = tables.through.values().map(|through| through + 1).fold(past.next_sequence, u64::max);
+    let replay = Arc::new(start_replay(&config, &disk, &views, tables.through, &past, next_sequence)?);
+    let writer = Writer::start(WriterParts {
+        disk: disk.clone(),
+        dir: config.wal_dir(),
+        next_sequence,
+        recent: past.recent,
+        views: views.clone(),
+        segment_bytes: config.wal_segment_bytes,
+    })?;
+    let shared = Arc::new(Shared::default());
+    *shared.quarantined.lock() = quarantined(disk.as_ref(), &config);
+    let (orders, orders_in) = mpsc::channel(ORDERS);
+    let committer = Committer::new(CommitterParts {
+        config: config.clone(),
+        disk: disk.clone(),
+        views: views.clone(),
+        tables: tables.tables,
+        replay: replay.clone(),
+        shared: shared.clone(),
+    });
+    runtime.spawn(committer.run(orders_in));
+    let engine = Engine::new(&config, disk.clone(), orders.clone())?;
+    Ok(Inner {
+        config,
+        disk,
+        views,
+        appends: Mutex::new(Some(writer.queue())),
+        orders,
+        engine,
+        replay,
+        shared,
+        closing: AtomicBool::new(false),
+        writer: Mutex::new(Some(writer)),
+        runtime: Mutex::new(Some(runtime)),
+        lock: Mutex::new(lock),
+    })
+}
+
+fn committers_runtime() -> std::io::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .thread_name("weir-commit")
+        .worker_threads(1)
+        .max_blocking_threads(4)
+        .enable_all()
+        .build()
+}
+
+struct OpenedTables {
+    tables: BTreeMap<Table, DeltaTable>,
+    through: Through,
+}
+
+async fn open_tables(config: &Config, disk: &Arc<dyn Disk>, views: &Views) -> Result<OpenedTables, StoreError> {
+    let mut opened = OpenedTables { tables: BTreeMap::new(), through: Through::new() };
+    for table in Table::ALL {
+        let mut delta = DeltaTable::open(table, config.tables_dir().join(table.name()), disk.clone()).await?;
+        views.set_files(table, delta.files());
+        if let Some(through) = delta.through(&config.node).await? {
+            opened.through.insert(table, through);
+        }
+        opened.tables.insert(table, delta);
+    }
+    Ok(opened)
+}
+
+fn start_replay(
+    config: &Config,
+    disk: &Arc<dyn Disk>,
+    views: &Arc<Views>,
+    through: Through,
+    past: &Past,
+    until: u64,
+) -> Result<Replay, StoreError> {
+    let parts = ReplayParts {
+        disk: disk.clone(),
+        quarantine: config.quarantine_dir(),
+        segments: past.segments.clone(),
+        until,
+        through,
+        views: views.clone(),
+        memory_bytes: config.memory_limit_bytes / 2,
+    };
+    Replay::start(parts).map_err(|source| StoreError::Io { path: config.wal_dir(), source })
+}
+
+/// Files that earlier runs set aside: they stay named until people take them away.
+fn quarantined(disk: &dyn Disk, config: &Config) -> Vec<String> {
+    let dir = config.quarantine_dir();
+    let folders = disk.list(&dir).unwrap_or_default();
+    let files = folders.iter().filter(|entry| entry.is_dir).flat_map(|folder| {
+        let files = disk.list(&dir.join(&folder.name)).unwrap_or_default();
+        files.into_iter().map(|file| format!("{}/{}", folder.name, file.name)).collect::<Vec<_>>()
+    });
+    files.collect()
+}

@@ -1,0 +1,55 @@
+//! [`Past`]: what a start must know of the log before the first request: which sequence comes next,
+//! and which requests were taken lately. Both stand at the end of the log.
+
+use std::path::Path;
+
+use super::{
+    Payload,
+    recent::Recent,
+    segment::{Found, Records, SegmentFile, segments},
+};
+use crate::{disk::Disk, error::StoreError};
+
+/// The log as a start finds it.
+#[derive(Debug, Default)]
+pub(crate) struct Past {
+    /// What there is to replay, in order.
+    pub(crate) segments: Vec<SegmentFile>,
+    /// The first sequence that no record has.
+    pub(crate) next_sequence: u64,
+    /// Requests of the last minutes.
+    pub(crate) recent: Recent,
+}
+
+impl Past {
+    /// Reads the end of the log.
+    pub(crate) fn read(disk: &dyn Disk, dir: &Path) -> Result<Self, StoreError> {
+        let segments = segments(disk, dir)?;
+        let mut past = Self { next_sequence: 1, ..Self::default() };
+        past.next_sequence = segments.last().map_or(1, |last| last.first_sequence.max(1));
+        let mut newest = Vec::new();
+        for segment in segments.iter().rev() {
+            let records: Vec<_> = Records::open(disk, segment)?.collect();
+            let whole = matches!(records.first(), Some(Found::Record(first)) if matches!(first.payload, Payload::Recent(_)));
+            newest.push(records);
+            if whole {
+                break; // it says itself what the older ones would
+            }
+        }
+        newest.into_iter().rev().flatten().for_each(|found| past.take_in(found));
+        past.segments = segments;
+        Ok(past)
+    }
+
+    fn take_in(&mut self, found: Found) {
+        let Found::Record(record) = found else { return };
+        self.next_sequence = self.next_sequence.max(record.sequence + 1);
+        match record.payload {
+            Payload::Otlp { request, hash } => self.recent.insert(hash, record.sequence, request.received_unix_nano),
+            Payload::Rows { .. } => {}
+            Payload::Recent(hashes) => {
+                hashes.into_iter().for_each(|(hash, received)| self.recent.insert(hash, record.sequence, received));
+            }
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! [`Replay`]: makes the rows of the log's past visible, in the background, while requests are taken.
+//!
+//! It goes on only while memory has room: the committer moves what was replayed to files first, so
+//! a log of any length is replayed in bounded memory. A damaged record is set aside and counted; the
+//! records behind it are replayed.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    io,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use arrow::{ipc::reader::StreamReader, record_batch::RecordBatch};
+use bytes::Bytes;
+use parking_lot::{Condvar, Mutex};
+use tracing::{error, info, warn};
+use weir_schema::{Batch, Table, otlp};
+
+use super::{
+    Payload,
+    record::Record,
+    segment::{Found, Records, SegmentFile},
+};
+use crate::{
+    disk::{self, Disk},
+    error::StoreError,
+    view::Views,
+};
+
+/// Records made visible at once: each time replaces the view.
+const RECORDS: usize = 64;
+
+/// Bytes of records made visible at once.
+const BYTES: usize = 4 << 20;
+
+/// How long a wait goes on before it looks for itself.
+const WAIT: Duration = Duration::from_millis(100);
+
+/// Through which record the files of each table are.
+pub(crate) type Through = BTreeMap<Table, u64>;
+
+/// What a replay starts from.
+pub(crate) struct ReplayParts {
+    pub(crate) disk: Arc<dyn Disk>,
+    /// Where damaged records are set aside.
+    pub(crate) quarantine: PathBuf,
+    pub(crate) segments: Vec<SegmentFile>,
+    /// Records from this sequence on are not of the past.
+    pub(crate) until: u64,
+    pub(crate) through: Through,
+    pub(crate) views: Arc<Views>,
+    /// Bytes in memory at which it waits for the committer.
+    pub(crate) memory_bytes: u64,
+}
+
+/// A replay under way, or over.
+#[derive(Debug)]
+pub(crate) struct Replay {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    total_bytes: u64,
+    done_bytes: AtomicU64,
+    damaged: AtomicU64,
+    over: AtomicBool,
+    stop: AtomicBool,
+    room: Mutex<()>,
+    room_made: Condvar,
+}
+
+impl Replay {
+    /// Starts; an empty past is over at once.
+    pub(crate) fn start(parts: ReplayParts) -> io::Result<Self> {
+        let total_bytes = parts.segments.iter().map(|segment| segment.bytes).sum();
+        let shared = Arc::new(Shared { total_bytes, ..Shared::default() });
+        let work = Work { parts, shared: shared.clone(), seen: HashSet::new(), rows: Vec::new(), bytes: 0, records: 0 };
+        if work.parts.segments.is_empty() {
+            shared.over.store(true, SeqCst);
+            return Ok(Self { shared, thread: Mutex::new(None) });
+        }
+        let thread = std::thread::Builder::new().name("weir-replay".into()).spawn(move || work.run())?;
+        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Whether everything of the past is visible.
+    pub(crate) fn is_over(&self) -> bool {
+        self.shared.over.load(SeqCst)
+    }
+
+    /// Bytes replayed, and bytes there are.
+    pub(crate) fn progress(&self) -> (u64, u64) {
+        (self.shared.done_bytes.load(Relaxed), self.shared.total_bytes)
+    }
+
+    /// Records that were set aside.
+    pub(crate) fn damaged(&self) -> u64 {
+        self.shared.damaged.load(Relaxed)
+    }
+
+    /// The committer made room.
+    pub(crate) fn wake(&self) {
+        self.shared.room_made.notify_all();
+    }
+
+    /// Waits until it is over or stopped. Blocks the thread.
+    pub(crate) fn wait(&self) {
+        let mut room = self.shared.room.lock();
+        while !self.is_over() && !self.shared.stop.load(SeqCst) {
+            self.shared.room_made.wait_for(&mut room, WAIT);
+        }
+    }
+
+    /// Ends it where it is: the log has the rest.
+    pub(crate) fn stop(&self) {
+        self.shared.stop.store(true, SeqCst);
+        self.wake();
+        if let Some(thread) = self.thread.lock().take()
+            && thread.join().is_err()
+        {
+            error!("the replay of the log panicked");
+        }
+    }
+}
+
+struct Work {
+    parts: ReplayParts,
+    shared: Arc<Shared>,
+    /// Requests that were replayed: a group that was refused, and then sent again, may stand twice.
+    seen: HashSet<u128>,
+    rows: Vec<(u64, Batch)>,
+    bytes: usize,
+    records: u64,
+}
+
+impl Work {
+    fn run(mut self) {
+        let started = std::time::Instant::now();
+        for segment in std::mem::take(&mut self.parts.segments) {
+            if self.shared.stop.load(SeqCst) {
+                return;
+            }
+            if let Err(error) = self.segment(&segment) {
+                error!(segment = %segment.path.display(), %error, "a log segment cannot be replayed: it is kept");
+                self.shared.damaged.fetch_add(1, Relaxed);
+            }
+            self.shared.done_bytes.fetch_add(segment.bytes, Relaxed);
+        }
+        self.publish();
+        if self.shared.stop.load(SeqCst) {
+            return;
+        }
+        let (bytes, ms) = (self.shared.total_bytes, started.elapsed().as_millis());
+        info!(records = self.records, bytes, ms, "log replayed");
+        self.shared.over.store(true, SeqCst);
+        self.shared.room_made.notify_all();
+    }
+
+    fn segment(&mut self, segment: &SegmentFile) -> Result<(), StoreError> {
+        for found in Records::open(self.parts.disk.as_ref(), segment)? {
+            if self.shared.stop.load(SeqCst) {
+                return Ok(());
+            }
+            match found {
+                Found::Record(record) => self.record(*record),
+                Found::Damaged(bytes) => self.set_aside(segment, &bytes, "a damaged record"),
+                Found::Torn(bytes) => {
+                    let bytes = bytes.len();
+                    warn!(segment = %segment.path.display(), bytes, "log tail is torn: cut at the last valid record");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn record(&mut self, record: Record) {
+        if record.sequence >= self.parts.until {
+            return;
+        }
+        self.records += 1;
+        let sequence = record.sequence;
+        let (table, bytes) = match &record.payload {
+            Payload::Otlp { hash, .. } if !self.seen.insert(*hash) => return,
+            Payload::Otlp { request, .. } => (Table::of(request.signal), request.body.len()),
+            Payload::Rows { table, ipc } => (*table, ipc.len()),
+            Payload::Recent(_) => return,
+        };
+        if self.parts.through.get(&table).is_some_and(|through| sequence <= *through) {
+            return;
+        }
+        match rows_of(record) {
+            Ok(batch) => self.rows.extend(batch.map(|batch| (sequence, batch))),
+            Err(error) => {
+                error!(%error, "a log record cannot be decoded");
+                self.shared.damaged.fetch_add(1, Relaxed);
+            }
+        }
+        self.bytes += bytes;
+        if self.rows.len() >= RECORDS || self.bytes >= BYTES {
+            self.publish();
+        }
+    }
+
+    fn publish(&mut self) {
+        let mut room = self.shared.room.lock();
+        while self.parts.views.current().memory_bytes() > self.parts.memory_bytes && !self.shared.stop.load(SeqCst) {
+            self.shared.room_made.wait_for(&mut room, WAIT);
+        }
+        drop(room);
+        self.parts.views.replay(std::mem::take(&mut self.rows));
+        self.bytes = 0;
+    }
+
+    /// Keeps the bytes for people: the segment itself is deleted once the rest is in files.
+    fn set_aside(&mut self, segment: &SegmentFile, bytes: &Bytes, what: &str) {
+        self.shared.damaged.fetch_add(1, Relaxed);
+        let name = segment.path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        let count = self.shared.damaged.load(Relaxed);
+        let path = self.parts.quarantine.join(format!("{name}-{count}.record"));
+        error!(segment = %segment.path.display(), bytes = bytes.len(), kept = %path.display(), "{what} is left out");
+        let disk = self.parts.disk.as_ref();
+        let kept = disk.create_dir_all(&self.parts.quarantine).and_then(|()| disk::replace(disk, &path, bytes));
+        if let Err(error) = kept {
+            error!(%error, "it could not be kept");
+        }
+    }
+}
+
+fn rows_of(record: Record) -> Result<Option<Batch>, StoreError> {
+    let sequence = record.sequence;
+    let bad = |message: String| StoreError::Record { sequence, message };
+    match record.payload {
+        Payload::Otlp { request, .. } => {
+            let decoded = otlp::decode(request.signal, request.encoding, &request.body, request.received_unix_nano);
+            Ok(decoded.map_err(|e| bad(e.to_string()))?.batch)
+        }
+        Payload::Rows { table, ipc } => {
+            let reader = StreamReader::try_new(io::Cursor::new(ipc), None)?;
+            let rows: Vec<RecordBatch> = reader.collect::<Result<_, _>>()?;
+            let rows = arrow::compute::concat_batches(&table.schema(), &rows).map_err(|e| bad(e.to_string()))?;
+            Ok(Some(Batch { table, rows }))
+        }
+        Payload::Recent(_) => Ok(None),
+    }
+}
