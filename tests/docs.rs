@@ -23,8 +23,8 @@ const HTTP: &str = "
 
 `POST /api/v1/sql` takes `{\"query\": \"SELECT …\"}` or the bare text, and answers JSON, CSV (`Accept: text/csv`) or an Arrow
 stream (`Accept: application/vnd.apache.arrow.stream`); `GET /api/v1/sql?query=…&format=json|csv|arrow` is the same for links.
-Rows are sent as they come, so an answer may be larger than memory. What is wrong before the first row is an error with its
-status. What goes wrong later (a bound that is met, a file that cannot be read) ends the connection without the end of the
+Rows are sent as they come, so an answer may be larger than memory. What is wrong before the first rows is an error with its
+status. In JSON a row is an object, so give columns of one name different ones (`p.service AS caller`). What goes wrong later (a bound that is met, a file that cannot be read) ends the connection without the end of the
 body: a client sees a transport error, and the JSON does not parse. A client that goes away stops its statement.
 
 `weir sql 'SELECT …' --format table|json|csv|arrow|parquet` prints the same; without a statement it is a prompt. Exit codes:

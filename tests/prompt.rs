@@ -69,7 +69,7 @@ async fn answers_go_to_stdout_in_every_format_and_failures_have_their_codes() {
     let empty = dir.path().join("no-store");
     let failures: [(&[&str], i32, &str); 5] = [
         (&["SELECT servce FROM spans", "--url", &url], 1, "servce"),
-        (&["DROP TABLE spans", "--url", &url], 1, "read-only"),
+        (&["DROP TABLE spans", "--url", &url], 1, "not DROP"),
         (&["SELECT 1", "--format", "xml"], 2, "xml"),
         (&["SELECT 1", "--url", "http://127.0.0.1:1"], 4, "127.0.0.1:1"),
         (&["SELECT 1", "--data", empty.to_str().unwrap()], 4, "no store"),

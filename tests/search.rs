@@ -168,7 +168,7 @@ async fn what_there_is_to_search_for_is_listed() {
 async fn quantiles_of_several_minutes_come_from_merged_sketches() {
     let dir = tempfile::tempdir().unwrap();
     let weir = server(dir.path()).await;
-    let minute = START as i64 / MINUTE * MINUTE;
+    let minute = START as i64 / (5 * MINUTE) * 5 * MINUTE;
     // 98 fast requests in one row, two slow ones in another minute: the median of row medians would be slow
     let rows = [
         (minute, "server", vec![1.0; 98], 0),
@@ -176,9 +176,10 @@ async fn quantiles_of_several_minutes_come_from_merged_sketches() {
         (minute, "client", vec![7.0; 50], 0),
     ];
     weir.store.append_rows(operations(&rows)).await.unwrap();
+    // each is one call, though a caller alone saw the second minute's
     weir.store.append_rows(edges(&[(minute, vec![1.0; 98], 0), (minute + MINUTE, vec![100.0; 2], 2)])).await.unwrap();
     // younger than the last closed minute: counted from the spans
-    store(&weir, "cart", vec![failed(span(1, 1, 0, "GET /", START + 120_000_000_000, 50_000_000))]).await;
+    store(&weir, "cart", vec![failed(span(1, 1, 0, "GET /", (minute + 2 * MINUTE) as u64 + 20, 50_000_000))]).await;
     let range = format!("from={minute}&to={}", minute + 5 * MINUTE);
     let red = get(&weir, &format!("/red?service=cart&{range}&step=5m")).await;
     let point = &red["points"][0];
@@ -202,6 +203,7 @@ async fn quantiles_of_several_minutes_come_from_merged_sketches() {
     assert!((edge["error_ratio"].as_f64().unwrap() - 0.02).abs() < 1e-9, "{edge}");
     let names: Vec<_> = graph["services"].as_array().unwrap().iter().map(|s| s["service"].as_str().unwrap()).collect();
     assert_eq!(names, ["cart", "gateway"]);
+    assert_eq!(graph["edges"].as_array().unwrap().len(), 1);
     let empty = get(&weir, "/graph?from=0&to=60000000000").await;
     assert_eq!((&empty["services"], &empty["edges"]), (&serde_json::json!([]), &serde_json::json!([])));
     weir.stop().await.unwrap();
@@ -274,7 +276,10 @@ fn edges(rows: &[(i64, Vec<f64>, i64)]) -> Batch {
             "minute_unix_nano" => Arc::new(Int64Array::from_iter_values(rows.iter().map(|row| row.0))),
             "caller" => texts("gateway"),
             "callee" => texts("cart"),
-            "callee_kind" => texts("service"),
+            "callee_kind" => {
+                let kind = |row: &(i64, Vec<f64>, i64)| if row.2 > 0 { "external" } else { "service" };
+                Arc::new(StringArray::from_iter_values(rows.iter().map(kind)))
+            }
             "count" => Arc::new(Int64Array::from_iter_values(rows.iter().map(|row| row.1.len() as i64))),
             "error_count" => Arc::new(Int64Array::from_iter_values(rows.iter().map(|row| row.2))),
             "duration_sketch" => Arc::new(BinaryArray::from_iter_values(rows.iter().map(|row| sketch(&row.1)))),

@@ -20,13 +20,16 @@ def main():
         os.environ["TERM"] = "xterm"
         os.execv(weir, [weir, "sql", "--url", url])
 
+    seen = b""
+
     def wait_for(text):
-        seen = b""
+        """Reads on from where the last text ended."""
+        nonlocal seen
         while text not in seen:
             if not select.select([terminal], [], [], max(0, DEADLINE - time.monotonic()))[0]:
                 sys.exit(f"never saw {text!r} in {seen!r}")
             seen += os.read(terminal, 65536)
-        return seen
+        seen = seen.split(text, 1)[1]
 
     def type_in(text):
         os.write(terminal, text.encode())
@@ -35,6 +38,7 @@ def main():
     type_in("SELECT attributes['http.req\t AS method, servic\t FROM spans;\r")
     wait_for(b"PATCH")
     print("completed")
+    wait_for(b"row(s)")
     wait_for(b"weir> ")
     type_in(ENDLESS)
     wait_for(b"Ctrl-C cancels")
@@ -45,11 +49,13 @@ def main():
     print("cancelled")
     type_in("SELECT 6 * 7 AS answer;\r")
     wait_for(b"42")
+    wait_for(b"row(s)")
     wait_for(b"weir> ")
     # what was asked before comes back
     type_in("\x1b[A\r")
     wait_for(b"42")
     print("history")
+    wait_for(b"row(s)")
     wait_for(b"weir> ")
     type_in("\\q\r")
     while True:

@@ -229,7 +229,7 @@ async fn sql(State(deps): State<Deps>, headers: HeaderMap, body: Bytes) -> Answe
 }
 
 async fn answer(deps: &Deps, statement: &str, format: Format) -> Answer {
-    let answer = deps.store.sql(statement, None).await?;
+    let answer = sql_answer::Begun::wait(deps.store.sql(statement, None).await?).await?;
     Ok(match format {
         Format::Csv => sql_answer::csv(answer),
         Format::Arrow => sql_answer::arrow(answer)?,

@@ -20,8 +20,8 @@ use crate::{
 const DEGRADED_RATIO: f64 = 0.01;
 const UNHEALTHY_RATIO: f64 = 0.1;
 
-/// Caller, callee and what the callee is.
-type Call = (String, String, &'static str);
+/// By caller and callee: what was measured, and what the callee is.
+type Calls = BTreeMap<(String, String), (Measured, NodeKind)>;
 
 /// One service in a range: what was asked of it, and everything that it did.
 #[derive(Debug, Default)]
@@ -41,11 +41,11 @@ pub(crate) async fn past(deps: &Deps, range: TimeRange) -> Result<Snapshot, ApiE
     for (name, service) in services(deps, range).await? {
         nodes.insert(name.clone(), service.view(name, seconds));
     }
-    for ((caller, callee, kind), measured) in &calls {
+    for ((caller, callee), (measured, kind)) in &calls {
         nodes.entry(caller.clone()).or_insert_with(|| ServiceView { service: caller.clone(), ..Default::default() });
-        nodes.entry(callee.clone()).or_insert_with(|| called(callee, kind, measured, seconds));
+        nodes.entry(callee.clone()).or_insert_with(|| called(callee, *kind, measured, seconds));
     }
-    let edges = calls.iter().map(|((caller, callee, _), measured)| edge(caller, callee, measured, seconds));
+    let edges = calls.iter().map(|((caller, callee), (measured, _))| edge(caller, callee, measured, seconds));
     Ok(Snapshot {
         time_unix_nano: range.to,
         window_ms: (seconds * 1e3) as u64,
@@ -104,39 +104,47 @@ impl Service {
     }
 }
 
-async fn calls(deps: &Deps, range: TimeRange) -> Result<BTreeMap<Call, Measured>, ApiError> {
+async fn calls(deps: &Deps, range: TimeRange) -> Result<Calls, ApiError> {
     let statement = format!(
         "SELECT caller, callee, callee_kind, count, error_count, duration_sketch FROM edges WHERE {}",
         range.condition("minute_unix_nano")
     );
-    let mut calls: BTreeMap<Call, Measured> = BTreeMap::new();
+    let mut calls = Calls::new();
     ask_each(deps, &statement, |rows| add_calls(&rows, &mut calls)).await?;
     Ok(calls)
 }
 
-fn add_calls(rows: &Rows, calls: &mut BTreeMap<Call, Measured>) -> Result<(), ApiError> {
+fn add_calls(rows: &Rows, calls: &mut Calls) -> Result<(), ApiError> {
     let (callers, callees, kinds) = (rows.texts("caller")?, rows.texts("callee")?, rows.texts("callee_kind")?);
     let (counts, errors) = (rows.longs("count")?, rows.longs("error_count")?);
     let sketches = rows.sketches("duration_sketch")?;
     for (row, duration_ms) in sketches.into_iter().enumerate() {
-        let kind = ["database", "messaging", "external"].into_iter().find(|kind| *kind == kinds[row]);
-        let call = (callers[row].clone(), callees[row].clone(), kind.unwrap_or("service"));
+        let kind = node_kind(&kinds[row]);
+        let call = (callers[row].clone(), callees[row].clone());
         let measured = Measured { count: counts[row], error_count: errors[row], duration_ms };
-        calls.entry(call).or_default().merge(&measured);
+        let (all, known) = calls.entry(call).or_insert_with(|| (Measured::default(), kind));
+        all.merge(&measured);
+        // a call that only its caller saw makes a service look like a host
+        if kind != NodeKind::External {
+            *known = kind;
+        }
     }
     Ok(())
 }
 
 /// A node that is only known from calls to it.
-fn called(name: &str, kind: &str, measured: &Measured, seconds: f64) -> ServiceView {
-    let kind = match kind {
+fn called(name: &str, kind: NodeKind, measured: &Measured, seconds: f64) -> ServiceView {
+    let service = Service { all: measured.clone(), ..Service::default() };
+    ServiceView { kind, ..service.view(name.to_owned(), seconds) }
+}
+
+fn node_kind(text: &str) -> NodeKind {
+    match text {
         "database" => NodeKind::Database,
         "messaging" => NodeKind::Messaging,
         "external" => NodeKind::External,
         _ => NodeKind::Service,
-    };
-    let service = Service { all: measured.clone(), ..Service::default() };
-    ServiceView { kind, ..service.view(name.to_owned(), seconds) }
+    }
 }
 
 fn edge(caller: &str, callee: &str, measured: &Measured, seconds: f64) -> EdgeView {

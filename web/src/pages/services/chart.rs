@@ -3,14 +3,14 @@
 use super::super::format;
 
 /// Size of the plot in its own units, with room for labels left and below.
-const WIDTH: f64 = 640.0;
+const WIDTH: f64 = 480.0;
 const HEIGHT: f64 = 180.0;
 const LEFT: f64 = 64.0;
 const BELOW: f64 = 20.0;
 const ABOVE: f64 = 8.0;
 
 /// Horizontal lines above zero.
-const GRID_LINES: u32 = 3;
+const GRID_LINES: u32 = 2;
 
 /// What is drawn, point by point; nothing where there is no value.
 pub(super) struct Line {
@@ -92,13 +92,13 @@ fn path(values: &[Option<f64>], x: impl Fn(usize) -> f64, y: impl Fn(f64) -> f64
     path
 }
 
-/// The next larger of 1, 1.5, 2, 3, 5 and 7.5, times a power of ten.
+/// The next larger of 1, 2, 4, 5 and 8, times a power of ten: their halves are short to write.
 fn nice(highest: f64) -> f64 {
     if highest <= 0.0 {
         return 1.0;
     }
     let power = 10_f64.powf(highest.log10().floor());
-    let steps = [1.0, 1.5, 2.0, 3.0, 5.0, 7.5];
+    let steps = [1.0, 2.0, 4.0, 5.0, 8.0];
     steps.into_iter().map(|step| step * power).find(|top| *top >= highest * 0.999).unwrap_or(10.0 * power)
 }
 
@@ -111,16 +111,16 @@ mod tests {
         let values = vec![Some(0.0), None, Some(90.0), Some(45.0)];
         let lines = vec![Line { name: "rate", values }];
         let chart = Chart::draw("Rate", &[0, 1, 2, 3], lines, format::rate);
-        assert_eq!(chart.paths, ["M136.0 160.0h0M424.0 23.2h0L568.0 91.6"]);
+        assert_eq!(chart.paths, ["M116.0 160.0h0M324.0 23.2h0L428.0 91.6"]);
         assert_eq!(chart.grid.last().unwrap(), &("8.0".to_owned(), "100/s".to_owned()));
         assert!(chart.bars[1].1.ends_with("rate –"), "{}", chart.bars[1].1);
-        assert_eq!((chart.bars[0].0.as_str(), chart.bar_width.as_str()), ("64.0", "144.00"));
+        assert_eq!((chart.bars[0].0.as_str(), chart.bar_width.as_str()), ("64.0", "104.00"));
         assert!(Chart::draw("Rate", &[], Vec::new(), format::rate).times.is_empty());
     }
 
     #[test]
     fn the_top_is_a_round_number() {
-        for (highest, top) in [(0.0, 1.0), (0.9, 1.0), (1.0, 1.0), (1.2, 1.5), (51.0, 75.0), (0.0081, 0.01)] {
+        for (highest, top) in [(0.0, 1.0), (0.9, 1.0), (1.0, 1.0), (1.2, 2.0), (51.0, 80.0), (0.0081, 0.01)] {
             assert!((nice(highest) - top).abs() < 1e-9, "{highest}: {}", nice(highest));
         }
     }
