@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use arrow::{
-    array::{ArrayRef, BinaryArray, Float64Array, Int64Array, StringArray},
+    array::{ArrayRef, BinaryArray, BooleanArray, Float64Array, Int64Array, StringArray},
     record_batch::RecordBatch,
 };
 use opentelemetry_proto::tonic::{
@@ -125,6 +125,42 @@ async fn one_span_must_match_everything_and_its_trace_is_told() {
     assert_eq!((trace["error"].as_bool(), trace["duration_ns"].as_i64()), (Some(true), Some(9_000_000)), "{trace}");
     assert_eq!((trace["start_unix_nano"].as_i64(), &found["next"]), (Some(start), &Value::Null));
     assert_eq!(trace["matched"]["span_id"], "0000000000000002");
+    weir.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_index_tells_what_a_trace_is_and_its_rows_add_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let weir = server(dir.path()).await;
+    store(&weir, "cart", vec![span(5, 2, 1, "GET /cart", START + 1_000, 3_000)]).await;
+    // a flush that saw no root, one that did, and one with a late end
+    let start = START as i64;
+    let rows = [
+        (start + 500, start + 5_000, None, false),
+        (start, start + 4_000, Some("gateway"), true),
+        (start + 2_000, start + 9_000, None, false),
+    ];
+    let column = |name: &str| -> ArrayRef {
+        match name {
+            "trace_id" => Arc::new(BinaryArray::from_iter_values(rows.iter().map(|_| 5_u128.to_be_bytes()))),
+            "start_unix_nano" => Arc::new(Int64Array::from_iter_values(rows.iter().map(|row| row.0))),
+            "end_unix_nano" => Arc::new(Int64Array::from_iter_values(rows.iter().map(|row| row.1))),
+            "service" => Arc::new(StringArray::from_iter(rows.iter().map(|row| row.2))),
+            "operation" => Arc::new(StringArray::from_iter(rows.iter().map(|row| row.2.map(|_| "GET /")))),
+            "error" => Arc::new(BooleanArray::from_iter(rows.iter().map(|row| Some(row.3)))),
+            other => panic!("{other} is new"),
+        }
+    };
+    weir.store.append_rows(batch(Table::TraceIndex, column)).await.unwrap();
+    let found = get(&weir, "/traces?service=cart").await;
+    let trace = &found["traces"][0];
+    assert_eq!((trace["service"].as_str(), trace["operation"].as_str()), (Some("gateway"), Some("GET /")), "{trace}");
+    assert_eq!(
+        (trace["start_unix_nano"].as_i64(), trace["duration_ns"].as_i64()),
+        (Some(start), Some(9_000)),
+        "{trace}"
+    );
+    assert_eq!(trace["error"].as_bool(), Some(true), "{trace}");
     weir.stop().await.unwrap();
 }
 

@@ -79,7 +79,11 @@ pub(crate) async fn each_minute(
          FROM operations WHERE {}{names}",
         range.condition("minute_unix_nano")
     );
-    ask_each(deps, &statement, |rows| Ok(rolled_up(&rows)?.into_iter().for_each(&mut take))).await?;
+    ask_each(deps, &statement, |rows| {
+        rolled_up(&rows)?.into_iter().for_each(&mut take);
+        Ok(())
+    })
+    .await?;
     for open in beyond(range, covered(deps).await?) {
         let statement = format!(
             "SELECT time_bucket('1 minute', start_unix_nano) AS minute, service, operation, kind, \
@@ -88,7 +92,11 @@ pub(crate) async fn each_minute(
              GROUP BY minute, service, operation, kind, bucket",
             open.condition("start_unix_nano")
         );
-        ask_each(deps, &statement, |rows| Ok(counted(&rows)?.into_iter().for_each(&mut take))).await?;
+        ask_each(deps, &statement, |rows| {
+            counted(&rows)?.into_iter().for_each(&mut take);
+            Ok(())
+        })
+        .await?;
     }
     Ok(())
 }

@@ -75,7 +75,7 @@ fn labels(times: &[i64], x: impl Fn(usize) -> f64) -> Vec<(String, &'static str,
     labels
 }
 
-/// A line with gaps where there is no value; a lone value is a dot.
+/// A line with gaps where there is no value; a lone value is a dash.
 fn path(values: &[Option<f64>], x: impl Fn(usize) -> f64, y: impl Fn(f64) -> f64) -> String {
     let mut path = String::new();
     let mut drawing = false;
@@ -85,8 +85,12 @@ fn path(values: &[Option<f64>], x: impl Fn(usize) -> f64, y: impl Fn(f64) -> f64
             continue;
         };
         let (x, y) = (x(place), y(*value));
-        // a line to where it stands makes a dot of a lone value
-        path += &if drawing { format!("L{x:.1} {y:.1}") } else { format!("M{x:.1} {y:.1}h0") };
+        let goes_on = values.get(place + 1).is_some_and(Option::is_some);
+        path += &match (drawing, goes_on) {
+            (true, _) => format!("L{x:.1} {y:.1}"),
+            (false, true) => format!("M{x:.1} {y:.1}"),
+            (false, false) => format!("M{:.1} {y:.1}h6", x - 3.0),
+        };
         drawing = true;
     }
     path
@@ -111,7 +115,7 @@ mod tests {
         let values = vec![Some(0.0), None, Some(90.0), Some(45.0)];
         let lines = vec![Line { name: "rate", values }];
         let chart = Chart::draw("Rate", &[0, 1, 2, 3], lines, format::rate);
-        assert_eq!(chart.paths, ["M116.0 160.0h0M324.0 23.2h0L428.0 91.6"]);
+        assert_eq!(chart.paths, ["M113.0 160.0h6M324.0 23.2L428.0 91.6"]);
         assert_eq!(chart.grid.last().unwrap(), &("8.0".to_owned(), "100/s".to_owned()));
         assert!(chart.bars[1].1.ends_with("rate –"), "{}", chart.bars[1].1);
         assert_eq!((chart.bars[0].0.as_str(), chart.bar_width.as_str()), ("64.0", "104.00"));
