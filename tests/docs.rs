@@ -5,7 +5,7 @@ use std::{fmt::Write, fs, path::Path};
 
 use weir_schema::{Table, columns};
 
-use crate::sql_examples::{EXAMPLES, FUNCTIONS};
+use crate::sql_examples::{EXAMPLES, functions};
 
 /// Where each part of the configuration is described: heading, file, and where it stands in the YAML.
 const CONFIGS: [(&str, &str); 6] = [
@@ -42,7 +42,7 @@ fn sql_md_is_fresh() {
     );
     text.push_str(HTTP);
     text.push_str("\n## Functions\n\nBeside those of DataFusion (`SELECT * FROM information_schema.routines`):\n");
-    for function in FUNCTIONS {
+    for function in functions() {
         let _ =
             writeln!(text, "\n### `{}`\n\n{}\n\n```sql\n{}\n```", function.signature, function.doc, function.example);
     }
