@@ -5,6 +5,8 @@ use std::{fmt::Write, fs, path::Path};
 
 use weir_schema::{Table, columns};
 
+use crate::sql_examples::{EXAMPLES, functions};
+
 /// Where each part of the configuration is described: heading, file, and where it stands in the YAML.
 const CONFIGS: [(&str, &str); 6] = [
     ("weir.yaml", "src/config.rs"),
@@ -15,15 +17,39 @@ const CONFIGS: [(&str, &str); 6] = [
     ("proxy.yaml", "proxy/src/config.rs"),
 ];
 
+/// How statements are asked by HTTP.
+const HTTP: &str = "
+## By HTTP, by command, by driver
+
+`POST /api/v1/sql` takes `{\"query\": \"SELECT …\"}` or the bare text, and answers JSON, CSV (`Accept: text/csv`) or an Arrow
+stream (`Accept: application/vnd.apache.arrow.stream`); `GET /api/v1/sql?query=…&format=json|csv|arrow` is the same for links.
+Rows are sent as they come, so an answer may be larger than memory. What is wrong before the first rows is an error with its
+status. In JSON a row is an object, so give columns of one name different ones (`p.service AS caller`). What goes wrong later (a bound that is met, a file that cannot be read) ends the connection without the end of the
+body: a client sees a transport error, and the JSON does not parse. A client that goes away stops its statement.
+
+`weir sql 'SELECT …' --format table|json|csv|arrow|parquet` prints the same; without a statement it is a prompt. Exit codes:
+0 answered, 1 the statement was refused or failed, 2 usage, 4 no store or server there. Drivers speak PostgreSQL on port 5433.
+";
+
 #[test]
 fn sql_md_is_fresh() {
     let mut text = String::from(
         "# Tables and columns\n\nMade from `schema/src/columns.rs`. Each table is a Delta table under `<data>/tables/<name>/`.\n\
          Times are nanoseconds since the Unix epoch and may be typed as RFC 3339 (`start_unix_nano >= '2022-08-23T12:00:00Z'`);\n\
          ids may be typed as hex (`trace_id = '4bf9…'`). `attributes['http.route']` reads an attribute wherever it lives.\n\n\
-         Functions beside DataFusion's: `attr(map, 'key')`, `hex(id)`, `time_bucket('1 minute', time)`, `percentile(x, 0.99)`.\n\
-         A statement is one `SELECT`; it is bounded in text, depth, memory, time and rows, and an error says which bound it met.\n",
+         A statement is one `SELECT`; it is bounded in text, depth, memory, time and rows, and an error says which bound it met.\n\
+         Every example on this page is run by a test.\n",
     );
+    text.push_str(HTTP);
+    text.push_str("\n## Functions\n\nBeside those of DataFusion (`SELECT * FROM information_schema.routines`):\n");
+    for function in functions() {
+        let _ =
+            writeln!(text, "\n### `{}`\n\n{}\n\n```sql\n{}\n```", function.signature, function.doc, function.example);
+    }
+    text.push_str("\n## Examples\n");
+    for (title, explanation, statement) in EXAMPLES {
+        let _ = writeln!(text, "\n### {title}\n\n{explanation}\n\n```sql\n{statement}\n```");
+    }
     for table in Table::ALL {
         let _ = writeln!(text, "\n## {}\n\n| column | type | what it holds |\n|---|---|---|", table.name());
         for column in columns::columns(table) {

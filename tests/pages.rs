@@ -33,10 +33,16 @@ use crate::support::{client, request, send, server_with, span};
 const TRACE: u128 = 0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c;
 
 /// Address, what the heading says, and a piece of text the page must hold.
-const PAGES: [(&str, &str, &str); 9] = [
+const PAGES: [(&str, &str, &str); 15] = [
     ("/", "Service graph", "cart"),
     ("/?service=gateway", "Service graph", "queue wait, predicted"),
+    ("/?from=-15m", "Service graph", "cart"),
+    ("/?from=0&to=60000000000", "Service graph", "Nothing was measured"),
+    ("/services?from=-15m", "Services", "gateway"),
+    ("/services?service=cart&from=-15m", "cart", "GET /cart"),
+    ("/services?service=nobody", "nobody", "Nothing was measured"),
     ("/traces", "Traces", "gateway GET /"),
+    ("/traces?service=nobody", "Traces", "No trace matches"),
     ("/traces?service=cart&status=error&min_duration_ms=1&attribute=shop.tier=gold", "Traces", "GET /cart"),
     ("/traces/0af7651916cd43dd8448eb211c80319c?span=0000000000000002", "Trace", "shop.tier"),
     ("/sql?q=SELECT+service,+count(*)+AS+n+FROM+spans+GROUP+BY+service+ORDER+BY+service", "SQL", "gateway"),
@@ -119,6 +125,22 @@ async fn pages_answer_to_people() {
     page.goto(format!("{web}/sql?q=DROP+TABLE+spans")).await.unwrap();
     until(page, "document.querySelector('[role=alert]') !== null").await;
 
+    page.goto(format!("{web}/traces?limit=1")).await.unwrap();
+    let key = "document.querySelector('#attributes option[value=\"shop.tier=\"]') !== null";
+    assert!(evaluate::<bool>(page, key).await, "keys that were seen are suggested");
+    let field = page.find_element("input[name=attribute]").await.unwrap();
+    field.click().await.unwrap().type_str("shop.tier=").await.unwrap();
+    until(page, "document.querySelector('#attributes option[value=\"shop.tier=gold\"]') !== null").await;
+    field.type_str("gold").await.unwrap().press_key("Enter").await.unwrap();
+    until(page, "document.querySelectorAll('input[name=attribute]').length === 2").await;
+    let rows: u32 = evaluate(page, "document.querySelectorAll('main tbody tr').length").await;
+    assert_eq!(rows, 1, "one trace is gold");
+    page.goto(format!("{web}/traces?limit=1")).await.unwrap();
+    let first: String = evaluate(page, "document.querySelector('tbody code').innerText").await;
+    page.find_element("a[rel=next]").await.unwrap().click().await.unwrap();
+    until(page, &format!("document.querySelector('tbody code').innerText !== '{first}'")).await;
+    assert!(evaluate::<bool>(page, "document.querySelector('a[rel=next]') === null").await, "there are two traces");
+
     page.goto(format!("{web}/policy")).await.unwrap();
     page.find_element("button[data-order*=set_control]").await.unwrap().click().await.unwrap();
     until(page, "document.body.innerText.includes('control on')").await;
@@ -140,7 +162,8 @@ async fn served(dir: &Path) -> Server {
     cart.status = Some(Status { code: 2, message: "out of stock <b>".into() });
     let value = Some(AnyValue { value: Some(Value::StringValue("gold".into())) });
     cart.attributes.push(KeyValue { key: "shop.tier".into(), value, ..KeyValue::default() });
-    for batch in [request("gateway", vec![entry]), request("cart", vec![cart])] {
+    let other = span(1, 3, 0, "GET /health", now - 1_000_000_000, 1_000_000);
+    for batch in [request("gateway", vec![entry, other]), request("cart", vec![cart])] {
         assert!(send(&client(), &otlp, &batch).await);
     }
     let mut snapshot = weir.snapshot.clone();

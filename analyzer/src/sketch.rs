@@ -6,8 +6,8 @@
 
 use std::collections::BTreeMap;
 
-/// ln γ for α = 0.01.
-const LN_GAMMA: f64 = 0.020_000_666_706_669_435;
+/// ln γ for α = 0.01: a value x is in bucket ⌈ln x / ln γ⌉.
+pub const LN_GAMMA: f64 = 0.020_000_666_706_669_435;
 
 /// A sketch of non-negative numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,12 +20,17 @@ pub struct Sketch {
 impl Sketch {
     /// Counts a value; a negative one or NaN counts as zero.
     pub fn add(&mut self, value: f64) {
-        self.count += 1;
+        self.add_many(value, 1);
+    }
+
+    /// Counts a value so many times.
+    pub fn add_many(&mut self, value: f64, times: u64) {
+        self.count += times;
         if value > 1e-9 {
             let bucket = (value.ln() / LN_GAMMA).ceil().clamp(f64::from(i16::MIN), f64::from(i16::MAX));
-            *self.buckets.entry(bucket as i16).or_default() += 1;
+            *self.buckets.entry(bucket as i16).or_default() += times;
         } else {
-            self.zeros += 1;
+            self.zeros += times;
         }
     }
 

@@ -18,6 +18,9 @@ use crate::{
 /// Rows that a table on a terminal holds before it is printed: widths need all of them.
 const TABLE_ROWS: usize = 10_000;
 
+/// What a row group of a Parquet answer holds in memory at most.
+const ROW_GROUP_BYTES: usize = 64 << 20;
+
 /// A statement that runs longer says so.
 const LONG: Duration = Duration::from_millis(700);
 
@@ -121,10 +124,16 @@ async fn print_arrow(mut answer: Answer) -> Result<(), anyhow::Error> {
     Ok(output::bytes(writer.get_ref())?)
 }
 
+/// Row groups go out as they are full, so that the file may be larger than memory.
 async fn print_parquet(mut answer: Answer) -> Result<(), anyhow::Error> {
     let mut writer = render::parquet_writer(&answer.schema)?;
     while let Some(batch) = answer.batches.next().await {
         writer.write(&batch?)?;
+        if writer.in_progress_size() > ROW_GROUP_BYTES {
+            writer.flush()?;
+        }
+        // the writer counts what it wrote, not what is still here
+        output::bytes(&std::mem::take(writer.inner_mut()))?;
     }
     Ok(output::bytes(&writer.into_inner()?)?)
 }

@@ -1,4 +1,5 @@
-//! The prompt: statements end with `;`, Tab completes, the arrows bring back what was asked before.
+//! The prompt: statements end with `;`, Tab completes tables, columns, functions and attribute keys,
+//! the arrows bring back what was asked before.
 
 use std::path::PathBuf;
 
@@ -56,9 +57,9 @@ const KEYWORDS: [&str; 32] = [
     "DESCRIBE",
 ];
 
-/// Our own functions, beside the engine's.
-const FUNCTIONS: [&str; 9] =
-    ["hex(", "attr(", "percentile(", "time_bucket(", "to_timestamp_nanos(", "sum(", "avg(", "max(", "min("];
+/// Where the words of a store come from that only it knows: its functions, and the keys it has seen.
+const FUNCTIONS: &str = "SELECT DISTINCT routine_name AS word FROM information_schema.routines";
+const KEYS: &str = "SELECT DISTINCT key AS word FROM attribute_keys";
 
 /// What a line asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -79,7 +80,10 @@ struct Words {
 }
 
 struct WordCompleter {
+    /// Keywords, functions, tables and columns.
     words: Vec<String>,
+    /// Attribute keys, completed inside `attributes['…']`.
+    keys: Vec<String>,
 }
 
 /// Asks, runs and prints until the person leaves.
@@ -91,7 +95,8 @@ pub(super) async fn run(place: &Place, mut format: Format) -> Result<(), anyhow:
         .auto_add_history(false)
         .build();
     let mut editor: Editor<Words, FileHistory> = Editor::with_config(config).context("the terminal")?;
-    editor.set_helper(Some(Words { words: WordCompleter::new() }));
+    let words = WordCompleter::new(words(place, FUNCTIONS).await, words(place, KEYS).await);
+    editor.set_helper(Some(Words { words }));
     let history = history_file();
     if let Some(path) = &history {
         // the first prompt has none yet
@@ -177,18 +182,38 @@ fn history_file() -> Option<PathBuf> {
     Some(dir.join("sql_history"))
 }
 
+/// The texts that a statement answers; none when it fails, for a prompt completes less but works.
+async fn words(place: &Place, statement: &str) -> Vec<String> {
+    let Ok(answer) = place.query(statement).await else { return Vec::new() };
+    let rows = answer.collect().await.unwrap_or_default();
+    let rows = rows.iter().flat_map(weir_store::render::to_json_rows);
+    rows.filter_map(|row| row["word"].as_str().map(str::to_owned)).collect()
+}
+
 impl WordCompleter {
-    fn new() -> Self {
-        let own = KEYWORDS.into_iter().chain(FUNCTIONS).map(str::to_owned);
+    fn new(functions: Vec<String>, seen_keys: Vec<String>) -> Self {
+        let functions = functions.into_iter().map(|name| format!("{name}("));
         let tables = Table::ALL.into_iter().map(|table| table.name().to_owned());
-        let columns = Table::ALL.into_iter().flat_map(columns::columns).map(|column| column.name.to_owned());
-        let mut words: Vec<String> = own.chain(tables).chain(columns).collect();
-        words.sort();
-        words.dedup();
-        Self { words }
+        let columns = || Table::ALL.into_iter().flat_map(columns::columns);
+        let names = columns().map(|column| column.name.to_owned());
+        let hot_keys = columns().filter_map(|column| column.attribute).map(str::to_owned);
+        let mut words: Vec<String> =
+            KEYWORDS.into_iter().map(str::to_owned).chain(functions).chain(tables).chain(names).collect();
+        let mut keys: Vec<String> = hot_keys.chain(seen_keys).collect();
+        for list in [&mut words, &mut keys] {
+            list.sort();
+            list.dedup();
+        }
+        Self { words, keys }
     }
 
     fn matching(&self, line: &str) -> (usize, Vec<String>) {
+        if let Some(start) = line.rfind("attributes['").map(|place| place + "attributes['".len())
+            && !line[start..].contains('\'')
+        {
+            let keys = self.keys.iter().filter(|key| key.starts_with(&line[start..]));
+            return (start, keys.map(|key| format!("{key}']")).collect());
+        }
         let start = line.rfind(|c: char| !c.is_alphanumeric() && c != '_').map_or(0, |place| place + 1);
         let begun = line[start..].to_lowercase();
         if begun.is_empty() {
@@ -225,10 +250,19 @@ mod tests {
 
     #[test]
     fn tables_columns_and_keywords_complete_where_the_word_begins() {
-        let words = WordCompleter::new();
+        let words = WordCompleter::new(vec!["percentile".into()], vec!["shop.tier".into()]);
         assert_eq!(words.matching("SELECT duration_n"), (7, vec!["duration_ns".to_owned()]));
         assert_eq!(words.matching("sel").1, ["SELECT"]);
+        assert_eq!(words.matching("SELECT perc").1, ["percentile("]);
         assert!(words.matching("SELECT * FROM sp").1.contains(&"spans".to_owned()));
         assert_eq!(words.matching("SELECT ").1, Vec::<String>::new());
+    }
+
+    #[test]
+    fn attribute_keys_complete_inside_their_brackets_only() {
+        let words = WordCompleter::new(Vec::new(), vec!["shop.tier".into()]);
+        assert_eq!(words.matching("SELECT attributes['shop"), (19, vec!["shop.tier']".to_owned()]));
+        assert_eq!(words.matching("SELECT s.attributes['http.rou").1, ["http.route']"]);
+        assert_eq!(words.matching("SELECT attributes['x'] FROM shop").1, Vec::<String>::new());
     }
 }

@@ -1,6 +1,4 @@
-//! `/api/v1`: services, graph, findings, policy, alerts, traces, SQL, status.
-
-use std::collections::HashMap;
+//! `/api/v1`: services, operations, graph, RED, findings, policy, alerts, traces, logs, SQL, status.
 
 use axum::{
     Json, Router,
@@ -10,12 +8,22 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use futures::StreamExt;
 use serde_json::{Value, json};
-use weir_analyzer::{Alert, AlertState, Command, Severity};
-use weir_store::{SqlAnswer, render};
+use weir_analyzer::{Alert, AlertState, Command, Severity, Snapshot};
 
-use crate::{deps::Deps, error::ApiError, search::Search, sql_answer, trace::Trace};
+use crate::{
+    deps::Deps,
+    error::ApiError,
+    fields::{Fields, TimeRange, now_unix_nano},
+    known, logs,
+    minutes::Of,
+    past::past,
+    red::{self, Red},
+    rows::ask_json,
+    search::{self, FoundTrace, Search},
+    sql_answer,
+    trace::Trace,
+};
 
 /// Rows of histories.
 const HISTORY_ROWS: u32 = 500;
@@ -26,7 +34,11 @@ pub(crate) fn router() -> Router<Deps> {
     Router::new()
         .route("/status", get(status))
         .route("/services", get(services))
+        .route("/operations", get(operations))
+        .route("/attribute_keys", get(attribute_keys))
+        .route("/attribute_values", get(attribute_values))
         .route("/graph", get(graph))
+        .route("/red", get(red_series))
         .route("/findings", get(findings))
         .route("/policy", get(policy).post(order))
         .route("/alerts", get(alerts))
@@ -34,6 +46,7 @@ pub(crate) fn router() -> Router<Deps> {
         .route("/openapi.json", get(openapi))
         .route("/traces", get(traces))
         .route("/traces/{id}", get(trace))
+        .route("/logs", get(trace_logs))
         .route("/sql", post(sql).get(sql_by_address))
         .fallback(async || ApiError::not_found("no such path under /api/v1"))
 }
@@ -42,17 +55,53 @@ async fn status(State(deps): State<Deps>) -> Json<Value> {
     Json(json!({"version": env!("CARGO_PKG_VERSION"), "endpoints": deps.endpoints, "store": deps.store.status()}))
 }
 
-async fn services(State(deps): State<Deps>) -> Json<Value> {
+/// Of the last window with their estimates, or of a past range from the tables.
+async fn services(State(deps): State<Deps>, Query(fields): Query<Fields>) -> Answer {
+    fields.only(&["from", "to"])?;
+    if let Some(range) = TimeRange::of(&fields, now_unix_nano())? {
+        return Ok(Json(known::services(&deps, range).await?).into_response());
+    }
     let snapshot = deps.snapshot.borrow().clone();
-    Json(
-        json!({"time_unix_nano": snapshot.time_unix_nano, "window_ms": snapshot.window_ms, "services": snapshot.services}),
-    )
+    let Snapshot { time_unix_nano, window_ms, services, .. } = &*snapshot;
+    Ok(Json(json!({"time_unix_nano": time_unix_nano, "window_ms": window_ms, "services": services})).into_response())
 }
 
-async fn graph(State(deps): State<Deps>) -> Json<Value> {
+async fn operations(State(deps): State<Deps>, Query(fields): Query<Fields>) -> Answer {
+    Ok(Json(known::operations(&deps, &fields).await?).into_response())
+}
+
+async fn attribute_keys(State(deps): State<Deps>, Query(fields): Query<Fields>) -> Answer {
+    Ok(Json(known::attribute_keys(&deps, &fields).await?).into_response())
+}
+
+async fn attribute_values(State(deps): State<Deps>, Query(fields): Query<Fields>) -> Answer {
+    Ok(Json(known::attribute_values(&deps, &fields).await?).into_response())
+}
+
+/// Of the last window, or of a past range from the tables.
+async fn graph(State(deps): State<Deps>, Query(fields): Query<Fields>) -> Answer {
+    fields.only(&["from", "to"])?;
+    if let Some(range) = TimeRange::of(&fields, now_unix_nano())? {
+        let Snapshot { services, edges, .. } = past(&deps, range).await?;
+        let json =
+            json!({"from_unix_nano": range.from, "to_unix_nano": range.to, "services": services, "edges": edges});
+        return Ok(Json(json).into_response());
+    }
     let snapshot = deps.snapshot.borrow().clone();
-    Json(json!({"time_unix_nano": snapshot.time_unix_nano, "window_ms": snapshot.window_ms,
-                "services": snapshot.services, "edges": snapshot.edges, "counters": snapshot.counters}))
+    let Snapshot { time_unix_nano, window_ms, services, edges, counters, .. } = &*snapshot;
+    Ok(Json(json!({"time_unix_nano": time_unix_nano, "window_ms": window_ms,
+                "services": services, "edges": edges, "counters": counters}))
+    .into_response())
+}
+
+/// Rate, errors and durations of a service, or of one of its operations, step by step.
+async fn red_series(State(deps): State<Deps>, Query(fields): Query<Fields>) -> Answer {
+    fields.only(&["service", "operation", "from", "to", "step"])?;
+    let of = Of { service: Some(fields.required("service")?), operation: fields.get("operation") };
+    let grid = red::grid(&fields, now_unix_nano())?;
+    let mut json = Red::read(&deps, of, grid).await?.to_json();
+    json["service"] = of.service.into();
+    Ok(Json(json).into_response())
 }
 
 async fn findings(State(deps): State<Deps>) -> Json<Value> {
@@ -63,7 +112,8 @@ async fn findings(State(deps): State<Deps>) -> Json<Value> {
 async fn policy(State(deps): State<Deps>) -> Answer {
     let snapshot = deps.snapshot.borrow().clone();
     let changes =
-        rows(&deps, &format!("SELECT * FROM policy_changes ORDER BY time_unix_nano DESC LIMIT {HISTORY_ROWS}")).await?;
+        ask_json(&deps, &format!("SELECT * FROM policy_changes ORDER BY time_unix_nano DESC LIMIT {HISTORY_ROWS}"))
+            .await?;
     Ok(Json(json!({"policy": snapshot.policy, "control": snapshot.control, "proxies": (deps.proxies)(), "changes": changes})).into_response())
 }
 
@@ -82,7 +132,7 @@ async fn order(State(deps): State<Deps>, body: Bytes) -> Answer {
 
 async fn alerts(State(deps): State<Deps>) -> Answer {
     let history =
-        rows(&deps, &format!("SELECT * FROM alerts ORDER BY time_unix_nano DESC LIMIT {HISTORY_ROWS}")).await?;
+        ask_json(&deps, &format!("SELECT * FROM alerts ORDER BY time_unix_nano DESC LIMIT {HISTORY_ROWS}")).await?;
     Ok(Json(json!({ "alerts": history })).into_response())
 }
 
@@ -113,9 +163,28 @@ async fn openapi() -> Response {
 }
 
 /// Search by the fields of [`Search`].
-async fn traces(State(deps): State<Deps>, Query(fields): Query<HashMap<String, String>>) -> Answer {
-    let search = Search::from_fields(&fields)?;
-    Ok(Json(json!({ "traces": rows(&deps, &search.statement()).await? })).into_response())
+async fn traces(State(deps): State<Deps>, Query(fields): Query<Fields>) -> Answer {
+    let search = Search::from_fields(&fields, now_unix_nano())?;
+    let found = search::find(&deps, &search).await?;
+    let traces: Vec<Value> = found.traces.iter().map(found_json).collect();
+    Ok(Json(json!({"traces": traces, "next": found.next.map(|next| next.to_string())})).into_response())
+}
+
+fn found_json(FoundTrace { matched, summary }: &FoundTrace) -> Value {
+    json!({
+        "trace_id": hex::encode(matched.key.trace_id),
+        "start_unix_nano": summary.start_unix_nano, "end_unix_nano": summary.end_unix_nano,
+        "duration_ns": summary.end_unix_nano.saturating_sub(summary.start_unix_nano),
+        "service": summary.service, "operation": summary.operation, "error": summary.error,
+        "matched": {
+            "span_id": matched.span_id, "service": matched.service, "operation": matched.operation,
+            "start_unix_nano": matched.key.start_unix_nano, "duration_ns": matched.duration_ns, "error": matched.error,
+        },
+    })
+}
+
+async fn trace_logs(State(deps): State<Deps>, Query(fields): Query<Fields>) -> Answer {
+    Ok(Json(logs::answer(&deps, &fields).await?).into_response())
 }
 
 async fn trace(State(deps): State<Deps>, Path(id): Path<String>) -> Answer {
@@ -124,9 +193,9 @@ async fn trace(State(deps): State<Deps>, Path(id): Path<String>) -> Answer {
 }
 
 /// As [`sql`], for links: `?query=…&format=json|csv|arrow`.
-async fn sql_by_address(State(deps): State<Deps>, Query(fields): Query<HashMap<String, String>>) -> Answer {
-    let query = fields.get("query").ok_or_else(|| ApiError::bad_request("the address has no query="))?;
-    let format = match fields.get("format").map_or("json", String::as_str) {
+async fn sql_by_address(State(deps): State<Deps>, Query(fields): Query<Fields>) -> Answer {
+    let query = fields.required("query")?;
+    let format = match fields.get("format").unwrap_or("json") {
         "json" => Format::Json,
         "csv" => Format::Csv,
         "arrow" => Format::Arrow,
@@ -160,7 +229,7 @@ async fn sql(State(deps): State<Deps>, headers: HeaderMap, body: Bytes) -> Answe
 }
 
 async fn answer(deps: &Deps, statement: &str, format: Format) -> Answer {
-    let answer = deps.store.sql(statement, None).await?;
+    let answer = sql_answer::Begun::wait(deps.store.sql(statement, None).await?).await?;
     Ok(match format {
         Format::Csv => sql_answer::csv(answer),
         Format::Arrow => sql_answer::arrow(answer)?,
@@ -177,20 +246,4 @@ fn statement(content_type: &str, body: &[u8]) -> Result<String, ApiError> {
         serde_json::from_str(text).map_err(|e| ApiError::bad_request(format!("the body is not JSON: {e}")))?;
     let query = value.get("query").and_then(Value::as_str);
     query.map(str::to_owned).ok_or_else(|| ApiError::bad_request("the body has no \"query\""))
-}
-
-pub(crate) async fn rows(deps: &Deps, statement: &str) -> Result<Vec<Value>, ApiError> {
-    collect(deps.store.sql(statement, None).await?).await
-}
-
-async fn collect(mut answer: SqlAnswer) -> Result<Vec<Value>, ApiError> {
-    let mut rows = Vec::new();
-    while let Some(batch) = answer.stream.next().await {
-        rows.extend(render::to_json_rows(&batch?));
-    }
-    Ok(rows)
-}
-
-fn now_unix_nano() -> i64 {
-    i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX)
 }

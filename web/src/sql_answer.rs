@@ -1,13 +1,14 @@
-//! Answers of SQL over HTTP, sent as they come. An error after the first rows ends the connection, so
-//! that no answer looks whole when it is not; a reader that goes away stops the statement.
+//! Answers of SQL over HTTP, sent as they come. An error before the first rows has its status; one
+//! after them ends the connection, so that no answer looks whole when it is not. A reader that goes
+//! away stops the statement.
 
-use arrow::{error::ArrowError, ipc::writer::StreamWriter, record_batch::RecordBatch};
+use arrow::{datatypes::SchemaRef, error::ArrowError, ipc::writer::StreamWriter, record_batch::RecordBatch};
 use axum::{
     body::{Body, Bytes},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
-use futures::{Stream, StreamExt, stream};
+use futures::{Stream, StreamExt, TryStreamExt, stream, stream::BoxStream};
 use serde_json::{Value, json};
 use weir_store::{SqlAnswer, SqlError, render};
 
@@ -15,28 +16,43 @@ use crate::error::ApiError;
 
 type Piece = Result<Bytes, SqlError>;
 
+/// An answer whose first rows are here: most statements that fail do so before them.
+pub(crate) struct Begun {
+    schema: SchemaRef,
+    rows: BoxStream<'static, Result<RecordBatch, SqlError>>,
+}
+
+impl Begun {
+    /// Waits for the first rows or the end.
+    pub(crate) async fn wait(mut answer: SqlAnswer) -> Result<Self, SqlError> {
+        let first = answer.stream.try_next().await?;
+        let rows = stream::iter(first.map(Ok)).chain(answer.stream).boxed();
+        Ok(Self { schema: answer.schema, rows })
+    }
+}
+
 /// Comma-separated, with a header.
-pub(crate) fn csv(answer: SqlAnswer) -> Response {
+pub(crate) fn csv(answer: Begun) -> Response {
     let head = Bytes::from(render::csv_header(&answer.schema));
-    let rows = answer.stream.map(|batch| batch.map(|batch| Bytes::from(render::csv_rows(&batch))));
+    let rows = answer.rows.map(|batch| batch.map(|batch| Bytes::from(render::csv_rows(&batch))));
     respond("text/csv; charset=utf-8", once(head).chain(rows))
 }
 
 /// `{"columns": […], "rows": […]}`.
-pub(crate) fn json(answer: SqlAnswer) -> Response {
+pub(crate) fn json(answer: Begun) -> Response {
     let column = |f: &arrow::datatypes::FieldRef| json!({"name": f.name(), "type": f.data_type().to_string()});
     let columns: Vec<Value> = answer.schema.fields().iter().map(column).collect();
     let head = Bytes::from(format!("{{\"columns\":{},\"rows\":[", Value::Array(columns)));
     let mut first = true;
-    let rows = answer.stream.map(move |batch| batch.map(|batch| json_rows(&batch, &mut first)));
+    let rows = answer.rows.map(move |batch| batch.map(|batch| json_rows(&batch, &mut first)));
     respond("application/json", once(head).chain(rows).chain(once(Bytes::from_static(b"]}"))))
 }
 
 /// An Arrow IPC stream.
-pub(crate) fn arrow(answer: SqlAnswer) -> Result<Response, ApiError> {
+pub(crate) fn arrow(answer: Begun) -> Result<Response, ApiError> {
     let failed = |e: ArrowError| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "arrow", e.to_string());
     let writer = StreamWriter::try_new(Vec::new(), &answer.schema).map_err(failed)?;
-    let batches = answer.stream.map(Some).chain(once_end());
+    let batches = answer.rows.map(Some).chain(once_end());
     let pieces = batches.scan(Some(writer), |writer, batch| {
         let piece = arrow_piece(writer, batch);
         std::future::ready(piece)

@@ -5,7 +5,7 @@ use axum::{extract::State, response::Response};
 use serde_json::Value;
 
 use super::{Pages, format, html, integer, text};
-use crate::api::rows;
+use crate::rows::ask_json;
 
 /// Rows shown; the table `alerts` holds all.
 const SHOWN: u32 = 200;
@@ -34,7 +34,7 @@ struct Row {
 
 pub(super) async fn page(State(pages): State<Pages>) -> Response {
     let statement = format!("SELECT * FROM alerts ORDER BY time_unix_nano DESC LIMIT {SHOWN}");
-    match rows(&pages.deps, &statement).await {
+    match ask_json(&pages.deps, &statement).await {
         Ok(rows) => html(&AlertsPage {
             page: "/alerts",
             receivers: pages.deps.notifier.receivers().to_vec(),

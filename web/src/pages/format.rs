@@ -37,16 +37,27 @@ pub(crate) fn maybe(value: Option<f64>) -> String {
 
 /// A moment to the millisecond, in UTC.
 pub(crate) fn moment(unix_nano: i64) -> String {
-    match Timestamp::from_nanosecond(i128::from(unix_nano)) {
-        Ok(time) => time.strftime("%Y-%m-%d %H:%M:%S%.3f").to_string(),
-        Err(_) => unix_nano.to_string(),
-    }
+    written(unix_nano, "%Y-%m-%d %H:%M:%S%.3f")
 }
 
 /// The time of day to the second, in UTC.
 pub(crate) fn time_of_day(unix_nano: i64) -> String {
+    written(unix_nano, "%H:%M:%S")
+}
+
+/// The hour and minute, in UTC.
+pub(crate) fn hour_and_minute(unix_nano: i64) -> String {
+    written(unix_nano, "%H:%M")
+}
+
+/// The day and hour, in UTC.
+pub(crate) fn day_and_hour(unix_nano: i64) -> String {
+    written(unix_nano, "%m-%d %H:%M")
+}
+
+fn written(unix_nano: i64, form: &str) -> String {
     match Timestamp::from_nanosecond(i128::from(unix_nano)) {
-        Ok(time) => time.strftime("%H:%M:%S").to_string(),
+        Ok(time) => time.strftime(form).to_string(),
         Err(_) => unix_nano.to_string(),
     }
 }

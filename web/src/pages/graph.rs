@@ -1,4 +1,5 @@
-//! `/`: the service graph, its tables, and a panel for one service (`?service=`).
+//! `/`: the service graph, its tables, and a panel for one service (`?service=`); live, or of a past
+//! time range (`?from=&to=`).
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -7,7 +8,6 @@ use axum::{
     extract::{Query, State},
     response::Response,
 };
-use serde::Deserialize;
 use weir_analyzer::{
     Snapshot,
     snapshot::{BreakerView, EdgeView, FindingState, FindingView, Health, NodeKind, ServiceView},
@@ -18,6 +18,11 @@ use super::{
     format::{self, NONE},
     html,
     layout::{Layout, NODE_HEIGHT, NODE_WIDTH, Topology},
+};
+use crate::{
+    error::ApiError,
+    fields::{Fields, TimeRange, now_unix_nano},
+    past::past,
 };
 
 /// Width of the utilization's track.
@@ -43,6 +48,12 @@ struct GraphPage {
     width: i32,
     height: i32,
     panel: Option<Panel>,
+    /// A past range is shown: nothing is live, and nothing is known of queues.
+    past: bool,
+    from: String,
+    to: String,
+    close: String,
+    error: String,
     otlp_grpc: String,
     otlp_http: String,
 }
@@ -104,6 +115,8 @@ struct Edge {
 
 struct Panel {
     service: String,
+    /// The same service and range on another page.
+    address: String,
     sql: String,
     figures: Vec<(&'static str, String)>,
     why: String,
@@ -120,25 +133,39 @@ struct Operation {
     p99: String,
 }
 
-#[derive(Deserialize)]
-pub(super) struct Selection {
-    service: Option<String>,
-}
-
-pub(super) async fn page(State(pages): State<Pages>, Query(selection): Query<Selection>) -> Response {
-    let snapshot = pages.deps.snapshot.borrow().clone();
-    let selected = selection.service.filter(|service| !service.is_empty());
-    let layout = pages.layouts.layout(topology(&snapshot));
+pub(super) async fn page(State(pages): State<Pages>, Query(fields): Query<Fields>) -> Response {
+    let range = TimeRange::of(&fields, now_unix_nano());
+    let asked = match &range {
+        Ok(Some(range)) => past(&pages.deps, *range).await.map(Arc::new),
+        Ok(None) => Ok(pages.deps.snapshot.borrow().clone()),
+        Err(error) => Err(ApiError::bad_request(error.message.clone())),
+    };
+    let (snapshot, error) = match asked {
+        Ok(snapshot) => (snapshot, String::new()),
+        Err(error) => (Arc::default(), error.message),
+    };
+    let is_past = !matches!(range, Ok(None));
+    let selected = fields.get("service");
+    let topology = topology(&snapshot);
+    // the layout that is kept is that of the live graph
+    let layout = if is_past { Arc::new(Layout::of(&topology)) } else { pages.layouts.layout(topology) };
     let endpoints = &pages.deps.endpoints;
     html(&GraphPage {
         page: "/",
-        when: when(&snapshot),
+        when: when(&snapshot, range.ok().flatten()),
         findings: banners(&snapshot),
-        nodes: nodes(&snapshot, &layout, selected.as_deref()),
+        nodes: nodes(&snapshot, &layout, selected, &fields),
         edges: edges(&snapshot, &layout),
         width: layout.width,
         height: layout.height,
-        panel: selected.and_then(|name| snapshot.services.iter().find(|s| s.service == name)).map(panel),
+        panel: selected
+            .and_then(|name| snapshot.services.iter().find(|s| s.service == name))
+            .map(|service| panel(service, &fields, is_past)),
+        past: is_past,
+        from: fields.get("from").unwrap_or_default().to_owned(),
+        to: fields.get("to").unwrap_or_default().to_owned(),
+        close: fields.address(&[("service", "")]),
+        error,
         otlp_grpc: endpoints.otlp_grpc.clone(),
         otlp_http: endpoints.otlp_http.clone(),
     })
@@ -152,7 +179,10 @@ fn topology(snapshot: &Snapshot) -> Topology {
     Topology { edges, nodes }
 }
 
-fn when(snapshot: &Snapshot) -> String {
+fn when(snapshot: &Snapshot, range: Option<TimeRange>) -> String {
+    if let Some(range) = range {
+        return format!("{} to {} UTC", format::moment(range.from), format::moment(range.to));
+    }
     if snapshot.time_unix_nano == 0 {
         return String::new();
     }
@@ -171,11 +201,11 @@ fn banners(snapshot: &Snapshot) -> Vec<Banner> {
     open.map(banner).collect()
 }
 
-fn nodes(snapshot: &Snapshot, layout: &Arc<Layout>, selected: Option<&str>) -> Vec<Node> {
-    snapshot.services.iter().zip(&layout.corners).map(|(s, corner)| node(s, *corner, selected)).collect()
+fn nodes(snapshot: &Snapshot, layout: &Layout, selected: Option<&str>, fields: &Fields) -> Vec<Node> {
+    snapshot.services.iter().zip(&layout.corners).map(|(s, corner)| node(s, *corner, selected, fields)).collect()
 }
 
-fn node(service: &ServiceView, (x, y): (i32, i32), selected: Option<&str>) -> Node {
+fn node(service: &ServiceView, (x, y): (i32, i32), selected: Option<&str>, fields: &Fields) -> Node {
     let (health, mark) = health(service.health);
     let estimate = &service.estimate;
     let utilization = estimate.utilization;
@@ -186,7 +216,7 @@ fn node(service: &ServiceView, (x, y): (i32, i32), selected: Option<&str>) -> No
         short: format::short(name, NAME_LENGTH),
         kind: kind(service.kind),
         label: format!("{name}: {health}{bottleneck}, {rate}, utilization {utilization_text}"),
-        href: format!("/?service={}", query(name)),
+        href: format!("/?{}", fields.address(&[("service", name)])),
         x,
         y,
         health,
@@ -214,7 +244,7 @@ fn node(service: &ServiceView, (x, y): (i32, i32), selected: Option<&str>) -> No
     }
 }
 
-fn edges(snapshot: &Snapshot, layout: &Arc<Layout>) -> Vec<Edge> {
+fn edges(snapshot: &Snapshot, layout: &Layout) -> Vec<Edge> {
     let corners: HashMap<&str, (i32, i32)> =
         snapshot.services.iter().map(|s| s.service.as_str()).zip(layout.corners.iter().copied()).collect();
     let corner = |name: &str| corners.get(name).copied();
@@ -265,9 +295,8 @@ fn curve(from: (i32, i32), to: (i32, i32)) -> (String, (i32, i32)) {
     (path, ((left + right) / 2, low - 4))
 }
 
-fn panel(service: &ServiceView) -> Panel {
+fn panel(service: &ServiceView, fields: &Fields, is_past: bool) -> Panel {
     let estimate = &service.estimate;
-    let wait = &estimate.queue_wait_ms;
     let operations = service.operations.iter().map(|operation| Operation {
         name: operation.operation.clone(),
         rate: format::rate(operation.rate_per_s),
@@ -281,17 +310,33 @@ fn panel(service: &ServiceView) -> Panel {
         (format!("× {}", what_if.load_factor), wait)
     });
     let name = service.service.replace('\'', "''");
+    let address = fields.address(&[("service", &service.service)]);
     Panel {
         service: service.service.clone(),
+        address,
         sql: format!("SELECT * FROM spans WHERE service = '{name}' ORDER BY start_unix_nano DESC LIMIT 100"),
-        figures: vec![
-            ("rate", format::rate(service.rate_per_s)),
-            ("errors", format::percent(service.error_ratio)),
-            ("p50 / p95 / p99", {
-                let [p50, p95, p99] =
-                    [service.duration_ms_p50, service.duration_ms_p95, service.duration_ms_p99].map(format::ms);
-                format!("{p50} / {p95} / {p99}")
-            }),
+        figures: figures(service, is_past),
+        why: estimate.reason.clone().unwrap_or_else(|| estimate.rule.clone()),
+        what_if: what_if.collect(),
+        operations: operations.collect(),
+    }
+}
+
+/// What is known of a service; of a past range only what its minutes add up to.
+fn figures(service: &ServiceView, is_past: bool) -> Vec<(&'static str, String)> {
+    let estimate = &service.estimate;
+    let wait = &estimate.queue_wait_ms;
+    let mut figures = vec![
+        ("rate", format::rate(service.rate_per_s)),
+        ("errors", format::percent(service.error_ratio)),
+        ("p50 / p95 / p99", {
+            let [p50, p95, p99] =
+                [service.duration_ms_p50, service.duration_ms_p95, service.duration_ms_p99].map(format::ms);
+            format!("{p50} / {p95} / {p99}")
+        }),
+    ];
+    if !is_past {
+        figures.extend([
             ("in flight L", format!("{:.1}", service.in_flight)),
             ("… waits for others", format::ms(service.downstream_ms)),
             ("arrival rate λ", format::rate(estimate.arrival_rate_per_s)),
@@ -317,11 +362,9 @@ fn panel(service: &ServiceView) -> Panel {
             }),
             ("time to first token, p50", format::maybe_ms(service.time_to_first_token_ms_p50)),
             ("instances", service.instances.join(", ")),
-        ],
-        why: estimate.reason.clone().unwrap_or_else(|| estimate.rule.clone()),
-        what_if: what_if.collect(),
-        operations: operations.collect(),
+        ]);
     }
+    figures
 }
 
 pub(super) fn health(health: Health) -> (&'static str, &'static str) {
@@ -340,8 +383,4 @@ fn kind(kind: NodeKind) -> &'static str {
         NodeKind::Messaging => "messaging",
         NodeKind::External => "external",
     }
-}
-
-fn query(text: &str) -> String {
-    url::form_urlencoded::byte_serialize(text.as_bytes()).collect()
 }

@@ -10,6 +10,7 @@ mod format;
 mod graph;
 mod layout;
 mod policy;
+mod services;
 mod sql;
 mod trace;
 mod traces;
@@ -29,8 +30,9 @@ use crate::{deps::Deps, error::ApiError};
 use layout::LayoutCache;
 
 /// Address and name, in the order of the navigation.
-pub(crate) const NAVIGATION: [(&str, &str); 6] = [
+pub(crate) const NAVIGATION: [(&str, &str); 7] = [
     ("/", "Graph"),
+    ("/services", "Services"),
     ("/traces", "Traces"),
     ("/sql", "SQL"),
     ("/findings", "Findings"),
@@ -48,6 +50,7 @@ pub(crate) struct Pages {
 pub(crate) fn router(deps: Deps) -> Router {
     Router::new()
         .route("/", get(graph::page))
+        .route("/services", get(services::page))
         .route("/traces", get(traces::page))
         .route("/traces/{id}", get(trace::page))
         .route("/sql", get(sql::page))

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use weir_policy::Policy;
 
 use super::{Pages, format, html, integer, text};
-use crate::{api::rows, deps::ProxyView};
+use crate::{deps::ProxyView, rows::ask_json};
 
 /// Changes shown; the table `policy_changes` holds all.
 const SHOWN_CHANGES: u32 = 100;
@@ -59,7 +59,7 @@ struct Change {
 pub(super) async fn page(State(pages): State<Pages>) -> Response {
     let snapshot = pages.deps.snapshot.borrow().clone();
     let statement = format!("SELECT * FROM policy_changes ORDER BY time_unix_nano DESC, service LIMIT {SHOWN_CHANGES}");
-    let changes = match rows(&pages.deps, &statement).await {
+    let changes = match ask_json(&pages.deps, &statement).await {
         Ok(changes) => changes,
         Err(error) => return error.into_page(),
     };

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Pages, format, html, integer, text};
-use crate::trace::Trace;
+use crate::{logs, trace::Trace};
 
 /// Rows drawn; a longer trace is cut, and says so.
 const MAX_ROWS: usize = 2_000;
@@ -57,6 +57,23 @@ struct TracePage {
     rows: Vec<Row>,
     cut: usize,
     selected: Option<Selected>,
+    logs: Vec<Log>,
+    logs_cut: bool,
+    logs_error: String,
+}
+
+/// A log record of the trace.
+struct Log {
+    /// After the trace began.
+    offset: String,
+    service: String,
+    severity: String,
+    state: &'static str,
+    body: String,
+    /// The span that it was written in, if it is one of this trace.
+    span_id: String,
+    operation: String,
+    selected: bool,
 }
 
 struct Row {
@@ -93,8 +110,65 @@ pub(super) async fn page(
     Query(selection): Query<Selection>,
 ) -> Response {
     match Trace::read(&pages.deps, &id).await {
-        Ok(trace) => html(&view(&trace, selection.span.as_deref())),
+        Ok(trace) => {
+            let mut page = view(&trace, selection.span.as_deref());
+            match logs::of_trace(&pages.deps, trace.id()).await {
+                Ok(records) => {
+                    page.logs_cut = records.len() == logs::DEFAULT_LOGS;
+                    page.logs = log_rows(&records, &trace, selection.span.as_deref());
+                }
+                Err(error) => page.logs_error = error.message,
+            }
+            html(&page)
+        }
         Err(error) => error.into_page(),
+    }
+}
+
+fn log_rows(records: &[Value], trace: &Trace, selected: Option<&str>) -> Vec<Log> {
+    let start = trace.nodes.iter().map(|n| n.start).min().unwrap_or(0);
+    let operations: HashMap<String, &str> = trace
+        .nodes
+        .iter()
+        .zip(&trace.spans)
+        .map(|(node, span)| (hex::encode(node.span_id), span["operation"].as_str().unwrap_or_default()))
+        .collect();
+    let row = |record: &Value| {
+        let span_id = text(record, "span_id");
+        let number = integer(record, "severity_number");
+        Log {
+            offset: format::ns(integer(record, "time_unix_nano") - start),
+            service: text(record, "service"),
+            severity: Some(text(record, "severity"))
+                .filter(|s| !s.is_empty())
+                .unwrap_or_else(|| severity(number).into()),
+            // 13 is WARN, 17 is ERROR
+            state: if number >= 17 {
+                "unhealthy"
+            } else if number >= 13 {
+                "degraded"
+            } else {
+                ""
+            },
+            body: text(record, "body"),
+            operation: operations.get(&span_id).copied().unwrap_or_default().to_owned(),
+            selected: selected == Some(span_id.as_str()),
+            span_id: if operations.contains_key(&span_id) { span_id } else { String::new() },
+        }
+    };
+    records.iter().map(row).collect()
+}
+
+/// OpenTelemetry's short names of severity numbers.
+fn severity(number: i64) -> &'static str {
+    match number {
+        1..=4 => "TRACE",
+        5..=8 => "DEBUG",
+        9..=12 => "INFO",
+        13..=16 => "WARN",
+        17..=20 => "ERROR",
+        21..=24 => "FATAL",
+        _ => "",
     }
 }
 
@@ -143,6 +217,9 @@ fn view(trace: &Trace, selected: Option<&str>) -> TracePage {
         rows: order.iter().take(MAX_ROWS).map(row).collect(),
         cut: order.len().saturating_sub(MAX_ROWS),
         selected: selected.and_then(|id| trace.spans.iter().find(|span| span["span_id"] == id)).map(panel),
+        logs: Vec::new(),
+        logs_cut: false,
+        logs_error: String::new(),
     }
 }
 

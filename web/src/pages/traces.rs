@@ -1,16 +1,17 @@
-//! `/traces`: search, newest first.
-
-use std::collections::HashMap;
+//! `/traces`: search, newest first, a page at a time.
 
 use askama::Template;
 use axum::{
     extract::{Query, State},
     response::Response,
 };
-use serde_json::Value;
 
-use super::{Pages, format, html, integer, text};
-use crate::{api::rows, search::Search};
+use super::{Pages, format, html};
+use crate::{
+    fields::{Fields, now_unix_nano},
+    known,
+    search::{self, Found, FoundTrace, Search},
+};
 
 #[derive(Template)]
 #[template(path = "traces.html")]
@@ -18,16 +19,22 @@ struct TracesPage {
     page: &'static str,
     form: Form,
     services: Vec<String>,
+    keys: Vec<String>,
     error: String,
     filtered: bool,
-    traces: Vec<Found>,
+    deeper: bool,
+    newest: String,
+    older: String,
+    json: String,
+    traces: Vec<Row>,
 }
 
 struct Form {
     service: String,
     operation: String,
     status: String,
-    attribute: String,
+    errors: bool,
+    attributes: Vec<String>,
     min_duration_ms: String,
     max_duration_ms: String,
     from: String,
@@ -35,48 +42,67 @@ struct Form {
     limit: String,
 }
 
-struct Found {
+struct Row {
     id: String,
     id_short: String,
     started: String,
     service: String,
     operation: String,
-    spans: i64,
-    errors: i64,
+    error: bool,
     duration: String,
+    /// The span that matched, where it is not the root.
+    matched: Option<Span>,
     /// Of the longest in the list, in percent.
     share: i64,
 }
 
-pub(super) async fn page(State(pages): State<Pages>, Query(fields): Query<HashMap<String, String>>) -> Response {
-    let snapshot = pages.deps.snapshot.borrow().clone();
-    let search = Search::from_fields(&fields);
-    let filtered = search.as_ref().is_ok_and(Search::narrows);
+struct Span {
+    span_id: String,
+    service: String,
+    operation: String,
+    duration: String,
+    error: bool,
+}
+
+pub(super) async fn page(State(pages): State<Pages>, Query(fields): Query<Fields>) -> Response {
+    let search = Search::from_fields(&fields, now_unix_nano());
+    let (filtered, deeper) = search.as_ref().map_or((false, false), |search| (search.narrows(), search.goes_on()));
     let found = match search {
-        Ok(search) => rows(&pages.deps, &search.statement()).await,
+        Ok(search) => search::find(&pages.deps, &search).await,
         Err(error) => Err(error),
     };
-    let (traces, error) = match found {
-        Ok(rows) => (traces(&rows), String::new()),
-        Err(error) => (Vec::new(), error.message),
+    let (found, error) = match found {
+        Ok(found) => (found, String::new()),
+        Err(error) => (Found { traces: Vec::new(), next: None }, error.message),
     };
+    let snapshot = pages.deps.snapshot.borrow().clone();
     html(&TracesPage {
         page: "/traces",
         form: form(&fields),
         services: snapshot.services.iter().map(|s| s.service.clone()).collect(),
+        // a search without suggestions is still a search
+        keys: known::searchable_keys(&pages.deps).await.unwrap_or_default(),
         error,
         filtered,
-        traces,
+        deeper,
+        newest: fields.address(&[("cursor", "")]),
+        older: found.next.map(|next| fields.address(&[("cursor", &next.to_string())])).unwrap_or_default(),
+        json: fields.address(&[]),
+        traces: rows(&found.traces),
     })
 }
 
-fn form(fields: &HashMap<String, String>) -> Form {
-    let field = |key: &str| fields.get(key).cloned().unwrap_or_default();
+fn form(fields: &Fields) -> Form {
+    let field = |key: &str| fields.get(key).unwrap_or_default().to_owned();
+    let mut attributes: Vec<String> = fields.all("attribute").map(str::to_owned).collect();
+    // room for one more
+    attributes.push(String::new());
     Form {
         service: field("service"),
         operation: field("operation"),
         status: field("status"),
-        attribute: field("attribute"),
+        errors: matches!(fields.get("errors"), Some("true" | "on")),
+        attributes,
         min_duration_ms: field("min_duration_ms"),
         max_duration_ms: field("max_duration_ms"),
         from: field("from"),
@@ -85,21 +111,31 @@ fn form(fields: &HashMap<String, String>) -> Form {
     }
 }
 
-fn traces(rows: &[Value]) -> Vec<Found> {
-    let longest = rows.iter().map(|row| integer(row, "duration_ns")).max().unwrap_or(1).max(1);
-    let found = |row: &Value| {
-        let (id, duration) = (text(row, "trace_id"), integer(row, "duration_ns"));
-        Found {
+fn rows(traces: &[FoundTrace]) -> Vec<Row> {
+    let duration = |trace: &FoundTrace| trace.summary.end_unix_nano.saturating_sub(trace.summary.start_unix_nano);
+    let longest = traces.iter().map(duration).max().unwrap_or(1).max(1);
+    let row = |trace: &FoundTrace| {
+        let FoundTrace { matched, summary } = trace;
+        let id = hex::encode(matched.key.trace_id);
+        let is_root = (&matched.service, &matched.operation) == (&summary.service, &summary.operation);
+        let span = || Span {
+            span_id: matched.span_id.clone(),
+            service: matched.service.clone(),
+            operation: matched.operation.clone(),
+            duration: format::ns(matched.duration_ns),
+            error: matched.error,
+        };
+        Row {
             id_short: id.chars().take(12).collect(),
             id,
-            started: format::moment(integer(row, "start_unix_nano")),
-            service: text(row, "service"),
-            operation: text(row, "operation"),
-            spans: integer(row, "matching_spans"),
-            errors: integer(row, "error_spans"),
-            duration: format::ns(duration),
-            share: duration.saturating_mul(100) / longest,
+            started: format::moment(summary.start_unix_nano),
+            service: summary.service.clone(),
+            operation: summary.operation.clone(),
+            error: summary.error,
+            duration: format::ns(duration(trace)),
+            matched: (!is_root).then(span),
+            share: duration(trace).saturating_mul(100) / longest,
         }
     };
-    rows.iter().map(found).collect()
+    traces.iter().map(row).collect()
 }
