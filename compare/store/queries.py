@@ -22,7 +22,7 @@ class Dialect:
     table: str
     trace_id: str  # as lower-case hex
     span_id: str  # as lower-case hex
-    join_trace_id: str  # as stored
+    join_trace_id: str  # as stored, and so the others that begin with join
     join_span_id: str
     join_parent_id: str
     start_ns: str  # start, as nanoseconds
@@ -65,7 +65,7 @@ def newest_traces(d, p):
         where.append(d.starts_between(p["from_ns"], p["from_ns"] + HOUR_NS, ""))
     return (
         f"SELECT max({d.start_ns}) AS newest, {d.trace_id} AS trace, count(*) AS spans FROM {d.table}"
-        f" WHERE {' AND '.join(where)} GROUP BY {d.trace_id} ORDER BY newest DESC LIMIT {ROWS}"
+        f" WHERE {' AND '.join(where)} GROUP BY {d.join_trace_id} ORDER BY newest DESC LIMIT {ROWS}"
     )
 
 
@@ -185,7 +185,6 @@ def sample(files, random_, groups=8, rows=4_000):
     found = []
     for file, group in random_.sample(places, min(groups, len(places))):
         columns = ["trace_id", "service", "start_unix_nano", "duration_ns", "attributes"]
-        # the end of a group is the end of the data: the last spans may still lack company
         table = pq.ParquetFile(file).read_row_group(group, columns=columns)
         places_ = sorted(random_.sample(range(table.num_rows), min(rows, table.num_rows)))
         found += table.take(places_).to_pylist()

@@ -21,6 +21,8 @@ HERE = Path(__file__).parent
 DIALECTS = {"weir": weir.DIALECT, "clickhouse-otel": clickhouse.OTEL, "clickhouse-jaeger": clickhouse.JAEGER, "duckdb": duckdb.DIALECT}
 # A case whose statement takes longer than this is not asked all its rounds.
 CASE_BUDGET_S = 60
+# CPU that others may use before a system is measured.
+QUIET_SHARE = 0.1
 
 
 class Worker:
@@ -78,7 +80,7 @@ class Run:
         self.names = os.environ.get("SYSTEMS", ",".join(DIALECTS)).split(",")
         self.warm, self.cold = int(os.environ.get("WARM", 30)), int(os.environ.get("COLD", 5))
         self.drops_caches = os.access("/proc/sys/vm/drop_caches", os.W_OK)
-        self.sizes, self.versions, self.loads = {}, {}, {}
+        self.sizes, self.versions, self.loads, self.busy = {}, {}, {}, {}
         self.rows = []  # system, case, phase, round, ms, rows, error
         self.answers = {}  # (case, round) → {system: answer}
         self.mismatches = []
@@ -123,6 +125,9 @@ class Run:
 
     def measure(self, name, system):
         cases = [case for case in queries.CASES if name == "weir" or not case.only_weir]
+        self.busy[name] = busy_share()
+        if self.busy[name] > QUIET_SHARE:
+            note(f"!!! {name}: others use {self.busy[name]:.0%} of the CPUs: its times are not to be quoted")
         system.open()
         self.sizes[name], self.versions[name] = system.size(), system.version()
         for case in cases:
@@ -223,6 +228,8 @@ class Run:
             f"- {manifest['attributes_per_span']:.2f} attributes a span, {manifest['days']} days, OTLP {manifest['otlp_bytes'] / self.spans:.0f} B/span, largest request {manifest['largest_request_bytes']:,} B",
             f"- commit {commit()}; " + "; ".join(f"{name}: {version}" for name, version in self.versions.items()),
             f"- warm: up to {self.warm} different parameters after two that do not count; cold: {self.cold}, {cold}",
+            "- CPU that others used before each system was measured: " + ", ".join(f"{name} {share:.0%}" for name, share in self.busy.items())
+            + (" (**too busy: do not quote these times**)" if max(self.busy.values()) > QUIET_SHARE else ""),
             "- weir's times include HTTP and JSON over loopback; chdb and DuckDB answer inside their process",
         ]
         lines += [f"- load, {name}: " + ", ".join(f"{key} {value:,.0f}" for key, value in found.items()) for name, found in self.loads.items()]
@@ -284,6 +291,15 @@ def quantile(values, q):
         return "-"
     value = sorted(values)[round((len(values) - 1) * q)]
     return f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
+def busy_share():
+    """The share of all CPUs that was used in three seconds in which this harness did nothing."""
+    counters = lambda: [int(field) for field in open("/proc/stat").readline().split()[1:9]]
+    before = counters()
+    time.sleep(3)
+    spent = [after - earlier for earlier, after in zip(before, counters())]
+    return 1 - (spent[3] + spent[4]) / max(sum(spent), 1)
 
 
 def drop_caches():

@@ -53,8 +53,6 @@ class DuckDb:
         self.connection = duckdb.connect(str(self.file))
 
     def load(self, files):
-        # threads: sorting maps in two of them at once took too much memory
-        self.connection.execute("SET preserve_insertion_order = true")
         self.connection.execute(TABLE.format(files=[str(file) for file in files]))
         self.connection.execute("CHECKPOINT")
 

@@ -82,6 +82,7 @@ class Weir:
         found["spans_per_s"] = spans / found["seconds"]
         found["server_cpu_s"] = self._cpu_s() - before
         found["peak_rss_mib"] = self._peak_rss_mib()
+        found["folder_mib"] = sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file()) / 2**20
         return found
 
     def size(self):
