@@ -108,8 +108,9 @@ class Run:
 
     def load(self, name, system):
         loaded = self.data / f"{name}.loaded.json"
+        manifest = (self.data / "manifest.json").read_text()
         reuse = os.environ.get("SKIP_WEIR_LOAD" if name == "weir" else "SKIP_PEERS")
-        if not (reuse and loaded.exists()):
+        if not (reuse and loaded.exists() and json.loads(loaded.read_text())["manifest"] == manifest):
             note(f"{name}: loading")
             shutil.rmtree(self.data / name, ignore_errors=True)
             loaded.unlink(missing_ok=True)
@@ -119,8 +120,8 @@ class Run:
             else:
                 found = system.load(sorted((self.data / "parquet").glob("*.parquet")))
             system.close()
-            loaded.write_text(json.dumps(found))
-        self.loads[name] = json.loads(loaded.read_text())
+            loaded.write_text(json.dumps({"manifest": manifest, "load": found}))
+        self.loads[name] = json.loads(loaded.read_text())["load"]
         note(f"{name}: loaded, {self.loads[name]}")
 
     def measure(self, name, system):
@@ -175,6 +176,7 @@ class Run:
 
     def explain(self, system, cases):
         """How weir answered, for the one who looks why it was slow."""
+        self.output("").parent.mkdir(exist_ok=True)
         with open(self.output("explain.txt"), "w") as file:
             for case in cases:
                 statement = case.statement(DIALECTS["weir"], self.parameters[case.parameters][0])
@@ -205,10 +207,12 @@ class Run:
         return sum(1 for name, _ in self.answers if name == case)
 
     def output(self, suffix):
-        return HERE / "runs" / f"{datetime.date.today()}-{self.shape}-{self.spans}.{suffix}"
+        label = os.environ.get("LABEL", "")
+        parts = [str(datetime.date.today()), self.shape, str(self.spans), *([label] if label else [])]
+        return HERE / "runs" / f"{'-'.join(parts)}.{suffix}"
 
     def write(self):
-        (HERE / "runs").mkdir(exist_ok=True)
+        self.output("").parent.mkdir(exist_ok=True)
         with open(self.output("csv"), "w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(("system", "case", "phase", "round", "ms", "rows", "error"))
@@ -319,8 +323,11 @@ def note(text):
 
 def main():
     spans = int(sys.argv[1])
-    for shape in os.environ["SHAPES"].split():
-        Run(shape, spans if shape == "a" else int(os.environ.get("WIDE_SPANS", spans // 5))).all()
+    sizes = {"a": spans, "b": int(os.environ.get("WIDE_SPANS", spans // 5))}
+    runs = [Run(shape, sizes[shape]) for shape in os.environ["SHAPES"].split()]
+    for run in runs:
+        run.all()
+    sys.exit(any(run.mismatches for run in runs))
 
 
 main()

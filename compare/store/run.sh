@@ -12,8 +12,10 @@
 #   SKIP_GENERATE=1        use the spans that DATA_DIR holds
 #   SKIP_PEERS=1           use the peers' databases that DATA_DIR holds
 #   SKIP_WEIR_LOAD=1       the same for weir's own store
+#   LABEL                  a word for the names of the results, when one day has several
 #
-# Results go to runs/. The ratios within one run mean more than its absolute numbers.
+# Results go to runs/; the exit code is 1 when answers differ between systems. The
+# ratios within one run mean more than its absolute numbers.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 cd "$here/../.."
