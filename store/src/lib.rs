@@ -17,6 +17,8 @@ mod append;
 mod checkpoint;
 mod committer;
 mod config;
+#[allow(dead_code)] // until the committer calls it
+mod derived;
 mod error;
 mod files;
 mod lock;
@@ -24,6 +26,8 @@ mod parquet_spans;
 pub mod postgres;
 mod query;
 pub mod render;
+#[allow(dead_code)] // until the committer calls it
+mod sampling;
 mod status;
 mod store;
 mod view;
@@ -35,5 +39,6 @@ pub use error::{AppendError, OpenError, SqlError, StoreError};
 pub use lock::LockHolder;
 pub use parquet_spans::ParquetSpans;
 pub use query::SqlAnswer;
+pub use sampling::Sampling;
 pub use status::{Status, TableStatus};
 pub use store::Store;

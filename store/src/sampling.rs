@@ -1,0 +1,269 @@
+//! [`Sampler`]: which traces are kept whole in files, decided when their spans leave memory.
+//!
+//! Off by default. What is derived from spans (rates, edges, estimates, `trace_index`) is made
+//! before, from all of them; sampling only saves disk. Traces that people look for are kept; of the
+//! rest a share is kept, chosen by trace id, and each kept row says in `sample_weight` how many it
+//! stands for, so `sum(coalesce(sample_weight, 1))` stays unbiased (D. Horvitz and D. Thompson, A
+//! Generalization of Sampling Without Replacement, JASA 1952).
+//!
+//! The share is OpenTelemetry's consistent probability sampling: the last 7 bytes of a trace id are
+//! a number R uniform in `[0, 2⁵⁶)`, and a trace is kept with probability p when `R ≥ (1 − p)·2⁵⁶`.
+//! Every flush and every node decides alike. Spans that a client sampled already carry their weight w
+//! and passed R ≥ (1 − 1/w)·2⁵⁶, so p is the share of that.
+//!
+//! A trace whose spans come over several flushes is judged by what has come: once it is kept, what
+//! follows is kept; what was let go before an error came stays gone.
+
+use std::sync::Arc;
+
+use arrow::{
+    array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array},
+    compute::filter_record_batch,
+    datatypes::{Float64Type, Int64Type},
+    record_batch::RecordBatch,
+};
+use hashbrown::HashMap;
+use serde::{Deserialize, Serialize};
+use weir_schema::UnixNanos;
+
+const MINUTE_NS: i64 = 60_000_000_000;
+
+/// 2⁵⁶: how many values the last 7 bytes of a trace id have.
+const RANDOMNESS: f64 = (1_u64 << 56) as f64;
+
+/// Traces remembered in each of two generations: 100,000 of them take about 7 MiB.
+const REMEMBERED_TRACES: usize = 100_000;
+
+/// Minutes and operations that are counted at once; beyond, the oldest minutes are forgotten, and
+/// their operations count as rare again.
+const COUNTED_OPERATIONS: usize = 50_000;
+
+/// Which traces are kept in files.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Sampling {
+    /// Share of the traces that nothing below speaks for, 0 to 1. 1: all are kept, sampling is off.
+    pub share: f64,
+    /// Keep every trace with a span of status error.
+    pub errors: bool,
+    /// Keep every trace that took longer than this from its first start to its last end, in
+    /// milliseconds. Absent: duration is no reason.
+    pub slower_than_ms: Option<u64>,
+    /// Keep the first so many traces of each root operation in each minute: operations rarer than
+    /// this are kept whole. 0: rarity is no reason.
+    pub rare_per_minute: u32,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self { share: 1.0, errors: true, slower_than_ms: None, rare_per_minute: 10 }
+    }
+}
+
+impl Sampling {
+    /// Checks that the numbers can work together.
+    ///
+    /// # Errors
+    /// The key and what it must be.
+    pub fn validate(&self) -> Result<(), String> {
+        if !(0.0..=1.0).contains(&self.share) {
+            return Err(format!("sampling.share: must be from 0 to 1, is {}", self.share));
+        }
+        if self.slower_than_ms.is_some_and(|limit_ms| limit_ms > i64::MAX as u64 / 1_000_000) {
+            return Err("sampling.slower_than_ms: must be less than 292 years".into());
+        }
+        Ok(())
+    }
+}
+
+/// Applies [`Sampling`] to spans, flush by flush.
+#[derive(Debug)]
+pub(crate) struct Sampler {
+    config: Sampling,
+    traces: Traces,
+    /// Traces seen by minute and root operation (a hash of service and operation).
+    operations: HashMap<(UnixNanos, u64), u32>,
+    dropped_spans: u64,
+}
+
+/// What is remembered of a trace that may have more spans to come.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Judged {
+    start: UnixNanos,
+    end: UnixNanos,
+    verdict: Verdict,
+}
+
+/// What becomes of a trace's spans.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Verdict {
+    /// All are kept and stand for themselves.
+    Whole,
+    /// Kept with this probability, by trace id.
+    Share(f64),
+}
+
+/// Two generations of traces: the young one grows old when it is full, and the old one goes.
+#[derive(Debug, Default)]
+struct Traces {
+    young: HashMap<u128, Judged>,
+    old: HashMap<u128, Judged>,
+}
+
+/// The spans of one trace in one flush.
+struct Group {
+    trace: u128,
+    start: UnixNanos,
+    end: UnixNanos,
+    error: bool,
+    root: Option<usize>,
+    /// The smallest weight among them: what the least sampled of them stands for.
+    weight: f64,
+}
+
+impl Sampler {
+    pub(crate) fn new(config: Sampling) -> Self {
+        Self { config, traces: Traces::default(), operations: HashMap::new(), dropped_spans: 0 }
+    }
+
+    /// The spans that are kept, in order, with their weights.
+    pub(crate) fn apply(&mut self, rows: &RecordBatch) -> RecordBatch {
+        if self.config.share >= 1.0 || rows.num_rows() == 0 {
+            return rows.clone();
+        }
+        let (groups, group_of) = groups(rows);
+        let verdicts: Vec<Verdict> = groups.iter().map(|group| self.judge(group, rows)).collect();
+        let kept_group: Vec<bool> =
+            groups.iter().zip(&verdicts).map(|(group, verdict)| verdict.keeps(group.trace)).collect();
+        let keep: BooleanArray = group_of.iter().map(|group| Some(kept_group[*group as usize])).collect();
+        let weights = &rows["sample_weight"].as_primitive::<Float64Type>();
+        let weight = |(row, group): (usize, &u32)| {
+            let weight = weights.is_valid(row).then(|| weights.value(row));
+            match verdicts[*group as usize] {
+                Verdict::Whole => weight,
+                Verdict::Share(probability) => Some(weight.unwrap_or(1.0).max(1.0 / probability)),
+            }
+        };
+        let weights: Float64Array = group_of.iter().enumerate().map(weight).collect();
+        let kept = filter_record_batch(&with_weights(rows, weights), &keep).expect("one answer for each row");
+        self.dropped_spans += (rows.num_rows() - kept.num_rows()) as u64;
+        kept
+    }
+
+    /// Spans that were let go.
+    pub(crate) fn dropped_spans(&self) -> u64 {
+        self.dropped_spans
+    }
+
+    fn judge(&mut self, group: &Group, rows: &RecordBatch) -> Verdict {
+        let before = self.traces.get(group.trace);
+        let start = before.map_or(group.start, |judged| judged.start.min(group.start));
+        let end = before.map_or(group.end, |judged| judged.end.max(group.end));
+        let slow = self.config.slower_than_ms.is_some_and(|ms| end.saturating_sub(start) > ms as i64 * 1_000_000);
+        // every root is counted, also of traces that are kept anyway
+        let rare = group.root.is_some_and(|root| self.is_rare(rows, root));
+        let whole = slow || rare || (self.config.errors && group.error);
+        let verdict = match before.map(|judged| judged.verdict) {
+            Some(verdict @ Verdict::Whole) => verdict,
+            _ if whole => Verdict::Whole,
+            Some(verdict) => verdict,
+            None => Verdict::Share(self.config.share / group.weight),
+        };
+        self.traces.insert(group.trace, Judged { start, end, verdict });
+        verdict
+    }
+
+    fn is_rare(&mut self, rows: &RecordBatch, root: usize) -> bool {
+        if self.config.rare_per_minute == 0 {
+            return false;
+        }
+        if self.operations.len() >= COUNTED_OPERATIONS {
+            self.forget_old_minutes();
+        }
+        let text = |column: &str| rows[column].as_string::<i32>().value(root).as_bytes();
+        let operation =
+            xxhash_rust::xxh3::xxh3_64_with_seed(text("operation"), xxhash_rust::xxh3::xxh3_64(text("service")));
+        let start = rows["start_unix_nano"].as_primitive::<Int64Type>().value(root);
+        let seen = self.operations.entry((start.div_euclid(MINUTE_NS), operation)).or_default();
+        *seen = seen.saturating_add(1);
+        *seen <= self.config.rare_per_minute
+    }
+
+    /// Keeps the newer half of the minutes.
+    fn forget_old_minutes(&mut self) {
+        let mut minutes: Vec<_> = self.operations.keys().map(|(minute, _)| *minute).collect();
+        minutes.sort_unstable();
+        let middle = minutes[minutes.len() / 2];
+        self.operations.retain(|(minute, _), _| *minute > middle);
+    }
+}
+
+impl Verdict {
+    fn keeps(self, trace: u128) -> bool {
+        match self {
+            Self::Whole => true,
+            Self::Share(probability) => {
+                let randomness = (trace as u64 & ((1 << 56) - 1)) as f64;
+                randomness >= (1.0 - probability) * RANDOMNESS
+            }
+        }
+    }
+}
+
+impl Traces {
+    fn get(&self, trace: u128) -> Option<Judged> {
+        self.young.get(&trace).or_else(|| self.old.get(&trace)).copied()
+    }
+
+    fn insert(&mut self, trace: u128, judged: Judged) {
+        if self.young.len() >= REMEMBERED_TRACES && !self.young.contains_key(&trace) {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(trace, judged);
+    }
+}
+
+/// The traces among some rows, as they first appear, and the trace of each row.
+fn groups(rows: &RecordBatch) -> (Vec<Group>, Vec<u32>) {
+    let ids = rows["trace_id"].as_binary::<i32>();
+    let parents = &rows["parent_span_id"];
+    let starts = rows["start_unix_nano"].as_primitive::<Int64Type>().values();
+    let durations = rows["duration_ns"].as_primitive::<Int64Type>().values();
+    let statuses = rows["status"].as_string::<i32>();
+    let weights = rows["sample_weight"].as_primitive::<Float64Type>();
+    let (mut groups, mut group_of) = (Vec::<Group>::new(), Vec::with_capacity(rows.num_rows()));
+    let mut places: HashMap<u128, usize> = HashMap::new();
+    for row in 0..rows.num_rows() {
+        let trace = number(ids.value(row));
+        let place = *places.entry(trace).or_insert(groups.len());
+        let (start, end) = (starts[row], starts[row].saturating_add(durations[row]));
+        if place == groups.len() {
+            groups.push(Group { trace, start, end, error: false, root: None, weight: f64::INFINITY });
+        }
+        let group = &mut groups[place];
+        group.start = group.start.min(start);
+        group.end = group.end.max(end);
+        group.error |= statuses.value(row) == "error";
+        group.weight = group.weight.min(if weights.is_valid(row) { weights.value(row).max(1.0) } else { 1.0 });
+        if parents.is_null(row) {
+            group.root.get_or_insert(row);
+        }
+        group_of.push(place as u32);
+    }
+    (groups, group_of)
+}
+
+/// A trace id as a number; of a longer one the last 16 bytes.
+fn number(id: &[u8]) -> u128 {
+    id.iter().fold(0, |number, byte| number << 8 | u128::from(*byte))
+}
+
+fn with_weights(rows: &RecordBatch, weights: Float64Array) -> RecordBatch {
+    let place = rows.schema_ref().index_of("sample_weight").expect("rows of spans have a weight");
+    let mut columns: Vec<ArrayRef> = rows.columns().to_vec();
+    columns[place] = Arc::new(weights);
+    RecordBatch::try_new(rows.schema(), columns).expect("only the weights are others")
+}
+
+#[cfg(test)]
+mod tests;
