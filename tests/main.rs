@@ -13,6 +13,7 @@ mod pages;
 mod postgres;
 mod proxy;
 mod readers;
+mod rollups;
 mod sdk;
 mod sql;
 mod support;
