@@ -36,6 +36,8 @@ mod alerts;
 mod analysis;
 mod metrics;
 
+pub(crate) use analysis::{Checkpoint, complete_minutes};
+
 /// Batches waiting for the analyzer; a full queue makes the ack wait, and so the sender.
 const ANALYSIS_QUEUE: usize = 64;
 
@@ -134,13 +136,17 @@ impl Server {
         let alerts = alerts::Alerts::start(&config.web, store.clone())?;
 
         let analysis_stop = CancellationToken::new();
+        let restored = analysis::restore(&store, config.analyzer.clone()).await;
         let analysis = analysis::Analysis {
-            analyzer: analysis::restore(&store, config.analyzer.clone()).await,
+            analyzer: restored.analyzer,
+            restored_at: restored.at,
             store: store.clone(),
             notifier: alerts.notifier(),
             snapshot: snapshot_out,
             policy: policy_out,
+            unwritten: std::collections::BTreeSet::new(),
         };
+        let analysis = analysis.begin().await;
         let analysis = tokio::spawn(analysis.run(batches_in, commands_in, analysis_stop.clone()));
 
         let doors = CancellationToken::new();

@@ -14,6 +14,7 @@ mod postgres;
 mod prompt;
 mod proxy;
 mod readers;
+mod rollups;
 mod sdk;
 mod search;
 mod sql;

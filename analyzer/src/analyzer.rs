@@ -1,11 +1,14 @@
 //! [`Analyzer`]: takes spans, closes windows, and says what follows.
 
-use std::{collections::BTreeMap, num::NonZeroU32};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    num::NonZeroU32,
+};
 
 use arrow::record_batch::RecordBatch;
 use hashbrown::HashMap;
 use weir_policy::PolicySet;
-use weir_schema::{Batch, UnixNanos};
+use weir_schema::{Batch, Table, UnixNanos};
 
 use crate::{
     alert::Alert,
@@ -14,8 +17,8 @@ use crate::{
     control::{Bottleneck, Command, Controller},
     findings_rows,
     graph::ServiceGraph,
-    held::{Call, Held},
-    rollup::Rollup,
+    held::{As, Call, Held},
+    rollup::{Rollup, minute},
     snapshot::{Counters, Snapshot},
     spans::{Name, Names, SpanColumns},
     view,
@@ -41,6 +44,8 @@ pub struct Analyzer {
     calls: Vec<Call>,
     /// The newest start seen: event time.
     newest: UnixNanos,
+    /// When the collector took the newest span that was pushed.
+    received_until: UnixNanos,
     last_snapshot: Option<Snapshot>,
 }
 
@@ -82,6 +87,7 @@ impl Analyzer {
             counters: Counters::default(),
             calls: Vec::new(),
             newest: 0,
+            received_until: 0,
             last_snapshot: None,
         }
     }
@@ -89,9 +95,10 @@ impl Analyzer {
     /// Takes in rows of `spans`; exact duplicates are ignored.
     pub fn push(&mut self, spans: &RecordBatch) {
         let Some(columns) = SpanColumns::of(spans) else { return };
+        self.received_until = self.received_until.max(columns.received_until());
         for row in 0..columns.rows() {
             let span = columns.span(row, &mut self.names);
-            if self.held.insert(&span, &mut self.calls).is_none() {
+            if self.held.insert(&span, As::New, &mut self.calls).is_none() {
                 self.counters.duplicates += 1;
                 continue;
             }
@@ -103,9 +110,65 @@ impl Analyzer {
         self.calls.drain(..).for_each(|call| self.rollup.call(&call));
     }
 
-    /// After a restart: minutes before this are in the tables, so their rows are not made again.
-    pub fn rollups_written_until(&mut self, unix_nano: UnixNanos) {
-        self.rollup.set_written_until(unix_nano);
+    /// After a restart, takes in stored spans by start: rows of `minutes` are made anew, of others the
+    /// spans are only known, so that callers, callees and duplicates of what comes are found. Spans
+    /// that start at `history_from` or later also open windows.
+    pub fn restore(&mut self, spans: &RecordBatch, minutes: &BTreeSet<UnixNanos>, history_from: UnixNanos) {
+        let Some(columns) = SpanColumns::of(spans) else { return };
+        self.received_until = self.received_until.max(columns.received_until());
+        for row in 0..columns.rows() {
+            let span = columns.span(row, &mut self.names);
+            let anew = minutes.contains(&minute(span.start));
+            let taken = if anew { As::New } else { As::Context };
+            if self.held.insert(&span, taken, &mut self.calls).is_none() {
+                continue;
+            }
+            self.newest = self.newest.max(span.start);
+            if anew {
+                self.rollup.span(&span);
+            }
+            if span.start >= history_from {
+                self.windows.push(span);
+            }
+        }
+        // stored spans may be many: what is older than the hold time is let go as they pass
+        self.held.turn(None, self.hold_ns(), self.config.max_held_spans, &mut self.calls);
+        let anew = self.calls.drain(..).filter(|call| minutes.contains(&minute(call.start)));
+        anew.for_each(|call| self.rollup.call(&call));
+    }
+
+    /// After [`Analyzer::restore`]: takes out what `operations` or `edges` have already of those minutes.
+    pub fn subtract(&mut self, table: Table, rows: &RecordBatch) {
+        self.rollup.subtract(table, rows, &mut self.names);
+    }
+
+    /// After the last [`Analyzer::subtract`]: the rows that were missing of minutes that are over.
+    pub fn restored(&mut self, now: UnixNanos) -> Vec<Batch> {
+        self.rollup.forgive();
+        self.rollup.closed(now.saturating_sub(self.slack_ns()), &self.names)
+    }
+
+    /// Minutes whose rows are not all written: what a checkpoint has to name.
+    #[must_use]
+    pub fn open_minutes(&self) -> BTreeSet<UnixNanos> {
+        let mut minutes = self.rollup.minutes();
+        minutes.extend(self.held.minutes());
+        minutes
+    }
+
+    /// When the collector took the newest span that was pushed; 0 before the first.
+    #[must_use]
+    pub fn received_until(&self) -> UnixNanos {
+        self.received_until
+    }
+
+    fn hold_ns(&self) -> i64 {
+        i64::try_from(self.config.hold_ms).unwrap_or(60_000) * 1_000_000
+    }
+
+    /// How long a minute stays open after it ended: its spans may come late.
+    fn slack_ns(&self) -> i64 {
+        2 * i64::try_from(self.config.lateness_ms).unwrap_or(0) * 1_000_000 + 5_000_000_000
     }
 
     /// Takes an order.
@@ -116,19 +179,12 @@ impl Analyzer {
     /// Closes what ended long enough before `now`.
     pub fn step(&mut self, now: UnixNanos) -> Step {
         let lateness_ns = i64::try_from(self.config.lateness_ms).unwrap_or(0) * 1_000_000;
-        let hold_ns = i64::try_from(self.config.hold_ms).unwrap_or(60_000) * 1_000_000;
+        let hold_ns = self.hold_ns();
         let before = now.saturating_sub(lateness_ns);
         let mut step = self.close_until(before, now);
-        self.held.turn(
-            now.min(self.newest.saturating_add(hold_ns)),
-            hold_ns,
-            self.config.max_held_spans,
-            &mut self.calls,
-        );
+        self.held.turn(Some(now), hold_ns, self.config.max_held_spans, &mut self.calls);
         self.calls.drain(..).for_each(|call| self.rollup.call(&call));
-        // a minute's spans may end a hold time after it
-        let slack_ns = 2 * lateness_ns + 5_000_000_000;
-        step.rows.extend(self.rollup.closed(now.saturating_sub(slack_ns), &self.names));
+        step.rows.extend(self.rollup.closed(now.saturating_sub(self.slack_ns()), &self.names));
         step
     }
 
@@ -270,5 +326,7 @@ pub(crate) fn middle(values: &[f64]) -> Option<f64> {
     median(values.iter().copied())
 }
 
+#[cfg(test)]
+mod restore_tests;
 #[cfg(test)]
 mod tests;

@@ -33,3 +33,4 @@ pub use analyzer::{Analyzer, Step};
 pub use config::{Config, ControlConfig};
 pub use control::Command;
 pub use snapshot::Snapshot;
+pub use spans::SPAN_COLUMNS;

@@ -2,11 +2,17 @@
 //!
 //! One aggregator makes both, from distinct spans and completed calls. Rows add up: a span that
 //! comes after its minute was written makes a further row of the same minute.
+//!
+//! After a crash, minutes that may be incomplete are made anew from the stored spans, and the rows
+//! that their tables have already are subtracted: what remains is written as the next row. Counts and
+//! sketches are exact then; sums of squares to rounding. Moments between arrivals depend on the order
+//! spans came in, and a remainder of them is approximate.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use arrow::{
-    array::{ArrayRef, BinaryArray, Float64Array, Int64Array, StringArray},
+    array::{Array, ArrayRef, AsArray, BinaryArray, Float64Array, Int64Array, StringArray},
+    datatypes::{Float64Type, Int64Type},
     record_batch::RecordBatch,
 };
 use hashbrown::HashMap;
@@ -43,6 +49,24 @@ impl Durations {
         self.sketch_ms.add(duration / 1e6);
     }
 
+    fn subtract(&mut self, other: &Self) {
+        self.count -= other.count;
+        self.errors -= other.errors;
+        self.sum -= other.sum;
+        self.sum_squares -= other.sum_squares;
+        self.sketch_ms.subtract(&other.sketch_ms);
+    }
+
+    /// Nothing remains, nothing is owed.
+    fn is_empty(&self) -> bool {
+        self.count == 0 && self.sketch_ms == Sketch::default()
+    }
+
+    /// More was subtracted than is known yet.
+    fn owes(&self) -> bool {
+        self.count < 0 || self.sketch_ms.owes()
+    }
+
     fn quantile(&self, q: f64) -> f64 {
         self.sketch_ms.quantile(q).unwrap_or(0.0)
     }
@@ -75,15 +99,61 @@ pub(crate) struct Rollup {
     operations: Map<OperationKey, OperationRow>,
     edges: Map<EdgeKey, EdgeRow>,
     last_call: Map<(Name, Name), UnixNanos>,
-    /// Minutes before this are in the tables already.
-    written_until: UnixNanos,
 }
 
 impl Rollup {
-    pub(crate) fn set_written_until(&mut self, unix_nano: UnixNanos) {
-        self.written_until = unix_nano;
-        self.operations.retain(|(minute, ..), _| *minute >= unix_nano);
-        self.edges.retain(|(minute, ..), _| *minute >= unix_nano);
+    /// The minutes that have rows to write.
+    pub(crate) fn minutes(&self) -> BTreeSet<UnixNanos> {
+        self.operations.keys().map(|key| key.0).chain(self.edges.keys().map(|key| key.0)).collect()
+    }
+
+    /// Takes out what a table has already. Rows that lack a column are not ours.
+    pub(crate) fn subtract(&mut self, table: Table, rows: &RecordBatch, names: &mut Names) {
+        let Some(stored) = Stored::of(rows) else { return };
+        for row in 0..rows.num_rows() {
+            let minute = stored.minutes.value(row);
+            match table {
+                Table::Operations => {
+                    let mut name = |column| stored.text(column, row).map(|text| names.intern(text));
+                    let (Some(service), Some(operation), Some(kind)) =
+                        (name("service"), name("operation"), name("kind"))
+                    else {
+                        return;
+                    };
+                    let key = (minute, service, operation, kind);
+                    let open = self.operations.entry(key).or_default();
+                    open.durations.subtract(&stored.durations(row));
+                    open.queue_wait -= stored.double("queue_wait_sum_ns", row);
+                    open.input_tokens -= stored.long("input_tokens", row);
+                    open.output_tokens -= stored.long("output_tokens", row);
+                }
+                Table::Edges => {
+                    let mut name = |column| stored.text(column, row).map(|text| names.intern(text));
+                    let (Some(caller), Some(callee)) = (name("caller"), name("callee")) else { return };
+                    let Some(kind) = stored.text("callee_kind", row).map(kind_of) else { return };
+                    let open = self.edges.entry((minute, caller, callee, kind)).or_default();
+                    open.durations.subtract(&stored.durations(row));
+                    open.gap -= stored.double("gap_sum_ns", row);
+                    open.gaps -= stored.long("interarrival_count", row);
+                    open.gap_sum -= stored.double("interarrival_sum_ns", row);
+                    open.gap_sum_squares -= stored.double("interarrival_sum_squares_ns2", row);
+                }
+                _ => return,
+            }
+        }
+        self.operations.retain(|_, row| !row.durations.is_empty());
+        self.edges.retain(|_, row| !row.durations.is_empty());
+    }
+
+    /// Forgets what cannot be made up for: the table has spans that are stored no more, or kept
+    /// another of two duplicates. A call to a virtual peer may be owed until its span is let go.
+    pub(crate) fn forgive(&mut self) {
+        let forgive = |durations: &mut Durations| {
+            durations.sketch_ms.forgive();
+            durations.count > 0
+        };
+        self.operations.retain(|_, row| forgive(&mut row.durations));
+        self.edges.retain(|key, row| key.3 != NodeKind::Service as u8 || forgive(&mut row.durations));
     }
 
     pub(crate) fn span(&mut self, span: &Span) {
@@ -111,8 +181,12 @@ impl Rollup {
     /// The rows of minutes that ended before `before`, taken out.
     pub(crate) fn closed(&mut self, before: UnixNanos, names: &Names) -> Vec<Batch> {
         let closed = |minute: UnixNanos| minute.saturating_add(MINUTE_NS) <= before;
-        let operations: Vec<_> = self.operations.extract_if(|key, _| closed(key.0)).collect();
-        let edges: Vec<_> = self.edges.extract_if(|key, _| closed(key.0)).collect();
+        let last = before == UnixNanos::MAX;
+        let due = |minute, durations: &Durations| closed(minute) && (last || !durations.owes());
+        let operations: Vec<_> = self.operations.extract_if(|key, row| due(key.0, &row.durations)).collect();
+        let edges: Vec<_> = self.edges.extract_if(|key, row| due(key.0, &row.durations)).collect();
+        let operations: Vec<_> = operations.into_iter().filter(|(_, row)| row.durations.count > 0).collect();
+        let edges: Vec<_> = edges.into_iter().filter(|(_, row)| row.durations.count > 0).collect();
         let mut batches = Vec::new();
         if !operations.is_empty() {
             batches.push(operations_batch(operations, names));
@@ -124,8 +198,50 @@ impl Rollup {
     }
 }
 
-fn minute(time: UnixNanos) -> UnixNanos {
-    time.div_euclid(MINUTE_NS) * MINUTE_NS
+/// The start of the minute.
+pub(crate) fn minute(time: UnixNanos) -> UnixNanos {
+    time.div_euclid(MINUTE_NS).saturating_mul(MINUTE_NS)
+}
+
+/// Rows of `operations` or `edges` as they are stored.
+struct Stored<'a> {
+    rows: &'a RecordBatch,
+    minutes: &'a Int64Array,
+    sketches: &'a BinaryArray,
+}
+
+impl<'a> Stored<'a> {
+    fn of(rows: &'a RecordBatch) -> Option<Self> {
+        let minutes = rows.column_by_name("minute_unix_nano")?.as_primitive_opt()?;
+        let sketches = rows.column_by_name("duration_sketch")?.as_binary_opt()?;
+        Some(Self { rows, minutes, sketches })
+    }
+
+    fn text(&self, column: &str, row: usize) -> Option<&'a str> {
+        let column = self.rows.column_by_name(column)?.as_string_opt::<i32>()?;
+        column.is_valid(row).then(|| column.value(row))
+    }
+
+    fn long(&self, column: &str, row: usize) -> i64 {
+        let column = self.rows.column_by_name(column).and_then(|column| column.as_primitive_opt::<Int64Type>());
+        column.map_or(0, |column| column.value(row))
+    }
+
+    fn double(&self, column: &str, row: usize) -> f64 {
+        let column = self.rows.column_by_name(column).and_then(|column| column.as_primitive_opt::<Float64Type>());
+        column.map_or(0.0, |column| column.value(row))
+    }
+
+    fn durations(&self, row: usize) -> Durations {
+        Durations {
+            count: self.long("count", row),
+            errors: self.long("error_count", row),
+            sum: self.double("duration_sum_ns", row),
+            sum_squares: self.double("duration_sum_squares_ns2", row),
+            max: 0,
+            sketch_ms: Sketch::from_bytes(self.sketches.value(row)).unwrap_or_default(),
+        }
+    }
 }
 
 fn operations_batch(mut rows: Vec<(OperationKey, OperationRow)>, names: &Names) -> Batch {
@@ -145,17 +261,17 @@ fn operations_batch(mut rows: Vec<(OperationKey, OperationRow)>, names: &Names) 
         text(|key| key.2),
         text(|key| key.3),
         long(|r| r.durations.count),
-        long(|r| r.durations.errors),
-        double(|r| r.durations.sum),
-        double(|r| r.durations.sum_squares),
+        long(|r| r.durations.errors.max(0)),
+        double(|r| r.durations.sum.max(0.0)),
+        double(|r| r.durations.sum_squares.max(0.0)),
         long(|r| r.durations.max),
         double(|r| r.durations.quantile(0.5)),
         double(|r| r.durations.quantile(0.95)),
         double(|r| r.durations.quantile(0.99)),
         Arc::new(BinaryArray::from_iter_values(rows.iter().map(|(_, r)| r.durations.sketch_ms.to_bytes()))),
-        double(|r| r.queue_wait),
-        long(|r| r.input_tokens),
-        long(|r| r.output_tokens),
+        double(|r| r.queue_wait.max(0.0)),
+        long(|r| r.input_tokens.max(0)),
+        long(|r| r.output_tokens.max(0)),
     ];
     batch(Table::Operations, columns)
 }
@@ -177,27 +293,35 @@ fn edges_batch(mut rows: Vec<(EdgeKey, EdgeRow)>, names: &Names) -> Batch {
         text(|key| key.2),
         Arc::new(StringArray::from_iter_values(rows.iter().map(|(key, _)| kind_text(key.3)))),
         long(|r| r.durations.count),
-        long(|r| r.durations.errors),
-        double(|r| r.durations.sum),
-        double(|r| r.durations.sum_squares),
+        long(|r| r.durations.errors.max(0)),
+        double(|r| r.durations.sum.max(0.0)),
+        double(|r| r.durations.sum_squares.max(0.0)),
         long(|r| r.durations.max),
         double(|r| r.durations.quantile(0.5)),
         double(|r| r.durations.quantile(0.95)),
         double(|r| r.durations.quantile(0.99)),
         Arc::new(BinaryArray::from_iter_values(rows.iter().map(|(_, r)| r.durations.sketch_ms.to_bytes()))),
-        double(|r| r.gap),
-        long(|r| r.gaps),
-        double(|r| r.gap_sum),
-        double(|r| r.gap_sum_squares),
+        double(|r| r.gap.max(0.0)),
+        long(|r| r.gaps.max(0)),
+        double(|r| r.gap_sum.max(0.0)),
+        double(|r| r.gap_sum_squares.max(0.0)),
     ];
     batch(Table::Edges, columns)
 }
 
+const KINDS: [(NodeKind, &str); 4] = [
+    (NodeKind::Service, "service"),
+    (NodeKind::Database, "database"),
+    (NodeKind::Messaging, "messaging"),
+    (NodeKind::External, "external"),
+];
+
 fn kind_text(kind: u8) -> &'static str {
-    [(NodeKind::Service, "service"), (NodeKind::Database, "database"), (NodeKind::Messaging, "messaging")]
-        .into_iter()
-        .find(|(known, _)| *known as u8 == kind)
-        .map_or("external", |(_, text)| text)
+    KINDS.into_iter().find(|(known, _)| *known as u8 == kind).map_or("external", |(_, text)| text)
+}
+
+fn kind_of(text: &str) -> u8 {
+    KINDS.into_iter().find(|(_, known)| *known == text).map_or(NodeKind::External, |(kind, _)| kind) as u8
 }
 
 fn batch(table: Table, columns: Vec<ArrayRef>) -> Batch {

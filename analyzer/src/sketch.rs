@@ -12,9 +12,10 @@ pub const LN_GAMMA: f64 = 0.020_000_666_706_669_435;
 /// A sketch of non-negative numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sketch {
-    buckets: BTreeMap<i16, u64>,
-    zeros: u64,
-    count: u64,
+    /// Counts are negative only in the remainder of a subtraction.
+    buckets: BTreeMap<i16, i64>,
+    zeros: i64,
+    count: i64,
 }
 
 impl Sketch {
@@ -43,19 +44,42 @@ impl Sketch {
         }
     }
 
+    /// Takes another sketch out again. What it holds more often than this one stays owed: merging
+    /// such a remainder with the other gives this one back.
+    pub(crate) fn subtract(&mut self, other: &Self) {
+        self.count -= other.count;
+        self.zeros -= other.zeros;
+        for (bucket, count) in &other.buckets {
+            *self.buckets.entry(*bucket).or_default() -= count;
+        }
+        self.buckets.retain(|_, count| *count != 0);
+    }
+
+    /// Forgets what is owed.
+    pub(crate) fn forgive(&mut self) {
+        self.zeros = self.zeros.max(0);
+        self.buckets.retain(|_, count| *count > 0);
+        self.count = self.zeros + self.buckets.values().sum::<i64>();
+    }
+
+    /// Whether something is owed.
+    pub(crate) fn owes(&self) -> bool {
+        self.zeros < 0 || self.buckets.values().any(|count| *count < 0)
+    }
+
     /// How many values it holds.
     #[must_use]
     pub fn count(&self) -> u64 {
-        self.count
+        u64::try_from(self.count).unwrap_or(0)
     }
 
     /// The q-quantile, within 1 %; `None` when empty.
     #[must_use]
     pub fn quantile(&self, q: f64) -> Option<f64> {
-        if self.count == 0 {
+        if self.count <= 0 {
             return None;
         }
-        let rank = (q.clamp(0.0, 1.0) * (self.count - 1) as f64).floor() as u64;
+        let rank = (q.clamp(0.0, 1.0) * (self.count - 1) as f64).floor() as i64;
         let mut below = self.zeros;
         if rank < below {
             return Some(0.0);
@@ -73,8 +97,8 @@ impl Sketch {
     /// As bytes: zeros, then (bucket, count) pairs, little-endian.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = self.zeros.to_le_bytes().to_vec();
-        for (bucket, count) in &self.buckets {
+        let mut bytes = self.zeros.max(0).to_le_bytes().to_vec();
+        for (bucket, count) in self.buckets.iter().filter(|(_, count)| **count > 0) {
             bytes.extend_from_slice(&bucket.to_le_bytes());
             bytes.extend_from_slice(&u32::try_from(*count).unwrap_or(u32::MAX).to_le_bytes());
         }
@@ -84,11 +108,11 @@ impl Sketch {
     /// Reads [`Sketch::to_bytes`]; `None` when the bytes are not a sketch.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let zeros = u64::from_le_bytes(bytes.get(..8)?.try_into().ok()?);
+        let zeros = i64::from_le_bytes(bytes.get(..8)?.try_into().ok()?);
         let mut sketch = Self { zeros, count: zeros, ..Self::default() };
         for pair in bytes[8..].chunks(6) {
             let bucket = i16::from_le_bytes(pair.get(..2)?.try_into().ok()?);
-            let count = u64::from(u32::from_le_bytes(pair.get(2..)?.try_into().ok()?));
+            let count = i64::from(u32::from_le_bytes(pair.get(2..)?.try_into().ok()?));
             sketch.buckets.insert(bucket, count);
             sketch.count += count;
         }
@@ -125,5 +149,11 @@ mod tests {
         }
         a.merge(&b);
         assert_eq!(a, both);
+        a.subtract(&b);
+        assert!(!a.owes());
+        a.subtract(&both);
+        assert!(a.owes(), "b was never in a");
+        a.merge(&b);
+        assert_eq!((a.count(), a.owes()), (0, false));
     }
 }

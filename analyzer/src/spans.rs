@@ -92,6 +92,32 @@ impl Span {
     }
 }
 
+/// The columns of `spans` that the analysis reads.
+pub const SPAN_COLUMNS: [&str; 22] = [
+    "trace_id",
+    "span_id",
+    "parent_span_id",
+    "start_unix_nano",
+    "duration_ns",
+    "service",
+    "operation",
+    "kind",
+    "status",
+    "peer_service",
+    "db_system",
+    "messaging_system",
+    "server_address",
+    "instance",
+    "policy_action",
+    "http_response_status_code",
+    "rpc_grpc_status_code",
+    "queue_wait_ns",
+    "gen_ai_input_tokens",
+    "gen_ai_output_tokens",
+    "time_to_first_token_ns",
+    "received_unix_nano",
+];
+
 /// The columns of a batch that the analysis reads. A batch that lacks one of the first is not ours.
 pub(crate) struct SpanColumns<'a> {
     trace: &'a BinaryArray,
@@ -115,6 +141,7 @@ pub(crate) struct SpanColumns<'a> {
     input_tokens: Option<&'a Int64Array>,
     output_tokens: Option<&'a Int64Array>,
     first_token: Option<&'a Int64Array>,
+    received: Option<&'a Int64Array>,
 }
 
 impl<'a> SpanColumns<'a> {
@@ -145,11 +172,17 @@ impl<'a> SpanColumns<'a> {
             input_tokens: long("gen_ai_input_tokens"),
             output_tokens: long("gen_ai_output_tokens"),
             first_token: long("time_to_first_token_ns"),
+            received: long("received_unix_nano"),
         })
     }
 
     pub(crate) fn rows(&self) -> usize {
         self.start.len()
+    }
+
+    /// When the collector took the newest of them.
+    pub(crate) fn received_until(&self) -> UnixNanos {
+        self.received.and_then(arrow::compute::max).unwrap_or(0)
     }
 
     pub(crate) fn span(&self, row: usize, names: &mut Names) -> Span {

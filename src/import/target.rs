@@ -1,5 +1,10 @@
-//! Where imported chunks go: a folder opened here, with an analyzer beside it that makes
-//! `operations` and `edges`; or a running server, through its OTLP/HTTP door.
+//! Where imported chunks go: a folder opened here, whose rows of `operations` and `edges` are made
+//! good at the end; or a running server, through its OTLP/HTTP door.
+//!
+//! Spans are stored as they are given, also when a file is imported twice. Their minutes are then
+//! counted anew from what is stored, exact duplicates once, so the second time adds nothing to
+//! `operations` and `edges`. Which minutes these are is noted before spans are stored: the next server
+//! finishes for an import that was killed.
 
 use anyhow::Context;
 use arrow::{
@@ -16,8 +21,7 @@ use opentelemetry_proto::tonic::{
 use prost::Message;
 use serde_json::Value;
 use std::collections::BTreeMap;
-use weir_analyzer::{Analyzer, Step};
-use weir_schema::{Batch, Encoding, Signal, Table, otlp};
+use weir_schema::{Batch, Encoding, Signal, UnixNanos, otlp};
 use weir_store::{OtlpRequest, Store};
 
 use super::{Chunk, zipkin::attribute};
@@ -25,8 +29,10 @@ use crate::{
     cli::TargetArgs,
     exit::Unreachable,
     remote::{Place, Server, client},
-    server::now_unix_nano,
+    server::{Checkpoint, complete_minutes, now_unix_nano},
 };
+
+const MINUTE_NS: i64 = 60_000_000_000;
 
 /// Rows of one OTLP request to a server: well under the usual 4 MiB.
 const ROWS_PER_REQUEST: usize = 8192;
@@ -42,26 +48,33 @@ pub(super) struct Stored {
 
 /// Where chunks go.
 pub(super) enum Target {
-    Local { store: Store, analyzer: Box<Analyzer> },
+    Local(Local),
     Remote { endpoint: String, client: reqwest::Client },
+}
+
+/// A folder opened here.
+pub(super) struct Local {
+    store: Store,
+    /// As it was before this import, with the minutes of this import added.
+    noted: Checkpoint,
+    /// Whether nothing was incomplete before.
+    was_complete: bool,
+    minutes: BTreeSet<UnixNanos>,
 }
 
 impl Target {
     pub(super) async fn open(args: &TargetArgs) -> Result<Self, anyhow::Error> {
         match Place::open(args).await? {
-            Place::Local(store) => {
-                let analyzer = Box::new(Analyzer::new(weir_analyzer::Config::default()));
-                Ok(Self::Local { store, analyzer })
-            }
+            Place::Local(store) => Ok(Self::Local(Local::new(store))),
             Place::Remote(server) => Ok(Self::Remote { endpoint: otlp_http(server).await?, client: client()? }),
         }
     }
 
     pub(super) async fn store(&mut self, chunk: Chunk) -> Result<Stored, anyhow::Error> {
         match self {
-            Self::Local { store, analyzer } => match chunk {
-                Chunk::Otlp { encoding, body, .. } => store_otlp(store, analyzer, encoding, body).await,
-                Chunk::Rows(batch) => store_rows(store, analyzer, batch).await,
+            Self::Local(local) => match chunk {
+                Chunk::Otlp { encoding, body, .. } => local.store_otlp(encoding, body).await,
+                Chunk::Rows(batch) => local.store_rows(batch).await,
             },
             Self::Remote { endpoint, client } => match chunk {
                 Chunk::Otlp { encoding, body, .. } => post(client, endpoint, encoding, body).await,
@@ -70,12 +83,69 @@ impl Target {
         }
     }
 
-    /// Closes the minutes that are still open and writes everything to files.
+    /// Makes the rows of the minutes that got spans and writes everything to files.
     pub(super) async fn finish(self) -> Result<(), anyhow::Error> {
-        let Self::Local { store, mut analyzer } = self else { return Ok(()) };
-        append_rollups(&store, analyzer.finish()).await?;
-        store.flush().await.context("writing files")?;
-        store.close().await.context("closing the store")
+        match self {
+            Self::Local(local) => local.finish().await,
+            Self::Remote { .. } => Ok(()),
+        }
+    }
+}
+
+impl Local {
+    fn new(store: Store) -> Self {
+        let before = Checkpoint::read(&store);
+        let status = store.status();
+        let empty = status.memory_rows == 0 && status.tables.iter().all(|table| table.rows == 0);
+        let was_complete = before.as_ref().map_or(empty, |checkpoint| checkpoint.complete);
+        let noted = before.unwrap_or_else(|| Checkpoint { received_until: now_unix_nano(), ..Checkpoint::default() });
+        Self { store, noted, was_complete, minutes: BTreeSet::new() }
+    }
+
+    async fn store_otlp(&mut self, encoding: Encoding, body: Bytes) -> Result<Stored, anyhow::Error> {
+        let received_unix_nano = now_unix_nano();
+        let decoded = match otlp::decode(Signal::Traces, encoding, &body, received_unix_nano) {
+            Ok(decoded) => decoded,
+            Err(error) => {
+                return Ok(Stored { rejected: 1, first_rejection: Some(error.to_string()), ..Stored::default() });
+            }
+        };
+        if let Some(batch) = &decoded.batch {
+            self.note(batch).await;
+        }
+        let codec_version = otlp::CODEC_VERSION;
+        let request = OtlpRequest { signal: Signal::Traces, encoding, codec_version, received_unix_nano, body };
+        let appended = self.store.append_otlp(request, decoded.batch).await?;
+        let (spans, duplicates) = if appended.duplicate { (0, decoded.accepted) } else { (decoded.accepted, 0) };
+        Ok(Stored { spans, duplicates, rejected: decoded.rejected, first_rejection: decoded.first_rejection })
+    }
+
+    async fn store_rows(&mut self, batch: Batch) -> Result<Stored, anyhow::Error> {
+        self.note(&batch).await;
+        let spans = batch.rows.num_rows() as u64;
+        self.store.append_rows(batch).await?;
+        Ok(Stored { spans, ..Stored::default() })
+    }
+
+    /// Notes the minutes of spans before they are stored.
+    async fn note(&mut self, batch: &Batch) {
+        let starts = batch.rows.column_by_name("start_unix_nano").map(|c| c.as_primitive::<Int64Type>());
+        let minutes = starts.into_iter().flat_map(|starts| starts.iter().flatten());
+        let known = self.minutes.len();
+        self.minutes.extend(minutes.map(|start| start.div_euclid(MINUTE_NS).saturating_mul(MINUTE_NS)));
+        if self.minutes.len() > known {
+            let mut noted = self.noted.clone();
+            noted.minutes.extend(&self.minutes);
+            noted.complete = false;
+            noted.write(&self.store).await;
+        }
+    }
+
+    async fn finish(self) -> Result<(), anyhow::Error> {
+        complete_minutes(&self.store, &self.minutes).await.context("counting what was imported")?;
+        Checkpoint { complete: self.was_complete, ..self.noted }.write(&self.store).await;
+        self.store.flush().await.context("writing files")?;
+        self.store.close().await.context("closing the store")
     }
 }
 
@@ -93,61 +163,6 @@ async fn otlp_http(server: Server) -> Result<String, anyhow::Error> {
     let url = config.pointer("/endpoints/otlp_http").and_then(Value::as_str);
     let url = url.ok_or_else(|| Unreachable(format!("{} names no OTLP/HTTP endpoint", server.web)))?;
     Ok(format!("{url}/v1/traces"))
-}
-
-async fn store_otlp(
-    store: &Store,
-    analyzer: &mut Analyzer,
-    encoding: Encoding,
-    body: Bytes,
-) -> Result<Stored, anyhow::Error> {
-    let received_unix_nano = now_unix_nano();
-    let decoded = match otlp::decode(Signal::Traces, encoding, &body, received_unix_nano) {
-        Ok(decoded) => decoded,
-        Err(error) => return Ok(Stored { rejected: 1, first_rejection: Some(error.to_string()), ..Stored::default() }),
-    };
-    let codec_version = otlp::CODEC_VERSION;
-    let request = OtlpRequest { signal: Signal::Traces, encoding, codec_version, received_unix_nano, body };
-    let appended = store.append_otlp(request, decoded.batch.clone()).await?;
-    let mut stored =
-        Stored { rejected: decoded.rejected, first_rejection: decoded.first_rejection, ..Stored::default() };
-    if appended.duplicate {
-        stored.duplicates = decoded.accepted;
-        return Ok(stored);
-    }
-    stored.spans = decoded.accepted;
-    if let Some(batch) = decoded.batch {
-        analyze(store, analyzer, &batch).await?;
-    }
-    Ok(stored)
-}
-
-async fn store_rows(store: &Store, analyzer: &mut Analyzer, batch: Batch) -> Result<Stored, anyhow::Error> {
-    let spans = batch.rows.num_rows() as u64;
-    store.append_rows(batch.clone()).await?;
-    analyze(store, analyzer, &batch).await?;
-    Ok(Stored { spans, ..Stored::default() })
-}
-
-/// Event time moves with the spans: the newest start so far is "now".
-async fn analyze(store: &Store, analyzer: &mut Analyzer, batch: &Batch) -> Result<(), anyhow::Error> {
-    analyzer.push(&batch.rows);
-    let starts = batch.rows.column_by_name("start_unix_nano").map(|c| c.as_primitive::<Int64Type>());
-    let newest = starts.and_then(arrow::compute::max);
-    match newest {
-        Some(newest) => append_rollups(store, analyzer.step(newest)).await,
-        None => Ok(()),
-    }
-}
-
-/// Only what describes the spans: an import opens no finding and moves no policy.
-async fn append_rollups(store: &Store, step: Step) -> Result<(), anyhow::Error> {
-    for batch in step.rows {
-        if matches!(batch.table, Table::Operations | Table::Edges) {
-            store.append_rows(batch).await?;
-        }
-    }
-    Ok(())
 }
 
 async fn post(

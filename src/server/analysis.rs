@@ -1,10 +1,10 @@
 //! The analysis loop: spans, commands and the clock in; snapshot, rows, policy and alerts out.
 //!
-//! The loop owns the [`Analyzer`], which is pure; everything that waits is here.
+//! The loop owns the [`Analyzer`], which is pure; everything that waits is here. What a crash may
+//! lose of `operations` and `edges` is made good at the next start, see [`restore`].
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use futures::StreamExt;
 use tokio::{
     sync::{mpsc, watch},
     time::MissedTickBehavior,
@@ -13,17 +13,25 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use weir_analyzer::{Analyzer, Command, Snapshot, Step};
 use weir_policy::PolicySet;
-use weir_schema::{Batch, Table};
+use weir_schema::{Batch, UnixNanos};
 use weir_store::Store;
 use weir_web::webhook::Notifier;
 
 use super::{alerts, now_unix_nano};
 
+mod checkpoint;
+mod restore;
+
+pub(crate) use checkpoint::Checkpoint;
+pub(crate) use restore::complete_minutes;
+pub(super) use restore::restore;
+
 /// How often windows are closed: well under the shortest window.
 const TICK: Duration = Duration::from_millis(250);
 
-/// How much history a restarted analyzer reads back from the store.
-const HISTORY_NS: i64 = 120 * 1_000_000_000;
+/// How often open minutes are noted. A restart reads back the spans that came since: seconds of
+/// them cost little, and a note costs a synced file.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(5);
 
 /// The loop's parts.
 pub(super) struct Analysis {
@@ -32,6 +40,10 @@ pub(super) struct Analysis {
     pub(super) notifier: Notifier,
     pub(super) snapshot: watch::Sender<Arc<Snapshot>>,
     pub(super) policy: watch::Sender<Arc<PolicySet>>,
+    /// When what a crash left was made good; without it nothing new is noted.
+    pub(super) restored_at: Option<UnixNanos>,
+    /// Minutes of `operations` and `edges` that the store refused: the next start makes them good.
+    pub(super) unwritten: BTreeSet<UnixNanos>,
 }
 
 /// Every cause of work in the loop.
@@ -39,10 +51,17 @@ enum Event {
     Spans(Batch),
     Order(Command),
     Tick,
+    Checkpoint,
     Stop,
 }
 
 impl Analysis {
+    /// Says that this life has not ended well yet; before anything is acked.
+    pub(super) async fn begin(self) -> Self {
+        self.checkpoint(false).await;
+        self
+    }
+
     /// Runs until `stop`, then takes in what is still queued and closes all windows.
     pub(super) async fn run(
         mut self,
@@ -52,10 +71,13 @@ impl Analysis {
     ) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut checkpoint = tokio::time::interval(CHECKPOINT_EVERY);
+        checkpoint.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let event = tokio::select! {
                 biased;
                 () = stop.cancelled() => Event::Stop,
+                _ = checkpoint.tick() => Event::Checkpoint,
                 _ = tick.tick() => Event::Tick,
                 Some(order) = orders.recv() => Event::Order(order),
                 Some(batch) = spans.recv() => Event::Spans(batch),
@@ -71,6 +93,7 @@ impl Analysis {
                     let step = self.analyzer.step(now_unix_nano());
                     self.publish(step).await;
                 }
+                Event::Checkpoint => self.checkpoint(false).await,
                 Event::Stop => break,
             }
         }
@@ -79,6 +102,17 @@ impl Analysis {
         }
         let last = self.analyzer.finish();
         self.publish(last).await;
+        self.checkpoint(self.unwritten.is_empty()).await;
+    }
+
+    /// Notes what a start after a crash has to make anew.
+    async fn checkpoint(&self, complete: bool) {
+        let Some(restored_at) = self.restored_at else { return };
+        let mut minutes = self.analyzer.open_minutes();
+        minutes.extend(&self.unwritten);
+        // what was received before the start was made good by it
+        let received_until = self.analyzer.received_until().max(restored_at);
+        Checkpoint { received_until, minutes, open_from: None, complete }.write(&self.store).await;
     }
 
     async fn publish(&mut self, step: Step) {
@@ -98,47 +132,16 @@ impl Analysis {
     }
 
     /// What weir concludes is a table too; a store that refuses loses these rows, said in the log.
-    async fn append(&self, batch: Batch) {
-        let (table, rows) = (batch.table.name(), batch.rows.num_rows());
+    /// Those of `operations` and `edges` are made good at the next start.
+    async fn append(&mut self, batch: Batch) {
+        let (table, rows) = (batch.table, batch.rows.num_rows());
         if rows == 0 {
             return;
         }
+        let minutes = checkpoint::minutes_of(&batch);
         if let Err(error) = self.store.append_rows(batch).await {
-            warn!(table, rows, %error, "conclusions not stored");
+            warn!(table = table.name(), rows, %error, "conclusions not stored");
+            self.unwritten.extend(minutes);
         }
     }
-}
-
-/// An analyzer that has seen what the store holds of the last minutes. Minutes that are already in
-/// `operations` are read for history only: their rows are not written again.
-pub(super) async fn restore(store: &Store, config: weir_analyzer::Config) -> Analyzer {
-    let mut analyzer = Analyzer::new(config);
-    let now = now_unix_nano();
-    match store.scan_spans(now - HISTORY_NS, now).await {
-        Ok(mut batches) => {
-            while let Some(batch) = batches.next().await {
-                match batch {
-                    Ok(batch) => analyzer.push(&batch.rows),
-                    Err(error) => warn!(%error, "history is incomplete"),
-                }
-            }
-        }
-        Err(error) => warn!(%error, "history is not available"),
-    }
-    let written = last_minute(store).await;
-    analyzer.rollups_written_until(written);
-    analyzer
-}
-
-/// The end of the last minute in `operations`.
-async fn last_minute(store: &Store) -> i64 {
-    use arrow::{array::AsArray, datatypes::Int64Type};
-    let statement = format!("SELECT max(minute_unix_nano) AS minute FROM {}", Table::Operations.name());
-    let Ok(answer) = store.sql(&statement, None).await else { return i64::MIN };
-    let batches: Vec<_> = answer.stream.collect().await;
-    let minute = batches.into_iter().flatten().find_map(|batch| {
-        let column = batch.column(0).as_primitive_opt::<Int64Type>()?.clone();
-        column.iter().flatten().next()
-    });
-    minute.map_or(i64::MIN, |minute| minute + 60_000_000_000)
 }

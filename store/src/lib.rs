@@ -40,5 +40,6 @@ pub use error::{AppendError, OpenError, SqlError, StoreError};
 pub use lock::LockHolder;
 pub use parquet_spans::ParquetSpans;
 pub use query::SqlAnswer;
+pub use sampling::Sampling;
 pub use status::{Status, TableStatus};
 pub use store::Store;

@@ -1,0 +1,269 @@
+//! [`restore`]: an analyzer that knows the last minutes, and tables that a crash left incomplete
+//! made good.
+//!
+//! Rows of `operations` and `edges` are written when their minute is over, spans when they are acked:
+//! after a crash some minutes lack rows. These are made anew from the stored spans, what their
+//! tables have already is subtracted, and the rest is written, at once or when the minute is over.
+//! Minutes are affected when the last checkpoint names them, or when a span of theirs was received
+//! after it. Without a checkpoint the last hour is taken, or everything when `operations` is empty.
+//! After a clean stop nothing is affected.
+//!
+//! The same way an import makes the rows of what it stored, so importing a file twice, or one that
+//! was received live as well, counts its spans once.
+//!
+//! The scan goes in event time, some minutes at once, so it holds few spans besides what the analyzer
+//! holds anyway. Where tail sampling dropped spans from files, minutes made anew count what
+//! was kept; the rows of all others were made before sampling and count everything.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use arrow::{array::AsArray, datatypes::Int64Type, record_batch::RecordBatch};
+use futures::StreamExt;
+use tracing::{info, warn};
+use weir_analyzer::{Analyzer, SPAN_COLUMNS};
+use weir_schema::{Table, UnixNanos};
+use weir_store::{SqlConfig, SqlError, Store};
+
+use super::{Checkpoint, now_unix_nano};
+
+const MINUTE_NS: i64 = 60_000_000_000;
+
+/// How much history a restarted analyzer reads back for its windows.
+const HISTORY_NS: i64 = 120 * 1_000_000_000;
+
+/// How long a span may be on its way from the collector to the analyzer: a request waits for the log
+/// and for a full queue, and its sender gives up well before this.
+const IN_FLIGHT_NS: i64 = 120 * 1_000_000_000;
+
+/// What is made anew when nothing says which minutes are incomplete.
+const WITHOUT_CHECKPOINT_NS: i64 = 3_600 * 1_000_000_000;
+
+/// Spans that one statement sorts: about 30 MB of the columns that are read.
+const SPANS_AT_ONCE: i64 = 200_000;
+
+/// How long one of the statements below may run, in milliseconds.
+const STATEMENT_TIMEOUT_MS: u64 = 600_000;
+
+/// An analyzer as a start makes it.
+pub(in crate::server) struct Restored {
+    pub(in crate::server) analyzer: Analyzer,
+    /// When; `None` when the store could not be read: what is incomplete stays noted as it was.
+    pub(in crate::server) at: Option<UnixNanos>,
+}
+
+/// An analyzer that has seen what the store holds of the last minutes, and tables made good.
+pub(in crate::server) async fn restore(store: &Store, config: weir_analyzer::Config) -> Restored {
+    let now = now_unix_nano();
+    let mut analyzer = Analyzer::new(config.clone());
+    let restored = async {
+        let (minutes, why) = affected(store, now).await?;
+        let scan = Scan { minutes: &minutes, hold_ms: config.hold_ms, history: Some(now) };
+        let (spans, rows) = make_good(store, &mut analyzer, scan, now).await?;
+        if !minutes.is_empty() {
+            let minutes = minutes.len();
+            info!(minutes, spans, rows, why, "operations and edges made good");
+        }
+        Ok::<_, SqlError>(())
+    };
+    let at = match restored.await {
+        Ok(()) => Some(now),
+        Err(error) => {
+            warn!(%error, "history is not available: operations and edges of the last minutes may be incomplete");
+            None
+        }
+    };
+    Restored { analyzer, at }
+}
+
+/// Makes the rows of these minutes and writes what their tables lack: spans that are stored twice
+/// count once, whoever stored them.
+pub(crate) async fn complete_minutes(store: &Store, minutes: &BTreeSet<UnixNanos>) -> Result<(), anyhow::Error> {
+    let config = weir_analyzer::Config::default();
+    let scan = Scan { minutes, hold_ms: config.hold_ms, history: None };
+    let mut analyzer = Analyzer::new(config);
+    make_good(store, &mut analyzer, scan, UnixNanos::MAX - 1).await?;
+    for batch in analyzer.finish().rows {
+        if matches!(batch.table, Table::Operations | Table::Edges) {
+            store.append_rows(batch).await?;
+        }
+    }
+    Ok(())
+}
+
+/// What is read back.
+#[derive(Clone, Copy)]
+struct Scan<'a> {
+    /// Their rows are made anew.
+    minutes: &'a BTreeSet<UnixNanos>,
+    hold_ms: u64,
+    /// Also the last windows before this.
+    history: Option<UnixNanos>,
+}
+
+/// Spans in, what is stored already out, the rest of minutes that are over written. Says how many
+/// spans and rows.
+async fn make_good(
+    store: &Store,
+    analyzer: &mut Analyzer,
+    scanned: Scan<'_>,
+    now: UnixNanos,
+) -> Result<(usize, usize), SqlError> {
+    let spans = scan(store, analyzer, scanned).await?;
+    for table in [Table::Operations, Table::Edges] {
+        subtract(store, analyzer, table, scanned.minutes).await?;
+    }
+    let mut rows = 0;
+    for batch in analyzer.restored(now) {
+        rows += batch.rows.num_rows();
+        store.append_rows(batch).await.map_err(|error| SqlError::Execution(error.to_string()))?;
+    }
+    Ok((spans, rows))
+}
+
+/// The minutes whose rows may be incomplete, and how that is known.
+async fn affected(store: &Store, now: UnixNanos) -> Result<(BTreeSet<UnixNanos>, &'static str), SqlError> {
+    let minute = format!("start_unix_nano - start_unix_nano % {MINUTE_NS}");
+    let spans_of = |condition: String| format!("SELECT DISTINCT {minute} AS minute FROM spans WHERE {condition}");
+    match Checkpoint::read(store) {
+        Some(checkpoint) if checkpoint.complete => Ok((BTreeSet::new(), "a clean stop")),
+        Some(checkpoint) => {
+            let since = checkpoint.received_until.saturating_sub(IN_FLIGHT_NS);
+            let mut minutes = checkpoint.minutes;
+            minutes.extend(longs(store, &spans_of(format!("received_unix_nano >= {since}"))).await?);
+            if let Some(from) = checkpoint.open_from {
+                minutes.extend(longs(store, &spans_of(format!("start_unix_nano >= {from}"))).await?);
+            }
+            Ok((minutes, "a crash"))
+        }
+        None if longs(store, "SELECT count(*) FROM operations").await?.contains(&0) => {
+            Ok((longs(store, &spans_of("true".into())).await?, "no checkpoint and no operations: all minutes"))
+        }
+        None => {
+            let since = now.saturating_sub(WITHOUT_CHECKPOINT_NS);
+            let minutes = longs(store, &spans_of(format!("start_unix_nano >= {since}"))).await?;
+            Ok((minutes, "no checkpoint: the last hour"))
+        }
+    }
+}
+
+/// Feeds the spans of these minutes, of a hold time around them, and of the last windows, by time.
+/// Says how many.
+async fn scan(store: &Store, analyzer: &mut Analyzer, scan: Scan<'_>) -> Result<usize, SqlError> {
+    let Scan { minutes, hold_ms, history } = scan;
+    let around = i64::try_from(hold_ms / 60_000).unwrap_or(1) + 1;
+    let near = |minute: &UnixNanos| {
+        let minute = *minute;
+        (-around..=around).map(move |n| minute.saturating_add(n * MINUTE_NS))
+    };
+    let mut slices: BTreeSet<UnixNanos> = minutes.iter().flat_map(near).collect();
+    let history_from = history.map_or(UnixNanos::MAX, |now| now.saturating_sub(HISTORY_NS));
+    if let Some(now) = history {
+        let last = history_from.div_euclid(MINUTE_NS)..=now.div_euclid(MINUTE_NS);
+        slices.extend(last.map(|minute| minute * MINUTE_NS));
+    }
+    let (columns, mut spans) = (SPAN_COLUMNS.join(", "), 0);
+    for (from, to) in runs(&slices, &spans_per_minute(store, &slices).await?) {
+        let statement = format!(
+            "SELECT {columns} FROM spans WHERE start_unix_nano >= {from} AND start_unix_nano < {to} ORDER BY start_unix_nano"
+        );
+        spans += each(store, &statement, |rows| analyzer.restore(rows, minutes, history_from)).await?;
+    }
+    Ok(spans)
+}
+
+/// How many spans the minutes from the first to the last of these have; none where there are none.
+async fn spans_per_minute(store: &Store, minutes: &BTreeSet<UnixNanos>) -> Result<BTreeMap<UnixNanos, i64>, SqlError> {
+    let mut counts = BTreeMap::new();
+    let (Some(first), Some(last)) = (minutes.first(), minutes.last()) else { return Ok(counts) };
+    let statement = format!(
+        "SELECT start_unix_nano - start_unix_nano % {MINUTE_NS} AS minute, count(*) AS spans FROM spans \
+         WHERE start_unix_nano >= {first} AND start_unix_nano < {} GROUP BY 1",
+        last.saturating_add(MINUTE_NS)
+    );
+    let take = |rows: &RecordBatch| {
+        let column = |place: usize| rows.column(place).as_primitive_opt::<Int64Type>();
+        if let (Some(minutes), Some(spans)) = (column(0), column(1)) {
+            counts.extend(minutes.iter().flatten().zip(spans.iter().flatten()));
+        }
+    };
+    each(store, &statement, take).await?;
+    Ok(counts)
+}
+
+/// Ranges of time that hold all spans of these minutes, no others, and not many more than
+/// [`SPANS_AT_ONCE`] each.
+fn runs(minutes: &BTreeSet<UnixNanos>, spans: &BTreeMap<UnixNanos, i64>) -> Vec<(UnixNanos, UnixNanos)> {
+    let (mut runs, mut in_run) = (Vec::<(UnixNanos, UnixNanos)>::new(), 0);
+    for (minute, count) in spans.iter().filter(|(minute, _)| minutes.contains(minute)) {
+        let end = minute.saturating_add(MINUTE_NS);
+        match runs.last_mut() {
+            Some(run) if in_run + count <= SPANS_AT_ONCE && spans.range(run.1..*minute).next().is_none() => {
+                run.1 = end;
+                in_run += count;
+            }
+            _ => {
+                runs.push((*minute, end));
+                in_run = *count;
+            }
+        }
+    }
+    runs
+}
+
+/// Takes out what a table has already, run of minutes by run of minutes.
+async fn subtract(
+    store: &Store,
+    analyzer: &mut Analyzer,
+    table: Table,
+    minutes: &BTreeSet<UnixNanos>,
+) -> Result<(), SqlError> {
+    let minutes: Vec<_> = minutes.iter().copied().collect();
+    for run in minutes.chunk_by(|a, b| b - a == MINUTE_NS) {
+        let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
+        let name = table.name();
+        let statement =
+            format!("SELECT * FROM {name} WHERE minute_unix_nano >= {first} AND minute_unix_nano <= {last}");
+        each(store, &statement, |rows| analyzer.subtract(table, rows)).await?;
+    }
+    Ok(())
+}
+
+/// The numbers in the first column of an answer.
+async fn longs(store: &Store, statement: &str) -> Result<BTreeSet<i64>, SqlError> {
+    let mut numbers = BTreeSet::new();
+    let take = |rows: &RecordBatch| {
+        let column = rows.column(0).as_primitive_opt::<Int64Type>();
+        numbers.extend(column.into_iter().flat_map(|column| column.iter().flatten()));
+    };
+    each(store, statement, take).await?;
+    Ok(numbers)
+}
+
+/// Runs a statement and hands on its batches; says how many rows there were.
+async fn each(store: &Store, statement: &str, mut take: impl FnMut(&RecordBatch)) -> Result<usize, SqlError> {
+    let limits = SqlConfig { max_rows: usize::MAX, timeout_ms: STATEMENT_TIMEOUT_MS, ..SqlConfig::default() };
+    let mut answer = store.sql(statement, Some(limits)).await?;
+    let mut count = 0;
+    while let Some(rows) = answer.stream.next().await {
+        let rows = rows?;
+        count += rows.num_rows();
+        take(&rows);
+    }
+    Ok(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_hold_the_spans_of_the_minutes_and_no_others() {
+        let at = |minute: i64| minute * MINUTE_NS;
+        let minutes: BTreeSet<_> = [1, 2, 3, 5, 7, 8, 9].map(at).into();
+        let spans: BTreeMap<_, _> =
+            [(1, 10), (3, 10), (5, 10), (6, 1), (7, SPANS_AT_ONCE), (8, 1), (40, 9)].map(|(m, n)| (at(m), n)).into();
+        // 2 and 9 are empty, 4 too; 6 is not asked for; 7 is full
+        assert_eq!(runs(&minutes, &spans), [(at(1), at(6)), (at(7), at(8)), (at(8), at(9))]);
+        assert_eq!(runs(&minutes, &BTreeMap::new()), []);
+    }
+}
