@@ -1,6 +1,12 @@
 //! [`Door`]: what the collector calls "ingest": store durably, then tell the analyzer, then ack.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::Duration,
+};
 
 use tokio::sync::mpsc;
 use weir_collector::{Ingest, Received, Refused, Stored};
@@ -18,13 +24,15 @@ const RETRY_AFTER_DISK_FULL: Duration = Duration::from_secs(10);
 pub(crate) struct Door {
     store: Store,
     analysis: mpsc::Sender<Batch>,
+    /// Until it is set, the analysis reads spans from the store.
+    live: Arc<AtomicBool>,
 }
 
 impl Door {
     /// A door to `store`; spans also go to `analysis`.
     #[must_use]
-    pub(crate) fn new(store: Store, analysis: mpsc::Sender<Batch>) -> Self {
-        Self { store, analysis }
+    pub(crate) fn new(store: Store, analysis: mpsc::Sender<Batch>, live: Arc<AtomicBool>) -> Self {
+        Self { store, analysis, live }
     }
 }
 
@@ -37,7 +45,9 @@ impl Ingest for Door {
         let request = OtlpRequest { signal, encoding, codec_version, received_unix_nano, body };
         let appended = self.store.append_otlp(request, decoded.batch.clone()).await.map_err(|e| refused(&e))?;
         let spans = decoded.batch.filter(|_| signal == Signal::Traces && !appended.duplicate);
-        if let Some(batch) = spans {
+        if let Some(batch) = spans
+            && self.live.load(SeqCst)
+        {
             // the loop is gone only while the server stops, when the spans are already durable
             let _ = self.analysis.send(batch).await;
         }

@@ -198,7 +198,9 @@ fn decode(decoder: &mut StreamDecoder, bytes: Bytes, parts: &mut Vec<Part>) -> R
 /// Opens a folder that no server holds.
 pub(crate) async fn open_folder(dir: &Path) -> Result<Store, anyhow::Error> {
     let config = crate::config::Config { data: dir.to_owned(), ..crate::config::Config::default() };
-    Store::open(config.store()).await.with_context(|| format!("opening {}", dir.display()))
+    let store = Store::open(config.store()).await.with_context(|| format!("opening {}", dir.display()))?;
+    store.replayed().await;
+    Ok(store)
 }
 
 /// An HTTP client without proxies: weir's servers are near.

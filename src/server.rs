@@ -8,10 +8,14 @@
 //!                           └─▶ alerts ─▶ notifier ─▶ webhooks; deliveries ─▶ store
 //! ```
 //!
-//! Start: bind every socket, open the store, restore the analyzer, then serve. Stop, outermost
+//! Start: bind every socket, open the store, serve; the analyzer is restored once the log's past is
+//! replayed, while requests are taken. Stop, outermost
 //! first: doors close, the analysis loop drains, webhooks end, the store flushes and closes.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use anyhow::Context;
 use tokio::{
@@ -136,21 +140,20 @@ impl Server {
         let alerts = alerts::Alerts::start(&config.web, store.clone())?;
 
         let analysis_stop = CancellationToken::new();
-        let restored = analysis::restore(&store, config.analyzer.clone()).await;
-        let analysis = analysis::Analysis {
-            analyzer: restored.analyzer,
-            restored_at: restored.at,
+        Checkpoint::begin(&store, now_unix_nano()).await;
+        let live = Arc::new(AtomicBool::new(false));
+        let analysis = analysis::Start {
+            config: config.analyzer.clone(),
             store: store.clone(),
             notifier: alerts.notifier(),
             snapshot: snapshot_out,
             policy: policy_out,
-            unwritten: std::collections::BTreeSet::new(),
+            live: live.clone(),
         };
-        let analysis = analysis.begin().await;
         let analysis = tokio::spawn(analysis.run(batches_in, commands_in, analysis_stop.clone()));
 
         let doors = CancellationToken::new();
-        let door = Door::new(store.clone(), batches);
+        let door = Door::new(store.clone(), batches, live);
         let collector = Collector::new(config.collector.clone(), door, policy, proxies.clone(), stats.clone());
         let deps = weir_web::Deps {
             store: store.clone(),

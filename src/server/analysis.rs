@@ -3,7 +3,14 @@
 //! The loop owns the [`Analyzer`], which is pure; everything that waits is here. What a crash may
 //! lose of `operations` and `edges` is made good at the next start, see [`restore`].
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::Duration,
+};
 
 use tokio::{
     sync::{mpsc, watch},
@@ -24,7 +31,6 @@ mod restore;
 
 pub(crate) use checkpoint::Checkpoint;
 pub(crate) use restore::complete_minutes;
-pub(super) use restore::restore;
 
 /// How often windows are closed: well under the shortest window.
 const TICK: Duration = Duration::from_millis(250);
@@ -33,17 +39,28 @@ const TICK: Duration = Duration::from_millis(250);
 /// them cost little, and a note costs a synced file.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(5);
 
-/// The loop's parts.
-pub(super) struct Analysis {
-    pub(super) analyzer: Analyzer,
+/// What the loop starts from.
+pub(super) struct Start {
+    pub(super) config: weir_analyzer::Config,
     pub(super) store: Store,
     pub(super) notifier: Notifier,
     pub(super) snapshot: watch::Sender<Arc<Snapshot>>,
     pub(super) policy: watch::Sender<Arc<PolicySet>>,
+    /// Set when spans are wanted: those acked before are read from the store.
+    pub(super) live: Arc<AtomicBool>,
+}
+
+/// The loop's parts.
+struct Analysis {
+    analyzer: Analyzer,
+    store: Store,
+    notifier: Notifier,
+    snapshot: watch::Sender<Arc<Snapshot>>,
+    policy: watch::Sender<Arc<PolicySet>>,
     /// When what a crash left was made good; without it nothing new is noted.
-    pub(super) restored_at: Option<UnixNanos>,
+    restored_at: Option<UnixNanos>,
     /// Minutes of `operations` and `edges` that the store refused: the next start makes them good.
-    pub(super) unwritten: BTreeSet<UnixNanos>,
+    unwritten: BTreeSet<UnixNanos>,
 }
 
 /// Every cause of work in the loop.
@@ -55,15 +72,33 @@ enum Event {
     Stop,
 }
 
-impl Analysis {
-    /// Says that this life has not ended well yet; before anything is acked.
-    pub(super) async fn begin(self) -> Self {
-        self.checkpoint(false).await;
-        self
-    }
-
-    /// Runs until `stop`, then takes in what is still queued and closes all windows.
+impl Start {
+    /// Waits for the log's past, while requests are taken; then restores and runs until `stop`.
     pub(super) async fn run(
+        self,
+        spans: mpsc::Receiver<Batch>,
+        orders: mpsc::Receiver<Command>,
+        stop: CancellationToken,
+    ) {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return, // the next start makes good what was acked meanwhile
+            () = self.store.replayed() => {}
+        }
+        // a span that is both read and sent counts once: the analyzer ignores exact duplicates
+        self.live.store(true, SeqCst);
+        let Self { config, store, notifier, snapshot, policy, live: _ } = self;
+        let restored = restore::restore(&store, config).await;
+        let (analyzer, restored_at) = (restored.analyzer, restored.at);
+        let analysis =
+            Analysis { analyzer, store, notifier, snapshot, policy, restored_at, unwritten: BTreeSet::new() };
+        analysis.run(spans, orders, stop).await;
+    }
+}
+
+impl Analysis {
+    /// Runs until `stop`, then takes in what is still queued and closes all windows.
+    async fn run(
         mut self,
         mut spans: mpsc::Receiver<Batch>,
         mut orders: mpsc::Receiver<Command>,

@@ -30,7 +30,11 @@ pub(super) fn readiness(store: Store) -> Arc<dyn Fn() -> Vec<String> + Send + Sy
         let status = store.status();
         let mut waiting = Vec::new();
         if status.replaying {
-            waiting.push("the write-ahead log is being replayed".to_owned());
+            let (done, all) = (status.replayed_bytes >> 20, status.replay_bytes >> 20);
+            waiting.push(format!("the write-ahead log is being replayed: {done} of {all} MiB; requests are taken"));
+        }
+        if status.disk_full {
+            waiting.push("the disk is nearly full: requests are refused until there is room".to_owned());
         }
         waiting.extend(status.last_error.map(|error| format!("store: {error}")));
         waiting
@@ -46,6 +50,10 @@ fn store_metrics(text: &mut String, store: &Store) {
     gauge("weir_store_wal_bytes", "Bytes of the write-ahead log on disk", status.wal_bytes);
     gauge("weir_store_memory_bytes", "Bytes of rows not yet in files", status.memory_bytes);
     gauge("weir_store_memory_rows", "Rows not yet in files", status.memory_rows);
+    gauge("weir_store_damaged_records", "Log records set aside because their checksum is wrong", status.damaged_records);
+    gauge("weir_store_replay_bytes", "Bytes of the log there were to replay at the start", status.replay_bytes);
+    gauge("weir_store_replayed_bytes", "Bytes of the log that were replayed since the start", status.replayed_bytes);
+    gauge("weir_store_disk_full", "Whether requests are refused because the disk is nearly full", status.disk_full.into());
     gauge(
         "weir_store_quarantined_files",
         "Files set aside because their hash is wrong",

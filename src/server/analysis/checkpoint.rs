@@ -42,6 +42,13 @@ impl Checkpoint {
         }
     }
 
+    /// Says that a life begins that has not ended well yet; before anything is acked.
+    pub(crate) async fn begin(store: &Store, now: UnixNanos) {
+        if Self::read(store).is_some_and(|checkpoint| checkpoint.complete) {
+            Self { received_until: now, ..Self::default() }.write(store).await;
+        }
+    }
+
     /// The last one; `None` when there is none, or it is damaged.
     pub(crate) fn read(store: &Store) -> Option<Self> {
         let (bytes, _) = store.read_checkpoint(NAME)?;

@@ -45,14 +45,14 @@ const SPANS_AT_ONCE: i64 = 200_000;
 const STATEMENT_TIMEOUT_MS: u64 = 600_000;
 
 /// An analyzer as a start makes it.
-pub(in crate::server) struct Restored {
-    pub(in crate::server) analyzer: Analyzer,
+pub(super) struct Restored {
+    pub(super) analyzer: Analyzer,
     /// When; `None` when the store could not be read: what is incomplete stays noted as it was.
-    pub(in crate::server) at: Option<UnixNanos>,
+    pub(super) at: Option<UnixNanos>,
 }
 
 /// An analyzer that has seen what the store holds of the last minutes, and tables made good.
-pub(in crate::server) async fn restore(store: &Store, config: weir_analyzer::Config) -> Restored {
+pub(super) async fn restore(store: &Store, config: weir_analyzer::Config) -> Restored {
     let now = now_unix_nano();
     let mut analyzer = Analyzer::new(config.clone());
     let restored = async {
