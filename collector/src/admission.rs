@@ -58,8 +58,7 @@ pub(crate) struct Full {
 
 impl Admission {
     pub(crate) fn new(limit: usize) -> Self {
-        let state =
-            State { held: 0, refused: 0, left: 0, window_start: Instant::now(), drain_bytes_per_s: None };
+        let state = State { held: 0, refused: 0, left: 0, window_start: Instant::now(), drain_bytes_per_s: None };
         Self(Arc::new(Shared { limit, state: Mutex::new(state), seed: RandomState::new() }))
     }
 
@@ -189,8 +188,7 @@ mod tests {
             drop(place);
         }
         let _full = admission.admit(1_000).unwrap();
-        let waits: Vec<f64> =
-            (0..100).map(|_| admission.admit(1).unwrap_err().retry_after.as_secs_f64()).collect();
+        let waits: Vec<f64> = (0..100).map(|_| admission.admit(1).unwrap_err().retry_after.as_secs_f64()).collect();
         assert!(waits.iter().all(|wait| (10.0..=15.0).contains(wait)), "{waits:?}");
         let (least, most) = waits.iter().fold((f64::MAX, 0.0_f64), |(l, m), w| (l.min(*w), m.max(*w)));
         assert!(most - least > 2.0, "spread: {least} to {most}");

@@ -110,7 +110,10 @@ impl Call {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let coding = text("grpc-encoding");
         let coding = Coding::of(coding).ok_or_else(|| {
-            Status::unimplemented(format!("grpc-encoding {:?} is not gzip, zstd or identity", coding.unwrap_or_default()))
+            Status::unimplemented(format!(
+                "grpc-encoding {:?} is not gzip, zstd or identity",
+                coding.unwrap_or_default()
+            ))
         })?;
         let now = Instant::now();
         let read_by = now + Duration::from_millis(collector.config.body_timeout_ms);

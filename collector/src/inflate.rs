@@ -53,9 +53,8 @@ pub(crate) fn inflate(
     match coding {
         Coding::Identity if body.len() > limit => Err(InflateError::TooLarge { limit }),
         Coding::Identity => Ok(body),
-        Coding::Gzip => {
-            Inflating { body: &body, coding: "gzip", limit }.read(flate2::read::MultiGzDecoder::new(&body[..]), admitted)
-        }
+        Coding::Gzip => Inflating { body: &body, coding: "gzip", limit }
+            .read(flate2::read::MultiGzDecoder::new(&body[..]), admitted),
         Coding::Zstd => {
             let inflating = Inflating { body: &body, coding: "zstd", limit };
             let mut decoder = zstd::stream::read::Decoder::new(&body[..]).map_err(|e| inflating.malformed(&e))?;
@@ -117,7 +116,10 @@ mod tests {
         let zstd = Bytes::from(zstd::encode_all(&vec![0; 1 << 20][..], 3).unwrap());
         for (body, coding) in [(&gzip, Coding::Gzip), (&zstd, Coding::Zstd)] {
             assert_eq!(inflated(body, coding, 1000, ROOM), Err(InflateError::TooLarge { limit: 1000 }));
-            assert_eq!(inflated(body, coding, (1 << 20) - 1, ROOM), Err(InflateError::TooLarge { limit: (1 << 20) - 1 }));
+            assert_eq!(
+                inflated(body, coding, (1 << 20) - 1, ROOM),
+                Err(InflateError::TooLarge { limit: (1 << 20) - 1 })
+            );
             assert_eq!(inflated(body, coding, 1 << 20, ROOM), Ok(1 << 20));
             assert!(matches!(inflated(body, coding, 1 << 20, 512 << 10), Err(InflateError::Full(_))));
             let cut = body.slice(..body.len() - 5);
