@@ -167,7 +167,7 @@ pub fn map_to_json(map: &MapArray, types: Option<&StringArray>, row: usize) -> M
     (0..keys.len()).map(|entry| (keys.value(entry).to_owned(), value(entry))).collect()
 }
 
-fn nested_text(nested: &Any) -> (String, u8) {
+pub(crate) fn nested_text(nested: &Any) -> (String, u8) {
     let (plain, exact) = if matches!(nested, Any::ArrayValue(_)) { (b'a', b'A') } else { (b'm', b'M') };
     match plain_json(nested) {
         Some(json) => (json.to_string(), plain),

@@ -130,4 +130,6 @@ fn nanos(time: u64) -> UnixNanos {
 }
 
 #[cfg(test)]
+mod differential;
+#[cfg(test)]
 mod tests;
