@@ -114,7 +114,14 @@ async fn each_head_gets_the_promised_code() {
         ("not gRPC", EXPORT, "application/x-protobuf", "", 415, ""),
         ("malformed timeout", EXPORT, "application/grpc", "soon", 200, "13"),
         ("the deadline has passed", EXPORT, "application/grpc", "0n", 200, "4"),
-        ("no such method", "/opentelemetry.proto.collector.trace.v1.TraceService/Import", "application/grpc", "", 200, "12"),
+        (
+            "no such method",
+            "/opentelemetry.proto.collector.trace.v1.TraceService/Import",
+            "application/grpc",
+            "",
+            200,
+            "12",
+        ),
     ];
     let client = reqwest::Client::builder().http2_prior_knowledge().no_proxy().build().unwrap();
     for (name, path, content_type, timeout, status, code) in cases {

@@ -26,6 +26,10 @@ use crate::{
     ingest::Ingest,
 };
 
+/// A refused body is read over up to so many times the limit: who sends a little too much sees why,
+/// who sends without end is cut.
+const DISCARDED_BODIES: usize = 4;
+
 pub(crate) async fn serve<I: Ingest>(
     collector: Collector<I>,
     listener: TcpListener,
@@ -114,7 +118,8 @@ async fn accept<I: Ingest>(
         Err(error) => {
             if !matches!(error, NotAccepted::TimedOut) {
                 // the answer goes out at once; a client that reads only when it has sent finds it then
-                tokio::spawn(body::discard(frames.into_inner(), config.max_body_bytes, deadline));
+                let most = config.max_body_bytes.saturating_mul(DISCARDED_BODIES);
+                tokio::spawn(body::discard(frames.into_inner(), most, deadline));
             }
             Err(error)
         }

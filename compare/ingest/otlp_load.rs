@@ -117,9 +117,10 @@ async fn run(load: Load) -> Vec<End> {
         doors.push(Door::open(&load).await);
     }
     let start = Instant::now();
-    let clients = doors.into_iter().enumerate().map(|(number, door)| {
-        tokio::spawn(client(load.clone(), pool.clone(), door, number, start))
-    });
+    let clients = doors
+        .into_iter()
+        .enumerate()
+        .map(|(number, door)| tokio::spawn(client(load.clone(), pool.clone(), door, number, start)));
     let mut ends = Vec::new();
     for client in clients.collect::<Vec<_>>() {
         ends.extend(client.await.unwrap());

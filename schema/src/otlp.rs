@@ -36,8 +36,8 @@ pub const CODEC_VERSION: u16 = 1;
 /// Objects that any OTLP/JSON request may have: as messages they take up to 350 bytes, and `{}` is two.
 const MAX_JSON_OBJECTS: usize = 1 << 17;
 
-/// Bytes for each object of a larger request; attributes, the smallest objects that matter, take 50.
-const JSON_OBJECT_BYTES: usize = 24;
+/// Bytes for each object of a larger request; the smallest attribute is two objects in 36.
+const JSON_OBJECT_BYTES: usize = 16;
 
 /// The service of a resource that names none.
 pub const UNKNOWN_SERVICE: &str = "unknown_service";

@@ -89,8 +89,17 @@ impl Random {
     }
 
     fn pair(&mut self, depth: usize) -> KeyValue {
-        let known = ["http.route", "http.method", "http.status_code", "http.response.status_code", "service.name",
-            "weir.queue_wait_ns", "weir.in_flight", "gen_ai.server.time_to_first_token", "service.instance.id"];
+        let known = [
+            "http.route",
+            "http.method",
+            "http.status_code",
+            "http.response.status_code",
+            "service.name",
+            "weir.queue_wait_ns",
+            "weir.in_flight",
+            "gen_ai.server.time_to_first_token",
+            "service.instance.id",
+        ];
         let key = if self.chance(50) { known[self.below(known.len())].to_owned() } else { self.text() };
         KeyValue { key, value: self.maybe(|r| r.any(depth)), ..KeyValue::default() }
     }
@@ -110,7 +119,11 @@ impl Random {
     fn traces(&mut self) -> ExportTraceServiceRequest {
         let resource_spans = self.some(3, |r| ResourceSpans {
             resource: r.resource(),
-            scope_spans: r.some(2, |r| ScopeSpans { scope: r.scope(), spans: r.some(3, Self::span), schema_url: r.text() }),
+            scope_spans: r.some(2, |r| ScopeSpans {
+                scope: r.scope(),
+                spans: r.some(3, Self::span),
+                schema_url: r.text(),
+            }),
             schema_url: r.text(),
         });
         ExportTraceServiceRequest { resource_spans }
@@ -164,7 +177,11 @@ impl Random {
         };
         let resource_logs = self.some(3, |r| ResourceLogs {
             resource: r.resource(),
-            scope_logs: r.some(2, |r| ScopeLogs { scope: r.scope(), log_records: r.some(3, record), ..ScopeLogs::default() }),
+            scope_logs: r.some(2, |r| ScopeLogs {
+                scope: r.scope(),
+                log_records: r.some(3, record),
+                ..ScopeLogs::default()
+            }),
             ..ResourceLogs::default()
         });
         ExportLogsServiceRequest { resource_logs }
@@ -173,7 +190,11 @@ impl Random {
     fn metrics(&mut self) -> ExportMetricsServiceRequest {
         let resource_metrics = self.some(3, |r| ResourceMetrics {
             resource: r.resource(),
-            scope_metrics: r.some(2, |r| ScopeMetrics { scope: r.scope(), metrics: r.some(3, Self::metric), ..ScopeMetrics::default() }),
+            scope_metrics: r.some(2, |r| ScopeMetrics {
+                scope: r.scope(),
+                metrics: r.some(3, Self::metric),
+                ..ScopeMetrics::default()
+            }),
             ..ResourceMetrics::default()
         });
         ExportMetricsServiceRequest { resource_metrics }
@@ -184,41 +205,85 @@ impl Random {
         let data = match self.below(6) {
             0 => None,
             1 => Some(Data::Gauge(Gauge { data_points: self.some(3, Self::number) })),
-            2 => Some(Data::Sum(Sum { data_points: self.some(3, Self::number), aggregation_temporality, is_monotonic: self.chance(50) })),
-            3 => Some(Data::Histogram(Histogram { data_points: self.some(3, Self::histogram), aggregation_temporality })),
-            4 => Some(Data::ExponentialHistogram(ExponentialHistogram { data_points: self.some(3, Self::exponential), aggregation_temporality })),
+            2 => Some(Data::Sum(Sum {
+                data_points: self.some(3, Self::number),
+                aggregation_temporality,
+                is_monotonic: self.chance(50),
+            })),
+            3 => {
+                Some(Data::Histogram(Histogram { data_points: self.some(3, Self::histogram), aggregation_temporality }))
+            }
+            4 => Some(Data::ExponentialHistogram(ExponentialHistogram {
+                data_points: self.some(3, Self::exponential),
+                aggregation_temporality,
+            })),
             _ => Some(Data::Summary(Summary { data_points: self.some(3, Self::summary) })),
         };
         Metric { name: self.text(), description: self.text(), unit: self.text(), data, ..Metric::default() }
     }
 
     fn number(&mut self) -> NumberDataPoint {
-        let value = self.maybe(|r| if r.chance(50) { Number::AsInt(r.u64().cast_signed()) } else { Number::AsDouble(r.f64()) });
-        NumberDataPoint { attributes: self.pairs(), start_time_unix_nano: self.u64(), time_unix_nano: self.u64(),
-            exemplars: self.some(2, Self::exemplar), flags: 1, value }
+        let value =
+            self.maybe(|r| if r.chance(50) { Number::AsInt(r.u64().cast_signed()) } else { Number::AsDouble(r.f64()) });
+        NumberDataPoint {
+            attributes: self.pairs(),
+            start_time_unix_nano: self.u64(),
+            time_unix_nano: self.u64(),
+            exemplars: self.some(2, Self::exemplar),
+            flags: 1,
+            value,
+        }
     }
 
     fn exemplar(&mut self) -> Exemplar {
-        Exemplar { filtered_attributes: Vec::new(), time_unix_nano: self.u64(), span_id: self.id(8), trace_id: self.id(16),
-            value: self.maybe(|r| exemplar::Value::AsInt(r.u64().cast_signed())) }
+        Exemplar {
+            filtered_attributes: Vec::new(),
+            time_unix_nano: self.u64(),
+            span_id: self.id(8),
+            trace_id: self.id(16),
+            value: self.maybe(|r| exemplar::Value::AsInt(r.u64().cast_signed())),
+        }
     }
 
     fn histogram(&mut self) -> HistogramDataPoint {
-        HistogramDataPoint { attributes: self.pairs(), time_unix_nano: self.u64(), count: self.u64(), sum: self.maybe(Self::f64),
-            bucket_counts: self.some(4, Self::u64), explicit_bounds: self.some(4, Self::f64), min: self.maybe(Self::f64),
-            max: self.maybe(Self::f64), ..HistogramDataPoint::default() }
+        HistogramDataPoint {
+            attributes: self.pairs(),
+            time_unix_nano: self.u64(),
+            count: self.u64(),
+            sum: self.maybe(Self::f64),
+            bucket_counts: self.some(4, Self::u64),
+            explicit_bounds: self.some(4, Self::f64),
+            min: self.maybe(Self::f64),
+            max: self.maybe(Self::f64),
+            ..HistogramDataPoint::default()
+        }
     }
 
     fn exponential(&mut self) -> ExponentialHistogramDataPoint {
         let buckets = |r: &mut Self| Buckets { offset: r.below(100) as i32 - 50, bucket_counts: r.some(4, Self::u64) };
-        ExponentialHistogramDataPoint { attributes: self.pairs(), count: self.u64(), sum: self.maybe(Self::f64),
-            scale: self.below(40) as i32 - 20, zero_count: self.u64(), positive: self.maybe(buckets), negative: self.maybe(buckets),
-            min: self.maybe(Self::f64), zero_threshold: self.f64(), ..ExponentialHistogramDataPoint::default() }
+        ExponentialHistogramDataPoint {
+            attributes: self.pairs(),
+            count: self.u64(),
+            sum: self.maybe(Self::f64),
+            scale: self.below(40) as i32 - 20,
+            zero_count: self.u64(),
+            positive: self.maybe(buckets),
+            negative: self.maybe(buckets),
+            min: self.maybe(Self::f64),
+            zero_threshold: self.f64(),
+            ..ExponentialHistogramDataPoint::default()
+        }
     }
 
     fn summary(&mut self) -> SummaryDataPoint {
         let quantile_values = self.some(3, |r| ValueAtQuantile { quantile: r.f64(), value: r.f64() });
-        SummaryDataPoint { attributes: self.pairs(), count: self.u64(), sum: self.f64(), quantile_values, ..SummaryDataPoint::default() }
+        SummaryDataPoint {
+            attributes: self.pairs(),
+            count: self.u64(),
+            sum: self.f64(),
+            quantile_values,
+            ..SummaryDataPoint::default()
+        }
     }
 }
 
@@ -287,8 +352,13 @@ fn scramble(bytes: &[u8], kind: Kind, random: &mut Random) -> Vec<u8> {
             fields.push((number, written(number, wire_type, &other)));
         }
         // a histogram's counts and bounds, one by one
-        if kind == Kind::Point && matches!(number, 6 | 7) && wire_type == 2 && value.len() % 8 == 0 && random.chance(50)
-            && !value.is_empty() && is_packed_point(bytes)
+        if kind == Kind::Point
+            && matches!(number, 6 | 7)
+            && wire_type == 2
+            && value.len() % 8 == 0
+            && random.chance(50)
+            && !value.is_empty()
+            && is_packed_point(bytes)
         {
             fields.extend(value.chunks(8).map(|one| (number, written(number, 1, one))));
         } else {
@@ -475,8 +545,10 @@ fn values_nest_a_hundred_levels_and_then_an_error() {
             value = Any::ArrayValue(ArrayValue { values: vec![AnyValue { value: Some(value) }] });
         }
         let body = Some(AnyValue { value: Some(value) });
-        let scope_logs = vec![ScopeLogs { log_records: vec![LogRecord { body, ..LogRecord::default() }], ..ScopeLogs::default() }];
-        ExportLogsServiceRequest { resource_logs: vec![ResourceLogs { scope_logs, ..ResourceLogs::default() }] }.encode_to_vec()
+        let scope_logs =
+            vec![ScopeLogs { log_records: vec![LogRecord { body, ..LogRecord::default() }], ..ScopeLogs::default() }];
+        ExportLogsServiceRequest { resource_logs: vec![ResourceLogs { scope_logs, ..ResourceLogs::default() }] }
+            .encode_to_vec()
     };
     let decode = |levels| decode(Signal::Logs, Encoding::Protobuf, &nested(levels), RECEIVED);
     assert_eq!(decode(40).unwrap().accepted, 1);
@@ -494,8 +566,11 @@ fn spans(request: &ExportTraceServiceRequest) -> Vec<Row> {
         for of_scope in &of_resource.scope_spans {
             for span in &of_scope.spans {
                 let unset = |id: &[u8]| id.iter().all(|byte| *byte == 0);
-                let usable = span.trace_id.len() == 16 && !unset(&span.trace_id) && span.span_id.len() == 8
-                    && !unset(&span.span_id) && matches!(span.parent_span_id.len(), 0 | 8)
+                let usable = span.trace_id.len() == 16
+                    && !unset(&span.trace_id)
+                    && span.span_id.len() == 8
+                    && !unset(&span.span_id)
+                    && matches!(span.parent_span_id.len(), 0 | 8)
                     && span.end_time_unix_nano >= span.start_time_unix_nano;
                 if usable {
                     let mut row = shared(of_resource.resource.as_ref(), of_scope.scope.as_ref(), true);
@@ -655,7 +730,8 @@ fn metric_points(metric: &Metric) -> Vec<Row> {
         }
         Some(Data::Histogram(histogram)) => {
             let row = |point: &HistogramDataPoint| {
-                let mut row = point_row("histogram", point.start_time_unix_nano, point.time_unix_nano, &point.attributes);
+                let mut row =
+                    point_row("histogram", point.start_time_unix_nano, point.time_unix_nano, &point.attributes);
                 temporality(&mut row, histogram.aggregation_temporality);
                 set(&mut row, "count", json!(nanos(point.count)));
                 for (name, value) in [("value", point.sum), ("min", point.min), ("max", point.max)] {
@@ -669,13 +745,20 @@ fn metric_points(metric: &Metric) -> Vec<Row> {
         }
         Some(Data::ExponentialHistogram(histogram)) => {
             let row = |point: &ExponentialHistogramDataPoint| {
-                let mut row = point_row("exponential_histogram", point.start_time_unix_nano, point.time_unix_nano, &point.attributes);
+                let mut row = point_row(
+                    "exponential_histogram",
+                    point.start_time_unix_nano,
+                    point.time_unix_nano,
+                    &point.attributes,
+                );
                 temporality(&mut row, histogram.aggregation_temporality);
                 set(&mut row, "count", json!(nanos(point.count)));
                 set(&mut row, "scale", json!(point.scale));
                 set(&mut row, "zero_count", json!(nanos(point.zero_count)));
                 let threshold = Some(point.zero_threshold).filter(|threshold| threshold.to_bits() != 0);
-                for (name, value) in [("value", point.sum), ("min", point.min), ("max", point.max), ("zero_threshold", threshold)] {
+                for (name, value) in
+                    [("value", point.sum), ("min", point.min), ("max", point.max), ("zero_threshold", threshold)]
+                {
                     double(&mut row, name, value);
                 }
                 for (buckets, counts, offset) in [
@@ -762,7 +845,8 @@ fn shared(resource: Option<&Resource>, scope: Option<&InstrumentationScope>, wit
 }
 
 fn attributes(row: &mut Row, name: &str, types: &str, pairs: &[KeyValue]) {
-    let entries: Vec<(String, (String, char))> = pairs.iter().map(|pair| (pair.key.clone(), typed(pair.value.as_ref()))).collect();
+    let entries: Vec<(String, (String, char))> =
+        pairs.iter().map(|pair| (pair.key.clone(), typed(pair.value.as_ref()))).collect();
     set(row, name, json!(entries.iter().map(|(key, (text, _))| [key, text]).collect::<Vec<_>>()));
     if entries.iter().any(|(_, (_, letter))| *letter != 's') {
         set(row, types, json!(entries.iter().map(|(_, (_, letter))| *letter).collect::<String>()));
@@ -823,7 +907,13 @@ fn bits(value: f64) -> Json {
 fn found(rows: &RecordBatch) -> Vec<Row> {
     (0..rows.num_rows())
         .map(|row| {
-            let cells = rows.schema().fields().iter().zip(rows.columns()).map(|(field, column)| (field.name().clone(), cell(column, row))).collect::<Vec<_>>();
+            let cells = rows
+                .schema()
+                .fields()
+                .iter()
+                .zip(rows.columns())
+                .map(|(field, column)| (field.name().clone(), cell(column, row)))
+                .collect::<Vec<_>>();
             cells.into_iter().filter(|(_, cell)| !cell.is_null()).collect()
         })
         .collect()
@@ -851,7 +941,8 @@ fn cell(column: &ArrayRef, row: usize) -> Json {
         }
         DataType::Struct(fields) => {
             let columns = column.as_struct();
-            let cells = fields.iter().zip(columns.columns()).map(|(field, column)| (field.name().clone(), cell(column, row)));
+            let cells =
+                fields.iter().zip(columns.columns()).map(|(field, column)| (field.name().clone(), cell(column, row)));
             json!(cells.filter(|(_, cell)| !cell.is_null()).collect::<Row>())
         }
         other => panic!("no column is {other}"),
