@@ -1,7 +1,10 @@
 //! More comes than fits: bodies that hold their places, answers that say when to come back, and room
 //! again when the places are given back.
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_client::TraceServiceClient;
 use tokio::{
@@ -57,13 +60,15 @@ async fn answer(stream: &mut TcpStream) -> String {
 /// Waits until so many bytes are in flight.
 async fn in_flight(weir: &Server, bytes: usize) {
     let expected = format!("weir_collector_in_flight_bytes {bytes}\n");
-    loop {
+    let give_up = Instant::now() + Duration::from_secs(30);
+    while Instant::now() < give_up {
         let metrics = client().get(format!("http://{}/metrics", weir.addresses.web)).send().await.unwrap();
         if metrics.text().await.unwrap().contains(&expected) {
             return;
         }
         tokio::task::yield_now().await;
     }
+    panic!("never {expected}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

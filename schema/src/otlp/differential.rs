@@ -299,7 +299,8 @@ enum Kind {
     Metric,
     Data,
     Point,
-    Packed,
+    OfHistogram,
+    HistogramPoint,
     Pair,
     Any,
     List,
@@ -318,8 +319,10 @@ fn inside(kind: Kind, field: u32) -> Option<Kind> {
         (Span, 9) | (Record, 6) => Some(Pair),
         (Record, 5) | (Pair, 2) => Some(Any),
         (Span, 11 | 13 | 15) => Some(Leaf),
-        (Metric, 5 | 7 | 9 | 10 | 11) => Some(Data),
+        (Metric, 5 | 7 | 10 | 11) => Some(Data),
+        (Metric, 9) => Some(OfHistogram),
         (Data, 1) => Some(Point),
+        (OfHistogram, 1) => Some(HistogramPoint),
         (Any, 5 | 6) => Some(List),
         _ => None,
     }
@@ -330,7 +333,7 @@ fn is_scalar(kind: Kind, field: u32, wire_type: u8) -> bool {
     match kind {
         Kind::Span => matches!(field, 3 | 5 | 6 | 7 | 8),
         Kind::Record => matches!(field, 1 | 2 | 3 | 11 | 12),
-        Kind::Point => wire_type == 1 && matches!(field, 2 | 3),
+        Kind::Point | Kind::HistogramPoint => wire_type == 1 && matches!(field, 2 | 3),
         Kind::Any => wire_type != 2,
         _ => false,
     }
@@ -348,18 +351,16 @@ fn scramble(bytes: &[u8], kind: Kind, random: &mut Random) -> Vec<u8> {
             _ => value.to_vec(),
         };
         if is_scalar(kind, number, wire_type) && random.chance(20) {
-            let other = if wire_type == 2 { random.text().into_bytes() } else { vec![1; value.len()] };
+            let other = match wire_type {
+                0 => vec![1],
+                2 => random.text().into_bytes(),
+                _ => vec![1; value.len()],
+            };
             fields.push((number, written(number, wire_type, &other)));
         }
-        // a histogram's counts and bounds, one by one
-        if kind == Kind::Point
-            && matches!(number, 6 | 7)
-            && wire_type == 2
-            && value.len() % 8 == 0
-            && random.chance(50)
-            && !value.is_empty()
-            && is_packed_point(bytes)
-        {
+        // counts and bounds, one by one
+        let packed = kind == Kind::HistogramPoint && matches!(number, 6 | 7) && wire_type == 2;
+        if packed && random.chance(50) {
             fields.extend(value.chunks(8).map(|one| (number, written(number, 1, one))));
         } else {
             fields.push((number, written(number, wire_type, &value)));
@@ -380,11 +381,6 @@ fn scramble(bytes: &[u8], kind: Kind, random: &mut Random) -> Vec<u8> {
         out.extend(field);
     }
     out
-}
-
-/// Whether a data point is a histogram's: its count is a fixed64 in field 4 and its sum in field 5.
-fn is_packed_point(bytes: &[u8]) -> bool {
-    HistogramDataPoint::decode(bytes).is_ok_and(|point| point.encode_to_vec().len() == bytes.len())
 }
 
 fn split(bytes: &[u8]) -> (u32, u8, &[u8], &[u8]) {
@@ -443,7 +439,7 @@ fn any_request_gives_the_rows_that_the_generated_messages_say() {
             assert_eq!(found, expected, "round {round}, row {row} of {signal:?}");
         }
     }
-    assert!(rows.iter().all(|rows| *rows > 500), "{rows:?}");
+    assert!(rows.iter().all(|rows| *rows > 300), "{rows:?}");
 }
 
 fn request(round: usize, random: &mut Random) -> (Signal, Vec<u8>) {
@@ -525,7 +521,9 @@ fn a_request_that_is_made_to_grow_is_refused_or_stays_within_ten_times_its_size(
         (Signal::Metrics, &[1, 2, 2, 5, 1, 5]),
     ];
     for (signal, path) in cases {
-        for times in [1_000, 2_000_000, 10_000_000] {
+        // the longest once a signal, where nothing stops it early
+        let most = if path.len() == 1 { 10_000_000 } else { 1_000_000 };
+        for times in [1_000, most] {
             let bytes = repeated(path, times);
             let Ok(decoded) = decode(signal, Encoding::Protobuf, &bytes, RECEIVED) else { continue };
             let made = decoded.batch.map_or(0, |batch| batch.rows.get_array_memory_size());
@@ -539,23 +537,23 @@ fn a_request_that_is_made_to_grow_is_refused_or_stays_within_ten_times_its_size(
 
 #[test]
 fn values_nest_a_hundred_levels_and_then_an_error() {
-    let nested = |levels: usize| {
-        let mut value = Any::IntValue(1);
-        for _ in 0..levels {
-            value = Any::ArrayValue(ArrayValue { values: vec![AnyValue { value: Some(value) }] });
-        }
-        let body = Some(AnyValue { value: Some(value) });
-        let scope_logs =
-            vec![ScopeLogs { log_records: vec![LogRecord { body, ..LogRecord::default() }], ..ScopeLogs::default() }];
-        ExportLogsServiceRequest { resource_logs: vec![ResourceLogs { scope_logs, ..ResourceLogs::default() }] }
-            .encode_to_vec()
-    };
-    let decode = |levels| decode(Signal::Logs, Encoding::Protobuf, &nested(levels), RECEIVED);
-    assert_eq!(decode(40).unwrap().accepted, 1);
-    // on a thread of its own with the stack of a worker: encoding the test's message recurses too
-    let deep = std::thread::Builder::new().stack_size(64 << 20);
-    let refused = deep.spawn(move || decode(5_000).unwrap_err().to_string()).unwrap().join().unwrap();
+    assert_eq!(decode_nested(40).unwrap().accepted, 1);
+    // on a thread with a large stack: writing the test's message recurses without a bound
+    let deep = std::thread::Builder::new().stack_size(256 << 20);
+    let refused = deep.spawn(|| decode_nested(5_000).unwrap_err().to_string()).unwrap().join().unwrap();
     assert!(refused.contains("recursion limit"), "{refused}");
+}
+
+fn decode_nested(levels: usize) -> Result<Decoded, DecodeError> {
+    let mut value = Any::IntValue(1);
+    for _ in 0..levels {
+        value = Any::ArrayValue(ArrayValue { values: vec![AnyValue { value: Some(value) }] });
+    }
+    let record = LogRecord { body: Some(AnyValue { value: Some(value) }), ..LogRecord::default() };
+    let scope_logs = vec![ScopeLogs { log_records: vec![record], ..ScopeLogs::default() }];
+    let resource_logs = vec![ResourceLogs { scope_logs, ..ResourceLogs::default() }];
+    let bytes = ExportLogsServiceRequest { resource_logs }.encode_to_vec();
+    decode(Signal::Logs, Encoding::Protobuf, &bytes, RECEIVED)
 }
 
 // ---- what the generated messages say ----

@@ -69,6 +69,9 @@ impl<'a> Writer<'a> {
                 _ => {}
             }
         }
+        if scopes.is_empty() && resource.is_empty() {
+            return Ok(());
+        }
         let source = Source::read(resource).map_err(|e| e.field("resource"))?;
         for (place, scope_logs) in scopes.into_iter().enumerate() {
             self.scope_logs(&source, scope_logs).map_err(|e| e.item("scope_logs", place))?;
@@ -98,6 +101,9 @@ impl<'a> Writer<'a> {
             }
         }
         let Self { rows, at, received_unix_nano, .. } = self;
+        if rows.len() == first {
+            return Ok(());
+        }
         rows.text_from(at.scope_name, first, Some(scope_name.as_bytes()).filter(|name| !name.is_empty()));
         rows.long_from(at.received_unix_nano, first, *received_unix_nano);
         source.write(rows, at.source(), first)

@@ -105,6 +105,9 @@ impl<'a> Writer<'a> {
                 _ => {}
             }
         }
+        if scopes.is_empty() && resource.is_empty() {
+            return Ok(());
+        }
         let source = Source::read(resource).map_err(|e| e.field("resource"))?;
         for (place, scope_metrics) in scopes.into_iter().enumerate() {
             self.scope_metrics(&source, scope_metrics).map_err(|e| e.item("scope_metrics", place))?;
@@ -129,6 +132,9 @@ impl<'a> Writer<'a> {
             }
         }
         let Self { rows, at, received_unix_nano, .. } = self;
+        if rows.len() == first {
+            return Ok(());
+        }
         rows.text_from(at.scope_name, first, non_empty(scope_name));
         rows.long_from(at.received_unix_nano, first, *received_unix_nano);
         source.write(rows, at.source(), first)

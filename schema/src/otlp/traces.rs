@@ -96,6 +96,9 @@ impl<'a> Writer<'a> {
                 _ => {}
             }
         }
+        if scopes.is_empty() && resource.is_empty() {
+            return Ok(());
+        }
         let source = Source::read(resource).map_err(|e| e.field("resource"))?;
         for (s, scope_spans) in scopes.into_iter().enumerate() {
             self.scope_spans(&source, scope_spans, (r, s)).map_err(|e| e.item("scope_spans", s))?;
@@ -133,6 +136,9 @@ impl<'a> Writer<'a> {
             n += 1;
         }
         let Self { rows, at, received_unix_nano, .. } = self;
+        if rows.len() == first {
+            return Ok(());
+        }
         rows.text_from(at.scope_name, first, scope.name());
         rows.text_from(at.scope_version, first, scope.version());
         rows.long_from(at.received_unix_nano, first, *received_unix_nano);
