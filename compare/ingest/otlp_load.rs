@@ -135,7 +135,7 @@ async fn client(load: Arc<Load>, pool: Arc<Vec<Template>>, mut door: Door, numbe
         .then(|| Duration::from_secs_f64((load.clients * load.spans_per_request) as f64 / load.spans_per_s));
     // clients fall due one after the other
     let mut due = start + pause.unwrap_or_default().mul_f64(number as f64 / load.clients as f64);
-    let mut sequence = load.seed << 40 | (number as u64) << 24;
+    let mut sequence = (load.seed << 40) | ((number as u64) << 24);
     loop {
         if let Some(pause) = pause {
             while due + LATE < Instant::now() {

@@ -504,8 +504,8 @@ fn a_request_that_is_made_to_grow_is_refused_or_stays_within_ten_times_its_size(
         message
     };
     // what each makes: resources, scopes, records, attributes, events, values
-    let cases = [
-        (Signal::Traces, &[1][..]),
+    let cases: [(Signal, &[u32]); 14] = [
+        (Signal::Traces, &[1]),
         (Signal::Traces, &[1, 2]),
         (Signal::Traces, &[1, 2, 2]),
         (Signal::Traces, &[1, 2, 2, 9]),
@@ -613,8 +613,12 @@ fn span_row(row: &mut Row, span: &Span) {
     for pair in &span.attributes {
         let value = pair.value.as_ref().and_then(|value| value.value.as_ref());
         match (pair.key.as_str(), value) {
-            ("http.method", value) => drop(hot_cell(row, "http_request_method", &DataType::Utf8, value)),
-            ("http.status_code", value) => drop(hot_cell(row, "http_response_status_code", &DataType::Int32, value)),
+            ("http.method", value) => {
+                hot_cell(row, "http_request_method", &DataType::Utf8, value);
+            }
+            ("http.status_code", value) => {
+                hot_cell(row, "http_response_status_code", &DataType::Int32, value);
+            }
             ("gen_ai.server.time_to_first_token", Some(Any::DoubleValue(seconds))) => {
                 let nanos = Any::IntValue((seconds * 1e9) as i64);
                 hot_cell(row, "time_to_first_token_ns", &DataType::Int64, Some(&nanos));
@@ -709,7 +713,7 @@ fn points(request: &ExportMetricsServiceRequest) -> Vec<Row> {
 }
 
 fn metric_points(metric: &Metric) -> Vec<Row> {
-    let temporality = |row: &mut Row, temporality| {
+    let temporality = |row: &mut Row, temporality: i32| {
         if let Some(name) = [None, Some("delta"), Some("cumulative")][temporality as usize] {
             set(row, "temporality", json!(name));
         }
@@ -824,7 +828,7 @@ fn point_row(kind: &str, start: u64, time: u64, pairs: &[KeyValue]) -> Row {
 
 fn shared(resource: Option<&Resource>, scope: Option<&InstrumentationScope>, with_version: bool) -> Row {
     let mut row = Row::new();
-    let pairs = resource.map_or(&[][..], |resource| &resource.attributes);
+    let pairs = resource.map_or(&[][..], |resource| resource.attributes.as_slice());
     let first = |key: &str| {
         let value = pairs.iter().find(|pair| pair.key == key)?.value.as_ref()?.value.as_ref()?;
         if let Any::StringValue(text) = value { Some(text.as_str()).filter(|text| !text.is_empty()) } else { None }
