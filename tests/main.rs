@@ -9,6 +9,7 @@ mod docs;
 mod grpc;
 mod hostile;
 mod otlp;
+mod overload;
 mod pages;
 mod postgres;
 mod prompt;

@@ -37,12 +37,13 @@ async fn trouble_is_answered_as_promised() {
     let url = format!("http://{}/v1/traces", running.addresses.otlp_http);
     let good = request("a", vec![span(1, 1, 0, "x", START, 1)]).encode_to_vec();
     let half_bad = request("a", vec![span(2, 1, 0, "x", START, 1), span(0, 1, 0, "x", START, 1)]).encode_to_vec();
-    let bomb = {
+    let gzip = |bytes: &[u8]| {
         use std::io::Write;
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
-        gzip.write_all(&vec![0; 10 << 20]).unwrap();
+        gzip.write_all(bytes).unwrap();
         gzip.finish().unwrap()
     };
+    let (gzipped, bomb) = (gzip(&good), gzip(&vec![0; 10 << 20]));
     let protobuf = "application/x-protobuf";
     let cases: Vec<(&str, &str, &str, Vec<u8>, u16)> = vec![
         ("good", protobuf, "", good.clone(), 200),
@@ -51,8 +52,12 @@ async fn trouble_is_answered_as_promised() {
         ("cut", protobuf, "", good[..good.len() - 2].to_vec(), 400),
         ("not json", "application/json", "", b"{".to_vec(), 400),
         ("no such type", "text/plain", "", good.clone(), 415),
-        ("no such coding", protobuf, "br", good, 415),
+        ("no such coding", protobuf, "br", good.clone(), 415),
         ("not gzip", protobuf, "gzip", b"nope".to_vec(), 400),
+        ("gzip", protobuf, "gzip", gzipped.clone(), 200),
+        ("zstd", protobuf, "zstd", zstd::encode_all(&good[..], 3).unwrap(), 200),
+        ("cut gzip", protobuf, "gzip", gzipped[..gzipped.len() - 9].to_vec(), 400),
+        ("with a charset", "application/json; charset=utf-8", "", b"{}".to_vec(), 200),
         ("bomb", protobuf, "gzip", bomb, 413),
         ("too big", protobuf, "", vec![0; 65 << 10], 413),
     ];
@@ -68,5 +73,47 @@ async fn trouble_is_answered_as_promised() {
     }
     let web = format!("http://{}", running.addresses.web);
     assert_eq!(sql(&web, "SELECT count(*) FROM spans").await, ["2"]);
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn json_is_read_as_otlp_writes_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = server(dir.path()).await;
+    let (otlp, web) = (format!("http://{}", running.addresses.otlp_http), format!("http://{}", running.addresses.web));
+    let trace = |name: &str, fields: &str| {
+        let ids = r#""traceId":"5B8EFFF798038103D269B633813FC60C","spanId":"eee19b7ec3c1b174""#;
+        format!(r#"{{"resourceSpans":[{{"scopeSpans":[{{"spans":[{{{ids},"name":"{name}",{fields}}}]}}]}}]}}"#)
+    };
+    let times = r#""startTimeUnixNano":"1544712660000000000","endTimeUnixNano":"1544712660000000005""#;
+    let attribute = |value: &str| format!(r#"{times},"attributes":[{{"key":"k","value":{value}}}]"#);
+    let k = "SELECT attributes['k'] FROM spans WHERE operation = ";
+    let cases: Vec<(&str, String, String, &str)> = vec![
+        ("traces", trace("ids", times), "SELECT hex(trace_id), duration_ns FROM spans WHERE operation = 'ids'".into(), "5b8efff798038103d269b633813fc60c,5"),
+        ("traces", trace("numbers", r#""startTimeUnixNano":1544712660000000000,"endTimeUnixNano":1544712660000000007"#), "SELECT duration_ns FROM spans WHERE operation = 'numbers'".into(), "7"),
+        ("traces", trace("enum", &format!(r#"{times},"kind":3,"status":{{"code":2,"message":"no"}}"#)), "SELECT kind, status, status_message FROM spans WHERE operation = 'enum'".into(), "client,error,no"),
+        ("traces", trace("unknown", &format!(r#"{times},"notOfOtlp":{{"a":[1,{{}}]}},"flags":257"#)), "SELECT count(*) FROM spans WHERE operation = 'unknown'".into(), "1"),
+        ("traces", trace("null", &format!(r#"{times},"parentSpanId":"","attributes":[]"#)), "SELECT parent_span_id IS NULL FROM spans WHERE operation = 'null'".into(), "true"),
+        ("traces", trace("i", &attribute(r#"{"intValue":"9223372036854775807"}"#)), format!("{k}'i'"), "9223372036854775807"),
+        ("traces", trace("n", &attribute(r#"{"intValue":-3}"#)), format!("{k}'n'"), "-3"),
+        ("traces", trace("d", &attribute(r#"{"doubleValue":0.5}"#)), format!("{k}'d'"), "0.5"),
+        ("traces", trace("b", &attribute(r#"{"boolValue":true}"#)), format!("{k}'b'"), "true"),
+        ("traces", trace("y", &attribute(r#"{"bytesValue":"AP8="}"#)), format!("{k}'y'"), "AP8="),
+        ("traces", trace("a", &attribute(r#"{"arrayValue":{"values":[{"intValue":"1"},{"boolValue":false}]}}"#)), format!("{k}'a'"), "\"[1,false]\""),
+        ("logs", r#"{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"timeUnixNano":"5","severityNumber":17,"severityText":"Error","body":{"stringValue":"out of stock"},"traceId":"5b8efff798038103d269b633813fc60c"}]}]}]}"#.into(), "SELECT severity_number, severity, body FROM logs".into(), "17,Error,out of stock"),
+        ("metrics", r#"{"resourceMetrics":[{"scopeMetrics":[{"metrics":[{"name":"orders","unit":"1","sum":{"aggregationTemporality":2,"isMonotonic":true,"dataPoints":[{"asInt":"3","timeUnixNano":"5"}]}},{"name":"orders","gauge":{"dataPoints":[{"asDouble":4.5,"timeUnixNano":6}]}}]}]}]}"#.into(), "SELECT kind, temporality, value FROM metrics ORDER BY kind".into(), "gauge,,4.5|sum,cumulative,3.0"),
+    ];
+    let client = client();
+    for (signal, json, statement, expected) in cases {
+        let post = client.post(format!("{otlp}/v1/{signal}")).header("content-type", "application/json");
+        let answer = post.body(json.clone()).send().await.unwrap();
+        let (status, text) = (answer.status(), answer.text().await.unwrap());
+        assert_eq!((status.as_u16(), text.as_str()), (200, "{}"), "{json}");
+        assert_eq!(sql(&web, &statement).await.join("|"), expected, "{json}");
+    }
+    let half_bad = r#"{"resourceSpans":[{"scopeSpans":[{"spans":[{"traceId":"","spanId":""}]}]}]}"#;
+    let post = client.post(format!("{otlp}/v1/traces")).header("content-type", "application/json").body(half_bad);
+    let answer: serde_json::Value = post.send().await.unwrap().json().await.unwrap();
+    assert_eq!(answer["partialSuccess"]["rejectedSpans"], "1", "a 64-bit integer is a string: {answer}");
     running.stop().await.unwrap();
 }

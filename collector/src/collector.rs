@@ -1,10 +1,14 @@
 //! [`Collector`]: both transports over one way in.
 
-use std::{io, sync::Arc};
+use std::{io, num::NonZeroUsize, sync::Arc, thread};
 
 use bytes::Bytes;
-use tokio::{net::TcpListener, sync::watch};
-use tokio_util::sync::CancellationToken;
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, watch},
+    task::JoinError,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use weir_policy::PolicySet;
 use weir_schema::{
     Encoding, Signal, UnixNanos,
@@ -12,16 +16,22 @@ use weir_schema::{
 };
 
 use crate::{
-    admission::Admission,
+    admission::{Admission, Admitted, Full},
+    body::BodyError,
     config::Config,
     grpc, http,
+    inflate::{Coding, InflateError, inflate},
     ingest::{Ingest, Received, Refused},
     proxies::Proxies,
     stats::{Stats, add},
 };
 
-/// Bodies below this decode in the task that read them: a thread switch costs more.
+/// Bodies below this are read in the task that got them: a thread switch costs more. 64 KiB decode
+/// in a tenth of a millisecond.
 const INLINE_BYTES: usize = 64 << 10;
+
+/// A compressed body counts as so much larger: telemetry compresses to a tenth.
+const INFLATION: usize = 8;
 
 /// OTLP in, policy out.
 #[derive(Clone)]
@@ -31,7 +41,22 @@ pub struct Collector<I> {
     pub(crate) policy: watch::Receiver<Arc<PolicySet>>,
     pub(crate) proxies: Proxies,
     pub(crate) stats: Arc<Stats>,
+    /// Room for connections of both doors.
+    pub(crate) connections: Arc<Semaphore>,
     admission: Admission,
+    /// One place per core: more large bodies at once would only hold more memory.
+    decoders: Arc<Semaphore>,
+    /// Requests that are being stored, whether their senders still wait or not.
+    storing: TaskTracker,
+}
+
+/// A request whose body is there.
+pub(crate) struct Arrived {
+    pub(crate) signal: Signal,
+    pub(crate) encoding: Encoding,
+    pub(crate) coding: Coding,
+    pub(crate) body: Bytes,
+    pub(crate) admitted: Admitted,
 }
 
 /// What an accepted request is answered.
@@ -44,7 +69,9 @@ pub(crate) struct Accepted {
 /// Why a request is not accepted.
 #[derive(Debug)]
 pub(crate) enum NotAccepted {
-    Malformed(DecodeError),
+    Malformed(String),
+    TooLarge { limit: usize },
+    TimedOut,
     Refused(Refused),
 }
 
@@ -57,8 +84,20 @@ impl<I: Ingest> Collector<I> {
         proxies: Proxies,
         stats: Arc<Stats>,
     ) -> Self {
+        let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let admission = Admission::new(config.max_in_flight_bytes);
-        Self { config, ingest, policy, proxies, stats, admission }
+        stats.watch(admission.clone());
+        Self {
+            ingest,
+            policy,
+            proxies,
+            stats,
+            connections: Arc::new(Semaphore::new(config.max_connections)),
+            admission,
+            decoders: Arc::new(Semaphore::new(cores)),
+            storing: TaskTracker::new(),
+            config,
+        }
     }
 
     /// Serves OTLP/gRPC and the policy stream until `shutdown`, then lets requests in the air end.
@@ -77,46 +116,144 @@ impl<I: Ingest> Collector<I> {
         http::serve(self, listener, shutdown).await
     }
 
-    /// The one way in: admit, decode, store, count.
-    pub(crate) async fn accept(
-        &self,
-        signal: Signal,
-        encoding: Encoding,
-        body: Bytes,
-    ) -> Result<Accepted, NotAccepted> {
+    /// A place for a request that announces `bytes`, before any of them is read.
+    pub(crate) fn admit(&self, bytes: usize) -> Result<Admitted, NotAccepted> {
+        if bytes > self.config.max_body_bytes {
+            return Err(NotAccepted::TooLarge { limit: self.config.max_body_bytes });
+        }
+        let admitted = self.admission.admit(bytes)?;
+        self.ingest.admit(bytes)?;
+        Ok(admitted)
+    }
+
+    /// The one way in: inflate, decode, store. It goes on when the sender hangs up: what was begun is
+    /// stored and analyzed as a whole, and its place is not given away while its bytes are held.
+    pub(crate) async fn accept(&self, arrived: Arrived) -> Result<Accepted, NotAccepted> {
+        let collector = self.clone();
+        let stored = self.storing.spawn(async move { collector.store(arrived).await });
+        stored.await.unwrap_or_else(|error| Err(unfinished(error)))
+    }
+
+    /// Waits until nothing is being stored.
+    pub(crate) async fn stored(&self) {
+        self.storing.close();
+        self.storing.wait().await;
+    }
+
+    /// Counts a request's end.
+    pub(crate) fn count(&self, signal: Signal, end: &Result<Accepted, NotAccepted>) {
         let stats = self.stats.of(signal);
         add(&stats.requests, 1);
-        add(&stats.bytes, body.len() as u64);
-        let Some(_admitted) = self.admission.admit(body.len().max(1)) else {
-            add(&stats.refused, 1);
-            return Err(NotAccepted::Refused(Refused::Overloaded { retry_after: std::time::Duration::from_secs(1) }));
-        };
+        match end {
+            Ok(accepted) => add(&stats.rejected, accepted.rejected),
+            Err(NotAccepted::Malformed(_) | NotAccepted::TimedOut) => add(&stats.malformed, 1),
+            Err(NotAccepted::TooLarge { .. }) => add(&stats.too_large, 1),
+            Err(NotAccepted::Refused(_)) => add(&stats.refused, 1),
+        }
+    }
+
+    async fn store(&self, arrived: Arrived) -> Result<Accepted, NotAccepted> {
+        let (signal, encoding) = (arrived.signal, arrived.encoding);
+        // refused now, a request costs nothing but its reading
+        self.ingest.admit(arrived.body.len())?;
         let received_unix_nano = now_unix_nano();
-        let decoded = decode(signal, encoding, body.clone(), received_unix_nano).await;
-        let decoded = decoded.inspect_err(|_| add(&stats.malformed, 1)).map_err(NotAccepted::Malformed)?;
+        let Opened { body, decoded, admitted } = self.open(arrived, received_unix_nano).await?;
+        add(&self.stats.of(signal).bytes, body.len() as u64);
         let (accepted, rejected) = (decoded.accepted, decoded.rejected);
         let message = decoded.first_rejection.clone().unwrap_or_default();
-        add(&stats.rejected, rejected);
         if decoded.batch.is_some() {
             let received = Received { signal, encoding, body, received_unix_nano, decoded };
-            let stored = self.ingest.ingest(received).await;
-            let stored = stored.inspect_err(|_| add(&stats.refused, 1)).map_err(NotAccepted::Refused)?;
+            let stored = self.ingest.ingest(received).await?;
+            let stats = self.stats.of(signal);
             if stored.duplicate {
                 add(&stats.duplicates, 1);
             } else {
                 add(&stats.accepted, accepted);
             }
         }
+        drop(admitted);
         Ok(Accepted { rejected, message })
+    }
+
+    /// Inflates and decodes.
+    async fn open(&self, arrived: Arrived, received_unix_nano: UnixNanos) -> Result<Opened, NotAccepted> {
+        let limit = self.config.max_body_bytes;
+        let weight = if arrived.coding == Coding::Identity { 1 } else { INFLATION };
+        if arrived.body.len() * weight < INLINE_BYTES {
+            return arrived.open(limit, received_unix_nano);
+        }
+        let place = self.decoders.clone().acquire_owned().await;
+        let opened = tokio::task::spawn_blocking(move || {
+            let _place = place;
+            arrived.open(limit, received_unix_nano)
+        });
+        opened.await.unwrap_or_else(|error| Err(unfinished(error)))
     }
 }
 
-async fn decode(signal: Signal, encoding: Encoding, body: Bytes, received: UnixNanos) -> Result<Decoded, DecodeError> {
-    if body.len() < INLINE_BYTES {
-        return otlp::decode(signal, encoding, &body, received);
+/// A request that was read.
+struct Opened {
+    body: Bytes,
+    decoded: Decoded,
+    admitted: Admitted,
+}
+
+impl Arrived {
+    fn open(self, limit: usize, received_unix_nano: UnixNanos) -> Result<Opened, NotAccepted> {
+        let Self { signal, encoding, coding, body, mut admitted } = self;
+        let body = inflate(body, coding, limit, &mut admitted)?;
+        admitted.set(body.len());
+        let decoded = otlp::decode(signal, encoding, &body, received_unix_nano)?;
+        let rows_bytes = decoded.batch.as_ref().map_or(0, |batch| batch.rows.get_array_memory_size());
+        admitted.set(body.len() + rows_bytes);
+        Ok(Opened { body, decoded, admitted })
     }
-    let decoded = tokio::task::spawn_blocking(move || otlp::decode(signal, encoding, &body, received)).await;
-    decoded.expect("decoding is pure and does not panic")
+}
+
+/// A task that did not end by itself: the runtime stops, or a defect was met. The sender keeps what
+/// it has and comes back.
+fn unfinished(error: JoinError) -> NotAccepted {
+    tracing::error!(%error, "a request was not read to its end");
+    NotAccepted::Refused(Refused::Closed)
+}
+
+impl From<Full> for NotAccepted {
+    fn from(Full { retry_after }: Full) -> Self {
+        Self::Refused(Refused::Overloaded { retry_after })
+    }
+}
+
+impl From<Refused> for NotAccepted {
+    fn from(refused: Refused) -> Self {
+        Self::Refused(refused)
+    }
+}
+
+impl From<DecodeError> for NotAccepted {
+    fn from(error: DecodeError) -> Self {
+        Self::Malformed(error.to_string())
+    }
+}
+
+impl From<InflateError> for NotAccepted {
+    fn from(error: InflateError) -> Self {
+        match error {
+            InflateError::TooLarge { limit } => Self::TooLarge { limit },
+            InflateError::Full(full) => full.into(),
+            InflateError::Malformed { .. } => Self::Malformed(error.to_string()),
+        }
+    }
+}
+
+impl From<BodyError> for NotAccepted {
+    fn from(error: BodyError) -> Self {
+        match error {
+            BodyError::TooLarge { limit } => Self::TooLarge { limit },
+            BodyError::Full(full) => full.into(),
+            BodyError::TimedOut => Self::TimedOut,
+            BodyError::Broken(_) => Self::Malformed(error.to_string()),
+        }
+    }
 }
 
 pub(crate) fn now_unix_nano() -> UnixNanos {

@@ -8,13 +8,26 @@ use serde::{Deserialize, Serialize};
 pub struct Config {
     /// Largest request, inflated, in bytes. 4 MiB: the limit OpenTelemetry's exporters expect.
     pub max_body_bytes: usize,
-    /// Bytes of all requests between arrival and ack; the next one is told to come back.
+    /// Bytes of all requests between arrival and ack, as sent, inflated and decoded; the next one is told to come back.
+    /// 256 MiB: more than a second of what two cores store.
     pub max_in_flight_bytes: usize,
+    /// Connections of both doors; one more is closed at once. 2,048 times 128 KiB that may have come and are not yet counted: as much again as requests may hold.
+    pub max_connections: usize,
+    /// Requests at once on one HTTP/2 connection; the peer waits with the next. 128: HTTP/2 asks for 100 at least.
+    pub max_streams_per_connection: u32,
+    /// How long a body may take to come, in milliseconds. 10 s: the time OpenTelemetry's exporters give a whole export.
+    pub body_timeout_ms: u64,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { max_body_bytes: 4 << 20, max_in_flight_bytes: 256 << 20 }
+        Self {
+            max_body_bytes: 4 << 20,
+            max_in_flight_bytes: 256 << 20,
+            max_connections: 2_048,
+            max_streams_per_connection: 128,
+            body_timeout_ms: 10_000,
+        }
     }
 }
 
@@ -24,13 +37,22 @@ impl Config {
     /// # Errors
     /// The key and what it must be.
     pub fn validate(&self) -> Result<(), String> {
-        if self.max_body_bytes == 0 {
-            return Err("max_body_bytes: must be at least 1".into());
+        let positive = [
+            ("max_body_bytes", self.max_body_bytes as u64),
+            ("max_connections", self.max_connections as u64),
+            ("max_streams_per_connection", u64::from(self.max_streams_per_connection)),
+            ("body_timeout_ms", self.body_timeout_ms),
+        ];
+        if let Some((key, _)) = positive.iter().find(|(_, value)| *value == 0) {
+            return Err(format!("{key}: must be at least 1"));
         }
-        if self.max_in_flight_bytes < self.max_body_bytes {
-            return Err(
-                "max_in_flight_bytes: must be at least max_body_bytes, or no large request is ever admitted".into()
-            );
+        if self.max_connections > tokio::sync::Semaphore::MAX_PERMITS {
+            return Err(format!("max_connections: must be at most {}", tokio::sync::Semaphore::MAX_PERMITS));
+        }
+        if self.max_in_flight_bytes < 2 * self.max_body_bytes {
+            return Err("max_in_flight_bytes: must be at least twice max_body_bytes, or no large compressed request \
+                        is ever admitted"
+                .into());
         }
         Ok(())
     }

@@ -1,120 +1,267 @@
-//! OTLP/gRPC: the three `Export` methods over raw bytes, so that what is logged is what was sent,
-//! and the policy stream.
+//! OTLP/gRPC: the three `Export` methods, and the policy stream.
+//!
+//! The export methods read gRPC's framing themselves (a byte that says whether the message is
+//! compressed, its length in four bytes, the message): the length is known before the message is
+//! there, so a request that does not fit is refused unread, and what is stored is what was sent.
 
-use std::{convert::Infallible, io};
+use std::{convert::Infallible, io, time::Duration};
 
-use ::http::{HeaderValue, Request, Response};
-use axum::{Router, body::Body, routing::post};
-use bytes::{Buf, BufMut, Bytes};
-use futures::{FutureExt, future::BoxFuture};
+use ::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use http_body_util::{BodyExt, Full};
+use hyper::{body::Incoming, service::service_fn};
 use opentelemetry_proto::tonic::collector::{
     logs::v1::{ExportLogsPartialSuccess, ExportLogsServiceResponse},
     metrics::v1::{ExportMetricsPartialSuccess, ExportMetricsServiceResponse},
     trace::v1::{ExportTracePartialSuccess, ExportTraceServiceResponse},
 };
 use prost::Message;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time::Instant};
 use tokio_util::sync::CancellationToken;
-use tonic::{
-    Code, Status,
-    codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder},
-    server::{Grpc, UnaryService},
-    service::Routes,
-    transport::{Server, server::TcpIncoming},
-};
+use tonic::{Code, Status, body::Body, service::Routes};
 use tonic_types::{ErrorDetails, StatusExt};
+use tower::ServiceExt;
 use weir_policy::wire::proto::policy_service_server::PolicyServiceServer;
 use weir_schema::{Encoding, Signal};
 
 use crate::{
-    collector::{Accepted, Collector, NotAccepted},
+    admission::Admitted,
+    body::{BodyError, Exactly, Frames},
+    collector::{Accepted, Arrived, Collector, NotAccepted},
+    doors::{self, Speaks},
+    inflate::Coding,
     ingest::Ingest,
     policy_stream::PolicyStream,
-    stats::add,
 };
 
-const METHODS: [(&str, Signal); 3] = [
-    ("/opentelemetry.proto.collector.trace.v1.TraceService/Export", Signal::Traces),
-    ("/opentelemetry.proto.collector.metrics.v1.MetricsService/Export", Signal::Metrics),
-    ("/opentelemetry.proto.collector.logs.v1.LogsService/Export", Signal::Logs),
-];
+/// A compression flag and a length come before each message.
+const PREFIX_BYTES: usize = 5;
 
 pub(crate) async fn serve<I: Ingest>(
     collector: Collector<I>,
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
-    let mut router = Router::new();
-    for (path, signal) in METHODS {
-        let collector = collector.clone();
-        router = router.route(path, post(move |request: Request<Body>| export(collector.clone(), signal, request)));
-    }
     let policy = PolicyStream {
         policy: collector.policy.clone(),
         proxies: collector.proxies.clone(),
         shutdown: shutdown.clone(),
     };
-    let routes = Routes::from(router).add_service(PolicyServiceServer::new(policy));
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let served =
-        Server::builder().add_routes(routes).serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned());
-    served.await.map_err(io::Error::other)
-}
-
-async fn export<I: Ingest>(
-    collector: Collector<I>,
-    signal: Signal,
-    request: Request<Body>,
-) -> Result<Response<Body>, Infallible> {
-    let limit = collector.config.max_body_bytes;
-    let stats = collector.stats.clone();
-    let mut grpc = Grpc::new(RawCodec)
-        .accept_compressed(CompressionEncoding::Gzip)
-        .accept_compressed(CompressionEncoding::Zstd)
-        .max_decoding_message_size(limit);
-    let mut response = grpc.unary(Export { collector, signal }, request).await.map(Body::new);
-    if too_large(&response) {
-        add(&stats.of(signal).too_large, 1);
-        let code = HeaderValue::from(Code::ResourceExhausted as i32);
-        response.headers_mut().insert("grpc-status", code);
-    }
-    Ok(response)
-}
-
-/// The transport says OUT_OF_RANGE; OTLP wants RESOURCE_EXHAUSTED without a time to come back.
-fn too_large(response: &Response<Body>) -> bool {
-    response.headers().get("grpc-status").is_some_and(|status| status.as_bytes() == b"11")
-}
-
-struct Export<I> {
-    collector: Collector<I>,
-    signal: Signal,
-}
-
-impl<I: Ingest> UnaryService<Bytes> for Export<I> {
-    type Response = Bytes;
-    type Future = BoxFuture<'static, Result<tonic::Response<Bytes>, Status>>;
-
-    fn call(&mut self, request: tonic::Request<Bytes>) -> Self::Future {
-        let (collector, signal) = (self.collector.clone(), self.signal);
+    let others = Routes::new(PolicyServiceServer::new(policy)).prepare();
+    let answering = collector.clone();
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (collector, others) = (answering.clone(), others.clone());
         async move {
-            let accepted = collector.accept(signal, Encoding::Protobuf, request.into_inner()).await;
-            let accepted = accepted.map_err(|error| status(&error))?;
-            Ok(tonic::Response::new(Bytes::from(response(signal, accepted))))
+            match signal(request.uri().path()) {
+                Some(signal) => Ok::<_, Infallible>(export(&collector, signal, request).await),
+                None => others.oneshot(request).await,
+            }
         }
-        .boxed()
+    });
+    doors::serve(&collector, listener, Speaks::Http2, service, shutdown).await
+}
+
+fn signal(path: &str) -> Option<Signal> {
+    match path {
+        "/opentelemetry.proto.collector.trace.v1.TraceService/Export" => Some(Signal::Traces),
+        "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export" => Some(Signal::Metrics),
+        "/opentelemetry.proto.collector.logs.v1.LogsService/Export" => Some(Signal::Logs),
+        _ => None,
+    }
+}
+
+async fn export<I: Ingest>(collector: &Collector<I>, signal: Signal, request: Request<Incoming>) -> Response<Body> {
+    let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let is_grpc = content_type.is_some_and(is_protobuf_over_grpc);
+    if request.method() != Method::POST || !is_grpc {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        return response;
+    }
+    let call = match Call::of(request.headers(), collector) {
+        Ok(call) => call,
+        Err(status) => return failure(status),
+    };
+    let deadline = call.deadline;
+    let answered = tokio::time::timeout_at(deadline, accept(collector, signal, call, request.into_body()));
+    match answered.await {
+        Ok(Ok(accepted)) => success(&response(signal, accepted)),
+        Ok(Err(status)) => failure(status),
+        Err(_) => failure(Status::deadline_exceeded("the deadline of the call has passed")),
+    }
+}
+
+fn is_protobuf_over_grpc(content_type: &str) -> bool {
+    let media_type = content_type.split(';').next().unwrap_or_default().trim();
+    ["application/grpc", "application/grpc+proto"].iter().any(|known| media_type.eq_ignore_ascii_case(known))
+}
+
+/// What the head of a call says.
+struct Call {
+    coding: Coding,
+    /// When the caller no longer waits.
+    deadline: Instant,
+    /// When the message must be there.
+    read_by: Instant,
+}
+
+impl Call {
+    fn of<I>(headers: &HeaderMap, collector: &Collector<I>) -> Result<Self, Status> {
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let coding = text("grpc-encoding");
+        let coding = Coding::of(coding).ok_or_else(|| {
+            Status::unimplemented(format!(
+                "grpc-encoding {:?} is not gzip, zstd or identity",
+                coding.unwrap_or_default()
+            ))
+        })?;
+        let now = Instant::now();
+        let read_by = now + Duration::from_millis(collector.config.body_timeout_ms);
+        let timeout = match text("grpc-timeout") {
+            None => FOREVER,
+            Some(text) => timeout(text).ok_or_else(|| Status::internal("grpc-timeout is malformed"))?,
+        };
+        let deadline = now + timeout.min(FOREVER);
+        Ok(Self { coding, deadline, read_by: read_by.min(deadline) })
+    }
+}
+
+/// The wait of a call without a deadline: longer than any.
+const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Reads a `grpc-timeout`: at most eight digits and a unit.
+fn timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let well_formed = (1..=8).contains(&digits.len()) && digits.bytes().all(|digit| digit.is_ascii_digit());
+    let value: u64 = digits.parse().ok().filter(|_| well_formed)?;
+    match unit {
+        "H" => Some(Duration::from_secs(value * 3600)),
+        "M" => Some(Duration::from_secs(value * 60)),
+        "S" => Some(Duration::from_secs(value)),
+        "m" => Some(Duration::from_millis(value)),
+        "u" => Some(Duration::from_micros(value)),
+        "n" => Some(Duration::from_nanos(value)),
+        _ => None,
+    }
+}
+
+async fn accept<I: Ingest>(
+    collector: &Collector<I>,
+    signal: Signal,
+    call: Call,
+    body: Incoming,
+) -> Result<Accepted, Status> {
+    let read = read(collector, &call, body).await;
+    let end = match read {
+        Ok((coding, body, admitted)) => {
+            let encoding = Encoding::Protobuf;
+            collector.accept(Arrived { signal, encoding, coding, body, admitted }).await
+        }
+        Err(Unread::NotAccepted(error)) => Err(error),
+        Err(Unread::Framing(status)) => {
+            collector.count(signal, &Err(NotAccepted::Malformed(String::new())));
+            return Err(status);
+        }
+    };
+    collector.count(signal, &end);
+    end.map_err(status)
+}
+
+/// Why there is no message.
+enum Unread {
+    NotAccepted(NotAccepted),
+    /// The frames are not one gRPC message.
+    Framing(Status),
+}
+
+impl From<NotAccepted> for Unread {
+    fn from(error: NotAccepted) -> Self {
+        Self::NotAccepted(error)
+    }
+}
+
+impl From<BodyError> for Unread {
+    fn from(error: BodyError) -> Self {
+        Self::NotAccepted(error.into())
+    }
+}
+
+/// Reads the one message of a unary call.
+async fn read<I: Ingest>(
+    collector: &Collector<I>,
+    call: &Call,
+    body: Incoming,
+) -> Result<(Coding, Bytes, Admitted), Unread> {
+    let mut frames = Frames::new(body, call.read_by);
+    let no_message = || Unread::Framing(Status::unimplemented("a unary call has one message, this one has none"));
+    let cut = || Unread::Framing(Status::internal("the call ends inside its message"));
+    let mut prefix = match frames.exactly(PREFIX_BYTES).await? {
+        Exactly::All(prefix) => prefix,
+        Exactly::Nothing => return Err(no_message()),
+        Exactly::Cut => return Err(cut()),
+    };
+    let coding = message_coding(prefix.get_u8(), call.coding).map_err(Unread::Framing)?;
+    let length = usize::try_from(prefix.get_u32()).unwrap_or(usize::MAX);
+    let admitted = collector.admit(length)?;
+    let message = match frames.exactly(length).await? {
+        Exactly::All(message) => message,
+        Exactly::Nothing | Exactly::Cut => return Err(cut()),
+    };
+    match frames.exactly(1).await? {
+        Exactly::Nothing => Ok((coding, message, admitted)),
+        _ => Err(Unread::Framing(Status::unimplemented("a unary call has one message, this one has more"))),
+    }
+}
+
+fn message_coding(flag: u8, announced: Coding) -> Result<Coding, Status> {
+    match (flag, announced) {
+        (0, _) => Ok(Coding::Identity),
+        (1, Coding::Identity) => {
+            Err(Status::internal("a message is flagged as compressed, but grpc-encoding names no compression"))
+        }
+        (1, coding) => Ok(coding),
+        (flag, _) => Err(Status::internal(format!("compression flag {flag} does not exist"))),
     }
 }
 
 /// The one place where a refusal becomes a gRPC status.
-fn status(error: &NotAccepted) -> Status {
+fn status(error: NotAccepted) -> Status {
     match error {
-        NotAccepted::Malformed(error) => Status::invalid_argument(error.to_string()),
+        NotAccepted::Malformed(why) => Status::invalid_argument(why),
+        NotAccepted::TooLarge { limit } => {
+            // without a time to come back: it would be as large then
+            Status::resource_exhausted(format!("the message is larger than {limit} bytes: send smaller batches"))
+        }
+        NotAccepted::TimedOut => Status::deadline_exceeded("the message took too long to come"),
         NotAccepted::Refused(refused) => {
             let details = ErrorDetails::with_retry_info(Some(refused.retry_after()));
             Status::with_error_details(Code::Unavailable, refused.to_string(), details)
         }
     }
+}
+
+fn failure(status: Status) -> Response<Body> {
+    let unsupported = status.code() == Code::Unimplemented;
+    let mut response = status.into_http::<Body>();
+    if unsupported {
+        let codings = HeaderValue::from_static("identity,gzip,zstd");
+        response.headers_mut().insert("grpc-accept-encoding", codings);
+    }
+    response
+}
+
+fn success(message: &[u8]) -> Response<Body> {
+    let length = u32::try_from(message.len()).expect("an answer is small");
+    let mut framed = BytesMut::with_capacity(PREFIX_BYTES + message.len());
+    framed.put_u8(0);
+    framed.put_u32(length);
+    framed.put_slice(message);
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from_static("0"));
+    let body = Full::new(framed.freeze()).with_trailers(std::future::ready(Some(Ok(trailers))));
+    let mut response = Response::new(Body::new(body));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    response
 }
 
 /// The protobuf answer to an accepted request.
@@ -140,40 +287,42 @@ pub(crate) fn response(signal: Signal, accepted: Accepted) -> Vec<u8> {
     }
 }
 
-/// Messages as bytes.
-#[derive(Clone, Copy)]
-struct RawCodec;
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Codec for RawCodec {
-    type Encode = Bytes;
-    type Decode = Bytes;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        *self
+    #[test]
+    fn a_timeout_has_digits_and_a_unit() {
+        let cases = [
+            ("1H", Some(Duration::from_secs(3600))),
+            ("99999999M", Some(Duration::from_secs(99_999_999 * 60))),
+            ("5S", Some(Duration::from_secs(5))),
+            ("250m", Some(Duration::from_millis(250))),
+            ("7u", Some(Duration::from_micros(7))),
+            ("0n", Some(Duration::ZERO)),
+            ("", None),
+            ("S", None),
+            ("5", None),
+            ("+5S", None),
+            ("123456789S", None),
+            ("5é", None),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(timeout(text), expected, "{text:?}");
+        }
     }
 
-    fn decoder(&mut self) -> Self {
-        *self
-    }
-}
-
-impl Encoder for RawCodec {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, item: Bytes, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        out.put(item);
-        Ok(())
-    }
-}
-
-impl Decoder for RawCodec {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, message: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        Ok(Some(message.copy_to_bytes(message.remaining())))
+    #[test]
+    fn the_content_type_is_protobuf_over_grpc() {
+        for (text, expected) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("Application/gRPC; charset=utf-8", true),
+            ("application/grpc+json", false),
+            ("application/grpc-web", false),
+            ("application/json", false),
+        ] {
+            assert_eq!(is_protobuf_over_grpc(text), expected, "{text}");
+        }
     }
 }

@@ -4,78 +4,43 @@ use std::{convert::Infallible, io, time::Duration};
 
 use ::http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body::Body;
+use http_body_util::Full;
 use hyper::{body::Incoming, service::service_fn};
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto, graceful::GracefulShutdown},
-};
 use opentelemetry_proto::tonic::collector::{
     logs::v1::ExportLogsServiceResponse, metrics::v1::ExportMetricsServiceResponse,
     trace::v1::ExportTraceServiceResponse,
 };
 use prost::Message;
 use serde_json::json;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time::Instant};
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
 use weir_schema::{Encoding, Signal};
 
 use crate::{
-    collector::{Accepted, Collector, NotAccepted},
+    body::{self, Frames},
+    collector::{Accepted, Arrived, Collector, NotAccepted},
+    doors::{self, Speaks},
     grpc,
-    inflate::{Coding, InflateError, inflate},
+    inflate::Coding,
     ingest::Ingest,
-    stats::add,
 };
 
-/// How long a client may take to send its headers.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long a client may take to send its body.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// How long requests in the air may take once the server stops.
-const DRAIN: Duration = Duration::from_secs(5);
+/// A refused body is read over up to so many times the limit: who sends a little too much sees why,
+/// who sends without end is cut.
+const DISCARDED_BODIES: usize = 4;
 
 pub(crate) async fn serve<I: Ingest>(
     collector: Collector<I>,
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
-    let mut server = auto::Builder::new(TokioExecutor::new());
-    server.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-    server.http2().timer(TokioTimer::new());
-    let graceful = GracefulShutdown::new();
-    loop {
-        let stream = tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    debug!(%error, "a connection was lost before it was accepted");
-                    continue;
-                }
-            },
-            () = shutdown.cancelled() => break,
-        };
-        // without it small answers wait for the client's delayed ack
-        let _ = stream.set_nodelay(true);
-        let collector = collector.clone();
-        let service = service_fn(move |request| {
-            let collector = collector.clone();
-            async move { Ok::<_, Infallible>(answer(&collector, request).await) }
-        });
-        let connection = server.serve_connection(TokioIo::new(stream), service).into_owned();
-        let connection = graceful.watch(connection);
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                debug!(%error, "connection ended");
-            }
-        });
-    }
-    // what is still open after that is cut
-    let _ = tokio::time::timeout(DRAIN, graceful.shutdown()).await;
-    Ok(())
+    let answering = collector.clone();
+    let service = service_fn(move |request| {
+        let collector = answering.clone();
+        async move { Ok::<_, Infallible>(answer(&collector, request).await) }
+    });
+    doors::serve(&collector, listener, Speaks::Both, service, shutdown).await
 }
 
 /// An answer that is not 200: status, reason, and when to come back.
@@ -111,53 +76,65 @@ async fn answer<I: Ingest>(collector: &Collector<I>, request: Request<Incoming>)
         let why = "Content-Type must be application/x-protobuf or application/json";
         return failure(Encoding::Json, &Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, why));
     };
-    match accept(collector, signal, encoding, request).await {
+    let coding = request.headers().get(header::CONTENT_ENCODING).and_then(|value| value.to_str().ok());
+    let Some(coding) = Coding::of(coding) else {
+        let why = format!("Content-Encoding {:?} is not gzip, zstd or identity", coding.unwrap_or_default());
+        return failure(encoding, &Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, why));
+    };
+    let end = accept(collector, Kind { signal, encoding, coding }, request.into_body()).await;
+    collector.count(signal, &end);
+    match end {
         Ok(accepted) => success(signal, encoding, accepted),
-        Err(error) => failure(encoding, &error),
+        Err(error) => failure(encoding, &not_accepted(error)),
     }
+}
+
+/// What a request says it is.
+#[derive(Clone, Copy)]
+struct Kind {
+    signal: Signal,
+    encoding: Encoding,
+    coding: Coding,
 }
 
 async fn accept<I: Ingest>(
     collector: &Collector<I>,
-    signal: Signal,
-    encoding: Encoding,
-    request: Request<Incoming>,
-) -> Result<Accepted, Failure> {
-    let limit = collector.config.max_body_bytes;
-    let too_large = || {
-        add(&collector.stats.of(signal).too_large, 1);
-        Failure::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            format!("the body is larger than {limit} bytes: send smaller batches"),
-        )
+    Kind { signal, encoding, coding }: Kind,
+    body: Incoming,
+) -> Result<Accepted, NotAccepted> {
+    let config = &collector.config;
+    let deadline = Instant::now() + Duration::from_millis(config.body_timeout_ms);
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    let mut frames = Frames::new(body, deadline);
+    let read = match collector.admit(announced) {
+        Ok(mut admitted) => match frames.collect(config.max_body_bytes, &mut admitted).await {
+            Ok(body) => Ok((body, admitted)),
+            Err(error) => Err(error.into()),
+        },
+        Err(error) => Err(error),
     };
-    let coding = request.headers().get(header::CONTENT_ENCODING).and_then(|value| value.to_str().ok());
-    let coding = Coding::of(coding).ok_or_else(|| {
-        let why = format!("Content-Encoding {:?} is not gzip, zstd or identity", coding.unwrap_or_default());
-        Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, why)
-    })?;
-    let body = tokio::time::timeout(BODY_TIMEOUT, Limited::new(request.into_body(), limit).collect()).await;
-    let body = match body {
-        Err(_) => return Err(Failure::new(StatusCode::REQUEST_TIMEOUT, "the body took too long")),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(too_large()),
-        Ok(Err(error)) => return Err(Failure::new(StatusCode::BAD_REQUEST, error.to_string())),
-        Ok(Ok(body)) => body.to_bytes(),
-    };
-    let body = match inflate(body, coding, limit) {
-        Ok(body) => body,
-        Err(InflateError::TooLarge { .. }) => return Err(too_large()),
-        Err(error @ InflateError::Malformed { .. }) => {
-            add(&collector.stats.of(signal).malformed, 1);
-            return Err(Failure::new(StatusCode::BAD_REQUEST, error.to_string()));
+    match read {
+        Ok((body, admitted)) => collector.accept(Arrived { signal, encoding, coding, body, admitted }).await,
+        Err(error) => {
+            if !matches!(error, NotAccepted::TimedOut) {
+                // the answer goes out at once; a client that reads only when it has sent finds it then
+                let most = config.max_body_bytes.saturating_mul(DISCARDED_BODIES);
+                tokio::spawn(body::discard(frames.into_inner(), most, deadline));
+            }
+            Err(error)
         }
-    };
-    collector.accept(signal, encoding, body).await.map_err(not_accepted)
+    }
 }
 
 /// The one place where a refusal becomes an HTTP status.
 fn not_accepted(error: NotAccepted) -> Failure {
     match error {
-        NotAccepted::Malformed(error) => Failure::new(StatusCode::BAD_REQUEST, error.to_string()),
+        NotAccepted::Malformed(why) => Failure::new(StatusCode::BAD_REQUEST, why),
+        NotAccepted::TooLarge { limit } => {
+            let why = format!("the body is larger than {limit} bytes: send smaller batches");
+            Failure::new(StatusCode::PAYLOAD_TOO_LARGE, why)
+        }
+        NotAccepted::TimedOut => Failure::new(StatusCode::REQUEST_TIMEOUT, "the body took too long"),
         NotAccepted::Refused(refused) => {
             let retry_after = Some(refused.retry_after());
             Failure { status: StatusCode::SERVICE_UNAVAILABLE, message: refused.to_string(), retry_after }
@@ -210,9 +187,16 @@ fn failure(encoding: Encoding, failure: &Failure) -> Response<Full<Bytes>> {
     };
     let mut response = respond(failure.status, encoding, body);
     if let Some(after) = failure.retry_after {
-        response.headers_mut().insert(header::RETRY_AFTER, after.as_secs().max(1).into());
+        response.headers_mut().insert(header::RETRY_AFTER, whole_seconds(after).into());
     }
     response
+}
+
+/// All that `Retry-After` can say. The fraction becomes the chance of a second more (its last digits
+/// are as good as drawn), so that those who are kept apart stay apart.
+fn whole_seconds(after: Duration) -> u64 {
+    let one_more = after.subsec_nanos() % 1_000 < after.subsec_millis();
+    (after.as_secs() + u64::from(one_more)).max(1)
 }
 
 fn respond(status: StatusCode, encoding: Encoding, body: Vec<u8>) -> Response<Full<Bytes>> {

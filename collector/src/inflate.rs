@@ -4,6 +4,14 @@ use std::io::Read;
 
 use bytes::Bytes;
 
+use crate::admission::{Admitted, Full};
+
+/// What is inflated at once, between two looks at the bounds.
+const STEP_BYTES: usize = 64 << 10;
+
+/// 8 MiB, what RFC 8878 asks decoders to support: a frame may ask for 128 MiB before its first byte.
+const ZSTD_WINDOW_LOG_MAX: u32 = 23;
+
 /// How a body is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Coding {
@@ -19,6 +27,8 @@ pub(crate) enum InflateError {
     TooLarge { limit: usize },
     #[error("the body is not {coding}: {message}")]
     Malformed { coding: &'static str, message: String },
+    #[error("more is in flight than fits")]
+    Full(Full),
 }
 
 impl Coding {
@@ -33,31 +43,56 @@ impl Coding {
     }
 }
 
-/// The content of a body.
-pub(crate) fn inflate(body: Bytes, coding: Coding, limit: usize) -> Result<Bytes, InflateError> {
+/// The content of a body. `admitted` holds the place of the body and grows by what comes out of it.
+pub(crate) fn inflate(
+    body: Bytes,
+    coding: Coding,
+    limit: usize,
+    admitted: &mut Admitted,
+) -> Result<Bytes, InflateError> {
     match coding {
         Coding::Identity if body.len() > limit => Err(InflateError::TooLarge { limit }),
         Coding::Identity => Ok(body),
-        Coding::Gzip => read(flate2::read::MultiGzDecoder::new(&body[..]), "gzip", limit),
+        Coding::Gzip => Inflating { body: &body, coding: "gzip", limit }
+            .read(flate2::read::MultiGzDecoder::new(&body[..]), admitted),
         Coding::Zstd => {
-            let decoder = zstd::stream::read::Decoder::new(&body[..]);
-            read(
-                decoder.map_err(|e| InflateError::Malformed { coding: "zstd", message: e.to_string() })?,
-                "zstd",
-                limit,
-            )
+            let inflating = Inflating { body: &body, coding: "zstd", limit };
+            let mut decoder = zstd::stream::read::Decoder::new(&body[..]).map_err(|e| inflating.malformed(&e))?;
+            let window_log = limit.next_power_of_two().ilog2().max(ZSTD_WINDOW_LOG_MAX);
+            decoder.window_log_max(window_log.min(31)).map_err(|e| inflating.malformed(&e))?;
+            inflating.read(decoder, admitted)
         }
     }
 }
 
-fn read(decoder: impl Read, coding: &'static str, limit: usize) -> Result<Bytes, InflateError> {
-    let mut inflated = Vec::new();
-    let read = decoder.take(limit as u64 + 1).read_to_end(&mut inflated);
-    read.map_err(|error| InflateError::Malformed { coding, message: error.to_string() })?;
-    if inflated.len() > limit {
-        return Err(InflateError::TooLarge { limit });
+struct Inflating<'a> {
+    body: &'a [u8],
+    coding: &'static str,
+    limit: usize,
+}
+
+impl Inflating<'_> {
+    fn read(&self, mut decoder: impl Read, admitted: &mut Admitted) -> Result<Bytes, InflateError> {
+        let mut inflated = Vec::new();
+        loop {
+            // a place for the next step first; at most a byte over the limit is ever asked for
+            let step = STEP_BYTES.min(self.limit + 1 - inflated.len());
+            let place = (inflated.len() + step).min(self.limit);
+            admitted.grow_to(self.body.len() + place).map_err(InflateError::Full)?;
+            let read = decoder.by_ref().take(step as u64).read_to_end(&mut inflated);
+            let read = read.map_err(|error| self.malformed(&error))?;
+            if inflated.len() > self.limit {
+                return Err(InflateError::TooLarge { limit: self.limit });
+            }
+            if read < step {
+                return Ok(Bytes::from(inflated));
+            }
+        }
     }
-    Ok(Bytes::from(inflated))
+
+    fn malformed(&self, error: &std::io::Error) -> InflateError {
+        InflateError::Malformed { coding: self.coding, message: error.to_string() }
+    }
 }
 
 #[cfg(test)]
@@ -65,19 +100,42 @@ mod tests {
     use std::io::Write;
 
     use super::*;
+    use crate::admission::Admission;
+
+    fn inflated(body: &Bytes, coding: Coding, limit: usize, room: usize) -> Result<usize, InflateError> {
+        let mut admitted = Admission::new(room).admit(body.len()).unwrap();
+        inflate(body.clone(), coding, limit, &mut admitted).map(|inflated| inflated.len())
+    }
 
     #[test]
     fn a_bomb_is_stopped_at_the_limit_and_garbage_is_named() {
+        const ROOM: usize = 4 << 20;
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
         gzip.write_all(&vec![0; 1 << 20]).unwrap();
         let gzip = Bytes::from(gzip.finish().unwrap());
         let zstd = Bytes::from(zstd::encode_all(&vec![0; 1 << 20][..], 3).unwrap());
-        for (body, coding) in [(gzip.clone(), Coding::Gzip), (zstd, Coding::Zstd)] {
-            assert_eq!(inflate(body.clone(), coding, 1000), Err(InflateError::TooLarge { limit: 1000 }));
-            assert_eq!(inflate(body, coding, 1 << 20).unwrap().len(), 1 << 20);
+        for (body, coding) in [(&gzip, Coding::Gzip), (&zstd, Coding::Zstd)] {
+            assert_eq!(inflated(body, coding, 1000, ROOM), Err(InflateError::TooLarge { limit: 1000 }));
+            assert_eq!(
+                inflated(body, coding, (1 << 20) - 1, ROOM),
+                Err(InflateError::TooLarge { limit: (1 << 20) - 1 })
+            );
+            assert_eq!(inflated(body, coding, 1 << 20, ROOM), Ok(1 << 20));
+            assert!(matches!(inflated(body, coding, 1 << 20, 512 << 10), Err(InflateError::Full(_))));
+            let cut = body.slice(..body.len() - 5);
+            assert!(matches!(inflated(&cut, coding, 1 << 20, ROOM), Err(InflateError::Malformed { .. })));
         }
-        assert!(matches!(inflate(Bytes::from_static(b"no"), Coding::Gzip, 10), Err(InflateError::Malformed { .. })));
-        assert!(matches!(inflate(gzip.slice(..20), Coding::Gzip, 1 << 20), Err(InflateError::Malformed { .. })));
+        let no = Bytes::from_static(b"no");
+        assert!(matches!(inflated(&no, Coding::Gzip, 10, ROOM), Err(InflateError::Malformed { .. })));
         assert_eq!(Coding::of(Some("br")), None);
+    }
+
+    #[test]
+    fn a_zstd_frame_that_asks_for_a_wide_window_is_refused() {
+        let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+        encoder.window_log(27).unwrap();
+        encoder.write_all(&[7; 1000]).unwrap();
+        let body = Bytes::from(encoder.finish().unwrap());
+        assert!(matches!(inflated(&body, Coding::Zstd, 1 << 20, 4 << 20), Err(InflateError::Malformed { .. })));
     }
 }

@@ -49,6 +49,16 @@ pub enum Refused {
 
 /// Stores requests. When `ingest` returns `Ok`, the request is acked.
 pub trait Ingest: Clone + Send + Sync + 'static {
+    /// Whether a request of `bytes` would be taken now. Asked before its body is read and again before
+    /// it is decoded, so it must be cheap; `ingest` may still refuse.
+    ///
+    /// # Errors
+    /// As [`Ingest::ingest`] would.
+    fn admit(&self, bytes: usize) -> Result<(), Refused> {
+        let _ = bytes;
+        Ok(())
+    }
+
     /// Stores one request durably.
     fn ingest(&self, received: Received) -> impl Future<Output = Result<Stored, Refused>> + Send;
 }

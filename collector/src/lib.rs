@@ -1,11 +1,14 @@
 //! The one door proxies and SDKs talk to: OTLP in by gRPC and HTTP, policy out.
 //!
-//! A request is inflated within its limit, decoded to a `Batch`, and handed to [`Ingest`]; the ack
-//! goes out when that returns. What is behind `Ingest` is not this crate's business.
+//! A request takes its place in the bound on bytes in flight before it is read, is inflated within its
+//! limit, decoded to a `Batch`, and handed to [`Ingest`]; the ack goes out when that returns. What is
+//! behind `Ingest` is not this crate's business.
 
 mod admission;
+mod body;
 mod collector;
 mod config;
+mod doors;
 mod grpc;
 mod http;
 mod inflate;

@@ -2,10 +2,15 @@
 
 use std::{
     fmt::Write,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use weir_schema::Signal;
+
+use crate::admission::Admission;
 
 /// Counters of one signal.
 #[derive(Debug, Default)]
@@ -24,11 +29,18 @@ pub(crate) struct SignalStats {
 #[derive(Debug, Default)]
 pub struct Stats {
     signals: [SignalStats; 3],
+    pub(crate) refused_connections: AtomicU64,
+    admission: OnceLock<Admission>,
 }
 
 impl Stats {
     pub(crate) fn of(&self, signal: Signal) -> &SignalStats {
         &self.signals[signal as usize]
+    }
+
+    /// Says what is in flight from now on.
+    pub(crate) fn watch(&self, admission: Admission) {
+        self.admission.get_or_init(|| admission);
     }
 
     /// Rows accepted of a signal so far.
@@ -61,6 +73,17 @@ impl Stats {
                 let _ = writeln!(text, "weir_collector_{name}_total{{signal=\"{signal}\"}} {value}");
             }
         }
+        let refused = self.refused_connections.load(Ordering::Relaxed);
+        let in_flight = self.admission.get().map_or(0, Admission::held_bytes);
+        let _ = writeln!(
+            text,
+            "# HELP weir_collector_refused_connections_total Connections over the bound, closed at once\n\
+             # TYPE weir_collector_refused_connections_total counter\n\
+             weir_collector_refused_connections_total {refused}\n\
+             # HELP weir_collector_in_flight_bytes Bytes of requests between arrival and ack\n\
+             # TYPE weir_collector_in_flight_bytes gauge\n\
+             weir_collector_in_flight_bytes {in_flight}"
+        );
         text
     }
 }

@@ -15,70 +15,125 @@
 //! | `A`, `M` | the same, when they hold bytes or a number JSON lacks | OTLP/JSON |
 //! | `n` | empty | empty |
 
-use std::fmt::Write;
+use std::io::Write;
 
-use arrow::array::{Array, AsArray, MapArray, MapBuilder, MapFieldNames, StringArray, StringBuilder};
+use arrow::array::{Array, AsArray, MapArray, StringArray};
 use base64::{Engine, display::Base64Display, prelude::BASE64_STANDARD};
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value::Value as Any};
 use serde_json::{Map, Value, json};
 
-use crate::otlp::{Attribute, Malformed, Value as Wire, nested};
+use crate::{
+    cells::Maps,
+    otlp::{Attribute, Malformed, Value as Wire, nested},
+};
 
-/// A builder of an attribute map.
-pub(crate) type AttributesBuilder = MapBuilder<StringBuilder, StringBuilder>;
-
-/// A builder whose entries are named as in [`crate::columns::attribute_map`].
-pub(crate) fn builder() -> AttributesBuilder {
-    let names = MapFieldNames { entry: "key_value".into(), key: "key".into(), value: "value".into() };
-    MapBuilder::new(Some(names), StringBuilder::new(), StringBuilder::new())
+/// The letters of one map, as its entries are appended.
+#[derive(Default)]
+pub(crate) struct Letters {
+    letters: Vec<u8>,
+    other_than_text: bool,
 }
 
-/// Appends one map; `letters` becomes its letters, empty when all values are strings.
+impl Letters {
+    pub(crate) fn clear(&mut self) {
+        self.letters.clear();
+        self.other_than_text = false;
+    }
+
+    /// What is stored beside the map: nothing when all values are strings.
+    pub(crate) fn needed(&self) -> Option<&[u8]> {
+        self.other_than_text.then_some(&self.letters)
+    }
+
+    #[inline]
+    fn push(&mut self, letter: u8) {
+        self.letters.push(letter);
+        self.other_than_text |= letter != b's';
+    }
+}
+
+/// Appends one entry of the map that is being built.
+#[inline]
+pub(crate) fn append_entry(maps: &mut Maps, letters: &mut Letters, attribute: Attribute<'_>) -> Result<(), Malformed> {
+    maps.keys.append(attribute.key);
+    let letter = write_text(attribute.value, maps.values.open_cell())?;
+    maps.values.end_cell();
+    letters.push(letter);
+    Ok(())
+}
+
+/// Appends one map; `letters` becomes its letters.
 pub(crate) fn append<'a>(
-    builder: &mut AttributesBuilder,
-    letters: &mut String,
+    maps: &mut Maps,
+    letters: &mut Letters,
     attributes: impl Iterator<Item = Attribute<'a>>,
 ) -> Result<(), Malformed> {
     letters.clear();
-    let mut all_text = true;
     for attribute in attributes {
-        builder.keys().append_value(attribute.key);
-        let letter = write_text(attribute.value, builder.values())?;
-        builder.values().append_value("");
-        letters.push(letter);
-        all_text &= letter == 's';
+        append_entry(maps, letters, attribute)?;
     }
-    builder.append(true).expect("keys and values are appended in pairs");
-    if all_text {
-        letters.clear();
-    }
+    maps.end_map();
     Ok(())
 }
 
 /// Writes a value as text and says its letter.
-pub(crate) fn write_text(value: Wire<'_>, out: &mut impl Write) -> Result<char, Malformed> {
+#[inline]
+pub(crate) fn write_text(value: Wire<'_>, out: &mut Vec<u8>) -> Result<u8, Malformed> {
+    match value {
+        Wire::Text(text) => {
+            out.extend_from_slice(text);
+            Ok(b's')
+        }
+        Wire::Int(value) => {
+            write_int(value, out);
+            Ok(b'i')
+        }
+        other => write_rare(other, out),
+    }
+}
+
+fn write_rare(value: Wire<'_>, out: &mut Vec<u8>) -> Result<u8, Malformed> {
     let (written, letter) = match value {
-        Wire::Empty => (Ok(()), 'n'),
-        Wire::Text(text) => (out.write_str(text), 's'),
-        Wire::Bool(b) => (out.write_str(if b { "true" } else { "false" }), 'b'),
-        Wire::Int(i) => (write!(out, "{i}"), 'i'),
-        Wire::Double(d) => (write!(out, "{d:?}"), 'd'),
-        Wire::Bytes(bytes) => (write!(out, "{}", Base64Display::new(bytes, &BASE64_STANDARD)), 'y'),
+        Wire::Empty => (Ok(()), b'n'),
+        Wire::Text(text) => (out.write_all(text), b's'),
+        Wire::Bool(b) => (out.write_all(if b { b"true" } else { b"false" }), b'b'),
+        Wire::Int(i) => (write!(out, "{i}"), b'i'),
+        Wire::Double(d) => (write!(out, "{d:?}"), b'd'),
+        Wire::Bytes(bytes) => (write!(out, "{}", Base64Display::new(bytes, &BASE64_STANDARD)), b'y'),
         Wire::Nested(message) => {
             let value = nested(message)?.value;
-            let (text, letter) = value.as_ref().map_or((String::new(), 'n'), nested_text);
-            (out.write_str(&text), letter)
+            let (text, letter) = value.as_ref().map_or((String::new(), b'n'), nested_text);
+            (out.write_all(text.as_bytes()), letter)
         }
     };
     written.expect("text is written to memory");
     Ok(letter)
 }
 
+/// Decimal digits, without the machinery of formatting: most attributes that are not text are counts.
+fn write_int(value: i64, out: &mut Vec<u8>) {
+    let (mut digits, mut first, mut rest) = ([0_u8; 20], 20, value.unsigned_abs());
+    loop {
+        first -= 1;
+        digits[first] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    if value < 0 {
+        first -= 1;
+        digits[first] = b'-';
+    }
+    out.extend_from_slice(&digits[first..]);
+}
+
 /// A value as text and letter.
 pub(crate) fn to_text(value: Wire<'_>) -> Result<(String, char), Malformed> {
-    let mut text = String::new();
+    let mut text = Vec::new();
     let letter = write_text(value, &mut text)?;
-    Ok((text, letter))
+    let text = String::from_utf8(text).map_err(|_| Malformed::new("is not UTF-8"))?;
+    Ok((text, char::from(letter)))
 }
 
 /// The typed JSON value of a stored text. A text that does not fit its letter is given as it is.
@@ -112,8 +167,8 @@ pub fn map_to_json(map: &MapArray, types: Option<&StringArray>, row: usize) -> M
     (0..keys.len()).map(|entry| (keys.value(entry).to_owned(), value(entry))).collect()
 }
 
-fn nested_text(nested: &Any) -> (String, char) {
-    let (plain, exact) = if matches!(nested, Any::ArrayValue(_)) { ('a', 'A') } else { ('m', 'M') };
+pub(crate) fn nested_text(nested: &Any) -> (String, u8) {
+    let (plain, exact) = if matches!(nested, Any::ArrayValue(_)) { (b'a', b'A') } else { (b'm', b'M') };
     match plain_json(nested) {
         Some(json) => (json.to_string(), plain),
         None => (otlp_json(nested).to_string(), exact),
@@ -171,7 +226,7 @@ mod tests {
     }
 
     fn text(key: &str) -> Attribute<'_> {
-        Attribute { key, value: Wire::Text("v") }
+        Attribute { key: key.as_bytes(), value: Wire::Text(b"v") }
     }
 
     #[test]
@@ -187,9 +242,12 @@ mod tests {
         let pairs = any(list(Any::BoolValue(false))).encode_to_vec();
         let cases = [
             (Wire::Empty, 'n', json!(null)),
-            (Wire::Text("1"), 's', json!("1")),
+            (Wire::Text(b"1"), 's', json!("1")),
             (Wire::Bool(true), 'b', json!(true)),
             (Wire::Int(i64::MIN), 'i', json!(i64::MIN)),
+            (Wire::Int(i64::MAX), 'i', json!(i64::MAX)),
+            (Wire::Int(0), 'i', json!(0)),
+            (Wire::Int(-10), 'i', json!(-10)),
             (Wire::Double(0.1), 'd', json!(0.1)),
             (Wire::Double(1.0), 'd', json!(1.0)),
             (Wire::Double(f64::NAN), 'd', json!("NaN")),
@@ -206,15 +264,15 @@ mod tests {
 
     #[test]
     fn a_map_of_strings_needs_no_letters() {
-        let (mut builder, mut letters) = (builder(), String::new());
-        append(&mut builder, &mut letters, [text("a"), text("b")].into_iter()).unwrap();
-        assert_eq!(letters, "");
-        let int = Attribute { key: "c", value: Wire::Int(3) };
-        append(&mut builder, &mut letters, [text("a"), int].into_iter()).unwrap();
-        assert_eq!(letters, "si");
-        let map = builder.finish();
+        let (mut maps, mut letters) = (Maps::new(), Letters::default());
+        append(&mut maps, &mut letters, [text("a"), text("b")].into_iter()).unwrap();
+        assert_eq!(letters.needed(), None);
+        let int = Attribute { key: b"c", value: Wire::Int(3) };
+        append(&mut maps, &mut letters, [text("a"), int].into_iter()).unwrap();
+        assert_eq!(letters.needed(), Some(&b"si"[..]));
+        let map = maps.finish().unwrap();
         assert_eq!(*map.data_type(), crate::columns::attribute_map());
-        let types = StringArray::from(vec![None, Some(letters.as_str())]);
+        let types = StringArray::from(vec![None, Some("si")]);
         assert_eq!(Value::Object(map_to_json(&map, Some(&types), 1)), json!({"a": "v", "c": 3}));
     }
 }

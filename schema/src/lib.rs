@@ -6,6 +6,7 @@
 
 pub mod attribute;
 pub mod batch;
+mod cells;
 pub mod columns;
 pub mod otlp;
 pub mod table;

@@ -33,6 +33,12 @@ pub use wire::Malformed;
 /// Grows when the same bytes would give other rows: a log says which codec it was acked under.
 pub const CODEC_VERSION: u16 = 1;
 
+/// Objects that any OTLP/JSON request may have: as messages they take up to 350 bytes, and `{}` is two.
+const MAX_JSON_OBJECTS: usize = 1 << 17;
+
+/// Bytes for each object of a larger request; the smallest attribute is two objects in 36.
+const JSON_OBJECT_BYTES: usize = 16;
+
 /// The service of a resource that names none.
 pub const UNKNOWN_SERVICE: &str = "unknown_service";
 
@@ -74,23 +80,37 @@ pub fn decode(
         Encoding::Protobuf => Cow::Borrowed(body),
         Encoding::Json => Cow::Owned(protobuf_of_json(signal, body)?),
     };
-    let decoded = match signal {
-        Signal::Traces => traces::rows(&body, received_unix_nano),
-        Signal::Metrics => metrics::rows(&body, received_unix_nano),
-        Signal::Logs => logs::rows(&body, received_unix_nano),
+    let rows = |check| match signal {
+        Signal::Traces => traces::rows(&body, received_unix_nano, check),
+        Signal::Metrics => metrics::rows(&body, received_unix_nano, check),
+        Signal::Logs => logs::rows(&body, received_unix_nano, check),
     };
-    Ok(decoded?)
+    // columns check their text when they are finished and cannot say which cell it was; a request
+    // that is refused anyway is read once more, text by text, to name the field
+    let decoded = rows(Check::ByColumn).or_else(|_| rows(Check::ByRecord))?;
+    Ok(decoded)
 }
 
-fn protobuf_of_json(signal: Signal, text: &[u8]) -> Result<Vec<u8>, serde_json::Error> {
+/// When the text of records is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Check {
+    ByColumn,
+    ByRecord,
+}
+
+fn protobuf_of_json(signal: Signal, text: &[u8]) -> Result<Vec<u8>, DecodeError> {
     fn convert<M: Message + DeserializeOwned>(text: &[u8]) -> Result<Vec<u8>, serde_json::Error> {
         serde_json::from_slice::<M>(text).map(|message| message.encode_to_vec())
     }
-    match signal {
+    if text.iter().filter(|byte| **byte == b'{').count() > MAX_JSON_OBJECTS.max(text.len() / JSON_OBJECT_BYTES) {
+        return Err(Malformed::new(format!("more than {MAX_JSON_OBJECTS} objects in a request of its size")).into());
+    }
+    let protobuf = match signal {
         Signal::Traces => convert::<ExportTraceServiceRequest>(text),
         Signal::Metrics => convert::<ExportMetricsServiceRequest>(text),
         Signal::Logs => convert::<ExportLogsServiceRequest>(text),
-    }
+    };
+    Ok(protobuf?)
 }
 
 /// The name of an `InstrumentationScope`.
@@ -104,14 +124,12 @@ fn scope_name(message: &[u8]) -> Result<&str, Malformed> {
     Ok(name)
 }
 
-fn non_empty(text: &str) -> Option<&str> {
-    Some(text).filter(|text| !text.is_empty())
-}
-
 /// OTLP times are unsigned; a time past the year 2262 is clamped rather than wrapped.
 fn nanos(time: u64) -> UnixNanos {
     UnixNanos::try_from(time).unwrap_or(UnixNanos::MAX)
 }
 
+#[cfg(test)]
+mod differential;
 #[cfg(test)]
 mod tests;

@@ -1,13 +1,13 @@
 //! Log records.
 
 use super::{
-    Decoded, nanos, non_empty,
+    Check, Decoded, nanos,
     rows::{Rows, places},
     source::{Source, SourcePlaces},
-    value::{Attribute, Value},
+    value::{Attribute, Value, check_all},
     wire::{Fields, Malformed},
 };
-use crate::{Table, UnixNanos, attribute};
+use crate::{Table, UnixNanos};
 
 places!(Places of Table::Logs =>
     time_unix_nano, observed_unix_nano, service, instance, trace_id, span_id, severity_number, severity, body,
@@ -16,9 +16,14 @@ places!(Places of Table::Logs =>
 );
 
 /// Reads an `ExportLogsServiceRequest`.
-pub(super) fn rows(request: &[u8], received_unix_nano: UnixNanos) -> Result<Decoded, Malformed> {
-    let mut writer =
-        Writer { rows: Rows::new(Table::Logs), at: Places::get(), received_unix_nano, record: LogRecord::default() };
+pub(super) fn rows(request: &[u8], received_unix_nano: UnixNanos, check: Check) -> Result<Decoded, Malformed> {
+    let mut writer = Writer {
+        rows: Rows::new(Table::Logs, request.len()),
+        at: Places::get(),
+        received_unix_nano,
+        check,
+        record: LogRecord::default(),
+    };
     let (mut fields, mut place) = (Fields::of(request), 0);
     while let Some(field) = fields.next().map_err(|e| e.item("resource_logs", place))? {
         if field.number == 1 {
@@ -26,13 +31,14 @@ pub(super) fn rows(request: &[u8], received_unix_nano: UnixNanos) -> Result<Deco
             place += 1;
         }
     }
-    Ok(writer.rows.finish())
+    writer.rows.finish()
 }
 
 struct Writer<'a> {
     rows: Rows,
     at: Places,
     received_unix_nano: UnixNanos,
+    check: Check,
     /// The record being read; its list keeps its room.
     record: LogRecord<'a>,
 }
@@ -63,6 +69,9 @@ impl<'a> Writer<'a> {
                 _ => {}
             }
         }
+        if scopes.is_empty() && resource.is_empty() {
+            return Ok(());
+        }
         let source = Source::read(resource).map_err(|e| e.field("resource"))?;
         for (place, scope_logs) in scopes.into_iter().enumerate() {
             self.scope_logs(&source, scope_logs).map_err(|e| e.item("scope_logs", place))?;
@@ -78,22 +87,31 @@ impl<'a> Writer<'a> {
                 scope_name = super::scope_name(field.bytes("scope")?).map_err(|e| e.field("scope"))?;
             }
         }
+        let first = self.rows.len();
         let (mut fields, mut place) = (Fields::of(message), 0);
         while let Some(field) = fields.next()? {
             if field.number == 2 {
                 let named = |e: Malformed| e.item("log_records", place);
                 self.record.read(field.bytes("log_records")?).map_err(named)?;
-                self.write(source, scope_name).map_err(named)?;
+                if self.check == Check::ByRecord {
+                    self.record.check_text().map_err(named)?;
+                }
+                self.write().map_err(named)?;
                 place += 1;
             }
         }
-        Ok(())
+        let Self { rows, at, received_unix_nano, .. } = self;
+        if rows.len() == first {
+            return Ok(());
+        }
+        rows.text_from(at.scope_name, first, Some(scope_name.as_bytes()).filter(|name| !name.is_empty()));
+        rows.long_from(at.received_unix_nano, first, *received_unix_nano);
+        source.write(rows, at.source(), first)
     }
 
-    fn write(&mut self, source: &Source<'a>, scope_name: &str) -> Result<(), Malformed> {
-        let Self { rows, at, received_unix_nano, record } = self;
-        source.write(rows, at.source())?;
-        rows.maybe_text(at.scope_name, non_empty(scope_name));
+    /// What the record has of its own; what it shares is written behind its scope.
+    fn write(&mut self) -> Result<(), Malformed> {
+        let Self { rows, at, received_unix_nano, record, .. } = self;
         let set = |time: u64| (time > 0).then(|| nanos(time));
         let observed = set(record.observed);
         rows.long(at.time_unix_nano, set(record.time).or(observed).unwrap_or(*received_unix_nano));
@@ -105,17 +123,14 @@ impl<'a> Writer<'a> {
         if record.severity_number > 0 {
             rows.int(at.severity_number, record.severity_number);
         }
-        rows.maybe_text(at.severity, non_empty(record.severity_text));
+        rows.maybe_text(at.severity, record.severity_text.as_bytes());
         if let Some(body) = record.body {
-            let (text, letter) = attribute::to_text(body).map_err(|e| e.field("body"))?;
-            rows.text(at.body, &text);
-            rows.text(at.body_type, letter.encode_utf8(&mut [0; 4]));
+            let letter = rows.value(at.body, body).map_err(|e| e.field("body"))?;
+            rows.text(at.body_type, &[letter]);
         }
-        rows.maybe_text(at.event_name, non_empty(record.event_name));
+        rows.maybe_text(at.event_name, record.event_name.as_bytes());
         rows.attributes(at.attributes, at.attribute_types, record.attributes.iter().copied())?;
-        rows.long(at.received_unix_nano, *received_unix_nano);
-        rows.end_row();
-        Ok(())
+        rows.end_row()
     }
 }
 
@@ -141,7 +156,11 @@ impl<'a> LogRecord<'a> {
                 1 => self.time = field.fixed64("time_unix_nano")?,
                 2 => self.severity_number = field.int32("severity_number")?,
                 3 => self.severity_text = field.text("severity_text")?,
-                5 => self.body = Some(Value::of(field, "body")?),
+                5 => {
+                    // what another body replaces is in no column
+                    self.check_body()?;
+                    self.body = Some(Value::of(field, "body")?);
+                }
                 6 => Attribute::push(field, "attributes", &mut self.attributes)?,
                 9 => self.trace_id = field.bytes("trace_id")?,
                 10 => self.span_id = field.bytes("span_id")?,
@@ -151,6 +170,16 @@ impl<'a> LogRecord<'a> {
             }
         }
         Ok(())
+    }
+
+    fn check_body(&self) -> Result<(), Malformed> {
+        self.body.map_or(Ok(()), |body| body.check().map_err(|e| e.field("body")))
+    }
+
+    /// Says which text is not UTF-8.
+    fn check_text(&self) -> Result<(), Malformed> {
+        self.check_body()?;
+        check_all("attributes", &self.attributes)
     }
 }
 

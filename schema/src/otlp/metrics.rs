@@ -3,10 +3,10 @@
 use serde_json::json;
 
 use super::{
-    Decoded, nanos, non_empty,
+    Check, Decoded, nanos,
     rows::{Rows, places},
     source::{Source, SourcePlaces},
-    value::Attribute,
+    value::{Attribute, check_all, push_item},
     wire::{Field, Fields, Malformed},
 };
 use crate::{Table, UnixNanos, attribute};
@@ -19,9 +19,14 @@ places!(Places of Table::Metrics =>
 );
 
 /// Reads an `ExportMetricsServiceRequest`.
-pub(super) fn rows(request: &[u8], received_unix_nano: UnixNanos) -> Result<Decoded, Malformed> {
-    let mut writer =
-        Writer { rows: Rows::new(Table::Metrics), at: Places::get(), received_unix_nano, point: Point::default() };
+pub(super) fn rows(request: &[u8], received_unix_nano: UnixNanos, check: Check) -> Result<Decoded, Malformed> {
+    let mut writer = Writer {
+        rows: Rows::new(Table::Metrics, request.len()),
+        at: Places::get(),
+        received_unix_nano,
+        check,
+        point: Point::default(),
+    };
     let (mut fields, mut place) = (Fields::of(request), 0);
     while let Some(field) = fields.next().map_err(|e| e.item("resource_metrics", place))? {
         if field.number == 1 {
@@ -29,13 +34,14 @@ pub(super) fn rows(request: &[u8], received_unix_nano: UnixNanos) -> Result<Deco
             place += 1;
         }
     }
-    Ok(writer.rows.finish())
+    writer.rows.finish()
 }
 
 struct Writer<'a> {
     rows: Rows,
     at: Places,
     received_unix_nano: UnixNanos,
+    check: Check,
     /// The point being read; its lists keep their room.
     point: Point<'a>,
 }
@@ -52,7 +58,6 @@ enum Kind {
 /// What the points of one metric share.
 #[derive(Clone, Copy)]
 struct Metric<'a> {
-    scope_name: &'a str,
     name: &'a str,
     unit: &'a str,
     description: &'a str,
@@ -100,6 +105,9 @@ impl<'a> Writer<'a> {
                 _ => {}
             }
         }
+        if scopes.is_empty() && resource.is_empty() {
+            return Ok(());
+        }
         let source = Source::read(resource).map_err(|e| e.field("resource"))?;
         for (place, scope_metrics) in scopes.into_iter().enumerate() {
             self.scope_metrics(&source, scope_metrics).map_err(|e| e.item("scope_metrics", place))?;
@@ -115,18 +123,24 @@ impl<'a> Writer<'a> {
                 scope_name = super::scope_name(field.bytes("scope")?).map_err(|e| e.field("scope"))?;
             }
         }
+        let first = self.rows.len();
         let (mut fields, mut place) = (Fields::of(message), 0);
         while let Some(field) = fields.next()? {
             if field.number == 2 {
-                let message = field.bytes("metrics")?;
-                self.metric(source, scope_name, message).map_err(|e| e.item("metrics", place))?;
+                self.metric(field.bytes("metrics")?).map_err(|e| e.item("metrics", place))?;
                 place += 1;
             }
         }
-        Ok(())
+        let Self { rows, at, received_unix_nano, .. } = self;
+        if rows.len() == first {
+            return Ok(());
+        }
+        rows.text_from(at.scope_name, first, non_empty(scope_name));
+        rows.long_from(at.received_unix_nano, first, *received_unix_nano);
+        source.write(rows, at.source(), first)
     }
 
-    fn metric(&mut self, source: &Source<'a>, scope_name: &'a str, message: &'a [u8]) -> Result<(), Malformed> {
+    fn metric(&mut self, message: &'a [u8]) -> Result<(), Malformed> {
         let (mut name, mut description, mut unit, mut data) = ("", "", "", None);
         let mut fields = Fields::of(message);
         while let Some(field) = fields.next()? {
@@ -143,12 +157,12 @@ impl<'a> Writer<'a> {
             }
         }
         let Some((kind, data)) = data else { return Ok(()) };
-        let mut metric = Metric { scope_name, name, unit, description, kind, temporality: 0, monotonic: None };
-        self.points(source, &mut metric, data).map_err(|e| e.field(kind.name()))
+        let mut metric = Metric { name, unit, description, kind, temporality: 0, monotonic: None };
+        self.points(&mut metric, data).map_err(|e| e.field(kind.name()))
     }
 
     /// The points of a gauge, sum, histogram or summary.
-    fn points(&mut self, source: &Source<'a>, metric: &mut Metric<'a>, data: &'a [u8]) -> Result<(), Malformed> {
+    fn points(&mut self, metric: &mut Metric<'a>, data: &'a [u8]) -> Result<(), Malformed> {
         metric.monotonic = (metric.kind == Kind::Sum).then_some(false);
         let mut fields = Fields::of(data);
         while let Some(field) = fields.next()? {
@@ -160,27 +174,31 @@ impl<'a> Writer<'a> {
                 _ => {}
             }
         }
+        let first = self.rows.len();
         let (mut fields, mut place) = (Fields::of(data), 0);
         while let Some(field) = fields.next()? {
             if field.number == 1 {
                 let named = |e: Malformed| e.item("data_points", place);
                 self.point.read(metric.kind, field.bytes("data_points")?).map_err(named)?;
-                self.write(source, metric).map_err(named)?;
+                if self.check == Check::ByRecord {
+                    check_all("attributes", &self.point.attributes).map_err(named)?;
+                }
+                self.write().map_err(named)?;
                 place += 1;
             }
         }
+        let repeated = metric.name.len() + metric.unit.len() + metric.description.len();
+        self.rows.repeat(first, repeated)?;
+        metric.write(&mut self.rows, self.at, first);
         Ok(())
     }
 
-    fn write(&mut self, source: &Source<'a>, metric: &Metric<'a>) -> Result<(), Malformed> {
-        let Self { rows, at, received_unix_nano, point } = self;
-        source.write(rows, at.source())?;
-        metric.write(rows, *at);
+    /// What the point has of its own; what it shares is written behind its metric and its scope.
+    fn write(&mut self) -> Result<(), Malformed> {
+        let Self { rows, at, received_unix_nano, point, .. } = self;
         rows.long(at.time_unix_nano, if point.time > 0 { nanos(point.time) } else { *received_unix_nano });
         point.write(rows, *at)?;
-        rows.long(at.received_unix_nano, *received_unix_nano);
-        rows.end_row();
-        Ok(())
+        rows.end_row()
     }
 }
 
@@ -208,15 +226,15 @@ impl Kind {
 }
 
 impl Metric<'_> {
-    fn write(&self, rows: &mut Rows, at: Places) {
-        rows.maybe_text(at.scope_name, non_empty(self.scope_name));
-        rows.text(at.name, self.name);
-        rows.maybe_text(at.unit, non_empty(self.unit));
-        rows.maybe_text(at.description, non_empty(self.description));
-        rows.text(at.kind, self.kind.name());
-        rows.maybe_text(at.temporality, temporality(self.temporality));
+    /// Fills its columns for all rows from `first` on.
+    fn write(&self, rows: &mut Rows, at: Places, first: usize) {
+        rows.text_from(at.name, first, Some(self.name.as_bytes()));
+        rows.text_from(at.unit, first, non_empty(self.unit));
+        rows.text_from(at.description, first, non_empty(self.description));
+        rows.text_from(at.kind, first, Some(self.kind.name().as_bytes()));
+        rows.text_from(at.temporality, first, temporality(self.temporality).map(str::as_bytes));
         if let Some(monotonic) = self.monotonic {
-            rows.bool(at.monotonic, monotonic);
+            rows.bool_from(at.monotonic, first, monotonic);
         }
     }
 }
@@ -254,7 +272,7 @@ impl<'a> Point<'a> {
     fn read_number(&mut self, field: Field<'a>) -> Result<(), Malformed> {
         match field.number {
             4 => (self.value, self.value_int) = (Some(field.double("as_double")?), None),
-            5 => self.exemplars.push(field.bytes("exemplars")?),
+            5 => push_item(field, "exemplars", &mut self.exemplars)?,
             6 => {
                 let exact = field.fixed64("as_int")?.cast_signed();
                 (self.value, self.value_int) = (Some(exact as f64), Some(exact));
@@ -274,7 +292,7 @@ impl<'a> Point<'a> {
                 field.fixed64s("bucket_counts", |count| counts.push(count as f64))?;
             }
             7 => field.fixed64s("explicit_bounds", |bound| self.bounds.push(f64::from_bits(bound)))?,
-            8 => self.exemplars.push(field.bytes("exemplars")?),
+            8 => push_item(field, "exemplars", &mut self.exemplars)?,
             9 => Attribute::push(field, "attributes", &mut self.attributes)?,
             11 => self.min = Some(field.double("min")?),
             12 => self.max = Some(field.double("max")?),
@@ -292,7 +310,7 @@ impl<'a> Point<'a> {
             7 => self.zero_count = Some(field.fixed64("zero_count")?),
             8 => self.positive = Some(Buckets::read(field.bytes("positive")?).map_err(|e| e.field("positive"))?),
             9 => self.negative = Some(Buckets::read(field.bytes("negative")?).map_err(|e| e.field("negative"))?),
-            11 => self.exemplars.push(field.bytes("exemplars")?),
+            11 => push_item(field, "exemplars", &mut self.exemplars)?,
             12 => self.min = Some(field.double("min")?),
             13 => self.max = Some(field.double("max")?),
             14 => self.zero_threshold = Some(field.double("zero_threshold")?),
@@ -344,7 +362,7 @@ impl<'a> Point<'a> {
                 rows.int(offset, first);
             }
         }
-        rows.maybe_text(at.exemplars, exemplars(&self.exemplars)?.as_deref());
+        rows.maybe_text(at.exemplars, exemplars(&self.exemplars)?.unwrap_or_default().as_bytes());
         rows.attributes(at.attributes, at.attribute_types, self.attributes.iter().copied())
     }
 }
@@ -378,6 +396,10 @@ fn quantile(message: &[u8]) -> Result<(f64, f64), Malformed> {
     Ok((quantile, value))
 }
 
+fn non_empty(text: &str) -> Option<&[u8]> {
+    Some(text.as_bytes()).filter(|text| !text.is_empty())
+}
+
 fn temporality(temporality: i32) -> Option<&'static str> {
     match temporality {
         1 => Some("delta"),
@@ -407,14 +429,14 @@ fn exemplar(message: &[u8]) -> Result<serde_json::Value, Malformed> {
             4 => span_id = field.bytes("span_id")?,
             5 => trace_id = field.bytes("trace_id")?,
             6 => value = json!(field.fixed64("as_int")?.cast_signed()),
-            7 => Attribute::push(field, "filtered_attributes", &mut attributes)?,
+            7 => Attribute::push_checked(field, "filtered_attributes", &mut attributes)?,
             _ => {}
         }
     }
     let mut object = serde_json::Map::new();
     for attribute in attributes {
         let (text, letter) = attribute::to_text(attribute.value)?;
-        object.insert(attribute.key.to_owned(), attribute::to_json(&text, letter));
+        object.insert(String::from_utf8_lossy(attribute.key).into_owned(), attribute::to_json(&text, letter));
     }
     Ok(json!({"time_unix_nano": time, "value": value, "trace_id": hex::encode(trace_id),
               "span_id": hex::encode(span_id), "attributes": object}))

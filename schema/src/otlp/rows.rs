@@ -1,18 +1,18 @@
-//! [`Rows`]: builders for all columns of one table, filled a row at a time. A column that a row does
-//! not set is null there; runs of nulls are added at once when the column is next set, so columns
-//! that nobody uses cost nothing.
+//! [`Rows`]: the columns of one table as they grow, a row at a time. A column that a row does not set
+//! is null there; runs of nulls are added at once when the column is next set, so columns that nobody
+//! uses cost nothing. What all rows of a resource share is added once for all of them.
 
 use std::sync::{Arc, LazyLock};
 
 use arrow::{
     array::{
-        ArrayBuilder, ArrayRef, BinaryBuilder, BooleanBuilder, Float64Builder, Int32Builder, Int64Builder, ListBuilder,
-        StringBuilder, StructBuilder,
+        ArrayBuilder, ArrayRef, BooleanBuilder, Float64Builder, Int32Builder, Int64Builder, ListArray, ListBuilder,
+        NullBufferBuilder, StructArray,
     },
-    datatypes::{DataType, Field},
+    datatypes::{DataType, Field, Fields as ArrowFields},
+    error::ArrowError,
     record_batch::RecordBatch,
 };
-use hashbrown::HashMap;
 
 use super::{
     Decoded,
@@ -21,41 +21,56 @@ use super::{
 };
 use crate::{
     Batch, Table,
-    attribute::{self, AttributesBuilder},
+    attribute::{self, Letters},
+    cells::{self, Bytes, Maps},
     columns,
 };
 
 /// Bytes of resource attributes that the rows of one request may repeat. A request of 4 MiB could
 /// otherwise ask for 40 GiB: one large resource, many small spans.
-const MAX_REPEATED_BYTES: usize = 256 << 20;
+const MAX_REPEATED_BYTES: usize = 128 << 20;
 
-/// The builder of one column.
-enum Builder {
-    Binary(BinaryBuilder),
-    Text(StringBuilder),
+/// What a row without content takes: two bytes on the wire make one.
+const ROW_BYTES: usize = 128;
+
+/// Bytes of rows without content that any request may have.
+const EMPTY_ROWS_BYTES: usize = 16 << 20;
+
+/// Bytes of rows without content, for each byte of the request. Rows of real telemetry have 20 bytes
+/// at the least.
+const AMPLIFICATION: usize = 10;
+
+/// One column.
+enum Column {
+    Binary(Bytes),
+    Text(Bytes),
     Long(Int64Builder),
     Int(Int32Builder),
     Double(Float64Builder),
     Bool(BooleanBuilder),
-    Map(Box<AttributesBuilder>),
+    Map(Box<Maps>),
     Doubles(ListBuilder<Float64Builder>),
-    Structs(Box<ListBuilder<StructBuilder>>),
+    Events(Box<Events>),
+    Links(Box<Links>),
 }
 
-/// Attribute name → the column it has of its own.
-type Hot = HashMap<&'static str, usize, foldhash::fast::RandomState>;
+/// Attribute names that have a column of their own. Names are told apart by their length first: most
+/// attributes meet no name of their length, or one.
+struct Hot {
+    by_length: Vec<Vec<(&'static str, usize)>>,
+}
 
 /// The rows of one table, as they are built.
 pub(super) struct Rows {
     table: Table,
-    builders: Vec<Builder>,
-    hot: &'static Hot,
+    columns: Vec<Column>,
     rows: usize,
+    max_rows: usize,
     repeated_bytes: usize,
     rejected: u64,
     first_rejection: Option<String>,
     /// Room for the letters of one map.
-    letters: String,
+    letters: Letters,
 }
 
 /// Where a column stands in its table; asked once, when the places of a table are made.
@@ -84,18 +99,33 @@ macro_rules! places {
 pub(super) use places;
 
 impl Rows {
-    pub(super) fn new(table: Table) -> Self {
-        let builders = columns::columns(table).iter().map(|column| Builder::new(&column.data_type)).collect();
+    /// Rows of a request of `request_bytes`.
+    pub(super) fn new(table: Table, request_bytes: usize) -> Self {
+        let columns =
+            columns::columns(table).iter().map(|column| Column::new(column.name, &column.data_type)).collect();
+        let max_bytes = EMPTY_ROWS_BYTES.max(AMPLIFICATION * request_bytes);
         Self {
             table,
-            builders,
-            hot: hot(table),
+            columns,
             rows: 0,
+            max_rows: max_bytes / ROW_BYTES,
             repeated_bytes: 0,
             rejected: 0,
             first_rejection: None,
-            letters: String::new(),
+            letters: Letters::default(),
         }
+    }
+
+    /// Rows so far.
+    #[inline]
+    pub(super) fn len(&self) -> usize {
+        self.rows
+    }
+
+    /// Room for `rows` more, in the columns that all rows have.
+    pub(super) fn reserve(&mut self, rows: usize, places: &[usize]) {
+        let rows = rows.min(self.max_rows.saturating_sub(self.rows));
+        places.iter().for_each(|place| self.columns[*place].reserve(rows));
     }
 
     /// Leaves a row out, before anything of it is set.
@@ -105,28 +135,35 @@ impl Rows {
     }
 
     /// Ends a row.
-    pub(super) fn end_row(&mut self) {
+    #[inline]
+    pub(super) fn end_row(&mut self) -> Result<(), Malformed> {
         self.rows += 1;
+        if self.rows > self.max_rows {
+            return Err(Malformed::new(format!("more than {} rows in a request of its size", self.max_rows)));
+        }
+        Ok(())
     }
 
-    pub(super) fn finish(mut self) -> Decoded {
-        let Self { rejected, first_rejection, rows, table, .. } = self;
+    /// # Errors
+    /// Text that is not UTF-8, somewhere.
+    pub(super) fn finish(self) -> Result<Decoded, Malformed> {
+        let Self { rejected, first_rejection, rows, table, columns, .. } = self;
         let mut decoded = Decoded { batch: None, accepted: rows as u64, rejected, first_rejection };
         if rows > 0 {
-            let column = |builder: &mut Builder| {
-                builder.fill(rows);
-                builder.finish()
-            };
-            let columns = self.builders.iter_mut().map(column).collect();
-            let rows = RecordBatch::try_new(table.schema(), columns).expect("the builders follow the table's columns");
+            let finished = columns.into_iter().map(|mut column| {
+                column.fill(rows);
+                column.finish()
+            });
+            let finished = finished.collect::<Result<_, _>>().map_err(|_| Malformed::new("is not UTF-8"))?;
+            let rows = RecordBatch::try_new(table.schema(), finished).expect("the columns are the table's");
             decoded.batch = Some(Batch { table, rows });
         }
-        decoded
+        Ok(decoded)
     }
 
-    /// Counts what a row repeats of its resource.
-    pub(super) fn repeat(&mut self, bytes: usize) -> Result<(), Malformed> {
-        self.repeated_bytes += bytes;
+    /// Counts what the rows from `first` on repeat of their resource.
+    pub(super) fn repeat(&mut self, first: usize, bytes: usize) -> Result<(), Malformed> {
+        self.repeated_bytes = self.repeated_bytes.saturating_add(bytes.saturating_mul(self.rows - first));
         if self.repeated_bytes > MAX_REPEATED_BYTES {
             let why = format!(
                 "resource attributes repeated for each row are more than {} MiB: send fewer rows in a request",
@@ -138,28 +175,53 @@ impl Rows {
     }
 
     #[inline]
-    pub(super) fn text(&mut self, place: usize, value: &str) {
+    pub(super) fn text(&mut self, place: usize, value: &[u8]) {
         match self.column(place) {
-            Builder::Text(builder) => builder.append_value(value),
+            Column::Text(cells) => cells.append(value),
             _ => unreachable!("column {place} is text"),
         }
     }
 
     #[inline]
-    pub(super) fn maybe_text(&mut self, place: usize, value: Option<&str>) {
-        if let Some(value) = value {
+    pub(super) fn maybe_text(&mut self, place: usize, value: &[u8]) {
+        if !value.is_empty() {
             self.text(place, value);
+        }
+    }
+
+    /// The same text in all rows from `first` on.
+    pub(super) fn text_from(&mut self, place: usize, first: usize, value: Option<&[u8]>) {
+        let Some(value) = value else { return };
+        match self.column_from(place, first) {
+            (Column::Text(cells), rows) => cells.append_n(value, rows),
+            _ => unreachable!("column {place} is text"),
+        }
+    }
+
+    /// The same map in all rows from `first` on.
+    pub(super) fn map_from(&mut self, place: usize, first: usize, map: &Maps) {
+        match self.column_from(place, first) {
+            (Column::Map(maps), rows) => maps.append_n(map, rows),
+            _ => unreachable!("column {place} is a map"),
+        }
+    }
+
+    /// The same number in all rows from `first` on.
+    pub(super) fn long_from(&mut self, place: usize, first: usize, value: i64) {
+        match self.column_from(place, first) {
+            (Column::Long(builder), rows) => builder.append_value_n(value, rows),
+            _ => unreachable!("column {place} is a 64-bit integer"),
         }
     }
 
     /// An id; all zero means none.
     #[inline]
     pub(super) fn id(&mut self, place: usize, id: &[u8]) {
-        if id.iter().all(|byte| *byte == 0) {
+        if is_unset(id) {
             return;
         }
         match self.column(place) {
-            Builder::Binary(builder) => builder.append_value(id),
+            Column::Binary(cells) => cells.append(id),
             _ => unreachable!("column {place} is binary"),
         }
     }
@@ -167,7 +229,7 @@ impl Rows {
     #[inline]
     pub(super) fn long(&mut self, place: usize, value: i64) {
         match self.column(place) {
-            Builder::Long(builder) => builder.append_value(value),
+            Column::Long(builder) => builder.append_value(value),
             _ => unreachable!("column {place} is a 64-bit integer"),
         }
     }
@@ -175,7 +237,7 @@ impl Rows {
     #[inline]
     pub(super) fn int(&mut self, place: usize, value: i32) {
         match self.column(place) {
-            Builder::Int(builder) => builder.append_value(value),
+            Column::Int(builder) => builder.append_value(value),
             _ => unreachable!("column {place} is a 32-bit integer"),
         }
     }
@@ -183,30 +245,26 @@ impl Rows {
     #[inline]
     pub(super) fn double(&mut self, place: usize, value: f64) {
         match self.column(place) {
-            Builder::Double(builder) => builder.append_value(value),
+            Column::Double(builder) => builder.append_value(value),
             _ => unreachable!("column {place} is a double"),
         }
     }
 
-    pub(super) fn bool(&mut self, place: usize, value: bool) {
-        match self.column(place) {
-            Builder::Bool(builder) => builder.append_value(value),
+    /// The same answer in all rows from `first` on.
+    pub(super) fn bool_from(&mut self, place: usize, first: usize, value: bool) {
+        match self.column_from(place, first) {
+            (Column::Bool(builder), rows) => builder.append_n(rows, value),
             _ => unreachable!("column {place} is a bool"),
         }
     }
 
     pub(super) fn doubles(&mut self, place: usize, values: &[f64]) {
         match self.column(place) {
-            Builder::Doubles(builder) => builder.append_value(values.iter().copied().map(Some)),
+            Column::Doubles(builder) => {
+                builder.values().append_slice(values);
+                builder.append(true);
+            }
             _ => unreachable!("column {place} is a list of doubles"),
-        }
-    }
-
-    #[inline]
-    pub(super) fn map(&mut self, place: usize) -> &mut AttributesBuilder {
-        match self.column(place) {
-            Builder::Map(builder) => builder,
-            _ => unreachable!("column {place} is a map"),
         }
     }
 
@@ -217,31 +275,61 @@ impl Rows {
         types: usize,
         attributes: impl Iterator<Item = Attribute<'a>>,
     ) -> Result<(), Malformed> {
-        let mut letters = std::mem::take(&mut self.letters);
-        let appended = attribute::append(self.map(place), &mut letters, attributes);
-        self.maybe_text(types, super::non_empty(&letters));
-        self.letters = letters;
-        appended
+        let rows = self.rows;
+        let Column::Map(maps) = filled(&mut self.columns[place], rows) else { unreachable!("column {place} is a map") };
+        attribute::append(maps, &mut self.letters, attributes)?;
+        self.letters(types);
+        Ok(())
     }
 
-    /// Puts an attribute into the column it has of its own, if it has one and the type fits.
+    /// Adds an entry to the map of this row, which `end_attributes` ends.
     #[inline]
-    pub(super) fn try_hot(&mut self, attribute: &Attribute<'_>) -> bool {
-        let place = self.hot.get(attribute.key).copied();
-        place.is_some_and(|place| self.put(place, attribute.value))
+    pub(super) fn add_attribute(&mut self, place: usize, attribute: Attribute<'_>) -> Result<(), Malformed> {
+        let rows = self.rows;
+        let Column::Map(maps) = filled(&mut self.columns[place], rows) else { unreachable!("column {place} is a map") };
+        attribute::append_entry(maps, &mut self.letters, attribute)
+    }
+
+    /// A value of any type as text; says its letter.
+    pub(super) fn value(&mut self, place: usize, value: Value<'_>) -> Result<u8, Malformed> {
+        let Column::Text(cells) = self.column(place) else { unreachable!("column {place} is text") };
+        let letter = attribute::write_text(value, cells.open_cell())?;
+        cells.end_cell();
+        Ok(letter)
+    }
+
+    /// Ends the map of this row and sets its letters.
+    #[inline]
+    pub(super) fn end_attributes(&mut self, place: usize, types: usize) {
+        match self.column(place) {
+            Column::Map(maps) => maps.end_map(),
+            _ => unreachable!("column {place} is a map"),
+        }
+        self.letters(types);
+        self.letters.clear();
+    }
+
+    #[inline]
+    fn letters(&mut self, place: usize) {
+        let rows = self.rows;
+        let Some(letters) = self.letters.needed() else { return };
+        match filled(&mut self.columns[place], rows) {
+            Column::Text(cells) => cells.append(letters),
+            _ => unreachable!("column {place} is text"),
+        }
     }
 
     /// `false` when the type does not fit or the row already has a value.
     #[inline]
     pub(super) fn put(&mut self, place: usize, value: Value<'_>) -> bool {
         let rows = self.rows;
-        if self.builders[place].len() > rows {
+        if self.columns[place].len() > rows {
             return false;
         }
         match (self.column(place), value) {
-            (Builder::Text(builder), Value::Text(text)) => builder.append_value(text),
-            (Builder::Long(builder), Value::Int(value)) => builder.append_value(value),
-            (Builder::Int(builder), Value::Int(value)) => match i32::try_from(value) {
+            (Column::Text(cells), Value::Text(text)) => cells.append(text),
+            (Column::Long(builder), Value::Int(value)) => builder.append_value(value),
+            (Column::Int(builder), Value::Int(value)) => match i32::try_from(value) {
                 Ok(value) => builder.append_value(value),
                 Err(_) => return false,
             },
@@ -255,21 +343,8 @@ impl Rows {
         if events.is_empty() {
             return Ok(());
         }
-        let Builder::Structs(list) = self.column(place) else { unreachable!("column {place} is a list of structs") };
-        let mut event = Event::default();
-        let mut letters = String::new();
-        for (position, message) in events.iter().enumerate() {
-            event.read(message).map_err(|e| e.item("events", position))?;
-            let row = list.values();
-            field::<Int64Builder>(row, 0).append_value(super::nanos(event.time));
-            field::<StringBuilder>(row, 1).append_value(event.name);
-            let attributes = event.attributes.iter().copied();
-            attribute::append(field::<AttributesBuilder>(row, 2), &mut letters, attributes)?;
-            field::<StringBuilder>(row, 3).append_option(super::non_empty(&letters));
-            row.append(true);
-        }
-        list.append(true);
-        Ok(())
+        let Column::Events(list) = self.column(place) else { unreachable!("column {place} is events") };
+        list.append(events)
     }
 
     /// The links of a span, each a message.
@@ -277,141 +352,269 @@ impl Rows {
         if links.is_empty() {
             return Ok(());
         }
-        let Builder::Structs(list) = self.column(place) else { unreachable!("column {place} is a list of structs") };
-        let mut link = Link::default();
-        let mut letters = String::new();
-        for (position, message) in links.iter().enumerate() {
-            link.read(message).map_err(|e| e.item("links", position))?;
-            let row = list.values();
-            field::<BinaryBuilder>(row, 0).append_value(link.trace_id);
-            field::<BinaryBuilder>(row, 1).append_value(link.span_id);
-            field::<StringBuilder>(row, 2).append_option(super::non_empty(link.trace_state));
-            let attributes = link.attributes.iter().copied();
-            attribute::append(field::<AttributesBuilder>(row, 3), &mut letters, attributes)?;
-            field::<StringBuilder>(row, 4).append_option(super::non_empty(&letters));
-            row.append(true);
-        }
-        list.append(true);
-        Ok(())
+        let Column::Links(list) = self.column(place) else { unreachable!("column {place} is links") };
+        list.append(links)
     }
 
-    /// The builder of a column, with nulls for the rows that did not set it.
+    /// A column, with nulls for the rows that did not set it.
     #[inline]
-    fn column(&mut self, place: usize) -> &mut Builder {
-        let builder = &mut self.builders[place];
-        builder.fill(self.rows);
-        builder
+    fn column(&mut self, place: usize) -> &mut Column {
+        filled(&mut self.columns[place], self.rows)
+    }
+
+    /// A column with nulls for the rows before `first`, and how many rows lack it.
+    fn column_from(&mut self, place: usize, first: usize) -> (&mut Column, usize) {
+        (filled(&mut self.columns[place], first), self.rows - first)
     }
 }
 
-#[derive(Default)]
-struct Event<'a> {
-    time: u64,
-    name: &'a str,
-    attributes: Vec<Attribute<'a>>,
+#[inline]
+fn filled(column: &mut Column, rows: usize) -> &mut Column {
+    column.fill(rows);
+    column
 }
 
-impl<'a> Event<'a> {
-    fn read(&mut self, message: &'a [u8]) -> Result<(), Malformed> {
-        (self.time, self.name) = (0, "");
-        self.attributes.clear();
+/// Whether an id says nothing: empty or all zero.
+#[inline]
+pub(super) fn is_unset(id: &[u8]) -> bool {
+    match id.len() {
+        8 => id == [0; 8],
+        16 => id == [0; 16],
+        _ => id.iter().all(|byte| *byte == 0),
+    }
+}
+
+/// The column that an attribute of this name has of its own in a table.
+pub(super) fn hot_place(table: Table, name: &[u8]) -> Option<usize> {
+    static TABLES: LazyLock<Vec<Hot>> = LazyLock::new(|| Table::ALL.into_iter().map(Hot::of).collect());
+    TABLES[table as usize].place(name)
+}
+
+impl Hot {
+    fn of(table: Table) -> Self {
+        let mut by_length = Vec::new();
+        for (place, column) in columns::columns(table).into_iter().enumerate() {
+            let Some(name) = column.attribute else { continue };
+            if by_length.len() <= name.len() {
+                by_length.resize_with(name.len() + 1, Vec::new);
+            }
+            by_length[name.len()].push((name, place));
+        }
+        Self { by_length }
+    }
+
+    fn place(&self, name: &[u8]) -> Option<usize> {
+        let candidates = self.by_length.get(name.len())?;
+        candidates.iter().find(|(candidate, _)| candidate.as_bytes() == name).map(|(_, place)| *place)
+    }
+}
+
+/// Lists of structs as they grow: where each row's list ends.
+struct Lists {
+    offsets: Vec<i32>,
+    valid: NullBufferBuilder,
+    item: Arc<Field>,
+    letters: Letters,
+}
+
+impl Lists {
+    fn new(item: &Arc<Field>) -> Self {
+        let valid = NullBufferBuilder::new(0);
+        Self { offsets: vec![0], valid, item: item.clone(), letters: Letters::default() }
+    }
+
+    fn len(&self) -> usize {
+        self.offsets.len() - 1
+    }
+
+    fn end(&mut self, items: usize) {
+        self.offsets.push(i32::try_from(items).expect("a request is smaller than 2 GiB"));
+        self.valid.append_non_null();
+    }
+
+    fn append_nulls(&mut self, rows: usize) {
+        let end = self.offsets[self.len()];
+        self.offsets.resize(self.offsets.len() + rows, end);
+        self.valid.append_n_nulls(rows);
+    }
+
+    fn finish(mut self, fields: Vec<ArrayRef>) -> Result<ArrayRef, ArrowError> {
+        let items = StructArray::try_new(self.struct_fields(), fields, None)?;
+        let offsets = cells::offsets_of(self.offsets);
+        Ok(Arc::new(ListArray::try_new(self.item, offsets, Arc::new(items), self.valid.finish())?))
+    }
+
+    fn struct_fields(&self) -> ArrowFields {
+        match self.item.data_type() {
+            DataType::Struct(fields) => fields.clone(),
+            other => unreachable!("events and links are structs, not {other}"),
+        }
+    }
+}
+
+/// Events of spans.
+struct Events {
+    lists: Lists,
+    times: Int64Builder,
+    names: Bytes,
+    attributes: Maps,
+    types: Bytes,
+}
+
+impl Events {
+    fn new(item: &Arc<Field>) -> Self {
+        let (times, names) = (Int64Builder::new(), Bytes::new());
+        Self { lists: Lists::new(item), times, names, attributes: Maps::new(), types: Bytes::new() }
+    }
+
+    fn append(&mut self, events: &[&[u8]]) -> Result<(), Malformed> {
+        for (position, message) in events.iter().enumerate() {
+            self.append_one(message).map_err(|e| e.item("events", position))?;
+        }
+        self.lists.end(self.names.len());
+        Ok(())
+    }
+
+    fn append_one(&mut self, message: &[u8]) -> Result<(), Malformed> {
+        let (mut time, mut name, mut attributes) = (0, "", Vec::new());
         let mut fields = Fields::of(message);
         while let Some(field) = fields.next()? {
             match field.number {
-                1 => self.time = field.fixed64("time_unix_nano")?,
-                2 => self.name = field.text("name")?,
-                3 => Attribute::push(field, "attributes", &mut self.attributes)?,
+                1 => time = field.fixed64("time_unix_nano")?,
+                2 => name = field.text("name")?,
+                3 => Attribute::push_checked(field, "attributes", &mut attributes)?,
                 _ => {}
             }
         }
-        Ok(())
+        self.times.append_value(super::nanos(time));
+        self.names.append(name.as_bytes());
+        append_typed(&mut self.attributes, &mut self.types, &mut self.lists.letters, &attributes)
+    }
+
+    fn finish(mut self) -> Result<ArrayRef, ArrowError> {
+        let fields: Vec<ArrayRef> = vec![
+            Arc::new(self.times.finish()),
+            Arc::new(self.names.finish_text()?),
+            Arc::new(self.attributes.finish()?),
+            Arc::new(self.types.finish_text()?),
+        ];
+        self.lists.finish(fields)
     }
 }
 
-#[derive(Default)]
-struct Link<'a> {
-    trace_id: &'a [u8],
-    span_id: &'a [u8],
-    trace_state: &'a str,
-    attributes: Vec<Attribute<'a>>,
+/// Links of spans.
+struct Links {
+    lists: Lists,
+    trace_ids: Bytes,
+    span_ids: Bytes,
+    trace_states: Bytes,
+    attributes: Maps,
+    types: Bytes,
 }
 
-impl<'a> Link<'a> {
-    fn read(&mut self, message: &'a [u8]) -> Result<(), Malformed> {
-        (self.trace_id, self.span_id, self.trace_state) = (&[], &[], "");
-        self.attributes.clear();
+impl Links {
+    fn new(item: &Arc<Field>) -> Self {
+        let [trace_ids, span_ids, trace_states, types] = std::array::from_fn(|_| Bytes::new());
+        Self { lists: Lists::new(item), trace_ids, span_ids, trace_states, attributes: Maps::new(), types }
+    }
+
+    fn append(&mut self, links: &[&[u8]]) -> Result<(), Malformed> {
+        for (position, message) in links.iter().enumerate() {
+            self.append_one(message).map_err(|e| e.item("links", position))?;
+        }
+        self.lists.end(self.trace_ids.len());
+        Ok(())
+    }
+
+    fn append_one(&mut self, message: &[u8]) -> Result<(), Malformed> {
+        let (mut trace_id, mut span_id, mut trace_state, mut attributes): (&[u8], &[u8], _, _) =
+            (&[], &[], "", Vec::new());
         let mut fields = Fields::of(message);
         while let Some(field) = fields.next()? {
             match field.number {
-                1 => self.trace_id = field.bytes("trace_id")?,
-                2 => self.span_id = field.bytes("span_id")?,
-                3 => self.trace_state = field.text("trace_state")?,
-                4 => Attribute::push(field, "attributes", &mut self.attributes)?,
+                1 => trace_id = field.bytes("trace_id")?,
+                2 => span_id = field.bytes("span_id")?,
+                3 => trace_state = field.text("trace_state")?,
+                4 => Attribute::push_checked(field, "attributes", &mut attributes)?,
                 _ => {}
             }
         }
-        Ok(())
+        self.trace_ids.append(trace_id);
+        self.span_ids.append(span_id);
+        append_option(&mut self.trace_states, Some(trace_state.as_bytes()).filter(|state| !state.is_empty()));
+        append_typed(&mut self.attributes, &mut self.types, &mut self.lists.letters, &attributes)
+    }
+
+    fn finish(self) -> Result<ArrayRef, ArrowError> {
+        let fields: Vec<ArrayRef> = vec![
+            Arc::new(self.trace_ids.finish_binary()),
+            Arc::new(self.span_ids.finish_binary()),
+            Arc::new(self.trace_states.finish_text()?),
+            Arc::new(self.attributes.finish()?),
+            Arc::new(self.types.finish_text()?),
+        ];
+        self.lists.finish(fields)
     }
 }
 
-fn hot(table: Table) -> &'static Hot {
-    static TABLES: LazyLock<Vec<Hot>> = LazyLock::new(|| {
-        let of = |table| {
-            let columns = columns::columns(table).into_iter().enumerate();
-            columns.filter_map(|(place, column)| Some((column.attribute?, place))).collect()
-        };
-        Table::ALL.into_iter().map(of).collect()
-    });
-    &TABLES[table as usize]
+fn append_typed(
+    maps: &mut Maps,
+    types: &mut Bytes,
+    letters: &mut Letters,
+    attributes: &[Attribute<'_>],
+) -> Result<(), Malformed> {
+    attribute::append(maps, letters, attributes.iter().copied())?;
+    append_option(types, letters.needed());
+    Ok(())
 }
 
-fn field<B: ArrayBuilder>(row: &mut StructBuilder, place: usize) -> &mut B {
-    row.field_builder(place).expect("the builder follows the fields of the struct")
+fn append_option(cells: &mut Bytes, value: Option<&[u8]>) {
+    match value {
+        Some(value) => cells.append(value),
+        None => cells.append_nulls(1),
+    }
 }
 
-impl Builder {
-    fn new(data_type: &DataType) -> Self {
+impl Column {
+    fn new(name: &str, data_type: &DataType) -> Self {
         match data_type {
-            DataType::Binary => Self::Binary(BinaryBuilder::new()),
-            DataType::Utf8 => Self::Text(StringBuilder::new()),
+            DataType::Binary => Self::Binary(Bytes::new()),
+            DataType::Utf8 => Self::Text(Bytes::new()),
             DataType::Int64 => Self::Long(Int64Builder::new()),
             DataType::Int32 => Self::Int(Int32Builder::new()),
             DataType::Float64 => Self::Double(Float64Builder::new()),
             DataType::Boolean => Self::Bool(BooleanBuilder::new()),
-            DataType::Map(..) => Self::Map(Box::new(attribute::builder())),
-            DataType::List(item) => Self::list(item),
+            DataType::Map(..) => Self::Map(Box::new(Maps::new())),
+            DataType::List(item) if name == "events" => Self::Events(Box::new(Events::new(item))),
+            DataType::List(item) if name == "links" => Self::Links(Box::new(Links::new(item))),
+            DataType::List(item) => Self::Doubles(ListBuilder::new(Float64Builder::new()).with_field(item.clone())),
             other => unreachable!("no table has a column of type {other}"),
         }
-    }
-
-    fn list(item: &Arc<Field>) -> Self {
-        let DataType::Struct(fields) = item.data_type() else {
-            return Self::Doubles(ListBuilder::new(Float64Builder::new()).with_field(item.clone()));
-        };
-        let builder = |field: &Arc<Field>| -> Box<dyn ArrayBuilder> {
-            match field.data_type() {
-                DataType::Binary => Box::new(BinaryBuilder::new()),
-                DataType::Int64 => Box::new(Int64Builder::new()),
-                DataType::Map(..) => Box::new(attribute::builder()),
-                _ => Box::new(StringBuilder::new()),
-            }
-        };
-        let row = StructBuilder::new(fields.clone(), fields.iter().map(builder).collect());
-        Self::Structs(Box::new(ListBuilder::new(row).with_field(item.clone())))
     }
 
     #[inline]
     fn len(&self) -> usize {
         match self {
-            Self::Binary(b) => b.len(),
-            Self::Text(b) => b.len(),
+            Self::Binary(c) | Self::Text(c) => c.len(),
             Self::Long(b) => b.len(),
             Self::Int(b) => b.len(),
             Self::Double(b) => b.len(),
             Self::Bool(b) => b.len(),
-            Self::Map(b) => b.len(),
+            Self::Map(m) => m.len(),
             Self::Doubles(b) => b.len(),
-            Self::Structs(b) => b.len(),
+            Self::Events(e) => e.lists.len(),
+            Self::Links(l) => l.lists.len(),
+        }
+    }
+
+    /// Room for `rows` more.
+    fn reserve(&mut self, rows: usize) {
+        match self {
+            // an id, or a short name
+            Self::Binary(c) | Self::Text(c) => c.reserve(rows, 16 * rows),
+            Self::Long(b) if b.is_empty() => *b = Int64Builder::with_capacity(rows),
+            Self::Map(m) => m.reserve(rows),
+            _ => {}
         }
     }
 
@@ -426,29 +629,32 @@ impl Builder {
 
     fn append_nulls(&mut self, count: usize) {
         match self {
-            Self::Binary(b) => b.append_nulls(count),
-            Self::Text(b) => b.append_nulls(count),
+            Self::Binary(c) | Self::Text(c) => c.append_nulls(count),
             Self::Long(b) => b.append_nulls(count),
             Self::Int(b) => b.append_nulls(count),
             Self::Double(b) => b.append_nulls(count),
             Self::Bool(b) => b.append_nulls(count),
-            Self::Map(b) => b.append_nulls(count).expect("no entry is open between rows"),
+            Self::Map(m) => m.append_nulls(count),
             Self::Doubles(b) => b.append_nulls(count),
-            Self::Structs(b) => b.append_nulls(count),
+            Self::Events(e) => e.lists.append_nulls(count),
+            Self::Links(l) => l.lists.append_nulls(count),
         }
     }
 
-    fn finish(&mut self) -> ArrayRef {
-        match self {
-            Self::Binary(b) => Arc::new(b.finish()),
-            Self::Text(b) => Arc::new(b.finish()),
-            Self::Long(b) => Arc::new(b.finish()),
-            Self::Int(b) => Arc::new(b.finish()),
-            Self::Double(b) => Arc::new(b.finish()),
-            Self::Bool(b) => Arc::new(b.finish()),
-            Self::Map(b) => Arc::new(b.finish()),
-            Self::Doubles(b) => Arc::new(b.finish()),
-            Self::Structs(b) => Arc::new(b.finish()),
-        }
+    /// # Errors
+    /// Text that is not UTF-8.
+    fn finish(self) -> Result<ArrayRef, ArrowError> {
+        Ok(match self {
+            Self::Binary(c) => Arc::new(c.finish_binary()),
+            Self::Text(c) => Arc::new(c.finish_text()?),
+            Self::Long(mut b) => Arc::new(b.finish()),
+            Self::Int(mut b) => Arc::new(b.finish()),
+            Self::Double(mut b) => Arc::new(b.finish()),
+            Self::Bool(mut b) => Arc::new(b.finish()),
+            Self::Map(m) => Arc::new(m.finish()?),
+            Self::Doubles(mut b) => Arc::new(b.finish()),
+            Self::Events(e) => e.finish()?,
+            Self::Links(l) => l.finish()?,
+        })
     }
 }

@@ -1,21 +1,22 @@
 //! [`Source`]: what every row of one resource shares, read once and repeated for each row.
 
-use arrow::array::{Array, AsArray, MapArray, StringArray};
-
 use super::{
     UNKNOWN_SERVICE,
     rows::Rows,
     value::{Attribute, text},
     wire::{Fields, Malformed},
 };
-use crate::attribute;
+use crate::{
+    attribute::{self, Letters},
+    cells::Maps,
+};
 
 /// A resource.
 pub(super) struct Source<'a> {
-    service: &'a str,
-    instance: Option<&'a str>,
-    map: MapArray,
-    letters: String,
+    service: &'a [u8],
+    instance: Option<&'a [u8]>,
+    map: Maps,
+    letters: Letters,
 }
 
 /// Where the columns of a source stand in a table.
@@ -33,31 +34,26 @@ impl<'a> Source<'a> {
         let (mut fields, mut attributes) = (Fields::of(resource), Vec::new());
         while let Some(field) = fields.next()? {
             if field.number == 1 {
-                Attribute::push(field, "attributes", &mut attributes)?;
+                Attribute::push_checked(field, "attributes", &mut attributes)?;
             }
         }
-        let (mut builder, mut letters) = (attribute::builder(), String::new());
-        attribute::append(&mut builder, &mut letters, attributes.iter().copied())?;
+        let (mut map, mut letters) = (Maps::new(), Letters::default());
+        attribute::append(&mut map, &mut letters, attributes.iter().copied())?;
         Ok(Self {
-            service: text(&attributes, "service.name").unwrap_or(UNKNOWN_SERVICE),
+            service: text(&attributes, "service.name").unwrap_or(UNKNOWN_SERVICE.as_bytes()),
             instance: text(&attributes, "service.instance.id"),
-            map: builder.finish(),
+            map,
             letters,
         })
     }
 
-    #[inline]
-    pub(super) fn write(&self, rows: &mut Rows, at: SourcePlaces) -> Result<(), Malformed> {
-        rows.text(at.service, self.service);
-        rows.maybe_text(at.instance, self.instance);
-        let (keys, values): (&StringArray, &StringArray) = (self.map.keys().as_string(), self.map.values().as_string());
-        rows.repeat(keys.value_data().len() + values.value_data().len())?;
-        let map = rows.map(at.resource_attributes);
-        map.keys().append_array(keys).expect("a resource is smaller than a request");
-        map.values().append_array(values).expect("a resource is smaller than a request");
-        map.append(true).expect("keys and values are appended in pairs");
-        rows.maybe_text(at.resource_attribute_types, super::non_empty(&self.letters));
-        debug_assert_eq!(keys.len(), values.len());
+    /// Fills its columns for all rows that lack them, from `first` on.
+    pub(super) fn write(&self, rows: &mut Rows, at: SourcePlaces, first: usize) -> Result<(), Malformed> {
+        rows.repeat(first, self.map.text_bytes())?;
+        rows.text_from(at.service, first, Some(self.service));
+        rows.text_from(at.instance, first, self.instance);
+        rows.map_from(at.resource_attributes, first, &self.map);
+        rows.text_from(at.resource_attribute_types, first, self.letters.needed());
         Ok(())
     }
 }

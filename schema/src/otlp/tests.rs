@@ -82,10 +82,10 @@ const NOT_READ: [&str; 6] =
     ["dropped_", "flags", "schema_url", "InstrumentationScope.attributes", "entity", "strindex"];
 
 /// A small generator, so that a failure is found again.
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
-    fn below(&mut self, bound: usize) -> usize {
+    pub(super) fn below(&mut self, bound: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;

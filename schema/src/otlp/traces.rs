@@ -1,10 +1,10 @@
 //! Spans: which can be used, and where their parts go.
 
 use super::{
-    Decoded, nanos, non_empty,
-    rows::{Rows, places},
+    Check, Decoded, nanos,
+    rows::{Rows, hot_place, is_unset, places},
     source::{Source, SourcePlaces},
-    value::{Attribute, Value},
+    value::{Attribute, Value, check_all, push_item},
     wire::{Fields, Malformed},
 };
 use crate::{Table, UnixNanos};
@@ -17,9 +17,15 @@ places!(Places of Table::Spans =>
 );
 
 /// Reads an `ExportTraceServiceRequest`.
-pub(super) fn rows(request: &[u8], received_unix_nano: UnixNanos) -> Result<Decoded, Malformed> {
-    let mut writer =
-        Writer { rows: Rows::new(Table::Spans), at: Places::get(), received_unix_nano, span: Span::default() };
+pub(super) fn rows(request: &[u8], received_unix_nano: UnixNanos, check: Check) -> Result<Decoded, Malformed> {
+    let mut writer = Writer {
+        rows: Rows::new(Table::Spans, request.len()),
+        at: Places::get(),
+        received_unix_nano,
+        check,
+        span: Span::default(),
+        names: Vec::new(),
+    };
     let (mut fields, mut place) = (Fields::of(request), 0);
     while let Some(field) = fields.next().map_err(|e| e.item("resource_spans", place))? {
         if field.number == 1 {
@@ -28,15 +34,29 @@ pub(super) fn rows(request: &[u8], received_unix_nano: UnixNanos) -> Result<Deco
             place += 1;
         }
     }
-    Ok(writer.rows.finish())
+    writer.rows.finish()
 }
 
 struct Writer<'a> {
     rows: Rows,
     at: Places,
     received_unix_nano: UnixNanos,
+    check: Check,
     /// The span being read; its lists keep their room.
     span: Span<'a>,
+    /// What the attribute names of the last span mean, by position: the next span of the same code
+    /// has the same names in the same order.
+    names: Vec<Name<'a>>,
+}
+
+/// An attribute's name and where its value goes.
+#[derive(Clone, Copy)]
+struct Name<'a> {
+    name: &'a [u8],
+    /// The column of its own.
+    place: Option<usize>,
+    /// The column whose older name it is.
+    older: Option<usize>,
 }
 
 /// A span as it stands in the request.
@@ -46,7 +66,7 @@ struct Span<'a> {
     span_id: &'a [u8],
     parent_span_id: &'a [u8],
     trace_state: &'a str,
-    name: &'a str,
+    name: &'a [u8],
     kind: i32,
     start: u64,
     end: u64,
@@ -76,6 +96,9 @@ impl<'a> Writer<'a> {
                 _ => {}
             }
         }
+        if scopes.is_empty() && resource.is_empty() {
+            return Ok(());
+        }
         let source = Source::read(resource).map_err(|e| e.field("resource"))?;
         for (s, scope_spans) in scopes.into_iter().enumerate() {
             self.scope_spans(&source, scope_spans, (r, s)).map_err(|e| e.item("scope_spans", s))?;
@@ -84,35 +107,48 @@ impl<'a> Writer<'a> {
     }
 
     fn scope_spans(&mut self, source: &Source<'a>, message: &'a [u8], (r, s): (usize, usize)) -> Result<(), Malformed> {
-        let mut scope = Scope::default();
+        let (mut scope, mut count) = (Scope::default(), 0);
         let mut fields = Fields::of(message);
         while let Some(field) = fields.next()? {
-            if field.number == 1 {
-                scope = Scope::read(field.bytes("scope")?).map_err(|e| e.field("scope"))?;
+            match field.number {
+                1 => scope = Scope::read(field.bytes("scope")?).map_err(|e| e.field("scope"))?,
+                2 => count += 1,
+                _ => {}
             }
         }
+        let first = self.rows.len();
+        self.rows.reserve(count, &self.at.of_every_span());
         let (mut fields, mut n) = (Fields::of(message), 0);
         while let Some(field) = fields.next()? {
             if field.number != 2 {
                 continue;
             }
             self.span.read(field.bytes("spans")?).map_err(|e| e.item("spans", n))?;
+            if self.check == Check::ByRecord {
+                self.span.check_text().map_err(|e| e.item("spans", n))?;
+            }
             match self.span.unusable() {
                 Some(why) => {
                     self.rows.reject(|| format!("resource_spans[{r}].scope_spans[{s}].spans[{n}].{why}"));
                 }
-                None => self.write(source, scope).map_err(|e| e.item("spans", n))?,
+                None => self.write().map_err(|e| e.item("spans", n))?,
             }
             n += 1;
         }
-        Ok(())
+        let Self { rows, at, received_unix_nano, .. } = self;
+        if rows.len() == first {
+            return Ok(());
+        }
+        rows.text_from(at.scope_name, first, scope.name());
+        rows.text_from(at.scope_version, first, scope.version());
+        rows.long_from(at.received_unix_nano, first, *received_unix_nano);
+        source.write(rows, at.source(), first)
     }
 
-    fn write(&mut self, source: &Source<'a>, scope: Scope<'a>) -> Result<(), Malformed> {
-        let Self { rows, at, received_unix_nano, span } = self;
-        source.write(rows, at.source())?;
-        rows.maybe_text(at.scope_name, non_empty(scope.name));
-        rows.maybe_text(at.scope_version, non_empty(scope.version));
+    /// What the span has of its own; what it shares is written behind its scope.
+    fn write(&mut self) -> Result<(), Malformed> {
+        self.write_attributes()?;
+        let Self { rows, at, span, .. } = self;
         rows.id(at.trace_id, span.trace_id);
         rows.id(at.span_id, span.span_id);
         rows.id(at.parent_span_id, span.parent_span_id);
@@ -120,25 +156,105 @@ impl<'a> Writer<'a> {
         rows.long(at.start_unix_nano, start);
         rows.long(at.duration_ns, nanos(span.end) - start);
         rows.text(at.operation, span.name);
-        rows.text(at.kind, kind(span.kind));
-        rows.text(at.status, status_text(span.status_code));
-        rows.maybe_text(at.status_message, non_empty(span.status_message));
-        write_attributes(rows, *at, &mut span.attributes)?;
+        rows.text(at.kind, kind(span.kind).as_bytes());
+        rows.text(at.status, status_text(span.status_code).as_bytes());
+        rows.maybe_text(at.status_message, span.status_message.as_bytes());
         rows.events(at.events, &span.events)?;
         rows.links(at.links, &span.links)?;
         if !span.trace_state.is_empty() {
-            rows.text(at.trace_state, span.trace_state);
+            rows.text(at.trace_state, span.trace_state.as_bytes());
             if let Some(weight) = sample_weight(span.trace_state) {
                 rows.double(at.sample_weight, weight);
             }
         }
-        rows.long(at.received_unix_nano, *received_unix_nano);
-        rows.end_row();
+        rows.end_row()
+    }
+
+    /// Attributes that have a column of their own go there when the type fits; the rest to the map.
+    fn write_attributes(&mut self) -> Result<(), Malformed> {
+        let at = self.at;
+        let mut older = false;
+        for position in 0..self.span.attributes.len() {
+            let attribute = self.span.attributes[position];
+            let name = self.name(position, attribute.key);
+            older |= name.older.is_some();
+            if !name.place.is_some_and(|place| self.rows.put(place, attribute.value)) {
+                self.rows.add_attribute(at.attributes, attribute)?;
+            }
+        }
+        self.rows.end_attributes(at.attributes, at.attribute_types);
+        if older {
+            self.write_older_names();
+        }
         Ok(())
+    }
+
+    /// An older name fills a column only where the new one did not.
+    fn write_older_names(&mut self) {
+        for position in 0..self.span.attributes.len() {
+            let attribute = self.span.attributes[position];
+            let Some(place) = self.name(position, attribute.key).older else { continue };
+            match attribute.value {
+                Value::Double(seconds) if place == self.at.time_to_first_token_ns => {
+                    self.rows.put(place, Value::Int((seconds * 1e9) as i64));
+                }
+                _ if place == self.at.time_to_first_token_ns => {}
+                value => {
+                    self.rows.put(place, value);
+                }
+            }
+        }
+    }
+
+    #[inline]
+    fn name(&mut self, position: usize, name: &'a [u8]) -> Name<'a> {
+        match self.names.get(position) {
+            Some(known) if known.name == name => *known,
+            _ => self.look_up(position, name),
+        }
+    }
+
+    fn look_up(&mut self, position: usize, name: &'a [u8]) -> Name<'a> {
+        let found = Name { name, place: hot_place(Table::Spans, name), older: self.at.older_name(name) };
+        match self.names.get_mut(position) {
+            Some(known) => *known = found,
+            // positions come in order, so this is the next one
+            None => self.names.push(found),
+        }
+        found
     }
 }
 
 impl Places {
+    /// Columns that every span has.
+    fn of_every_span(self) -> [usize; 8] {
+        [
+            self.trace_id,
+            self.span_id,
+            self.parent_span_id,
+            self.start_unix_nano,
+            self.duration_ns,
+            self.operation,
+            self.kind,
+            self.attributes,
+        ]
+    }
+
+    /// The column of an attribute's name before OpenTelemetry's semantic conventions 1.23, and of
+    /// GenAI's seconds. Such an attribute stays in the map as well.
+    fn older_name(self, name: &[u8]) -> Option<usize> {
+        match name {
+            b"http.method" => Some(self.http_request_method),
+            b"http.status_code" => Some(self.http_response_status_code),
+            b"http.target" => Some(self.url_path),
+            b"db.system" => Some(self.db_system),
+            b"db.operation" => Some(self.db_operation),
+            b"net.peer.name" => Some(self.server_address),
+            b"gen_ai.server.time_to_first_token" => Some(self.time_to_first_token_ns),
+            _ => None,
+        }
+    }
+
     fn source(self) -> SourcePlaces {
         SourcePlaces {
             service: self.service,
@@ -150,6 +266,14 @@ impl Places {
 }
 
 impl<'a> Scope<'a> {
+    fn name(&self) -> Option<&'a [u8]> {
+        Some(self.name.as_bytes()).filter(|name| !name.is_empty())
+    }
+
+    fn version(&self) -> Option<&'a [u8]> {
+        Some(self.version.as_bytes()).filter(|version| !version.is_empty())
+    }
+
     fn read(message: &'a [u8]) -> Result<Self, Malformed> {
         let (mut scope, mut fields) = (Self::default(), Fields::of(message));
         while let Some(field) = fields.next()? {
@@ -181,13 +305,17 @@ impl<'a> Span<'a> {
                 2 => self.span_id = field.bytes("span_id")?,
                 3 => self.trace_state = field.text("trace_state")?,
                 4 => self.parent_span_id = field.bytes("parent_span_id")?,
-                5 => self.name = field.text("name")?,
+                5 => {
+                    // what another name replaces is in no column
+                    self.check_name()?;
+                    self.name = field.bytes("name")?;
+                }
                 6 => self.kind = field.int32("kind")?,
                 7 => self.start = field.fixed64("start_time_unix_nano")?,
                 8 => self.end = field.fixed64("end_time_unix_nano")?,
                 9 => Attribute::push(field, "attributes", &mut self.attributes)?,
-                11 => self.events.push(field.bytes("events")?),
-                13 => self.links.push(field.bytes("links")?),
+                11 => push_item(field, "events", &mut self.events)?,
+                13 => push_item(field, "links", &mut self.links)?,
                 15 => self.read_status(field.bytes("status")?).map_err(|e| e.field("status"))?,
                 _ => {}
             }
@@ -207,15 +335,25 @@ impl<'a> Span<'a> {
         Ok(())
     }
 
+    fn check_name(&self) -> Result<(), Malformed> {
+        match std::str::from_utf8(self.name) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Malformed::new("is not UTF-8").field("name")),
+        }
+    }
+
+    /// Says which text is not UTF-8.
+    fn check_text(&self) -> Result<(), Malformed> {
+        self.check_name()?;
+        check_all("attributes", &self.attributes)
+    }
+
     /// Why it cannot be stored: the field and what is wrong with it.
     fn unusable(&self) -> Option<String> {
-        let bad_id = |field: &str, id: &[u8], length: usize| {
-            let unset = id.iter().all(|byte| *byte == 0);
-            match (id.len() == length, unset) {
-                (true, false) => None,
-                (true, true) => Some(format!("{field} is all zero")),
-                (false, _) => Some(format!("{field} has {} bytes, not {length}", id.len())),
-            }
+        let bad_id = |field: &str, id: &[u8], length: usize| match (id.len() == length, is_unset(id)) {
+            (true, false) => None,
+            (true, true) => Some(format!("{field} is all zero")),
+            (false, _) => Some(format!("{field} has {} bytes, not {length}", id.len())),
         };
         let parent = self.parent_span_id;
         let bad_parent = !parent.is_empty() && parent.len() != 8;
@@ -227,44 +365,6 @@ impl<'a> Span<'a> {
                 (end < start).then(|| format!("end_time_unix_nano {end} is before the start {start}"))
             })
     }
-}
-
-/// Attributes that have a column of their own go there when the type fits; the rest to the map.
-fn write_attributes(rows: &mut Rows, at: Places, attributes: &mut Vec<Attribute<'_>>) -> Result<(), Malformed> {
-    // an older name fills a column only where the new one did not
-    let mut older = false;
-    attributes.retain(|attribute| {
-        older |= older_name(at, attribute).is_some();
-        !rows.try_hot(attribute)
-    });
-    if older {
-        for attribute in attributes.iter() {
-            if let Some((place, value)) = older_name(at, attribute) {
-                rows.put(place, value);
-            }
-        }
-    }
-    rows.attributes(at.attributes, at.attribute_types, attributes.iter().copied())
-}
-
-/// The column of an attribute's name before OpenTelemetry's semantic conventions 1.23, and of
-/// GenAI's seconds. Such an attribute stays in the map as well.
-#[inline]
-fn older_name<'a>(at: Places, attribute: &Attribute<'a>) -> Option<(usize, Value<'a>)> {
-    let place = match attribute.key {
-        "http.method" => at.http_request_method,
-        "http.status_code" => at.http_response_status_code,
-        "http.target" => at.url_path,
-        "db.system" => at.db_system,
-        "db.operation" => at.db_operation,
-        "net.peer.name" => at.server_address,
-        "gen_ai.server.time_to_first_token" => {
-            let Value::Double(seconds) = attribute.value else { return None };
-            return Some((at.time_to_first_token_ns, Value::Int((seconds * 1e9) as i64)));
-        }
-        _ => return None,
-    };
-    Some((place, attribute.value))
 }
 
 fn kind(kind: i32) -> &'static str {
