@@ -39,7 +39,10 @@ use tokio::{
 };
 use weir_schema::Table;
 
-use super::{bounded, functions, guard, postgres::Postgres, provider::TableOfView, rewrite};
+use super::{
+    bounded, footers::Footers, functions, guard, newest_first::NewestFirst, postgres::Postgres, provider::TableOfView,
+    rewrite, text_views,
+};
 use crate::{
     config::SqlConfig,
     error::{SqlError, StoreError},
@@ -63,6 +66,7 @@ pub(crate) struct Engine {
     running: Arc<Semaphore>,
     limits: SqlConfig,
     tables_dir: PathBuf,
+    footers: Arc<Footers>,
 }
 
 /// An answer: its columns, and its rows as they come. Dropping it stops the statement.
@@ -125,7 +129,7 @@ impl Engine {
         let base = base_state(&limits, threads).map_err(failed)?;
         let postgres = Postgres::new(base.clone()).map_err(failed)?;
         let running = Arc::new(Semaphore::new(limits.concurrency));
-        Ok(Self { runtime: Some(runtime), base, postgres, running, limits, tables_dir })
+        Ok(Self { runtime: Some(runtime), base, postgres, running, limits, tables_dir, footers: Arc::default() })
     }
 
     /// Starts a statement over a view.
@@ -212,7 +216,7 @@ impl Engine {
         let schema = MemorySchemaProvider::new();
         for table in Table::ALL {
             let dir = self.tables_dir.join(table.name());
-            let provider = TableOfView { table, view: view.table(table).clone(), dir };
+            let provider = TableOfView::new(table, view.table(table).clone(), dir, self.footers.clone());
             // a fresh schema has no table of this name yet
             let _ = schema.register_table(table.name().to_owned(), Arc::new(provider));
         }
@@ -254,12 +258,14 @@ struct Answer {
 impl Answer {
     async fn run(self, job: Job) -> Result<(), SqlError> {
         let mut stream = start(job).await?;
-        if self.schema.send(stream.schema()).is_err() {
+        let schema = text_views::plain(&stream.schema());
+        if self.schema.send(schema.clone()).is_err() {
             return Ok(()); // nobody waits any more
         }
         let mut rows = 0;
         while let Some(batch) = stream.next().await {
             let batch = batch.map_err(|e| sql_error(&e))?;
+            let batch = text_views::retyped(&batch, &schema).map_err(|e| SqlError::Execution(e.to_string()))?;
             rows += batch.num_rows();
             if rows > self.max_rows {
                 return Err(SqlError::TooManyRows { limit: self.max_rows });
@@ -303,7 +309,7 @@ async fn describe(session: &SessionContext, statement: Statement) -> Result<Desc
         }
     }
     let plan = session.state().optimize(&plan).map_err(|e| sql_error(&e))?;
-    Ok(Described { schema: Arc::new(plan.schema().as_arrow().clone()), parameters })
+    Ok(Described { schema: text_views::plain(plan.schema().as_arrow()), parameters })
 }
 
 fn base_state(limits: &SqlConfig, threads: usize) -> Result<SessionState, DataFusionError> {
@@ -324,6 +330,7 @@ fn base_state(limits: &SqlConfig, threads: usize) -> Result<SessionState, DataFu
         .with_config(config)
         .with_runtime_env(runtime)
         .with_default_features()
+        .with_physical_optimizer_rule(Arc::new(NewestFirst))
         .with_physical_optimizer_rule(Arc::new(bounded::GiveWay))
         .build();
     bounded::bound_functions(&mut state)?;

@@ -3,11 +3,15 @@
 use std::sync::Arc;
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray, BinaryArray, Int64Array, MapArray, StringArray, StringBuilder},
+    array::{
+        Array, ArrayRef, AsArray, BinaryArray, Int64Array, MapArray, StringArray, StringViewArray, UInt32Array,
+        new_null_array,
+    },
+    compute::take,
     datatypes::{DataType, Int64Type},
 };
 use datafusion::{
-    common::{Result, ScalarValue, exec_datafusion_err, plan_err},
+    common::{Result, exec_datafusion_err, plan_err},
     functions_aggregate::approx_percentile_cont::approx_percentile_cont_udaf,
     logical_expr::{AggregateUDF, ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility},
 };
@@ -43,7 +47,12 @@ impl ScalarUDFImpl for Attr {
 
     fn return_type(&self, arguments: &[DataType]) -> Result<DataType> {
         match arguments {
-            [DataType::Map(..), DataType::Utf8 | DataType::Utf8View | DataType::LargeUtf8] => Ok(DataType::Utf8),
+            [DataType::Map(entries, _), DataType::Utf8 | DataType::Utf8View | DataType::LargeUtf8] => {
+                match entries.data_type() {
+                    DataType::Struct(fields) if fields.len() == 2 => Ok(fields[1].data_type().clone()),
+                    _ => plan_err!("attr needs a map"),
+                }
+            }
             _ => plan_err!("attr(map, 'key') takes an attribute map and a key, not {arguments:?}"),
         }
     }
@@ -51,24 +60,52 @@ impl ScalarUDFImpl for Attr {
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let [map, key] = args.args.as_slice() else { return plan_err!("attr takes two arguments") };
         let ColumnarValue::Scalar(key) = key else { return plan_err!("the key of attr must be a literal") };
-        let Some(key) = key.try_as_str().flatten() else { return Ok(ColumnarValue::Scalar(ScalarValue::Utf8(None))) };
         let map = map.to_array(args.number_rows)?;
         let map = map.as_any().downcast_ref::<MapArray>().ok_or_else(|| exec_datafusion_err!("attr needs a map"))?;
-        Ok(ColumnarValue::Array(lookup(map, key)))
+        let Some(key) = key.try_as_str().flatten() else {
+            return Ok(ColumnarValue::Array(new_null_array(map.value_type(), map.len())));
+        };
+        Ok(ColumnarValue::Array(lookup(map, key)?))
     }
 }
 
-/// One pass over the keys of all rows, compared as bytes.
-fn lookup(map: &MapArray, key: &str) -> ArrayRef {
-    let (keys, values) = (map.keys().as_string::<i32>(), map.values().as_string::<i32>());
+/// The values of a key: their places are found in one pass over all keys, and nothing but the places
+/// is copied where the values are views.
+fn lookup(map: &MapArray, key: &str) -> Result<ArrayRef> {
+    let places = match map.keys().data_type() {
+        DataType::Utf8View => places(map, |keys: &StringViewArray| {
+            let views = keys.views();
+            let wanted = view_of(key);
+            let same = move |at: usize| match wanted {
+                Some(wanted) => views[at] == wanted,
+                // a long key: a view begins with its length, so most are told apart without a look
+                None => views[at] as u32 as usize == key.len() && keys.value(at) == key,
+            };
+            first_places(map, same)
+        }),
+        _ => places(map, |keys: &StringArray| first_places(map, |at| keys.value(at) == key)),
+    };
+    Ok(take(map.values(), &places?, None)?)
+}
+
+fn places<K: Array + 'static>(map: &MapArray, find: impl FnOnce(&K) -> UInt32Array) -> Result<UInt32Array> {
+    map.keys().as_any().downcast_ref().map(find).ok_or_else(|| exec_datafusion_err!("the keys of attr must be text"))
+}
+
+/// Of each row the first entry that fits.
+fn first_places(map: &MapArray, fits: impl Fn(usize) -> bool) -> UInt32Array {
     let offsets = map.value_offsets();
-    let mut found = StringBuilder::with_capacity(map.len(), map.len() * 8);
-    for row in 0..map.len() {
-        let entries = offsets[row] as usize..offsets[row + 1] as usize;
-        let entry = if map.is_null(row) { None } else { entries.into_iter().find(|entry| keys.value(*entry) == key) };
-        found.append_option(entry.filter(|entry| values.is_valid(*entry)).map(|entry| values.value(entry)));
-    }
-    Arc::new(found.finish())
+    let place = |row: usize| {
+        let mut entries = offsets[row] as usize..offsets[row + 1] as usize;
+        if map.is_null(row) { None } else { entries.find(|at| fits(*at)) }
+    };
+    (0..map.len()).map(|row| place(row).map(|at| at as u32)).collect()
+}
+
+/// A short text as the whole of its view: equal texts have equal views.
+fn view_of(text: &str) -> Option<u128> {
+    let one = StringViewArray::from(vec![text]);
+    (text.len() <= 12).then(|| one.views()[0])
 }
 
 /// `hex(id)`: an id in lower-case hex.

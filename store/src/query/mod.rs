@@ -2,12 +2,18 @@
 
 mod bounded;
 mod engine;
+mod footers;
 mod functions;
 mod guard;
+mod late;
+mod newest_first;
 mod postgres;
 mod provider;
+mod prune;
+mod reader;
 mod rewrite;
 mod small_steps;
+mod text_views;
 
 pub use engine::SqlAnswer;
 pub(crate) use engine::{Described, Engine};
