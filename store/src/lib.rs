@@ -34,6 +34,6 @@ pub use config::{Config, SqlConfig};
 pub use error::{AppendError, OpenError, SqlError, StoreError};
 pub use lock::LockHolder;
 pub use parquet_spans::ParquetSpans;
-pub use query::SqlAnswer;
+pub use query::{FunctionDoc, SqlAnswer, functions};
 pub use status::{Status, TableStatus};
 pub use store::Store;

@@ -40,8 +40,9 @@ use tokio::{
 use weir_schema::Table;
 
 use super::{
-    bounded, footers::Footers, functions, guard, newest_first::NewestFirst, postgres::Postgres, provider::TableOfView,
-    rewrite, text_views,
+    bounded, footers::Footers, functions, guard, hot_keys, newest_first::NewestFirst, postgres::Postgres, provider::TableOfView,
+    rewrite::{self, Hot},
+    text_views,
 };
 use crate::{
     config::SqlConfig,
@@ -141,7 +142,7 @@ impl Engine {
     ) -> Result<SqlAnswer, SqlError> {
         let limits = limits.unwrap_or_else(|| self.limits.clone());
         let mut statement = guard::parse(text, &limits)?;
-        rewrite::rewrite(&mut statement)?;
+        rewrite::rewrite(&mut statement, hot(&view))?;
         let session = self.session(&view);
         self.start(Job { statement, session, parameters: None, limits }).await
     }
@@ -160,7 +161,7 @@ impl Engine {
         view: Arc<View>,
     ) -> Result<SqlAnswer, SqlError> {
         guard::read_only(&statement)?;
-        rewrite::rewrite(&mut statement)?;
+        rewrite::rewrite(&mut statement, hot(&view))?;
         let session = self.postgres.session(Arc::new(self.tables(&view)));
         self.start(Job { statement, session, parameters, limits: self.limits.clone() }).await
     }
@@ -172,7 +173,7 @@ impl Engine {
         view: Arc<View>,
     ) -> Result<Described, SqlError> {
         guard::read_only(&statement)?;
-        rewrite::rewrite(&mut statement)?;
+        rewrite::rewrite(&mut statement, hot(&view))?;
         let session = self.postgres.session(Arc::new(self.tables(&view)));
         let Some(runtime) = &self.runtime else { return Err(SqlError::Execution("the store is closed".into())) };
         let described = runtime.spawn(async move { describe(&session, statement).await });
@@ -230,6 +231,14 @@ impl Engine {
         let _ = catalogue.register_schema("public", Arc::new(self.tables(view)));
         session_over(self.base.clone(), catalogue)
     }
+}
+
+/// Whether a map in this view holds an attribute that has a column of its own.
+fn hot(view: &View) -> Hot {
+    let spans = view.table(Table::Spans);
+    let in_files = spans.files.iter().any(|file| file.hot_in_map);
+    let in_memory = || spans.memory().any(|held| *held.hot_in_map.get_or_init(|| hot_keys::any_in_map(&held.rows)));
+    if in_files || in_memory() { Hot::InMapsToo } else { Hot::InColumns }
 }
 
 /// A session that knows this catalogue and no other.

@@ -1,4 +1,5 @@
-//! Functions people expect beside DataFusion's own: `attr`, `hex`, `time_bucket`, `percentile`.
+//! Functions people expect beside DataFusion's own: `attr`, `hex`, `time_bucket`, `ts`, `percentile`;
+//! and the table that `docs/sql.md` is written from.
 
 use std::sync::Arc;
 
@@ -8,7 +9,7 @@ use arrow::{
         new_null_array,
     },
     compute::take,
-    datatypes::{DataType, Int64Type},
+    datatypes::{DataType, Int64Type, TimeUnit},
 };
 use datafusion::{
     common::{Result, exec_datafusion_err, plan_err},
@@ -16,12 +17,64 @@ use datafusion::{
     logical_expr::{AggregateUDF, ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility},
 };
 
+/// A function as the documentation lists it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FunctionDoc {
+    /// The name in SQL.
+    pub name: &'static str,
+    /// How it is called and what it gives.
+    pub signature: &'static str,
+    /// What it does, in a sentence.
+    pub doc: &'static str,
+    /// A statement that runs.
+    pub example: &'static str,
+}
+
+/// The functions that weir adds to those of DataFusion.
+#[must_use]
+pub fn functions() -> &'static [FunctionDoc] {
+    &[
+        FunctionDoc {
+            name: "attr",
+            signature: "attr(map, 'key') -> text",
+            doc: "the value of an attribute as text, null when it is not there; `attributes['key']` is the same and \
+                  knows the columns that hot attributes have of their own",
+            example: "SELECT attr(resource_attributes, 'host.name') AS host, count(*) FROM spans GROUP BY host",
+        },
+        FunctionDoc {
+            name: "hex",
+            signature: "hex(id) -> text",
+            doc: "an id in lower-case hex digits",
+            example: "SELECT hex(trace_id), operation FROM spans LIMIT 10",
+        },
+        FunctionDoc {
+            name: "time_bucket",
+            signature: "time_bucket('1 minute', time) -> bigint",
+            doc: "the start of the bucket that a time in nanoseconds falls into; milliseconds to days",
+            example: "SELECT time_bucket('10 seconds', start_unix_nano) AS t, count(*) FROM spans GROUP BY t ORDER BY t",
+        },
+        FunctionDoc {
+            name: "ts",
+            signature: "ts(time) -> timestamp",
+            doc: "a time in nanoseconds since 1970 as a timestamp in UTC",
+            example: "SELECT ts(start_unix_nano), service FROM spans ORDER BY start_unix_nano DESC LIMIT 10",
+        },
+        FunctionDoc {
+            name: "percentile",
+            signature: "percentile(number, fraction) -> number",
+            doc: "an approximate percentile of a group (a t-digest), the fraction between 0 and 1",
+            example: "SELECT service, percentile(duration_ns, 0.99) / 1e6 AS duration_ms_p99 FROM spans GROUP BY service",
+        },
+    ]
+}
+
 /// Our scalar functions.
 pub(super) fn scalars() -> Vec<ScalarUDF> {
     vec![
         ScalarUDF::new_from_impl(Attr { signature: Signature::any(2, Volatility::Immutable) }),
         ScalarUDF::new_from_impl(Hex { signature: Signature::any(1, Volatility::Immutable) }),
         ScalarUDF::new_from_impl(TimeBucket { signature: Signature::any(2, Volatility::Immutable) }),
+        ScalarUDF::new_from_impl(Ts { signature: Signature::exact(vec![DataType::Int64], Volatility::Immutable) }),
     ]
 }
 
@@ -174,6 +227,31 @@ impl ScalarUDFImpl for TimeBucket {
         let times = times.as_primitive::<Int64Type>();
         let starts: Int64Array = times.unary(|time| time.div_euclid(width).saturating_mul(width));
         Ok(ColumnarValue::Array(Arc::new(starts)))
+    }
+}
+
+/// `ts(start_unix_nano)`: a time people read and functions of timestamps take.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Ts {
+    signature: Signature,
+}
+
+impl ScalarUDFImpl for Ts {
+    fn name(&self) -> &'static str {
+        "ts"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _: &[DataType]) -> Result<DataType> {
+        Ok(DataType::Timestamp(TimeUnit::Nanosecond, None))
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let [times] = args.args.as_slice() else { return plan_err!("ts takes one argument") };
+        times.cast_to(args.return_type(), None)
     }
 }
 
