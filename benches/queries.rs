@@ -82,9 +82,9 @@ fn spans(rows: std::ops::Range<i64>) -> RecordBatch {
             "status" => text(&|n| if n % 100 == 0 { "error".into() } else { "ok".into() }),
             "http_route" => text(&|n| format!("/api/{}", hash(n) % 50)),
             "http_method" => text(&|_| "GET".into()),
-            "http_status" => Arc::new(Int32Array::from_iter_values(
-                rows.clone().map(|n| if n % 100 == 0 { 500 } else { 200 }),
-            )),
+            "http_status" => {
+                Arc::new(Int32Array::from_iter_values(rows.clone().map(|n| if n % 100 == 0 { 500 } else { 200 })))
+            }
             "attributes" => cast(&attributes(rows.clone()), field.data_type()).expect("a map of the same kind"),
             _ => new_null_array(field.data_type(), count),
         }

@@ -40,7 +40,12 @@ use tokio::{
 use weir_schema::Table;
 
 use super::{
-    bounded, footers::Footers, functions, guard, hot_keys, newest_first::NewestFirst, postgres::Postgres, provider::TableOfView,
+    bounded,
+    footers::Footers,
+    functions, guard, hot_keys,
+    newest_first::NewestFirst,
+    postgres::Postgres,
+    provider::TableOfView,
     rewrite::{self, Hot},
     text_views,
 };

@@ -12,6 +12,11 @@ use weir_schema::{Table, columns};
 static HOT: LazyLock<HashSet<&str>> =
     LazyLock::new(|| columns::columns(Table::Spans).iter().filter_map(|column| column.attribute).collect());
 
+/// Whether an attribute of a span has a column of its own.
+pub(super) fn is_hot(key: &str) -> bool {
+    HOT.contains(key)
+}
+
 /// Looks through the keys of the rows of `spans`.
 pub(crate) fn any_in_map(rows: &RecordBatch) -> bool {
     let Some(map) = rows.column_by_name("attributes").and_then(|column| column.as_map_opt()) else { return false };

@@ -15,7 +15,11 @@ use arrow::{
     datatypes::SchemaRef,
 };
 use datafusion::{
-    common::{Result, config::ConfigOptions, tree_node::TreeNodeRecursion},
+    common::{
+        Result, ScalarValue,
+        config::ConfigOptions,
+        tree_node::{Transformed, TreeNode, TreeNodeRecursion},
+    },
     datasource::{
         listing::PartitionedFile,
         physical_plan::{
@@ -26,8 +30,10 @@ use datafusion::{
     },
     object_store::ObjectStore,
     physical_expr::{
-        EquivalenceProperties, PhysicalExpr, PhysicalSortExpr, conjunction, conjunction_opt,
-        projection::ProjectionExprs, split_conjunction,
+        EquivalenceProperties, PhysicalExpr, PhysicalSortExpr, ScalarFunctionExpr, conjunction, conjunction_opt,
+        expressions::{Column, Literal, lit},
+        projection::ProjectionExprs,
+        split_conjunction,
         utils::{collect_columns, reassign_expr_columns},
     },
     physical_expr_adapter::{DefaultPhysicalExprAdapterFactory, PhysicalExprAdapterFactory},
@@ -45,7 +51,11 @@ use parquet::arrow::{
     arrow_reader::{ParquetRecordBatchReaderBuilder, RowSelection},
 };
 
-use super::{footers::{Footer, Footers}, reader::path_of};
+use super::{
+    footers::{Footer, Footers},
+    hot_keys,
+    reader::path_of,
+};
 
 /// Rows of a map that are looked at between two looks at the deadline.
 const BATCH_ROWS: usize = 8192;
@@ -76,9 +86,8 @@ impl LateSource {
 
     fn takes(&self, filter: &Arc<dyn PhysicalExpr>) -> bool {
         let schema = self.table_schema().schema_without_virtual_columns();
-        let ours = |column: &datafusion::physical_expr::expressions::Column| {
-            schema.fields().get(column.index()).is_some_and(|field| field.name() == column.name())
-        };
+        let ours =
+            |column: &Column| schema.fields().get(column.index()).is_some_and(|field| field.name() == column.name());
         !is_volatile(filter) && collect_columns(filter).iter().all(ours)
     }
 }
@@ -216,6 +225,10 @@ struct Unread {
     file: PartitionedFile,
 }
 
+/// Says of a file that no map in it holds an attribute that has a column of its own.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ColdMaps;
+
 /// Nothing to read.
 #[derive(Debug)]
 struct Nothing;
@@ -268,7 +281,10 @@ impl Late {
         let given = file.extension::<ParquetAccessPlan>().cloned();
         let mut plan = given.unwrap_or_else(|| ParquetAccessPlan::new_all(footer.row_groups()));
         let cheap = self.cheap.iter().flat_map(|filter| split_conjunction(filter));
-        let filters = cheap.chain(&self.filters).map(|filter| adapted(filter, &self.schema, &footer));
+        let filters = cheap.chain(&self.filters).map(|filter| {
+            let filter = adapted(filter, &self.schema, &footer)?;
+            if file.extension::<ColdMaps>().is_some() { without_hot_keys(filter) } else { Ok(filter) }
+        });
         let filters = filters.collect::<Result<Vec<_>>>()?;
         for row_group in plan.row_group_indexes() {
             if let Some(range) = &file.range
@@ -301,6 +317,25 @@ impl Late {
 /// A filter over the table as one over the file: an older file may lack a column.
 fn adapted(filter: &Arc<dyn PhysicalExpr>, schema: &SchemaRef, footer: &Footer) -> Result<Arc<dyn PhysicalExpr>> {
     DefaultPhysicalExprAdapterFactory.create(schema.clone(), footer.schema().clone())?.rewrite(filter.clone())
+}
+
+/// Null for what a map is asked for and does not have, so that the map need not be decoded.
+fn without_hot_keys(filter: Arc<dyn PhysicalExpr>) -> Result<Arc<dyn PhysicalExpr>> {
+    let null_for_hot = |expr: Arc<dyn PhysicalExpr>| {
+        let hot = expr.downcast_ref::<ScalarFunctionExpr>().filter(|call| asks_for_hot(call));
+        Ok(match hot {
+            Some(call) => Transformed::yes(lit(ScalarValue::try_new_null(call.return_type())?)),
+            None => Transformed::no(expr),
+        })
+    };
+    filter.transform_down(null_for_hot).map(|changed| changed.data)
+}
+
+fn asks_for_hot(call: &ScalarFunctionExpr) -> bool {
+    let [map, key] = call.args() else { return false };
+    let of_span = map.downcast_ref::<Column>().is_some_and(|column| column.name() == "attributes");
+    let key = key.downcast_ref::<Literal>().and_then(|key| key.value().try_as_str().flatten());
+    call.name() == "attr" && of_span && key.is_some_and(hot_keys::is_hot)
 }
 
 /// Where DataFusion says that a row group is when it divides a file by bytes.

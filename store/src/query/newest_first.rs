@@ -136,7 +136,8 @@ fn sorted_by(mut files: Vec<PartitionedFile>, place: usize) -> Vec<PartitionedFi
 }
 
 fn newest(file: &PartitionedFile, place: usize) -> i64 {
-    let most = file.statistics.as_ref().and_then(|all| all.column_statistics.get(place)?.max_value.get_value().cloned());
+    let most =
+        file.statistics.as_ref().and_then(|all| all.column_statistics.get(place)?.max_value.get_value().cloned());
     match most {
         Some(ScalarValue::Int64(Some(most))) => most,
         _ => i64::MAX, // it may have anything

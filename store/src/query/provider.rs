@@ -27,7 +27,7 @@ use weir_schema::Table;
 
 use super::{
     footers::Footers,
-    late::LateSource,
+    late::{ColdMaps, LateSource},
     prune::Needs,
     reader::{Files, OnDisk},
     text_views::{retyped, viewed},
@@ -162,9 +162,11 @@ impl TableOfView {
 
     fn partitioned(&self, file: &DataFile) -> PartitionedFile {
         let path = self.dir.join(&file.name);
-        PartitionedFile::new(path.to_string_lossy().into_owned(), file.bytes)
+        let partitioned = PartitionedFile::new(path.to_string_lossy().into_owned(), file.bytes)
             .with_statistics(Arc::new(self.file_statistics(file)))
-            .with_extension(OnDisk(path))
+            .with_extension(OnDisk(path));
+        let cold = self.table == Table::Spans && !file.hot_in_map;
+        if cold { partitioned.with_extension(ColdMaps) } else { partitioned }
     }
 
     fn file_statistics(&self, file: &DataFile) -> Statistics {

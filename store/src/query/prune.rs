@@ -89,9 +89,8 @@ impl Needs {
         let asked = self.values.iter().filter_map(|need| Some((footer.leaf(&need.leaf)?, need))).collect::<Vec<_>>();
         let wanted = |group: usize| {
             let range = time.and_then(|leaf| time_range(footer, group, leaf));
-            let may_have = |(leaf, need): &(usize, &Need)| {
-                footer.filter(group, *leaf).is_none_or(|filter| need.may_be_in(filter))
-            };
+            let may_have =
+                |(leaf, need): &(usize, &Need)| footer.filter(group, *leaf).is_none_or(|filter| need.may_be_in(filter));
             self.want_time(range) && asked.iter().all(may_have)
         };
         (0..footer.row_groups()).map(wanted).collect()
@@ -149,10 +148,7 @@ fn needs(of: &Expr, literals: &[Expr]) -> Option<Vec<Need>> {
         Expr::ScalarFunction(call) if call.name() == "attr" => {
             let [Expr::Column(Column { name, .. }), key] = call.args.as_slice() else { return None };
             let leaf = |part: &str| format!("{name}.key_value.{part}");
-            Some(vec![
-                Need { leaf: leaf("value"), any_of },
-                Need { leaf: leaf("key"), any_of: vec![bytes(key)?] },
-            ])
+            Some(vec![Need { leaf: leaf("value"), any_of }, Need { leaf: leaf("key"), any_of: vec![bytes(key)?] }])
         }
         _ => None,
     }

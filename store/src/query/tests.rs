@@ -3,7 +3,9 @@
 use std::{path::Path, sync::Arc};
 
 use arrow::{
-    array::{ArrayRef, AsArray, BinaryArray, Int32Array, Int64Array, MapBuilder, MapFieldNames, StringArray, StringBuilder},
+    array::{
+        ArrayRef, AsArray, BinaryArray, Int32Array, Int64Array, MapBuilder, MapFieldNames, StringArray, StringBuilder,
+    },
     record_batch::RecordBatch,
     util::pretty::pretty_format_batches,
 };
@@ -203,7 +205,8 @@ async fn a_map_filter_is_evaluated_before_the_rest_is_decoded() {
 async fn the_newest_rows_are_found_without_the_older_files() {
     let dir = tempfile::tempdir().unwrap();
     let store = eight_files(dir.path()).await;
-    let newest = "SELECT start_unix_nano FROM spans WHERE attributes['zone'] = 'z1' ORDER BY start_unix_nano DESC LIMIT 20";
+    let newest =
+        "SELECT start_unix_nano FROM spans WHERE attributes['zone'] = 'z1' ORDER BY start_unix_nano DESC LIMIT 20";
     let found = answer(&store, newest).await;
     let starts = found[0].column(0).as_primitive::<arrow::datatypes::Int64Type>();
     assert_eq!((starts.len(), starts.value(0)), (20, 8_000_099));
