@@ -143,17 +143,26 @@ impl Footer {
 
 #[cfg(test)]
 mod tests {
-    use weir_schema::Table;
+    use parquet::{arrow::ArrowWriter, file::properties::WriterProperties};
 
     use super::*;
-    use crate::{files::parquet_file, store::tests::spans};
+    use crate::store::tests::spans;
+
+    fn write(path: &Path) {
+        let properties = WriterProperties::builder().set_column_bloom_filter_enabled("trace_id".into(), true).build();
+        let rows = spans(&[(1, 2, 3)]);
+        let file = File::create(path).unwrap();
+        let mut writer = ArrowWriter::try_new(file, rows.schema(), Some(properties)).unwrap();
+        writer.write(&rows).unwrap();
+        writer.close().unwrap();
+    }
 
     #[test]
     fn footers_are_read_once_and_leave_when_there_are_too_many() {
         let dir = tempfile::tempdir().unwrap();
         let paths = ["a", "b"].map(|name| dir.path().join(name));
         for path in &paths {
-            parquet_file::write(Table::Spans, path, &spans(&[(1, 2, 3)])).unwrap();
+            write(path);
         }
         let one = Footer::read(&paths[0]).unwrap().bytes;
         let footers = Footers { held: Mutex::default(), limit_bytes: one + one / 2 };
