@@ -37,6 +37,10 @@ impl Door {
 }
 
 impl Ingest for Door {
+    fn admit(&self, _bytes: usize) -> Result<(), Refused> {
+        self.store.has_room().map_err(|error| refused(&error))
+    }
+
     /// Durable and visible first. A full analysis queue makes the ack wait: the collector's bound on
     /// bytes in flight then refuses further requests, so nothing is dropped in between.
     async fn ingest(&self, received: Received) -> Result<Stored, Refused> {

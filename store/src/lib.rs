@@ -39,7 +39,7 @@ pub use config::{Config, Retention, SqlConfig};
 pub use error::{AppendError, OpenError, SqlError, StoreError};
 pub use lock::LockHolder;
 pub use parquet_spans::ParquetSpans;
-pub use query::SqlAnswer;
+pub use query::{FunctionDoc, SqlAnswer, functions};
 pub use sampling::Sampling;
 pub use status::{Status, TableStatus};
 pub use store::Store;

@@ -40,7 +40,16 @@ use tokio::{
 };
 use weir_schema::Table;
 
-use super::{bounded, functions, guard, postgres::Postgres, provider::TableOfView, rewrite};
+use super::{
+    bounded,
+    footers::Footers,
+    functions, guard, hot_keys,
+    newest_first::NewestFirst,
+    postgres::Postgres,
+    provider::TableOfView,
+    rewrite::{self, Hot},
+    text_views,
+};
 use crate::{
     committer::Order,
     config::{Config, SqlConfig},
@@ -66,6 +75,7 @@ pub(crate) struct Engine {
     running: Arc<Semaphore>,
     limits: SqlConfig,
     tables_dir: PathBuf,
+    footers: Arc<Footers>,
     disk: Arc<dyn Disk>,
     /// Damaged files are the committer's to set aside.
     orders: mpsc::Sender<Order>,
@@ -134,7 +144,8 @@ impl Engine {
         base.runtime_env().register_object_store(ObjectStoreUrl::local_filesystem().as_ref(), files);
         let postgres = Postgres::new(base.clone()).map_err(failed)?;
         let running = Arc::new(Semaphore::new(limits.concurrency));
-        Ok(Self { runtime: Some(runtime), base, postgres, running, limits, tables_dir, disk, orders })
+        let footers = Arc::default();
+        Ok(Self { runtime: Some(runtime), base, postgres, running, limits, tables_dir, footers, disk, orders })
     }
 
     /// Starts a statement over a view.
@@ -146,7 +157,7 @@ impl Engine {
     ) -> Result<SqlAnswer, SqlError> {
         let limits = limits.unwrap_or_else(|| self.limits.clone());
         let mut statement = guard::parse(text, &limits)?;
-        rewrite::rewrite(&mut statement)?;
+        rewrite::rewrite(&mut statement, hot(&view))?;
         let session = self.session(&view);
         self.start(Job { statement, session, parameters: None, limits }).await
     }
@@ -165,7 +176,7 @@ impl Engine {
         view: Arc<View>,
     ) -> Result<SqlAnswer, SqlError> {
         guard::read_only(&statement)?;
-        rewrite::rewrite(&mut statement)?;
+        rewrite::rewrite(&mut statement, hot(&view))?;
         let session = self.postgres.session(Arc::new(self.tables(&view)));
         self.start(Job { statement, session, parameters, limits: self.limits.clone() }).await
     }
@@ -177,7 +188,7 @@ impl Engine {
         view: Arc<View>,
     ) -> Result<Described, SqlError> {
         guard::read_only(&statement)?;
-        rewrite::rewrite(&mut statement)?;
+        rewrite::rewrite(&mut statement, hot(&view))?;
         let session = self.postgres.session(Arc::new(self.tables(&view)));
         let Some(runtime) = &self.runtime else { return Err(SqlError::Execution("the store is closed".into())) };
         let described = runtime.spawn(async move { describe(&session, statement).await });
@@ -221,7 +232,7 @@ impl Engine {
         let schema = MemorySchemaProvider::new();
         for table in Table::ALL {
             let dir = self.tables_dir.join(table.name());
-            let provider = TableOfView { table, view: view.table(table).clone(), dir };
+            let provider = TableOfView::new(table, view.table(table).clone(), dir, self.footers.clone());
             // a fresh schema has no table of this name yet
             let _ = schema.register_table(table.name().to_owned(), Arc::new(provider));
         }
@@ -235,6 +246,14 @@ impl Engine {
         let _ = catalogue.register_schema("public", Arc::new(self.tables(view)));
         session_over(self.base.clone(), catalogue)
     }
+}
+
+/// Whether a map in this view holds an attribute that has a column of its own.
+fn hot(view: &View) -> Hot {
+    let spans = view.table(Table::Spans);
+    let in_files = spans.files.iter().any(|file| file.hot_in_map);
+    let in_memory = || spans.memory().any(|held| *held.hot_in_map.get_or_init(|| hot_keys::any_in_map(&held.rows)));
+    if in_files || in_memory() { Hot::InMapsToo } else { Hot::InColumns }
 }
 
 /// A session that knows this catalogue and no other.
@@ -263,12 +282,14 @@ struct Answer {
 impl Answer {
     async fn run(self, job: Job) -> Result<(), SqlError> {
         let mut stream = start(job).await?;
-        if self.schema.send(stream.schema()).is_err() {
+        let schema = text_views::plain(&stream.schema());
+        if self.schema.send(schema.clone()).is_err() {
             return Ok(()); // nobody waits any more
         }
         let mut rows = 0;
         while let Some(batch) = stream.next().await {
             let batch = batch.map_err(|e| sql_error(&e))?;
+            let batch = text_views::retyped(&batch, &schema).map_err(|e| SqlError::Execution(e.to_string()))?;
             rows += batch.num_rows();
             if rows > self.max_rows {
                 return Err(SqlError::TooManyRows { limit: self.max_rows });
@@ -312,7 +333,7 @@ async fn describe(session: &SessionContext, statement: Statement) -> Result<Desc
         }
     }
     let plan = session.state().optimize(&plan).map_err(|e| sql_error(&e))?;
-    Ok(Described { schema: Arc::new(plan.schema().as_arrow().clone()), parameters })
+    Ok(Described { schema: text_views::plain(plan.schema().as_arrow()), parameters })
 }
 
 fn base_state(limits: &SqlConfig, threads: usize) -> Result<SessionState, DataFusionError> {
@@ -333,6 +354,7 @@ fn base_state(limits: &SqlConfig, threads: usize) -> Result<SessionState, DataFu
         .with_config(config)
         .with_runtime_env(runtime)
         .with_default_features()
+        .with_physical_optimizer_rule(Arc::new(NewestFirst))
         .with_physical_optimizer_rule(Arc::new(bounded::GiveWay))
         .build();
     bounded::bound_functions(&mut state)?;

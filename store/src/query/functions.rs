@@ -1,16 +1,72 @@
-//! Functions people expect beside DataFusion's own: `attr`, `hex`, `time_bucket`, `percentile`.
+//! Functions people expect beside DataFusion's own: `attr`, `hex`, `time_bucket`, `ts`, `percentile`;
+//! and the table that `docs/sql.md` is written from.
 
 use std::sync::Arc;
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray, BinaryArray, Int64Array, MapArray, StringArray, StringBuilder},
-    datatypes::{DataType, Int64Type},
+    array::{
+        Array, ArrayRef, AsArray, BinaryArray, Int64Array, MapArray, StringArray, StringViewArray, UInt32Array,
+        new_null_array,
+    },
+    compute::take,
+    datatypes::{DataType, Int64Type, TimeUnit},
 };
 use datafusion::{
-    common::{Result, ScalarValue, exec_datafusion_err, plan_err},
+    common::{Result, exec_datafusion_err, plan_err},
     functions_aggregate::approx_percentile_cont::approx_percentile_cont_udaf,
     logical_expr::{AggregateUDF, ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility},
 };
+
+/// A function as the documentation lists it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FunctionDoc {
+    /// The name in SQL.
+    pub name: &'static str,
+    /// How it is called and what it gives.
+    pub signature: &'static str,
+    /// What it does, in a sentence.
+    pub doc: &'static str,
+    /// A statement that runs.
+    pub example: &'static str,
+}
+
+/// The functions that weir adds to those of DataFusion.
+#[must_use]
+pub fn functions() -> &'static [FunctionDoc] {
+    &[
+        FunctionDoc {
+            name: "attr",
+            signature: "attr(map, 'key') -> text",
+            doc: "the value of an attribute as text, null when it is not there; `attributes['key']` is the same and \
+                  knows the columns that hot attributes have of their own",
+            example: "SELECT attr(resource_attributes, 'host.name') AS host, count(*) FROM spans GROUP BY host",
+        },
+        FunctionDoc {
+            name: "hex",
+            signature: "hex(id) -> text",
+            doc: "an id in lower-case hex digits",
+            example: "SELECT hex(trace_id), operation FROM spans LIMIT 10",
+        },
+        FunctionDoc {
+            name: "time_bucket",
+            signature: "time_bucket('1 minute', time) -> bigint",
+            doc: "the start of the bucket that a time in nanoseconds falls into; milliseconds to days",
+            example: "SELECT time_bucket('10 seconds', start_unix_nano) AS t, count(*) FROM spans GROUP BY t ORDER BY t",
+        },
+        FunctionDoc {
+            name: "ts",
+            signature: "ts(time) -> timestamp",
+            doc: "a time in nanoseconds since 1970 as a timestamp in UTC",
+            example: "SELECT ts(start_unix_nano), service FROM spans ORDER BY start_unix_nano DESC LIMIT 10",
+        },
+        FunctionDoc {
+            name: "percentile",
+            signature: "percentile(number, fraction) -> number",
+            doc: "an approximate percentile of a group (a t-digest), the fraction between 0 and 1",
+            example: "SELECT service, percentile(duration_ns, 0.99) / 1e6 AS duration_ms_p99 FROM spans GROUP BY service",
+        },
+    ]
+}
 
 /// Our scalar functions.
 pub(super) fn scalars() -> Vec<ScalarUDF> {
@@ -18,6 +74,7 @@ pub(super) fn scalars() -> Vec<ScalarUDF> {
         ScalarUDF::new_from_impl(Attr { signature: Signature::any(2, Volatility::Immutable) }),
         ScalarUDF::new_from_impl(Hex { signature: Signature::any(1, Volatility::Immutable) }),
         ScalarUDF::new_from_impl(TimeBucket { signature: Signature::any(2, Volatility::Immutable) }),
+        ScalarUDF::new_from_impl(Ts { signature: Signature::exact(vec![DataType::Int64], Volatility::Immutable) }),
     ]
 }
 
@@ -43,7 +100,12 @@ impl ScalarUDFImpl for Attr {
 
     fn return_type(&self, arguments: &[DataType]) -> Result<DataType> {
         match arguments {
-            [DataType::Map(..), DataType::Utf8 | DataType::Utf8View | DataType::LargeUtf8] => Ok(DataType::Utf8),
+            [DataType::Map(entries, _), DataType::Utf8 | DataType::Utf8View | DataType::LargeUtf8] => {
+                match entries.data_type() {
+                    DataType::Struct(fields) if fields.len() == 2 => Ok(fields[1].data_type().clone()),
+                    _ => plan_err!("attr needs a map"),
+                }
+            }
             _ => plan_err!("attr(map, 'key') takes an attribute map and a key, not {arguments:?}"),
         }
     }
@@ -51,24 +113,52 @@ impl ScalarUDFImpl for Attr {
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let [map, key] = args.args.as_slice() else { return plan_err!("attr takes two arguments") };
         let ColumnarValue::Scalar(key) = key else { return plan_err!("the key of attr must be a literal") };
-        let Some(key) = key.try_as_str().flatten() else { return Ok(ColumnarValue::Scalar(ScalarValue::Utf8(None))) };
         let map = map.to_array(args.number_rows)?;
         let map = map.as_any().downcast_ref::<MapArray>().ok_or_else(|| exec_datafusion_err!("attr needs a map"))?;
-        Ok(ColumnarValue::Array(lookup(map, key)))
+        let Some(key) = key.try_as_str().flatten() else {
+            return Ok(ColumnarValue::Array(new_null_array(map.value_type(), map.len())));
+        };
+        Ok(ColumnarValue::Array(lookup(map, key)?))
     }
 }
 
-/// One pass over the keys of all rows, compared as bytes.
-fn lookup(map: &MapArray, key: &str) -> ArrayRef {
-    let (keys, values) = (map.keys().as_string::<i32>(), map.values().as_string::<i32>());
+/// The values of a key: their places are found in one pass over all keys, and nothing but the places
+/// is copied where the values are views.
+fn lookup(map: &MapArray, key: &str) -> Result<ArrayRef> {
+    let places = match map.keys().data_type() {
+        DataType::Utf8View => places(map, |keys: &StringViewArray| {
+            let views = keys.views();
+            let wanted = view_of(key);
+            let same = move |at: usize| match wanted {
+                Some(wanted) => views[at] == wanted,
+                // a long key: a view begins with its length, so most are told apart without a look
+                None => views[at] as u32 as usize == key.len() && keys.value(at) == key,
+            };
+            first_places(map, same)
+        }),
+        _ => places(map, |keys: &StringArray| first_places(map, |at| keys.value(at) == key)),
+    };
+    Ok(take(map.values(), &places?, None)?)
+}
+
+fn places<K: Array + 'static>(map: &MapArray, find: impl FnOnce(&K) -> UInt32Array) -> Result<UInt32Array> {
+    map.keys().as_any().downcast_ref().map(find).ok_or_else(|| exec_datafusion_err!("the keys of attr must be text"))
+}
+
+/// Of each row the first entry that fits.
+fn first_places(map: &MapArray, fits: impl Fn(usize) -> bool) -> UInt32Array {
     let offsets = map.value_offsets();
-    let mut found = StringBuilder::with_capacity(map.len(), map.len() * 8);
-    for row in 0..map.len() {
-        let entries = offsets[row] as usize..offsets[row + 1] as usize;
-        let entry = if map.is_null(row) { None } else { entries.into_iter().find(|entry| keys.value(*entry) == key) };
-        found.append_option(entry.filter(|entry| values.is_valid(*entry)).map(|entry| values.value(entry)));
-    }
-    Arc::new(found.finish())
+    let place = |row: usize| {
+        let mut entries = offsets[row] as usize..offsets[row + 1] as usize;
+        if map.is_null(row) { None } else { entries.find(|at| fits(*at)) }
+    };
+    (0..map.len()).map(|row| place(row).map(|at| at as u32)).collect()
+}
+
+/// A short text as the whole of its view: equal texts have equal views.
+fn view_of(text: &str) -> Option<u128> {
+    let one = StringViewArray::from(vec![text]);
+    (text.len() <= 12).then(|| one.views()[0])
 }
 
 /// `hex(id)`: an id in lower-case hex.
@@ -137,6 +227,31 @@ impl ScalarUDFImpl for TimeBucket {
         let times = times.as_primitive::<Int64Type>();
         let starts: Int64Array = times.unary(|time| time.div_euclid(width).saturating_mul(width));
         Ok(ColumnarValue::Array(Arc::new(starts)))
+    }
+}
+
+/// `ts(start_unix_nano)`: a time people read and functions of timestamps take.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Ts {
+    signature: Signature,
+}
+
+impl ScalarUDFImpl for Ts {
+    fn name(&self) -> &'static str {
+        "ts"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _: &[DataType]) -> Result<DataType> {
+        Ok(DataType::Timestamp(TimeUnit::Nanosecond, None))
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let [times] = args.args.as_slice() else { return plan_err!("ts takes one argument") };
+        times.cast_to(args.return_type(), None)
     }
 }
 

@@ -2,12 +2,22 @@
 
 mod bounded;
 mod engine;
+mod footers;
 mod functions;
 mod guard;
+mod hot_keys;
+mod late;
+mod newest_first;
 mod postgres;
 mod provider;
+mod prune;
+mod reader;
 mod rewrite;
 mod small_steps;
+mod text_views;
+#[cfg(test)]
+mod tests;
 
 pub use engine::SqlAnswer;
+pub use functions::{FunctionDoc, functions};
 pub(crate) use engine::{Described, Engine};

@@ -8,35 +8,48 @@ use std::{path::PathBuf, sync::Arc};
 use arrow::datatypes::SchemaRef;
 use datafusion::{
     catalog::{Session, TableProvider},
-    common::{ColumnStatistics, Result, ScalarValue, Statistics, stats::Precision},
+    common::{
+        ColumnStatistics, Result, ScalarValue, Statistics, config::TableParquetOptions, exec_datafusion_err,
+        stats::Precision,
+    },
     datasource::{
         TableType,
         listing::PartitionedFile,
         memory::MemorySourceConfig,
-        physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource},
+        physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource, parquet::ParquetAccessPlan},
         source::DataSourceExec,
     },
     execution::object_store::ObjectStoreUrl,
-    logical_expr::{Expr, TableProviderFilterPushDown, utils::conjunction},
-    physical_plan::{ExecutionPlan, union::UnionExec},
+    logical_expr::{Expr, TableProviderFilterPushDown},
+    physical_plan::{ExecutionPlan, empty::EmptyExec, union::UnionExec},
 };
 use weir_schema::Table;
 
+use super::{
+    footers::Footers,
+    late::{ColdMaps, LateSource},
+    prune::Needs,
+    reader::{Files, OnDisk},
+    text_views::{retyped, viewed},
+};
 use crate::view::{DataFile, TableView};
 
 /// A table of a view.
 #[derive(Debug)]
 pub(super) struct TableOfView {
-    pub(super) table: Table,
-    pub(super) view: TableView,
+    table: Table,
+    view: TableView,
     /// The folder its files are in.
-    pub(super) dir: PathBuf,
+    dir: PathBuf,
+    footers: Arc<Footers>,
+    /// Its columns as the planner sees them.
+    schema: SchemaRef,
 }
 
 #[async_trait::async_trait]
 impl TableProvider for TableOfView {
     fn schema(&self) -> SchemaRef {
-        self.table.schema()
+        self.schema.clone()
     }
 
     fn table_type(&self) -> TableType {
@@ -44,6 +57,7 @@ impl TableProvider for TableOfView {
     }
 
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
+        // the scan takes them over from the operator above it once it is planned
         Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
     }
 
@@ -54,73 +68,105 @@ impl TableProvider for TableOfView {
         filters: &[Expr],
         _limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let memory = self.memory(session, projection)?;
-        if self.view.files.is_empty() {
-            return Ok(memory);
+        let partitions = session.config().target_partitions().max(1);
+        let mut parts = Vec::new();
+        if self.view.memory().next().is_some() {
+            parts.push(self.memory(partitions, projection)?);
         }
-        let files = self.files(session, projection, filters)?;
-        if self.view.memory().next().is_none() {
-            return Ok(files);
+        let files = self.wanted_files(&Needs::of(self.table, filters)).await?;
+        if !files.is_empty() {
+            parts.push(self.files(session, projection, dealt(files, partitions))?);
         }
-        UnionExec::try_new(vec![memory, files])
+        match parts.len() {
+            0 => Ok(Arc::new(EmptyExec::new(self.projected(projection)?))),
+            1 => Ok(parts.remove(0)),
+            _ => UnionExec::try_new(parts),
+        }
     }
 }
 
 impl TableOfView {
-    fn memory(&self, session: &dyn Session, projection: Option<&Vec<usize>>) -> Result<Arc<dyn ExecutionPlan>> {
-        let rows = self.view.memory().map(|held| held.rows.clone());
-        let mut partitions = vec![Vec::new(); session.config().target_partitions().max(1)];
-        let count = partitions.len();
-        for (place, batch) in rows.enumerate() {
-            partitions[place % count].push(batch);
+    pub(super) fn new(table: Table, view: TableView, dir: PathBuf, footers: Arc<Footers>) -> Self {
+        Self { table, view, dir, footers, schema: viewed(&table.schema()) }
+    }
+
+    fn projected(&self, projection: Option<&Vec<usize>>) -> Result<SchemaRef> {
+        Ok(match projection {
+            Some(places) => Arc::new(self.schema.project(places)?),
+            None => self.schema.clone(),
+        })
+    }
+
+    fn memory(&self, partitions: usize, projection: Option<&Vec<usize>>) -> Result<Arc<dyn ExecutionPlan>> {
+        let schema = self.projected(projection)?;
+        let mut dealt = vec![Vec::new(); partitions];
+        for (place, held) in self.view.memory().enumerate() {
+            let rows = match projection {
+                Some(places) => held.rows.project(places)?,
+                None => held.rows.clone(),
+            };
+            dealt[place % partitions].push(retyped(&rows, &schema)?);
         }
-        Ok(MemorySourceConfig::try_new_exec(&partitions, self.schema(), projection.cloned())?)
+        Ok(MemorySourceConfig::try_new_exec(&dealt, schema, None)?)
     }
 
     fn files(
         &self,
         session: &dyn Session,
         projection: Option<&Vec<usize>>,
-        filters: &[Expr],
+        groups: Vec<FileGroup>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let options = session.config_options().execution.parquet.clone();
-        let mut source = ParquetSource::new(self.schema())
-            .with_table_parquet_options(datafusion::common::config::TableParquetOptions {
-                global: options,
-                ..Default::default()
-            })
+        let source = ParquetSource::new(self.schema())
+            .with_table_parquet_options(TableParquetOptions { global: options, ..Default::default() })
+            .with_parquet_file_reader_factory(Arc::new(Files { footers: self.footers.clone() }))
             .with_pushdown_filters(true)
-            .with_bloom_filter_on_read(true)
+            .with_reorder_filters(true)
+            // asked already, out of memory
+            .with_bloom_filter_on_read(false)
             .with_enable_page_index(true);
-        if let Some(filter) = conjunction(filters.to_vec()) {
-            let schema = datafusion::common::DFSchema::try_from(self.schema())?;
-            source = source.with_predicate(session.create_physical_expr(filter, &schema)?);
-        }
-        let groups = self.groups(session.config().target_partitions().max(1));
+        let source = LateSource::new(source, self.footers.clone());
         let config = FileScanConfigBuilder::new(ObjectStoreUrl::local_filesystem(), Arc::new(source))
+            .with_statistics(self.statistics(&groups))
             .with_file_groups(groups)
-            .with_statistics(self.statistics())
             .with_projection_indices(projection.cloned())?
             .build();
         Ok(DataSourceExec::from_data_source(config))
     }
 
-    /// Files dealt out by size, so that partitions are even.
-    fn groups(&self, partitions: usize) -> Vec<FileGroup> {
-        let mut files: Vec<&DataFile> = self.view.files.iter().map(AsRef::as_ref).collect();
-        files.sort_by_key(|file| std::cmp::Reverse(file.bytes));
-        let mut groups = vec![Vec::new(); partitions.min(files.len())];
-        let count = groups.len();
-        for (place, file) in files.into_iter().enumerate() {
-            groups[place % count].push(self.partitioned(file));
+    /// The files that can have wanted rows, and which row groups of them.
+    async fn wanted_files(&self, needs: &Needs) -> Result<Vec<PartitionedFile>> {
+        let mut wanted = Vec::new();
+        for file in self.view.files.iter().filter(|file| needs.want_time(file.time_range)) {
+            let partitioned = self.partitioned(file);
+            if !needs.ask_footers() {
+                wanted.push(partitioned);
+                continue;
+            }
+            let path = self.dir.join(&file.name);
+            let footer = self.footers.get(&path);
+            let footer = footer.map_err(|e| exec_datafusion_err!("{} cannot be read: {e}", path.display()))?;
+            let row_groups = needs.row_groups(&footer);
+            if row_groups.iter().all(|wanted| *wanted) {
+                wanted.push(partitioned);
+            } else if row_groups.contains(&true) {
+                let mut plan = ParquetAccessPlan::new_all(row_groups.len());
+                row_groups.iter().enumerate().filter(|(_, wanted)| !**wanted).for_each(|(group, _)| plan.skip(group));
+                wanted.push(partitioned.with_extension(plan));
+            }
+            // a thousand footers that are read for the first time take longer than a look at the deadline
+            tokio::task::consume_budget().await;
         }
-        groups.into_iter().map(FileGroup::new).collect()
+        Ok(wanted)
     }
 
     fn partitioned(&self, file: &DataFile) -> PartitionedFile {
         let path = self.dir.join(&file.name);
-        PartitionedFile::new(path.to_string_lossy().into_owned(), file.bytes)
+        let partitioned = PartitionedFile::new(path.to_string_lossy().into_owned(), file.bytes)
             .with_statistics(Arc::new(self.file_statistics(file)))
+            .with_extension(OnDisk(path));
+        let cold = self.table == Table::Spans && !file.hot_in_map;
+        if cold { partitioned.with_extension(ColdMaps) } else { partitioned }
     }
 
     fn file_statistics(&self, file: &DataFile) -> Statistics {
@@ -141,10 +187,23 @@ impl TableOfView {
         }
     }
 
-    fn statistics(&self) -> Statistics {
-        let rows = self.view.files.iter().map(|file| file.rows).sum::<u64>();
-        let mut all = Statistics::new_unknown(&self.schema());
-        all.num_rows = Precision::Exact(usize::try_from(rows).unwrap_or(usize::MAX));
+    fn statistics(&self, groups: &[FileGroup]) -> Statistics {
+        let rows = groups.iter().flat_map(FileGroup::iter).filter_map(|file| {
+            file.statistics.as_ref().and_then(|statistics| statistics.num_rows.get_value().copied())
+        });
+        let mut all = Statistics::new_unknown(&self.schema);
+        all.num_rows = Precision::Exact(rows.sum());
         all
     }
+}
+
+/// Files dealt out by size, so that partitions are even.
+fn dealt(mut files: Vec<PartitionedFile>, partitions: usize) -> Vec<FileGroup> {
+    files.sort_by_key(|file| std::cmp::Reverse(file.object_meta.size));
+    let mut groups = vec![Vec::new(); partitions.min(files.len())];
+    let count = groups.len();
+    for (place, file) in files.into_iter().enumerate() {
+        groups[place % count].push(file);
+    }
+    groups.into_iter().map(FileGroup::new).collect()
 }

@@ -1,19 +1,39 @@
 //! What people type, turned into what prunes: ids as hex strings, times as RFC 3339, and
 //! `attributes['k']` as the column it lives in.
+//!
+//! A value that does not fit the type of its column stays in the map. Where the view says that no map
+//! holds such a value, `attributes['http.route']` is the column alone and the map is not decoded.
 
-use std::ops::ControlFlow;
+use std::{ops::ControlFlow, sync::LazyLock};
 
+use arrow::datatypes::DataType as ArrowType;
 use datafusion::sql::sqlparser::ast::{
-    AccessExpr, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList,
-    FunctionArguments, Ident, ObjectName, Statement, Subscript, Value, visit_expressions_mut,
+    AccessExpr, BinaryOperator, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList,
+    FunctionArguments, Ident, ObjectName, Statement, Subscript, Value, visit_expressions_mut, visit_relations,
 };
-use weir_schema::{Table, columns};
+use weir_schema::{
+    Table,
+    columns::{self, Column},
+};
 
 use crate::error::SqlError;
 
+/// Where the values of attributes that have a column of their own are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hot {
+    /// All in their columns.
+    InColumns,
+    /// Some, that did not fit, in a map.
+    InMapsToo,
+    /// There is no such column.
+    InMapsOnly,
+}
+
 /// Rewrites a statement in place.
-pub(super) fn rewrite(statement: &mut Statement) -> Result<(), SqlError> {
-    let visited = visit_expressions_mut(statement, |expr| match rewrite_expr(expr) {
+pub(super) fn rewrite(statement: &mut Statement, hot: Hot) -> Result<(), SqlError> {
+    // other tables have no such columns: all their attributes are in the map
+    let hot = if reads(statement, Table::Spans) { hot } else { Hot::InMapsOnly };
+    let visited = visit_expressions_mut(statement, |expr| match rewrite_expr(expr, hot) {
         Ok(()) => ControlFlow::Continue(()),
         Err(error) => ControlFlow::Break(error),
     });
@@ -23,19 +43,38 @@ pub(super) fn rewrite(statement: &mut Statement) -> Result<(), SqlError> {
     }
 }
 
-fn rewrite_expr(expr: &mut Expr) -> Result<(), SqlError> {
+fn reads(statement: &Statement, table: Table) -> bool {
+    let visited = visit_relations(statement, |relation| {
+        let last = relation.0.last().and_then(|part| part.as_ident());
+        match last.is_some_and(|name| name.value.eq_ignore_ascii_case(table.name())) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    });
+    visited.is_break()
+}
+
+/// Children come first, so a comparison sees its sides rewritten.
+fn rewrite_expr(expr: &mut Expr, hot: Hot) -> Result<(), SqlError> {
     match expr {
-        Expr::BinaryOp { left, right, .. } => {
+        Expr::BinaryOp { left, op, right } => {
+            if matches!(op, BinaryOperator::Eq | BinaryOperator::NotEq) {
+                as_numbers(left, std::slice::from_mut(right.as_mut()));
+                as_numbers(right, std::slice::from_mut(left.as_mut()));
+            }
             literal_for(left, right)?;
             literal_for(right, left)
         }
-        Expr::InList { expr, list, .. } => list.iter_mut().try_for_each(|item| literal_for(expr, item)),
+        Expr::InList { expr, list, .. } => {
+            as_numbers(expr, list);
+            list.iter_mut().try_for_each(|item| literal_for(expr, item))
+        }
         Expr::Between { expr, low, high, .. } => {
             literal_for(expr, low)?;
             literal_for(expr, high)
         }
         Expr::CompoundFieldAccess { root, access_chain } => {
-            if let Some(rewritten) = attribute(root, access_chain) {
+            if let Some(rewritten) = attribute(root, access_chain, hot) {
                 *expr = rewritten;
             }
             Ok(())
@@ -73,8 +112,26 @@ fn column_name(expr: &Expr) -> Option<&str> {
     }
 }
 
+/// A number's column as text, compared with texts that are the numbers' only spelling, is compared
+/// as a number: that prunes.
+fn as_numbers(of: &mut Expr, literals: &mut [Expr]) {
+    let Expr::Cast { expr: column, data_type: DataType::Varchar(None), .. } = &*of else { return };
+    let whole = column_name(column).and_then(spans_column).is_some_and(|column| column.data_type.is_integer());
+    let numbers: Option<Vec<Expr>> = literals.iter().map(canonical_number).collect();
+    let (true, Some(numbers)) = (whole, numbers) else { return };
+    *of = Expr::clone(column);
+    literals.iter_mut().zip(numbers).for_each(|(literal, number)| *literal = number);
+}
+
+fn canonical_number(literal: &Expr) -> Option<Expr> {
+    let Expr::Value(value) = literal else { return None };
+    let Value::SingleQuotedString(text) = &value.value else { return None };
+    let number = text.parse::<i64>().ok().filter(|number| number.to_string() == *text)?;
+    Some(Expr::Value(Value::Number(number.to_string(), false).into()))
+}
+
 /// `attributes['k']`: the column filled from `k`, else (or where the value did not fit it) the map.
-fn attribute(root: &Expr, access_chain: &[AccessExpr]) -> Option<Expr> {
+fn attribute(root: &Expr, access_chain: &[AccessExpr], hot: Hot) -> Option<Expr> {
     let [access @ .., AccessExpr::Subscript(Subscript::Index { index: Expr::Value(key) })] = access_chain else {
         return None;
     };
@@ -93,17 +150,28 @@ fn attribute(root: &Expr, access_chain: &[AccessExpr]) -> Option<Expr> {
         return None;
     }
     let from_map = call("attr", vec![column(path.clone()), text(key)]);
-    let hot = (map == "attributes").then(|| hot_column(key)).flatten();
-    let Some(hot) = hot else { return Some(from_map) };
-    *path.last_mut()? = Ident::new(hot);
-    let hot = Expr::Cast {
+    let of_spans = (map == "attributes").then(|| hot_column(key)).flatten();
+    let Some(column_of_key) = of_spans else { return Some(from_map) };
+    *path.last_mut()? = Ident::new(column_of_key.name);
+    let from_column = match column_of_key.data_type {
+        ArrowType::Utf8 => column(path),
+        _ => as_text(column(path)),
+    };
+    Some(match hot {
+        Hot::InColumns => from_column,
+        Hot::InMapsToo => call("coalesce", vec![from_column, from_map]),
+        Hot::InMapsOnly => from_map,
+    })
+}
+
+fn as_text(expr: Expr) -> Expr {
+    Expr::Cast {
         kind: CastKind::Cast,
-        expr: Box::new(column(path)),
+        expr: Box::new(expr),
         data_type: DataType::Varchar(None),
         array: false,
         format: None,
-    };
-    Some(call("coalesce", vec![hot, from_map]))
+    }
 }
 
 /// A name of one part is not a compound one to the planner.
@@ -114,9 +182,15 @@ fn column(mut path: Vec<Ident>) -> Expr {
     }
 }
 
-fn hot_column(key: &str) -> Option<&'static str> {
-    columns::columns(Table::Spans).into_iter().find(|column| column.attribute == Some(key)).map(|column| column.name)
+fn hot_column(key: &str) -> Option<&'static Column> {
+    SPANS.iter().find(|column| column.attribute == Some(key))
 }
+
+fn spans_column(name: &str) -> Option<&'static Column> {
+    SPANS.iter().find(|column| column.name == name)
+}
+
+static SPANS: LazyLock<Vec<Column>> = LazyLock::new(|| columns::columns(Table::Spans));
 
 fn text(value: &str) -> Expr {
     Expr::Value(Value::SingleQuotedString(value.to_owned()).into())
@@ -141,10 +215,34 @@ mod tests {
     use super::*;
     use crate::{config::SqlConfig, query::guard};
 
-    fn rewritten(text: &str) -> Result<String, SqlError> {
+    fn rewritten_with(text: &str, hot: Hot) -> Result<String, SqlError> {
         let mut statement = guard::parse(text, &SqlConfig::default())?;
-        rewrite(&mut statement)?;
+        rewrite(&mut statement, hot)?;
         Ok(statement.to_string())
+    }
+
+    fn rewritten(text: &str) -> Result<String, SqlError> {
+        rewritten_with(text, Hot::InMapsToo)
+    }
+
+    #[test]
+    fn a_hot_attribute_is_its_column_alone_where_no_map_has_it() {
+        let cases = [
+            ("attributes['http.route'] = '/a'", "http_route = '/a'"),
+            ("s.attributes['http.route'] = '/a'", "s.http_route = '/a'"),
+            ("attributes['http.response.status_code'] = '500'", "http_status = 500"),
+            ("'500' <> attributes['http.response.status_code']", "500 <> http_status"),
+            ("attributes['http.response.status_code'] IN ('200', '404')", "http_status IN (200, 404)"),
+            ("attributes['http.response.status_code'] = '0500'", "CAST(http_status AS VARCHAR) = '0500'"),
+            ("attributes['http.response.status_code'] IN ('200', 'x')", "CAST(http_status AS VARCHAR) IN ('200', 'x')"),
+            ("attributes['http.response.status_code'] < '6'", "CAST(http_status AS VARCHAR) < '6'"),
+            ("attributes['x'] = '1'", "attr(attributes, 'x') = '1'"),
+            ("resource_attributes['http.route'] = '1'", "attr(resource_attributes, 'http.route') = '1'"),
+        ];
+        for (filter, expect) in cases {
+            let text = |filter: &str| format!("SELECT 1 FROM spans s WHERE {filter}");
+            assert_eq!(rewritten_with(&text(filter), Hot::InColumns).unwrap(), text(expect));
+        }
     }
 
     #[test]
@@ -162,8 +260,9 @@ mod tests {
             ("SELECT attributes['x'] FROM spans", "SELECT attr(attributes, 'x') FROM spans"),
             (
                 "SELECT attributes['http.route'] FROM spans",
-                "SELECT coalesce(CAST(http_route AS VARCHAR), attr(attributes, 'http.route')) FROM spans",
+                "SELECT coalesce(http_route, attr(attributes, 'http.route')) FROM spans",
             ),
+            ("SELECT attributes['http.route'] FROM logs", "SELECT attr(attributes, 'http.route') FROM logs"),
             ("SELECT operation = '0a' FROM spans", "SELECT operation = '0a' FROM spans"),
         ];
         for (text, expect) in cases {

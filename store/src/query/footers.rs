@@ -1,0 +1,179 @@
+//! [`Footers`]: what is known of data files before a row of them is read: schema, statistics, page
+//! index and bloom filters. Reading a footer again for every statement costs more than most
+//! statements, and a bloom filter on disk 0.2 ms a file, so both stay in memory within a bound.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
+};
+
+use arrow::datatypes::SchemaRef;
+use parking_lot::Mutex;
+use parquet::{
+    arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions},
+    bloom_filter::Sbbf,
+    errors::Result,
+    file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader},
+};
+
+use super::text_views::viewed;
+
+/// Bytes of footers and filters that are kept. A million spans take about 3 MiB of it with eight
+/// thousand rows a page, so 10 million and their tables fit several times.
+const LIMIT_BYTES: usize = 192 << 20;
+
+/// A file's footer with its page index, and its bloom filters as they are asked for.
+#[derive(Debug)]
+pub(super) struct Footer {
+    pub(super) metadata: Arc<ParquetMetaData>,
+    /// The same, with the schema to read it in: text as views.
+    pub(super) reader: ArrowReaderMetadata,
+    path: PathBuf,
+    /// By row group and leaf column. `None`: there is none, or it cannot be read.
+    filters: Vec<OnceLock<Option<Sbbf>>>,
+    bytes: usize,
+}
+
+/// The footers in memory, the least recently used leave first.
+#[derive(Debug)]
+pub(super) struct Footers {
+    held: Mutex<Held>,
+    limit_bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    footers: HashMap<PathBuf, (Arc<Footer>, u64)>,
+    bytes: usize,
+    /// Counts uses: the age of an entry.
+    clock: u64,
+}
+
+impl Default for Footers {
+    fn default() -> Self {
+        Self { held: Mutex::default(), limit_bytes: LIMIT_BYTES }
+    }
+}
+
+impl Footers {
+    /// The footer of a file, read if it is not there.
+    pub(super) fn get(&self, path: &Path) -> Result<Arc<Footer>> {
+        if let Some(footer) = self.held.lock().used(path) {
+            return Ok(footer);
+        }
+        let footer = Arc::new(Footer::read(path)?);
+        self.held.lock().keep(footer.clone(), self.limit_bytes);
+        Ok(footer)
+    }
+}
+
+impl Held {
+    fn used(&mut self, path: &Path) -> Option<Arc<Footer>> {
+        self.clock += 1;
+        let (footer, used) = self.footers.get_mut(path)?;
+        *used = self.clock;
+        Some(footer.clone())
+    }
+
+    fn keep(&mut self, footer: Arc<Footer>, limit_bytes: usize) {
+        self.bytes += footer.bytes;
+        if let Some((before, _)) = self.footers.insert(footer.path.clone(), (footer, self.clock)) {
+            self.bytes -= before.bytes; // two statements read it at once
+        }
+        while self.bytes > limit_bytes {
+            let oldest = self.footers.iter().min_by_key(|(_, (_, used))| *used).map(|(path, _)| path.clone());
+            let Some((gone, _)) = oldest.and_then(|path| self.footers.remove(&path)) else { return };
+            self.bytes -= gone.bytes;
+        }
+    }
+}
+
+impl Footer {
+    fn read(path: &Path) -> Result<Self> {
+        let file = File::open(path)?;
+        let metadata = ParquetMetaDataReader::new().with_page_index_policy(PageIndexPolicy::Optional);
+        let metadata = Arc::new(metadata.parse_and_finish(&file)?);
+        let as_written = ArrowReaderMetadata::try_new(metadata.clone(), ArrowReaderOptions::new())?;
+        let options = ArrowReaderOptions::new().with_schema(viewed(as_written.schema()));
+        let reader = ArrowReaderMetadata::try_new(metadata.clone(), options)?;
+        let columns = metadata.row_groups().iter().flat_map(|group| group.columns());
+        let filter_bytes = columns.clone().filter_map(|column| column.bloom_filter_length()).sum::<i32>();
+        Ok(Self {
+            reader,
+            path: path.to_owned(),
+            filters: columns.map(|_| OnceLock::new()).collect(),
+            bytes: metadata.memory_size() + usize::try_from(filter_bytes).unwrap_or(0),
+            metadata,
+        })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn schema(&self) -> &SchemaRef {
+        self.reader.schema()
+    }
+
+    pub(super) fn row_groups(&self) -> usize {
+        self.metadata.num_row_groups()
+    }
+
+    /// The place of a leaf column by its path in Parquet.
+    pub(super) fn leaf(&self, path: &str) -> Option<usize> {
+        let columns = self.metadata.file_metadata().schema_descr().columns();
+        columns.iter().position(|column| column.path().string() == path)
+    }
+
+    /// The bloom filter of a leaf column in a row group, if it has one.
+    pub(super) fn filter(&self, row_group: usize, leaf: usize) -> Option<&Sbbf> {
+        let column = self.metadata.row_groups().get(row_group)?.columns().get(leaf)?;
+        column.bloom_filter_offset()?;
+        let leaves = self.metadata.file_metadata().schema_descr().num_columns();
+        let read = || {
+            let file = File::open(&self.path).ok()?;
+            // a filter that cannot be read prunes nothing
+            Sbbf::read_from_column_chunk(column, &file).ok().flatten()
+        };
+        self.filters.get(row_group * leaves + leaf)?.get_or_init(read).as_ref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use parquet::{arrow::ArrowWriter, file::properties::WriterProperties};
+
+    use super::*;
+    use crate::store::tests::spans;
+
+    fn write(path: &Path) {
+        let properties = WriterProperties::builder().set_column_bloom_filter_enabled("trace_id".into(), true).build();
+        let rows = spans(&[(1, 2, 3)]);
+        let file = File::create(path).unwrap();
+        let mut writer = ArrowWriter::try_new(file, rows.schema(), Some(properties)).unwrap();
+        writer.write(&rows).unwrap();
+        writer.close().unwrap();
+    }
+
+    #[test]
+    fn footers_are_read_once_and_leave_when_there_are_too_many() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = ["a", "b"].map(|name| dir.path().join(name));
+        for path in &paths {
+            write(path);
+        }
+        let one = Footer::read(&paths[0]).unwrap().bytes;
+        let footers = Footers { held: Mutex::default(), limit_bytes: one + one / 2 };
+        let first = footers.get(&paths[0]).unwrap();
+        assert!(Arc::ptr_eq(&first, &footers.get(&paths[0]).unwrap()));
+        footers.get(&paths[1]).unwrap();
+        assert_eq!(footers.held.lock().footers.keys().collect::<Vec<_>>(), [&paths[1]]);
+        assert!(footers.held.lock().bytes <= footers.limit_bytes);
+        let trace = first.leaf("trace_id").unwrap();
+        let filter = first.filter(0, trace).unwrap();
+        assert!(filter.check(&[1_u8; 16][..]) && !filter.check(&[2_u8; 16][..]));
+        assert!(first.filter(0, first.leaf("service").unwrap()).is_none());
+    }
+}
