@@ -5,6 +5,8 @@
 //! [`Disk::sync_dir`] of its folder. Nothing else is promised.
 
 mod real;
+#[cfg(test)]
+pub(crate) mod simulated;
 mod step;
 mod store;
 
