@@ -192,6 +192,8 @@ impl Volume {
         let mut command = Command::new("nsenter");
         command.args(["--target", &self.holder.id().to_string(), "--mount", "--", env!("CARGO_BIN_EXE_weir")]);
         command.env("WEIR_STORE__MIN_FREE_BYTES", MIN_FREE_BYTES.to_string());
+        // small segments, so that it is files that fill the volume and not one segment that cannot be trimmed
+        command.env("WEIR_STORE__WAL_SEGMENT_BYTES", (2 << 20).to_string());
         Process::start_by(command, &self.dir.path().join("data"), &self.seen.join("data"))
     }
 }

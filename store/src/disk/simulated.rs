@@ -2,8 +2,9 @@
 //!
 //! It keeps what the process sees and what is durable apart. [`SimulatedDisk::crash`] makes the disk
 //! that a power cut leaves: any subset of unsynced writes, whole, torn, or as zeros; any subset of
-//! unsynced names. It is stricter than ext4 or XFS, and as loose as POSIX. Everything random comes
-//! from a seed; the operations are counted, so that a test can choose where the power goes.
+//! unsynced names. It is stricter than ext4 or XFS, and as loose as POSIX. [`SimulatedDisk::kill`] makes
+//! the one that a killed process leaves: the page cache is still there, and still not durable. What is
+//! random comes from a seed; operations are counted, so that a test can choose where it all stops.
 
 mod content;
 mod faults;
@@ -134,6 +135,17 @@ impl SimulatedDisk {
         Self::with(names, files, machine.capacity_bytes, random.random())
     }
 
+    /// The disk as the next process finds it when this one is killed now: nothing is lost, and what was
+    /// not synced is still not durable. This one is off afterwards.
+    pub(crate) fn kill(&self) -> Self {
+        let mut machine = self.machine.lock();
+        machine.is_off = true;
+        let seed = machine.random.random();
+        let next = Self::with(machine.names.clone(), machine.files.clone(), machine.capacity_bytes, seed);
+        next.machine.lock().next_inode = machine.next_inode;
+        next
+    }
+
     /// Every file, with its length, by path.
     pub(crate) fn files(&self) -> Vec<(PathBuf, u64)> {
         let machine = self.machine.lock();
@@ -165,7 +177,7 @@ impl Machine {
             return Err(no_power());
         }
         let outcome = self.faults.operation(kind);
-        self.is_off = outcome == Outcome::PowerOff;
+        self.is_off = outcome == Outcome::Stops;
         Ok(outcome)
     }
 
@@ -176,7 +188,7 @@ impl Machine {
             Outcome::Works => change(self),
             Outcome::Fails => Err(broken()),
             Outcome::Full => Err(full()),
-            Outcome::PowerOff => change(self).and(Err(no_power())),
+            Outcome::Stops => change(self).and(Err(no_power())),
         }
     }
 
@@ -184,7 +196,7 @@ impl Machine {
         match self.begin(Kind::Read)? {
             Outcome::Works => Ok(()),
             Outcome::Fails | Outcome::Full => Err(broken()),
-            Outcome::PowerOff => Err(no_power()),
+            Outcome::Stops => Err(no_power()),
         }
     }
 
@@ -248,7 +260,7 @@ impl Machine {
         let outcome = self.begin(Kind::Change)?;
         let part = match outcome {
             Outcome::Works => self.room(inode, at, bytes.len()),
-            Outcome::PowerOff => bytes.len(),
+            Outcome::Stops => bytes.len(),
             Outcome::Fails | Outcome::Full => self.random.random_range(0..=bytes.len().saturating_sub(1)),
         };
         self.touch(inode).write(at, &bytes[..part]);
@@ -261,7 +273,7 @@ impl Machine {
             }
             Outcome::Works => Ok(part),
             Outcome::Fails => Err(broken()),
-            Outcome::PowerOff => Err(no_power()),
+            Outcome::Stops => Err(no_power()),
         }
     }
 
@@ -271,7 +283,7 @@ impl Machine {
                 self.content(inode).sync();
                 Ok(())
             }
-            Outcome::PowerOff => Err(no_power()),
+            Outcome::Stops => Err(no_power()),
             failed => {
                 let mut random = StdRng::seed_from_u64(self.random.random());
                 self.content(inode).fail_sync(&mut random);
@@ -396,10 +408,19 @@ impl Disk for SimulatedDisk {
                 machine.names.sync(dir);
                 Ok(())
             }
-            Outcome::PowerOff => Err(no_power()),
+            Outcome::Stops => Err(no_power()),
             Outcome::Full => Err(full()),
             Outcome::Fails => Err(broken()),
         }
+    }
+
+    fn canonical(&self, dir: &Path) -> io::Result<PathBuf> {
+        self.entry(dir).map(|_| dir.to_owned())
+    }
+
+    /// There is no other process.
+    fn lock_file(&self, _path: &Path) -> io::Result<Option<std::fs::File>> {
+        Ok(None)
     }
 
     fn free_bytes(&self, dir: &Path) -> io::Result<u64> {

@@ -13,10 +13,10 @@ pub(crate) enum Fault {
     Full(u64),
     /// The sync of this number fails, and what it should have written is clean but lost.
     Sync(u64),
-    /// The power goes at the changing operation of this number, which may have happened.
-    PowerAtChange(u64),
-    /// The power goes when a step is reached for the nth time.
-    PowerAtStep(Step, u64),
+    /// The machine stops at the changing operation of this number, which may have happened.
+    StopAtChange(u64),
+    /// The machine stops when a step is reached for the nth time.
+    StopAtStep(Step, u64),
 }
 
 /// How often things were done.
@@ -38,7 +38,7 @@ pub(super) enum Outcome {
     Works,
     Fails,
     Full,
-    PowerOff,
+    Stops,
 }
 
 /// What kind an operation is of.
@@ -68,14 +68,14 @@ impl Faults {
         if kind == Kind::Change && std::mem::take(&mut self.full_next) {
             return Outcome::Full;
         }
-        let outcomes = self.planned.iter().filter_map(|fault| match *fault {
+        let mut outcomes = self.planned.iter().filter_map(|fault| match *fault {
             Fault::Operation(at) if at == counts.operations => Some(Outcome::Fails),
             Fault::Full(at) if at == counts.operations => Some(Outcome::Full),
             Fault::Sync(at) if kind == Kind::Sync && at == counts.syncs => Some(Outcome::Fails),
-            Fault::PowerAtChange(at) if kind != Kind::Read && at == counts.changes => Some(Outcome::PowerOff),
+            Fault::StopAtChange(at) if kind != Kind::Read && at == counts.changes => Some(Outcome::Stops),
             _ => None,
         });
-        outcomes.last().unwrap_or(Outcome::Works)
+        outcomes.next_back().unwrap_or(Outcome::Works)
     }
 
     /// A write was short: the next change finds the disk full.
@@ -83,10 +83,10 @@ impl Faults {
         self.full_next = true;
     }
 
-    /// Counts a step and says whether the power goes.
+    /// Counts a step and says whether the machine stops.
     pub(super) fn step(&mut self, step: Step) -> bool {
         let count = self.counts.steps.entry(step).or_default();
         *count += 1;
-        self.planned.contains(&Fault::PowerAtStep(step, *count))
+        self.planned.contains(&Fault::StopAtStep(step, *count))
     }
 }

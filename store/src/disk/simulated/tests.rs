@@ -276,7 +276,7 @@ fn a_full_disk_takes_what_fits_and_the_rest_once_there_is_room() {
 fn a_crash_at_any_change_leaves_a_replaced_file_old_or_new() {
     let run = |at: u64, seed: u64| {
         let disk = disk();
-        disk.plan(Fault::PowerAtChange(disk.counts().changes + at));
+        disk.plan(Fault::StopAtChange(disk.counts().changes + at));
         let done = replace(&disk, &path("old"), b"after").is_ok();
         (done, disk.crash(seed).read(&path("old")).unwrap())
     };
@@ -289,9 +289,9 @@ fn a_crash_at_any_change_leaves_a_replaced_file_old_or_new() {
 }
 
 #[test]
-fn the_power_goes_at_a_step_and_stays_away() {
+fn the_machine_stops_at_a_step_and_stays_off() {
     let disk = disk();
-    disk.plan(Fault::PowerAtStep(Step::GroupSynced, 2));
+    disk.plan(Fault::StopAtStep(Step::GroupSynced, 2));
     disk.reached(Step::GroupSynced).unwrap();
     disk.reached(Step::GroupWritten).unwrap();
     let mut file = disk.create(&path("a")).unwrap();
@@ -315,6 +315,21 @@ fn the_power_goes_at_a_step_and_stays_away() {
     ];
     assert!(disk.is_off() && refused.iter().all(|refused| *refused), "{refused:?}");
     assert!(disk.crash(0).read(&path("old")).is_ok(), "the next machine runs");
+}
+
+#[test]
+fn a_killed_process_loses_nothing_until_the_power_goes() {
+    let disk = disk();
+    let mut file = disk.create(&path("a")).unwrap();
+    file.write_all(b"abc").unwrap();
+    let next = disk.kill();
+    assert!(file.sync().is_err(), "the process is gone");
+    assert_eq!(&next.read(&path("a")).unwrap()[..], b"abc");
+    assert_ne!(fates(&next, "a"), BTreeSet::from([some(b"abc")]), "nobody synced it");
+    let next = disk.kill();
+    let mut other = next.create(&path("b")).unwrap();
+    other.write_all(b"x").unwrap();
+    assert_eq!(&next.read(&path("a")).unwrap()[..], b"abc", "a new file is another one");
 }
 
 #[test]

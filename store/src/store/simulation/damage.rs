@@ -42,7 +42,8 @@ impl Written {
 
     /// Files whose name ends so, below a folder of the data folder.
     fn files(&self, under: &str, ending: &str) -> Vec<(std::path::PathBuf, u64)> {
-        let inside = |path: &Path| path.starts_with(Path::new(DIR).join(under)) && path.to_string_lossy().ends_with(ending);
+        let inside =
+            |path: &Path| path.starts_with(Path::new(DIR).join(under)) && path.to_string_lossy().ends_with(ending);
         self.disk.files().into_iter().filter(|(path, _)| inside(path)).collect()
     }
 }
@@ -127,7 +128,9 @@ async fn a_flipped_bit_in_a_data_file_sets_it_aside_and_the_rest_answers() {
         assert!(store.status().quarantined.iter().any(|file| file.contains(&name)), "{what}: {:?}", store.status());
         let lost = written.ledger.lost(&store, &what).await;
         assert_eq!(lost.len(), 2, "{what}: two requests of spans are in a file, {lost:?} are lost");
-        assert!(disk.files().iter().any(|(path, _)| path.starts_with("/weir/data/quarantine") && path.ends_with(&name)));
+        assert!(
+            disk.files().iter().any(|(path, _)| path.starts_with("/weir/data/quarantine") && path.ends_with(&name))
+        );
         store.close().await.unwrap();
         let store = open(&disk).await.unwrap();
         assert_eq!(written.ledger.lost(&store, &what).await, lost, "{what}: after a restart");
@@ -175,6 +178,91 @@ async fn a_full_disk_refuses_answers_and_recovers_by_itself() {
     }
 }
 
+/// A sync fails and so does the cut behind it: the refused record may stay in the log. Sent again, and
+/// acked behind records that are in files, it must not be taken for its refused self.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_refused_by_a_failing_disk_and_sent_again_is_there_once() {
+    for seed in 0..12 {
+        let disk = SimulatedDisk::new(seed);
+        let store = open(&disk).await.unwrap();
+        let mut ledger = Ledger::default();
+        let [refused, other] = [ledger.take(Kind::Spans, 2), ledger.take(Kind::Spans, 2)];
+        let syncs = disk.counts().syncs;
+        disk.plan(Fault::Sync(syncs + 1));
+        disk.plan(Fault::Sync(syncs + 2));
+        assert!(ledger.send(&store, refused).await.is_err(), "seed {seed}: it was not synced");
+        for number in [other, refused] {
+            ledger.send(&store, number).await.unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+            ledger.ack(number);
+            if number == other {
+                store.flush().await.unwrap();
+            }
+        }
+        ledger.check(&store, &format!("seed {seed}")).await;
+        drop(store);
+        let store = open(&disk.crash(seed)).await.unwrap();
+        ledger.check(&store, &format!("seed {seed}, after a power cut")).await;
+    }
+}
+
+/// A process is killed between write and sync: its record is in the page cache. The next process must
+/// not ack a retry of it before it is durable.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_is_not_acked_by_a_record_that_only_the_page_cache_has() {
+    for seed in 0..12 {
+        let disk = SimulatedDisk::new(seed);
+        let store = open(&disk).await.unwrap();
+        let mut ledger = Ledger::default();
+        let number = ledger.take(Kind::Spans, 2);
+        let written = disk.counts().steps.get(&Step::GroupWritten).copied().unwrap_or(0);
+        disk.plan(Fault::StopAtStep(Step::GroupWritten, written + 1));
+        assert!(ledger.send(&store, number).await.is_err(), "seed {seed}: the process is gone");
+        drop(store);
+        let disk = disk.kill();
+        let store = open(&disk).await.unwrap();
+        ledger.send(&store, number).await.unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+        ledger.ack(number);
+        drop(store);
+        let store = open(&disk.crash(seed)).await.unwrap();
+        ledger.check(&store, &format!("seed {seed}, after a power cut")).await;
+    }
+}
+
+/// A process is killed at any change of a flush, say between the name of a commit and the sync of its
+/// folder. The next process sees that commit, and must not delete what a power cut would need without it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_anywhere_in_a_flush_and_then_a_power_cut_lose_nothing() {
+    for at in 1.. {
+        let disk = SimulatedDisk::new(at);
+        let store = open(&disk).await.unwrap();
+        let mut ledger = Ledger::default();
+        send_spans(&store, &mut ledger).await;
+        store.flush().await.unwrap();
+        send_spans(&store, &mut ledger).await;
+        disk.plan(Fault::StopAtChange(disk.counts().changes + at));
+        let whole = store.flush().await.is_ok();
+        drop(store);
+        let disk = disk.kill();
+        let store = open(&disk).await.unwrap_or_else(|e| panic!("change {at}: {e}"));
+        ledger.check(&store, &format!("change {at}, killed")).await;
+        drop(store);
+        let store = open(&disk.crash(at)).await.unwrap_or_else(|e| panic!("change {at}: {e}"));
+        ledger.check(&store, &format!("change {at}, after a power cut")).await;
+        if whole {
+            return assert!(at > 5, "a flush makes more than {at} changes");
+        }
+    }
+}
+
+/// Enough for several segments.
+async fn send_spans(store: &Store, ledger: &mut Ledger) {
+    for _ in 0..8 {
+        let number = ledger.take(Kind::Spans, 4);
+        ledger.send(store, number).await.unwrap();
+        ledger.ack(number);
+    }
+}
+
 impl Written {
     /// Whether a request's record is the last of its segment: of the requests in the log, sent one by
     /// one, those that the next segment does not hold.
@@ -191,8 +279,8 @@ impl Written {
     /// A store that lost a record goes on.
     async fn take_on(&self, store: &Store, what: &str) {
         let mut more = Ledger::default();
-        (0..1_000).for_each(|_| drop(more.take(Kind::Spans, 1)));
-        let sent = more.send(store, 1_000).await;
+        let number = (0..1_000).map(|_| more.take(Kind::Spans, 1)).last().unwrap();
+        let sent = more.send(store, number).await;
         assert!(sent.is_ok(), "{what}: {:?}", sent.err());
         store.flush().await.unwrap_or_else(|e| panic!("{what}: {e}"));
     }

@@ -138,9 +138,8 @@ impl Ledger {
         self.check_index(store, what).await;
         let hour = |time: &str| format!("{time} / 3600000000000 * 3600000000000");
         let (of_spans, of_logs) = (hour("start_unix_nano"), hour("time_unix_nano"));
-        let services = format!(
-            "SELECT 'spans', service, {of_spans} FROM spans UNION SELECT 'logs', service, {of_logs} FROM logs"
-        );
+        let services =
+            format!("SELECT 'spans', service, {of_spans} FROM spans UNION SELECT 'logs', service, {of_logs} FROM logs");
         agree(store, "SELECT DISTINCT signal, service, hour_unix_nano FROM services", &services, what).await;
         let keys = "SELECT 'spans', unnest(map_keys(attributes)) FROM spans \
                     UNION SELECT 'logs', unnest(map_keys(attributes)) FROM logs";
@@ -213,7 +212,8 @@ pub(in crate::store) fn old_logs(number: u64) -> Batch {
 fn operations(number: u64, rows: u64) -> Batch {
     let table = Table::Operations;
     let length = usize::try_from(rows).unwrap();
-    let columns = table.schema().fields().iter().map(|field| -> ArrayRef {
+    let schema = table.schema();
+    let columns = schema.fields().iter().map(|field| -> ArrayRef {
         match (field.name().as_str(), field.data_type()) {
             ("operation", _) => Arc::new(StringArray::from(vec![number.to_string(); length])),
             ("input_tokens", _) => Arc::new(Int64Array::from_iter_values(0..rows as i64)),
@@ -225,7 +225,7 @@ fn operations(number: u64, rows: u64) -> Batch {
             (name, other) => panic!("{name}: {other}"),
         }
     });
-    let rows = RecordBatch::try_new(table.schema(), columns.collect()).unwrap();
+    let rows = RecordBatch::try_new(schema.clone(), columns.collect()).unwrap();
     Batch { table, rows }
 }
 
@@ -263,10 +263,7 @@ async fn rows(store: &Store, statement: &str) -> Result<Vec<Vec<i64>>, SqlError>
 
 /// An answer as text.
 pub(in crate::store) async fn texts(store: &Store, statement: &str) -> Result<Vec<Vec<String>>, SqlError> {
-    cells(store, statement, |column, row| {
-        arrow::util::display::array_value_to_string(column, row).unwrap()
-    })
-    .await
+    cells(store, statement, |column, row| arrow::util::display::array_value_to_string(column, row).unwrap()).await
 }
 
 async fn cells<T>(
