@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Bound,
     path::{Path, PathBuf},
 };
 
@@ -43,9 +44,12 @@ impl Names {
         self.seen.get(name).copied()
     }
 
-    /// The entries of a folder.
+    /// The entries of a folder. Paths are in order, so what is below it stands together.
     pub(super) fn children(&self, dir: &Path) -> impl Iterator<Item = (&Path, Node)> {
-        self.seen.iter().filter(move |(name, _)| name.parent() == Some(dir)).map(|(name, node)| (name.as_path(), *node))
+        let behind = self.seen.range::<Path, _>((Bound::Excluded(dir), Bound::Unbounded));
+        let below = behind.take_while(move |(name, _)| name.starts_with(dir));
+        let children = below.filter(move |(name, _)| name.parent() == Some(dir));
+        children.map(|(name, node)| (name.as_path(), *node))
     }
 
     /// Every file that has a name, once.
