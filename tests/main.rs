@@ -5,6 +5,7 @@
 mod api;
 mod crash;
 mod demo;
+mod disk_full;
 mod docs;
 mod grpc;
 mod hostile;

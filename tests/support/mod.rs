@@ -46,7 +46,11 @@ pub(crate) struct Process {
 impl Process {
     /// Starts it and waits for the line that says it serves.
     pub(crate) fn start(dir: &Path) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
+        Self::start_by(Command::new(env!("CARGO_BIN_EXE_weir")), dir, dir)
+    }
+
+    /// As [`Self::start`], by a command that ends in the binary; `seen` is the folder as seen from here.
+    pub(crate) fn start_by(mut command: Command, dir: &Path, seen: &Path) -> Self {
         command.args([
             "serve",
             "--otlp-grpc",
@@ -72,7 +76,7 @@ impl Process {
         // keep reading, or a full pipe would block it
         std::thread::spawn(move || lines.for_each(drop));
         let doors: serde_json::Value =
-            serde_json::from_slice(&std::fs::read(dir.join("server.json")).unwrap()).unwrap();
+            serde_json::from_slice(&std::fs::read(seen.join("server.json")).unwrap()).unwrap();
         let door = |name: &str| doors[name].as_str().unwrap().to_owned();
         Self { child, otlp_http: door("otlp_http"), web: door("web") }
     }

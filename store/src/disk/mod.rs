@@ -4,7 +4,10 @@
 //! A write is durable after [`DiskFile::sync`]; a name (made, renamed, removed) is durable after
 //! [`Disk::sync_dir`] of its folder. Nothing else is promised.
 
+mod opened;
 mod real;
+#[cfg(test)]
+pub(crate) mod simulated;
 mod step;
 mod store;
 
@@ -19,6 +22,7 @@ use std::{
 
 use bytes::Bytes;
 
+pub(crate) use opened::Opened;
 pub(crate) use real::RealDisk;
 pub(crate) use step::Step;
 pub(crate) use store::DiskStore;
@@ -39,6 +43,9 @@ pub(crate) trait Disk: fmt::Debug + Send + Sync + 'static {
 
     /// A whole file.
     fn read(&self, path: &Path) -> io::Result<Bytes>;
+
+    /// A file that is read here and there.
+    fn open(&self, path: &Path) -> io::Result<Opened>;
 
     /// A part of a file; an end beyond it is cut.
     fn read_range(&self, path: &Path, range: Range<u64>) -> io::Result<Bytes>;

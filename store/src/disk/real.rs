@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Disk, DiskFile, Entry};
+use super::{Disk, DiskFile, Entry, Opened};
 
 /// The real thing.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +43,10 @@ impl Disk for RealDisk {
 
     fn read(&self, path: &Path) -> io::Result<Bytes> {
         fs::read(path).map(Bytes::from)
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Opened> {
+        File::open(path).map(Opened::File)
     }
 
     fn read_range(&self, path: &Path, range: Range<u64>) -> io::Result<Bytes> {

@@ -44,6 +44,7 @@ use super::{
     bounded,
     footers::Footers,
     functions, guard, hot_keys,
+    inspection::Inspection,
     newest_first::NewestFirst,
     postgres::Postgres,
     provider::TableOfView,
@@ -85,6 +86,8 @@ pub(crate) struct Engine {
 pub struct SqlAnswer {
     /// The columns.
     pub schema: SchemaRef,
+    /// What the answer leaves out: files that are damaged.
+    pub warnings: Vec<String>,
     /// The rows.
     pub stream: Rows,
 }
@@ -107,6 +110,7 @@ struct Job {
     session: SessionContext,
     parameters: Option<ParamValues>,
     limits: SqlConfig,
+    inspection: Arc<Inspection>,
 }
 
 impl Stream for Rows {
@@ -144,7 +148,7 @@ impl Engine {
         base.runtime_env().register_object_store(ObjectStoreUrl::local_filesystem().as_ref(), files);
         let postgres = Postgres::new(base.clone()).map_err(failed)?;
         let running = Arc::new(Semaphore::new(limits.concurrency));
-        let footers = Arc::default();
+        let footers = Arc::new(Footers::new(disk.clone()));
         Ok(Self { runtime: Some(runtime), base, postgres, running, limits, tables_dir, footers, disk, orders })
     }
 
@@ -158,8 +162,9 @@ impl Engine {
         let limits = limits.unwrap_or_else(|| self.limits.clone());
         let mut statement = guard::parse(text, &limits)?;
         rewrite::rewrite(&mut statement, hot(&view))?;
-        let session = self.session(&view);
-        self.start(Job { statement, session, parameters: None, limits }).await
+        let inspection = self.inspection();
+        let session = self.session(&view, &inspection);
+        self.start(Job { statement, session, parameters: None, limits, inspection }).await
     }
 
     /// The statements of a PostgreSQL client's text. Those about its session are the caller's.
@@ -177,8 +182,9 @@ impl Engine {
     ) -> Result<SqlAnswer, SqlError> {
         guard::read_only(&statement)?;
         rewrite::rewrite(&mut statement, hot(&view))?;
-        let session = self.postgres.session(Arc::new(self.tables(&view)));
-        self.start(Job { statement, session, parameters, limits: self.limits.clone() }).await
+        let inspection = self.inspection();
+        let session = self.postgres.session(Arc::new(self.tables(&view, &inspection)));
+        self.start(Job { statement, session, parameters, limits: self.limits.clone(), inspection }).await
     }
 
     /// What a statement of a PostgreSQL client would answer.
@@ -189,7 +195,8 @@ impl Engine {
     ) -> Result<Described, SqlError> {
         guard::read_only(&statement)?;
         rewrite::rewrite(&mut statement, hot(&view))?;
-        let session = self.postgres.session(Arc::new(self.tables(&view)));
+        let inspection = self.inspection();
+        let session = self.postgres.session(Arc::new(self.tables(&view, &inspection)));
         let Some(runtime) = &self.runtime else { return Err(SqlError::Execution("the store is closed".into())) };
         let described = runtime.spawn(async move { describe(&session, statement).await });
         described.await.unwrap_or_else(|_| Err(SqlError::Execution("the statement failed inside the engine".into())))
@@ -219,7 +226,7 @@ impl Engine {
         });
         let rows = Rows { batches, task: task.abort_handle() };
         match schema_in.await {
-            Ok(schema) => Ok(SqlAnswer { schema, stream: rows }),
+            Ok((schema, warnings)) => Ok(SqlAnswer { schema, warnings, stream: rows }),
             Err(_) => match task.await {
                 Ok(Err(error)) => Err(error),
                 Ok(Ok(())) => Err(SqlError::Execution("the statement ended without an answer".into())),
@@ -228,11 +235,15 @@ impl Engine {
         }
     }
 
-    fn tables(&self, view: &View) -> MemorySchemaProvider {
+    fn inspection(&self) -> Arc<Inspection> {
+        Arc::new(Inspection::new(self.disk.clone(), self.orders.clone()))
+    }
+
+    fn tables(&self, view: &View, inspection: &Arc<Inspection>) -> MemorySchemaProvider {
         let schema = MemorySchemaProvider::new();
         for table in Table::ALL {
             let dir = self.tables_dir.join(table.name());
-            let provider = TableOfView::new(table, view.table(table).clone(), dir, self.footers.clone());
+            let provider = TableOfView::new(table, view.table(table).clone(), dir, self.footers.clone(), inspection.clone());
             // a fresh schema has no table of this name yet
             let _ = schema.register_table(table.name().to_owned(), Arc::new(provider));
         }
@@ -240,10 +251,10 @@ impl Engine {
     }
 
     /// A session with nothing but the tables of this view.
-    fn session(&self, view: &View) -> SessionContext {
+    fn session(&self, view: &View, inspection: &Arc<Inspection>) -> SessionContext {
         let catalogue = MemoryCatalogProvider::new();
         // a fresh catalogue has no schema of this name yet
-        let _ = catalogue.register_schema("public", Arc::new(self.tables(view)));
+        let _ = catalogue.register_schema("public", Arc::new(self.tables(view, inspection)));
         session_over(self.base.clone(), catalogue)
     }
 }
@@ -274,16 +285,18 @@ impl Drop for Engine {
 
 /// Where an answer goes.
 struct Answer {
-    schema: oneshot::Sender<SchemaRef>,
+    /// The columns, and what is left out.
+    schema: oneshot::Sender<(SchemaRef, Vec<String>)>,
     batches: mpsc::Sender<Result<RecordBatch, SqlError>>,
     max_rows: usize,
 }
 
 impl Answer {
     async fn run(self, job: Job) -> Result<(), SqlError> {
+        let inspection = job.inspection.clone();
         let mut stream = start(job).await?;
         let schema = text_views::plain(&stream.schema());
-        if self.schema.send(schema.clone()).is_err() {
+        if self.schema.send((schema.clone(), inspection.warnings())).is_err() {
             return Ok(()); // nobody waits any more
         }
         let mut rows = 0;

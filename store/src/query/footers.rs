@@ -4,7 +4,7 @@
 
 use std::{
     collections::HashMap,
-    fs::File,
+    io,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
 };
@@ -19,6 +19,7 @@ use parquet::{
 };
 
 use super::text_views::viewed;
+use crate::disk::{Disk, Opened};
 
 /// Bytes of footers and filters that are kept. A million spans take about 3 MiB of it with eight
 /// thousand rows a page, so 10 million and their tables fit several times.
@@ -31,6 +32,7 @@ pub(super) struct Footer {
     /// The same, with the schema to read it in: text as views.
     pub(super) reader: ArrowReaderMetadata,
     path: PathBuf,
+    disk: Arc<dyn Disk>,
     /// By row group and leaf column. `None`: there is none, or it cannot be read.
     filters: Vec<OnceLock<Option<Sbbf>>>,
     bytes: usize,
@@ -39,6 +41,7 @@ pub(super) struct Footer {
 /// The footers in memory, the least recently used leave first.
 #[derive(Debug)]
 pub(super) struct Footers {
+    disk: Arc<dyn Disk>,
     held: Mutex<Held>,
     limit_bytes: usize,
 }
@@ -51,19 +54,22 @@ struct Held {
     clock: u64,
 }
 
-impl Default for Footers {
-    fn default() -> Self {
-        Self { held: Mutex::default(), limit_bytes: LIMIT_BYTES }
-    }
-}
-
 impl Footers {
+    pub(super) fn new(disk: Arc<dyn Disk>) -> Self {
+        Self { disk, held: Mutex::default(), limit_bytes: LIMIT_BYTES }
+    }
+
+    /// A file, to read rows from.
+    pub(super) fn open(&self, path: &Path) -> io::Result<Opened> {
+        self.disk.open(path)
+    }
+
     /// The footer of a file, read if it is not there.
     pub(super) fn get(&self, path: &Path) -> Result<Arc<Footer>> {
         if let Some(footer) = self.held.lock().used(path) {
             return Ok(footer);
         }
-        let footer = Arc::new(Footer::read(path)?);
+        let footer = Arc::new(Footer::read(&self.disk, path)?);
         self.held.lock().keep(footer.clone(), self.limit_bytes);
         Ok(footer)
     }
@@ -91,8 +97,8 @@ impl Held {
 }
 
 impl Footer {
-    fn read(path: &Path) -> Result<Self> {
-        let file = File::open(path)?;
+    fn read(disk: &Arc<dyn Disk>, path: &Path) -> Result<Self> {
+        let file = disk.open(path)?;
         let metadata = ParquetMetaDataReader::new().with_page_index_policy(PageIndexPolicy::Optional);
         let metadata = Arc::new(metadata.parse_and_finish(&file)?);
         let as_written = ArrowReaderMetadata::try_new(metadata.clone(), ArrowReaderOptions::new())?;
@@ -103,14 +109,16 @@ impl Footer {
         Ok(Self {
             reader,
             path: path.to_owned(),
+            disk: disk.clone(),
             filters: columns.map(|_| OnceLock::new()).collect(),
             bytes: metadata.memory_size() + usize::try_from(filter_bytes).unwrap_or(0),
             metadata,
         })
     }
 
-    pub(super) fn path(&self) -> &Path {
-        &self.path
+    /// The file, to read rows from.
+    pub(super) fn open(&self) -> io::Result<Opened> {
+        self.disk.open(&self.path)
     }
 
     pub(super) fn schema(&self) -> &SchemaRef {
@@ -133,7 +141,7 @@ impl Footer {
         column.bloom_filter_offset()?;
         let leaves = self.metadata.file_metadata().schema_descr().num_columns();
         let read = || {
-            let file = File::open(&self.path).ok()?;
+            let file = self.open().ok()?;
             // a filter that cannot be read prunes nothing
             Sbbf::read_from_column_chunk(column, &file).ok().flatten()
         };

@@ -361,7 +361,7 @@ async fn narrowed(
     let schema = Arc::new(footer.schema().project(&roots)?);
     let filter = reassign_expr_columns(filter.clone(), &schema)?;
     let mask = ProjectionMask::roots(footer.metadata.file_metadata().schema_descr(), roots);
-    let file = File::open(footer.path())?;
+    let file = footer.open()?;
     let batches = ParquetRecordBatchReaderBuilder::new_with_metadata(file, footer.reader.clone())
         .with_projection(mask)
         .with_row_groups(vec![row_group])

@@ -6,6 +6,7 @@ mod footers;
 mod functions;
 mod guard;
 mod hot_keys;
+mod inspection;
 mod late;
 mod newest_first;
 mod postgres;

@@ -27,6 +27,7 @@ use weir_schema::Table;
 
 use super::{
     footers::Footers,
+    inspection::Inspection,
     late::{ColdMaps, LateSource},
     prune::Needs,
     reader::{Files, OnDisk},
@@ -42,6 +43,7 @@ pub(super) struct TableOfView {
     /// The folder its files are in.
     dir: PathBuf,
     footers: Arc<Footers>,
+    inspection: Arc<Inspection>,
     /// Its columns as the planner sees them.
     schema: SchemaRef,
 }
@@ -86,8 +88,14 @@ impl TableProvider for TableOfView {
 }
 
 impl TableOfView {
-    pub(super) fn new(table: Table, view: TableView, dir: PathBuf, footers: Arc<Footers>) -> Self {
-        Self { table, view, dir, footers, schema: viewed(&table.schema()) }
+    pub(super) fn new(
+        table: Table,
+        view: TableView,
+        dir: PathBuf,
+        footers: Arc<Footers>,
+        inspection: Arc<Inspection>,
+    ) -> Self {
+        Self { table, view, dir, footers, inspection, schema: viewed(&table.schema()) }
     }
 
     fn projected(&self, projection: Option<&Vec<usize>>) -> Result<SchemaRef> {
@@ -138,12 +146,14 @@ impl TableOfView {
     async fn wanted_files(&self, needs: &Needs) -> Result<Vec<PartitionedFile>> {
         let mut wanted = Vec::new();
         for file in self.view.files.iter().filter(|file| needs.want_time(file.time_range)) {
-            let partitioned = self.partitioned(file);
+            let (partitioned, path) = (self.partitioned(file), self.dir.join(&file.name));
+            if !self.inspection.passes(self.table, file, &path) {
+                continue;
+            }
             if !needs.ask_footers() {
                 wanted.push(partitioned);
                 continue;
             }
-            let path = self.dir.join(&file.name);
             let footer = self.footers.get(&path);
             let footer = footer.map_err(|e| exec_datafusion_err!("{} cannot be read: {e}", path.display()))?;
             let row_groups = needs.row_groups(&footer);

@@ -2,7 +2,7 @@
 //! reads. The engine's threads are its own, so a read may wait on one: the detour over the object
 //! store's pool of blocking threads costs more than the copy out of the page cache.
 
-use std::{fmt, fs::File, ops::Range, os::unix::fs::FileExt, path::PathBuf, sync::Arc};
+use std::{fmt, ops::Range, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 use datafusion::{
@@ -34,7 +34,7 @@ pub(super) struct Files {
 
 struct Reader {
     path: PathBuf,
-    file: Option<File>,
+    file: Option<Opened>,
     footers: Arc<Footers>,
     metrics: ParquetFileMetrics,
 }
@@ -67,16 +67,14 @@ impl ParquetFileReaderFactory for Files {
 
 impl Reader {
     fn read(&mut self, range: Range<u64>) -> ParquetResult<Bytes> {
-        let length = usize::try_from(range.end.saturating_sub(range.start))?;
         let file = match self.file.take() {
             Some(file) => file,
-            None => File::open(&self.path)?,
+            None => self.footers.open(&self.path)?,
         };
-        let mut bytes = vec![0; length];
-        file.read_exact_at(&mut bytes, range.start)?;
+        let bytes = file.read_at(range)?;
         self.file = Some(file);
-        self.metrics.bytes_scanned.add(length);
-        Ok(bytes.into())
+        self.metrics.bytes_scanned.add(bytes.len());
+        Ok(bytes)
     }
 }
 

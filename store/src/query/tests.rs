@@ -243,7 +243,7 @@ fn filters_exclude_row_groups_where_there_are_some() {
     let mut writer = ArrowWriter::try_new(file, rows.schema(), Some(properties)).unwrap();
     writer.write(&rows).unwrap();
     writer.close().unwrap();
-    let footer = Footers::default().get(&path).unwrap();
+    let footer = Footers::new(std::sync::Arc::new(crate::disk::RealDisk)).get(&path).unwrap();
     let wanted = |filter: Expr| {
         let groups = Needs::of(Table::Spans, &[filter]).row_groups(&footer);
         groups.into_iter().map(|wanted| if wanted { '1' } else { '0' }).collect::<String>()
