@@ -598,7 +598,7 @@ fn span_row(row: &mut Row, span: &Span) {
     if span.trace_state.contains("ot=th:8") {
         set(row, "sample_weight", json!("2.0"));
     }
-    let hot: BTreeMap<&str, (String, DataType)> = crate::columns::columns(Table::Spans)
+    let hot: BTreeMap<&str, (String, DataType)> = crate::columns::columns(crate::Table::Spans)
         .into_iter()
         .filter_map(|column| Some((column.attribute?, (column.name.to_owned(), column.data_type))))
         .collect();
