@@ -13,8 +13,8 @@ use tokio::time::Instant;
 /// A refused sender never comes back sooner: what is in flight needs a group commit to leave.
 const RETRY_AFTER_MIN: Duration = Duration::from_secs(1);
 
-/// Nor much later: a sender that waits longer gives up what it holds.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
+/// Nor much later: recovery after an overload waits for those who wait.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(5);
 
 /// How long departures are counted before they become a rate.
 const RATE_WINDOW: Duration = Duration::from_millis(200);
@@ -91,21 +91,24 @@ impl Admission {
 }
 
 impl State {
-    /// Counts what leaves; bytes that leave an emptying place say as much as those of a full one.
-    fn leave(&mut self, bytes: usize, now: Instant) {
+    /// Counts what leaves.
+    fn leave(&mut self, bytes: usize, limit: usize, now: Instant) {
+        let full = self.held >= limit / 2;
         self.held -= bytes;
         self.left += bytes;
         let elapsed = now - self.window_start;
         if elapsed < RATE_WINDOW {
             return;
         }
+        // how fast a place drains shows while it is full; what leaves a place that is not says only what
+        // came, and an idle time says nothing
         let rate = self.left as f64 / elapsed.as_secs_f64();
-        self.drain_bytes_per_s = Some(match self.drain_bytes_per_s {
-            // an idle time says nothing of how fast a full place drains
-            _ if elapsed > 10 * RATE_WINDOW => rate,
-            Some(known) => known + RATE_WEIGHT * (rate - known),
-            None => rate,
-        });
+        let idle = elapsed > 10 * RATE_WINDOW;
+        self.drain_bytes_per_s = match self.drain_bytes_per_s {
+            known if idle => known,
+            Some(known) if full => Some(known + RATE_WEIGHT * (rate - known)),
+            known => Some(known.map_or(rate, |known| known.max(rate))),
+        };
         (self.left, self.window_start) = (0, now);
     }
 }
@@ -137,7 +140,7 @@ impl Admitted {
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        self.admission.lock().leave(self.bytes, Instant::now());
+        self.admission.lock().leave(self.bytes, self.admission.0.limit, Instant::now());
     }
 }
 
@@ -181,16 +184,18 @@ mod tests {
         let admission = Admission::new(1_000);
         let first = admission.retry_after();
         assert!((1.0..1.5).contains(&first.as_secs_f64()), "nothing is known yet: {first:?}");
-        // a hundred bytes leave every second
+        // five hundred bytes leave every second, and then nothing for an hour
         for _ in 0..30 {
-            let place = admission.admit(100).unwrap();
+            let place = admission.admit(500).unwrap();
             tokio::time::advance(Duration::from_secs(1)).await;
             drop(place);
         }
+        tokio::time::advance(Duration::from_secs(3600)).await;
+        drop(admission.admit(1).unwrap());
         let _full = admission.admit(1_000).unwrap();
         let waits: Vec<f64> = (0..100).map(|_| admission.admit(1).unwrap_err().retry_after.as_secs_f64()).collect();
-        assert!(waits.iter().all(|wait| (10.0..=15.0).contains(wait)), "{waits:?}");
+        assert!(waits.iter().all(|wait| (2.0..=3.0).contains(wait)), "{waits:?}");
         let (least, most) = waits.iter().fold((f64::MAX, 0.0_f64), |(l, m), w| (l.min(*w), m.max(*w)));
-        assert!(most - least > 2.0, "spread: {least} to {most}");
+        assert!(most - least > 0.4, "spread: {least} to {most}");
     }
 }
