@@ -25,7 +25,7 @@ impl Sketch {
     }
 
     /// Counts a value so many times.
-    pub fn add_many(&mut self, value: f64, times: u64) {
+    pub fn add_many(&mut self, value: f64, times: i64) {
         self.count += times;
         if value > 1e-9 {
             let bucket = (value.ln() / LN_GAMMA).ceil().clamp(f64::from(i16::MIN), f64::from(i16::MAX));

@@ -20,7 +20,7 @@ use opentelemetry_proto::tonic::{
 };
 use prost::Message;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use weir_schema::{Batch, Encoding, Signal, UnixNanos, otlp};
 use weir_store::{OtlpRequest, Store};
 

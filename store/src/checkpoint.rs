@@ -9,7 +9,7 @@ use crate::disk::{self, Disk};
 
 /// Writes `sequence` and `bytes` under `name`.
 pub(crate) fn write(disk: &dyn Disk, dir: &Path, name: &str, bytes: &[u8], sequence: u64) -> io::Result<()> {
-    disk.create_dir_all(dir)?;
+    disk::make_dir(disk, dir)?;
     let mut content = crc32fast::hash(bytes).to_le_bytes().to_vec();
     content.extend_from_slice(&sequence.to_le_bytes());
     content.extend_from_slice(bytes);

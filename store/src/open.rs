@@ -13,7 +13,7 @@ use weir_schema::Table;
 use crate::{
     committer::{Committer, CommitterParts, Shared},
     config::Config,
-    disk::Disk,
+    disk::{self, Disk},
     error::{OpenError, StoreError},
     files::DeltaTable,
     lock::{Lock, LockHolder},
@@ -33,10 +33,9 @@ pub(crate) fn open(mut config: Config, disk: Arc<dyn Disk>) -> Result<Inner, Ope
         move |source| OpenError::Io { path, source }
     };
     for dir in [config.wal_dir(), config.tables_dir()] {
-        disk.create_dir_all(&dir).map_err(io(&dir))?;
+        disk::make_dir(disk.as_ref(), &dir).map_err(io(&dir))?;
     }
     config.dir = disk.canonical(&config.dir).map_err(io(&config.dir))?;
-    disk.sync_dir(&config.dir).map_err(io(&config.dir))?;
     let lock = match Lock::take(disk.as_ref(), &config.dir).map_err(io(&config.dir))? {
         Ok(lock) => lock,
         Err(LockHolder { pid, url }) => return Err(OpenError::Locked { dir: config.dir, pid, url }),

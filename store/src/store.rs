@@ -260,7 +260,7 @@ impl Store {
             let source = io::Error::new(io::ErrorKind::AlreadyExists, "a backup of this name is there");
             return Err(StoreError::Io { path: to, source });
         }
-        self.inner.disk.create_dir_all(&to).map_err(|source| StoreError::Io { path: to.clone(), source })?;
+        crate::disk::make_dir(self.inner.disk.as_ref(), &to).map_err(|source| StoreError::Io { path: to.clone(), source })?;
         self.order(|reply| Order::Backup(to.clone(), reply)).await?;
         Ok(to)
     }
@@ -398,5 +398,9 @@ fn to_ipc(rows: &RecordBatch) -> Result<Bytes, arrow::error::ArrowError> {
     Ok(Bytes::from(writer.into_inner()?))
 }
 
+#[cfg(test)]
+mod kills;
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -112,7 +112,7 @@ fn counted(rows: &Rows) -> Result<Vec<Minute>, ApiError> {
     let sketch = |row: usize, count: i64| {
         let mut sketch = Sketch::default();
         // the middle of a bucket falls into it
-        sketch.add_many(((buckets[row] as f64 - 0.5) * LN_GAMMA).exp(), count.unsigned_abs());
+        sketch.add_many(((buckets[row] as f64 - 0.5) * LN_GAMMA).exp(), count);
         sketch
     };
     minutes(rows, &rows.longs("minute")?, sketch)

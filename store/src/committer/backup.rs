@@ -107,7 +107,7 @@ fn read_id(disk: &dyn Disk, from: &Path) -> Result<String, StoreError> {
 
 fn copy_folder(disk: &dyn Disk, from: &Path, to: &Path) -> Result<(), StoreError> {
     let io = |source| StoreError::Io { path: from.to_owned(), source };
-    disk.create_dir_all(to).map_err(io)?;
+    disk::make_dir(disk, to).map_err(io)?;
     for entry in disk.list(from).map_err(io)?.iter().filter(|entry| !entry.is_dir) {
         let bytes = disk.read(&from.join(&entry.name)).map_err(io)?;
         disk::replace(disk, &to.join(&entry.name), &bytes).map_err(io)?;

@@ -12,7 +12,7 @@ use weir_schema::Table;
 
 use super::Committer;
 use crate::{
-    disk::{Disk, Step},
+    disk::{self, Disk, Step},
     error::StoreError,
     files::{self, Commit, Level, Merge},
     view::DataFile,
@@ -138,7 +138,7 @@ impl Committer {
 
     async fn set_aside(&mut self, table: Table, file: &Arc<DataFile>, path: &Path, kept: &Path) -> Result<(), StoreError> {
         let io = |source| StoreError::Io { path: path.to_owned(), source };
-        self.disk.create_dir_all(kept).map_err(io)?;
+        disk::make_dir(self.disk.as_ref(), kept).map_err(io)?;
         match self.disk.link(path, &kept.join(&file.name)) {
             Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(io(error)),
             _ => self.disk.sync_dir(kept).map_err(io)?,

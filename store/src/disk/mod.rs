@@ -59,6 +59,9 @@ pub(crate) trait Disk: fmt::Debug + Send + Sync + 'static {
     /// Takes a name away.
     fn remove(&self, path: &Path) -> io::Result<()>;
 
+    /// Makes what an earlier process wrote to a file durable.
+    fn sync_file(&self, path: &Path) -> io::Result<()>;
+
     /// Makes the names in a folder durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
 
@@ -97,6 +100,15 @@ pub(crate) struct Entry {
     pub(crate) bytes: u64,
     /// When it was written last.
     pub(crate) modified: SystemTime,
+}
+
+/// Makes a folder and those above it, durably: each new name is synced in its parent.
+pub(crate) fn make_dir(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
+    let missing = |dir: &&Path| disk.entry(dir).is_err();
+    let Some(parents) = dir.ancestors().take_while(missing).last().map(Path::parent) else { return Ok(()) };
+    disk.create_dir_all(dir)?;
+    let made = dir.ancestors().skip(1).take_while(|above| parents.is_none_or(|top| above.starts_with(top)));
+    made.filter(|above| !above.as_os_str().is_empty()).try_for_each(|above| disk.sync_dir(above))
 }
 
 /// Writes a file whole: under another name first, synced, then renamed into place and the folder synced.

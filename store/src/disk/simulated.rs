@@ -28,7 +28,7 @@ use self::{
     faults::{Faults, Kind, Outcome},
     names::{Names, Node},
 };
-use super::{Disk, DiskFile, Entry, Step};
+use super::{Disk, DiskFile, Entry, Opened, Step};
 
 pub(crate) use faults::{Counts, Fault};
 
@@ -359,6 +359,10 @@ impl Disk for SimulatedDisk {
         self.read_range(path, 0..u64::MAX)
     }
 
+    fn open(&self, path: &Path) -> io::Result<Opened> {
+        self.read(path).map(Opened::Memory)
+    }
+
     fn read_range(&self, path: &Path, range: Range<u64>) -> io::Result<Bytes> {
         let mut machine = self.machine.lock();
         machine.look()?;
@@ -401,6 +405,12 @@ impl Disk for SimulatedDisk {
             machine.names.remove(path);
             Ok(())
         })
+    }
+
+    fn sync_file(&self, path: &Path) -> io::Result<()> {
+        let mut machine = self.machine.lock();
+        let inode = machine.file(path)?;
+        machine.sync(inode)
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {

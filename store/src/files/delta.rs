@@ -27,7 +27,7 @@ use weir_schema::Table;
 
 use super::NewFile;
 use crate::{
-    disk::{Disk, DiskStore},
+    disk::{self, Disk, DiskStore},
     error::StoreError,
     view::DataFile,
 };
@@ -87,6 +87,9 @@ impl DeltaTable {
             doubtful: false,
         };
         if opened.has_begun() {
+            // a process that was killed may have left names that are not durable: nothing they replace
+            // may go before they are
+            opened.sync_names()?;
             opened.reload().await?;
             opened.evolve().await?;
             opened.remove_strays();
@@ -121,7 +124,8 @@ impl DeltaTable {
 
     /// The folder, which exists from here on.
     pub(crate) fn folder(&self) -> Result<&Path, StoreError> {
-        self.disk.create_dir_all(&self.dir).map_err(|source| StoreError::Io { path: self.dir.clone(), source })?;
+        let made = disk::make_dir(self.disk.as_ref(), &self.dir);
+        made.map_err(|source| StoreError::Io { path: self.dir.clone(), source })?;
         Ok(&self.dir)
     }
 
@@ -176,9 +180,17 @@ impl DeltaTable {
             create.with_configuration_property(key, Some(value))
         });
         let delta = create.await.map_err(|e| self.failed(&e))?;
+        self.sync_names()?;
         self.state = Some(delta.snapshot().map_err(|e| self.failed(&e))?.clone());
-        let parents = [Some(self.dir.as_path()), self.dir.parent()];
-        parents.into_iter().flatten().try_for_each(|dir| self.disk.sync_dir(dir)).map_err(|source| StoreError::Io { path: self.dir.clone(), source })
+        Ok(())
+    }
+
+    /// Makes the log's names, the table's and its folder's durable.
+    fn sync_names(&self) -> Result<(), StoreError> {
+        let log = self.dir.join("_delta_log");
+        let dirs = [Some(log.as_path()), Some(self.dir.as_path()), self.dir.parent()];
+        let synced = dirs.into_iter().flatten().try_for_each(|dir| self.disk.sync_dir(dir));
+        synced.map_err(|source| StoreError::Io { path: self.dir.clone(), source })
     }
 
     /// Columns that this version has and the table has not are added; files without them read as null.

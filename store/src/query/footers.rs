@@ -159,7 +159,7 @@ mod tests {
     fn write(path: &Path) {
         let properties = WriterProperties::builder().set_column_bloom_filter_enabled("trace_id".into(), true).build();
         let rows = spans(&[(1, 2, 3)]);
-        let file = File::create(path).unwrap();
+        let file = std::fs::File::create(path).unwrap();
         let mut writer = ArrowWriter::try_new(file, rows.schema(), Some(properties)).unwrap();
         writer.write(&rows).unwrap();
         writer.close().unwrap();
@@ -172,8 +172,9 @@ mod tests {
         for path in &paths {
             write(path);
         }
-        let one = Footer::read(&paths[0]).unwrap().bytes;
-        let footers = Footers { held: Mutex::default(), limit_bytes: one + one / 2 };
+        let disk: Arc<dyn Disk> = Arc::new(crate::disk::RealDisk);
+        let one = Footer::read(&disk, &paths[0]).unwrap().bytes;
+        let footers = Footers { disk, held: Mutex::default(), limit_bytes: one + one / 2 };
         let first = footers.get(&paths[0]).unwrap();
         assert!(Arc::ptr_eq(&first, &footers.get(&paths[0]).unwrap()));
         footers.get(&paths[1]).unwrap();

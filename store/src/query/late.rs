@@ -7,7 +7,7 @@
 //! each on the rows that the ones before left; hand the selection to the Parquet source as an access
 //! plan. A piece without such rows is never opened.
 
-use std::{fmt, fs::File, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use arrow::{
     array::{Array, AsArray, BooleanArray},

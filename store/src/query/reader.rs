@@ -21,6 +21,7 @@ use parquet::{
 };
 
 use super::footers::Footers;
+use crate::disk::Opened;
 
 /// Where a file of a scan is: the scan's own paths are percent-encoded.
 #[derive(Clone, Debug)]

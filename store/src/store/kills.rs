@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     config::Retention,
-    disk::{DiskFile, Entry, Step},
+    disk::{DiskFile, Entry, Opened, Step},
 };
 
 /// What `kill -9` ends a process with.
@@ -190,6 +190,10 @@ impl Disk for KillingDisk {
         self.inner.read(path)
     }
 
+    fn open(&self, path: &Path) -> io::Result<Opened> {
+        self.inner.open(path)
+    }
+
     fn read_range(&self, path: &Path, range: Range<u64>) -> io::Result<Bytes> {
         self.inner.read_range(path, range)
     }
@@ -204,6 +208,10 @@ impl Disk for KillingDisk {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.inner.remove(path)
+    }
+
+    fn sync_file(&self, path: &Path) -> io::Result<()> {
+        self.inner.sync_file(path)
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {

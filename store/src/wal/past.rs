@@ -29,6 +29,9 @@ impl Past {
         past.next_sequence = segments.last().map_or(1, |last| last.first_sequence.max(1));
         let mut newest = Vec::new();
         for segment in segments.iter().rev() {
+            // a process that was killed may have left records that only the page cache has, and a retry
+            // of theirs is acked by them
+            disk.sync_file(&segment.path).map_err(|source| StoreError::Io { path: segment.path.clone(), source })?;
             let records: Vec<_> = Records::open(disk, segment)?.collect();
             let whole = matches!(records.first(), Some(Found::Record(first)) if matches!(first.payload, Payload::Recent(_)));
             newest.push(records);

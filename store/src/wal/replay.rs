@@ -188,12 +188,17 @@ impl Work {
         self.records += 1;
         let sequence = record.sequence;
         let (table, bytes) = match &record.payload {
-            Payload::Otlp { hash, .. } if !self.seen.insert(*hash) => return,
             Payload::Otlp { request, .. } => (Table::of(request.signal), request.body.len()),
             Payload::Rows { table, ipc } => (*table, ipc.len()),
             Payload::Recent(_) => return,
         };
         if self.parts.through.get(&table).is_some_and(|through| sequence <= *through) {
+            return;
+        }
+        // asked of what is not in files: a group that was refused may lie behind what is, sent again since
+        if let Payload::Otlp { hash, .. } = &record.payload
+            && !self.seen.insert(*hash)
+        {
             return;
         }
         match rows_of(record) {
@@ -227,7 +232,7 @@ impl Work {
         let path = self.parts.quarantine.join(format!("{name}-{count}.record"));
         error!(segment = %segment.path.display(), bytes = bytes.len(), kept = %path.display(), "{what} is left out");
         let disk = self.parts.disk.as_ref();
-        let kept = disk.create_dir_all(&self.parts.quarantine).and_then(|()| disk::replace(disk, &path, bytes));
+        let kept = disk::make_dir(disk, &self.parts.quarantine).and_then(|()| disk::replace(disk, &path, bytes));
         if let Err(error) = kept {
             error!(%error, "it could not be kept");
         }
