@@ -10,6 +10,7 @@ use arrow::{buffer::Buffer, datatypes::SchemaRef, ipc::reader::StreamDecoder, re
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream::BoxStream};
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 use weir_store::Store;
 
 use crate::{cli::TargetArgs, config::DEFAULT_DATA, exit::Unreachable};
@@ -76,6 +77,7 @@ impl Place {
         match self {
             Self::Local(store) => {
                 let answer = store.sql(statement, None).await?;
+                answer.warnings.iter().for_each(|warning| warn!("{warning}"));
                 let batches = answer.stream.map(|batch| batch.map_err(Into::into)).boxed();
                 Ok(Answer { schema: answer.schema, batches })
             }
@@ -140,6 +142,9 @@ impl Server {
         if !status.is_success() {
             let body = response.bytes().await.context("reading the answer")?;
             anyhow::bail!("{}", api_error(status.as_u16(), &body));
+        }
+        for warning in response.headers().get_all("weir-warning") {
+            warn!("{}", warning.to_str().unwrap_or("the answer is not whole"));
         }
         let mut batches = arrow_batches(response.bytes_stream());
         let schema = match batches.next().await {

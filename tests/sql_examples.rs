@@ -12,49 +12,7 @@ use prost::Message;
 
 use crate::support::{client, request, send, server, span, sql};
 
-/// A function of ours.
-pub(crate) struct FunctionDoc {
-    /// Its name.
-    pub(crate) name: &'static str,
-    /// How it is called.
-    pub(crate) signature: &'static str,
-    /// What it answers.
-    pub(crate) doc: &'static str,
-    /// A statement that uses it.
-    pub(crate) example: &'static str,
-}
-
-/// The functions of ours, beside the engine's.
-pub(crate) fn functions() -> &'static [FunctionDoc] {
-    &[
-        FunctionDoc {
-            name: "attr",
-            signature: "attr(map, 'key')",
-            doc: "The value of a key in an attribute map, as text; null when it is not there. `attributes['key']` is the same \
-              and also reads attributes that have a column of their own.",
-            example: "SELECT service, attr(resource_attributes, 'service.name') AS name FROM spans LIMIT 3",
-        },
-        FunctionDoc {
-            name: "hex",
-            signature: "hex(id)",
-            doc: "An id in lower-case hex, as text: to cut, join or concatenate it. Answers show ids in hex anyway.",
-            example: "SELECT 'https://wiki.example/' || hex(trace_id) AS link FROM spans LIMIT 3",
-        },
-        FunctionDoc {
-            name: "time_bucket",
-            signature: "time_bucket('1 minute', time)",
-            doc: "The start of the bucket that a time in nanoseconds falls into. Widths are whole milliseconds, seconds, \
-              minutes, hours or days.",
-            example: "SELECT time_bucket('10 seconds', start_unix_nano) AS bucket, count(*) AS spans FROM spans GROUP BY bucket ORDER BY bucket",
-        },
-        FunctionDoc {
-            name: "percentile",
-            signature: "percentile(x, q)",
-            doc: "The q-quantile (0 to 1) of a column, approximate: `approx_percentile_cont` under the name people know.",
-            example: "SELECT service, percentile(duration_ns, 0.99) / 1e6 AS p99_ms FROM spans GROUP BY service",
-        },
-    ]
-}
+pub(crate) use weir_store::functions;
 
 /// Title, what to know, statement.
 pub(crate) const EXAMPLES: [(&str, &str, &str); 16] = [

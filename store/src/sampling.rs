@@ -204,7 +204,8 @@ impl Verdict {
             Self::Whole => true,
             Self::Share(probability) => {
                 let randomness = (trace as u64 & ((1 << 56) - 1)) as f64;
-                randomness >= (1.0 - probability) * RANDOMNESS
+                // the largest 56-bit number rounds up to 2⁵⁶
+                probability > 0.0 && randomness >= (1.0 - probability) * RANDOMNESS
             }
         }
     }

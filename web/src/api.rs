@@ -48,6 +48,8 @@ pub(crate) fn router() -> Router<Deps> {
         .route("/traces/{id}", get(trace))
         .route("/logs", get(trace_logs))
         .route("/sql", post(sql).get(sql_by_address))
+        .route("/backups", post(backup))
+        .route("/backups/{name}/restore", post(restore))
         .fallback(async || ApiError::not_found("no such path under /api/v1"))
 }
 
@@ -235,6 +237,21 @@ async fn answer(deps: &Deps, statement: &str, format: Format) -> Answer {
         Format::Arrow => sql_answer::arrow(answer)?,
         Format::Json => sql_answer::json(answer),
     })
+}
+
+/// `{"name": "…"}`: a copy of all tables, made while requests are taken.
+async fn backup(State(deps): State<Deps>, body: Bytes) -> Answer {
+    let body: Value =
+        serde_json::from_slice(&body).map_err(|e| ApiError::bad_request(format!("the body is not JSON: {e}")))?;
+    let name = body.get("name").and_then(Value::as_str);
+    let name = name.ok_or_else(|| ApiError::bad_request("the body has no \"name\""))?;
+    let path = deps.store.backup(name).await?;
+    Ok(Json(json!({"name": name, "path": path})).into_response())
+}
+
+/// The rows of a backup, added once.
+async fn restore(State(deps): State<Deps>, Path(name): Path<String>) -> Answer {
+    Ok(Json(deps.store.restore(&name).await?).into_response())
 }
 
 fn statement(content_type: &str, body: &[u8]) -> Result<String, ApiError> {

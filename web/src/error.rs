@@ -6,7 +6,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde_json::json;
-use weir_store::SqlError;
+use weir_store::{SqlError, StoreError};
 
 /// An answer that is not 200.
 #[derive(Debug)]
@@ -41,6 +41,23 @@ impl From<SqlError> for ApiError {
             SqlError::Timeout { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "time_limit"),
             SqlError::TooManyRows { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "row_limit"),
             SqlError::Execution(_) => (StatusCode::UNPROCESSABLE_ENTITY, "failed"),
+        };
+        Self::new(status, code, error.to_string())
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        let kind = match &error {
+            StoreError::Io { source, .. } => Some(source.kind()),
+            _ => None,
+        };
+        let (status, code) = match kind {
+            Some(std::io::ErrorKind::InvalidInput) => (StatusCode::BAD_REQUEST, "bad_request"),
+            Some(std::io::ErrorKind::NotFound) => (StatusCode::NOT_FOUND, "not_found"),
+            Some(std::io::ErrorKind::AlreadyExists) => (StatusCode::CONFLICT, "exists"),
+            Some(std::io::ErrorKind::InvalidData) => (StatusCode::UNPROCESSABLE_ENTITY, "damaged"),
+            _ => (StatusCode::INTERNAL_SERVER_ERROR, "store"),
         };
         Self::new(status, code, error.to_string())
     }

@@ -57,6 +57,8 @@ pub async fn serve(listener: TcpListener, deps: Deps, shutdown: CancellationToke
             },
             () = shutdown.cancelled() => break,
         };
+        // without it an answer in several pieces waits for the client's delayed ack
+        let _ = stream.set_nodelay(true);
         let service = TowerToHyperService::new(router.clone());
         let connection = graceful.watch(server.serve_connection(TokioIo::new(stream), service).into_owned());
         tokio::spawn(async move {

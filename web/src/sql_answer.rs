@@ -5,7 +5,7 @@
 use arrow::{datatypes::SchemaRef, error::ArrowError, ipc::writer::StreamWriter, record_batch::RecordBatch};
 use axum::{
     body::{Body, Bytes},
-    http::{StatusCode, header},
+    http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use futures::{Stream, StreamExt, TryStreamExt, stream, stream::BoxStream};
@@ -14,11 +14,16 @@ use weir_store::{SqlAnswer, SqlError, render};
 
 use crate::error::ApiError;
 
+/// What an answer leaves out, a header each.
+const WARNING: HeaderName = HeaderName::from_static("weir-warning");
+
 type Piece = Result<Bytes, SqlError>;
 
 /// An answer whose first rows are here: most statements that fail do so before them.
 pub(crate) struct Begun {
     schema: SchemaRef,
+    /// What is left out.
+    warnings: Vec<String>,
     rows: BoxStream<'static, Result<RecordBatch, SqlError>>,
 }
 
@@ -27,7 +32,7 @@ impl Begun {
     pub(crate) async fn wait(mut answer: SqlAnswer) -> Result<Self, SqlError> {
         let first = answer.stream.try_next().await?;
         let rows = stream::iter(first.map(Ok)).chain(answer.stream).boxed();
-        Ok(Self { schema: answer.schema, rows })
+        Ok(Self { schema: answer.schema, warnings: answer.warnings, rows })
     }
 }
 
@@ -35,17 +40,18 @@ impl Begun {
 pub(crate) fn csv(answer: Begun) -> Response {
     let head = Bytes::from(render::csv_header(&answer.schema));
     let rows = answer.rows.map(|batch| batch.map(|batch| Bytes::from(render::csv_rows(&batch))));
-    respond("text/csv; charset=utf-8", once(head).chain(rows))
+    respond("text/csv; charset=utf-8", &answer.warnings, once(head).chain(rows))
 }
 
-/// `{"columns": […], "rows": […]}`.
+/// `{"columns": […], "warnings": […], "rows": […]}`.
 pub(crate) fn json(answer: Begun) -> Response {
     let column = |f: &arrow::datatypes::FieldRef| json!({"name": f.name(), "type": f.data_type().to_string()});
     let columns: Vec<Value> = answer.schema.fields().iter().map(column).collect();
-    let head = Bytes::from(format!("{{\"columns\":{},\"rows\":[", Value::Array(columns)));
+    let (columns, warnings) = (Value::Array(columns), json!(answer.warnings));
+    let head = Bytes::from(format!("{{\"columns\":{columns},\"warnings\":{warnings},\"rows\":["));
     let mut first = true;
     let rows = answer.rows.map(move |batch| batch.map(|batch| json_rows(&batch, &mut first)));
-    respond("application/json", once(head).chain(rows).chain(once(Bytes::from_static(b"]}"))))
+    respond("application/json", &answer.warnings, once(head).chain(rows).chain(once(Bytes::from_static(b"]}"))))
 }
 
 /// An Arrow IPC stream.
@@ -57,7 +63,7 @@ pub(crate) fn arrow(answer: Begun) -> Result<Response, ApiError> {
         let piece = arrow_piece(writer, batch);
         std::future::ready(piece)
     });
-    Ok(respond("application/vnd.apache.arrow.stream", pieces))
+    Ok(respond("application/vnd.apache.arrow.stream", &answer.warnings, pieces))
 }
 
 /// What a batch, or the end, adds to the stream; nothing after an error.
@@ -98,6 +104,15 @@ fn once_end<T>() -> impl Stream<Item = Option<T>> {
     stream::once(std::future::ready(None))
 }
 
-fn respond(content_type: &'static str, pieces: impl Stream<Item = Piece> + Send + 'static) -> Response {
-    ([(header::CONTENT_TYPE, content_type)], Body::from_stream(pieces)).into_response()
+fn respond(
+    content_type: &'static str,
+    warnings: &[String],
+    pieces: impl Stream<Item = Piece> + Send + 'static,
+) -> Response {
+    let mut response = ([(header::CONTENT_TYPE, content_type)], Body::from_stream(pieces)).into_response();
+    // forms that have no place for them: names of files are plain text
+    for warning in warnings.iter().filter_map(|warning| HeaderValue::from_str(warning).ok()) {
+        response.headers_mut().append(WARNING, warning);
+    }
+    response
 }

@@ -21,6 +21,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use url::Url;
 
 pub(crate) use opened::Opened;
 pub(crate) use real::RealDisk;
@@ -64,6 +65,12 @@ pub(crate) trait Disk: fmt::Debug + Send + Sync + 'static {
 
     /// Makes the names in a folder durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+
+    /// How the Delta crate is told where a table is. It looks at folders of the operating system by
+    /// itself, so a disk that is none of its needs a scheme of its own.
+    fn table_url(&self, dir: &Path) -> Option<Url> {
+        Url::from_directory_path(dir).ok()
+    }
 
     /// A folder's one true path.
     fn canonical(&self, dir: &Path) -> io::Result<PathBuf>;

@@ -427,6 +427,10 @@ impl Disk for SimulatedDisk {
         }
     }
 
+    fn table_url(&self, dir: &Path) -> Option<url::Url> {
+        url::Url::parse(&format!("memory://{}/", dir.display())).ok()
+    }
+
     fn canonical(&self, dir: &Path) -> io::Result<PathBuf> {
         self.entry(dir).map(|_| dir.to_owned())
     }

@@ -22,7 +22,6 @@ use deltalake_core::{
     table::state::DeltaTableState,
 };
 use tracing::{info, warn};
-use url::Url;
 use weir_schema::Table;
 
 use super::NewFile;
@@ -167,6 +166,11 @@ impl DeltaTable {
 
     async fn begin(&mut self) -> Result<(), StoreError> {
         self.folder()?;
+        if self.has_begun() {
+            // an earlier try got so far
+            self.sync_names()?;
+            return self.reload().await;
+        }
         let failed = |message: String| StoreError::Delta { table: self.table.name(), message };
         let delta = builder(&self.dir, &self.disk).map_err(failed)?.build().map_err(|e| self.failed(&e))?;
         let schema = kernel_schema(self.table)?;
@@ -310,7 +314,7 @@ impl DeltaTable {
 }
 
 fn builder(dir: &Path, disk: &Arc<dyn Disk>) -> Result<DeltaTableBuilder, String> {
-    let url = Url::from_directory_path(dir).map_err(|()| format!("{} is not an absolute path", dir.display()))?;
+    let url = disk.table_url(dir).ok_or_else(|| format!("{} is not an absolute path", dir.display()))?;
     let builder = DeltaTableBuilder::from_url(url.clone()).map_err(|e| e.to_string())?;
     Ok(builder.with_storage_backend(Arc::new(DiskStore::new(disk.clone())), url))
 }

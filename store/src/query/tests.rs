@@ -46,7 +46,7 @@ fn rows(all: &[Span]) -> RecordBatch {
             "service" => Arc::new(StringArray::from_iter_values(all.iter().map(|s| s.service))),
             "duration_ns" => Arc::new(Int64Array::from_iter_values(all.iter().map(|s| s.start % 1000))),
             "http_route" => Arc::new(StringArray::from_iter(all.iter().map(|s| s.route))),
-            "http_status" => Arc::new(Int32Array::from_iter(all.iter().map(|s| s.status))),
+            "http_response_status_code" => Arc::new(Int32Array::from_iter(all.iter().map(|s| s.status))),
             "attributes" => arrow::compute::cast(&map, field.data_type()).unwrap(),
             _ => column.clone(),
         }
@@ -154,7 +154,7 @@ async fn a_value_of_the_wrong_type_stays_findable() {
     let five_hundred = "SELECT count(*) FROM spans WHERE attributes['http.response.status_code'] = '500'";
     let teapot = "SELECT count(*) FROM spans WHERE attributes['http.response.status_code'] = 'teapot'";
     let plan = text(&store, &format!("EXPLAIN {five_hundred}")).await;
-    assert!(plan.contains("http_status = Int32(500)") && !plan.contains("attr("), "{plan}");
+    assert!(plan.contains("http_response_status_code = Int32(500)") && !plan.contains("attr("), "{plan}");
     assert_eq!((number(&store, five_hundred).await, number(&store, teapot).await), (1, 0));
     append(&store, &[span(None, vec![("http.response.status_code", "teapot".into())])]).await;
     assert_eq!((number(&store, five_hundred).await, number(&store, teapot).await), (1, 1), "in memory");

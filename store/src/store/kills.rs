@@ -60,6 +60,7 @@ fn run_child(dir: &Path, step: Step, at: u64) -> std::process::ExitStatus {
 /// Opens what is left and says how many acks were held against it.
 async fn check(dir: &Path, what: &str) -> u64 {
     let store = Store::open(config(dir)).await.unwrap_or_else(|e| panic!("{what}: {e}"));
+    store.replayed().await;
     let ledger = read_ledger(dir);
     ledger.check(&store, what).await;
     store.flush().await.unwrap_or_else(|e| panic!("{what}: {e}"));
