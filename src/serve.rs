@@ -22,7 +22,15 @@ pub async fn run(args: ServeArgs) -> Result<Exit, anyhow::Error> {
     let addresses = server.addresses;
     let (web, otlp_grpc, otlp_http) = (addresses.web, addresses.otlp_grpc, addresses.otlp_http);
     info!(%otlp_grpc, %otlp_http, pg = %addresses.pg, web = format!("http://{web}"), data = %data.display(), "serving");
-    let why = stop_signal().await?;
+    let store = server.store.clone();
+    let why = tokio::select! {
+        why = stop_signal() => why?,
+        never = async {
+            store.replayed().await;
+            info!("ready: everything acked before is visible");
+            std::future::pending().await
+        } => never,
+    };
     info!(signal = why, "stopping");
     server.stop().await?;
     Ok(Exit::Ok)

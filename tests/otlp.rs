@@ -101,7 +101,7 @@ async fn json_is_read_as_otlp_writes_it() {
         ("traces", trace("y", &attribute(r#"{"bytesValue":"AP8="}"#)), format!("{k}'y'"), "AP8="),
         ("traces", trace("a", &attribute(r#"{"arrayValue":{"values":[{"intValue":"1"},{"boolValue":false}]}}"#)), format!("{k}'a'"), "\"[1,false]\""),
         ("logs", r#"{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"timeUnixNano":"5","severityNumber":17,"severityText":"Error","body":{"stringValue":"out of stock"},"traceId":"5b8efff798038103d269b633813fc60c"}]}]}]}"#.into(), "SELECT severity_number, severity, body FROM logs".into(), "17,Error,out of stock"),
-        ("metrics", r#"{"resourceMetrics":[{"scopeMetrics":[{"metrics":[{"name":"orders","unit":"1","sum":{"aggregationTemporality":2,"isMonotonic":true,"dataPoints":[{"asInt":"3","timeUnixNano":"5"}]}},{"name":"orders","gauge":{"dataPoints":[{"asDouble":4.5,"timeUnixNano":6}]}}]}]}]}"#.into(), "SELECT kind, temporality, value FROM metrics ORDER BY kind".into(), "gauge,,4.5|sum,cumulative,3.0"),
+        ("metrics", r#"{"resourceMetrics":[{"scopeMetrics":[{"metrics":[{"name":"orders","unit":"1","sum":{"aggregationTemporality":2,"isMonotonic":true,"dataPoints":[{"asInt":"3","timeUnixNano":"5"}]}},{"name":"orders","gauge":{"dataPoints":[{"asDouble":4.5,"timeUnixNano":6}]}}]}]}]}"#.into(), "SELECT kind, temporality, value FROM metrics ORDER BY kind".into(), "gauge,,4.5|sum,cumulative,3"),
     ];
     let client = client();
     for (signal, json, statement, expected) in cases {

@@ -163,9 +163,10 @@ async fn served(dir: &Path) -> Server {
     let value = Some(AnyValue { value: Some(Value::StringValue("gold".into())) });
     cart.attributes.push(KeyValue { key: "shop.tier".into(), value, ..KeyValue::default() });
     let other = span(1, 3, 0, "GET /health", now - 1_000_000_000, 1_000_000);
-    for batch in [request("gateway", vec![entry, other]), request("cart", vec![cart])] {
-        assert!(send(&client(), &otlp, &batch).await);
-    }
+    // in one request: they fall into one window however busy the machine is
+    let mut both = request("gateway", vec![entry, other]);
+    both.resource_spans.extend(request("cart", vec![cart]).resource_spans);
+    assert!(send(&client(), &otlp, &both).await);
     let mut snapshot = weir.snapshot.clone();
     let closed = snapshot.wait_for(|snapshot| snapshot.services.len() == 2);
     tokio::time::timeout(Duration::from_secs(30), closed).await.expect("no window closed").unwrap();

@@ -83,6 +83,9 @@ async fn export<I: Ingest>(collector: &Collector<I>, signal: Signal, request: Re
         Err(status) => return failure(status),
     };
     let deadline = call.deadline;
+    if deadline <= Instant::now() {
+        return failure(Status::deadline_exceeded("the deadline of the call has passed"));
+    }
     let answered = tokio::time::timeout_at(deadline, accept(collector, signal, call, request.into_body()));
     match answered.await {
         Ok(Ok(accepted)) => success(&response(signal, accepted)),

@@ -7,10 +7,6 @@ use bytes::Bytes;
 use http_body::Body;
 use http_body_util::Full;
 use hyper::{body::Incoming, service::service_fn};
-use opentelemetry_proto::tonic::collector::{
-    logs::v1::ExportLogsServiceResponse, metrics::v1::ExportMetricsServiceResponse,
-    trace::v1::ExportTraceServiceResponse,
-};
 use prost::Message;
 use serde_json::json;
 use tokio::{net::TcpListener, time::Instant};
@@ -152,23 +148,25 @@ fn encoding(headers: &HeaderMap) -> Option<Encoding> {
 }
 
 fn success(signal: Signal, encoding: Encoding, accepted: Accepted) -> Response<Full<Bytes>> {
-    let protobuf = grpc::response(signal, accepted);
     let body = match encoding {
-        Encoding::Protobuf => protobuf,
-        Encoding::Json => json_response(signal, &protobuf),
+        Encoding::Protobuf => grpc::response(signal, accepted),
+        Encoding::Json => json_response(signal, &accepted),
     };
     respond(StatusCode::OK, encoding, body)
 }
 
-fn json_response(signal: Signal, protobuf: &[u8]) -> Vec<u8> {
-    let json = match signal {
-        Signal::Traces => ExportTraceServiceResponse::decode(protobuf).ok().and_then(|r| serde_json::to_vec(&r).ok()),
-        Signal::Metrics => {
-            ExportMetricsServiceResponse::decode(protobuf).ok().and_then(|r| serde_json::to_vec(&r).ok())
-        }
-        Signal::Logs => ExportLogsServiceResponse::decode(protobuf).ok().and_then(|r| serde_json::to_vec(&r).ok()),
+/// As protobuf's JSON has it: 64-bit numbers are strings, what is not set is left out.
+fn json_response(signal: Signal, accepted: &Accepted) -> Vec<u8> {
+    if accepted.rejected == 0 {
+        return b"{}".to_vec();
+    }
+    let rejected = match signal {
+        Signal::Traces => "rejectedSpans",
+        Signal::Metrics => "rejectedDataPoints",
+        Signal::Logs => "rejectedLogRecords",
     };
-    json.unwrap_or_else(|| b"{}".to_vec())
+    let partial = json!({ rejected: accepted.rejected.to_string(), "errorMessage": accepted.message });
+    json!({ "partialSuccess": partial }).to_string().into_bytes()
 }
 
 /// A `google.rpc.Status` in the request's encoding.

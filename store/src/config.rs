@@ -91,7 +91,7 @@ impl Default for SqlConfig {
             max_rows: 5_000_000,
             max_text_bytes: 64 << 10,
             max_tokens: 4_000,
-            max_depth: 100,
+            max_depth: 60,
             concurrency: 8,
         }
     }

@@ -241,7 +241,7 @@ impl Store {
         }
     }
 
-    /// Merges files, drops what is too old and deletes what was replaced, now.
+    /// Looks at every file, merges, drops what is too old and deletes what was replaced, now.
     ///
     /// # Errors
     /// When old files cannot be dropped.

@@ -3,7 +3,10 @@
 
 use std::{
     path::Path,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU8, Ordering::Relaxed},
+    },
     time::Instant,
 };
 
@@ -53,8 +56,12 @@ pub(crate) struct DataFile {
     /// Whether a map in it holds an attribute that has a column of its own.
     pub(crate) hot_in_map: bool,
     /// Whether its content was compared with its hash since the store was opened, and was right.
-    pub(crate) checked: OnceLock<bool>,
+    pub(crate) checked: Checked,
 }
+
+/// What is known of a file's content.
+#[derive(Debug, Default)]
+pub(crate) struct Checked(AtomicU8);
 
 /// One table in a view.
 #[derive(Clone, Debug, Default)]
@@ -104,14 +111,41 @@ impl Held {
     }
 }
 
+impl Checked {
+    const INTACT: u8 = 1;
+    const DAMAGED: u8 = 2;
+
+    /// Of a file that this process wrote a moment ago.
+    pub(crate) fn intact() -> Self {
+        Self(AtomicU8::new(Self::INTACT))
+    }
+
+    /// `None`: nobody looked.
+    pub(crate) fn known(&self) -> Option<bool> {
+        match self.0.load(Relaxed) {
+            Self::INTACT => Some(true),
+            Self::DAMAGED => Some(false),
+            _ => None,
+        }
+    }
+
+    fn set(&self, intact: bool) {
+        self.0.store(if intact { Self::INTACT } else { Self::DAMAGED }, Relaxed);
+    }
+}
+
 impl DataFile {
     /// Whether the content is what was written: looked at once while the store is open.
     pub(crate) fn is_intact(&self, disk: &dyn Disk, path: &Path) -> bool {
-        *self.checked.get_or_init(|| match self.hash {
-            // a file that cannot be read is an error of its own, said by whoever reads it
-            Some(hash) => files::is_intact(disk, path, hash).unwrap_or(true),
-            None => true,
-        })
+        self.checked.known().unwrap_or_else(|| self.look(disk, path))
+    }
+
+    /// Whether the content is what was written, now.
+    pub(crate) fn look(&self, disk: &dyn Disk, path: &Path) -> bool {
+        // a file that cannot be read is an error of its own, said by whoever reads it
+        let intact = self.hash.is_none_or(|hash| files::is_intact(disk, path, hash).unwrap_or(true));
+        self.checked.set(intact);
+        intact
     }
 }
 

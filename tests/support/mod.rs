@@ -68,7 +68,7 @@ impl Process {
         let mut said = Vec::new();
         loop {
             match lines.next() {
-                Some(Ok(line)) if line.contains("serving") => break,
+                Some(Ok(line)) if line.contains("ready: everything") => break,
                 Some(Ok(line)) => said.push(line),
                 _ => panic!("weir serve ended: {said:#?}"),
             }

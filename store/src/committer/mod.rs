@@ -46,7 +46,7 @@ const UPKEEP: Duration = Duration::from_secs(5);
 pub(crate) enum Order {
     /// Everything in memory, now.
     Flush(Reply<()>),
-    /// Merge files, drop what is too old, delete what was replaced: now, not when it is due.
+    /// Look at every file, merge, drop what is too old, delete what was replaced: now, not when it is due.
     Upkeep(Reply<()>),
     /// A file's content is not what was written: set it aside.
     Quarantine(Table, String),
@@ -93,13 +93,15 @@ pub(crate) struct Committer {
     flush: Flush,
     replaced: Replaced,
     upkeep_at: Instant,
+    /// Which file is looked at next.
+    scrubbed: usize,
 }
 
 impl Committer {
     pub(crate) fn new(parts: CommitterParts) -> Self {
         let CommitterParts { config, disk, views, tables, replay, shared } = parts;
         let flush = Flush::new(&config);
-        Self { config, disk, views, tables, replay, shared, flush, replaced: Replaced::default(), upkeep_at: Instant::now() }
+        Self { config, disk, views, tables, replay, shared, flush, replaced: Replaced::default(), upkeep_at: Instant::now(), scrubbed: 0 }
     }
 
     /// Runs until told to close.
@@ -149,6 +151,7 @@ impl Committer {
         if self.upkeep_at.elapsed() >= UPKEEP {
             self.upkeep_at = Instant::now();
             self.look_at_free_space();
+            self.scrub().await;
             if let Err(error) = self.retain().await {
                 warn!(%error, "old files could not be dropped");
             }
@@ -158,6 +161,7 @@ impl Committer {
 
     async fn upkeep_now(&mut self) -> Result<(), StoreError> {
         self.look_at_free_space();
+        self.scrub_all().await;
         self.merge().await;
         self.retain().await?;
         self.replaced.delete(self.disk.as_ref(), Duration::ZERO);

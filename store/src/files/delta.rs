@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock},
+    sync::Arc,
 };
 
 use deltalake_core::{
@@ -28,7 +28,7 @@ use super::NewFile;
 use crate::{
     disk::{self, Disk, DiskStore},
     error::StoreError,
-    view::DataFile,
+    view::{Checked, DataFile},
 };
 
 /// Commits between checkpoints: every commit lists the log folder and the state keeps every commit
@@ -351,9 +351,6 @@ fn stats(file: &NewFile, time_column: &str) -> String {
 }
 
 fn data_file(file: &NewFile) -> DataFile {
-    let checked = OnceLock::new();
-    // written a moment ago by this process
-    let _ = checked.set(true);
     DataFile {
         name: file.name.clone(),
         bytes: file.bytes,
@@ -361,7 +358,7 @@ fn data_file(file: &NewFile) -> DataFile {
         time_range: file.time_range,
         hash: Some(file.hash),
         hot_in_map: file.hot_in_map,
-        checked,
+        checked: Checked::intact(),
     }
 }
 
@@ -376,7 +373,7 @@ fn read_add(add: &Add, time_column: &str) -> DataFile {
         time_range: bound("minValues").zip(bound("maxValues")),
         hash: tag(HASH).and_then(|hash| u64::from_str_radix(hash, 16).ok()),
         hot_in_map: tag(HOT_IN_MAP) != Some("false"),
-        checked: OnceLock::new(),
+        checked: Checked::default(),
     }
 }
 

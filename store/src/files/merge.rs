@@ -31,7 +31,7 @@ pub(crate) enum Merge {
 
 /// The next merge of a table's files, if one is worth it. `enough` is how many files of a kind are too many.
 pub(crate) fn plan(files: &[Arc<DataFile>], enough: usize) -> Option<Merge> {
-    let mut files: Vec<_> = files.iter().filter(|file| file.checked.get() != Some(&false)).cloned().collect();
+    let mut files: Vec<_> = files.iter().filter(|file| file.checked.known() != Some(false)).cloned().collect();
     files.sort_by_key(|file| file.time_range);
     let of_a_day = |files: Vec<Arc<DataFile>>| -> Vec<Vec<Arc<DataFile>>> {
         files.chunk_by(|a, b| day(a) == day(b)).map(<[_]>::to_vec).collect()
@@ -63,9 +63,8 @@ fn take(files: Vec<Arc<DataFile>>, enough: usize, most_rows: u64) -> Option<Vec<
 
 #[cfg(test)]
 mod tests {
-    use std::sync::OnceLock;
-
     use super::*;
+    use crate::{disk::RealDisk, view::Checked};
 
     fn file(name: usize, rows: u64, time: i64) -> Arc<DataFile> {
         Arc::new(DataFile {
@@ -75,7 +74,7 @@ mod tests {
             time_range: Some((time, time)),
             hash: None,
             hot_in_map: false,
-            checked: OnceLock::new(),
+            checked: Checked::default(),
         })
     }
 
@@ -120,7 +119,12 @@ mod tests {
         files.push(file(99, 10, 1));
         let Some(Merge::Rewrite(merged)) = plan(&files, 24) else { panic!("24 of one day") };
         assert_eq!(merged.len(), 24);
-        files[0].checked.set(false).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("f0"), "not what was written").unwrap();
+        let damaged = Arc::new(DataFile { hash: Some(1), ..Arc::into_inner(file(0, 10, 0)).unwrap() });
+        assert!(!damaged.look(&RealDisk, &dir.path().join("f0")));
+        files.retain(|file| file.name != "f0");
+        files.push(damaged);
         assert!(plan(&files, 24).is_none());
     }
 }

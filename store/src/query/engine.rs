@@ -211,10 +211,11 @@ impl Engine {
             let limit = Duration::from_millis(job.limits.timeout_ms);
             let limit_ms = job.limits.timeout_ms;
             let answer = Answer { schema: schema_out, batches: batches_out.clone(), max_rows: job.limits.max_rows };
+            let inspection = job.inspection.clone();
             let work = async {
                 // the semaphore is never closed
                 let _turn = running.acquire().await;
-                answer.run(job).await
+                answer.run(job).await.map_err(|error| explained(error, &inspection))
             };
             let ended = tokio::time::timeout(limit, work).await;
             let ended = ended.unwrap_or(Err(SqlError::Timeout { limit_ms }));
@@ -313,6 +314,17 @@ impl Answer {
         }
         Ok(())
     }
+}
+
+/// A statement may fail because a file was damaged since it was looked at last.
+fn explained(error: SqlError, inspection: &Inspection) -> SqlError {
+    let SqlError::Execution(message) = error else { return error };
+    let damaged = inspection.look_again();
+    if damaged.is_empty() {
+        return SqlError::Execution(message);
+    }
+    let files = damaged.join(", ");
+    SqlError::Execution(format!("{files} is damaged and is set aside; ask again for the rest: {message}"))
 }
 
 async fn start(job: Job) -> Result<SendableRecordBatchStream, SqlError> {

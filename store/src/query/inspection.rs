@@ -1,7 +1,10 @@
 //! [`Inspection`]: looks at data files before a statement reads them. A damaged one is left out, the
 //! committer is told to set it aside, and the answer says so.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -15,24 +18,43 @@ pub(super) struct Inspection {
     disk: Arc<dyn Disk>,
     orders: mpsc::Sender<Order>,
     warnings: Mutex<Vec<String>>,
+    /// What the statement reads.
+    passed: Mutex<Vec<(Table, Arc<DataFile>, PathBuf)>>,
 }
 
 impl Inspection {
     pub(super) fn new(disk: Arc<dyn Disk>, orders: mpsc::Sender<Order>) -> Self {
-        Self { disk, orders, warnings: Mutex::default() }
+        Self { disk, orders, warnings: Mutex::default(), passed: Mutex::default() }
     }
 
     /// Whether a file may be read.
-    pub(super) fn passes(&self, table: Table, file: &DataFile, path: &Path) -> bool {
+    pub(super) fn passes(&self, table: Table, file: &Arc<DataFile>, path: &Path) -> bool {
         let intact = file.is_intact(self.disk.as_ref(), path);
-        if !intact {
+        if intact {
+            self.passed.lock().push((table, file.clone(), path.to_owned()));
+        } else {
             let rows = file.rows;
             let warning = format!("{}/{} is damaged: its {rows} rows are left out", table.name(), file.name);
             self.warnings.lock().push(warning);
-            // a committer that is busy is told by the next statement
-            let _ = self.orders.try_send(Order::Quarantine(table, file.name.clone()));
+            self.set_aside(table, file);
         }
         intact
+    }
+
+    /// After a statement failed: files that were intact and are damaged now, by name.
+    pub(super) fn look_again(&self) -> Vec<String> {
+        let passed = std::mem::take(&mut *self.passed.lock());
+        let damaged = passed.into_iter().filter(|(_, file, path)| !file.look(self.disk.as_ref(), path));
+        let named = damaged.map(|(table, file, _)| {
+            self.set_aside(table, &file);
+            format!("{}/{}", table.name(), file.name)
+        });
+        named.collect()
+    }
+
+    fn set_aside(&self, table: Table, file: &DataFile) {
+        // a committer that is busy is told by the next statement
+        let _ = self.orders.try_send(Order::Quarantine(table, file.name.clone()));
     }
 
     /// What was left out so far.

@@ -4,7 +4,7 @@
 //! all of them), `TEST_FLIPS` how many bits are turned around in log and in data files each
 //! (default 12), `TEST_FULL` how often the disk runs full (default 4); `TEST_SEED` is printed.
 
-use super::{ledger::texts, *};
+use super::*;
 
 /// A disk with acked requests, at rest: everything on it is durable.
 struct Written {
