@@ -51,6 +51,10 @@ async fn post(url: &str, body: Value) -> Result<Value, anyhow::Error> {
     let response = sent.map_err(|error| Unreachable(format!("{url} does not answer: {error}")))?;
     let status = response.status();
     let answer: Value = response.json().await.unwrap_or_default();
-    anyhow::ensure!(status.is_success(), "{url} answered {status}: {}", answer["error"]["message"].as_str().unwrap_or_default());
+    anyhow::ensure!(
+        status.is_success(),
+        "{url} answered {status}: {}",
+        answer["error"]["message"].as_str().unwrap_or_default()
+    );
     Ok(answer)
 }

@@ -50,10 +50,18 @@ fn store_metrics(text: &mut String, store: &Store) {
     gauge("weir_store_wal_bytes", "Bytes of the write-ahead log on disk", status.wal_bytes);
     gauge("weir_store_memory_bytes", "Bytes of rows not yet in files", status.memory_bytes);
     gauge("weir_store_memory_rows", "Rows not yet in files", status.memory_rows);
-    gauge("weir_store_damaged_records", "Log records set aside because their checksum is wrong", status.damaged_records);
+    gauge(
+        "weir_store_damaged_records",
+        "Log records set aside because their checksum is wrong",
+        status.damaged_records,
+    );
     gauge("weir_store_replay_bytes", "Bytes of the log there were to replay at the start", status.replay_bytes);
     gauge("weir_store_replayed_bytes", "Bytes of the log that were replayed since the start", status.replayed_bytes);
-    gauge("weir_store_disk_full", "Whether requests are refused because the disk is nearly full", status.disk_full.into());
+    gauge(
+        "weir_store_disk_full",
+        "Whether requests are refused because the disk is nearly full",
+        status.disk_full.into(),
+    );
     gauge(
         "weir_store_quarantined_files",
         "Files set aside because their hash is wrong",

@@ -260,7 +260,8 @@ impl Store {
             let source = io::Error::new(io::ErrorKind::AlreadyExists, "a backup of this name is there");
             return Err(StoreError::Io { path: to, source });
         }
-        crate::disk::make_dir(self.inner.disk.as_ref(), &to).map_err(|source| StoreError::Io { path: to.clone(), source })?;
+        crate::disk::make_dir(self.inner.disk.as_ref(), &to)
+            .map_err(|source| StoreError::Io { path: to.clone(), source })?;
         self.order(|reply| Order::Backup(to.clone(), reply)).await?;
         Ok(to)
     }
@@ -279,7 +280,8 @@ impl Store {
         let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         let path = self.inner.config.dir.join("backups").join(name);
         if name.is_empty() || name.starts_with('.') || name.len() > 128 || !name.chars().all(fits) {
-            let source = io::Error::new(io::ErrorKind::InvalidInput, "a backup's name is letters, digits, '-', '_' and '.'");
+            let source =
+                io::Error::new(io::ErrorKind::InvalidInput, "a backup's name is letters, digits, '-', '_' and '.'");
             return Err(StoreError::Io { path, source });
         }
         Ok(path)
@@ -325,7 +327,13 @@ impl Store {
     /// # Errors
     /// When it cannot be written.
     pub fn checkpoint(&self, name: &str, bytes: &[u8], wal_sequence: u64) -> io::Result<()> {
-        checkpoint::write(self.inner.disk.as_ref(), &self.inner.config.dir.join("checkpoints"), name, bytes, wal_sequence)
+        checkpoint::write(
+            self.inner.disk.as_ref(),
+            &self.inner.config.dir.join("checkpoints"),
+            name,
+            bytes,
+            wal_sequence,
+        )
     }
 
     /// The value that was kept.

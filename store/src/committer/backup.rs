@@ -61,7 +61,14 @@ impl Committer {
             let folder = from.join("tables").join(table.name());
             let backup = DeltaTable::open(table, folder, self.disk.clone()).await?;
             for (place, file) in backup.files().iter().enumerate() {
-                self.restore_file(table, &backup.path(&file.name), file, &format!("restore/{id}/{place}"), &mut restored).await?;
+                self.restore_file(
+                    table,
+                    &backup.path(&file.name),
+                    file,
+                    &format!("restore/{id}/{place}"),
+                    &mut restored,
+                )
+                .await?;
             }
             self.show_files(table);
         }
@@ -89,7 +96,14 @@ impl Committer {
         second_name(self.disk.as_ref(), path, &folder.join(&name))?;
         self.disk.sync_dir(&folder).map_err(|source| StoreError::Io { path: folder, source })?;
         let hash = file.hash.unwrap_or_default();
-        let new = NewFile { name, bytes: file.bytes, hash, rows: file.rows, time_range: file.time_range, hot_in_map: file.hot_in_map };
+        let new = NewFile {
+            name,
+            bytes: file.bytes,
+            hash,
+            rows: file.rows,
+            time_range: file.time_range,
+            hot_in_map: file.hot_in_map,
+        };
         self.delta(table).commit(Commit::Append { file: new, application, through: 1 }).await?;
         restored.rows += file.rows;
         restored.files += 1;

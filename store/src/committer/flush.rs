@@ -155,7 +155,13 @@ impl Committer {
         Ok(())
     }
 
-    async fn append_own(&mut self, table: Table, rows: RecordBatch, last: u64, application: &str) -> Result<(), StoreError> {
+    async fn append_own(
+        &mut self,
+        table: Table,
+        rows: RecordBatch,
+        last: u64,
+        application: &str,
+    ) -> Result<(), StoreError> {
         if self.delta(table).through(application).await?.is_some_and(|through| through >= last) {
             return Ok(());
         }

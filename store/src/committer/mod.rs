@@ -101,7 +101,18 @@ impl Committer {
     pub(crate) fn new(parts: CommitterParts) -> Self {
         let CommitterParts { config, disk, views, tables, replay, shared } = parts;
         let flush = Flush::new(&config);
-        Self { config, disk, views, tables, replay, shared, flush, replaced: Replaced::default(), upkeep_at: Instant::now(), scrubbed: 0 }
+        Self {
+            config,
+            disk,
+            views,
+            tables,
+            replay,
+            shared,
+            flush,
+            replaced: Replaced::default(),
+            upkeep_at: Instant::now(),
+            scrubbed: 0,
+        }
     }
 
     /// Runs until told to close.

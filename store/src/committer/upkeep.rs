@@ -50,7 +50,9 @@ impl Committer {
     /// Makes few files of many, one merge a table: a long one must not hold up flushes for long.
     pub(super) async fn merge(&mut self) {
         for table in Table::ALL {
-            let Some(merge) = files::plan_merge(&self.delta(table).files(), self.config.compact_files) else { continue };
+            let Some(merge) = files::plan_merge(&self.delta(table).files(), self.config.compact_files) else {
+                continue;
+            };
             if let Err(error) = self.merge_files(table, &merge).await {
                 warn!(table = table.name(), %error, "files could not be merged");
             }
@@ -157,7 +159,13 @@ impl Committer {
         }
     }
 
-    async fn set_aside(&mut self, table: Table, file: &Arc<DataFile>, path: &Path, kept: &Path) -> Result<(), StoreError> {
+    async fn set_aside(
+        &mut self,
+        table: Table,
+        file: &Arc<DataFile>,
+        path: &Path,
+        kept: &Path,
+    ) -> Result<(), StoreError> {
         let io = |source| StoreError::Io { path: path.to_owned(), source };
         disk::make_dir(self.disk.as_ref(), kept).map_err(io)?;
         match self.disk.link(path, &kept.join(&file.name)) {

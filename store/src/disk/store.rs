@@ -133,7 +133,12 @@ impl ObjectStore for DiskStore {
         let only_new = match opts.mode {
             PutMode::Overwrite => false,
             PutMode::Create => true,
-            PutMode::Update(_) => return Err(Error::NotImplemented { operation: "put_opts with an expected version".into(), implementer: self.to_string() }),
+            PutMode::Update(_) => {
+                return Err(Error::NotImplemented {
+                    operation: "put_opts with an expected version".into(),
+                    implementer: self.to_string(),
+                });
+            }
         };
         self.put(location, &Bytes::from(payload), only_new)
     }
@@ -147,7 +152,9 @@ impl ObjectStore for DiskStore {
         options.check_preconditions(&meta)?;
         let whole = 0..meta.size;
         let range = match &options.range {
-            Some(range) => range.as_range(meta.size).map_err(|e| Error::Generic { store: "DiskStore", source: Box::new(e) })?,
+            Some(range) => {
+                range.as_range(meta.size).map_err(|e| Error::Generic { store: "DiskStore", source: Box::new(e) })?
+            }
             None => whole,
         };
         let bytes = if options.head { Bytes::new() } else { self.read(location, range.clone())? };

@@ -180,9 +180,9 @@ impl DeltaTable {
             (TableProperty::LogRetentionDuration, "interval 1 hour".to_owned()),
             (TableProperty::DeletedFileRetentionDuration, "interval 4 hours".to_owned()),
         ];
-        let create = settings.into_iter().fold(create, |create, (key, value)| {
-            create.with_configuration_property(key, Some(value))
-        });
+        let create = settings
+            .into_iter()
+            .fold(create, |create, (key, value)| create.with_configuration_property(key, Some(value)));
         let delta = create.await.map_err(|e| self.failed(&e))?;
         self.sync_names()?;
         self.state = Some(delta.snapshot().map_err(|e| self.failed(&e))?.clone());
@@ -237,11 +237,15 @@ impl DeltaTable {
         let state = DeltaTableState::try_new(self.log.as_ref(), None).await.map_err(|e| self.failed(&e))?;
         let known: HashMap<_, _> = self.files.drain(..).map(|file| (file.name.clone(), file)).collect();
         let time_column = self.table.time_column();
-        self.files = state.log_data().iter().map(|file| {
-            #[allow(deprecated)] // the only way to a file's tags
-            let add = file.add_action();
-            known.get(&add.path).cloned().unwrap_or_else(|| Arc::new(read_add(&add, time_column)))
-        }).collect();
+        self.files = state
+            .log_data()
+            .iter()
+            .map(|file| {
+                #[allow(deprecated)] // the only way to a file's tags
+                let add = file.add_action();
+                known.get(&add.path).cloned().unwrap_or_else(|| Arc::new(read_add(&add, time_column)))
+            })
+            .collect();
         self.state = Some(state);
         self.through.clear();
         Ok(())
@@ -327,9 +331,7 @@ fn kernel_schema(table: Table) -> Result<StructType, StoreError> {
 
 fn operation(commit: &Commit<'_>) -> DeltaOperation {
     match commit {
-        Commit::Append { .. } => {
-            DeltaOperation::Write { mode: SaveMode::Append, partition_by: None, predicate: None }
-        }
+        Commit::Append { .. } => DeltaOperation::Write { mode: SaveMode::Append, partition_by: None, predicate: None },
         Commit::Merge { .. } => DeltaOperation::Optimize { predicate: None, target_size: 128 << 20 },
         Commit::Drop { .. } => DeltaOperation::Delete { predicate: None },
     }

@@ -5,13 +5,13 @@ use std::{path::Path, sync::Arc};
 
 use bytes::Bytes;
 use parquet::{
+    bloom_filter::Sbbf,
     column::writer::ColumnCloseResult,
     file::{
-        metadata::{ColumnChunkMetaData, ParquetMetaData, ParquetMetaDataReader, PageIndexPolicy},
+        metadata::{ColumnChunkMetaData, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader},
         reader::ChunkReader,
         writer::SerializedFileWriter,
     },
-    bloom_filter::Sbbf,
 };
 use weir_schema::Table;
 
@@ -78,7 +78,12 @@ fn write(
 }
 
 /// A column chunk as if it had just been written.
-fn chunk(metadata: &ParquetMetaData, bytes: &Bytes, group: usize, column: usize) -> Result<ColumnCloseResult, StoreError> {
+fn chunk(
+    metadata: &ParquetMetaData,
+    bytes: &Bytes,
+    group: usize,
+    column: usize,
+) -> Result<ColumnCloseResult, StoreError> {
     let rows = metadata.row_group(group);
     let chunk: &ColumnChunkMetaData = rows.column(column);
     Ok(ColumnCloseResult {

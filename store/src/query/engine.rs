@@ -22,8 +22,8 @@ use datafusion::{
     execution::{
         SessionStateBuilder,
         context::{SQLOptions, SessionContext},
-        object_store::ObjectStoreUrl,
         memory_pool::FairSpillPool,
+        object_store::ObjectStoreUrl,
         runtime_env::RuntimeEnvBuilder,
         session_state::SessionState,
     },
@@ -244,7 +244,8 @@ impl Engine {
         let schema = MemorySchemaProvider::new();
         for table in Table::ALL {
             let dir = self.tables_dir.join(table.name());
-            let provider = TableOfView::new(table, view.table(table).clone(), dir, self.footers.clone(), inspection.clone());
+            let provider =
+                TableOfView::new(table, view.table(table).clone(), dir, self.footers.clone(), inspection.clone());
             // a fresh schema has no table of this name yet
             let _ = schema.register_table(table.name().to_owned(), Arc::new(provider));
         }

@@ -15,10 +15,10 @@ mod prune;
 mod reader;
 mod rewrite;
 mod small_steps;
-mod text_views;
 #[cfg(test)]
 mod tests;
+mod text_views;
 
 pub use engine::SqlAnswer;
-pub use functions::{FunctionDoc, functions};
 pub(crate) use engine::{Described, Engine};
+pub use functions::{FunctionDoc, functions};

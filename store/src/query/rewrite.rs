@@ -234,7 +234,10 @@ mod tests {
             ("'500' <> attributes['http.response.status_code']", "500 <> http_response_status_code"),
             ("attributes['http.response.status_code'] IN ('200', '404')", "http_response_status_code IN (200, 404)"),
             ("attributes['http.response.status_code'] = '0500'", "CAST(http_response_status_code AS VARCHAR) = '0500'"),
-            ("attributes['http.response.status_code'] IN ('200', 'x')", "CAST(http_response_status_code AS VARCHAR) IN ('200', 'x')"),
+            (
+                "attributes['http.response.status_code'] IN ('200', 'x')",
+                "CAST(http_response_status_code AS VARCHAR) IN ('200', 'x')",
+            ),
             ("attributes['http.response.status_code'] < '6'", "CAST(http_response_status_code AS VARCHAR) < '6'"),
             ("attributes['x'] = '1'", "attr(attributes, 'x') = '1'"),
             ("resource_attributes['http.route'] = '1'", "attr(resource_attributes, 'http.route') = '1'"),

@@ -8,6 +8,7 @@ use arrow::{
 };
 
 use super::*;
+use crate::Retention;
 
 /// Rows of `spans`: trace, span, start.
 pub(crate) fn spans(rows: &[(u8, u64, i64)]) -> RecordBatch {
@@ -190,4 +191,147 @@ async fn hostile_statements_end_in_errors_and_the_store_lives() {
         assert!(ended.is_err() || statement == deep, "{statement}");
     }
     assert_eq!(count(&store).await, (2_000, 2_000));
+}
+
+/// Many small files, as flushes of a quiet service make them.
+async fn small_files(store: &Store, files: u64) {
+    for n in 0..files {
+        store.append_rows(batch(n * 10, 10)).await.unwrap();
+        store.flush().await.unwrap();
+    }
+}
+
+fn spans_status(store: &Store) -> TableStatus {
+    store.status().tables.into_iter().find(|table| table.name == "spans").unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn small_files_become_one_and_queries_see_every_row_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(Config { compact_files: 4, ..config(dir.path()) }).await;
+    small_files(&store, 9).await;
+    store.upkeep().await.unwrap();
+    store.upkeep().await.unwrap();
+    assert_eq!(count(&store).await, (90, 90));
+    assert!(spans_status(&store).files <= 4, "{:?}", spans_status(&store));
+    store.close().await.unwrap();
+    let left = std::fs::read_dir(dir.path().join("tables/spans")).unwrap();
+    let left = left.filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|e| e == "parquet")).count();
+    let store = open(config(dir.path())).await;
+    assert_eq!((count(&store).await, spans_status(&store).files), ((90, 90), left), "what was replaced is deleted");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whole_row_groups_are_spliced_and_answer_as_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(Config { compact_files: 4, ..config(dir.path()) }).await;
+    let rows = 70_000;
+    for n in 0..3 {
+        store.append_rows(batch(n * rows, rows)).await.unwrap();
+        store.flush().await.unwrap();
+    }
+    let before =
+        number(&store, "SELECT sum(start_unix_nano) FROM spans WHERE trace_id = '07070707070707070707070707070707'");
+    let before = before.await;
+    store.upkeep().await.unwrap();
+    assert_eq!(spans_status(&store).files, 2, "two of three became one: half as many as small files need");
+    assert_eq!(count(&store).await, (210_000, 210_000));
+    let after =
+        number(&store, "SELECT sum(start_unix_nano) FROM spans WHERE trace_id = '07070707070707070707070707070707'");
+    assert_eq!(after.await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_old_or_too_much_goes_in_whole_files() {
+    let dir = tempfile::tempdir().unwrap();
+    // the spans of these tests are of 1970
+    let retention = Retention { max_age_hours: 1, max_bytes: 0 };
+    let store = open(Config { retention, ..config(dir.path()) }).await;
+    store.append_rows(batch(0, 10)).await.unwrap();
+    assert_eq!(count(&store).await, (10, 10), "rows in memory stay until they are in a file");
+    store.flush().await.unwrap();
+    store.upkeep().await.unwrap();
+    assert_eq!(count(&store).await, (0, 0));
+    store.close().await.unwrap();
+
+    let retention = Retention { max_age_hours: 0, max_bytes: 1 };
+    let store = open(Config { retention, ..config(dir.path()) }).await;
+    small_files(&store, 2).await;
+    store.upkeep().await.unwrap();
+    assert_eq!(count(&store).await, (0, 0), "nothing fits one byte");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_made_while_rows_come_is_a_store_and_is_restored_once() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let store = open(config(dir.path())).await;
+    store.append_rows(batch(0, 100)).await.unwrap();
+    let appender = store.clone();
+    let appends = tokio::spawn(async move {
+        for n in 10..20 {
+            appender.append_rows(batch(n * 10, 10)).await.unwrap();
+        }
+    });
+    let path = store.backup("first").await.unwrap();
+    appends.await.unwrap();
+    assert!(store.backup("first").await.is_err(), "the name is taken");
+    assert!(store.backup("../out").await.is_err(), "a name is no path");
+    assert!(store.restore("second").await.is_err(), "there is none of that name");
+    assert_eq!(count(&store).await, (200, 200));
+
+    // it opens as a store of its own
+    let copy = open(config(&path)).await;
+    let (rows, distinct) = count(&copy).await;
+    assert!(rows == distinct && (100..=200).contains(&rows), "{rows}");
+    copy.close().await.unwrap();
+
+    // and goes into a store that has rows already, once
+    std::fs::create_dir_all(other.path().join("backups")).unwrap();
+    std::fs::rename(&path, other.path().join("backups/first")).unwrap();
+    let store = open(config(other.path())).await;
+    store.append_rows(batch(1_000, 5)).await.unwrap();
+    let restored = store.restore("first").await.unwrap();
+    assert_eq!((restored.skipped_files, count(&store).await), (0, (rows + 5, rows + 5)));
+    assert_eq!(number(&store, "SELECT count(DISTINCT trace_id) FROM trace_index").await, 205.min(rows + 5).min(250));
+    let again = store.restore("first").await.unwrap();
+    assert_eq!((again.rows, again.files, count(&store).await), (0, 0, (rows + 5, rows + 5)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_stores_own_tables_follow_the_spans() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(config(dir.path())).await;
+    store.append_rows(batch(0, 500)).await.unwrap();
+    store.flush().await.unwrap();
+    store.append_rows(batch(500, 1)).await.unwrap();
+    store.flush().await.unwrap();
+    assert_eq!(number(&store, "SELECT count(DISTINCT trace_id) FROM trace_index").await, 250);
+    let range = "SELECT max(end_unix_nano) - min(start_unix_nano) FROM trace_index";
+    let exact = "SELECT max(start_unix_nano + duration_ns) - min(start_unix_nano) FROM spans";
+    assert_eq!(number(&store, range).await, number(&store, exact).await);
+    assert_eq!(number(&store, "SELECT count(*) FROM services WHERE service = 'cart' AND signal = 'spans'").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_of_an_older_version_gains_the_columns_it_lacks() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(config(dir.path())).await;
+    store.append_rows(batch(0, 10)).await.unwrap();
+    store.flush().await.unwrap();
+    store.close().await.unwrap();
+    // what an older version wrote: a schema without one of today's columns
+    let log = dir.path().join("tables/spans/_delta_log/00000000000000000000.json");
+    let text = std::fs::read_to_string(&log).unwrap();
+    let column = r#"{\"name\":\"sample_weight\",\"type\":\"double\",\"nullable\":true,\"metadata\":{}},"#;
+    assert!(text.contains(column), "{text}");
+    std::fs::write(&log, text.replace(column, "")).unwrap();
+    let store = open(config(dir.path())).await;
+    store.append_rows(batch(10, 10)).await.unwrap();
+    store.flush().await.unwrap();
+    assert_eq!(count(&store).await, (20, 20));
+    let logged: String = std::fs::read_dir(dir.path().join("tables/spans/_delta_log"))
+        .unwrap()
+        .map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap_or_default())
+        .collect();
+    assert!(logged.contains("ADD COLUMN") && logged.contains("sample_weight"));
 }

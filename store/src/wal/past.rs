@@ -33,7 +33,8 @@ impl Past {
             // of theirs is acked by them
             disk.sync_file(&segment.path).map_err(|source| StoreError::Io { path: segment.path.clone(), source })?;
             let records: Vec<_> = Records::open(disk, segment)?.collect();
-            let whole = matches!(records.first(), Some(Found::Record(first)) if matches!(first.payload, Payload::Recent(_)));
+            let whole =
+                matches!(records.first(), Some(Found::Record(first)) if matches!(first.payload, Payload::Recent(_)));
             newest.push(records);
             if whole {
                 break; // it says itself what the older ones would

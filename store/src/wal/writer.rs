@@ -6,12 +6,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{error, warn};
 use weir_schema::Batch;
 
-use super::{
-    Payload,
-    recent::Recent,
-    record,
-    segment::Segment,
-};
+use super::{Payload, recent::Recent, record, segment::Segment};
 use crate::{
     append::Appended,
     disk::{Disk, Step},

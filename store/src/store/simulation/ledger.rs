@@ -163,7 +163,9 @@ impl Kind {
     fn statement(self) -> &'static str {
         match self {
             Self::Spans => "SELECT trace_id, count(*), count(DISTINCT span_id) FROM spans GROUP BY trace_id",
-            Self::Logs => "SELECT trace_id, count(*), count(DISTINCT span_id) FROM logs WHERE trace_id IS NOT NULL GROUP BY trace_id",
+            Self::Logs => {
+                "SELECT trace_id, count(*), count(DISTINCT span_id) FROM logs WHERE trace_id IS NOT NULL GROUP BY trace_id"
+            }
             Self::Operations => {
                 "SELECT operation, count(*), count(DISTINCT input_tokens) FROM operations GROUP BY operation"
             }
