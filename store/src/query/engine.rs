@@ -372,6 +372,8 @@ fn base_state(limits: &SqlConfig, threads: usize) -> Result<SessionState, DataFu
     options.execution.parquet.schema_force_view_types = false;
     options.execution.parquet.binary_as_string = false;
     options.sql_parser.map_string_types_to_utf8view = false;
+    // it drops rows that a sibling such as max(a + b) beside min(a) still needs (DataFusion 55)
+    options.optimizer.enable_aggregate_dynamic_filter_pushdown = false;
     options.sql_parser.dialect = datafusion::common::config::Dialect::PostgreSQL;
     let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(limits.memory_bytes)));
     // what does not fit into memory may go to a temporary file, within the same order of size
