@@ -286,9 +286,12 @@ fn sketch(durations_ms: &[f64]) -> Vec<u8> {
     sketch.to_bytes()
 }
 
-fn operations(rows: &[(i64, &str, Vec<f64>, i64)]) -> Batch {
+/// A row of `operations`: minute, kind, durations in milliseconds, errors.
+type Minute<'a> = (i64, &'a str, Vec<f64>, i64);
+
+fn operations(rows: &[Minute<'_>]) -> Batch {
     let column = |name: &str| -> ArrayRef {
-        let texts = |text: fn(&(i64, &str, Vec<f64>, i64)) -> String| -> ArrayRef {
+        let texts = |text: fn(&Minute<'_>) -> String| -> ArrayRef {
             Arc::new(StringArray::from_iter_values(rows.iter().map(text)))
         };
         match name {

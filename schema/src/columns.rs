@@ -324,36 +324,6 @@ fn alerts() -> Vec<Column> {
     ]
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_table_has_its_time_column_and_no_column_twice() {
-        for table in Table::ALL {
-            let schema = table.schema();
-            assert_eq!(
-                schema.field_with_name(table.time_column()).unwrap().data_type(),
-                &DataType::Int64,
-                "{}",
-                table.name()
-            );
-            let mut names: Vec<_> = schema.fields().iter().map(|f| f.name()).collect();
-            names.sort_unstable();
-            names.dedup();
-            assert_eq!(names.len(), schema.fields().len(), "{}", table.name());
-        }
-    }
-
-    #[test]
-    fn tables_are_found_by_name() {
-        for table in Table::ALL {
-            assert_eq!(Table::from_name(table.name()), Some(table));
-        }
-        assert_eq!(Table::from_name("trace"), None);
-    }
-}
-
 fn trace_index() -> Vec<Column> {
     use DataType::{Binary, Boolean, Int64, Utf8};
     vec![
@@ -384,4 +354,34 @@ fn attribute_keys() -> Vec<Column> {
         required("key", Utf8, "the attribute's name"),
         required("type", Utf8, "string, boolean, int, double, bytes, array, map or null"),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_table_has_its_time_column_and_no_column_twice() {
+        for table in Table::ALL {
+            let schema = table.schema();
+            assert_eq!(
+                schema.field_with_name(table.time_column()).unwrap().data_type(),
+                &DataType::Int64,
+                "{}",
+                table.name()
+            );
+            let mut names: Vec<_> = schema.fields().iter().map(|f| f.name()).collect();
+            names.sort_unstable();
+            names.dedup();
+            assert_eq!(names.len(), schema.fields().len(), "{}", table.name());
+        }
+    }
+
+    #[test]
+    fn tables_are_found_by_name() {
+        for table in Table::ALL {
+            assert_eq!(Table::from_name(table.name()), Some(table));
+        }
+        assert_eq!(Table::from_name("trace"), None);
+    }
 }

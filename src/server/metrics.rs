@@ -51,6 +51,11 @@ fn store_metrics(text: &mut String, store: &Store) {
     gauge("weir_store_memory_bytes", "Bytes of rows not yet in files", status.memory_bytes);
     gauge("weir_store_memory_rows", "Rows not yet in files", status.memory_rows);
     gauge(
+        "weir_store_sampled_out_spans",
+        "Spans that tail sampling left out of files since the start",
+        status.sampled_out_spans,
+    );
+    gauge(
         "weir_store_damaged_records",
         "Log records set aside because their checksum is wrong",
         status.damaged_records,

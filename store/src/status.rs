@@ -15,6 +15,8 @@ pub struct Status {
     pub tables: Vec<TableStatus>,
     /// Files set aside because they are damaged.
     pub quarantined: Vec<String>,
+    /// Spans that tail sampling left out of files since the start.
+    pub sampled_out_spans: u64,
     /// Log records set aside because they are damaged.
     pub damaged_records: u64,
     /// Whether the log is still being replayed: rows of its past become visible one after the other.

@@ -313,6 +313,7 @@ impl Store {
             memory_rows,
             tables: tables.to_vec(),
             quarantined: self.inner.shared.quarantined.lock().clone(),
+            sampled_out_spans: self.inner.shared.sampled_out_spans.load(Ordering::Relaxed),
             damaged_records: self.inner.replay.damaged(),
             replaying: !self.inner.replay.is_over(),
             replayed_bytes,

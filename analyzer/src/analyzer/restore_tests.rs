@@ -99,7 +99,7 @@ fn expected(spans: &[Row]) -> (Totals, Totals) {
     let by_id: HashMap<_, _> = distinct.iter().map(|row| ((row.trace, row.id), *row)).collect();
     let (mut operations, mut edges) = (Totals::new(), Totals::new());
     let mut answered = HashSet::new();
-    let one = |row: &Row| (1, i64::from(row.id % 7 == 0), row.duration);
+    let one = |row: &Row| (1, i64::from(row.id.is_multiple_of(7)), row.duration);
     for row in &distinct {
         add(&mut operations, (minute(row.start), row.service, "call", row.kind), one(row));
         if let Some(parent) = by_id.get(&(row.trace, row.parent)).filter(|parent| parent.service != row.service) {

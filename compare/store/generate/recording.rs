@@ -92,8 +92,7 @@ impl Recording {
 
     /// Parents by place, and from them the kinds: a span with its parent in another pod serves, that parent calls.
     fn link(&mut self, parent_ids: &[String], seen: &HashMap<(u32, u64), u32>) {
-        for place in 0..self.spans.len() {
-            let parent_id = &parent_ids[place];
+        for (place, parent_id) in parent_ids.iter().enumerate() {
             if parent_id == "root" {
                 self.spans[place].kind = Kind::Server;
                 continue;

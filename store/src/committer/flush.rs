@@ -2,7 +2,10 @@
 //! store's own tables. Those are committed first: a crash in between derives them once more, which
 //! changes nothing, because each of their rows says the same however often it is there.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 use arrow::{compute::concat_batches, record_batch::RecordBatch};
 use tracing::debug;
@@ -119,10 +122,10 @@ impl Committer {
     }
 
     fn sampled(&mut self, table: Table, batches: Vec<RecordBatch>) -> Vec<RecordBatch> {
-        match &mut self.flush.sampler {
-            Some(sampler) if table == Table::Spans => batches.iter().map(|batch| sampler.apply(batch)).collect(),
-            _ => batches,
-        }
+        let Some(sampler) = self.flush.sampler.as_mut().filter(|_| table == Table::Spans) else { return batches };
+        let kept = batches.iter().map(|batch| sampler.apply(batch)).collect();
+        self.shared.sampled_out_spans.store(sampler.dropped_spans(), Relaxed);
+        kept
     }
 
     /// The rows that the store keeps about these rows, before any sampling.

@@ -13,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -68,6 +68,8 @@ pub(crate) struct Shared {
     pub(crate) last_error: Mutex<Option<String>>,
     /// Appends are refused: the disk is nearly full.
     pub(crate) disk_full: AtomicBool,
+    /// Spans that tail sampling left out of files since the start.
+    pub(crate) sampled_out_spans: AtomicU64,
     /// Files that were set aside.
     pub(crate) quarantined: Mutex<Vec<String>>,
 }

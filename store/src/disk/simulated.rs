@@ -115,11 +115,6 @@ impl SimulatedDisk {
         self.machine.lock().is_off
     }
 
-    /// Cuts the power now: every later operation fails.
-    pub(crate) fn power_off(&self) {
-        self.machine.lock().is_off = true;
-    }
-
     /// The disk that a power cut at this moment leaves. This one is off afterwards.
     pub(crate) fn crash(&self, seed: u64) -> Self {
         let mut machine = self.machine.lock();

@@ -266,7 +266,7 @@ fn hot(view: &View) -> Hot {
     let spans = view.table(Table::Spans);
     let in_files = spans.files.iter().any(|file| file.hot_in_map);
     let in_memory = || spans.memory().any(|held| *held.hot_in_map.get_or_init(|| hot_keys::any_in_map(&held.rows)));
-    if in_files || in_memory() { Hot::InMapsToo } else { Hot::InColumns }
+    if in_files || in_memory() { Hot::MapsToo } else { Hot::Columns }
 }
 
 /// A session that knows this catalogue and no other.

@@ -22,9 +22,9 @@ use crate::error::SqlError;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hot {
     /// All in their columns.
-    InColumns,
+    Columns,
     /// Some, that did not fit, in a map.
-    InMapsToo,
+    MapsToo,
     /// There is no such column.
     InMapsOnly,
 }
@@ -158,8 +158,8 @@ fn attribute(root: &Expr, access_chain: &[AccessExpr], hot: Hot) -> Option<Expr>
         _ => as_text(column(path)),
     };
     Some(match hot {
-        Hot::InColumns => from_column,
-        Hot::InMapsToo => call("coalesce", vec![from_column, from_map]),
+        Hot::Columns => from_column,
+        Hot::MapsToo => call("coalesce", vec![from_column, from_map]),
         Hot::InMapsOnly => from_map,
     })
 }
@@ -222,7 +222,7 @@ mod tests {
     }
 
     fn rewritten(text: &str) -> Result<String, SqlError> {
-        rewritten_with(text, Hot::InMapsToo)
+        rewritten_with(text, Hot::MapsToo)
     }
 
     #[test]
@@ -244,7 +244,7 @@ mod tests {
         ];
         for (filter, expect) in cases {
             let text = |filter: &str| format!("SELECT 1 FROM spans s WHERE {filter}");
-            assert_eq!(rewritten_with(&text(filter), Hot::InColumns).unwrap(), text(expect));
+            assert_eq!(rewritten_with(&text(filter), Hot::Columns).unwrap(), text(expect));
         }
     }
 

@@ -268,10 +268,28 @@ pub(in crate::store) async fn texts(store: &Store, statement: &str) -> Result<Ve
     cells(store, statement, |column, row| arrow::util::display::array_value_to_string(column, row).unwrap()).await
 }
 
+/// How many planned faults of the disk may meet one statement.
+const FAULTS: usize = 3;
+
+/// A statement that a planned fault of the disk met is asked again: a fault comes once.
 async fn cells<T>(
     store: &Store,
     statement: &str,
     cell: impl Fn(&ArrayRef, usize) -> T,
+) -> Result<Vec<Vec<T>>, SqlError> {
+    for _ in 0..FAULTS {
+        match cells_once(store, statement, &cell).await {
+            Err(SqlError::Execution(why)) if why.contains("Input/output error") => {}
+            answered => return answered,
+        }
+    }
+    cells_once(store, statement, &cell).await
+}
+
+async fn cells_once<T>(
+    store: &Store,
+    statement: &str,
+    cell: &impl Fn(&ArrayRef, usize) -> T,
 ) -> Result<Vec<Vec<T>>, SqlError> {
     let mut answer = store.sql(statement, None).await?;
     let mut rows = Vec::new();
