@@ -18,13 +18,13 @@ use prost::Message;
 use crate::support::{Process, client, request, span, sql};
 
 /// Size of the volume.
-const VOLUME_MIB: u64 = 64;
+const VOLUME_MIB: u64 = 24;
 
 /// What somebody else's file takes, until it is deleted.
-const BALLAST_MIB: usize = 24;
+const BALLAST_MIB: usize = 8;
 
 /// Free space below which appends are refused.
-const MIN_FREE_BYTES: u64 = 8 << 20;
+const MIN_FREE_BYTES: u64 = 5 << 20;
 
 /// Spans of one request.
 const SPANS: u64 = 200;

@@ -125,7 +125,8 @@ fn start_replay(
         until,
         through,
         views: views.clone(),
-        memory_bytes: config.memory_limit_bytes / 2,
+        // flushes begin at half of it; on a full disk the past has most of the rest
+        memory_bytes: config.memory_limit_bytes / 8 * 7,
     };
     Replay::start(parts).map_err(|source| StoreError::Io { path: config.wal_dir(), source })
 }

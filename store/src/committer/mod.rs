@@ -39,6 +39,9 @@ use upkeep::Replaced;
 /// How often ages are looked at.
 const TICK: Duration = Duration::from_millis(250);
 
+/// How long a failed flush is left alone: a full disk has no room a moment later.
+const RETRY: Duration = Duration::from_secs(2);
+
 /// How often retention and free space are looked at.
 const UPKEEP: Duration = Duration::from_secs(5);
 
@@ -95,6 +98,8 @@ pub(crate) struct Committer {
     flush: Flush,
     replaced: Replaced,
     upkeep_at: Instant,
+    /// After a failed flush: when the next may be tried.
+    retry_at: Option<Instant>,
     /// Which file is looked at next.
     scrubbed: usize,
 }
@@ -113,6 +118,7 @@ impl Committer {
             flush,
             replaced: Replaced::default(),
             upkeep_at: Instant::now(),
+            retry_at: None,
             scrubbed: 0,
         }
     }
@@ -155,11 +161,14 @@ impl Committer {
             let old = table.memory().next().is_some_and(|held| held.since.elapsed() >= age);
             old || half_full || table.memory_rows() >= rows
         };
-        let flushed = self.flush(due).await;
-        if let Err(error) = &flushed {
-            warn!(%error, "flush failed: rows stay in memory and in the log");
+        if self.retry_at.is_none_or(|at| at <= Instant::now()) {
+            let flushed = self.flush(due).await;
+            if let Err(error) = &flushed {
+                warn!(%error, "flush failed: rows stay in memory and in the log");
+            }
+            self.retry_at = flushed.is_err().then(|| Instant::now() + RETRY);
+            *self.shared.last_error.lock() = flushed.err().map(|error| error.to_string());
         }
-        *self.shared.last_error.lock() = flushed.err().map(|error| error.to_string());
         self.merge().await;
         if self.upkeep_at.elapsed() >= UPKEEP {
             self.upkeep_at = Instant::now();
