@@ -24,6 +24,10 @@ fn limits() -> SqlConfig {
     SqlConfig { timeout_ms: 1_500, memory_bytes: 64 << 20, max_rows: 20_000, ..SqlConfig::default() }
 }
 
+/// How long a statement may take to its end: its own two seconds and a step of its plan. Without
+/// optimization a step is ten to twenty times as long.
+const LONGEST: Duration = Duration::from_secs(if cfg!(debug_assertions) { 15 } else { 4 });
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_hundred_hostile_statements_leave_the_server_well() {
     let dir = tempfile::tempdir().unwrap();
@@ -41,11 +45,11 @@ async fn two_hundred_hostile_statements_leave_the_server_well() {
     for (statement, end) in &statements {
         let started = Instant::now();
         let short: String = statement.chars().take(120).collect();
-        let ended = tokio::time::timeout(Duration::from_secs(8), ask(&weir, statement)).await;
+        let ended = tokio::time::timeout(2 * LONGEST, ask(&weir, statement)).await;
         let took = started.elapsed();
         match (end, ended) {
             (_, Err(_)) => wrong.push(format!("{short}: does not end")),
-            (_, Ok(_)) if took > Duration::from_secs(4) => wrong.push(format!("{short}: took {took:?}")),
+            (_, Ok(_)) if took > LONGEST => wrong.push(format!("{short}: took {took:?}")),
             (End::Refused, Ok(Ok(rows))) => wrong.push(format!("{short}: answered {rows} rows")),
             (_, Ok(Err(SqlError::Execution(why)))) if why.contains("inside the engine") => {
                 wrong.push(format!("{short}: {why}"));
