@@ -3,7 +3,7 @@
 //!
 //! A seed is one lineage of a disk: several lives, each ended by a power cut or by a kill, which leaves a
 //! page cache that a later power cut takes; some end during the recovery from the one before, some meet
-//! failing operations and failed syncs. `TEST_SEEDS` says how many seeds (default 40), `TEST_SEED` the
+//! failing operations and failed syncs. `TEST_SEEDS` says how many seeds (default 10), `TEST_SEED` the
 //! first one; the seed is printed before it runs.
 
 mod damage;
@@ -30,7 +30,7 @@ const LIVES: u64 = 4;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_acked_request_survives_every_power_cut_once_and_whole() {
-    let (first, seeds) = (number_of("TEST_SEED", 1), number_of("TEST_SEEDS", 40));
+    let (first, seeds) = (number_of("TEST_SEED", 1), number_of("TEST_SEEDS", 10));
     let mut all = Tally::default();
     for seed in first..first + seeds {
         println!("seed {seed}");
