@@ -17,8 +17,15 @@ pub(crate) fn write(disk: &dyn Disk, dir: &Path, name: &str, bytes: &[u8], seque
 }
 
 /// What was written last; `None` if nothing was, or if it is damaged.
-pub(crate) fn read(disk: &dyn Disk, dir: &Path, name: &str) -> Option<(Vec<u8>, u64)> {
-    let file = disk.read(&path(dir, name)).ok()?;
+pub(crate) fn read(disk: &dyn Disk, dir: &Path, name: &str) -> io::Result<Option<(Vec<u8>, u64)>> {
+    match disk.read(&path(dir, name)) {
+        Ok(file) => Ok(parse(&file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn parse(file: &[u8]) -> Option<(Vec<u8>, u64)> {
     let crc = u32::from_le_bytes(file.get(..4)?.try_into().ok()?);
     let sequence = u64::from_le_bytes(file.get(4..12)?.try_into().ok()?);
     let bytes = file.get(12..)?.to_vec();
@@ -37,10 +44,10 @@ mod tests {
     #[test]
     fn a_checkpoint_reads_back_and_a_damaged_one_does_not() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(read(&RealDisk, dir.path(), "analyzer"), None);
+        assert_eq!(read(&RealDisk, dir.path(), "analyzer").unwrap(), None);
         write(&RealDisk, dir.path(), "analyzer", b"state", 7).unwrap();
-        assert_eq!(read(&RealDisk, dir.path(), "analyzer"), Some((b"state".to_vec(), 7)));
+        assert_eq!(read(&RealDisk, dir.path(), "analyzer").unwrap(), Some((b"state".to_vec(), 7)));
         std::fs::write(path(dir.path(), "analyzer"), b"0123456789abcdef").unwrap();
-        assert_eq!(read(&RealDisk, dir.path(), "analyzer"), None);
+        assert_eq!(read(&RealDisk, dir.path(), "analyzer").unwrap(), None);
     }
 }

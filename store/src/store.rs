@@ -337,9 +337,11 @@ impl Store {
         )
     }
 
-    /// The value that was kept.
-    #[must_use]
-    pub fn read_checkpoint(&self, name: &str) -> Option<(Vec<u8>, u64)> {
+    /// The value that was kept; `None` when there is none, or it is damaged.
+    ///
+    /// # Errors
+    /// When the disk cannot read it.
+    pub fn read_checkpoint(&self, name: &str) -> io::Result<Option<(Vec<u8>, u64)>> {
         checkpoint::read(self.inner.disk.as_ref(), &self.inner.config.dir.join("checkpoints"), name)
     }
 

@@ -44,15 +44,20 @@ impl Checkpoint {
 
     /// Says that a life begins that has not ended well yet; before anything is acked.
     pub(crate) async fn begin(store: &Store, now: UnixNanos) {
-        if Self::read(store).is_some_and(|checkpoint| checkpoint.complete) {
+        // one that cannot be read now may say it later
+        if Self::try_read(store).map_or(true, |read| read.is_some_and(|checkpoint| checkpoint.complete)) {
             Self { received_until: now, ..Self::default() }.write(store).await;
         }
     }
 
     /// The last one; `None` when there is none, or it is damaged.
     pub(crate) fn read(store: &Store) -> Option<Self> {
-        let (bytes, _) = store.read_checkpoint(NAME)?;
-        serde_json::from_slice(&bytes).ok()
+        let read = Self::try_read(store);
+        read.inspect_err(|error| warn!(%error, "open minutes cannot be read: all are read back")).ok().flatten()
+    }
+
+    fn try_read(store: &Store) -> std::io::Result<Option<Self>> {
+        Ok(store.read_checkpoint(NAME)?.and_then(|(bytes, _)| serde_json::from_slice(&bytes).ok()))
     }
 }
 

@@ -70,7 +70,7 @@ impl Committer {
                 )
                 .await?;
             }
-            self.show_files(table);
+            self.show_files(table).await?;
         }
         Ok(restored)
     }

@@ -55,7 +55,7 @@ impl Committer {
             }
         }
         self.replay.wake();
-        if past_is_whole {
+        if past_is_whole && self.replay.allows_trim() {
             let wal_dir = self.config.wal_dir();
             let segments = wal::segments(self.disk.as_ref(), &wal_dir)?;
             let keep_from = self.views.current().first_unflushed();
@@ -140,8 +140,8 @@ impl Committer {
             if let Some(first) = fresh.first().map(|held| held.first_sequence) {
                 let rows = derived::trace_index(&indexed_columns(&fresh)?);
                 self.append(Table::TraceIndex, &[rows], (first, last), &application).await?;
-                self.show_files(Table::TraceIndex);
             }
+            self.show_files(Table::TraceIndex).await?;
         }
         let mut services = held.iter().flat_map(|held| derived::services(table, &held.rows)).collect();
         services = self.flush.services.unseen(services);
@@ -165,18 +165,23 @@ impl Committer {
         last: u64,
         application: &str,
     ) -> Result<(), StoreError> {
-        if self.delta(table).through(application).await?.is_some_and(|through| through >= last) {
-            return Ok(());
+        if self.delta(table).through(application).await?.is_none_or(|through| through < last) {
+            self.append(table, &[rows], (last, last), application).await?;
         }
-        self.append(table, &[rows], (last, last), application).await?;
-        self.show_files(table);
-        Ok(())
+        self.show_files(table).await
     }
 
-    /// Queries see the table's files as they are now.
-    pub(super) fn show_files(&mut self, table: Table) {
+    /// Queries see the table's files as they are now. Among them may be those of a flush that was only
+    /// thought to have failed, so its rows leave memory in the same moment.
+    pub(super) async fn show_files(&mut self, table: Table) -> Result<(), StoreError> {
+        let node = self.config.node.clone();
+        let through = self.delta(table).through(&node).await?;
         let files = self.delta(table).files();
-        self.views.set_files(table, files);
+        match through {
+            Some(through) => self.views.flushed(table, through, files),
+            None => self.views.set_files(table, files),
+        }
+        Ok(())
     }
 
     pub(super) fn delta(&mut self, table: Table) -> &mut crate::files::DeltaTable {

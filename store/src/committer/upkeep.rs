@@ -78,7 +78,7 @@ impl Committer {
         self.reached(Step::MergeFileSynced, &folder)?;
         self.delta(table).commit(Commit::Merge { removed: sources, file }).await?;
         self.reached(Step::MergeCommitted, &folder)?;
-        self.show_files(table);
+        self.show_files(table).await?;
         self.reached(Step::MergePublished, &folder)?;
         self.replaced.push(sources.iter().map(|file| folder.join(&file.name)));
         debug!(table = table.name(), files = sources.len(), "merged");
@@ -174,7 +174,7 @@ impl Committer {
         }
         self.reached(Step::Quarantined, path)?;
         self.delta(table).commit(Commit::Drop { removed: std::slice::from_ref(file) }).await?;
-        self.show_files(table);
+        self.show_files(table).await?;
         self.replaced.push([path.to_owned()]);
         Ok(())
     }
@@ -225,7 +225,7 @@ impl Committer {
         }
         self.delta(table).commit(Commit::Drop { removed: files }).await?;
         self.reached(Step::RetentionCommitted, Path::new(table.name()))?;
-        self.show_files(table);
+        self.show_files(table).await?;
         let paths: Vec<_> = files.iter().map(|file| self.delta(table).path(&file.name)).collect();
         self.replaced.push(paths);
         let rows: u64 = files.iter().map(|file| file.rows).sum();

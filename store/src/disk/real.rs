@@ -25,9 +25,12 @@ impl Disk for RealDisk {
         let mut entries = Vec::new();
         for entry in fs::read_dir(dir)? {
             let entry = entry?;
-            // a file that was removed in between is not there
-            let Ok(metadata) = entry.metadata() else { continue };
-            entries.push(describe(&entry.path(), &metadata));
+            match entry.metadata() {
+                Ok(metadata) => entries.push(describe(&entry.path(), &metadata)),
+                // removed in between
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
         }
         Ok(entries)
     }

@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -85,7 +86,7 @@ impl DeltaTable {
             commits: 0,
             doubtful: false,
         };
-        if opened.has_begun() {
+        if opened.has_begun()? {
             // a process that was killed may have left names that are not durable: nothing they replace
             // may go before they are
             opened.sync_names()?;
@@ -158,15 +159,21 @@ impl DeltaTable {
         Ok(())
     }
 
-    fn has_begun(&self) -> bool {
-        self.disk.list(&self.dir.join("_delta_log")).is_ok_and(|entries| {
-            entries.iter().any(|entry| entry.name.ends_with(".json") || entry.name.ends_with(".parquet"))
-        })
+    /// Whether the log has a commit. A log that cannot be read is not taken for one that is not there.
+    fn has_begun(&self) -> Result<bool, StoreError> {
+        let log = self.dir.join("_delta_log");
+        match self.disk.list(&log) {
+            Ok(entries) => {
+                Ok(entries.iter().any(|entry| [".json", ".parquet"].iter().any(|end| entry.name.ends_with(end))))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(source) => Err(StoreError::Io { path: log, source }),
+        }
     }
 
     async fn begin(&mut self) -> Result<(), StoreError> {
         self.folder()?;
-        if self.has_begun() {
+        if self.has_begun()? {
             // an earlier try got so far
             self.sync_names()?;
             return self.reload().await;
@@ -226,7 +233,7 @@ impl DeltaTable {
 
     /// Reads the state again when a commit may or may not be in the log.
     async fn settle(&mut self) -> Result<(), StoreError> {
-        if self.doubtful && self.has_begun() {
+        if self.doubtful && self.has_begun()? {
             self.reload().await?;
         }
         self.doubtful = false;

@@ -62,10 +62,10 @@ async fn check(dir: &Path, what: &str) -> u64 {
     let store = Store::open(config(dir)).await.unwrap_or_else(|e| panic!("{what}: {e}"));
     store.replayed().await;
     let ledger = read_ledger(dir);
-    ledger.check(&store, what).await;
+    ledger.check(&store, what).await.unwrap();
     store.flush().await.unwrap_or_else(|e| panic!("{what}: {e}"));
-    ledger.check(&store, &format!("{what}, flushed")).await;
-    ledger.check_index(&store, &format!("{what}, flushed")).await;
+    ledger.check(&store, &format!("{what}, flushed")).await.unwrap();
+    ledger.check_index(&store, &format!("{what}, flushed")).await.unwrap();
     // no close: the next child finds a folder that nobody left in order
     drop(store);
     ledger.acked()

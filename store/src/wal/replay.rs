@@ -42,6 +42,9 @@ const BYTES: usize = 4 << 20;
 /// How long a wait goes on before it looks for itself.
 const WAIT: Duration = Duration::from_millis(100);
 
+/// How often a segment is read before it is given up.
+const TRIES: u32 = 10;
+
 /// Through which record the files of each table are.
 pub(crate) type Through = BTreeMap<Table, u64>;
 
@@ -72,6 +75,8 @@ struct Shared {
     done_bytes: AtomicU64,
     damaged: AtomicU64,
     over: AtomicBool,
+    /// A segment could be neither read nor set aside.
+    keeps_log: AtomicBool,
     stop: AtomicBool,
     room: Mutex<()>,
     room_made: Condvar,
@@ -94,6 +99,11 @@ impl Replay {
     /// Whether everything of the past is visible.
     pub(crate) fn is_over(&self) -> bool {
         self.shared.over.load(SeqCst)
+    }
+
+    /// Whether the log may lose what is in files: not while it has what could not be replayed.
+    pub(crate) fn allows_trim(&self) -> bool {
+        self.is_over() && !self.shared.keeps_log.load(SeqCst)
     }
 
     /// Bytes replayed, and bytes there are.
@@ -149,8 +159,7 @@ impl Work {
                 return;
             }
             if let Err(error) = self.segment(&segment) {
-                error!(segment = %segment.path.display(), %error, "a log segment cannot be replayed: it is kept");
-                self.shared.damaged.fetch_add(1, Relaxed);
+                self.keep_segment(&segment, &error);
             }
             self.shared.done_bytes.fetch_add(segment.bytes, Relaxed);
         }
@@ -164,8 +173,39 @@ impl Work {
         self.shared.room_made.notify_all();
     }
 
+    /// A segment that cannot be read is kept for people; the rest of the log is replayed.
+    fn keep_segment(&self, segment: &SegmentFile, error: &StoreError) {
+        self.shared.damaged.fetch_add(1, Relaxed);
+        let (disk, quarantine) = (self.parts.disk.as_ref(), &self.parts.quarantine);
+        let path = quarantine.join(segment.path.file_name().unwrap_or_default());
+        error!(segment = %segment.path.display(), %error, kept = %path.display(), "a log segment cannot be replayed");
+        let kept = disk::make_dir(disk, quarantine).and_then(|()| match disk.link(&segment.path, &path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => disk.sync_dir(quarantine),
+        });
+        if let Err(error) = kept {
+            error!(%error, "it could not be set aside: the log is not trimmed until the next start");
+            self.shared.keeps_log.store(true, SeqCst);
+        }
+    }
+
+    /// Opens a segment; what a disk cannot read now it may read in a moment.
+    fn open(&self, segment: &SegmentFile) -> Result<Records, StoreError> {
+        let mut tries = 1;
+        loop {
+            match Records::open(self.parts.disk.as_ref(), segment) {
+                Err(error) if tries < TRIES && !self.shared.stop.load(SeqCst) => {
+                    warn!(segment = %segment.path.display(), %error, tries, "a log segment cannot be read: once more");
+                    tries += 1;
+                    self.shared.room_made.wait_for(&mut self.shared.room.lock(), WAIT);
+                }
+                opened => return opened,
+            }
+        }
+    }
+
     fn segment(&mut self, segment: &SegmentFile) -> Result<(), StoreError> {
-        for found in Records::open(self.parts.disk.as_ref(), segment)? {
+        for found in self.open(segment)? {
             if self.shared.stop.load(SeqCst) {
                 return Ok(());
             }

@@ -65,7 +65,7 @@ async fn a_torn_tail_is_cut_at_every_byte_and_costs_the_torn_record_only() {
             disk.plant(&segment, left).unwrap();
             let store = open(&disk).await.unwrap();
             let what = format!("{how} {cut} of {}", bytes.len());
-            let lost = whole.ledger.lost(&store, &what).await;
+            let lost = whole.ledger.lost(&store, &what).await.unwrap();
             let expected = if cut == bytes.len() { vec![] } else { vec![whole.last] };
             assert_eq!(lost, expected, "{what}");
             assert_eq!(store.status().damaged_records, 0, "{what}: a torn tail is no damage");
@@ -90,7 +90,7 @@ async fn a_flipped_bit_in_the_log_costs_one_record_which_is_set_aside_and_counte
         disk.flip_bit(path, bit).unwrap();
         let what = format!("bit {bit} of {}", path.display());
         let store = open(&disk).await.unwrap_or_else(|e| panic!("{what}: {e}"));
-        let lost = written.ledger.lost(&store, &what).await;
+        let lost = written.ledger.lost(&store, &what).await.unwrap();
         assert!(lost.len() <= 1, "{what}: one record is damaged, {lost:?} are lost");
         let is_counted = store.status().damaged_records > 0;
         if let [lost] = lost[..] {
@@ -126,14 +126,14 @@ async fn a_flipped_bit_in_a_data_file_sets_it_aside_and_the_rest_answers() {
         assert!(warnings.len() == 1 && warnings[0].contains(&name), "{what}: the answer says {warnings:?}");
         store.upkeep().await.unwrap(); // orders are done in turn: the file is set aside by now
         assert!(store.status().quarantined.iter().any(|file| file.contains(&name)), "{what}: {:?}", store.status());
-        let lost = written.ledger.lost(&store, &what).await;
+        let lost = written.ledger.lost(&store, &what).await.unwrap();
         assert_eq!(lost.len(), 2, "{what}: two requests of spans are in a file, {lost:?} are lost");
         assert!(
             disk.files().iter().any(|(path, _)| path.starts_with("/weir/data/quarantine") && path.ends_with(&name))
         );
         store.close().await.unwrap();
         let store = open(&disk).await.unwrap();
-        assert_eq!(written.ledger.lost(&store, &what).await, lost, "{what}: after a restart");
+        assert_eq!(written.ledger.lost(&store, &what).await.unwrap(), lost, "{what}: after a restart");
     }
     println!("{flips} flips in data files: each was found, named and set aside");
 }
@@ -162,7 +162,7 @@ async fn a_full_disk_refuses_answers_and_recovers_by_itself() {
                 drop(store.flush().await);
             }
         }
-        ledger.check(&store, &format!("{what}, full")).await;
+        ledger.check(&store, &format!("{what}, full")).await.unwrap();
         disk.set_capacity(1 << 40);
         store.upkeep().await.unwrap_or_else(|e| panic!("{what}: {e}"));
         for number in refused {
@@ -170,11 +170,11 @@ async fn a_full_disk_refuses_answers_and_recovers_by_itself() {
             ledger.ack(number);
         }
         store.flush().await.unwrap_or_else(|e| panic!("{what}: {e}"));
-        ledger.check(&store, &format!("{what}, room again")).await;
-        ledger.check_derived(&store, &format!("{what}, room again")).await;
+        ledger.check(&store, &format!("{what}, room again")).await.unwrap();
+        ledger.check_derived(&store, &format!("{what}, room again")).await.unwrap();
         drop(store);
         let store = open(&disk.crash(seed)).await.unwrap();
-        ledger.check(&store, &format!("{what}, after a power cut")).await;
+        ledger.check(&store, &format!("{what}, after a power cut")).await.unwrap();
     }
 }
 
@@ -201,10 +201,10 @@ async fn a_request_refused_by_a_failing_disk_and_sent_again_is_there_once() {
                 store.flush().await.unwrap();
             }
         }
-        ledger.check(&store, &format!("seed {seed}")).await;
+        ledger.check(&store, &format!("seed {seed}")).await.unwrap();
         drop(store);
         let store = open(&disk.crash(seed)).await.unwrap();
-        ledger.check(&store, &format!("seed {seed}, after a power cut")).await;
+        ledger.check(&store, &format!("seed {seed}, after a power cut")).await.unwrap();
     }
 }
 
@@ -227,7 +227,7 @@ async fn a_retry_is_not_acked_by_a_record_that_only_the_page_cache_has() {
         ledger.ack(number);
         drop(store);
         let store = open(&disk.crash(seed)).await.unwrap();
-        ledger.check(&store, &format!("seed {seed}, after a power cut")).await;
+        ledger.check(&store, &format!("seed {seed}, after a power cut")).await.unwrap();
     }
 }
 
@@ -247,12 +247,43 @@ async fn a_kill_anywhere_in_a_flush_and_then_a_power_cut_lose_nothing() {
         drop(store);
         let disk = disk.kill();
         let store = open(&disk).await.unwrap_or_else(|e| panic!("change {at}: {e}"));
-        ledger.check(&store, &format!("change {at}, killed")).await;
+        ledger.check(&store, &format!("change {at}, killed")).await.unwrap();
         drop(store);
         let store = open(&disk.crash(at)).await.unwrap_or_else(|e| panic!("change {at}: {e}"));
-        ledger.check(&store, &format!("change {at}, after a power cut")).await;
+        ledger.check(&store, &format!("change {at}, after a power cut")).await.unwrap();
         if whole {
             return assert!(at > 5, "a flush makes more than {at} changes");
+        }
+    }
+}
+
+/// An operation fails anywhere in a flush, at times after the commit is in the log: until the next flush,
+/// and after a merge in between, every row is there once and the store's own tables agree.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_anywhere_in_a_flush_leaves_every_row_there_once() {
+    for at in 1.. {
+        let disk = SimulatedDisk::new(at);
+        let store = open(&disk).await.unwrap();
+        let mut ledger = Ledger::default();
+        for _ in 0..config().compact_files {
+            send_spans(&store, &mut ledger).await;
+            store.flush().await.unwrap();
+        }
+        send_spans(&store, &mut ledger).await;
+        let planned = disk.counts().operations + at;
+        disk.plan(Fault::Operation(planned));
+        let flushed = store.flush().await;
+        let whole = disk.counts().operations < planned;
+        disk.forget_plans();
+        println!("operation {at}: {flushed:?}");
+        ledger.check(&store, &format!("operation {at} failed")).await.unwrap();
+        store.upkeep().await.unwrap();
+        ledger.check(&store, &format!("operation {at} failed, merged")).await.unwrap();
+        store.flush().await.unwrap();
+        ledger.check(&store, &format!("operation {at} failed, flushed")).await.unwrap();
+        ledger.check_derived(&store, &format!("operation {at} failed, flushed")).await.unwrap();
+        if whole {
+            return assert!(at > 20 && flushed.is_ok(), "a flush has more than {at} operations: {flushed:?}");
         }
     }
 }

@@ -103,17 +103,18 @@ impl Ledger {
     }
 
     /// Nothing lost, nothing that was never sent, nothing twice or in part.
-    pub(in crate::store) async fn check(&self, store: &Store, what: &str) {
-        let lost = self.lost(store, what).await;
+    pub(in crate::store) async fn check(&self, store: &Store, what: &str) -> Result<(), Unanswered> {
+        let lost = self.lost(store, what).await?;
         assert!(lost.is_empty(), "{what}: acked but lost: {lost:?}");
+        Ok(())
     }
 
     /// The acked requests that are not there. What is there was sent, and is there once and whole.
-    pub(in crate::store) async fn lost(&self, store: &Store, what: &str) -> Vec<u64> {
+    pub(in crate::store) async fn lost(&self, store: &Store, what: &str) -> Result<Vec<u64>, Unanswered> {
         store.replayed().await;
         let mut there = BTreeSet::new();
         for kind in [Kind::Spans, Kind::Logs, Kind::Operations] {
-            for row in rows(store, kind.statement()).await.unwrap_or_else(|e| panic!("{what}: {e}")) {
+            for row in rows(store, kind.statement()).await.map_err(unanswered(what))? {
                 let [number, count, distinct] = row[..] else { panic!("{row:?}") };
                 let sent = self.sent.get(&(number as u64)).filter(|sent| sent.kind == kind);
                 let sent = sent.unwrap_or_else(|| panic!("{what}: request {number} was never sent as {kind:?}"));
@@ -122,40 +123,56 @@ impl Ledger {
                 there.insert(number as u64);
             }
         }
-        self.sent.iter().filter(|(number, sent)| sent.acked && !there.contains(number)).map(|(n, _)| *n).collect()
+        let acked = self.sent.iter().filter(|(_, sent)| sent.acked).map(|(number, _)| *number);
+        Ok(acked.filter(|number| !there.contains(number)).collect())
     }
 
     /// `trace_index` says the same as the spans that it was made of.
-    pub(in crate::store) async fn check_index(&self, store: &Store, what: &str) {
+    pub(in crate::store) async fn check_index(&self, store: &Store, what: &str) -> Result<(), Unanswered> {
         let of_spans =
             "SELECT trace_id, min(start_unix_nano), max(start_unix_nano + duration_ns) FROM spans GROUP BY trace_id";
         let own = "SELECT trace_id, min(start_unix_nano), max(end_unix_nano) FROM trace_index GROUP BY trace_id";
-        agree(store, own, of_spans, what).await;
+        agree(store, own, of_spans, what).await
     }
 
     /// The store's own tables say the same as the spans and logs that they were made of.
-    pub(in crate::store) async fn check_derived(&self, store: &Store, what: &str) {
-        self.check_index(store, what).await;
+    pub(in crate::store) async fn check_derived(&self, store: &Store, what: &str) -> Result<(), Unanswered> {
+        self.check_index(store, what).await?;
         let hour = |time: &str| format!("{time} / 3600000000000 * 3600000000000");
         let (of_spans, of_logs) = (hour("start_unix_nano"), hour("time_unix_nano"));
         let services =
             format!("SELECT 'spans', service, {of_spans} FROM spans UNION SELECT 'logs', service, {of_logs} FROM logs");
-        agree(store, "SELECT DISTINCT signal, service, hour_unix_nano FROM services", &services, what).await;
+        agree(store, "SELECT DISTINCT signal, service, hour_unix_nano FROM services", &services, what).await?;
         let keys = "SELECT 'spans', unnest(map_keys(attributes)) FROM spans \
                     UNION SELECT 'logs', unnest(map_keys(attributes)) FROM logs";
         let own = "SELECT DISTINCT signal, key FROM attribute_keys WHERE level = 'record'";
-        agree(store, own, keys, what).await;
+        agree(store, own, keys, what).await
     }
 }
 
 /// Two statements answer the same rows.
-async fn agree(store: &Store, own: &str, made_of: &str, what: &str) {
+async fn agree(store: &Store, own: &str, made_of: &str, what: &str) -> Result<(), Unanswered> {
     let mut answers = Vec::new();
     for statement in [own, made_of] {
-        let rows = texts(store, statement).await.unwrap_or_else(|e| panic!("{what}: {statement}: {e}"));
+        let rows = texts(store, statement).await.map_err(unanswered(what))?;
         answers.push(rows.into_iter().collect::<BTreeSet<_>>());
     }
     assert_eq!(answers[0], answers[1], "{what}: {own}");
+    Ok(())
+}
+
+/// A statement of a check had no answer: the disk did not read. Nothing is known to be wrong.
+#[derive(Debug)]
+pub(in crate::store) struct Unanswered {
+    #[expect(dead_code, reason = "for who reads the failure")]
+    what: String,
+    #[expect(dead_code, reason = "for who reads the failure")]
+    error: SqlError,
+}
+
+fn unanswered(what: &str) -> impl FnOnce(SqlError) -> Unanswered {
+    let what = what.to_owned();
+    |error| Unanswered { what, error }
 }
 
 impl Kind {
