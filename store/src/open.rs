@@ -36,6 +36,7 @@ pub(crate) fn open(mut config: Config, disk: Arc<dyn Disk>) -> Result<Inner, Ope
         disk::make_dir(disk.as_ref(), &dir).map_err(io(&dir))?;
     }
     config.dir = disk.canonical(&config.dir).map_err(io(&config.dir))?;
+    disk::sync_names_to(disk.as_ref(), &config.wal_dir()).map_err(io(&config.dir))?;
     let lock = match Lock::take(disk.as_ref(), &config.dir).map_err(io(&config.dir))? {
         Ok(lock) => lock,
         Err(LockHolder { pid, url }) => return Err(OpenError::Locked { dir: config.dir, pid, url }),

@@ -39,7 +39,8 @@ pub(crate) trait Disk: fmt::Debug + Send + Sync + 'static {
     /// What a path is.
     fn entry(&self, path: &Path) -> io::Result<Entry>;
 
-    /// A new empty file in place of what had this name.
+    /// A new empty file in place of what had this name. The old one is not cut but loses the name: after
+    /// a power cut in the midst of a rename it may have another one, too.
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
 
     /// A whole file.
@@ -109,13 +110,26 @@ pub(crate) struct Entry {
     pub(crate) modified: SystemTime,
 }
 
-/// Makes a folder and those above it, durably: each new name is synced in its parent.
+/// Makes a folder and those above it, durably: each new name is synced in its parent. One that is
+/// there may be so in the page cache only, left by a process that was killed or whose sync failed, so
+/// the names that are ours (a folder of the store and one in it) are synced all the same.
 pub(crate) fn make_dir(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
-    let missing = |dir: &&Path| disk.entry(dir).is_err();
-    let Some(parents) = dir.ancestors().take_while(missing).last().map(Path::parent) else { return Ok(()) };
+    let missing = dir.ancestors().take_while(|dir| disk.entry(dir).is_err()).count();
     disk.create_dir_all(dir)?;
-    let made = dir.ancestors().skip(1).take_while(|above| parents.is_none_or(|top| above.starts_with(top)));
-    made.filter(|above| !above.as_os_str().is_empty()).try_for_each(|above| disk.sync_dir(above))
+    above(dir).take(missing.max(2)).try_for_each(|above| disk.sync_dir(above))
+}
+
+/// Makes the names that lead to a folder durable, as far as they are ours to sync.
+pub(crate) fn sync_names_to(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
+    above(dir).try_for_each(|above| match disk.sync_dir(above) {
+        Err(error) if error.kind() != io::ErrorKind::PermissionDenied => Err(error),
+        _ => Ok(()),
+    })
+}
+
+/// The folders that a folder is in, from the nearest.
+fn above(dir: &Path) -> impl Iterator<Item = &Path> {
+    dir.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty())
 }
 
 /// Writes a file whole: under another name first, synced, then renamed into place and the folder synced.

@@ -334,16 +334,14 @@ impl Disk for SimulatedDisk {
         machine.change(|machine| {
             machine.parent_is_dir(path)?;
             match machine.file(path) {
-                // the same file, cut: the old bytes may come back
-                Ok(inode) => machine.touch(inode).truncate(0),
-                Err(error) if error.kind() == ErrorKind::NotFound => {
-                    let inode = machine.next_inode;
-                    machine.next_inode += 1;
-                    machine.files.insert(inode, File { content: Content::default(), modified: SystemTime::now() });
-                    machine.names.add(path, Node::File(inode));
-                }
+                Ok(_) => machine.names.remove(path),
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
+            let inode = machine.next_inode;
+            machine.next_inode += 1;
+            machine.files.insert(inode, File { content: Content::default(), modified: SystemTime::now() });
+            machine.names.add(path, Node::File(inode));
             Ok(())
         })?;
         let inode = machine.file(path)?;

@@ -231,9 +231,11 @@ impl DeltaTable {
         }
     }
 
-    /// Reads the state again when a commit may or may not be in the log.
+    /// Reads the state again when a commit may or may not be in the log. If it is, its name may not be
+    /// durable yet.
     async fn settle(&mut self) -> Result<(), StoreError> {
         if self.doubtful && self.has_begun()? {
+            self.sync_names()?;
             self.reload().await?;
         }
         self.doubtful = false;

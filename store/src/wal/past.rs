@@ -24,6 +24,8 @@ pub(crate) struct Past {
 impl Past {
     /// Reads the end of the log.
     pub(crate) fn read(disk: &dyn Disk, dir: &Path) -> Result<Self, StoreError> {
+        // a segment whose name is in the page cache only must not be what older ones are trimmed for
+        disk.sync_dir(dir).map_err(|source| StoreError::Io { path: dir.to_owned(), source })?;
         let segments = segments(disk, dir)?;
         let mut past = Self { next_sequence: 1, ..Self::default() };
         past.next_sequence = segments.last().map_or(1, |last| last.first_sequence.max(1));

@@ -94,15 +94,15 @@ pub(crate) fn segments(disk: &dyn Disk, dir: &Path) -> Result<Vec<SegmentFile>, 
 /// segment that is not the last are then visible there, because a new segment starts only after
 /// the group before it was published.
 pub(crate) fn trim(disk: &dyn Disk, segments: &[SegmentFile], keep_from: u64) -> Result<(), StoreError> {
-    for pair in segments.windows(2) {
-        if pair[1].first_sequence > keep_from {
-            break;
-        }
-        let path = &pair[0].path;
-        disk.remove(path).map_err(|source| StoreError::Io { path: path.clone(), source })?;
-        disk.reached(Step::LogTrimmed).map_err(|source| StoreError::Io { path: path.clone(), source })?;
-    }
-    Ok(())
+    let gone = segments.windows(2).take_while(|pair| pair[1].first_sequence <= keep_from);
+    let gone: Vec<&Path> = gone.map(|pair| pair[0].path.as_path()).collect();
+    let Some(dir) = gone.first().and_then(|path| path.parent()) else { return Ok(()) };
+    // what makes an older one needless must not be a name in the page cache only
+    disk.sync_dir(dir).map_err(|source| StoreError::Io { path: dir.to_owned(), source })?;
+    gone.into_iter().try_for_each(|path| {
+        let removed = disk.remove(path).and_then(|()| disk.reached(Step::LogTrimmed));
+        removed.map_err(|source| StoreError::Io { path: path.to_owned(), source })
+    })
 }
 
 /// What stands in a segment.
