@@ -24,7 +24,7 @@ use datafusion::{
     },
     physical_expr::expressions::Column,
     physical_optimizer::PhysicalOptimizerRule,
-    physical_plan::{ExecutionPlan, sorts::sort::SortExec},
+    physical_plan::{ExecutionPlan, filter::FilterExec, projection::ProjectionExec, sorts::sort::SortExec},
 };
 use parquet::{
     arrow::arrow_reader::RowSelection,
@@ -41,9 +41,8 @@ use super::{
 /// satisfy is for something rare, and then each piece only costs.
 const ROW_GROUPS_IN_PIECES: usize = 3;
 
-/// Operators below the sort that hand rows on one by one.
-const TRANSPARENT: [&str; 6] =
-    ["FilterExec", "UnionExec", "ProjectionExec", "RepartitionExec", "CoalescePartitionsExec", "CooperativeExec"];
+/// Operators below the sort that hand rows on as they are.
+const TRANSPARENT: [&str; 4] = ["UnionExec", "RepartitionExec", "CoalescePartitionsExec", "CooperativeExec"];
 
 /// The rule.
 #[derive(Debug)]
@@ -52,8 +51,8 @@ pub(super) struct NewestFirst;
 impl PhysicalOptimizerRule for NewestFirst {
     fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
         let below_sort = |plan: Arc<dyn ExecutionPlan>| match newest_of(&plan) {
-            Some(column) => {
-                let changed = plan.map_children(|child| newest_first_below(child, &column))?;
+            Some(place) => {
+                let changed = plan.map_children(|child| newest_first_below(child, place))?;
                 Ok(Transformed::new(changed.data, changed.transformed, TreeNodeRecursion::Jump))
             }
             None => Ok(Transformed::no(plan)),
@@ -70,36 +69,57 @@ impl PhysicalOptimizerRule for NewestFirst {
     }
 }
 
-/// The time column by which this operator keeps only the newest rows.
-fn newest_of(plan: &Arc<dyn ExecutionPlan>) -> Option<String> {
+/// The place of the column by which this operator keeps only the largest.
+fn newest_of(plan: &Arc<dyn ExecutionPlan>) -> Option<usize> {
     let sort = plan.downcast_ref::<SortExec>()?;
     sort.fetch()?;
     let first = sort.expr().first();
     let column = first.expr.downcast_ref::<Column>()?;
-    (first.options.descending && column.name().ends_with("_unix_nano")).then(|| column.name().to_owned())
+    first.options.descending.then(|| column.index())
 }
 
-fn newest_first_below(plan: Arc<dyn ExecutionPlan>, column: &str) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
+fn newest_first_below(plan: Arc<dyn ExecutionPlan>, place: usize) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
     if let Some(scan) = plan.downcast_ref::<DataSourceExec>() {
-        return Ok(match newest_first(scan, column)? {
+        return Ok(match newest_first(scan, place)? {
             Some(scan) => Transformed::yes(scan),
             None => Transformed::no(plan),
         });
     }
-    if !TRANSPARENT.contains(&plan.name()) {
-        return Ok(Transformed::no(plan));
+    match place_below(&plan, place) {
+        Some(place) => plan.map_children(|child| newest_first_below(child, place)),
+        None => Ok(Transformed::no(plan)),
     }
-    plan.map_children(|child| newest_first_below(child, column))
+}
+
+/// Where a column of this operator stands in what it reads: it may have another name and place there.
+fn place_below(plan: &Arc<dyn ExecutionPlan>, place: usize) -> Option<usize> {
+    if let Some(projection) = plan.downcast_ref::<ProjectionExec>() {
+        return projection.expr().get(place)?.expr.downcast_ref::<Column>().map(Column::index);
+    }
+    if let Some(filter) = plan.downcast_ref::<FilterExec>() {
+        return filter.projection().as_ref().map_or(Some(place), |kept| kept.get(place).copied());
+    }
+    TRANSPARENT.contains(&plan.name()).then_some(place)
+}
+
+/// The time column of the table that a scan has in this place.
+fn time_column(config: &FileScanConfig, place: usize) -> Option<(String, usize)> {
+    let place = match config.file_source().projection() {
+        Some(projection) => projection.iter().nth(place)?.expr.downcast_ref::<Column>()?.index(),
+        None => place,
+    };
+    let schema = config.file_source().table_schema().file_schema();
+    let name = schema.fields().get(place)?.name();
+    name.ends_with("_unix_nano").then(|| (name.clone(), place))
 }
 
 /// The same scan, its files in pieces, the newest first.
-fn newest_first(scan: &DataSourceExec, column: &str) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+fn newest_first(scan: &DataSourceExec, place: usize) -> Result<Option<Arc<dyn ExecutionPlan>>> {
     let Some(config) = scan.data_source().downcast_ref::<FileScanConfig>() else { return Ok(None) };
     let Some(source) = config.file_source().downcast_ref::<LateSource>() else { return Ok(None) };
+    let Some((column, place)) = time_column(config, place) else { return Ok(None) };
     let mut source = source.clone();
     source.newest_first = true;
-    let schema = config.file_source().table_schema().file_schema();
-    let Ok(place) = schema.index_of(column) else { return Ok(None) };
     let mut files: Vec<PartitionedFile> = Vec::new();
     for file in config.file_groups.iter().flat_map(FileGroup::iter) {
         // a file may have been divided by bytes: here it is divided by rows
@@ -107,7 +127,7 @@ fn newest_first(scan: &DataSourceExec, column: &str) -> Result<Option<Arc<dyn Ex
             files.push(PartitionedFile { range: None, ..file.clone() });
         }
     }
-    let pieces = in_pieces(sorted_by(files, place), source.footers(), column, place)?;
+    let pieces = in_pieces(sorted_by(files, place), source.footers(), &column, place)?;
     let mut groups = vec![Vec::new(); config.file_groups.len().max(1)];
     let count = groups.len();
     for (at, piece) in pieces.into_iter().enumerate() {
