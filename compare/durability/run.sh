@@ -2,18 +2,20 @@
 # Durability, in long counts: kills, power cuts, torn logs, flipped bits, full disks. CI runs the same tests
 # with small counts.
 #
-#   compare/durability/run.sh [PART…]      parts: kills steps power torn flips full; all without arguments
+#   compare/durability/run.sh [PART…]      parts: kills steps power torn flips full restart; all without arguments
 #
 #   KILLS=1000  KILLS_PER_STEP=20  SEEDS=10000  SEED=1  TORN_EVERY=1  FLIPS=5000  FULL=200  FULL_ROUNDS=5
 #   PROFILE=release|dev   RUN=name of the run file
+#   SERVER_BIN, LOAD_BIN   for restart: weir and the example otlp_load   [target/release/…]
 #
 # Each part appends to compare/durability/runs/RUN.txt, so that a long run can be done in pieces. `full` mounts
 # a volume of its own and needs root. A part that fails ends the run; its seed stands in the file.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 parts=("$@")
-[ ${#parts[@]} -gt 0 ] || parts=(kills steps power torn flips full)
+[ ${#parts[@]} -gt 0 ] || parts=(kills steps power torn flips full restart)
 profile=${PROFILE:-release}
+export SERVER_BIN=${SERVER_BIN:-target/release/weir} LOAD_BIN=${LOAD_BIN:-target/release/examples/otlp_load}
 out=compare/durability/runs/${RUN:-$(date -u +%F)}.txt
 mkdir -p "$(dirname "$out")"
 
@@ -30,17 +32,18 @@ fi
 # name, package, test, counts: what the test prints of itself goes into the file, without its seeds
 part() {
     local name=$1 package=$2 test=$3 started log status=0; shift 3
-    local target=(--lib)
-    [ "$package" = weir ] && target=(--test integration)
+    # the whole workspace, so that nothing is built twice with other features
+    local target=(--workspace --lib)
+    [ "$package" = weir ] && target=(--workspace --test integration)
     log=$(mktemp)
     started=$(date +%s)
-    env "$@" cargo test --profile "$profile" -p "$package" "${target[@]}" -- --exact "$test" --nocapture > "$log" 2>&1 || status=$?
+    env "$@" cargo test --profile "$profile" "${target[@]}" -- --exact "$test" --nocapture > "$log" 2>&1 || status=$?
     {
         echo
         echo "== $name: $*"
         if [ "$status" = 0 ]; then
             grep -E 'lost|flips|torn tails|times full|skipped' "$log" || true
-            grep -E '^test result' "$log"
+            grep -E '^test result: .* [1-9][0-9]* passed' "$log"
         else
             echo "FAILED with $status"
             tail -40 "$log"
@@ -74,6 +77,12 @@ for name in "${parts[@]}"; do
                 TEST_FULL="${FULL:-200}" TEST_SEED="${SEED:-1}"
             part "full, a mounted volume" weir disk_full::a_full_disk_refuses_answers_and_recovers_by_itself \
                 TEST_FULL_ROUNDS="${FULL_ROUNDS:-5}" ;;
+        restart)
+            {
+                echo
+                echo "== restart"
+                python3 compare/durability/restart.py
+            } 2>&1 | tee -a "$out" ;;
         *) echo "no such part: $name" >&2; exit 2 ;;
     esac
 done

@@ -20,9 +20,12 @@ use opentelemetry_proto::tonic::{
 };
 use prost::Message;
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 use weir_schema::{Batch, Encoding, Signal, UnixNanos, otlp};
-use weir_store::{OtlpRequest, Store};
+use weir_store::{AppendError, Appended, OtlpRequest, Store};
 
 use super::{Chunk, zipkin::attribute};
 use crate::{
@@ -36,6 +39,9 @@ const MINUTE_NS: i64 = 60_000_000_000;
 
 /// Rows of one OTLP request to a server: well under the usual 4 MiB.
 const ROWS_PER_REQUEST: usize = 8192;
+
+/// How soon a store that has no room is asked again.
+const ROOM_AGAIN: Duration = Duration::from_millis(50);
 
 /// What became of a chunk.
 #[derive(Default)]
@@ -115,7 +121,7 @@ impl Local {
         }
         let codec_version = otlp::CODEC_VERSION;
         let request = OtlpRequest { signal: Signal::Traces, encoding, codec_version, received_unix_nano, body };
-        let appended = self.store.append_otlp(request, decoded.batch).await?;
+        let appended = patiently(|| self.store.append_otlp(request.clone(), decoded.batch.clone())).await?;
         let (spans, duplicates) = if appended.duplicate { (0, decoded.accepted) } else { (decoded.accepted, 0) };
         Ok(Stored { spans, duplicates, rejected: decoded.rejected, first_rejection: decoded.first_rejection })
     }
@@ -123,7 +129,7 @@ impl Local {
     async fn store_rows(&mut self, batch: Batch) -> Result<Stored, anyhow::Error> {
         self.note(&batch).await;
         let spans = batch.rows.num_rows() as u64;
-        self.store.append_rows(batch).await?;
+        patiently(|| self.store.append_rows(batch.clone())).await?;
         Ok(Stored { spans, ..Stored::default() })
     }
 
@@ -258,4 +264,16 @@ fn to_otlp(rows: &RecordBatch) -> ExportTraceServiceRequest {
         }
     });
     ExportTraceServiceRequest { resource_spans: resource_spans.collect() }
+}
+
+/// Appends as soon as there is room: an import is faster than the disk, and waits for it.
+async fn patiently<F: Future<Output = Result<Appended, AppendError>>>(
+    append: impl Fn() -> F,
+) -> Result<Appended, AppendError> {
+    loop {
+        match append().await {
+            Err(AppendError::Overloaded { .. }) => tokio::time::sleep(ROOM_AGAIN).await,
+            appended => return appended,
+        }
+    }
 }

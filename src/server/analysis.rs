@@ -39,6 +39,9 @@ const TICK: Duration = Duration::from_millis(250);
 /// them cost little, and a note costs a synced file.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(5);
 
+/// Spans held while a start reads the past back: seconds of a busy mesh, about 250 MB.
+const EARLY_SPANS: usize = 1_000_000;
+
 /// What the loop starts from.
 pub(super) struct Start {
     pub(super) config: weir_analyzer::Config,
@@ -76,7 +79,7 @@ impl Start {
     /// Waits for the log's past, while requests are taken; then restores and runs until `stop`.
     pub(super) async fn run(
         self,
-        spans: mpsc::Receiver<Batch>,
+        mut spans: mpsc::Receiver<Batch>,
         orders: mpsc::Receiver<Command>,
         stop: CancellationToken,
     ) {
@@ -88,11 +91,37 @@ impl Start {
         // a span that is both read and sent counts once: the analyzer ignores exact duplicates
         self.live.store(true, SeqCst);
         let Self { config, store, notifier, snapshot, policy, live: _ } = self;
-        let restored = restore::restore(&store, config).await;
-        let (analyzer, restored_at) = (restored.analyzer, restored.at);
+        let mut early = Early::default();
+        let restored = tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            restored = restore::restore(&store, config) => restored,
+            () = early.take_in(&mut spans) => return, // the doors are gone
+        };
+        let (mut analyzer, restored_at) = (restored.analyzer, restored.at);
+        early.batches.iter().for_each(|batch| analyzer.push(&batch.rows));
         let analysis =
             Analysis { analyzer, store, notifier, snapshot, policy, restored_at, unwritten: BTreeSet::new() };
         analysis.run(spans, orders, stop).await;
+    }
+}
+
+/// Spans that come while the past is read: their acks do not wait for it, up to a bound.
+#[derive(Default)]
+struct Early {
+    batches: Vec<Batch>,
+    rows: usize,
+}
+
+impl Early {
+    /// Takes in what comes; with [`EARLY_SPANS`] held the rest waits in the queue. Ends with it.
+    async fn take_in(&mut self, spans: &mut mpsc::Receiver<Batch>) {
+        while self.rows < EARLY_SPANS {
+            let Some(batch) = spans.recv().await else { return };
+            self.rows += batch.rows.num_rows();
+            self.batches.push(batch);
+        }
+        std::future::pending().await
     }
 }
 

@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::sampling::Sampling;
 
+/// The longest a statement may run, in milliseconds.
+pub(crate) const MAX_TIMEOUT_MS: u64 = 600_000;
+
 /// The store's configuration.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -21,7 +24,8 @@ pub struct Config {
     pub flush_age_ms: u64,
     /// Size at which the log starts a new segment, in bytes.
     pub wal_segment_bytes: u64,
-    /// Rows in memory beyond which appends are refused until a flush made room, in bytes.
+    /// Rows in memory beyond which requests are refused until a flush made room, in bytes; weir's own
+    /// rows (operations, edges, findings) have an eighth more.
     pub memory_limit_bytes: u64,
     /// Files of one table, small ones or of whole row groups, at which they become one.
     pub compact_files: usize,
@@ -125,7 +129,10 @@ impl Config {
             (self.memory_limit_bytes >= 16 << 20, "memory_limit_bytes: must be at least 16 MiB"),
             (self.compact_files >= 2, "compact_files: must be at least 2"),
             (self.sql.concurrency > 0, "sql.concurrency: must be at least 1"),
-            (self.sql.timeout_ms > 0, "sql.timeout_ms: must be at least 1"),
+            (
+                (1..=MAX_TIMEOUT_MS).contains(&self.sql.timeout_ms),
+                "sql.timeout_ms: must be 1 to 600000: files that were replaced stay that long for statements",
+            ),
         ];
         rules.into_iter().find(|(holds, _)| !holds).map_or(Ok(()), |(_, rule)| Err(rule.to_owned()))?;
         self.sampling.validate()

@@ -3,11 +3,15 @@
 use std::{
     collections::BTreeMap,
     path::Path,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
 };
 
 use parking_lot::Mutex;
 use tokio::{runtime::Runtime, sync::mpsc};
+use tracing::{error, warn};
 use weir_schema::Table;
 
 use crate::{
@@ -41,6 +45,7 @@ pub(crate) fn open(mut config: Config, disk: Arc<dyn Disk>) -> Result<Inner, Ope
         Ok(lock) => lock,
         Err(LockHolder { pid, url }) => return Err(OpenError::Locked { dir: config.dir, pid, url }),
     };
+    config.node = settle_node(disk.as_ref(), &config).map_err(io(&config.dir))?;
     let runtime = committers_runtime().map_err(io(&config.dir))?;
     let views = Arc::new(Views::default());
     let tables = runtime.block_on(open_tables(&config, &disk, &views))?;
@@ -66,7 +71,7 @@ pub(crate) fn open(mut config: Config, disk: Arc<dyn Disk>) -> Result<Inner, Ope
         replay: replay.clone(),
         shared: shared.clone(),
     });
-    runtime.spawn(committer.run(orders_in));
+    runtime.spawn(watch(committer.run(orders_in), shared.clone()));
     let engine = Engine::new(&config, disk.clone(), orders.clone())?;
     Ok(Inner {
         config,
@@ -82,6 +87,36 @@ pub(crate) fn open(mut config: Config, disk: Arc<dyn Disk>) -> Result<Inner, Ope
         runtime: Mutex::new(Some(runtime)),
         lock: Mutex::new(lock),
     })
+}
+
+/// The node that a folder's rows are counted by: the one it was begun with. Another name would take
+/// what is in files for what is only in the log.
+fn settle_node(disk: &dyn Disk, config: &Config) -> std::io::Result<String> {
+    let path = config.dir.join("node");
+    let begun_with = match disk.read(&path) {
+        Ok(name) => String::from_utf8_lossy(&name).trim().to_owned(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(error),
+    };
+    if begun_with.is_empty() {
+        disk::replace(disk, &path, config.node.as_bytes())?;
+        return Ok(config.node.clone());
+    }
+    if begun_with != config.node && config.node != Config::default().node {
+        warn!(node = begun_with, configured = config.node, "the folder was begun as another node, which it stays");
+    }
+    Ok(begun_with)
+}
+
+/// Runs the committer. Should it panic, requests are refused from then on: the log has what was acked.
+async fn watch(run: impl Future<Output = ()> + Send + 'static, shared: Arc<Shared>) {
+    if let Err(ended) = tokio::spawn(run).await
+        && ended.is_panic()
+    {
+        error!(%ended, "the committer stopped: requests are refused until a restart");
+        shared.dead.store(true, SeqCst);
+        *shared.last_error.lock() = Some(format!("the committer stopped, restart weir: {ended}"));
+    }
 }
 
 fn committers_runtime() -> std::io::Result<Runtime> {

@@ -112,11 +112,13 @@ impl Store {
     /// # Errors
     /// Nothing of it is acked then; see [`AppendError`] for when to come back.
     pub async fn append_otlp(&self, request: OtlpRequest, batch: Option<Batch>) -> Result<Appended, AppendError> {
+        self.has_room()?;
         let hash = request_hash(&request);
         self.append(Payload::Otlp { request, hash }, batch).await
     }
 
-    /// Stores rows of a table; when this returns, they are durable and visible.
+    /// Stores rows of a table; when this returns, they are durable and visible. What is concluded from
+    /// requests is little beside them and cannot be sent again, so it still has room when they have none.
     ///
     /// # Errors
     /// As [`Store::append_otlp`].
@@ -125,6 +127,7 @@ impl Store {
         for offset in (0..batch.rows.num_rows()).step_by(ROWS_PER_RECORD) {
             let rows = batch.rows.slice(offset, ROWS_PER_RECORD.min(batch.rows.num_rows() - offset));
             let ipc = to_ipc(&rows).map_err(|error| AppendError::Disk(error.to_string()))?;
+            self.room(self.inner.config.memory_limit_bytes / 8 * 9)?;
             let payload = Payload::Rows { table: batch.table, ipc };
             appended = self.append(payload, Some(Batch { table: batch.table, rows })).await?;
         }
@@ -136,11 +139,17 @@ impl Store {
     /// # Errors
     /// Why it would not.
     pub fn has_room(&self) -> Result<(), AppendError> {
+        self.room(self.inner.config.memory_limit_bytes)
+    }
+
+    fn room(&self, limit_bytes: u64) -> Result<(), AppendError> {
         if self.inner.shared.disk_full.load(Ordering::Relaxed) {
             return Err(AppendError::DiskFull);
         }
-        let (held_bytes, limit_bytes) =
-            (self.inner.views.current().memory_bytes(), self.inner.config.memory_limit_bytes);
+        if self.inner.shared.dead.load(Ordering::Relaxed) {
+            return Err(AppendError::Disk("nothing gets into files any more: restart weir, the log has all".into()));
+        }
+        let held_bytes = self.inner.views.current().memory_bytes();
         if held_bytes > limit_bytes {
             return Err(AppendError::Overloaded { held_bytes, limit_bytes });
         }
@@ -148,7 +157,6 @@ impl Store {
     }
 
     async fn append(&self, payload: Payload, batch: Option<Batch>) -> Result<Appended, AppendError> {
-        self.has_room()?;
         let appends = self.inner.appends.lock().clone().ok_or(AppendError::Closed)?;
         let (reply, answer) = oneshot::channel();
         appends.send(Append { payload, batch, reply }).await.map_err(|_| AppendError::Closed)?;
@@ -260,6 +268,7 @@ impl Store {
             let source = io::Error::new(io::ErrorKind::AlreadyExists, "a backup of this name is there");
             return Err(StoreError::Io { path: to, source });
         }
+        self.replayed().await;
         crate::disk::make_dir(self.inner.disk.as_ref(), &to)
             .map_err(|source| StoreError::Io { path: to.clone(), source })?;
         self.order(|reply| Order::Backup(to.clone(), reply)).await?;

@@ -129,6 +129,12 @@ class Weir:
         return self._request("GET", path, None, {})
 
     def _request(self, method, path, body, headers):
+        try:
+            return self._try_request(method, path, body, headers)
+        except ConnectionResetError:  # an idle connection was closed
+            return self._try_request(method, path, body, headers)
+
+    def _try_request(self, method, path, body, headers):
         if self.connection is None:
             self.connection = http.client.HTTPConnection("127.0.0.1", WEB, timeout=300)
         try:
@@ -137,4 +143,6 @@ class Weir:
             return answer.status, answer.read()
         except (OSError, http.client.HTTPException) as error:
             self.connection = None
+            if isinstance(error, http.client.RemoteDisconnected):  # a kind of ConnectionResetError
+                raise
             raise OSError(str(error)) from error

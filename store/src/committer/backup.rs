@@ -5,13 +5,14 @@
 use std::{io, path::Path, sync::Arc};
 
 use serde::Serialize;
+use tracing::warn;
 use weir_schema::Table;
 
 use super::Committer;
 use crate::{
     disk::{self, Disk},
     error::StoreError,
-    files::{Commit, DeltaTable, NewFile},
+    files::{self, Commit, DeltaTable, NewFile},
     view::DataFile,
 };
 
@@ -25,7 +26,7 @@ pub struct Restored {
     pub rows: u64,
     /// Files that were added.
     pub files: u64,
-    /// Files whose rows were there already, from an earlier restore of the same backup.
+    /// Files whose rows were there already: never lost, or from an earlier restore of the same backup.
     pub skipped_files: u64,
 }
 
@@ -33,6 +34,7 @@ impl Committer {
     /// Leaves a copy of all tables in the empty folder `to`.
     pub(super) async fn backup(&mut self, to: &Path) -> Result<(), StoreError> {
         self.flush(|_| true).await?;
+        self.settle().await?;
         let disk = self.disk.clone();
         for table in Table::ALL {
             let files = self.delta(table).files();
@@ -53,26 +55,24 @@ impl Committer {
             .map_err(|source| StoreError::Io { path: to.to_owned(), source })
     }
 
-    /// Adds the rows of a backup. Done again it adds nothing.
+    /// Adds the rows of a backup. Done again it adds nothing, and neither does a file that is still
+    /// here. A damaged file is left out and named at the end.
     pub(super) async fn restore(&mut self, from: &Path) -> Result<Restored, StoreError> {
         let id = read_id(self.disk.as_ref(), from)?;
-        let mut restored = Restored::default();
+        let (mut restored, mut failed) = (Restored::default(), None);
         for table in Table::ALL {
             let folder = from.join("tables").join(table.name());
-            let backup = DeltaTable::open(table, folder, self.disk.clone()).await?;
-            for (place, file) in backup.files().iter().enumerate() {
-                self.restore_file(
-                    table,
-                    &backup.path(&file.name),
-                    file,
-                    &format!("restore/{id}/{place}"),
-                    &mut restored,
-                )
-                .await?;
+            let backup = DeltaTable::look(table, folder, self.disk.clone()).await?;
+            for file in backup.files() {
+                let (path, application) = (backup.path(&file.name), format!("restore/{id}/{}", file.name));
+                if let Err(error) = self.restore_file(table, &path, &file, &application, &mut restored).await {
+                    warn!(%error, "a file of the backup is left out");
+                    failed.get_or_insert(error);
+                }
             }
             self.show_files(table).await?;
         }
-        Ok(restored)
+        failed.map_or(Ok(restored), Err)
     }
 
     async fn restore_file(
@@ -83,19 +83,28 @@ impl Committer {
         application: &str,
         restored: &mut Restored,
     ) -> Result<(), StoreError> {
-        if self.delta(table).through(application).await?.is_some() {
+        let here = |live: &Arc<DataFile>| live.hash.is_some() && live.hash == file.hash && live.rows == file.rows;
+        let restored_before = self.delta(table).through(application).await?.is_some();
+        if restored_before || self.delta(table).files().iter().any(here) {
             restored.skipped_files += 1;
             return Ok(());
         }
         if !file.is_intact(self.disk.as_ref(), path) {
-            let source = io::Error::new(io::ErrorKind::InvalidData, "its content is not what was backed up");
+            let source = io::Error::new(
+                io::ErrorKind::InvalidData,
+                "its content is not what was backed up: the rest of the backup was added",
+            );
             return Err(StoreError::Io { path: path.to_owned(), source });
         }
         let name = format!("restored-{}.parquet", uuid::Uuid::new_v4().simple());
         let folder = self.delta(table).folder()?.to_owned();
         second_name(self.disk.as_ref(), path, &folder.join(&name))?;
         self.disk.sync_dir(&folder).map_err(|source| StoreError::Io { path: folder, source })?;
-        let hash = file.hash.unwrap_or_default();
+        let hash = match file.hash {
+            Some(hash) => hash,
+            None => files::hash_of(self.disk.as_ref(), path)
+                .map_err(|source| StoreError::Io { path: path.to_owned(), source })?,
+        };
         let new = NewFile {
             name,
             bytes: file.bytes,

@@ -75,6 +75,8 @@ pub(crate) struct Shared {
     pub(crate) sampled_out_spans: AtomicU64,
     /// Files that were set aside.
     pub(crate) quarantined: Mutex<Vec<String>>,
+    /// The committer is gone: nothing gets into files any more.
+    pub(crate) dead: AtomicBool,
 }
 
 /// The committer's parts.
@@ -179,6 +181,16 @@ impl Committer {
             }
         }
         self.replaced.delete(self.disk.as_ref(), upkeep::REPLACED_FILE_LINGERS);
+    }
+
+    /// Finds out what commits did that may or may not have failed, and shows it.
+    async fn settle(&mut self) -> Result<(), StoreError> {
+        for table in Table::ALL {
+            if self.delta(table).settle().await? {
+                self.show_files(table).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn upkeep_now(&mut self) -> Result<(), StoreError> {

@@ -12,6 +12,7 @@ use weir_schema::Table;
 
 use super::Committer;
 use crate::{
+    config::MAX_TIMEOUT_MS,
     disk::{self, Disk, Step},
     error::StoreError,
     files::{self, Commit, Level, Merge},
@@ -19,7 +20,19 @@ use crate::{
 };
 
 /// How long a file that was replaced stays: longer than the longest query.
-pub(super) const REPLACED_FILE_LINGERS: Duration = Duration::from_secs(120);
+pub(super) const REPLACED_FILE_LINGERS: Duration = Duration::from_millis(MAX_TIMEOUT_MS + 60_000);
+
+/// What retention by size counts and drops: not what was decided, alerted or found, which is little.
+const BOUNDED: [Table; 8] = [
+    Table::Spans,
+    Table::Logs,
+    Table::Metrics,
+    Table::TraceIndex,
+    Table::Operations,
+    Table::Edges,
+    Table::Services,
+    Table::AttributeKeys,
+];
 
 /// Files that no view lists any more, and since when.
 #[derive(Debug, Default)]
@@ -49,6 +62,9 @@ impl Replaced {
 impl Committer {
     /// Makes few files of many, one merge a table: a long one must not hold up flushes for long.
     pub(super) async fn merge(&mut self) {
+        if let Err(error) = self.settle().await {
+            return warn!(%error, "what an earlier commit did cannot be read");
+        }
         for table in Table::ALL {
             let Some(merge) = files::plan_merge(&self.delta(table).files(), self.config.compact_files) else {
                 continue;
@@ -181,6 +197,7 @@ impl Committer {
 
     /// Drops whole files that are too old, then the oldest while there is too much.
     pub(super) async fn retain(&mut self) -> Result<(), StoreError> {
+        self.settle().await?;
         let retention = self.config.retention.clone();
         if retention.max_age_hours > 0 {
             let hours = i64::try_from(retention.max_age_hours).unwrap_or(i64::MAX);
@@ -199,12 +216,12 @@ impl Committer {
         Ok(())
     }
 
-    /// The oldest files of spans, logs and metrics that have to go for the rest to fit.
+    /// The oldest files that have to go for the rest to fit.
     fn too_much(&mut self, max_bytes: u64) -> Vec<(Table, Vec<Arc<DataFile>>)> {
-        let all: u64 = Table::ALL.into_iter().flat_map(|table| self.delta(table).files()).map(|file| file.bytes).sum();
+        let all: u64 = BOUNDED.into_iter().flat_map(|table| self.delta(table).files()).map(|file| file.bytes).sum();
         let mut over = all.saturating_sub(max_bytes);
         let mut oldest: Vec<(Table, Arc<DataFile>)> = Vec::new();
-        for table in [Table::Spans, Table::Logs, Table::Metrics] {
+        for table in BOUNDED {
             oldest.extend(self.delta(table).files().into_iter().map(|file| (table, file)));
         }
         oldest.sort_by_key(|(_, file)| file.time_range.map(|(_, high)| high));

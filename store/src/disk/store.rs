@@ -66,12 +66,13 @@ impl DiskStore {
     /// Whoever gives the name first has it.
     fn put_new(&self, path: &std::path::Path, bytes: &[u8]) -> io::Result<()> {
         let temporary = path.with_extension(format!("{}.{UNFINISHED}", Uuid::new_v4().simple()));
-        let mut file = self.disk.create(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync()?;
-        let linked = self.disk.link(&temporary, path);
-        self.disk.remove(&temporary)?;
-        linked?;
+        let written = self.disk.create(&temporary).and_then(|mut file| {
+            file.write_all(bytes)?;
+            file.sync()
+        });
+        let linked = written.and_then(|()| self.disk.link(&temporary, path));
+        let removed = self.disk.remove(&temporary);
+        linked.and(removed)?;
         path.parent().map_or(Ok(()), |dir| self.disk.sync_dir(dir))
     }
 

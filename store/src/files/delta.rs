@@ -72,20 +72,7 @@ pub(crate) enum Commit<'a> {
 impl DeltaTable {
     /// Opens the table in `dir`, if it has begun.
     pub(crate) async fn open(table: Table, dir: PathBuf, disk: Arc<dyn Disk>) -> Result<Self, StoreError> {
-        let failed = |message: String| StoreError::Delta { table: table.name(), message };
-        let builder = builder(&dir, &disk).map_err(failed)?;
-        let log = builder.build_storage().map_err(|e| failed(e.to_string()))?;
-        let mut opened = Self {
-            table,
-            dir,
-            disk,
-            log,
-            state: None,
-            files: Vec::new(),
-            through: BTreeMap::new(),
-            commits: 0,
-            doubtful: false,
-        };
+        let mut opened = Self::unread(table, dir, disk)?;
         if opened.has_begun()? {
             // a process that was killed may have left names that are not durable: nothing they replace
             // may go before they are
@@ -95,6 +82,32 @@ impl DeltaTable {
             opened.remove_strays();
         }
         Ok(opened)
+    }
+
+    /// Looks at a table of somebody else's, a backup's: nothing in its folder is changed.
+    pub(crate) async fn look(table: Table, dir: PathBuf, disk: Arc<dyn Disk>) -> Result<Self, StoreError> {
+        let mut seen = Self::unread(table, dir, disk)?;
+        if seen.has_begun()? {
+            seen.reload().await?;
+        }
+        Ok(seen)
+    }
+
+    fn unread(table: Table, dir: PathBuf, disk: Arc<dyn Disk>) -> Result<Self, StoreError> {
+        let failed = |message: String| StoreError::Delta { table: table.name(), message };
+        let builder = builder(&dir, &disk).map_err(failed)?;
+        let log = builder.build_storage().map_err(|e| failed(e.to_string()))?;
+        Ok(Self {
+            table,
+            dir,
+            disk,
+            log,
+            state: None,
+            files: Vec::new(),
+            through: BTreeMap::new(),
+            commits: 0,
+            doubtful: false,
+        })
     }
 
     /// The last log record whose rows are in files, as an application counts them.
@@ -132,6 +145,11 @@ impl DeltaTable {
     /// Commits a change; it is durable when this returns. The file's name is made durable first.
     pub(crate) async fn commit(&mut self, commit: Commit<'_>) -> Result<(), StoreError> {
         self.settle().await?;
+        if let Commit::Merge { removed, .. } | Commit::Drop { removed } = &commit
+            && removed.iter().any(|gone| self.files.iter().all(|file| file.name != gone.name))
+        {
+            return Err(self.error("files that a commit replaces are not there any more".into()));
+        }
         if self.state.is_none() {
             self.begin().await?;
         }
@@ -233,13 +251,16 @@ impl DeltaTable {
 
     /// Reads the state again when a commit may or may not be in the log. If it is, its name may not be
     /// durable yet.
-    async fn settle(&mut self) -> Result<(), StoreError> {
-        if self.doubtful && self.has_begun()? {
+    ///
+    /// Says whether files may have changed by it.
+    pub(crate) async fn settle(&mut self) -> Result<bool, StoreError> {
+        let doubtful = self.doubtful && self.has_begun()?;
+        if doubtful {
             self.sync_names()?;
             self.reload().await?;
         }
         self.doubtful = false;
-        Ok(())
+        Ok(doubtful)
     }
 
     async fn reload(&mut self) -> Result<(), StoreError> {

@@ -54,5 +54,10 @@ impl Write for HashedFile {
 
 /// Whether a file has the content that was hashed when it was written.
 pub(crate) fn is_intact(disk: &dyn Disk, path: &Path, hash: u64) -> io::Result<bool> {
-    Ok(xxh3_64(&disk.read(path)?) == hash)
+    Ok(hash_of(disk, path)? == hash)
+}
+
+/// The hash of a file as it is now.
+pub(crate) fn hash_of(disk: &dyn Disk, path: &Path) -> io::Result<u64> {
+    Ok(xxh3_64(&disk.read(path)?))
 }

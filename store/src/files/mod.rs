@@ -8,7 +8,7 @@ mod parquet_file;
 mod splice;
 
 pub(crate) use delta::{Commit, DeltaTable};
-pub(crate) use hashed::is_intact;
+pub(crate) use hashed::{hash_of, is_intact};
 pub(crate) use merge::{Merge, plan as plan_merge};
 pub(crate) use parquet_file::{Level, NewFile, RowsInOrder, read as read_rows, write};
 pub(crate) use splice::splice;

@@ -11,6 +11,7 @@ use std::{
 
 use arrow::{
     datatypes::{DataType, SchemaRef},
+    error::ArrowError,
     record_batch::RecordBatch,
 };
 use datafusion::{
@@ -215,7 +216,10 @@ impl Engine {
             let work = async {
                 // the semaphore is never closed
                 let _turn = running.acquire().await;
-                answer.run(job).await.map_err(|error| explained(error, &inspection))
+                match answer.run(job).await {
+                    Err(Failed { error, of_a_file: true }) => Err(explained(error, inspection).await),
+                    ended => ended.map_err(|failed| failed.error),
+                }
             };
             let ended = tokio::time::timeout(limit, work).await;
             let ended = ended.unwrap_or(Err(SqlError::Timeout { limit_ms }));
@@ -294,7 +298,7 @@ struct Answer {
 }
 
 impl Answer {
-    async fn run(self, job: Job) -> Result<(), SqlError> {
+    async fn run(self, job: Job) -> Result<(), Failed> {
         let inspection = job.inspection.clone();
         let mut stream = start(job).await?;
         let schema = text_views::plain(&stream.schema());
@@ -303,11 +307,10 @@ impl Answer {
         }
         let mut rows = 0;
         while let Some(batch) = stream.next().await {
-            let batch = batch.map_err(|e| sql_error(&e))?;
-            let batch = text_views::retyped(&batch, &schema).map_err(|e| SqlError::Execution(e.to_string()))?;
+            let batch = text_views::retyped(&batch?, &schema).map_err(|e| SqlError::Execution(e.to_string()))?;
             rows += batch.num_rows();
             if rows > self.max_rows {
-                return Err(SqlError::TooManyRows { limit: self.max_rows });
+                return Err(SqlError::TooManyRows { limit: self.max_rows }.into());
             }
             if self.batches.send(Ok(batch)).await.is_err() {
                 return Ok(()); // nobody reads any more
@@ -317,10 +320,39 @@ impl Answer {
     }
 }
 
+/// How a statement failed.
+struct Failed {
+    error: SqlError,
+    /// Whether a file that it read may be the cause.
+    of_a_file: bool,
+}
+
+impl From<SqlError> for Failed {
+    fn from(error: SqlError) -> Self {
+        Self { error, of_a_file: false }
+    }
+}
+
+impl From<DataFusionError> for Failed {
+    fn from(error: DataFusionError) -> Self {
+        let of_a_file = match error.find_root() {
+            DataFusionError::ParquetError(_) | DataFusionError::ObjectStore(_) | DataFusionError::IoError(_) => true,
+            DataFusionError::ArrowError(error, _) => matches!(
+                error.as_ref(),
+                ArrowError::ParquetError(_) | ArrowError::ExternalError(_) | ArrowError::IoError(..)
+            ),
+            DataFusionError::External(_) => true,
+            _ => false,
+        };
+        Self { error: sql_error(&error), of_a_file }
+    }
+}
+
 /// A statement may fail because a file was damaged since it was looked at last.
-fn explained(error: SqlError, inspection: &Inspection) -> SqlError {
+async fn explained(error: SqlError, inspection: Arc<Inspection>) -> SqlError {
     let SqlError::Execution(message) = error else { return error };
-    let damaged = inspection.look_again();
+    let looked = tokio::task::spawn_blocking(move || inspection.look_again()).await;
+    let damaged = looked.unwrap_or_default();
     if damaged.is_empty() {
         return SqlError::Execution(message);
     }
@@ -328,15 +360,15 @@ fn explained(error: SqlError, inspection: &Inspection) -> SqlError {
     SqlError::Execution(format!("{files} is damaged and is set aside; ask again for the rest: {message}"))
 }
 
-async fn start(job: Job) -> Result<SendableRecordBatchStream, SqlError> {
+async fn start(job: Job) -> Result<SendableRecordBatchStream, Failed> {
     let Job { statement, session, parameters, .. } = job;
     let mut plan = plan(&session, statement).await?;
     if let Some(parameters) = parameters {
-        plan = plan.with_param_values(parameters).map_err(|e| sql_error(&e))?;
+        plan = plan.with_param_values(parameters)?;
     }
-    let frame = session.execute_logical_plan(plan).await.map_err(|e| sql_error(&e))?;
-    let plan = frame.create_physical_plan().await.map_err(|e| sql_error(&e))?;
-    execute_stream(plan, session.task_ctx()).map_err(|e| sql_error(&e))
+    let frame = session.execute_logical_plan(plan).await?;
+    let plan = frame.create_physical_plan().await?;
+    Ok(execute_stream(plan, session.task_ctx())?)
 }
 
 async fn plan(session: &SessionContext, statement: Statement) -> Result<LogicalPlan, SqlError> {

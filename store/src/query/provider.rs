@@ -9,7 +9,7 @@ use arrow::datatypes::SchemaRef;
 use datafusion::{
     catalog::{Session, TableProvider},
     common::{
-        ColumnStatistics, Result, ScalarValue, Statistics, config::TableParquetOptions, exec_datafusion_err,
+        ColumnStatistics, DataFusionError, Result, ScalarValue, Statistics, config::TableParquetOptions,
         stats::Precision,
     },
     datasource::{
@@ -146,6 +146,9 @@ impl TableOfView {
     async fn wanted_files(&self, needs: &Needs) -> Result<Vec<PartitionedFile>> {
         let mut wanted = Vec::new();
         for file in self.view.files.iter().filter(|file| needs.want_time(file.time_range)) {
+            // files that are looked at, or footers that are read, for the first time take longer than a
+            // look at the deadline
+            tokio::task::yield_now().await;
             let (partitioned, path) = (self.partitioned(file), self.dir.join(&file.name));
             if !self.inspection.passes(self.table, file, &path) {
                 continue;
@@ -155,7 +158,8 @@ impl TableOfView {
                 continue;
             }
             let footer = self.footers.get(&path);
-            let footer = footer.map_err(|e| exec_datafusion_err!("{} cannot be read: {e}", path.display()))?;
+            let unread = |e| DataFusionError::from(e).context(format!("{} cannot be read", path.display()));
+            let footer = footer.map_err(unread)?;
             let row_groups = needs.row_groups(&footer);
             if row_groups.iter().all(|wanted| *wanted) {
                 wanted.push(partitioned);
@@ -164,8 +168,6 @@ impl TableOfView {
                 row_groups.iter().enumerate().filter(|(_, wanted)| !**wanted).for_each(|(group, _)| plan.skip(group));
                 wanted.push(partitioned.with_extension(plan));
             }
-            // a thousand footers that are read for the first time take longer than a look at the deadline
-            tokio::task::consume_budget().await;
         }
         Ok(wanted)
     }

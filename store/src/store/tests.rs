@@ -7,6 +7,8 @@ use arrow::{
     datatypes::Int64Type,
 };
 
+use weir_schema::otlp;
+
 use super::*;
 use crate::Retention;
 
@@ -58,6 +60,21 @@ async fn count(store: &Store) -> (i64, i64) {
         number(store, "SELECT count(*) FROM spans").await,
         number(store, "SELECT count(DISTINCT span_id) FROM spans").await,
     )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_weir_concludes_has_room_when_requests_have_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(Config { memory_limit_bytes: 16 << 20, ..config(dir.path()) }).await;
+    for refused in 0..3 {
+        let mut first = 0;
+        while store.has_room().is_ok() {
+            store.append_rows(batch(first, 1_000)).await.unwrap();
+            first += 1_000;
+            assert!(first < 10_000_000, "a limit of 16 MiB is never met");
+        }
+        store.append_rows(batch(0, 1)).await.unwrap_or_else(|e| panic!("refused with requests, time {refused}: {e}"));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -259,6 +276,43 @@ async fn what_is_too_old_or_too_much_goes_in_whole_files() {
     small_files(&store, 2).await;
     store.upkeep().await.unwrap();
     assert_eq!(count(&store).await, (0, 0), "nothing fits one byte");
+    assert_eq!(number(&store, "SELECT count(*) FROM trace_index").await, 0, "nor what was derived from it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_stays_the_node_it_was_begun_as() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(Config { node: "eu-1".into(), ..config(dir.path()) }).await;
+    store.append_rows(batch(0, 10)).await.unwrap();
+    store.close().await.unwrap();
+    for node in ["weir", "eu-2", "eu-1"] {
+        let store = open(Config { node: node.into(), ..config(dir.path()) }).await;
+        assert_eq!(count(&store).await, (10, 10), "opened as {node}: the log's rows are in files");
+        store.close().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_cannot_be_decoded_is_kept_and_the_rest_replayed() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(config(dir.path())).await;
+    let request = OtlpRequest {
+        signal: Signal::Traces,
+        encoding: Encoding::Protobuf,
+        codec_version: otlp::CODEC_VERSION,
+        received_unix_nano: 1,
+        body: Bytes::from_static(b"of another version"),
+    };
+    store.append_otlp(request, None).await.unwrap();
+    store.append_rows(batch(0, 10)).await.unwrap();
+    drop(store);
+    let store = open(config(dir.path())).await;
+    assert_eq!(count(&store).await, (10, 10));
+    let kept = std::fs::read_dir(dir.path().join("quarantine")).unwrap().map(|entry| entry.unwrap().path());
+    let kept: Vec<_> = kept.filter(|path| path.extension().is_some_and(|end| end == "record")).collect();
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    let bytes = std::fs::read(&kept[0]).unwrap();
+    assert!(bytes.windows(18).any(|part| part == b"of another version"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -278,6 +332,8 @@ async fn a_backup_made_while_rows_come_is_a_store_and_is_restored_once() {
     assert!(store.backup("../out").await.is_err(), "a name is no path");
     assert!(store.restore("second").await.is_err(), "there is none of that name");
     assert_eq!(count(&store).await, (200, 200));
+    let restored = store.restore("first").await.unwrap();
+    assert_eq!((restored.rows, count(&store).await), (0, (200, 200)), "what is still here is not added");
 
     // it opens as a store of its own
     let copy = open(config(&path)).await;

@@ -13,21 +13,23 @@ const CAPACITY: usize = 1 << 20;
 /// Hash → place in the log, oldest first.
 #[derive(Debug, Default)]
 pub(crate) struct Recent {
-    by_hash: HashMap<u128, u64>,
+    by_hash: HashMap<u128, (u64, UnixNanos)>,
     order: VecDeque<(u128, UnixNanos)>,
 }
 
 impl Recent {
-    /// The place of an equal request, if one is remembered.
-    pub(crate) fn find(&self, hash: u128) -> Option<u64> {
-        self.by_hash.get(&hash).copied()
+    /// The place of an equal request received within ten minutes of this one.
+    pub(crate) fn find(&self, hash: u128, received: UnixNanos) -> Option<u64> {
+        let (place, at) = self.by_hash.get(&hash)?;
+        (received.saturating_sub(*at) <= REMEMBERED_NS).then_some(*place)
     }
 
     /// Remembers a request and forgets those that are too old.
     pub(crate) fn insert(&mut self, hash: u128, sequence: u64, received: UnixNanos) {
-        if self.by_hash.insert(hash, sequence).is_none() {
-            self.order.push_back((hash, received));
+        if self.by_hash.insert(hash, (sequence, received)).is_some() {
+            self.order.retain(|(other, _)| *other != hash);
         }
+        self.order.push_back((hash, received));
         while let Some((oldest, at)) = self.order.front().copied() {
             if self.order.len() <= CAPACITY && at >= received.saturating_sub(REMEMBERED_NS) {
                 break;
@@ -46,7 +48,7 @@ impl Recent {
 
     /// Requests whose records stand before a place in the log, oldest first.
     pub(crate) fn entries_before(&self, sequence: u64) -> Vec<(u128, UnixNanos)> {
-        let before = |hash: &u128| self.by_hash.get(hash).is_some_and(|place| *place < sequence);
+        let before = |hash: &u128| self.by_hash.get(hash).is_some_and(|(place, _)| *place < sequence);
         self.order.iter().filter(|(hash, _)| before(hash)).copied().collect()
     }
 }
@@ -60,8 +62,12 @@ mod tests {
         let mut recent = Recent::default();
         recent.insert(1, 10, 0);
         recent.insert(2, 11, REMEMBERED_NS);
-        assert_eq!((recent.find(1), recent.find(2)), (Some(10), Some(11)));
+        let find = |recent: &Recent, hash| recent.find(hash, REMEMBERED_NS);
+        assert_eq!((find(&recent, 1), find(&recent, 2)), (Some(10), Some(11)));
+        assert_eq!(recent.find(1, REMEMBERED_NS + 1), None, "nothing came since, but it is too long ago");
         recent.insert(3, 12, REMEMBERED_NS + 1);
-        assert_eq!((recent.find(1), recent.find(2)), (None, Some(11)));
+        assert_eq!((find(&recent, 1), find(&recent, 2)), (None, Some(11)));
+        recent.insert(2, 13, REMEMBERED_NS + 2);
+        assert_eq!(recent.find(2, 2 * REMEMBERED_NS + 2), Some(13));
     }
 }

@@ -17,14 +17,13 @@ use std::{
 };
 
 use arrow::{ipc::reader::StreamReader, record_batch::RecordBatch};
-use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use tracing::{error, info, warn};
 use weir_schema::{Batch, Table, otlp};
 
 use super::{
     Payload,
-    record::Record,
+    record::{self, Record},
     segment::{Found, Records, SegmentFile},
 };
 use crate::{
@@ -211,7 +210,10 @@ impl Work {
             }
             match found {
                 Found::Record(record) => self.record(*record),
-                Found::Damaged(bytes) => self.set_aside(segment, &bytes, "a damaged record"),
+                Found::Damaged(bytes) => {
+                    let name = segment.path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+                    self.set_aside(&name.unwrap_or_default(), &bytes, "a damaged record");
+                }
                 Found::Torn(bytes) => {
                     let bytes = bytes.len();
                     warn!(segment = %segment.path.display(), bytes, "log tail is torn: cut at the last valid record");
@@ -241,11 +243,14 @@ impl Work {
         {
             return;
         }
+        let payload = record.payload.clone();
         match rows_of(record) {
             Ok(batch) => self.rows.extend(batch.map(|batch| (sequence, batch))),
             Err(error) => {
                 error!(%error, "a log record cannot be decoded");
-                self.shared.damaged.fetch_add(1, Relaxed);
+                let mut bytes = Vec::new();
+                record::encode(sequence, &payload, &mut bytes);
+                self.set_aside(&format!("{sequence:020}"), &bytes, "a record that this version cannot decode");
             }
         }
         self.bytes += bytes;
@@ -265,12 +270,10 @@ impl Work {
     }
 
     /// Keeps the bytes for people: the segment itself is deleted once the rest is in files.
-    fn set_aside(&mut self, segment: &SegmentFile, bytes: &Bytes, what: &str) {
-        self.shared.damaged.fetch_add(1, Relaxed);
-        let name = segment.path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-        let count = self.shared.damaged.load(Relaxed);
+    fn set_aside(&self, name: &str, bytes: &[u8], what: &str) {
+        let count = self.shared.damaged.fetch_add(1, Relaxed) + 1;
         let path = self.parts.quarantine.join(format!("{name}-{count}.record"));
-        error!(segment = %segment.path.display(), bytes = bytes.len(), kept = %path.display(), "{what} is left out");
+        error!(name, bytes = bytes.len(), kept = %path.display(), "{what} is left out");
         let disk = self.parts.disk.as_ref();
         let kept = disk::make_dir(disk, &self.parts.quarantine).and_then(|()| disk::replace(disk, &path, bytes));
         if let Err(error) = kept {

@@ -43,9 +43,12 @@ impl Segment {
         let path = dir.join(format!("{first_sequence:020}.log"));
         let temporary = path.with_extension("tmp");
         let mut file = disk.create(&temporary)?;
-        file.write_all(MAGIC)?;
-        file.write_all(opening)?;
-        file.sync()?;
+        let written = file.write_all(MAGIC).and_then(|()| file.write_all(opening)).and_then(|()| file.sync());
+        if let Err(error) = written {
+            // on a full disk every group would leave one
+            let _ = disk.remove(&temporary);
+            return Err(error);
+        }
         disk.rename(&temporary, &path)?;
         disk.reached(Step::SegmentCreated)?;
         disk.sync_dir(dir)?;

@@ -110,7 +110,7 @@ impl Log {
     /// Puts the record into the buffer, unless its request is already in the log.
     fn stage(&mut self, append: Append) -> Pending {
         if let Payload::Otlp { request, hash } = &append.payload {
-            if let Some(wal_sequence) = self.parts.recent.find(*hash) {
+            if let Some(wal_sequence) = self.parts.recent.find(*hash, request.received_unix_nano) {
                 return Pending { append, appended: Appended { wal_sequence, duplicate: true } };
             }
             self.parts.recent.insert(*hash, self.parts.next_sequence, request.received_unix_nano);

@@ -47,6 +47,8 @@ struct SqlPage {
     statement: String,
     error: String,
     summary: String,
+    /// What the answer leaves out.
+    warnings: Vec<String>,
     columns: Vec<Column>,
     rows: Vec<Vec<Cell>>,
     tables: Vec<TableView>,
@@ -76,6 +78,7 @@ struct Answered {
     columns: Vec<Column>,
     rows: Vec<Vec<Cell>>,
     summary: String,
+    warnings: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -93,9 +96,9 @@ pub(super) async fn page(State(pages): State<Pages>, Query(statement): Query<Sta
         Ok(answered) => (answered, String::new()),
         Err(error) => (Answered::default(), error.message),
     };
-    let Answered { columns, rows, summary } = answered;
+    let Answered { columns, rows, summary, warnings } = answered;
     let tables = tables(&pages.deps).await;
-    html(&SqlPage { page: "/sql", statement, error, summary, columns, rows, tables, examples: EXAMPLES })
+    html(&SqlPage { page: "/sql", statement, error, summary, warnings, columns, rows, tables, examples: EXAMPLES })
 }
 
 async fn ask(deps: &Deps, statement: &str) -> Result<Answered, ApiError> {
@@ -120,7 +123,7 @@ async fn ask(deps: &Deps, statement: &str) -> Result<Answered, ApiError> {
     }
     let shown = if count > rows.len() { format!(", the first {} shown", rows.len()) } else { String::new() };
     let summary = format!("{count} rows in {:.0} ms{shown}", started.elapsed().as_secs_f64() * 1e3);
-    Ok(Answered { columns, rows, summary })
+    Ok(Answered { columns, rows, summary, warnings: answer.warnings })
 }
 
 fn cells(row: &Value, columns: &[Column]) -> Vec<Cell> {

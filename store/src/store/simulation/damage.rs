@@ -288,6 +288,37 @@ async fn a_failure_anywhere_in_a_flush_leaves_every_row_there_once() {
     }
 }
 
+/// An operation fails anywhere in a merge, at times after its commit is in the log: the sources are not
+/// merged a second time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_anywhere_in_a_merge_leaves_every_row_there_once() {
+    for at in 1.. {
+        let disk = SimulatedDisk::new(at);
+        let store = open(&disk).await.unwrap();
+        let mut ledger = Ledger::default();
+        for _ in 0..config().compact_files {
+            send_spans(&store, &mut ledger).await;
+            store.flush().await.unwrap();
+        }
+        let planned = disk.counts().operations + at;
+        disk.plan(Fault::Operation(planned));
+        let kept_up = store.upkeep().await;
+        let whole = disk.counts().operations < planned;
+        disk.forget_plans();
+        println!("operation {at}: {kept_up:?}");
+        for round in 1..3 {
+            ledger.check(&store, &format!("operation {at} failed, round {round}")).await.unwrap();
+            store.upkeep().await.unwrap();
+        }
+        store.flush().await.unwrap();
+        ledger.check(&store, &format!("operation {at} failed, flushed")).await.unwrap();
+        ledger.check_derived(&store, &format!("operation {at} failed, flushed")).await.unwrap();
+        if whole {
+            return assert!(at > 20 && kept_up.is_ok(), "a merge has more than {at} operations: {kept_up:?}");
+        }
+    }
+}
+
 /// Enough for several segments.
 async fn send_spans(store: &Store, ledger: &mut Ledger) {
     for _ in 0..8 {
