@@ -10,12 +10,17 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::disk::{Disk, DiskFile};
 
+/// Bytes after which a file is synced while it is written. Syncs of the log wait for what the file
+/// system has to write before, so a file of 10 MB that is synced at its end holds up acks.
+const SYNC_EVERY: u64 = 1 << 20;
+
 /// A file that is being written.
 #[derive(Debug)]
 pub(super) struct HashedFile {
     file: Box<dyn DiskFile>,
     hash: Hash,
     bytes: u64,
+    unsynced: u64,
 }
 
 /// The hash has no words for people.
@@ -29,7 +34,7 @@ impl std::fmt::Debug for Hash {
 
 impl HashedFile {
     pub(super) fn create(disk: &dyn Disk, path: &Path) -> io::Result<Self> {
-        Ok(Self { file: disk.create(path)?, hash: Hash(Xxh3::new()), bytes: 0 })
+        Ok(Self { file: disk.create(path)?, hash: Hash(Xxh3::new()), bytes: 0, unsynced: 0 })
     }
 
     /// Makes it durable; its length and hash.
@@ -44,6 +49,11 @@ impl Write for HashedFile {
         let written = self.file.write(bytes)?;
         self.hash.0.update(&bytes[..written]);
         self.bytes += written as u64;
+        self.unsynced += written as u64;
+        if self.unsynced >= SYNC_EVERY {
+            self.file.sync()?;
+            self.unsynced = 0;
+        }
         Ok(written)
     }
 
