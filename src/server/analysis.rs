@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeSet,
+    convert::Infallible,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::SeqCst},
@@ -12,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use futures::FutureExt;
 use tokio::{
     sync::{mpsc, watch},
     time::MissedTickBehavior,
@@ -41,6 +43,9 @@ const CHECKPOINT_EVERY: Duration = Duration::from_secs(5);
 
 /// Spans held while a start reads the past back: seconds of a busy mesh, about 250 MB.
 const EARLY_SPANS: usize = 1_000_000;
+
+/// How long a stop waits for a start that still reads the past back.
+const RESTORE_PATIENCE: Duration = Duration::from_secs(20);
 
 /// What the loop starts from.
 pub(super) struct Start {
@@ -94,9 +99,10 @@ impl Start {
         let mut early = Early::default();
         let restored = tokio::select! {
             biased;
-            () = stop.cancelled() => return,
             restored = restore::restore(&store, config) => restored,
-            () = early.take_in(&mut spans) => return, // the doors are gone
+            never = early.take_in(&mut spans) => match never {},
+            // a stop lets it end, so that all is counted; what takes longer the next start does
+            () = stop.cancelled().then(|()| tokio::time::sleep(RESTORE_PATIENCE)) => return,
         };
         let (mut analyzer, restored_at) = (restored.analyzer, restored.at);
         early.batches.iter().for_each(|batch| analyzer.push(&batch.rows));
@@ -114,10 +120,10 @@ struct Early {
 }
 
 impl Early {
-    /// Takes in what comes; with [`EARLY_SPANS`] held the rest waits in the queue. Ends with it.
-    async fn take_in(&mut self, spans: &mut mpsc::Receiver<Batch>) {
+    /// Takes in what comes; with [`EARLY_SPANS`] held the rest waits in the queue. Never ends.
+    async fn take_in(&mut self, spans: &mut mpsc::Receiver<Batch>) -> Infallible {
         while self.rows < EARLY_SPANS {
-            let Some(batch) = spans.recv().await else { return };
+            let Some(batch) = spans.recv().await else { break };
             self.rows += batch.rows.num_rows();
             self.batches.push(batch);
         }
