@@ -1,7 +1,7 @@
 //! [`Past`]: what a start must know of the log before the first request: which sequence comes next,
 //! and which requests were taken lately. Both stand at the end of the log.
 
-use std::path::Path;
+use std::{collections::HashSet, path::Path};
 
 use super::{
     Payload,
@@ -30,7 +30,8 @@ impl Past {
         let mut past = Self { next_sequence: 1, ..Self::default() };
         past.next_sequence = segments.last().map_or(1, |last| last.first_sequence.max(1));
         let mut newest = Vec::new();
-        for segment in segments.iter().rev() {
+        let mut older = segments.iter().rev();
+        for segment in older.by_ref() {
             // a process that was killed may have left records that only the page cache has, and a retry
             // of theirs is acked by them
             disk.sync_file(&segment.path).map_err(|source| StoreError::Io { path: segment.path.clone(), source })?;
@@ -43,6 +44,11 @@ impl Past {
             }
         }
         newest.into_iter().rev().flatten().for_each(|found| past.take_in(found));
+        let refused: HashSet<_> = past.recent.refused().into_iter().map(|(hash, _)| hash).collect();
+        for segment in older.filter(|_| !refused.is_empty()) {
+            disk.sync_file(&segment.path).map_err(|source| StoreError::Io { path: segment.path.clone(), source })?;
+            Records::open(disk, segment)?.for_each(|found| past.take_in_refused(found, &refused));
+        }
         past.segments = segments;
         Ok(past)
     }
@@ -56,6 +62,17 @@ impl Past {
             Payload::Recent(hashes) => {
                 hashes.into_iter().for_each(|(hash, received)| self.recent.insert(hash, record.sequence, received));
             }
+            Payload::Refused(hashes) => self.recent.refuse(hashes),
+        }
+    }
+
+    /// A refused request that the log has after all is replayed: sent again, it is there.
+    fn take_in_refused(&mut self, found: Found, refused: &HashSet<u128>) {
+        if let Found::Record(record) = found
+            && let Payload::Otlp { request, hash } = record.payload
+            && refused.contains(&hash)
+        {
+            self.recent.insert(hash, record.sequence, request.received_unix_nano);
         }
     }
 }

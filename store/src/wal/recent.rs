@@ -15,6 +15,8 @@ const CAPACITY: usize = 1 << 20;
 pub(crate) struct Recent {
     by_hash: HashMap<u128, (u64, UnixNanos)>,
     order: VecDeque<(u128, UnixNanos)>,
+    /// Refused requests whose records could not be cut from the log.
+    refused: Vec<(u128, UnixNanos)>,
 }
 
 impl Recent {
@@ -44,6 +46,19 @@ impl Recent {
         if self.by_hash.remove(&hash).is_some() {
             self.order.retain(|(other, _)| *other != hash);
         }
+    }
+
+    /// Remembers requests that were refused although the log may have them: a start that finds one there
+    /// makes its rows visible.
+    pub(crate) fn refuse(&mut self, requests: impl IntoIterator<Item = (u128, UnixNanos)>) {
+        self.refused.extend(requests);
+    }
+
+    /// Those of the last ten minutes.
+    pub(crate) fn refused(&self) -> Vec<(u128, UnixNanos)> {
+        let newest = self.refused.iter().chain(self.order.back()).map(|(_, at)| *at).max().unwrap_or_default();
+        let late = |(_, at): &&(u128, UnixNanos)| newest.saturating_sub(*at) <= REMEMBERED_NS;
+        self.refused.iter().filter(late).copied().collect()
     }
 
     /// Requests whose records stand before a place in the log, oldest first.

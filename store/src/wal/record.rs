@@ -20,6 +20,7 @@ const MAX_PAYLOAD: usize = 256 << 20;
 const OTLP: u8 = 1;
 const ROWS: u8 = 2;
 const RECENT: u8 = 3;
+const REFUSED: u8 = 4;
 
 /// A record as it is replayed.
 #[derive(Debug)]
@@ -49,6 +50,8 @@ pub(crate) enum Payload {
     },
     /// Hashes of requests of the last minutes, carried over from trimmed segments.
     Recent(Vec<(u128, UnixNanos)>),
+    /// Hashes of requests that were refused although an older segment may have them.
+    Refused(Vec<(u128, UnixNanos)>),
 }
 
 /// Appends the record's bytes.
@@ -73,10 +76,11 @@ pub(super) fn encode(sequence: u64, payload: &Payload, out: &mut Vec<u8>) {
         }
         Payload::Recent(hashes) => {
             out.push(RECENT);
-            for (hash, received) in hashes {
-                out.extend_from_slice(&hash.to_le_bytes());
-                out.extend_from_slice(&received.to_le_bytes());
-            }
+            encode_hashes(hashes, out);
+        }
+        Payload::Refused(hashes) => {
+            out.push(REFUSED);
+            encode_hashes(hashes, out);
         }
     }
     let payload = &out[start + HEADER..];
@@ -84,6 +88,13 @@ pub(super) fn encode(sequence: u64, payload: &Payload, out: &mut Vec<u8>) {
     out[start..start + 4].copy_from_slice(MARK);
     out[start + 4..start + 8].copy_from_slice(&length.to_le_bytes());
     out[start + 8..start + HEADER].copy_from_slice(&crc.to_le_bytes());
+}
+
+fn encode_hashes(hashes: &[(u128, UnixNanos)], out: &mut Vec<u8>) {
+    for (hash, received) in hashes {
+        out.extend_from_slice(&hash.to_le_bytes());
+        out.extend_from_slice(&received.to_le_bytes());
+    }
 }
 
 /// Reads the record at the start of `bytes`: its length on disk and its content; `None` when the
@@ -130,15 +141,18 @@ fn decode_payload(payload: Bytes) -> Option<Payload> {
             let table = *Table::ALL.get(code)?;
             Some(Payload::Rows { table, ipc: fields.slice(1..) })
         }
-        RECENT => {
-            let entry = |entry: &[u8]| {
-                let hash = u128::from_le_bytes(entry[..16].try_into().ok()?);
-                Some((hash, i64::from_le_bytes(entry[16..].try_into().ok()?)))
-            };
-            fields.chunks_exact(24).map(entry).collect::<Option<Vec<_>>>().map(Payload::Recent)
-        }
+        RECENT => decode_hashes(&fields).map(Payload::Recent),
+        REFUSED => decode_hashes(&fields).map(Payload::Refused),
         _ => None,
     }
+}
+
+fn decode_hashes(fields: &[u8]) -> Option<Vec<(u128, UnixNanos)>> {
+    let entry = |entry: &[u8]| {
+        let hash = u128::from_le_bytes(entry[..16].try_into().ok()?);
+        Some((hash, i64::from_le_bytes(entry[16..].try_into().ok()?)))
+    };
+    fields.chunks_exact(24).map(entry).collect()
 }
 
 fn signal_code(signal: Signal) -> u8 {

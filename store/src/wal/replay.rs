@@ -232,7 +232,7 @@ impl Work {
         let (table, bytes) = match &record.payload {
             Payload::Otlp { request, .. } => (Table::of(request.signal), request.body.len()),
             Payload::Rows { table, ipc } => (*table, ipc.len()),
-            Payload::Recent(_) => return,
+            Payload::Recent(_) | Payload::Refused(_) => return,
         };
         if self.parts.through.get(&table).is_some_and(|through| sequence <= *through) {
             return;
@@ -296,6 +296,6 @@ fn rows_of(record: Record) -> Result<Option<Batch>, StoreError> {
             let rows = arrow::compute::concat_batches(&table.schema(), &rows).map_err(|e| bad(e.to_string()))?;
             Ok(Some(Batch { table, rows }))
         }
-        Payload::Recent(_) => Ok(None),
+        Payload::Recent(_) | Payload::Refused(_) => Ok(None),
     }
 }

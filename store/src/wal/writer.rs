@@ -57,7 +57,7 @@ impl Writer {
         let (queue, appends) = mpsc::channel(QUEUE);
         let dir = parts.dir.clone();
         // the first segment is made with the first group: a store that is only read writes nothing
-        let log = Log { parts, segment: None, buffer: Vec::new() };
+        let log = Log { parts, segment: None, buffer: Vec::new(), uncut: false };
         let thread = std::thread::Builder::new().name("weir-wal".into()).spawn(move || log.run(appends));
         let thread = thread.map_err(|source| StoreError::Io { path: dir, source })?;
         Ok(Self { queue, thread })
@@ -82,6 +82,8 @@ struct Log {
     /// `None` at the start and after a failed sync: the next group starts a new one.
     segment: Option<Segment>,
     buffer: Vec<u8>,
+    /// The group that failed may still be in the log.
+    uncut: bool,
 }
 
 /// An append whose record is in the buffer.
@@ -136,7 +138,9 @@ impl Log {
         };
         error!(segment = %segment.path().display(), error = %failed, "the log cannot be written");
         // pages of a failed sync may be lost although a later sync succeeds: this file is done with
-        if let Err(error) = segment.cut() {
+        let cut = segment.cut();
+        self.uncut = cut.is_err();
+        if let Err(error) = cut {
             warn!(segment = %segment.path().display(), %error, "the failed group may be replayed although it was refused");
         }
         Err(refused(&failed))
@@ -149,6 +153,10 @@ impl Log {
         // the requests of this group are not in the log yet
         let entries = self.parts.recent.entries_before(first_sequence);
         record::encode(0, &Payload::Recent(entries), &mut opening);
+        let refused = self.parts.recent.refused();
+        if !refused.is_empty() {
+            record::encode(0, &Payload::Refused(refused), &mut opening);
+        }
         Segment::create(self.parts.disk.as_ref(), &self.parts.dir, first_sequence, &opening)
     }
 
@@ -167,12 +175,16 @@ impl Log {
 
     fn refuse(&mut self, group: Vec<Pending>, why: &AppendError) {
         for Pending { append, appended } in group {
-            if let (Payload::Otlp { hash, .. }, false) = (&append.payload, appended.duplicate) {
+            if let (Payload::Otlp { hash, request }, false) = (&append.payload, appended.duplicate) {
                 self.parts.recent.remove(*hash);
+                if self.uncut {
+                    self.parts.recent.refuse([(*hash, request.received_unix_nano)]);
+                }
             }
             // a duplicate may repeat a request of this very group: the sender tries again
             let _ = append.reply.send(Err(why.clone()));
         }
+        self.uncut = false;
     }
 }
 
