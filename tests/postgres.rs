@@ -88,10 +88,10 @@ async fn a_cancel_request_stops_the_statement() {
     let asked = tokio::spawn(async move { pg.simple_query(statement).await.map(drop) });
     let mut tries = 0;
     while !asked.is_finished() {
-        // until the statement runs there is nothing to cancel
+        // until the statement runs there is nothing to cancel; the first is sent when it surely does
+        tokio::time::sleep(std::time::Duration::from_millis(if tries == 0 { 1_000 } else { 20 })).await;
         tries += 1;
         cancel.cancel_query(NoTls).await.unwrap();
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
     let error = asked.await.unwrap().unwrap_err();
     assert_eq!(error.code().map(SqlState::code), Some("57014"), "{error:?} after {tries} cancels");

@@ -9,7 +9,7 @@ use datafusion_postgres::{
     arrow_pg::datatypes::{arrow_schema_to_pg_fields, encode_recordbatch},
     pgwire::{
         api::{
-            ClientInfo, ClientPortalStore, ConnectionManager, PgWireServerHandlers, Type,
+            ClientInfo, ClientPortalStore, ConnectionHandle, ConnectionManager, PgWireServerHandlers, Type,
             auth::{StartupHandler, noop::NoopStartupHandler},
             cancel::{CancelHandler, DefaultCancelHandler},
             portal::{Format, Portal},
@@ -24,7 +24,10 @@ use datafusion_postgres::{
 };
 use futures::{Sink, StreamExt, stream};
 
-use super::{flat, params, session};
+use super::{
+    cancel::{cancellable, connection},
+    flat, params, session,
+};
 use crate::{SqlAnswer, SqlError, Store, query::Described};
 
 /// The handlers of all connections.
@@ -95,7 +98,7 @@ impl SimpleQueryHandler for Queries {
                 continue;
             }
             let answer = self.store.run_postgres(statement, None).await.map_err(|e| failed(&e))?;
-            responses.push(respond(answer, &Format::UnifiedText)?);
+            responses.push(respond(answer, &Format::UnifiedText, connection(client))?);
         }
         if responses.is_empty() {
             responses.push(Response::EmptyQuery);
@@ -132,7 +135,7 @@ impl ExtendedQueryHandler for Queries {
         let values = params::values(portal, &described.parameters)?;
         let values = (!values.is_empty()).then(|| ParamValues::from(values));
         let answer = self.store.run_postgres(statement.clone(), values).await.map_err(|e| failed(&e))?;
-        respond(answer, &portal.result_column_format)
+        respond(answer, &portal.result_column_format, connection(client))
     }
 }
 
@@ -187,7 +190,7 @@ fn fields(schema: &SchemaRef, format: &Format) -> PgWireResult<Vec<FieldInfo>> {
     arrow_schema_to_pg_fields(&flat::schema(schema), format, None)
 }
 
-fn respond(answer: SqlAnswer, format: &Format) -> PgWireResult<Response> {
+fn respond(answer: SqlAnswer, format: &Format, connection: Option<Arc<ConnectionHandle>>) -> PgWireResult<Response> {
     let fields = Arc::new(fields(&answer.schema, format)?);
     let columns = fields.clone();
     let rows = answer.stream.flat_map(move |batch| {
@@ -197,7 +200,7 @@ fn respond(answer: SqlAnswer, format: &Format) -> PgWireResult<Response> {
             Err(error) => stream::once(std::future::ready(Err(failed(&error)))).right_stream(),
         }
     });
-    Ok(Response::Query(QueryResponse::new(fields, rows)))
+    Ok(Response::Query(QueryResponse::new(fields, cancellable(rows, connection))))
 }
 
 /// The SQLSTATE of an error: drivers and dashboards decide by it.

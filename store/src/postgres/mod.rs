@@ -4,6 +4,7 @@
 //! Ids are text in hex and maps are JSON, as everywhere else. Cancel requests and lost connections
 //! drop the answer, which stops the statement.
 
+mod cancel;
 mod flat;
 mod handler;
 mod params;
