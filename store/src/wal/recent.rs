@@ -49,9 +49,10 @@ impl Recent {
     }
 
     /// Remembers requests that were refused although the log may have them: a start that finds one there
-    /// makes its rows visible.
+    /// makes its rows visible. As bounded as the others, the oldest are forgotten first.
     pub(crate) fn refuse(&mut self, requests: impl IntoIterator<Item = (u128, UnixNanos)>) {
         self.refused.extend(requests);
+        self.refused.drain(..self.refused.len().saturating_sub(CAPACITY));
     }
 
     /// Those of the last ten minutes.

@@ -262,13 +262,7 @@ async fn a_kill_anywhere_in_a_flush_and_then_a_power_cut_lose_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failure_anywhere_in_a_flush_leaves_every_row_there_once() {
     for at in 1.. {
-        let disk = SimulatedDisk::new(at);
-        let store = open(&disk).await.unwrap();
-        let mut ledger = Ledger::default();
-        for _ in 0..config().compact_files {
-            send_spans(&store, &mut ledger).await;
-            store.flush().await.unwrap();
-        }
+        let (disk, store, mut ledger) = due_to_merge(at).await;
         send_spans(&store, &mut ledger).await;
         let planned = disk.counts().operations + at;
         disk.plan(Fault::Operation(planned));
@@ -279,9 +273,7 @@ async fn a_failure_anywhere_in_a_flush_leaves_every_row_there_once() {
         ledger.check(&store, &format!("operation {at} failed")).await.unwrap();
         store.upkeep().await.unwrap();
         ledger.check(&store, &format!("operation {at} failed, merged")).await.unwrap();
-        store.flush().await.unwrap();
-        ledger.check(&store, &format!("operation {at} failed, flushed")).await.unwrap();
-        ledger.check_derived(&store, &format!("operation {at} failed, flushed")).await.unwrap();
+        check_flushed(&store, &ledger, &format!("operation {at} failed, flushed")).await;
         if whole {
             return assert!(at > 20 && flushed.is_ok(), "a flush has more than {at} operations: {flushed:?}");
         }
@@ -293,13 +285,7 @@ async fn a_failure_anywhere_in_a_flush_leaves_every_row_there_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failure_anywhere_in_a_merge_leaves_every_row_there_once() {
     for at in 1.. {
-        let disk = SimulatedDisk::new(at);
-        let store = open(&disk).await.unwrap();
-        let mut ledger = Ledger::default();
-        for _ in 0..config().compact_files {
-            send_spans(&store, &mut ledger).await;
-            store.flush().await.unwrap();
-        }
+        let (disk, store, ledger) = due_to_merge(at).await;
         let planned = disk.counts().operations + at;
         disk.plan(Fault::Operation(planned));
         let kept_up = store.upkeep().await;
@@ -310,13 +296,29 @@ async fn a_failure_anywhere_in_a_merge_leaves_every_row_there_once() {
             ledger.check(&store, &format!("operation {at} failed, round {round}")).await.unwrap();
             store.upkeep().await.unwrap();
         }
-        store.flush().await.unwrap();
-        ledger.check(&store, &format!("operation {at} failed, flushed")).await.unwrap();
-        ledger.check_derived(&store, &format!("operation {at} failed, flushed")).await.unwrap();
+        check_flushed(&store, &ledger, &format!("operation {at} failed, flushed")).await;
         if whole {
             return assert!(at > 20 && kept_up.is_ok(), "a merge has more than {at} operations: {kept_up:?}");
         }
     }
+}
+
+/// A store with as many files as a merge takes.
+async fn due_to_merge(seed: u64) -> (SimulatedDisk, Store, Ledger) {
+    let disk = SimulatedDisk::new(seed);
+    let store = open(&disk).await.unwrap();
+    let mut ledger = Ledger::default();
+    for _ in 0..config().compact_files {
+        send_spans(&store, &mut ledger).await;
+        store.flush().await.unwrap();
+    }
+    (disk, store, ledger)
+}
+
+async fn check_flushed(store: &Store, ledger: &Ledger, what: &str) {
+    store.flush().await.unwrap();
+    ledger.check(store, what).await.unwrap();
+    ledger.check_derived(store, what).await.unwrap();
 }
 
 /// Enough for several segments.
