@@ -2,7 +2,7 @@
 //!
 //! All are made from the rows as they came, before any sampling, and are pure: the same rows give
 //! the same answer. A row is looked at as bytes. Rows that follow each other mostly repeat trace,
-//! service and attribute keys, so a neighbour is compared first, a hash is asked second, and text
+//! service and attribute keys, so rows before are compared first, a hash is asked second, and text
 //! is copied only for what is new.
 
 use std::{collections::BTreeSet, hash::BuildHasher, ops::Range, sync::Arc};
@@ -24,6 +24,9 @@ const HOUR_NS: i64 = 3_600_000_000_000;
 /// Rows of `services` or `attribute_keys` that are remembered as written: 100,000 are about 10 MiB,
 /// and a mesh of 1,000 services with 40 keys has few thousand an hour.
 const REMEMBERED_ROWS: usize = 100_000;
+
+/// Rows that a row's attribute keys are compared with before a hash is asked.
+const LATELY: usize = 32;
 
 /// One row of `services`. Ordered by hour first.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -273,11 +276,14 @@ impl<'a> Keys<'a> {
             state.hash_one(Shape { keys: self.bytes(row).0, letters: self.letters(row), hour: hours[row] })
         };
         let mut found: HashTable<usize> = HashTable::new();
+        // the last row of each length: rows of a few kinds take turns
+        let mut lately = [None; LATELY];
         for row in 0..self.map.len() {
-            if row > 0 && hours[row] == hours[row - 1] && self.same(row, row - 1) {
+            let same = |other: &usize| hours[*other] == hours[row] && self.same(*other, row);
+            let last = &mut lately[self.bytes(row).0.len() % LATELY];
+            if last.replace(row).is_some_and(|last| same(&last)) {
                 continue;
             }
-            let same = |other: &usize| hours[*other] == hours[row] && self.same(*other, row);
             if let Entry::Vacant(place) = found.entry(hash(row), same, |row| hash(*row)) {
                 place.insert(row);
             }

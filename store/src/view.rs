@@ -55,6 +55,10 @@ pub(crate) struct DataFile {
     pub(crate) hash: Option<u64>,
     /// Whether a map in it holds an attribute that has a column of its own.
     pub(crate) hot_in_map: bool,
+    /// Whether it is packed as tightly as it gets.
+    pub(crate) recompressed: bool,
+    /// Since when this process knows it.
+    pub(crate) since: Instant,
     /// Whether its content was compared with its hash since the store was opened, and was right.
     pub(crate) checked: Checked,
 }

@@ -13,7 +13,7 @@ from queries import Dialect
 
 WEB, OTLP_HTTP, OTLP_GRPC, PG = 27170, 24418, 24417, 25533
 READY_S = 300
-SETTLED_S = 10
+SETTLED_S = 25  # longer than it has to be quiet before files are packed again
 
 HOT = {
     "http.request.method": "http_request_method",

@@ -112,6 +112,7 @@ impl Committer {
             rows: file.rows,
             time_range: file.time_range,
             hot_in_map: file.hot_in_map,
+            recompressed: file.recompressed,
         };
         self.delta(table).commit(Commit::Append { file: new, application, through: 1 }).await?;
         restored.rows += file.rows;

@@ -5,6 +5,7 @@
 use std::{
     path::Path,
     sync::{Arc, atomic::Ordering::Relaxed},
+    time::Instant,
 };
 
 use arrow::{compute::concat_batches, record_batch::RecordBatch};
@@ -87,6 +88,9 @@ impl Committer {
         }
         let files = self.delta(table).files();
         self.views.flushed(table, last, files);
+        if matches!(table, Table::Spans | Table::Logs | Table::Metrics) {
+            self.flushed_at = Instant::now();
+        }
         self.reached(Step::FlushPublished, Path::new(table.name()))
     }
 

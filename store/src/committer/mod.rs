@@ -6,6 +6,7 @@
 
 mod backup;
 mod flush;
+mod recompress;
 mod upkeep;
 
 use std::{
@@ -34,6 +35,7 @@ use crate::{
 
 pub use backup::Restored;
 use flush::Flush;
+use recompress::Recompress;
 use upkeep::Replaced;
 
 /// How often ages are looked at.
@@ -99,6 +101,9 @@ pub(crate) struct Committer {
     shared: Arc<Shared>,
     flush: Flush,
     replaced: Replaced,
+    recompress: Recompress,
+    /// When measured rows last went to files.
+    flushed_at: Instant,
     upkeep_at: Instant,
     /// After a failed flush: when the next may be tried.
     retry_at: Option<Instant>,
@@ -119,6 +124,8 @@ impl Committer {
             shared,
             flush,
             replaced: Replaced::default(),
+            recompress: Recompress::default(),
+            flushed_at: Instant::now(),
             upkeep_at: Instant::now(),
             retry_at: None,
             scrubbed: 0,
@@ -146,6 +153,7 @@ impl Committer {
                 Some(Order::Restore(from, reply)) => drop(reply.send(self.restore(&from).await)),
                 Some(Order::Close(reply)) => {
                     let flushed = self.flush(|_| true).await;
+                    self.recompress.abandon(self.disk.as_ref());
                     self.replaced.delete(self.disk.as_ref(), Duration::ZERO);
                     drop(reply.send(flushed));
                     return;
@@ -172,6 +180,7 @@ impl Committer {
             *self.shared.last_error.lock() = flushed.err().map(|error| error.to_string());
         }
         self.merge().await;
+        self.recompress().await;
         if self.upkeep_at.elapsed() >= UPKEEP {
             self.upkeep_at = Instant::now();
             self.look_at_free_space();
@@ -197,6 +206,7 @@ impl Committer {
         self.look_at_free_space();
         self.scrub_all().await;
         self.merge().await;
+        self.recompress_all().await?;
         self.retain().await?;
         self.replaced.delete(self.disk.as_ref(), Duration::ZERO);
         Ok(())

@@ -15,7 +15,7 @@ use crate::{
     config::MAX_TIMEOUT_MS,
     disk::{self, Disk, Step},
     error::StoreError,
-    files::{self, Commit, Level, Merge},
+    files::{self, Commit, Level, Merge, NewFile},
     view::DataFile,
 };
 
@@ -90,6 +90,18 @@ impl Committer {
             Some(file) => file,
             None => self.rewrite(table, sources)?,
         };
+        self.replace_files(table, sources, file).await?;
+        debug!(table = table.name(), files = sources.len(), "merged");
+        Ok(())
+    }
+
+    /// A durable file takes the place of those whose rows it has.
+    pub(super) async fn replace_files(
+        &mut self,
+        table: Table,
+        sources: &[Arc<DataFile>],
+        file: NewFile,
+    ) -> Result<(), StoreError> {
         let folder = self.delta(table).folder()?.to_owned();
         self.reached(Step::MergeFileSynced, &folder)?;
         self.delta(table).commit(Commit::Merge { removed: sources, file }).await?;
@@ -97,7 +109,6 @@ impl Committer {
         self.show_files(table).await?;
         self.reached(Step::MergePublished, &folder)?;
         self.replaced.push(sources.iter().map(|file| folder.join(&file.name)));
-        debug!(table = table.name(), files = sources.len(), "merged");
         Ok(())
     }
 
@@ -126,7 +137,7 @@ impl Committer {
     }
 
     /// Checks files before their rows go elsewhere; a damaged one is set aside.
-    async fn all_intact(&mut self, table: Table, sources: &[Arc<DataFile>]) -> bool {
+    pub(super) async fn all_intact(&mut self, table: Table, sources: &[Arc<DataFile>]) -> bool {
         let mut all = true;
         for file in sources {
             let path = self.delta(table).path(&file.name);
@@ -154,7 +165,7 @@ impl Committer {
         }
     }
 
-    fn all_files(&mut self) -> Vec<(Table, Arc<DataFile>)> {
+    pub(super) fn all_files(&mut self) -> Vec<(Table, Arc<DataFile>)> {
         let files = |table| self.delta(table).files().into_iter().map(move |file| (table, file));
         Table::ALL.into_iter().flat_map(files).collect()
     }

@@ -9,6 +9,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Instant,
 };
 
 use deltalake_core::{
@@ -41,6 +42,9 @@ const HASH: &str = "weir.xxh3_64";
 
 /// The tag that says whether a map holds an attribute that has a column of its own.
 const HOT_IN_MAP: &str = "weir.hot_in_map";
+
+/// The tag that says whether a file is packed as tightly as it gets.
+const RECOMPRESSED: &str = "weir.recompressed";
 
 /// A table's folder and Delta log.
 pub(crate) struct DeltaTable {
@@ -322,7 +326,11 @@ impl DeltaTable {
     }
 
     fn add(&self, file: &NewFile, data_change: bool) -> Add {
-        let tags = [(HASH, format!("{:016x}", file.hash)), (HOT_IN_MAP, file.hot_in_map.to_string())];
+        let tags = [
+            (HASH, format!("{:016x}", file.hash)),
+            (HOT_IN_MAP, file.hot_in_map.to_string()),
+            (RECOMPRESSED, file.recompressed.to_string()),
+        ];
         Add {
             path: file.name.clone(),
             partition_values: HashMap::new(),
@@ -390,6 +398,8 @@ fn data_file(file: &NewFile) -> DataFile {
         time_range: file.time_range,
         hash: Some(file.hash),
         hot_in_map: file.hot_in_map,
+        recompressed: file.recompressed,
+        since: Instant::now(),
         checked: Checked::intact(),
     }
 }
@@ -405,6 +415,8 @@ fn read_add(add: &Add, time_column: &str) -> DataFile {
         time_range: bound("minValues").zip(bound("maxValues")),
         hash: tag(HASH).and_then(|hash| u64::from_str_radix(hash, 16).ok()),
         hot_in_map: tag(HOT_IN_MAP) != Some("false"),
+        recompressed: tag(RECOMPRESSED) == Some("true"),
+        since: Instant::now(),
         checked: Checked::default(),
     }
 }

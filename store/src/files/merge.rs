@@ -8,7 +8,7 @@ use super::parquet_file::ROW_GROUP_ROWS;
 use crate::view::DataFile;
 
 /// A file below this is small: two of them still fit one row group.
-const SMALL_ROWS: u64 = ROW_GROUP_ROWS as u64 / 2;
+pub(crate) const SMALL_ROWS: u64 = ROW_GROUP_ROWS as u64 / 2;
 
 /// Row groups of a file that is left alone: large enough that files are few, small enough that whole
 /// files can be dropped when they are too old.
@@ -74,6 +74,8 @@ mod tests {
             time_range: Some((time, time)),
             hash: None,
             hot_in_map: false,
+            recompressed: false,
+            since: std::time::Instant::now(),
             checked: Checked::default(),
         })
     }

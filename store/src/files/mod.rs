@@ -5,10 +5,12 @@ mod hashed;
 mod merge;
 mod order;
 mod parquet_file;
+mod recompress;
 mod splice;
 
 pub(crate) use delta::{Commit, DeltaTable};
 pub(crate) use hashed::{hash_of, is_intact};
-pub(crate) use merge::{Merge, plan as plan_merge};
+pub(crate) use merge::{Merge, SMALL_ROWS, plan as plan_merge};
 pub(crate) use parquet_file::{Level, NewFile, RowsInOrder, read as read_rows, write};
+pub(crate) use recompress::Recompression;
 pub(crate) use splice::splice;

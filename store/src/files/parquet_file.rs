@@ -36,7 +36,7 @@ const BLOOM_VALUES: u64 = ROW_GROUP_ROWS as u64;
 pub(crate) enum Level {
     /// Zstandard 1: it is merged or spliced soon.
     Fresh,
-    /// Zstandard 3, and 9 for attribute values: it stays.
+    /// Zstandard 3, and 9 for attribute values: it stays for a while.
     Merged,
 }
 
@@ -49,6 +49,7 @@ pub(crate) struct NewFile {
     pub(crate) rows: u64,
     pub(crate) time_range: Option<(i64, i64)>,
     pub(crate) hot_in_map: bool,
+    pub(crate) recompressed: bool,
 }
 
 /// Rows as they go into a file: nothing is copied before it is written.
@@ -64,13 +65,42 @@ impl<'a> RowsInOrder<'a> {
     }
 
     fn pages(&self) -> impl Iterator<Item = Result<RecordBatch, StoreError>> {
-        let batches: Vec<&RecordBatch> = self.batches.iter().collect();
-        self.places.chunks(PAGE_ROWS).map(move |places| Ok(interleave_record_batch(&batches, places)?))
+        let mut page = Page::of(self.batches);
+        self.places.chunks(PAGE_ROWS).map(move |places| page.rows(places))
     }
 
     fn time_range(&self) -> Option<(i64, i64)> {
         let times = || self.batches.iter().map(|batch| batch[self.table.time_column()].as_primitive::<Int64Type>());
         times().filter_map(min).min().zip(times().filter_map(max).max())
+    }
+}
+
+/// Puts rows of many batches together. A page has rows of few of them, and each batch that is handed
+/// over costs a look at the types of all columns.
+struct Page<'a> {
+    batches: &'a [RecordBatch],
+    used: Vec<&'a RecordBatch>,
+    /// Where each batch stands among those that are used, if this page uses it.
+    place: Vec<Option<usize>>,
+}
+
+impl<'a> Page<'a> {
+    fn of(batches: &'a [RecordBatch]) -> Self {
+        Self { batches, used: Vec::new(), place: vec![None; batches.len()] }
+    }
+
+    fn rows(&mut self, places: &[order::Place]) -> Result<RecordBatch, StoreError> {
+        self.used.clear();
+        self.place.fill(None);
+        let of_used = |(batch, row): &order::Place| {
+            let place = *self.place[*batch].get_or_insert_with(|| {
+                self.used.push(&self.batches[*batch]);
+                self.used.len() - 1
+            });
+            (place, *row)
+        };
+        let places: Vec<order::Place> = places.iter().map(of_used).collect();
+        Ok(interleave_record_batch(&self.used, &places)?)
     }
 }
 
@@ -85,7 +115,8 @@ pub(crate) fn write(
     let written = write_pages(disk, path, rows, level);
     let (bytes, hash) = written.inspect_err(|_| abandon(disk, path))?;
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    Ok(NewFile { name, bytes, hash, rows: rows.places.len() as u64, time_range: rows.time_range(), hot_in_map })
+    let (rows, time_range) = (rows.places.len() as u64, rows.time_range());
+    Ok(NewFile { name, bytes, hash, rows, time_range, hot_in_map, recompressed: false })
 }
 
 fn write_pages(disk: &dyn Disk, path: &Path, rows: &RowsInOrder<'_>, level: Level) -> Result<(u64, u64), StoreError> {
@@ -140,11 +171,9 @@ pub(super) fn properties(table: Table, level: Level) -> WriterProperties {
         .set_compression(zstd(usual))
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
         .set_data_page_row_count_limit(PAGE_ROWS)
-        .set_write_batch_size(1024)
-        .set_statistics_enabled(EnabledStatistics::Page);
-    for leaf in leaves(table).into_iter().filter(|leaf| leaf.parts().len() > 1) {
-        // nothing is pruned by the least and largest value of a map or list
-        properties = properties.set_column_statistics_enabled(leaf, EnabledStatistics::None);
+        .set_write_batch_size(1024);
+    for leaf in leaves(table) {
+        properties = properties.set_column_statistics_enabled(leaf.clone(), statistics(table, &leaf));
     }
     for field in table.schema().fields() {
         let path = ColumnPath::from(field.name().as_str());
@@ -170,7 +199,7 @@ pub(super) fn properties(table: Table, level: Level) -> WriterProperties {
                     .set_column_encoding(path.clone(), Encoding::DELTA_LENGTH_BYTE_ARRAY)
                     .set_column_statistics_enabled(path, EnabledStatistics::None);
             }
-            (_, "trace_id") => properties = with_bloom(properties, path, 0.01),
+            (_, "trace_id") => properties = with_bloom(properties, path, 0.001),
             (Table::Spans | Table::Logs, "attributes") => {
                 let values = ColumnPath::new(["attributes", "key_value", "value"].map(String::from).to_vec());
                 // values of all keys in turn: bytes compress better than 17-bit places in a dictionary
@@ -183,6 +212,17 @@ pub(super) fn properties(table: Table, level: Level) -> WriterProperties {
         }
     }
     properties.build()
+}
+
+/// Of which columns the least and largest value are kept. In tables of what was measured, each page has
+/// something of everything, but for time; nothing is pruned by those of a map or list.
+fn statistics(table: Table, leaf: &ColumnPath) -> EnabledStatistics {
+    let measured = matches!(table, Table::Spans | Table::Logs | Table::Metrics);
+    match leaf.parts() {
+        [name] if !measured || name == table.time_column() || name == "duration_ns" => EnabledStatistics::Page,
+        [_] => EnabledStatistics::Chunk,
+        _ => EnabledStatistics::None,
+    }
 }
 
 /// The columns that Parquet stores.

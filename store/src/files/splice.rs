@@ -50,6 +50,7 @@ pub(crate) fn splice(
         rows: files().map(|file| file.rows).sum(),
         time_range: low.zip(high),
         hot_in_map: files().any(|file| file.hot_in_map),
+        recompressed: files().all(|file| file.recompressed),
     }))
 }
 
@@ -78,7 +79,7 @@ fn write(
 }
 
 /// A column chunk as if it had just been written.
-fn chunk(
+pub(super) fn chunk(
     metadata: &ParquetMetaData,
     bytes: &Bytes,
     group: usize,

@@ -18,14 +18,15 @@ use parquet::{
     file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader},
 };
 
-use super::text_views::viewed;
+use super::{null_columns, text_views::viewed};
 use crate::disk::{Disk, Opened};
 
 /// Bytes of footers and filters that are kept. A million spans take about 3 MiB of it with eight
 /// thousand rows a page, so 10 million and their tables fit several times.
 const LIMIT_BYTES: usize = 192 << 20;
 
-/// A file's footer with its page index, and its bloom filters as they are asked for.
+/// A file's footer with its page index, and its bloom filters as they are asked for. Columns that are
+/// null throughout are not in it.
 #[derive(Debug)]
 pub(super) struct Footer {
     pub(super) metadata: Arc<ParquetMetaData>,
@@ -100,7 +101,7 @@ impl Footer {
     fn read(disk: &Arc<dyn Disk>, path: &Path) -> Result<Self> {
         let file = disk.open(path)?;
         let metadata = ParquetMetaDataReader::new().with_page_index_policy(PageIndexPolicy::Optional);
-        let metadata = Arc::new(metadata.parse_and_finish(&file)?);
+        let metadata = Arc::new(null_columns::left_out(metadata.parse_and_finish(&file)?)?);
         let as_written = ArrowReaderMetadata::try_new(metadata.clone(), ArrowReaderOptions::new())?;
         let options = ArrowReaderOptions::new().with_schema(viewed(as_written.schema()));
         let reader = ArrowReaderMetadata::try_new(metadata.clone(), options)?;

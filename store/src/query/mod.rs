@@ -9,6 +9,7 @@ mod hot_keys;
 mod inspection;
 mod late;
 mod newest_first;
+mod null_columns;
 mod postgres;
 mod provider;
 mod prune;

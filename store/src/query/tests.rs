@@ -8,7 +8,7 @@ use arrow::{
     util::pretty::pretty_format_batches,
 };
 use datafusion::{
-    common::ScalarValue,
+    common::{ScalarValue, human_readable_count},
     prelude::{Expr, col, lit},
 };
 use futures::TryStreamExt;
@@ -143,6 +143,12 @@ async fn files_answer_as_memory_does() {
         assert_eq!(text(&files, statement).await, expect, "{statement}");
         assert_eq!(text(&both, statement).await, expect, "{statement}");
     }
+    files.upkeep().await.unwrap();
+    let packed = text(&files, "EXPLAIN SELECT * FROM spans").await;
+    assert!(packed.contains("packed-") && !packed.contains("part-"), "{packed}");
+    for statement in STATEMENTS {
+        assert_eq!(text(&files, statement).await, text(&memory, statement).await, "packed tightly: {statement}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -202,6 +208,44 @@ async fn a_map_filter_is_evaluated_before_the_rest_is_decoded() {
     let plan = text(&store, "EXPLAIN ANALYZE SELECT * FROM spans WHERE attributes['user.id'] = 'user-3'").await;
     assert!(!plan.contains("FilterExec"), "{plan}");
     assert!(plan.contains("late_rows_selected=100"), "{plan}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_pages_that_hold_a_value_are_decoded() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path()).await;
+    let span = |n: i64| Span {
+        trace: 1,
+        start: n,
+        service: "cart",
+        route: None,
+        status: None,
+        attributes: vec![("user.id", format!("user-{}", n / 100)), ("zone", format!("z{}", n % 3))],
+    };
+    append(&store, &(0..30_000).map(span).collect::<Vec<_>>()).await;
+    store.flush().await.unwrap();
+    // four pages of 8,192 rows, the fourth shorter
+    for (filter, selected, read) in [
+        ("attributes['user.id'] = 'user-100'", 100, 8_192),
+        ("'user-299' = attributes['user.id']", 100, 30_000 - 3 * 8_192),
+        ("attributes['user.id'] IN ('user-1', 'user-100')", 200, 2 * 8_192),
+        ("attributes['user.id'] = 'user-10'", 100, 8_192),
+        ("attributes['user.id'] = 'user-100' AND start_unix_nano >= 10050", 50, 2 * 8_192 - 10_050),
+        ("attributes['zone'] = 'z1'", 10_000, 30_000),
+    ] {
+        assert_eq!(number(&store, &format!("SELECT count(*) FROM spans WHERE {filter}")).await, selected, "{filter}");
+        let plan = text(&store, &format!("EXPLAIN ANALYZE SELECT * FROM spans WHERE {filter}")).await;
+        let metric = |name: &str| {
+            let number = plan.split(name).nth(1).and_then(|rest| rest.split([',', ']']).next()).unwrap();
+            number.to_owned()
+        };
+        let shown = |rows: i64| human_readable_count(rows as usize);
+        assert_eq!(
+            (metric("late_rows_selected="), metric("late_rows_read=")),
+            (shown(selected), shown(read)),
+            "{plan}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

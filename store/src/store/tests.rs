@@ -259,6 +259,33 @@ async fn whole_row_groups_are_spliced_and_answer_as_before() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn files_that_stay_are_packed_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let names = || {
+        let files = std::fs::read_dir(dir.path().join("tables/spans")).unwrap();
+        let names = files.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<_> = names.filter(|name| name.ends_with(".parquet")).collect();
+        names.sort();
+        names
+    };
+    let store = open(config(dir.path())).await;
+    for n in 0..2 {
+        store.append_rows(batch(n * 10_000, 10_000)).await.unwrap();
+        store.flush().await.unwrap();
+    }
+    let (fresh, bytes) = (names(), spans_status(&store).bytes);
+    store.upkeep().await.unwrap();
+    let packed = names();
+    assert!(packed.len() == 2 && packed.iter().all(|name| name.starts_with("packed-")), "{fresh:?} to {packed:?}");
+    assert!(spans_status(&store).bytes < bytes);
+    assert_eq!(count(&store).await, (20_000, 20_000));
+    store.close().await.unwrap();
+    let store = open(config(dir.path())).await;
+    store.upkeep().await.unwrap();
+    assert_eq!((names(), count(&store).await), (packed, (20_000, 20_000)), "that they are is known after a start");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_too_old_or_too_much_goes_in_whole_files() {
     let dir = tempfile::tempdir().unwrap();
     // the spans of these tests are of 1970
