@@ -39,8 +39,10 @@ use crate::{
 mod alerts;
 mod analysis;
 mod metrics;
+mod own_thread;
 
 pub(crate) use analysis::{Checkpoint, complete_minutes};
+use own_thread::OwnThread;
 
 /// Batches waiting for the analyzer; a full queue makes the ack wait, and so the sender.
 const ANALYSIS_QUEUE: usize = 64;
@@ -61,7 +63,7 @@ pub struct Server {
     data: std::path::PathBuf,
     doors: CancellationToken,
     door_tasks: Vec<JoinHandle<std::io::Result<()>>>,
-    analysis: JoinHandle<()>,
+    analysis: OwnThread,
     analysis_stop: CancellationToken,
     alerts: alerts::Alerts,
 }
@@ -150,7 +152,8 @@ impl Server {
             policy: policy_out,
             live: live.clone(),
         };
-        let analysis = tokio::spawn(analysis.run(batches_in, commands_in, analysis_stop.clone()));
+        let analysis = analysis.run(batches_in, commands_in, analysis_stop.clone());
+        let analysis = OwnThread::start("weir-analysis", analysis).context("starting the analysis loop")?;
 
         let doors = CancellationToken::new();
         let door = Door::new(store.clone(), batches, live);
@@ -190,7 +193,7 @@ impl Server {
             }
         }
         self.analysis_stop.cancel();
-        self.analysis.await.context("the analysis loop panicked")?;
+        self.analysis.ended().await?;
         self.alerts.stop().await;
         // what is not in files yet is written, but for a log whose past is still read: the next start has it
         self.store.close().await.context("closing the store")?;
