@@ -63,6 +63,7 @@ fn refused(error: &AppendError) -> Refused {
     match error {
         AppendError::DiskFull => Refused::DiskFull { retry_after: RETRY_AFTER_DISK_FULL },
         AppendError::Closed => Refused::Closed,
-        _ => Refused::Overloaded { retry_after: RETRY_AFTER },
+        AppendError::Disk(_) => Refused::DiskFails { retry_after: RETRY_AFTER },
+        AppendError::Overloaded { .. } => Refused::Overloaded { retry_after: RETRY_AFTER },
     }
 }

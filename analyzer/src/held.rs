@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, hash_map::Entry};
 use weir_schema::UnixNanos;
 
 use crate::{
@@ -82,6 +82,13 @@ struct Generation {
     minutes: BTreeSet<UnixNanos>,
 }
 
+impl Generation {
+    /// One that takes so many spans without growing, which would copy them all again and again.
+    fn with_room(spans: usize) -> Self {
+        Self { known: Map::with_capacity_and_hasher(spans, foldhash::fast::RandomState::default()), ..Self::default() }
+    }
+}
+
 /// The two generations.
 #[derive(Debug, Default)]
 pub(crate) struct Held {
@@ -100,9 +107,11 @@ impl Held {
     /// Takes a span in. `None` when it is an exact duplicate, else the calls it completes.
     pub(crate) fn insert(&mut self, span: &Span, taken: As, calls: &mut Vec<Call>) -> Option<()> {
         let key = Key::of(span.key());
-        if self.young.known.contains_key(&key) || self.old.known.contains_key(&key) {
+        // a look into either map misses every cache: one for each, no more
+        if self.old.known.contains_key(&key) {
             return None;
         }
+        let Entry::Vacant(place) = self.young.known.entry(key) else { return None };
         self.newest = self.newest.max(span.start);
         let mut known = Known::of(span, taken);
         for children in [self.young.waiting.remove(&key), self.old.waiting.remove(&key)].into_iter().flatten() {
@@ -110,10 +119,10 @@ impl Held {
                 join(&mut known, &child, calls);
             }
         }
+        place.insert(known);
         if span.parent != 0 {
             self.find_parent(Key::of((span.trace, span.parent)), &known, calls);
         }
-        self.young.known.insert(key, known);
         if taken == As::New {
             self.young.minutes.insert(minute(span.start));
         }
@@ -155,7 +164,8 @@ impl Held {
         }
         self.turned_at = self.newest;
         self.turned_clock = now.or(self.turned_clock);
-        let gone = std::mem::replace(&mut self.old, std::mem::take(&mut self.young));
+        let as_many = Generation::with_room(self.young.known.len());
+        let gone = std::mem::replace(&mut self.old, std::mem::replace(&mut self.young, as_many));
         unanswered(gone, calls);
     }
 

@@ -42,6 +42,12 @@ pub enum Refused {
         /// When to come back.
         retry_after: Duration,
     },
+    /// It cannot be stored now.
+    #[error("the disk fails: come back in {retry_after:?}")]
+    DiskFails {
+        /// When to come back.
+        retry_after: Duration,
+    },
     /// The server is stopping.
     #[error("the server is stopping")]
     Closed,
@@ -68,7 +74,9 @@ impl Refused {
     #[must_use]
     pub fn retry_after(&self) -> Duration {
         match self {
-            Self::Overloaded { retry_after } | Self::DiskFull { retry_after } => *retry_after,
+            Self::Overloaded { retry_after } | Self::DiskFull { retry_after } | Self::DiskFails { retry_after } => {
+                *retry_after
+            }
             Self::Closed => Duration::from_secs(1),
         }
     }

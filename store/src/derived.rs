@@ -46,6 +46,15 @@ pub(crate) struct AttributeKeyRow {
     pub(crate) value_type: &'static str,
 }
 
+/// What attributes some rows have.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct AttributeKeys {
+    pub(crate) rows: BTreeSet<AttributeKeyRow>,
+    /// A map holds a key that has a column of its own: its value was of another type, or came twice.
+    /// Only then a query must look into the map as well.
+    pub(crate) hot_in_map: bool,
+}
+
 /// Rows that are in their table already, so that a flush writes only new ones. Bounded: the oldest
 /// hours are forgotten first, and a row that was forgotten is written once more, which is harmless.
 #[derive(Debug)]
@@ -114,19 +123,21 @@ pub(crate) fn services(table: Table, rows: &RecordBatch) -> BTreeSet<ServiceRow>
 }
 
 /// Which attributes these rows have, those with a column of their own included.
-pub(crate) fn attribute_keys(table: Table, rows: &RecordBatch) -> BTreeSet<AttributeKeyRow> {
+pub(crate) fn attribute_keys(table: Table, rows: &RecordBatch) -> AttributeKeys {
     let hours = hours(table, rows);
-    let mut found = hot_keys(table, rows, &hours);
+    let mut found = AttributeKeys { rows: hot_keys(table, rows, &hours), hot_in_map: false };
+    let hot: Vec<&str> = hot_columns(table).map(|(_, attribute)| attribute).collect();
     for (level, map, types) in
         [("record", "attributes", "attribute_types"), ("resource", "resource_attributes", "resource_attribute_types")]
     {
-        let keys = Keys::of(rows, map, Some(types));
+        let keys = Keys::of(rows, map, types);
         for row in keys.distinct_rows(&hours) {
             let (entries, letters) = (keys.entries(row), keys.letters(row));
             for (place, entry) in entries.enumerate() {
                 let value_type = type_name(letters.get(place));
                 let (hour, key) = (hours[row], keys.keys.value(entry).to_owned());
-                found.insert(AttributeKeyRow { hour, signal: table.name(), level, key, value_type });
+                found.hot_in_map |= level == "record" && hot.contains(&key.as_str());
+                found.rows.insert(AttributeKeyRow { hour, signal: table.name(), level, key, value_type });
             }
         }
     }
@@ -153,22 +164,6 @@ pub(crate) fn attribute_keys_batch(rows: &BTreeSet<AttributeKeyRow>) -> RecordBa
         text(rows.iter().map(|row| row.value_type)),
     ];
     batch(Table::AttributeKeys, columns)
-}
-
-/// Whether a map of `attributes` holds a key that has a column of its own in these rows: its value
-/// was of another type, or came twice. Only then a query must look into the map as well.
-pub(crate) fn hot_in_map(rows: &RecordBatch) -> bool {
-    let hot: Vec<&str> = hot_columns(Table::Spans)
-        .filter(|(name, _)| rows.column_by_name(name).is_some())
-        .map(|(_, attribute)| attribute)
-        .collect();
-    if hot.is_empty() || rows.column_by_name("attributes").is_none() {
-        return false;
-    }
-    let keys = Keys::of(rows, "attributes", None);
-    let same_hour = vec![0; rows.num_rows()];
-    let mut entries = keys.distinct_rows(&same_hour).into_iter().flat_map(|row| keys.entries(row));
-    entries.any(|entry| hot.contains(&keys.keys.value(entry)))
 }
 
 /// What is known of one trace.
@@ -225,13 +220,12 @@ struct Keys<'a> {
     /// Where the entries of each row begin; one more than rows.
     offsets: &'a [i32],
     keys: &'a StringArray,
-    letters: Option<&'a StringArray>,
+    letters: &'a StringArray,
 }
 
 impl<'a> Keys<'a> {
-    fn of(rows: &'a RecordBatch, map: &str, letters: Option<&str>) -> Self {
-        let map = rows[map].as_map();
-        let letters = letters.map(|letters| rows[letters].as_string::<i32>());
+    fn of(rows: &'a RecordBatch, map: &str, letters: &str) -> Self {
+        let (map, letters) = (rows[map].as_map(), rows[letters].as_string::<i32>());
         Self { map, offsets: map.value_offsets(), keys: map.keys().as_string(), letters }
     }
 
@@ -244,10 +238,7 @@ impl<'a> Keys<'a> {
 
     /// One letter for each entry; none when all are strings.
     fn letters(&self, row: usize) -> &'a [u8] {
-        match self.letters {
-            Some(letters) if letters.is_valid(row) => letters.value(row).as_bytes(),
-            _ => &[],
-        }
+        if self.letters.is_valid(row) { self.letters.value(row).as_bytes() } else { &[] }
     }
 
     /// The keys of a row, one after another, and where each ends.

@@ -72,7 +72,7 @@ pub(crate) fn open(mut config: Config, disk: Arc<dyn Disk>) -> Result<Inner, Ope
         shared: shared.clone(),
     });
     runtime.spawn(watch(committer.run(orders_in), shared.clone()));
-    let engine = Engine::new(&config, disk.clone(), orders.clone())?;
+    let engine = Engine::new(&config, disk.clone(), orders.clone(), shared.clone())?;
     Ok(Inner {
         config,
         disk,
@@ -167,13 +167,14 @@ fn start_replay(
     Replay::start(parts).map_err(|source| StoreError::Io { path: config.wal_dir(), source })
 }
 
-/// Files that earlier runs set aside: they stay named until people take them away.
+/// What earlier runs set aside, files of tables and pieces of the log: it stays named until people take
+/// it away.
 fn quarantined(disk: &dyn Disk, config: &Config) -> Vec<String> {
     let dir = config.quarantine_dir();
-    let folders = disk.list(&dir).unwrap_or_default();
-    let files = folders.iter().filter(|entry| entry.is_dir).flat_map(|folder| {
-        let files = disk.list(&dir.join(&folder.name)).unwrap_or_default();
-        files.into_iter().map(|file| format!("{}/{}", folder.name, file.name)).collect::<Vec<_>>()
-    });
-    files.collect()
+    let of_table = |table: &str| {
+        let files = disk.list(&dir.join(table)).unwrap_or_default();
+        files.into_iter().map(|file| format!("{table}/{}", file.name)).collect::<Vec<_>>()
+    };
+    let entries = disk.list(&dir).unwrap_or_default().into_iter();
+    entries.flat_map(|entry| if entry.is_dir { of_table(&entry.name) } else { vec![entry.name] }).collect()
 }

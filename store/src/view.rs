@@ -57,6 +57,8 @@ pub(crate) struct DataFile {
     pub(crate) hot_in_map: bool,
     /// Whether it is packed as tightly as it gets.
     pub(crate) recompressed: bool,
+    /// The hash of the file it was packed from: it has the same rows.
+    pub(crate) packed_from: Option<u64>,
     /// Since when this process knows it.
     pub(crate) since: Instant,
     /// Whether its content was compared with its hash since the store was opened, and was right.
@@ -142,6 +144,12 @@ impl DataFile {
     /// Whether the content is what was written: looked at once while the store is open.
     pub(crate) fn is_intact(&self, disk: &dyn Disk, path: &Path) -> bool {
         self.checked.known().unwrap_or_else(|| self.look(disk, path))
+    }
+
+    /// Whether both have the same rows: they are one file, or one was packed from the other.
+    pub(crate) fn has_rows_of(&self, other: &Self) -> bool {
+        let known = |file: &Self| [file.hash, file.packed_from].into_iter().flatten().collect::<Vec<_>>();
+        self.rows == other.rows && known(self).iter().any(|hash| known(other).contains(hash))
     }
 
     /// Whether the content is what was written, now.

@@ -29,6 +29,9 @@ use crate::{
 /// How long a client may take to send its headers.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long it waits after a connection that was not accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
 /// How long requests in the air may take once the server stops.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -51,7 +54,9 @@ pub async fn serve(listener: TcpListener, deps: Deps, shutdown: CancellationToke
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    debug!(%error, "a connection was lost before it was accepted");
+                    debug!(%error, "a connection was not accepted");
+                    // out of descriptors, the next try fails as well
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             },

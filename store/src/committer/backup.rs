@@ -83,9 +83,8 @@ impl Committer {
         application: &str,
         restored: &mut Restored,
     ) -> Result<(), StoreError> {
-        let here = |live: &Arc<DataFile>| live.hash.is_some() && live.hash == file.hash && live.rows == file.rows;
         let restored_before = self.delta(table).through(application).await?.is_some();
-        if restored_before || self.delta(table).files().iter().any(here) {
+        if restored_before || self.delta(table).files().iter().any(|live| live.has_rows_of(file)) {
             restored.skipped_files += 1;
             return Ok(());
         }
@@ -113,6 +112,7 @@ impl Committer {
             time_range: file.time_range,
             hot_in_map: file.hot_in_map,
             recompressed: file.recompressed,
+            packed_from: file.packed_from,
         };
         self.delta(table).commit(Commit::Append { file: new, application, through: 1 }).await?;
         restored.rows += file.rows;

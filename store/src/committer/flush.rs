@@ -3,6 +3,7 @@
 //! changes nothing, because each of their rows says the same however often it is there.
 
 use std::{
+    collections::BTreeSet,
     path::Path,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Instant,
@@ -28,6 +29,20 @@ use crate::{
 /// The columns of spans that say when a trace ran and how it began.
 const INDEXED: [&str; 7] =
     ["trace_id", "parent_span_id", "start_unix_nano", "duration_ns", "service", "operation", "status"];
+
+/// Rows that go into a file.
+pub(super) struct Rows<'a> {
+    pub(super) batches: &'a [RecordBatch],
+    /// A map in them holds an attribute that has a column of its own.
+    pub(super) hot_in_map: bool,
+}
+
+impl<'a> Rows<'a> {
+    /// Of a table that the store fills: it has no attributes.
+    fn own(batches: &'a [RecordBatch]) -> Self {
+        Self { batches, hot_in_map: false }
+    }
+}
 
 /// What flushes remember of each other.
 pub(super) struct Flush {
@@ -78,11 +93,11 @@ impl Committer {
         let through = self.delta(table).through(&node).await?;
         let fresh = not_through(&held, through);
         if let Some(first) = fresh.first().map(|held| held.first_sequence) {
-            self.derive(table, &fresh, last).await?;
+            let hot_in_map = self.derive(table, &fresh, last).await?;
             let batches = self.sampled(table, fresh.iter().map(|held| held.rows.clone()).collect());
             if batches.iter().any(|batch| batch.num_rows() > 0) {
                 let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
-                self.append(table, &batches, (first, last), &node).await?;
+                self.append(table, Rows { batches: &batches, hot_in_map }, (first, last), &node).await?;
                 debug!(table = table.name(), rows, "flushed");
             }
         }
@@ -98,11 +113,11 @@ impl Committer {
     async fn append(
         &mut self,
         table: Table,
-        batches: &[RecordBatch],
+        rows: Rows<'_>,
         (first, last): (u64, u64),
         application: &str,
     ) -> Result<(), StoreError> {
-        let file = self.write(table, batches, &format!("part-{first:012}-{last:012}"), Level::Fresh)?;
+        let file = self.write(table, rows, &format!("part-{first:012}-{last:012}"), Level::Fresh)?;
         self.delta(table).commit(Commit::Append { file, application, through: last }).await?;
         self.reached(Step::FlushCommitted, Path::new(table.name()))
     }
@@ -111,14 +126,13 @@ impl Committer {
     pub(super) fn write(
         &mut self,
         table: Table,
-        batches: &[RecordBatch],
+        Rows { batches, hot_in_map }: Rows<'_>,
         prefix: &str,
         level: Level,
     ) -> Result<NewFile, StoreError> {
         let disk = self.disk.clone();
         let folder = self.delta(table).folder()?.to_owned();
         let path = folder.join(format!("{prefix}-{}.parquet", Uuid::new_v4().simple()));
-        let hot_in_map = batches.iter().any(derived::hot_in_map);
         let file = files::write(disk.as_ref(), &path, &RowsInOrder::new(table, batches), level, hot_in_map)?;
         disk.sync_dir(&folder).map_err(|source| StoreError::Io { path: folder, source })?;
         self.reached(Step::DataFileSynced, &path)?;
@@ -132,10 +146,11 @@ impl Committer {
         kept
     }
 
-    /// The rows that the store keeps about these rows, before any sampling.
-    async fn derive(&mut self, table: Table, held: &[Arc<Held>], last: u64) -> Result<(), StoreError> {
+    /// The rows that the store keeps about these rows, before any sampling. Says whether a map in them
+    /// holds an attribute that has a column of its own.
+    async fn derive(&mut self, table: Table, held: &[Arc<Held>], last: u64) -> Result<bool, StoreError> {
         if !matches!(table, Table::Spans | Table::Logs | Table::Metrics) {
-            return Ok(());
+            return Ok(false);
         }
         let application = format!("{}/{}", self.config.node, table.name());
         if table == Table::Spans {
@@ -143,7 +158,7 @@ impl Committer {
             let fresh = not_through(held, through);
             if let Some(first) = fresh.first().map(|held| held.first_sequence) {
                 let rows = derived::trace_index(&indexed_columns(&fresh)?);
-                self.append(Table::TraceIndex, &[rows], (first, last), &application).await?;
+                self.append(Table::TraceIndex, Rows::own(&[rows]), (first, last), &application).await?;
             }
             self.show_files(Table::TraceIndex).await?;
         }
@@ -153,13 +168,19 @@ impl Committer {
             self.append_own(Table::Services, derived::services_batch(&services), last, &application).await?;
             self.flush.services.remember(services);
         }
-        let mut keys = held.iter().flat_map(|held| derived::attribute_keys(table, &held.rows)).collect();
-        keys = self.flush.attribute_keys.unseen(keys);
+        let mut keys = BTreeSet::new();
+        let mut hot_in_map = false;
+        for held in held {
+            let found = derived::attribute_keys(table, &held.rows);
+            keys.extend(found.rows);
+            hot_in_map |= found.hot_in_map;
+        }
+        let keys = self.flush.attribute_keys.unseen(keys);
         if !keys.is_empty() {
             self.append_own(Table::AttributeKeys, derived::attribute_keys_batch(&keys), last, &application).await?;
             self.flush.attribute_keys.remember(keys);
         }
-        Ok(())
+        Ok(hot_in_map)
     }
 
     async fn append_own(
@@ -170,7 +191,7 @@ impl Committer {
         application: &str,
     ) -> Result<(), StoreError> {
         if self.delta(table).through(application).await?.is_none_or(|through| through < last) {
-            self.append(table, &[rows], (last, last), application).await?;
+            self.append(table, Rows::own(&[rows]), (last, last), application).await?;
         }
         self.show_files(table).await
     }

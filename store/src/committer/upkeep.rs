@@ -10,7 +10,7 @@ use std::{
 use tracing::{debug, error, info, warn};
 use weir_schema::Table;
 
-use super::Committer;
+use super::{Committer, flush::Rows};
 use crate::{
     config::MAX_TIMEOUT_MS,
     disk::{self, Disk, Step},
@@ -133,7 +133,8 @@ impl Committer {
         for file in sources {
             batches.extend(files::read_rows(disk.as_ref(), table, &self.delta(table).path(&file.name))?);
         }
-        self.write(table, &batches, "merged", Level::Merged)
+        let hot_in_map = sources.iter().any(|file| file.hot_in_map);
+        self.write(table, Rows { batches: &batches, hot_in_map }, "merged", Level::Merged)
     }
 
     /// Checks files before their rows go elsewhere; a damaged one is set aside.

@@ -46,6 +46,9 @@ const HOT_IN_MAP: &str = "weir.hot_in_map";
 /// The tag that says whether a file is packed as tightly as it gets.
 const RECOMPRESSED: &str = "weir.recompressed";
 
+/// The tag of the hash of the file that a file was packed from.
+const PACKED_FROM: &str = "weir.packed_from";
+
 /// A table's folder and Delta log.
 pub(crate) struct DeltaTable {
     table: Table,
@@ -326,11 +329,13 @@ impl DeltaTable {
     }
 
     fn add(&self, file: &NewFile, data_change: bool) -> Add {
+        let hex = |hash: u64| format!("{hash:016x}");
         let tags = [
-            (HASH, format!("{:016x}", file.hash)),
+            (HASH, hex(file.hash)),
             (HOT_IN_MAP, file.hot_in_map.to_string()),
             (RECOMPRESSED, file.recompressed.to_string()),
         ];
+        let tags = tags.into_iter().chain(file.packed_from.map(|hash| (PACKED_FROM, hex(hash))));
         Add {
             path: file.name.clone(),
             partition_values: HashMap::new(),
@@ -338,7 +343,7 @@ impl DeltaTable {
             modification_time: now_ms(),
             data_change,
             stats: Some(stats(file, self.table.time_column())),
-            tags: Some(tags.into_iter().map(|(key, value)| (key.to_owned(), Some(value))).collect()),
+            tags: Some(tags.map(|(key, value)| (key.to_owned(), Some(value))).collect()),
             deletion_vector: None,
             base_row_id: None,
             default_row_commit_version: None,
@@ -399,6 +404,7 @@ fn data_file(file: &NewFile) -> DataFile {
         hash: Some(file.hash),
         hot_in_map: file.hot_in_map,
         recompressed: file.recompressed,
+        packed_from: file.packed_from,
         since: Instant::now(),
         checked: Checked::intact(),
     }
@@ -408,14 +414,16 @@ fn read_add(add: &Add, time_column: &str) -> DataFile {
     let stats: serde_json::Value = add.stats.as_deref().and_then(|s| serde_json::from_str(s).ok()).unwrap_or_default();
     let bound = |key: &str| stats.get(key)?.get(time_column)?.as_i64();
     let tag = |name: &str| add.tags.as_ref()?.get(name)?.as_deref();
+    let hash = |name: &str| u64::from_str_radix(tag(name)?, 16).ok();
     DataFile {
         name: add.path.clone(),
         bytes: u64::try_from(add.size).unwrap_or(0),
         rows: stats.get("numRecords").and_then(serde_json::Value::as_u64).unwrap_or(0),
         time_range: bound("minValues").zip(bound("maxValues")),
-        hash: tag(HASH).and_then(|hash| u64::from_str_radix(hash, 16).ok()),
+        hash: hash(HASH),
         hot_in_map: tag(HOT_IN_MAP) != Some("false"),
         recompressed: tag(RECOMPRESSED) == Some("true"),
+        packed_from: hash(PACKED_FROM),
         since: Instant::now(),
         checked: Checked::default(),
     }

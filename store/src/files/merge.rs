@@ -75,6 +75,7 @@ mod tests {
             hash: None,
             hot_in_map: false,
             recompressed: false,
+            packed_from: None,
             since: std::time::Instant::now(),
             checked: Checked::default(),
         })

@@ -50,6 +50,7 @@ pub(crate) struct NewFile {
     pub(crate) time_range: Option<(i64, i64)>,
     pub(crate) hot_in_map: bool,
     pub(crate) recompressed: bool,
+    pub(crate) packed_from: Option<u64>,
 }
 
 /// Rows as they go into a file: nothing is copied before it is written.
@@ -116,7 +117,7 @@ pub(crate) fn write(
     let (bytes, hash) = written.inspect_err(|_| abandon(disk, path))?;
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let (rows, time_range) = (rows.places.len() as u64, rows.time_range());
-    Ok(NewFile { name, bytes, hash, rows, time_range, hot_in_map, recompressed: false })
+    Ok(NewFile { name, bytes, hash, rows, time_range, hot_in_map, recompressed: false, packed_from: None })
 }
 
 fn write_pages(disk: &dyn Disk, path: &Path, rows: &RowsInOrder<'_>, level: Level) -> Result<(u64, u64), StoreError> {

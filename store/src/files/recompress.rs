@@ -93,7 +93,8 @@ impl Recompression {
         let (bytes, hash) = written.inspect_err(|_| abandon(disk, &self.path))?;
         let name = self.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let DataFile { rows, time_range, hot_in_map, .. } = *self.source;
-        Ok(NewFile { name, bytes, hash, rows, time_range, hot_in_map, recompressed: true })
+        let packed_from = self.source.packed_from.or(self.source.hash);
+        Ok(NewFile { name, bytes, hash, rows, time_range, hot_in_map, recompressed: true, packed_from })
     }
 
     /// Removes what there is of the file.
@@ -278,6 +279,7 @@ mod tests {
             hash: Some(fresh.hash),
             hot_in_map: true,
             recompressed: false,
+            packed_from: None,
             since: std::time::Instant::now(),
             checked: Checked::intact(),
         });
@@ -288,6 +290,7 @@ mod tests {
         let packed = begun.finish(&RealDisk).unwrap();
         assert!(packed.bytes < fresh.bytes, "{} became {}", fresh.bytes, packed.bytes);
         assert_eq!((packed.rows, packed.time_range, packed.hot_in_map), (fresh.rows, fresh.time_range, true));
+        assert_eq!(packed.packed_from, Some(fresh.hash));
         assert!(packed.recompressed && is_intact(&RealDisk, &path, packed.hash).unwrap());
         let after = RealDisk.read(&path).unwrap();
         assert_eq!(read(&after), read(&before));
@@ -325,6 +328,7 @@ mod tests {
             hash: None,
             hot_in_map: false,
             recompressed: false,
+            packed_from: None,
             since: std::time::Instant::now(),
             checked: Checked::default(),
         });

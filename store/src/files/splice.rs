@@ -51,6 +51,7 @@ pub(crate) fn splice(
         time_range: low.zip(high),
         hot_in_map: files().any(|file| file.hot_in_map),
         recompressed: files().all(|file| file.recompressed),
+        packed_from: None,
     }))
 }
 

@@ -23,6 +23,9 @@ use handler::Handlers;
 /// Connections at once; the next one is closed. Dashboards hold some tens.
 const CONNECTIONS: usize = 100;
 
+/// How long it waits after a connection that was not accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
 /// How long statements in the air may take once the server stops.
 const DRAIN: Duration = Duration::from_secs(2);
 
@@ -39,7 +42,9 @@ pub async fn serve(store: Store, listener: TcpListener, shutdown: CancellationTo
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    debug!(%error, "a connection was lost before it was accepted");
+                    debug!(%error, "a connection was not accepted");
+                    // out of descriptors, the next try fails as well
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             },

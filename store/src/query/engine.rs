@@ -53,7 +53,7 @@ use super::{
     text_views,
 };
 use crate::{
-    committer::Order,
+    committer::{self, Order},
     config::{Config, SqlConfig},
     disk::{Disk, DiskStore},
     error::{SqlError, StoreError},
@@ -81,6 +81,7 @@ pub(crate) struct Engine {
     disk: Arc<dyn Disk>,
     /// Damaged files are the committer's to set aside.
     orders: mpsc::Sender<Order>,
+    committer: Arc<committer::Shared>,
 }
 
 /// An answer: its columns, and its rows as they come. Dropping it stops the statement.
@@ -129,7 +130,12 @@ impl Drop for Rows {
 }
 
 impl Engine {
-    pub(crate) fn new(config: &Config, disk: Arc<dyn Disk>, orders: mpsc::Sender<Order>) -> Result<Self, StoreError> {
+    pub(crate) fn new(
+        config: &Config,
+        disk: Arc<dyn Disk>,
+        orders: mpsc::Sender<Order>,
+        committer: Arc<committer::Shared>,
+    ) -> Result<Self, StoreError> {
         let (limits, tables_dir) = (config.sql.clone(), config.tables_dir());
         let io = |source| StoreError::Io { path: tables_dir.clone(), source };
         let threads = std::thread::available_parallelism().map_or(2, usize::from);
@@ -150,7 +156,8 @@ impl Engine {
         let postgres = Postgres::new(base.clone()).map_err(failed)?;
         let running = Arc::new(Semaphore::new(limits.concurrency));
         let footers = Arc::new(Footers::new(disk.clone()));
-        Ok(Self { runtime: Some(runtime), base, postgres, running, limits, tables_dir, footers, disk, orders })
+        let runtime = Some(runtime);
+        Ok(Self { runtime, base, postgres, running, limits, tables_dir, footers, disk, orders, committer })
     }
 
     /// Starts a statement over a view.
@@ -241,7 +248,8 @@ impl Engine {
     }
 
     fn inspection(&self) -> Arc<Inspection> {
-        Arc::new(Inspection::new(self.disk.clone(), self.orders.clone()))
+        let quarantined = self.committer.quarantined.lock().clone();
+        Arc::new(Inspection::new(self.disk.clone(), self.orders.clone(), quarantined))
     }
 
     fn tables(&self, view: &View, inspection: &Arc<Inspection>) -> MemorySchemaProvider {

@@ -17,14 +17,31 @@ use crate::{committer::Order, disk::Disk, view::DataFile};
 pub(super) struct Inspection {
     disk: Arc<dyn Disk>,
     orders: mpsc::Sender<Order>,
+    /// Files that were set aside, `table/name`.
+    quarantined: Vec<String>,
     warnings: Mutex<Vec<String>>,
     /// What the statement reads.
     passed: Mutex<Vec<(Table, Arc<DataFile>, PathBuf)>>,
 }
 
 impl Inspection {
-    pub(super) fn new(disk: Arc<dyn Disk>, orders: mpsc::Sender<Order>) -> Self {
-        Self { disk, orders, warnings: Mutex::default(), passed: Mutex::default() }
+    pub(super) fn new(disk: Arc<dyn Disk>, orders: mpsc::Sender<Order>, quarantined: Vec<String>) -> Self {
+        Self { disk, orders, quarantined, warnings: Mutex::default(), passed: Mutex::default() }
+    }
+
+    /// A statement reads this table: what was set aside of it is said.
+    pub(super) fn reads(&self, table: Table) {
+        let of_table = |name: &&String| name.split('/').next() == Some(table.name());
+        for name in self.quarantined.iter().filter(of_table) {
+            self.warn(format!("{name} was damaged and is under quarantine/: its rows are left out"));
+        }
+    }
+
+    fn warn(&self, warning: String) {
+        let mut warnings = self.warnings.lock();
+        if !warnings.contains(&warning) {
+            warnings.push(warning);
+        }
     }
 
     /// Whether a file may be read.
@@ -34,8 +51,7 @@ impl Inspection {
             self.passed.lock().push((table, file.clone(), path.to_owned()));
         } else {
             let rows = file.rows;
-            let warning = format!("{}/{} is damaged: its {rows} rows are left out", table.name(), file.name);
-            self.warnings.lock().push(warning);
+            self.warn(format!("{}/{} is damaged: its {rows} rows are left out", table.name(), file.name));
             self.set_aside(table, file);
         }
         intact

@@ -70,6 +70,7 @@ impl TableProvider for TableOfView {
         filters: &[Expr],
         _limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
+        self.inspection.reads(self.table);
         let partitions = session.config().target_partitions().max(1);
         let mut parts = Vec::new();
         if self.view.memory().next().is_some() {

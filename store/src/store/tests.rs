@@ -361,6 +361,9 @@ async fn a_backup_made_while_rows_come_is_a_store_and_is_restored_once() {
     assert_eq!(count(&store).await, (200, 200));
     let restored = store.restore("first").await.unwrap();
     assert_eq!((restored.rows, count(&store).await), (0, (200, 200)), "what is still here is not added");
+    store.upkeep().await.unwrap();
+    let restored = store.restore("first").await.unwrap();
+    assert_eq!((restored.rows, count(&store).await), (0, (200, 200)), "nor what is packed otherwise by now");
 
     // it opens as a store of its own
     let copy = open(config(&path)).await;

@@ -126,6 +126,8 @@ async fn a_flipped_bit_in_a_data_file_sets_it_aside_and_the_rest_answers() {
         assert!(warnings.len() == 1 && warnings[0].contains(&name), "{what}: the answer says {warnings:?}");
         store.upkeep().await.unwrap(); // orders are done in turn: the file is set aside by now
         assert!(store.status().quarantined.iter().any(|file| file.contains(&name)), "{what}: {:?}", store.status());
+        let warnings = store.sql(all, None).await.unwrap().warnings;
+        assert!(warnings.len() == 1 && warnings[0].contains(&name), "{what}: later answers say {warnings:?}");
         let lost = written.ledger.lost(&store, &what).await.unwrap();
         assert_eq!(lost.len(), 2, "{what}: two requests of spans are in a file, {lost:?} are lost");
         assert!(
