@@ -23,7 +23,7 @@ use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use weir_analyzer::{Command, Snapshot};
 use weir_collector::{Collector, Proxies, Stats};
 use weir_policy::PolicySet;
@@ -64,7 +64,8 @@ pub struct Server {
     doors: CancellationToken,
     door_tasks: Vec<JoinHandle<std::io::Result<()>>>,
     analysis: OwnThread,
-    analysis_stop: CancellationToken,
+    /// A server that is dropped ends its loop too.
+    analysis_stop: DropGuard,
     alerts: alerts::Alerts,
 }
 
@@ -174,7 +175,7 @@ impl Server {
             tokio::spawn(weir_web::serve(listeners.web, deps, doors.clone())),
             tokio::spawn(weir_store::postgres::serve(store.clone(), listeners.pg, doors.clone())),
         ];
-        let data = config.data;
+        let (data, analysis_stop) = (config.data, analysis_stop.drop_guard());
         Ok(Self { addresses, store, snapshot, commands, data, doors, door_tasks, analysis, analysis_stop, alerts })
     }
 
@@ -192,7 +193,7 @@ impl Server {
                 failed.get_or_insert(error);
             }
         }
-        self.analysis_stop.cancel();
+        drop(self.analysis_stop);
         self.analysis.ended().await?;
         self.alerts.stop().await;
         // what is not in files yet is written, but for a log whose past is still read: the next start has it

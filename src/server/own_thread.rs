@@ -1,7 +1,7 @@
 //! [`OwnThread`]: a task on a thread of its own. One that computes for a tenth of a second must not
 //! share threads with those that answer requests: what waits behind it waits for all of it.
 
-use std::io;
+use std::{io, sync::mpsc};
 
 use anyhow::Context;
 use tokio::sync::oneshot;
@@ -16,13 +16,20 @@ pub(super) struct OwnThread {
 impl OwnThread {
     /// Starts the task on a thread of this name.
     pub(super) fn start(name: &'static str, task: impl Future<Output = ()> + Send + 'static) -> io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (end, ended) = oneshot::channel();
+        let (built, ready) = mpsc::sync_channel(1);
         let run = move || {
+            // built here: it must not be dropped where another one runs
+            let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime,
+                Err(error) => return drop(built.send(Err(error))),
+            };
+            drop(built.send(Ok(())));
             runtime.block_on(task);
             let _ = end.send(()); // nobody may wait for it
         };
         std::thread::Builder::new().name(name.into()).spawn(run)?;
+        ready.recv().map_err(io::Error::other)??;
         Ok(Self { name, ended })
     }
 

@@ -144,6 +144,11 @@ pub(crate) fn attribute_keys(table: Table, rows: &RecordBatch) -> AttributeKeys 
     found
 }
 
+/// Whether a map in these rows holds an attribute that has a column of its own.
+pub(crate) fn hot_in_map(table: Table, batches: &[RecordBatch]) -> bool {
+    batches.iter().any(|rows| attribute_keys(table, rows).hot_in_map)
+}
+
 /// Rows of `services`.
 pub(crate) fn services_batch(rows: &BTreeSet<ServiceRow>) -> RecordBatch {
     let columns: Vec<ArrayRef> = vec![

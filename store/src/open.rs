@@ -61,7 +61,7 @@ pub(crate) fn open(mut config: Config, disk: Arc<dyn Disk>) -> Result<Inner, Ope
         segment_bytes: config.wal_segment_bytes,
     })?;
     let shared = Arc::new(Shared::default());
-    *shared.quarantined.lock() = quarantined(disk.as_ref(), &config);
+    *shared.quarantined.lock() = crate::committer::quarantined(disk.as_ref(), &config);
     let (orders, orders_in) = mpsc::channel(ORDERS);
     let committer = Committer::new(CommitterParts {
         config: config.clone(),
@@ -165,16 +165,4 @@ fn start_replay(
         memory_bytes: config.memory_limit_bytes / 8 * 7,
     };
     Replay::start(parts).map_err(|source| StoreError::Io { path: config.wal_dir(), source })
-}
-
-/// What earlier runs set aside, files of tables and pieces of the log: it stays named until people take
-/// it away.
-fn quarantined(disk: &dyn Disk, config: &Config) -> Vec<String> {
-    let dir = config.quarantine_dir();
-    let of_table = |table: &str| {
-        let files = disk.list(&dir.join(table)).unwrap_or_default();
-        files.into_iter().map(|file| format!("{table}/{}", file.name)).collect::<Vec<_>>()
-    };
-    let entries = disk.list(&dir).unwrap_or_default().into_iter();
-    entries.flat_map(|entry| if entry.is_dir { of_table(&entry.name) } else { vec![entry.name] }).collect()
 }

@@ -93,8 +93,9 @@ impl Committer {
         let through = self.delta(table).through(&node).await?;
         let fresh = not_through(&held, through);
         if let Some(first) = fresh.first().map(|held| held.first_sequence) {
-            let hot_in_map = self.derive(table, &fresh, last).await?;
+            let in_some = self.derive(table, &fresh, last).await?;
             let batches = self.sampled(table, fresh.iter().map(|held| held.rows.clone()).collect());
+            let hot_in_map = in_some && derived::hot_in_map(table, &batches);
             if batches.iter().any(|batch| batch.num_rows() > 0) {
                 let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
                 self.append(table, Rows { batches: &batches, hot_in_map }, (first, last), &node).await?;

@@ -37,6 +37,7 @@ pub use backup::Restored;
 use flush::Flush;
 use recompress::Recompress;
 use upkeep::Replaced;
+pub(crate) use upkeep::quarantined;
 
 /// How often ages are looked at.
 const TICK: Duration = Duration::from_millis(250);
@@ -184,6 +185,7 @@ impl Committer {
         if self.upkeep_at.elapsed() >= UPKEEP {
             self.upkeep_at = Instant::now();
             self.look_at_free_space();
+            *self.shared.quarantined.lock() = quarantined(self.disk.as_ref(), &self.config);
             self.scrub().await;
             if let Err(error) = self.retain().await {
                 warn!(%error, "old files could not be dropped");

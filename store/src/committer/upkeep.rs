@@ -12,10 +12,11 @@ use weir_schema::Table;
 
 use super::{Committer, flush::Rows};
 use crate::{
-    config::MAX_TIMEOUT_MS,
+    config::{Config, MAX_TIMEOUT_MS},
+    derived,
     disk::{self, Disk, Step},
     error::StoreError,
-    files::{self, Commit, Level, Merge, NewFile},
+    files::{self, Commit, DeltaTable, Level, Merge, NewFile},
     view::DataFile,
 };
 
@@ -133,7 +134,8 @@ impl Committer {
         for file in sources {
             batches.extend(files::read_rows(disk.as_ref(), table, &self.delta(table).path(&file.name))?);
         }
-        let hot_in_map = sources.iter().any(|file| file.hot_in_map);
+        let in_some = sources.iter().any(|file| file.hot_in_map);
+        let hot_in_map = in_some && derived::hot_in_map(table, &batches);
         self.write(table, Rows { batches: &batches, hot_in_map }, "merged", Level::Merged)
     }
 
@@ -166,9 +168,16 @@ impl Committer {
         }
     }
 
-    pub(super) fn all_files(&mut self) -> Vec<(Table, Arc<DataFile>)> {
-        let files = |table| self.delta(table).files().into_iter().map(move |file| (table, file));
-        Table::ALL.into_iter().flat_map(files).collect()
+    fn all_files(&self) -> Vec<(Table, Arc<DataFile>)> {
+        self.every_file().collect()
+    }
+
+    pub(super) fn every_file(&self) -> impl Iterator<Item = (Table, Arc<DataFile>)> {
+        let files = |(table, delta): (&Table, &DeltaTable)| {
+            let table = *table;
+            delta.files().into_iter().map(move |file| (table, file))
+        };
+        self.tables.iter().flat_map(files)
     }
 
     /// Takes a damaged file out of the table and keeps it for people.
@@ -266,4 +275,15 @@ impl Committer {
 fn now_unix_nano() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}
+
+/// What was set aside, files of tables and pieces of the log: it is named until people take it away.
+pub(crate) fn quarantined(disk: &dyn Disk, config: &Config) -> Vec<String> {
+    let dir = config.quarantine_dir();
+    let of_table = |table: &str| {
+        let files = disk.list(&dir.join(table)).unwrap_or_default();
+        files.into_iter().map(|file| format!("{table}/{}", file.name)).collect::<Vec<_>>()
+    };
+    let entries = disk.list(&dir).unwrap_or_default().into_iter();
+    entries.flat_map(|entry| if entry.is_dir { of_table(&entry.name) } else { vec![entry.name] }).collect()
 }

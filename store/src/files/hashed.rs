@@ -62,6 +62,11 @@ impl Write for HashedFile {
     }
 }
 
+/// The hash of a file's content.
+pub(crate) fn hash(content: &[u8]) -> u64 {
+    xxh3_64(content)
+}
+
 /// Whether a file has the content that was hashed when it was written.
 pub(crate) fn is_intact(disk: &dyn Disk, path: &Path, hash: u64) -> io::Result<bool> {
     Ok(hash_of(disk, path)? == hash)
@@ -69,5 +74,5 @@ pub(crate) fn is_intact(disk: &dyn Disk, path: &Path, hash: u64) -> io::Result<b
 
 /// The hash of a file as it is now.
 pub(crate) fn hash_of(disk: &dyn Disk, path: &Path) -> io::Result<u64> {
-    Ok(xxh3_64(&disk.read(path)?))
+    Ok(hash(&disk.read(path)?))
 }

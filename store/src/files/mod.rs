@@ -9,7 +9,7 @@ mod recompress;
 mod splice;
 
 pub(crate) use delta::{Commit, DeltaTable};
-pub(crate) use hashed::{hash_of, is_intact};
+pub(crate) use hashed::{hash, hash_of, is_intact};
 pub(crate) use merge::{Merge, SMALL_ROWS, plan as plan_merge};
 pub(crate) use parquet_file::{Level, NewFile, RowsInOrder, read as read_rows, write};
 pub(crate) use recompress::Recompression;

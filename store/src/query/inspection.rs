@@ -12,6 +12,9 @@ use weir_schema::Table;
 
 use crate::{committer::Order, disk::Disk, view::DataFile};
 
+/// So many files that were set aside are named.
+const NAMED: usize = 3;
+
 /// The inspection of one statement's files.
 #[derive(Debug)]
 pub(super) struct Inspection {
@@ -31,9 +34,14 @@ impl Inspection {
 
     /// A statement reads this table: what was set aside of it is said.
     pub(super) fn reads(&self, table: Table) {
-        let of_table = |name: &&String| name.split('/').next() == Some(table.name());
-        for name in self.quarantined.iter().filter(of_table) {
-            self.warn(format!("{name} was damaged and is under quarantine/: its rows are left out"));
+        let of_table = self.quarantined.iter().filter(|name| name.split('/').next() == Some(table.name()));
+        let names: Vec<&str> = of_table.map(String::as_str).collect();
+        if !names.is_empty() {
+            let (count, more) = (names.len(), if names.len() > NAMED { ", …" } else { "" });
+            let names = names[..count.min(NAMED)].join(", ");
+            self.warn(format!(
+                "{count} damaged files are under quarantine/, without their rows until they are taken away: {names}{more}"
+            ));
         }
     }
 

@@ -232,6 +232,8 @@ async fn only_pages_that_hold_a_value_are_decoded() {
         ("attributes['user.id'] = 'user-10'", 100, 8_192),
         ("attributes['user.id'] = 'user-100' AND start_unix_nano >= 10050", 50, 2 * 8_192 - 10_050),
         ("attributes['zone'] = 'z1'", 10_000, 30_000),
+        ("attributes['nothing'] = 'z1'", 0, 0),
+        ("attributes['zone'] = 'user-1'", 0, 8_192),
     ] {
         assert_eq!(number(&store, &format!("SELECT count(*) FROM spans WHERE {filter}")).await, selected, "{filter}");
         let plan = text(&store, &format!("EXPLAIN ANALYZE SELECT * FROM spans WHERE {filter}")).await;

@@ -1,6 +1,7 @@
-//! Pages of attribute values that hold a wanted one. Values stand in a page as they are, so a search
-//! through its bytes says at a fraction of the cost of decoding it that nothing in it is wanted. A page
-//! in which the bytes happen to stand is decoded and the filter evaluated, as ever.
+//! Pages of attributes that hold a wanted key and a wanted value. Text stands in a page, or in the
+//! dictionary before it, as it is, so a search through its bytes says at a fraction of the cost of
+//! decoding it that nothing in it is wanted. A page in which the bytes happen to stand is decoded and the
+//! filter evaluated, as ever.
 
 use std::{ops::Range, sync::Arc};
 
@@ -22,11 +23,12 @@ use parquet::{
 
 use super::super::footers::Footer;
 
-/// Values of a map, one of which a row must have.
+/// A key of a map and values, one of which a row must have there.
 #[derive(Debug, PartialEq)]
 pub(super) struct Sought {
     /// The column of the map.
     map: String,
+    key: String,
     any_of: Vec<String>,
 }
 
@@ -35,17 +37,31 @@ impl Sought {
     pub(super) fn by(filter: &Arc<dyn PhysicalExpr>) -> Option<Self> {
         if let Some(comparison) = filter.downcast_ref::<BinaryExpr>().filter(|it| *it.op() == Operator::Eq) {
             let (left, right) = (comparison.left(), comparison.right());
-            let (map, value) = map_of(left).map(|map| (map, right)).or_else(|| map_of(right).map(|map| (map, left)))?;
-            return Some(Self { map, any_of: vec![text(value)?] });
+            let (asked, value) = asked(left).map(|it| (it, right)).or_else(|| asked(right).map(|it| (it, left)))?;
+            let (map, key) = asked;
+            return Some(Self { map, key, any_of: vec![text(value)?] });
         }
         let list = filter.downcast_ref::<InListExpr>().filter(|list| !list.negated())?;
         let any_of = list.list().iter().map(text).collect::<Option<_>>()?;
-        Some(Self { map: map_of(list.expr())?, any_of })
+        let (map, key) = asked(list.expr())?;
+        Some(Self { map, key, any_of })
     }
 
-    /// The selected rows that are in pages with such a value.
+    /// The selected rows that are in pages with the key and such a value.
     pub(super) async fn narrow(
         &self,
+        footer: &Footer,
+        row_group: usize,
+        selection: RowSelection,
+    ) -> Result<RowSelection> {
+        let with_key = self.pages_with("key", std::slice::from_ref(&self.key), footer, row_group, selection).await?;
+        self.pages_with("value", &self.any_of, footer, row_group, with_key).await
+    }
+
+    async fn pages_with(
+        &self,
+        part: &str,
+        any_of: &[String],
         footer: &Footer,
         row_group: usize,
         selection: RowSelection,
@@ -53,7 +69,7 @@ impl Sought {
         if !selection.selects_any() {
             return Ok(selection);
         }
-        let Some(leaf) = footer.leaf(&format!("{}.key_value.value", self.map)) else { return Ok(selection) };
+        let Some(leaf) = footer.leaf(&format!("{}.key_value.{part}", self.map)) else { return Ok(selection) };
         let Some(index) = footer.metadata.offset_index() else { return Ok(selection) };
         let group = footer.metadata.row_group(row_group);
         let rows = usize::try_from(group.num_rows()).unwrap_or(0);
@@ -63,7 +79,7 @@ impl Sought {
         let file = Arc::new(footer.open()?);
         let mut pages = SerializedPageReader::new(file, group.column(leaf), rows, Some(locations))?;
         let selected = ranges(&selection);
-        let as_stored = self.as_stored();
+        let as_stored = as_stored(any_of);
         let mut in_dictionary = false;
         let mut wanted = Vec::new();
         let mut place = 0;
@@ -79,33 +95,39 @@ impl Sought {
             match pages.get_next_page()? {
                 Some(Page::DictionaryPage { buf, .. }) => in_dictionary = holds(&buf),
                 Some(data) => {
-                    let plain = data.encoding() == Encoding::PLAIN;
-                    if if plain { holds(data.buffer()) } else { in_dictionary } {
+                    let may_hold = match data.encoding() {
+                        Encoding::PLAIN => holds(data.buffer()),
+                        #[allow(deprecated)] // old files have it
+                        Encoding::RLE_DICTIONARY | Encoding::PLAIN_DICTIONARY => in_dictionary,
+                        _ => true,
+                    };
+                    if may_hold {
                         wanted.push(page);
                     }
                     place += 1;
                 }
-                None => break,
+                None => return Ok(selection), // fewer pages than the index says: nothing is known of the rest
             }
             tokio::task::yield_now().await;
         }
         Ok(selection.intersection(&RowSelection::from_consecutive_ranges(wanted.into_iter(), rows)))
     }
-
-    /// Values as they stand in a page: their length, four bytes, and they.
-    fn as_stored(&self) -> Vec<Finder<'static>> {
-        let with_length = |value: &String| {
-            let length = u32::try_from(value.len()).unwrap_or(u32::MAX).to_le_bytes();
-            Finder::new(&[length.as_slice(), value.as_bytes()].concat()).into_owned()
-        };
-        self.any_of.iter().map(with_length).collect()
-    }
 }
 
-/// The map that is asked for a key.
-fn map_of(expr: &Arc<dyn PhysicalExpr>) -> Option<String> {
+/// Texts as they stand in a page: their length, four bytes, and they.
+fn as_stored(any_of: &[String]) -> Vec<Finder<'static>> {
+    let with_length = |value: &String| {
+        let length = u32::try_from(value.len()).unwrap_or(u32::MAX).to_le_bytes();
+        Finder::new(&[length.as_slice(), value.as_bytes()].concat()).into_owned()
+    };
+    any_of.iter().map(with_length).collect()
+}
+
+/// The map, and the key it is asked for.
+fn asked(expr: &Arc<dyn PhysicalExpr>) -> Option<(String, String)> {
     let call = expr.downcast_ref::<ScalarFunctionExpr>().filter(|call| call.name() == "attr")?;
-    Some(call.args().first()?.downcast_ref::<Column>()?.name().to_owned())
+    let [map, key] = call.args() else { return None };
+    Some((map.downcast_ref::<Column>()?.name().to_owned(), text(key)?))
 }
 
 fn text(expr: &Arc<dyn PhysicalExpr>) -> Option<String> {
