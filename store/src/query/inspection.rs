@@ -39,9 +39,8 @@ impl Inspection {
         if !names.is_empty() {
             let (count, more) = (names.len(), if names.len() > NAMED { ", …" } else { "" });
             let names = names[..count.min(NAMED)].join(", ");
-            self.warn(format!(
-                "{count} damaged files are under quarantine/, without their rows until they are taken away: {names}{more}"
-            ));
+            let files = if count == 1 { "file is" } else { "files are" };
+            self.warn(format!("{count} damaged {files} under quarantine/, their rows are left out: {names}{more}"));
         }
     }
 

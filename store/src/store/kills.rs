@@ -94,10 +94,10 @@ async fn child() {
     let store = Store::open_on(config(&dir), Arc::new(disk)).await.unwrap();
     let mut ledger = read_ledger(&dir);
     let mut lines = OpenOptions::new().create(true).append(true).open(dir.join("ledger")).unwrap();
-    for round in 0..ROUNDS {
+    for _ in 0..ROUNDS {
         for is_damaged in [false, true] {
             send_spans(&store, &mut ledger, &mut lines).await;
-            store.append_rows(old_logs(round)).await.unwrap();
+            store.append_rows(old_logs()).await.unwrap();
             store.flush().await.unwrap();
             if is_damaged {
                 damage_logs(&dir);

@@ -129,12 +129,14 @@ impl Records {
         let path = segment.path.clone();
         let bytes = disk.read(&path).map_err(|source| StoreError::Io { path: path.clone(), source })?;
         let opening = &bytes[..MAGIC.len().min(bytes.len())];
-        if opening.starts_with(b"WEIRWAL") && opening.len() == MAGIC.len() && opening != MAGIC {
+        let rest = bytes.slice(opening.len()..);
+        // a segment opens with a record: where one of ours follows, the opening is damaged
+        let other = opening.starts_with(b"WEIRWAL") && opening.len() == MAGIC.len() && opening != MAGIC;
+        if other && record::decode(&rest).is_none() {
             let source = io::Error::new(io::ErrorKind::InvalidData, "a log segment of another version");
             return Err(StoreError::Io { path, source });
         }
         // a damaged opening is skipped: the records behind it have marks of their own
-        let rest = bytes.slice(MAGIC.len().min(bytes.len())..);
         Ok(Self { rest })
     }
 }
@@ -154,5 +156,31 @@ impl Iterator for Records {
             Some(place) => Some(Found::Damaged(self.rest.split_to(place))),
             None => Some(Found::Torn(std::mem::take(&mut self.rest))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{disk::RealDisk, wal::Payload};
+
+    #[test]
+    fn a_damaged_opening_is_told_from_one_of_another_version() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut opening = Vec::new();
+        record::encode(0, &Payload::Recent(Vec::new()), &mut opening);
+        drop(Segment::create(&RealDisk, dir.path(), 1, &opening).unwrap());
+        let [segment] = &segments(&RealDisk, dir.path()).unwrap()[..] else { panic!("one segment") };
+        let whole = std::fs::read(&segment.path).unwrap();
+        for bit in 0..MAGIC.len() * 8 {
+            let mut damaged = whole.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(&segment.path, damaged).unwrap();
+            let records: Vec<_> = Records::open(&RealDisk, segment).unwrap().collect();
+            assert!(matches!(records[..], [Found::Record(_)]), "bit {bit}: {records:?}");
+        }
+        std::fs::write(&segment.path, b"WEIRWAL9 and something else").unwrap();
+        let other = Records::open(&RealDisk, segment).err().unwrap().to_string();
+        assert!(other.contains("another version"), "{other}");
     }
 }

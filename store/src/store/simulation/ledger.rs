@@ -221,9 +221,9 @@ fn logs(number: u64, rows: u64, start_unix_nano: u64) -> ExportLogsServiceReques
     ExportLogsServiceRequest { resource_logs: vec![resource_logs] }
 }
 
-/// Logs of 1970, for retention to drop.
-pub(in crate::store) fn old_logs(number: u64) -> Batch {
-    let body = logs(number, 1, 1).encode_to_vec();
+/// Logs of 1970, for retention to drop: of no request, so of no trace.
+pub(in crate::store) fn old_logs() -> Batch {
+    let body = logs(0, 1, 1).encode_to_vec();
     otlp::decode(Signal::Logs, Encoding::Protobuf, &Bytes::from(body), 1).unwrap().batch.unwrap()
 }
 
