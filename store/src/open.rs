@@ -61,7 +61,8 @@ pub(crate) fn open(mut config: Config, disk: Arc<dyn Disk>) -> Result<Inner, Ope
         segment_bytes: config.wal_segment_bytes,
     })?;
     let shared = Arc::new(Shared::default());
-    *shared.quarantined.lock() = crate::committer::quarantined(disk.as_ref(), &config);
+    // one that cannot be listed now is listed by the next upkeep
+    *shared.quarantined.lock() = crate::committer::quarantined(disk.as_ref(), &config).unwrap_or_default();
     let (orders, orders_in) = mpsc::channel(ORDERS);
     let committer = Committer::new(CommitterParts {
         config: config.clone(),

@@ -185,7 +185,7 @@ impl Committer {
         if self.upkeep_at.elapsed() >= UPKEEP {
             self.upkeep_at = Instant::now();
             self.look_at_free_space();
-            *self.shared.quarantined.lock() = quarantined(self.disk.as_ref(), &self.config);
+            self.look_at_quarantine();
             self.scrub().await;
             if let Err(error) = self.retain().await {
                 warn!(%error, "old files could not be dropped");
@@ -222,6 +222,14 @@ impl Committer {
                 true => warn!(free_bytes = free, "the disk is nearly full: appends are refused"),
                 false => warn!(free_bytes = free, "there is room again: appends are taken"),
             }
+        }
+    }
+
+    /// A folder that cannot be read changes nothing.
+    fn look_at_quarantine(&self) {
+        match quarantined(self.disk.as_ref(), &self.config) {
+            Ok(names) => *self.shared.quarantined.lock() = names,
+            Err(error) => warn!(%error, "the quarantine cannot be listed"),
         }
     }
 

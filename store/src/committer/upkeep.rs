@@ -2,6 +2,7 @@
 //! for queries that hold an older view.
 
 use std::{
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -278,12 +279,23 @@ fn now_unix_nano() -> i64 {
 }
 
 /// What was set aside, files of tables and pieces of the log: it is named until people take it away.
-pub(crate) fn quarantined(disk: &dyn Disk, config: &Config) -> Vec<String> {
+pub(crate) fn quarantined(disk: &dyn Disk, config: &Config) -> io::Result<Vec<String>> {
     let dir = config.quarantine_dir();
-    let of_table = |table: &str| {
-        let files = disk.list(&dir.join(table)).unwrap_or_default();
-        files.into_iter().map(|file| format!("{table}/{}", file.name)).collect::<Vec<_>>()
-    };
-    let entries = disk.list(&dir).unwrap_or_default().into_iter();
-    entries.flat_map(|entry| if entry.is_dir { of_table(&entry.name) } else { vec![entry.name] }).collect()
+    let mut names = Vec::new();
+    for entry in listed(disk, &dir)? {
+        match entry.is_dir {
+            true => names
+                .extend(listed(disk, &dir.join(&entry.name))?.iter().map(|of| format!("{}/{}", entry.name, of.name))),
+            false => names.push(entry.name),
+        }
+    }
+    Ok(names)
+}
+
+/// What is in a folder; nothing is in one that is not there.
+fn listed(disk: &dyn Disk, dir: &Path) -> io::Result<Vec<disk::Entry>> {
+    match disk.list(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        listed => listed,
+    }
 }

@@ -395,7 +395,8 @@ fn stats(file: &NewFile, time_column: &str) -> String {
         .to_string()
 }
 
-fn data_file(file: &NewFile) -> DataFile {
+/// A file that was just written, as views have it.
+pub(super) fn data_file(file: &NewFile) -> DataFile {
     DataFile {
         name: file.name.clone(),
         bytes: file.bytes,

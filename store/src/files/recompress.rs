@@ -291,9 +291,8 @@ mod tests {
     use super::*;
     use crate::{
         disk::RealDisk,
-        files::{RowsInOrder, is_intact, write},
+        files::{RowsInOrder, delta::data_file, is_intact, write},
         store::tests::spans,
-        view::Checked,
     };
 
     /// Rows of the second page and some of the third: the offset index has to be right.
@@ -312,18 +311,7 @@ mod tests {
         let rows: Vec<_> = (0..20_000).map(|n| ((n / 100) as u8, n, n as i64 * n as i64 % 100_000)).collect();
         let batches = [spans(&rows)];
         let fresh = write(&RealDisk, &path, &RowsInOrder::new(Table::Spans, &batches), Level::Fresh, true).unwrap();
-        let source = Arc::new(DataFile {
-            name: fresh.name.clone(),
-            bytes: fresh.bytes,
-            rows: fresh.rows,
-            time_range: fresh.time_range,
-            hash: Some(fresh.hash),
-            hot_in_map: true,
-            recompressed: false,
-            packed_from: None,
-            since: std::time::Instant::now(),
-            checked: Checked::intact(),
-        });
+        let source = Arc::new(data_file(&fresh));
         let before = RealDisk.read(&path).unwrap();
         let path = dir.path().join("packed.parquet");
         let mut begun = Recompression::begin(&RealDisk, Table::Spans, path.clone(), source, before.clone()).unwrap();
@@ -358,21 +346,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("fresh.parquet");
         let batches = [spans(&[(1, 2, 3)])];
-        write(&RealDisk, &path, &RowsInOrder::new(Table::Spans, &batches), Level::Fresh, false).unwrap();
+        let fresh = write(&RealDisk, &path, &RowsInOrder::new(Table::Spans, &batches), Level::Fresh, false).unwrap();
         let bytes = RealDisk.read(&path).unwrap();
         let packed = dir.path().join("packed.parquet");
-        let source = Arc::new(DataFile {
-            name: "fresh.parquet".into(),
-            bytes: bytes.len() as u64,
-            rows: 1,
-            time_range: None,
-            hash: None,
-            hot_in_map: false,
-            recompressed: false,
-            packed_from: None,
-            since: std::time::Instant::now(),
-            checked: Checked::default(),
-        });
+        let source = Arc::new(data_file(&fresh));
         let mut begun = Recompression::begin(&RealDisk, Table::Spans, packed.clone(), source, bytes).unwrap();
         begun.advance(Duration::ZERO).unwrap();
         assert!(packed.exists());
