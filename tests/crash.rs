@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashSet,
+    ops::Range,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -19,6 +20,9 @@ const SPANS: u64 = 50;
 /// Clients that send at once.
 const SENDERS: u64 = 4;
 
+/// Kills that one folder goes through: each check reads all of it.
+const KILLS_OF_A_FOLDER: u64 = 100;
+
 /// What the senders know: requests they sent, and those that were acked.
 #[derive(Default)]
 struct Ledger {
@@ -32,9 +36,20 @@ async fn every_acked_span_survives_kill_9_and_none_is_twice() {
     let seed = 20_261_123;
     println!("{kills} kills, seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
+    let (mut sent, mut acked) = (0, 0);
+    for first in (0..kills).step_by(usize::try_from(KILLS_OF_A_FOLDER).unwrap()) {
+        let last = kills.min(first + KILLS_OF_A_FOLDER);
+        let ledger = killed_and_checked(first..last, &mut random).await;
+        (sent, acked) = (sent + ledger.sent.len(), acked + ledger.acked.len());
+        println!("{last} kills: {sent} requests sent, {acked} acked; lost 0, phantom 0, duplicated 0");
+    }
+}
+
+/// A folder's life: load and kill, again and again; the folder is checked at every start.
+async fn killed_and_checked(kills: Range<u64>, random: &mut StdRng) -> Ledger {
     let dir = tempfile::tempdir().unwrap();
     let ledger = Arc::new(Mutex::new(Ledger::default()));
-    for kill in 0..kills {
+    for kill in kills {
         let process = Process::start(dir.path());
         check(&process.web, &ledger).await;
         let until_acks = random.random_range(20..200);
@@ -43,12 +58,7 @@ async fn every_acked_span_survives_kill_9_and_none_is_twice() {
     }
     let process = Process::start(dir.path());
     check(&process.web, &ledger).await;
-    let ledger = ledger.lock().unwrap();
-    println!(
-        "{kills} kills: {} requests sent, {} acked; lost 0, phantom 0, duplicated 0",
-        ledger.sent.len(),
-        ledger.acked.len()
-    );
+    std::mem::take(&mut *ledger.lock().unwrap())
 }
 
 /// Sends until so many more requests were acked, then leaves requests in the air. Unacked requests
