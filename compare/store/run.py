@@ -78,6 +78,8 @@ class Run:
         self.data = Path(os.environ["DATA_DIR"]) / f"{shape}-{spans}"
         self.data.mkdir(parents=True, exist_ok=True)
         self.names = os.environ.get("SYSTEMS", ",".join(DIALECTS)).split(",")
+        chosen = os.environ.get("CASES", "").split()
+        self.cases = [case for case in queries.CASES if not chosen or case.name in chosen]
         self.warm, self.cold = int(os.environ.get("WARM", 30)), int(os.environ.get("COLD", 5))
         self.drops_caches = os.access("/proc/sys/vm/drop_caches", os.W_OK)
         self.sizes, self.versions, self.loads, self.busy = {}, {}, {}, {}
@@ -125,7 +127,7 @@ class Run:
         note(f"{name}: loaded, {self.loads[name]}")
 
     def measure(self, name, system):
-        cases = [case for case in queries.CASES if name == "weir" or not case.only_weir]
+        cases = [case for case in self.cases if name == "weir" or not case.only_weir]
         self.busy[name] = busy_share()
         if self.busy[name] > QUIET_SHARE:
             note(f"!!! {name}: others use {self.busy[name]:.0%} of the CPUs: its times are not to be quoted")
@@ -248,7 +250,7 @@ class Run:
 
     def table_of_times(self):
         lines = ["Milliseconds: warm p50 / p95, cold p50.\n", "| question | " + " | ".join(self.names) + " |", "|---" * (len(self.names) + 1) + "|"]
-        for case in queries.CASES:
+        for case in self.cases:
             lines.append(f"| {case.title} | " + " | ".join(self.cell(name, case) for name in self.names) + " |")
         return "\n".join(lines) + "\n"
 
@@ -267,7 +269,7 @@ class Run:
 
     def lost(self):
         lines = ["Where weir is not the fastest (p50):\n"]
-        for case in queries.CASES:
+        for case in self.cases:
             for phase in ("warm", "cold"):
                 best = self.best(case, phase)
                 if best in (None, "weir") or "weir" not in self.names:

@@ -8,6 +8,7 @@
 #   DATA_DIR               where spans and databases are kept   [target/compare-store]
 #   SHAPES                 which of "a b"; b gets SPANS/5, or WIDE_SPANS
 #   SYSTEMS                which of weir,clickhouse-otel,clickhouse-jaeger,duckdb
+#   CASES                  which questions, by their names in queries.py
 #   WARM, COLD             parameters asked of each question    [30, 5]
 #   SKIP_GENERATE=1        use the spans that DATA_DIR holds
 #   SKIP_PEERS=1           use the peers' databases that DATA_DIR holds
