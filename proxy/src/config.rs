@@ -2,9 +2,11 @@
 //!
 //! File → validated `Config` → running parts; nothing reads the environment later.
 
+mod route;
 mod validate;
 mod yaml;
 
+pub use route::{Abort, Delay, Fault, HeaderEdits, Match, Redirect, Rewrite, Route, Share, ValueMatch};
 pub use yaml::suggest;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
@@ -76,39 +78,15 @@ pub enum Direction {
     Outbound,
 }
 
-/// Which requests go to which upstream.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Route {
-    /// Names the span and lets a policy regulate this route alone.
-    #[serde(default)]
-    pub name: Option<String>,
-    /// What a request must look like.
-    #[serde(rename = "match", default)]
-    pub matches: Match,
-    /// An upstream's name.
-    pub upstream: String,
-    /// The longest wait for the response's head, queueing included; `timeouts.response_ms` when absent.
-    #[serde(default)]
-    pub timeout_ms: Option<u64>,
-}
-
-/// What a request must look like; what is absent matches everything.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Match {
-    /// Whole segments: `/api` matches `/api` and `/api/x`, not `/apix`. A `/` at the end matches what follows it.
-    pub path_prefix: Option<String>,
-    /// The `Host` or `:authority` without its port, case ignored.
-    pub host: Option<String>,
-}
-
 /// A named group of interchangeable endpoints; outbound, the name is the callee's service.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Upstream {
-    /// What routes and policies call it.
+    /// What routes call it.
     pub name: String,
+    /// What policies and spans call it: the callee's service; `name` when absent. Versions of one service share it.
+    #[serde(default)]
+    pub service: Option<String>,
     /// `host:port`, at least one.
     pub endpoints: Vec<String>,
     /// What the endpoints speak.
@@ -251,6 +229,14 @@ impl Config {
     pub fn thread_count(&self) -> usize {
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         self.threads.unwrap_or_else(cores)
+    }
+}
+
+impl Upstream {
+    /// What policies and spans call it.
+    #[must_use]
+    pub fn service(&self) -> &str {
+        self.service.as_deref().unwrap_or(&self.name)
     }
 }
 

@@ -11,13 +11,14 @@ mod control;
 mod counters;
 mod proxy;
 mod regulate;
+mod routing;
 mod telemetry;
 mod traffic;
 mod workload;
 
 pub use config::{
-    AccessLog, Config, ConfigError, Direction, Limits, Listener, Match, PolicySource, Protocol, Route, Telemetry,
-    Timeouts, Upstream, suggest,
+    Abort, AccessLog, Config, ConfigError, Delay, Direction, Fault, HeaderEdits, Limits, Listener, Match, PolicySource,
+    Protocol, Redirect, Rewrite, Route, Share, Telemetry, Timeouts, Upstream, ValueMatch, suggest,
 };
 pub use counters::Counters;
 pub use proxy::{Proxy, StartError};

@@ -17,10 +17,11 @@ use tokio::time::Instant;
 use weir_policy::{Policy, PolicySet};
 
 use crate::{
-    config::{Config, Direction, Match, Protocol, Timeouts},
+    config::{Config, Direction, Protocol, Timeouts},
     counters::Tally,
     regulate::{Circuit, Gate},
-    telemetry::{RouteStats, SpanSender},
+    routing::Route,
+    telemetry::SpanSender,
     traffic::PeakEwma,
 };
 
@@ -42,22 +43,11 @@ pub(crate) struct Workload {
     static_policy: PolicySet,
 }
 
-/// One route of one listener.
-pub(crate) struct Route {
-    /// As configured, else the name of its upstream.
-    pub(crate) name: String,
-    pub(crate) direction: Direction,
-    pub(crate) upstream: Arc<Upstream>,
-    pub(crate) timeout: Duration,
-    pub(crate) gate: Gate,
-    pub(crate) circuit: Circuit,
-    pub(crate) stats: RouteStats,
-    matches: Match,
-}
-
 /// Interchangeable endpoints.
 pub(crate) struct Upstream {
     pub(crate) name: String,
+    /// What policies and spans call it.
+    pub(crate) service: String,
     pub(crate) protocol: Protocol,
     pub(crate) endpoints: Vec<Endpoint>,
     pub(crate) circuit: Circuit,
@@ -79,17 +69,10 @@ impl Workload {
         let by_name: HashMap<&str, &Arc<Upstream>> = upstreams.iter().map(|u| (u.name.as_str(), u)).collect();
         let listeners = config.listeners.iter().map(|listener| {
             let routes = listener.routes.iter().map(|route| {
-                let upstream = (*by_name.get(route.upstream.as_str()).expect("validated: the upstream exists")).clone();
-                Arc::new(Route {
-                    name: route.name.clone().unwrap_or_else(|| upstream.name.clone()),
-                    direction: listener.direction,
-                    upstream,
-                    timeout: route.timeout_ms.map_or(config.timeouts.response(), Duration::from_millis),
-                    gate: Gate::default(),
-                    circuit: Circuit::default(),
-                    stats: RouteStats::default(),
-                    matches: route.matches.clone(),
-                })
+                let upstream = |name: &str| (*by_name.get(name).expect("validated: the upstream exists")).clone();
+                let timeout = route.timeout_ms.map_or(config.timeouts.response(), Duration::from_millis);
+                let compiled = Route::new(route, listener.direction, timeout, upstream);
+                Arc::new(compiled.expect("validated: the route compiles"))
             });
             routes.collect()
         });
@@ -116,14 +99,14 @@ impl Workload {
         let of_service = |name: &str| set.for_service(name).or_else(|| self.static_policy.for_service(name));
         self.gate.set(of_service(&self.service));
         for upstream in &self.upstreams {
-            upstream.circuit.set(breaker(of_service(&upstream.name)));
+            upstream.circuit.set(breaker(of_service(&upstream.service)));
         }
         for route in self.routes() {
             let regulated = match route.direction {
-                Direction::Inbound => &self.service,
-                Direction::Outbound => &route.upstream.name,
+                Direction::Inbound => Some(self.service.as_str()),
+                Direction::Outbound => route.callee(),
             };
-            let policy = set.for_route(regulated, &route.name);
+            let policy = regulated.and_then(|service| set.for_route(service, &route.name));
             route.gate.set(policy.filter(|_| route.direction == Direction::Inbound));
             route.circuit.set(breaker(policy.filter(|_| route.direction == Direction::Outbound)));
         }
@@ -148,28 +131,8 @@ impl Workload {
 
     /// The first route of a listener that matches.
     pub(crate) fn route<B>(&self, listener: usize, request: &Request<B>) -> Option<Arc<Route>> {
-        self.listeners[listener].iter().find(|route| route.matches.accepts(request)).cloned()
+        self.listeners[listener].iter().find(|route| route.accepts(request)).cloned()
     }
-}
-
-impl Match {
-    fn accepts<B>(&self, request: &Request<B>) -> bool {
-        let path = self.path_prefix.as_ref().is_none_or(|prefix| starts_with_segments(request.uri().path(), prefix));
-        path && self.host.as_ref().is_none_or(|host| host_of(request).is_some_and(|h| h.eq_ignore_ascii_case(host)))
-    }
-}
-
-fn starts_with_segments(path: &str, prefix: &str) -> bool {
-    let Some(rest) = path.strip_prefix(prefix) else { return false };
-    prefix.ends_with('/') || rest.is_empty() || rest.starts_with('/')
-}
-
-fn host_of<B>(request: &Request<B>) -> Option<&str> {
-    let from_header = || request.headers().get(http::header::HOST)?.to_str().ok();
-    let authority = request.uri().authority().map(http::uri::Authority::as_str).or_else(from_header)?;
-    // the port goes; an IPv6 literal keeps its brackets
-    let end = authority.rfind(':').filter(|at| !authority[*at..].contains(']')).unwrap_or(authority.len());
-    Some(&authority[..end])
 }
 
 fn breaker(policy: Option<&Policy>) -> Option<weir_policy::Breaker> {
@@ -188,31 +151,8 @@ fn upstreams(config: &Config) -> Vec<Arc<Upstream>> {
     let upstream = |u: &crate::config::Upstream| {
         let endpoints = u.endpoints.iter().map(&mut endpoint).collect();
         let (name, protocol) = (u.name.clone(), u.protocol);
-        Arc::new(Upstream { name, protocol, endpoints, circuit: Circuit::default() })
+        let service = u.service().to_owned();
+        Arc::new(Upstream { name, service, protocol, endpoints, circuit: Circuit::default() })
     };
     config.upstreams.iter().map(upstream).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths_match_by_whole_segments_and_hosts_without_port_or_case() {
-        for (prefix, host, path, authority, expected) in [
-            (Some("/api"), None, "/api", "a", true),
-            (Some("/api"), None, "/api/x", "a", true),
-            (Some("/api"), None, "/apix", "a", false),
-            (Some("/api/"), None, "/api/x", "a", true),
-            (Some("/"), None, "/anything", "a", true),
-            (None, Some("Tagger"), "/", "tagger:8080", true),
-            (None, Some("[::1]"), "/", "[::1]:8080", true),
-            (None, Some("[::1]"), "/", "[::1]", true),
-            (None, Some("tagger"), "/", "parser", false),
-        ] {
-            let matches = Match { path_prefix: prefix.map(Into::into), host: host.map(Into::into) };
-            let request = Request::builder().uri(path).header("host", authority).body(()).unwrap();
-            assert_eq!(matches.accepts(&request), expected, "{matches:?} on {authority}{path}");
-        }
-    }
 }

@@ -4,7 +4,10 @@ use std::collections::HashSet;
 
 use weir_policy::{Breaker, Policy, PolicySet};
 
-use crate::config::{Config, ConfigError, Listener};
+use crate::{
+    config::{Config, ConfigError, Listener, Redirect, Route},
+    routing,
+};
 
 impl Config {
     /// Checks what the types cannot.
@@ -30,8 +33,8 @@ impl Config {
             rate_limit: self.limits.rate_limit,
             ..unregulated(&self.service)
         };
-        let breakers = self.upstreams.iter().filter(|u| u.breaker.is_some() && u.name != self.service);
-        let breakers = breakers.map(|u| Policy { breaker: u.breaker, ..unregulated(&u.name) });
+        let breakers = self.upstreams.iter().filter(|u| u.breaker.is_some() && u.service() != self.service);
+        let breakers = breakers.map(|u| Policy { breaker: u.breaker, ..unregulated(u.service()) });
         PolicySet { policies: std::iter::once(limits).chain(breakers).collect(), ..PolicySet::default() }
     }
 
@@ -74,18 +77,43 @@ impl Config {
         for (i, Listener { routes, .. }) in self.listeners.iter().enumerate() {
             check(!routes.is_empty(), || format!("listeners[{i}].routes is empty: every request would get a 404"))?;
             for (j, route) in routes.iter().enumerate() {
-                let known = self.upstreams.iter().any(|u| u.name == route.upstream);
-                check(known, || {
-                    format!("listeners[{i}].routes[{j}].upstream: no upstream is named {:?}", route.upstream)
-                })?;
-                let rooted = route.matches.path_prefix.as_ref().is_none_or(|p| p.starts_with('/'));
-                check(rooted, || format!("listeners[{i}].routes[{j}].match.path_prefix must start with /"))?;
+                self.check_route(route).map_err(|e| ConfigError(format!("listeners[{i}].routes[{j}].{e}")))?;
                 if let Some(name) = &route.name {
                     check(route_names.insert(name), || format!("listeners[{i}].routes[{j}].name repeats {name:?}"))?;
                 }
             }
         }
         Ok(())
+    }
+
+    fn check_route(&self, route: &Route) -> Result<(), ConfigError> {
+        let places = [route.upstream.is_some(), !route.split.is_empty(), route.redirect.is_some()];
+        check(places.iter().filter(|there| **there).count() == 1, || {
+            "upstream, split or redirect: one of them says where requests go".into()
+        })?;
+        let known = |name: &str, key: String| {
+            let known = self.upstreams.iter().any(|upstream| upstream.name == name);
+            check(known, || format!("{key}: no upstream is named {name:?}"))
+        };
+        route.upstream.iter().try_for_each(|name| known(name, "upstream".into()))?;
+        for (k, share) in route.split.iter().enumerate() {
+            known(&share.upstream, format!("split[{k}].upstream"))?;
+        }
+        let weights: u32 = route.split.iter().map(|share| share.weight.min(1 << 20)).sum();
+        check(route.split.is_empty() || weights > 0, || "split: every weight is 0".into())?;
+        if let Some(Redirect { status, .. }) = route.redirect {
+            let usable = [301, 302, 303, 307, 308].contains(&status);
+            check(usable, || format!("redirect.status is {status}: 301, 302, 303, 307 or 308"))?;
+        }
+        let percents = [("delay", route.fault.delay.map(|d| d.percent)), ("abort", route.fault.abort.map(|a| a.percent))];
+        for (key, percent) in percents {
+            let usable = percent.is_none_or(|percent| (0.0..=100.0).contains(&percent));
+            check(usable, || format!("fault.{key}.percent is {percent:?}: from 0 to 100"))?;
+        }
+        let status = route.fault.abort.map_or(503, |abort| abort.status);
+        check((200..600).contains(&status), || format!("fault.abort.status is {status}: from 200 to 599"))?;
+        // what is compiled is checked by compiling it
+        routing::check(route)
     }
 
     fn check_telemetry(&self) -> Result<(), ConfigError> {

@@ -80,8 +80,8 @@ pub(crate) fn each_attribute(record: &SpanRecord, mut say: impl FnMut(&'static s
     say("weir.in_flight", Int(u64::from(record.in_flight)));
     say("http.response.body.size", Int(record.response_bytes));
     say_peer(record, &mut say);
-    if let Some(endpoint) = record.endpoint {
-        let address = &route.upstream.endpoints[endpoint].address;
+    if let (Some(endpoint), Some(upstream)) = (record.endpoint, &record.upstream) {
+        let address = &upstream.endpoints[endpoint].address;
         say("weir.upstream", Text(address));
         if let (Direction::Outbound, Some((host, port))) = (route.direction, address.rsplit_once(':')) {
             say("server.address", Text(host));
@@ -112,7 +112,7 @@ pub(crate) fn each_resource_attribute(workload: &Workload, mut say: impl FnMut(&
 /// Who is at the other end: the caller as its sidecar said, or the upstream that is called.
 fn say_peer(record: &SpanRecord, say: &mut impl FnMut(&'static str, Attribute<'_>)) {
     if record.route.direction == Direction::Outbound {
-        return say("peer.service", Attribute::Text(&record.route.upstream.name));
+        return record.upstream.iter().for_each(|upstream| say("peer.service", Attribute::Text(&upstream.service)));
     }
     let Some(caller) = record.caller.as_ref().and_then(|c| c.to_str().ok()) else { return };
     let (service, instance) = caller.split_once('/').unwrap_or((caller, ""));

@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use http::{HeaderValue, Method, uri::PathAndQuery};
 
-use crate::{regulate::Refusal, traffic::TraceContext, workload::Route};
+use crate::{regulate::Refusal, routing::Route, traffic::TraceContext, workload::Upstream};
 
 /// One span and its access log.
 #[derive(Clone)]
 pub(crate) struct SpanRecord {
     pub(crate) trace: TraceContext,
     pub(crate) route: Arc<Route>,
+    /// Where the request goes; nowhere when the proxy answers itself.
+    pub(crate) upstream: Option<Arc<Upstream>>,
     pub(crate) start_unix_nano: u64,
     pub(crate) duration_ns: u64,
     pub(crate) method: Method,

@@ -113,7 +113,8 @@ mod tests {
             latency: Mutex::new(PeakEwma::new(Instant::now())),
         };
         let endpoints = (0..n).map(endpoint).collect();
-        Arc::new(Upstream { name: "u".into(), protocol: Protocol::Http1, endpoints, circuit: Circuit::default() })
+        let (name, service) = ("u".into(), "u".into());
+        Arc::new(Upstream { name, service, protocol: Protocol::Http1, endpoints, circuit: Circuit::default() })
     }
 
     #[tokio::test(start_paused = true)]

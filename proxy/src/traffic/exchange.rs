@@ -9,9 +9,10 @@ use tokio::time::Instant;
 use crate::{
     counters::add,
     regulate::Permit,
+    routing::Route,
     telemetry::{Action, Failure, SpanRecord, Usage, unix_nano_now},
     traffic::{TraceContext, balance::Pick, headers::PEER, serve::Worker},
-    workload::Route,
+    workload::Upstream,
 };
 
 /// What a client that left before the answer is booked as; nobody is sent it.
@@ -29,10 +30,12 @@ pub(crate) struct Exchange {
 
 impl Exchange {
     pub(crate) fn begin<B>(worker: &Rc<Worker>, route: Arc<Route>, request: &Request<B>) -> Self {
+        let upstream = route.next_upstream().cloned();
         let trace = TraceContext::next(request.headers(), worker.workload.span_ratio);
         let record = SpanRecord {
             trace,
             route,
+            upstream,
             start_unix_nano: unix_nano_now(),
             duration_ns: 0,
             method: request.method().clone(),
@@ -58,6 +61,19 @@ impl Exchange {
 
     pub(crate) fn trace(&self) -> &TraceContext {
         &self.record.as_ref().expect("taken only when dropped").trace
+    }
+
+    /// Where the route sends this request.
+    pub(crate) fn upstream(&self) -> Option<&Arc<Upstream>> {
+        self.record.as_ref().expect("taken only when dropped").upstream.as_ref()
+    }
+
+    /// Books an answer of the proxy's own that the route asks for.
+    pub(crate) fn answered_here(mut self, status: u16) {
+        let record = self.record();
+        record.status = status;
+        record.upstream = None;
+        self.settled = true;
     }
 
     /// Holds places until the exchange ends.

@@ -4,16 +4,17 @@ use std::rc::Rc;
 
 use http::{
     HeaderValue, Request, Response, StatusCode, Uri, Version,
-    header::{CONTENT_TYPE, HOST, RETRY_AFTER},
-    uri::{Authority, PathAndQuery, Scheme},
+    header::{CONTENT_TYPE, HOST, LOCATION, RETRY_AFTER},
+    uri::{Authority, Scheme},
 };
 use hyper::body::Incoming;
-use tokio::time::Instant;
+use tokio::time::{Duration, Instant};
 
 use crate::{
     config::{Direction, Protocol},
     counters::add,
     regulate::{Admission, Refusal},
+    routing::{Destination, Route, location},
     telemetry::Failure,
     traffic::{
         balance::Pick,
@@ -24,7 +25,7 @@ use crate::{
         pool::{Connection, Lease},
         serve::Worker,
     },
-    workload::Route,
+    workload::Upstream,
 };
 
 /// gRPC's UNAVAILABLE, for clients that do not look at HTTP statuses.
@@ -42,20 +43,53 @@ pub(crate) async fn handle(worker: Rc<Worker>, listener: usize, mut request: Req
     };
     let grpc = is_grpc(&request);
     let mut exchange = Exchange::begin(&worker, route.clone(), &request);
+    if let Some(answer) = answer_here(&route, &request, grpc).await {
+        exchange.answered_here(answer.status().as_u16());
+        return answer;
+    }
+    let Some(upstream) = exchange.upstream().cloned() else {
+        return fail(exchange, Failure::ConnectFailed, grpc);
+    };
     let give_up = exchange.started() + route.timeout;
-    if let Err(refusal) = admit(&worker, &route, &mut exchange, give_up).await {
+    if let Err(refusal) = admit(&worker, &route, &upstream, &mut exchange, give_up).await {
         return shed(exchange, refusal, grpc);
     }
-    exchange.picked(Pick::of(&route.upstream, Instant::now()));
-    prepare(&worker, &route, &exchange, &mut request);
+    exchange.picked(Pick::of(&upstream, Instant::now()));
+    prepare(&worker, &route, upstream.protocol, &exchange, &mut request);
     let sent = tokio::time::timeout_at(give_up, send(&worker, &exchange, request)).await;
     match sent.unwrap_or(Err(Failure::UpstreamTimeout)) {
-        Ok((response, lease)) => pass_on(response, lease, exchange),
+        Ok((response, lease)) => pass_on(&route, response, lease, exchange),
         Err(failure) => fail(exchange, failure, grpc),
     }
 }
 
-async fn admit(worker: &Worker, route: &Route, exchange: &mut Exchange, give_up: Instant) -> Result<(), Refusal> {
+/// What the route itself answers: a redirect, or trouble made on purpose.
+async fn answer_here(route: &Route, request: &Request<Incoming>, grpc: bool) -> Option<Response<ProxyBody>> {
+    let strikes = |percent: f64| rand::random::<f64>() * 100.0 < percent;
+    if let Some(delay) = route.fault.delay.filter(|delay| strikes(delay.percent)) {
+        tokio::time::sleep(Duration::from_millis(delay.ms)).await;
+    }
+    if let Some(abort) = route.fault.abort.filter(|abort| strikes(abort.percent)) {
+        let status = StatusCode::from_u16(abort.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+        return Some(own(status, "fault_injected", "a fault that the configuration asks for", grpc));
+    }
+    let Destination::Elsewhere(redirect) = &route.destination else { return None };
+    let Some(location) = location(redirect, request) else {
+        return Some(own(StatusCode::BAD_REQUEST, "bad_address", "the request names no host to be sent to", grpc));
+    };
+    let status = StatusCode::from_u16(redirect.status).unwrap_or(StatusCode::MOVED_PERMANENTLY);
+    let mut response = own(status, "redirected", "go where the location field says", grpc);
+    response.headers_mut().insert(LOCATION, location);
+    Some(response)
+}
+
+async fn admit(
+    worker: &Worker,
+    route: &Route,
+    upstream: &Upstream,
+    exchange: &mut Exchange,
+    give_up: Instant,
+) -> Result<(), Refusal> {
     let now = exchange.started();
     match route.direction {
         Direction::Inbound => {
@@ -68,14 +102,20 @@ async fn admit(worker: &Worker, route: &Route, exchange: &mut Exchange, give_up:
         }
         Direction::Outbound => {
             let dice = rand::random();
-            let open = route.upstream.circuit.admit(now, dice) && route.circuit.admit(now, dice);
+            let open = upstream.circuit.admit(now, dice) && route.circuit.admit(now, dice);
             open.then_some(()).ok_or(Refusal::BreakerOpen)
         }
     }
 }
 
 /// Makes the request the proxy's own: its trace, its identity, the upstream's form of address.
-fn prepare(worker: &Worker, route: &Route, exchange: &Exchange, request: &mut Request<Incoming>) {
+fn prepare(
+    worker: &Worker,
+    route: &Route,
+    protocol: Protocol,
+    exchange: &Exchange,
+    request: &mut Request<Incoming>,
+) {
     let uri = std::mem::take(request.uri_mut());
     let headers = request.headers_mut();
     strip_hop_by_hop(headers);
@@ -84,16 +124,21 @@ fn prepare(worker: &Worker, route: &Route, exchange: &Exchange, request: &mut Re
         Direction::Inbound => headers.remove(PEER),
         Direction::Outbound => headers.insert(PEER, worker.identity.clone()),
     };
-    let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-    match route.upstream.protocol {
+    route.request_headers.apply(headers);
+    let path = route.path(&uri);
+    match protocol {
         Protocol::Http1 => {
             set_host(headers, &uri);
+            if let Some(host) = route.host() {
+                headers.insert(HOST, host.clone());
+            }
             *request.version_mut() = Version::HTTP_11;
             *request.uri_mut() = Uri::from(path);
         }
         Protocol::H2 => {
             let from_header = headers.remove(HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
-            let authority = uri.authority().cloned().or(from_header);
+            let rewritten = route.host().and_then(|host| Authority::try_from(host.as_bytes()).ok());
+            let authority = rewritten.or_else(|| uri.authority().cloned()).or(from_header);
             let mut parts = http::uri::Parts::default();
             parts.scheme = Some(Scheme::HTTP);
             parts.authority = Some(authority.unwrap_or_else(|| Authority::from_static("localhost")));
@@ -129,10 +174,16 @@ async fn send(
     Err(Failure::UpstreamReset)
 }
 
-fn pass_on(response: Response<Incoming>, lease: Option<Lease>, mut exchange: Exchange) -> Response<ProxyBody> {
+fn pass_on(
+    route: &Route,
+    response: Response<Incoming>,
+    lease: Option<Lease>,
+    mut exchange: Exchange,
+) -> Response<ProxyBody> {
     let (mut parts, incoming) = response.into_parts();
     exchange.answered(parts.status.as_u16());
     strip_hop_by_hop(&mut parts.headers);
+    route.response_headers.apply(&mut parts.headers);
     let tokens = Tokens::of(parts.headers.get(CONTENT_TYPE));
     Response::from_parts(parts, ProxyBody::upstream(incoming, tokens, exchange, lease))
 }

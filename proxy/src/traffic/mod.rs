@@ -13,5 +13,6 @@ mod serve;
 mod trace_context;
 
 pub(crate) use balance::PeakEwma;
+pub(crate) use headers::PEER;
 pub(crate) use serve::{Worker, bind};
 pub(crate) use trace_context::TraceContext;

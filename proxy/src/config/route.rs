@@ -1,0 +1,162 @@
+//! What a route can say: which requests it takes, where they go, and what becomes of them on the way.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Which requests go where. Exactly one of `upstream`, `split` and `redirect` says where.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Route {
+    /// Names the span and lets a policy regulate this route alone.
+    pub name: Option<String>,
+    /// What a request must look like.
+    #[serde(rename = "match")]
+    pub matches: Match,
+    /// An upstream's name.
+    pub upstream: Option<String>,
+    /// Several upstreams and how much each gets: 90 and 10 send nine of ten requests to the first.
+    pub split: Vec<Share>,
+    /// An answer that sends the client elsewhere.
+    pub redirect: Option<Redirect>,
+    /// How the request is addressed when it goes on.
+    pub rewrite: Rewrite,
+    /// What changes in the request's fields.
+    pub request_headers: HeaderEdits,
+    /// What changes in the answer's fields.
+    pub response_headers: HeaderEdits,
+    /// Trouble made on purpose.
+    pub fault: Fault,
+    /// The longest wait for the response's head, queueing included; `timeouts.response_ms` when absent.
+    pub timeout_ms: Option<u64>,
+}
+
+/// What a request must look like; what is absent matches everything, and all that is there must match.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Match {
+    /// The whole path.
+    pub path: Option<String>,
+    /// Whole segments: `/api` matches `/api` and `/api/x`, not `/apix`. A `/` at the end matches what follows it.
+    pub path_prefix: Option<String>,
+    /// A regular expression over the whole path.
+    pub path_regex: Option<String>,
+    /// The `Host` or `:authority` without its port, case ignored; `*.example` matches every host below `example`.
+    pub host: Option<String>,
+    /// One of these methods.
+    pub methods: Vec<String>,
+    /// Fields, by name.
+    pub headers: BTreeMap<String, ValueMatch>,
+    /// Query parameters, by name, as they stand in the URI.
+    pub query: BTreeMap<String, ValueMatch>,
+}
+
+/// What a value must be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ValueMatch {
+    /// This.
+    Exact(String),
+    /// Something that begins so.
+    Prefix(String),
+    /// Something that this regular expression matches whole.
+    Regex(String),
+    /// There, whatever it is; or not there.
+    Present(bool),
+}
+
+/// A share of a route's requests.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Share {
+    /// An upstream's name.
+    pub upstream: String,
+    /// Its part of the sum of all weights.
+    pub weight: u32,
+}
+
+/// An answer that sends the client elsewhere; what is absent stays as the client asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Redirect {
+    /// The new path; the query stays.
+    pub path: Option<String>,
+    /// The new host, with its port if it has one.
+    pub host: Option<String>,
+    /// `http` or `https`.
+    pub scheme: Option<String>,
+    /// 301, 302, 303, 307 or 308.
+    pub status: u16,
+}
+
+/// How a request is addressed when it goes on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Rewrite {
+    /// Takes the place of the prefix that matched, or of the whole path when it was not matched by a prefix.
+    pub path: Option<String>,
+    /// The new `Host` or `:authority`.
+    pub host: Option<String>,
+}
+
+/// What changes in the fields of a message, in this order.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HeaderEdits {
+    /// Fields that go.
+    pub remove: Vec<String>,
+    /// Fields that have this value and no other.
+    pub set: BTreeMap<String, String>,
+    /// Values beside those that are there.
+    pub add: BTreeMap<String, String>,
+}
+
+/// Trouble made on purpose, to see what becomes of it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Fault {
+    /// Requests that wait before they go on.
+    pub delay: Option<Delay>,
+    /// Requests that are answered here.
+    pub abort: Option<Abort>,
+}
+
+/// A wait.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Delay {
+    /// How many of a hundred requests, from 0 to 100.
+    #[serde(default = "all")]
+    pub percent: f64,
+    /// How long.
+    pub ms: u64,
+}
+
+/// An answer of the proxy's own.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Abort {
+    /// How many of a hundred requests, from 0 to 100.
+    #[serde(default = "all")]
+    pub percent: f64,
+    /// From 200 to 599; gRPC is told UNAVAILABLE.
+    pub status: u16,
+}
+
+fn all() -> f64 {
+    100.0
+}
+
+impl Default for Redirect {
+    fn default() -> Self {
+        Self { path: None, host: None, scheme: None, status: 301 }
+    }
+}
+
+impl Route {
+    /// A route that sends everything to one upstream.
+    #[must_use]
+    pub fn to(upstream: impl Into<String>) -> Self {
+        Self { upstream: Some(upstream.into()), ..Self::default() }
+    }
+}
