@@ -1,5 +1,7 @@
 //! Routes in whole flows: who gets which request, and what it looks like when it arrives.
 
+#![allow(clippy::unwrap_used, reason = "a test that meets what it did not expect is to stop")]
+
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use axum::{
@@ -13,7 +15,7 @@ use weir_proxy::{Config, Proxy};
 
 /// An application that says who it is and what it was sent.
 async fn app(name: &'static str) -> SocketAddr {
-    let answer = async |State(name): State<&str>, request: Request| {
+    let answer = async |State(name): State<&'static str>, request: Request| {
         let mut fields: Vec<String> = request
             .headers()
             .iter()
@@ -88,7 +90,10 @@ async fn the_first_route_that_matches_is_taken() {
         assert!(answer.starts_with(expected), "{expected}: {answer}");
     }
     let nowhere = to("/nowhere").send().await.unwrap();
-    assert_eq!((nowhere.status(), nowhere.headers()["x-weir-reason"].to_str().unwrap()), (StatusCode::NOT_FOUND, "no_route"));
+    assert_eq!(
+        (nowhere.status(), nowhere.headers()["x-weir-reason"].to_str().unwrap()),
+        (StatusCode::NOT_FOUND, "no_route")
+    );
     proxy.drain().await;
 }
 
@@ -128,9 +133,15 @@ async fn clients_are_sent_elsewhere_and_faults_strike_as_often_as_asked() {
     let client = client();
     let get = async |path: &str| client.get(url(&proxy, path)).send().await.unwrap();
     let moved = get("/moved/on?x=1").await;
-    assert_eq!((moved.status().as_u16(), moved.headers()["location"].to_str().unwrap()), (308, "http://elsewhere.example/here?x=1"));
+    assert_eq!(
+        (moved.status().as_u16(), moved.headers()["location"].to_str().unwrap()),
+        (308, "http://elsewhere.example/here?x=1")
+    );
     let broken = get("/broken").await;
-    assert_eq!((broken.status().as_u16(), broken.headers()["x-weir-reason"].to_str().unwrap()), (418, "fault_injected"));
+    assert_eq!(
+        (broken.status().as_u16(), broken.headers()["x-weir-reason"].to_str().unwrap()),
+        (418, "fault_injected")
+    );
     let mut aborted = 0;
     for _ in 0..400 {
         aborted += u32::from(get("/half").await.status().as_u16() == 503);

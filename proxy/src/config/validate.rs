@@ -105,7 +105,8 @@ impl Config {
             let usable = [301, 302, 303, 307, 308].contains(&status);
             check(usable, || format!("redirect.status is {status}: 301, 302, 303, 307 or 308"))?;
         }
-        let percents = [("delay", route.fault.delay.map(|d| d.percent)), ("abort", route.fault.abort.map(|a| a.percent))];
+        let percents =
+            [("delay", route.fault.delay.map(|d| d.percent)), ("abort", route.fault.abort.map(|a| a.percent))];
         for (key, percent) in percents {
             let usable = percent.is_none_or(|percent| (0.0..=100.0).contains(&percent));
             check(usable, || format!("fault.{key}.percent is {percent:?}: from 0 to 100"))?;

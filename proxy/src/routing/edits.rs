@@ -1,6 +1,6 @@
 //! [`Edits`]: changes of a message's fields, compiled.
 
-use http::{HeaderMap, HeaderName, HeaderValue, header::HOST};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::{
     config::{ConfigError, HeaderEdits},
@@ -21,15 +21,16 @@ impl Edits {
         let name = |name: &String| {
             let wrong = |why: &str| ConfigError(format!("{key}: {name:?} {why}"));
             let parsed: HeaderName = name.parse().map_err(|_| wrong("is not the name of a field"))?;
-            match parsed {
-                HOST => Err(wrong("is changed by rewrite.host")),
-                PEER => Err(wrong("is the sidecar's own")),
+            match parsed.as_str() {
+                "host" => Err(wrong("is changed by rewrite.host")),
+                name if PEER == name => Err(wrong("is the sidecar's own")),
                 _ => Ok(parsed),
             }
         };
         let pair = |(field, value): (&String, &String)| {
             let parsed = HeaderValue::from_str(value);
-            let parsed = parsed.map_err(|_| ConfigError(format!("{key}.{field}: {value:?} cannot stand in a field")))?;
+            let parsed =
+                parsed.map_err(|_| ConfigError(format!("{key}.{field}: {value:?} cannot stand in a field")))?;
             Ok((name(field)?, parsed))
         };
         Ok(Self {
@@ -66,7 +67,10 @@ mod tests {
         }
         Edits::new(&edits, "request_headers").unwrap().apply(&mut headers);
         let all = |name: &str| headers.get_all(name).iter().map(|v| v.to_str().unwrap().to_owned()).collect::<Vec<_>>();
-        assert_eq!((all("x-gone"), all("x-set"), all("x-more")), (vec![], vec!["new".into()], vec!["1".into(), "2".into()]));
+        assert_eq!(
+            (all("x-gone"), all("x-set"), all("x-more")),
+            (vec![], vec!["new".into()], vec!["1".into(), "2".into()])
+        );
         for wrong in ["host", "x-weir-peer", "no name"] {
             let why = Edits::new(&HeaderEdits { remove: vec![wrong.into()], ..edits.clone() }, "request_headers");
             assert!(why.unwrap_err().0.starts_with("request_headers"), "{wrong}");

@@ -43,7 +43,8 @@ impl Matcher {
         };
         let header = |(name, value): (&String, &ValueMatch)| {
             let parsed = name.parse::<HeaderName>();
-            let parsed = parsed.map_err(|_| ConfigError(format!("match.headers: {name:?} is not the name of a field")))?;
+            let parsed =
+                parsed.map_err(|_| ConfigError(format!("match.headers: {name:?} is not the name of a field")))?;
             Ok((parsed, ValueIs::new(value, &format!("match.headers.{name}"))?))
         };
         let parameter = |(name, value): (&String, &ValueMatch)| {
@@ -63,12 +64,11 @@ impl Matcher {
             && self.host.as_ref().is_none_or(|host| host_of(request).is_some_and(|asked| host.accepts(asked)))
             && (self.methods.is_empty() || self.methods.contains(request.method()))
             && self.headers.iter().all(|(name, value)| {
-                let mut all = request.headers().get_all(name).iter().map(|value| value.to_str().ok());
-                value.accepts_one_of(&mut all)
+                value.accepts_one_of(request.headers().get_all(name).iter().map(|value| value.to_str().ok()))
             })
             && self.query.iter().all(|(name, value)| {
-                let mut all = parameters(request.uri().query()).filter(|(key, _)| key == name).map(|(_, v)| Some(v));
-                value.accepts_one_of(&mut all)
+                let named = parameters(request.uri().query()).filter(|(key, _)| key == name);
+                value.accepts_one_of(named.map(|(_, value)| Some(value)))
             })
     }
 
@@ -132,7 +132,7 @@ impl ValueIs {
     }
 
     /// `None` among the values: one that is not text.
-    fn accepts_one_of<'a>(&self, values: &mut dyn Iterator<Item = Option<&'a str>>) -> bool {
+    fn accepts_one_of<'a>(&self, mut values: impl Iterator<Item = Option<&'a str>>) -> bool {
         match self {
             Self::Present(present) => values.next().is_some() == *present,
             Self::Exact(exact) => values.any(|value| value == Some(exact)),
@@ -199,8 +199,7 @@ mod tests {
             (None, Some("*.example"), "/", "example", false),
             (None, Some("*"), "/", "anything", true),
         ] {
-            let matches =
-                Match { path_prefix: prefix.map(Into::into), host: host.map(Into::into), ..Match::default() };
+            let matches = Match { path_prefix: prefix.map(Into::into), host: host.map(Into::into), ..Match::default() };
             let request = Request::builder().uri(path).header("host", authority).body(()).unwrap();
             assert_eq!(Matcher::new(&matches).unwrap().accepts(&request), expected, "{matches:?} on {authority}{path}");
         }

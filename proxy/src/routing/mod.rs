@@ -6,11 +6,7 @@ mod split;
 
 use std::{sync::Arc, time::Duration};
 
-use http::{
-    HeaderMap, HeaderValue, Request, Uri,
-    header::HOST,
-    uri::PathAndQuery,
-};
+use http::{HeaderMap, HeaderValue, Request, Uri, header::HOST, uri::PathAndQuery};
 
 use crate::{
     config::{self, ConfigError, Direction, Fault, Redirect},

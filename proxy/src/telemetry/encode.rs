@@ -16,8 +16,9 @@ use opentelemetry_proto::tonic::{
 
 use crate::{
     config::Direction,
+    routing::Route,
     telemetry::{Action, BOUNDS_S, SpanRecord},
-    workload::{Route, Workload},
+    workload::Workload,
 };
 
 /// The access logs of one batch.

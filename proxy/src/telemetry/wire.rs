@@ -192,6 +192,7 @@ mod tests {
                 state: Some(HeaderValue::from_static("vendor=1")),
             },
             route: workload.listeners[0][0].clone(),
+            upstream: Some(workload.upstreams[0].clone()),
             start_unix_nano: 1_700_000_000_000_000_000,
             duration_ns: 12_345_678,
             method: Method::POST,

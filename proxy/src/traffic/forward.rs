@@ -109,13 +109,7 @@ async fn admit(
 }
 
 /// Makes the request the proxy's own: its trace, its identity, the upstream's form of address.
-fn prepare(
-    worker: &Worker,
-    route: &Route,
-    protocol: Protocol,
-    exchange: &Exchange,
-    request: &mut Request<Incoming>,
-) {
+fn prepare(worker: &Worker, route: &Route, protocol: Protocol, exchange: &Exchange, request: &mut Request<Incoming>) {
     let uri = std::mem::take(request.uri_mut());
     let headers = request.headers_mut();
     strip_hop_by_hop(headers);
