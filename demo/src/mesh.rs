@@ -10,8 +10,8 @@ use std::{
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use weir_proxy::{
-    AccessLog, Config, Counters, Direction, Limits, Listener, PolicySource, Protocol, Proxy, Route, StartError,
-    Telemetry, Timeouts, Upstream,
+    AccessLog, Config, Counters, Direction, Limits, Listener, PolicySource, Proxy, Route, StartError, Telemetry,
+    Timeouts, Upstream,
 };
 
 use crate::{
@@ -113,17 +113,13 @@ fn sidecar(spec: &Spec, own: SocketAddr, next: Option<(&str, SocketAddr)>, colle
         direction: *direction,
         routes: vec![Route::to(upstream.clone())],
     };
-    let upstream = |(_, name, address): &(Direction, String, SocketAddr)| Upstream {
-        name: name.clone(),
-        service: None,
-        endpoints: vec![address.to_string()],
-        protocol: Protocol::Http1,
-        breaker: None,
-    };
+    let upstream =
+        |(_, name, address): &(Direction, String, SocketAddr)| Upstream::new(name.clone(), vec![(*address).into()]);
     Config {
         service: spec.service.to_owned(),
         instance: Some(format!("{}-0", spec.service)),
         servers: Some(spec.servers),
+        locality: None,
         admin: None,
         threads: Some(1),
         max_connections: 10_000,

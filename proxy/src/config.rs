@@ -2,17 +2,23 @@
 //!
 //! File → validated `Config` → running parts; nothing reads the environment later.
 
+mod discovery;
 mod route;
+mod upstream;
 mod validate;
 mod yaml;
 
-pub use route::{Abort, Delay, Fault, HeaderEdits, Match, Redirect, Rewrite, Route, Share, ValueMatch};
+pub use discovery::{ConsulService, Discovery, DnsName, SrvName};
+pub use route::{
+    Abort, Delay, Fault, HeaderEdits, Match, Mirror, Redirect, Retries, Rewrite, Route, Share, ValueMatch,
+};
+pub use upstream::{Balance, CookieKey, Endpoint, HashOn, Locality, OutlierDetection, RetryBudget, SubsetOf, Upstream};
 pub use yaml::suggest;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use weir_policy::{Breaker, ConcurrencyLimit, RateLimit};
+use weir_policy::{ConcurrencyLimit, RateLimit};
 
 /// Everything a proxy can be told.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -26,7 +32,10 @@ pub struct Config {
     /// How many requests the workload serves at once (c), when known.
     #[serde(default)]
     pub servers: Option<u32>,
-    /// Where `/metrics`, `/policy`, `/healthz` and `/drain` are answered; nowhere when absent.
+    /// Where the workload runs: `prefer_local` measures nearness from here.
+    #[serde(default)]
+    pub locality: Option<Locality>,
+    /// Where `/metrics`, `/policy`, `/endpoints`, `/healthz` and `/drain` are answered; nowhere when absent.
     #[serde(default)]
     pub admin: Option<SocketAddr>,
     /// Data threads; one per core when absent.
@@ -76,25 +85,6 @@ pub enum Direction {
     Inbound,
     /// The workload calls others.
     Outbound,
-}
-
-/// A named group of interchangeable endpoints; outbound, the name is the callee's service.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Upstream {
-    /// What routes call it.
-    pub name: String,
-    /// What policies and spans call it: the callee's service; `name` when absent. Versions of one service share it.
-    #[serde(default)]
-    pub service: Option<String>,
-    /// `host:port`, at least one.
-    pub endpoints: Vec<String>,
-    /// What the endpoints speak.
-    #[serde(default)]
-    pub protocol: Protocol,
-    /// When calls are shed while no policy says otherwise.
-    #[serde(default)]
-    pub breaker: Option<Breaker>,
 }
 
 /// What an upstream speaks.
@@ -229,14 +219,6 @@ impl Config {
     pub fn thread_count(&self) -> usize {
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         self.threads.unwrap_or_else(cores)
-    }
-}
-
-impl Upstream {
-    /// What policies and spans call it.
-    #[must_use]
-    pub fn service(&self) -> &str {
-        self.service.as_deref().unwrap_or(&self.name)
     }
 }
 

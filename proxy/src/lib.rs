@@ -14,11 +14,14 @@ mod regulate;
 mod routing;
 mod telemetry;
 mod traffic;
+mod upstream;
 mod workload;
 
 pub use config::{
-    Abort, AccessLog, Config, ConfigError, Delay, Direction, Fault, HeaderEdits, Limits, Listener, Match, PolicySource,
-    Protocol, Redirect, Rewrite, Route, Share, Telemetry, Timeouts, Upstream, ValueMatch, suggest,
+    Abort, AccessLog, Balance, Config, ConfigError, ConsulService, CookieKey, Delay, Direction, Discovery, DnsName,
+    Endpoint, Fault, HashOn, HeaderEdits, Limits, Listener, Locality, Match, Mirror, OutlierDetection, PolicySource,
+    Protocol, Redirect, Retries, RetryBudget, Rewrite, Route, Share, SrvName, SubsetOf, Telemetry, Timeouts, Upstream,
+    ValueMatch, suggest,
 };
 pub use counters::Counters;
 pub use proxy::{Proxy, StartError};

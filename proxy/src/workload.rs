@@ -1,28 +1,30 @@
 //! [`Workload`]: the configuration compiled into what requests touch; shared by all threads.
 //!
-//! Routes, upstreams and endpoints are fixed at start. Limits, breakers and counts are state beside
-//! them, so a policy changes a number and nothing is compiled again.
+//! Routes and upstreams are fixed at start; the endpoints of an upstream are swapped as a whole. Limits,
+//! breakers and counts are state beside them, so a policy changes a number and nothing is compiled again.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::SocketAddr,
-    sync::{Arc, atomic::AtomicU32},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
 use http::Request;
-use parking_lot::Mutex;
 use tokio::time::Instant;
 use weir_policy::{Policy, PolicySet};
 
 use crate::{
-    config::{Config, Direction, Protocol, Timeouts},
+    config::{self, Config, Direction, Timeouts},
     counters::Tally,
-    regulate::{Circuit, Gate},
+    regulate::Gate,
     routing::Route,
     telemetry::SpanSender,
-    traffic::PeakEwma,
+    upstream::Upstream,
 };
 
 /// The proxy as requests see it.
@@ -41,31 +43,17 @@ pub(crate) struct Workload {
     /// What is enforced now; the gates and circuits hold its numbers.
     pub(crate) applied: ArcSwap<PolicySet>,
     static_policy: PolicySet,
-}
-
-/// Interchangeable endpoints.
-pub(crate) struct Upstream {
-    pub(crate) name: String,
-    /// What policies and spans call it.
-    pub(crate) service: String,
-    pub(crate) protocol: Protocol,
-    pub(crate) endpoints: Vec<Endpoint>,
-    pub(crate) circuit: Circuit,
-}
-
-/// One address of an upstream and what is known of it.
-pub(crate) struct Endpoint {
-    /// Its place among all endpoints of the proxy: the key of the connection pools.
-    pub(crate) id: usize,
-    pub(crate) address: String,
-    pub(crate) in_flight: AtomicU32,
-    pub(crate) latency: Mutex<PeakEwma>,
+    endpoint_ids: AtomicUsize,
+    /// How often endpoints went; the connection pools of the data threads follow it.
+    pub(crate) endpoint_changes: AtomicUsize,
 }
 
 impl Workload {
     /// Compiles `config`; `first` is the address of the first listener.
     pub(crate) fn new(config: &Config, first: SocketAddr, tally: Arc<Tally>, spans: Option<SpanSender>) -> Self {
-        let upstreams = upstreams(config);
+        let endpoint_ids = AtomicUsize::new(0);
+        let upstream = |u| Arc::new(Upstream::new(u, config.locality.as_ref()));
+        let upstreams: Vec<Arc<Upstream>> = config.upstreams.iter().map(upstream).collect();
         let by_name: HashMap<&str, &Arc<Upstream>> = upstreams.iter().map(|u| (u.name.as_str(), u)).collect();
         let listeners = config.listeners.iter().map(|listener| {
             let routes = listener.routes.iter().map(|route| {
@@ -89,7 +77,12 @@ impl Workload {
             spans,
             applied: ArcSwap::default(),
             static_policy: config.static_policy(),
+            endpoint_ids,
+            endpoint_changes: AtomicUsize::new(0),
         };
+        for upstream in config.upstreams.iter().filter(|upstream| upstream.subset_of.is_none()) {
+            workload.publish(&upstream.name, &upstream.endpoints);
+        }
         workload.apply(Arc::new(workload.static_policy.clone()));
         workload
     }
@@ -124,9 +117,18 @@ impl Workload {
         self.listeners.iter().flatten()
     }
 
-    /// How many endpoints there are.
-    pub(crate) fn endpoint_count(&self) -> usize {
-        self.upstreams.iter().map(|u| u.endpoints.len()).sum()
+    /// Replaces the endpoints of an upstream and of its subsets. Requests under way at one that goes finish there.
+    pub(crate) fn publish(&self, name: &str, endpoints: &[config::Endpoint]) {
+        let now = Instant::now();
+        let concerned =
+            self.upstreams.iter().filter(|upstream| upstream.name == name || upstream.parent() == Some(name));
+        let went = concerned.filter(|upstream| upstream.update(endpoints, &self.endpoint_ids, now)).count();
+        self.endpoint_changes.fetch_add(went, Relaxed);
+    }
+
+    /// The endpoints that are there.
+    pub(crate) fn endpoint_ids(&self) -> HashSet<usize> {
+        self.upstreams.iter().flat_map(|upstream| upstream.endpoints()).map(|endpoint| endpoint.id).collect()
     }
 
     /// The first route of a listener that matches.
@@ -137,22 +139,4 @@ impl Workload {
 
 fn breaker(policy: Option<&Policy>) -> Option<weir_policy::Breaker> {
     policy.and_then(|p| p.breaker)
-}
-
-fn upstreams(config: &Config) -> Vec<Arc<Upstream>> {
-    let mut ids = 0..;
-    let endpoint = |address: &String| Endpoint {
-        id: ids.next().expect("a range without end"),
-        address: address.clone(),
-        in_flight: AtomicU32::new(0),
-        latency: Mutex::new(PeakEwma::new(Instant::now())),
-    };
-    let mut endpoint = endpoint;
-    let upstream = |u: &crate::config::Upstream| {
-        let endpoints = u.endpoints.iter().map(&mut endpoint).collect();
-        let (name, protocol) = (u.name.clone(), u.protocol);
-        let service = u.service().to_owned();
-        Arc::new(Upstream { name, service, protocol, endpoints, circuit: Circuit::default() })
-    };
-    config.upstreams.iter().map(upstream).collect()
 }

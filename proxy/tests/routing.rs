@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that meets what it did not expect is to stop")]
 
+mod support;
+
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use axum::{
@@ -9,9 +11,9 @@ use axum::{
     extract::{Request, State},
     http::StatusCode,
 };
-use reqwest::{Client, redirect::Policy};
-use tokio::{net::TcpListener, time::Instant};
-use weir_proxy::{Config, Proxy};
+use support::{client, serve, start, url};
+use tokio::time::Instant;
+use weir_proxy::Proxy;
 
 /// An application that says who it is and what it was sent.
 async fn app(name: &'static str) -> SocketAddr {
@@ -25,29 +27,17 @@ async fn app(name: &'static str) -> SocketAddr {
         fields.sort();
         ([("x-test-app", name)], format!("{name} {} {}", request.uri(), fields.join(" ")))
     };
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move { axum::serve(listener, Router::new().fallback(answer).with_state(name)).await });
-    address
+    serve(Router::new().fallback(answer).with_state(name)).await
 }
 
 /// A sidecar with these routes in front of three applications, `reviews-v1`, `reviews-v2` and `other`.
 async fn proxy(routes: &str) -> Proxy {
     let [v1, v2, other] = [app("v1").await, app("v2").await, app("other").await].map(|address| address.to_string());
-    let text = format!(
-        "service: shop\nthreads: 2\nlisteners:\n  - address: 127.0.0.1:0\n    direction: outbound\n    routes:\n{routes}\n\
-         upstreams:\n  - {{ name: reviews-v1, service: reviews, endpoints: [{v1:?}] }}\n  \
-         - {{ name: reviews-v2, service: reviews, endpoints: [{v2:?}] }}\n  - {{ name: other, endpoints: [{other:?}] }}\n"
+    let upstreams = format!(
+        "{{ name: reviews-v1, service: reviews, endpoints: [{v1:?}] }},
+         {{ name: reviews-v2, service: reviews, endpoints: [{v2:?}] }}, {{ name: other, endpoints: [{other:?}] }}"
     );
-    Proxy::start(Config::from_yaml(&text).unwrap()).unwrap()
-}
-
-fn client() -> Client {
-    Client::builder().redirect(Policy::none()).no_proxy().build().unwrap()
-}
-
-fn url(proxy: &Proxy, path: &str) -> String {
-    format!("http://{}{path}", proxy.addresses()[0])
+    start(routes, &upstreams, "")
 }
 
 async fn text(request: reqwest::RequestBuilder) -> String {
@@ -56,7 +46,7 @@ async fn text(request: reqwest::RequestBuilder) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ninety_to_ten_is_ninety_to_ten() {
-    let split = "      - split: [{ upstream: reviews-v1, weight: 90 }, { upstream: reviews-v2, weight: 10 }]";
+    let split = "{ split: [{ upstream: reviews-v1, weight: 90 }, { upstream: reviews-v2, weight: 10 }] }";
     let proxy = proxy(split).await;
     let (client, url) = (client(), url(&proxy, "/"));
     let mut counts: BTreeMap<String, u32> = BTreeMap::new();
@@ -71,12 +61,9 @@ async fn ninety_to_ten_is_ninety_to_ten() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_route_that_matches_is_taken() {
     let routes = "
-      - match: { path_prefix: /reviews, headers: { x-test-user: { exact: anna } } }
-        upstream: reviews-v2
-      - match: { path_regex: '/reviews/[0-9]+', methods: [GET], query: { full: { present: true } } }
-        upstream: other
-      - match: { path_prefix: /reviews }
-        upstream: reviews-v1";
+        { match: { path_prefix: /reviews, headers: { x-test-user: { exact: anna } } }, upstream: reviews-v2 },
+        { match: { path_regex: '/reviews/[0-9]+', methods: [GET], query: { full: { present: true } } }, upstream: other },
+        { match: { path_prefix: /reviews }, upstream: reviews-v1 }";
     let proxy = proxy(routes).await;
     let client = client();
     let to = |path: &str| client.get(url(&proxy, path));
@@ -100,11 +87,7 @@ async fn the_first_route_that_matches_is_taken() {
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_and_answers_are_changed_on_the_way() {
     let routes = "
-      - match: { path_prefix: /old }
-        upstream: other
-        rewrite: { path: /new, host: other.internal }
-        request_headers: { remove: [x-test-secret], set: { x-test-a: one }, add: { x-test-b: two } }
-        response_headers: { remove: [x-test-app], set: { x-test-via: weir } }";
+        { match: { path_prefix: /old }, upstream: other, rewrite: { path: /new, host: other.internal }, request_headers: { remove: [x-test-secret], set: { x-test-a: one }, add: { x-test-b: two } }, response_headers: { remove: [x-test-app], set: { x-test-via: weir } } }";
     let proxy = proxy(routes).await;
     let request = client().get(url(&proxy, "/old/thing?x=1")).header("x-test-secret", "1").header("x-test-b", "1");
     let answer = request.send().await.unwrap();
@@ -118,17 +101,10 @@ async fn requests_and_answers_are_changed_on_the_way() {
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_are_sent_elsewhere_and_faults_strike_as_often_as_asked() {
     let routes = "
-      - match: { path_prefix: /moved }
-        redirect: { path: /here, host: elsewhere.example, status: 308 }
-      - match: { path: /broken }
-        upstream: other
-        fault: { abort: { percent: 100, status: 418 } }
-      - match: { path: /half }
-        upstream: other
-        fault: { abort: { percent: 50, status: 503 } }
-      - match: { path: /slow }
-        upstream: other
-        fault: { delay: { ms: 150 } }";
+        { match: { path_prefix: /moved }, redirect: { path: /here, host: elsewhere.example, status: 308 } },
+        { match: { path: /broken }, upstream: other, fault: { abort: { percent: 100, status: 418 } } },
+        { match: { path: /half }, upstream: other, fault: { abort: { percent: 50, status: 503 } } },
+        { match: { path: /slow }, upstream: other, fault: { delay: { ms: 150 } } }";
     let proxy = proxy(routes).await;
     let client = client();
     let get = async |path: &str| client.get(url(&proxy, path)).send().await.unwrap();

@@ -27,8 +27,16 @@ pub struct Route {
     pub response_headers: HeaderEdits,
     /// Trouble made on purpose.
     pub fault: Fault,
-    /// The longest wait for the response's head, queueing included; `timeouts.response_ms` when absent.
+    /// The longest wait for the response's head, queueing and retries included; `timeouts.response_ms` when absent.
     pub timeout_ms: Option<u64>,
+    /// The longest time to the end of the response's body; unbounded when absent, because streams may be long.
+    pub max_stream_duration_ms: Option<u64>,
+    /// The longest silence of the upstream inside the response's body; unbounded when absent.
+    pub idle_timeout_ms: Option<u64>,
+    /// Which requests go out again when they fail; none when absent.
+    pub retries: Option<Retries>,
+    /// Another upstream that gets copies.
+    pub mirror: Option<Mirror>,
 }
 
 /// What a request must look like; what is absent matches everything, and all that is there must match.
@@ -111,6 +119,47 @@ pub struct HeaderEdits {
     pub add: BTreeMap<String, String>,
 }
 
+/// Which requests go out again when they fail.
+///
+/// Only where that is safe: the method is idempotent, or the request never reached the upstream, or a gRPC status
+/// listed in `on` says so. A response that began is never taken back, and nothing goes out after the deadline.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Retries {
+    /// 2 attempts beside the first, as in Istio.
+    pub attempts: u32,
+    /// The longest wait of one attempt; only the route's timeout when absent.
+    pub per_try_timeout_ms: Option<u64>,
+    /// What is tried again, in Envoy's words: 5xx, gateway-error, reset, connect-failure, retriable-4xx,
+    /// refused-stream, cancelled, deadline-exceeded, internal, resource-exhausted, unavailable, or a status.
+    pub on: Vec<String>,
+    /// Says that repeating does no harm even for POST and PATCH.
+    pub non_idempotent: bool,
+    /// 64 KiB of a request's body that are kept for another attempt, as in Linkerd; a longer one goes out once.
+    pub body_bytes: usize,
+    /// 25 ms before the first retry, doubled for each, jittered; `Retry-After` makes it longer.
+    pub backoff_ms: u64,
+    /// 250 ms at most, ten times the first, as in Envoy.
+    pub max_backoff_ms: u64,
+}
+
+/// Another upstream that gets copies of requests; its answers go to nobody.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mirror {
+    /// An upstream's name.
+    pub upstream: String,
+    /// How many of a hundred requests, from 0 to 100.
+    #[serde(default = "all")]
+    pub percent: f64,
+    /// 64 KiB of a request's body; a longer request is not copied.
+    #[serde(default = "mirror_body_bytes")]
+    pub body_bytes: usize,
+    /// 64 copies under way at once, some 4 MiB at worst; one more is dropped and counted.
+    #[serde(default = "mirror_max_in_flight")]
+    pub max_in_flight: u32,
+}
+
 /// Trouble made on purpose, to see what becomes of it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -145,6 +194,28 @@ pub struct Abort {
 
 fn all() -> f64 {
     100.0
+}
+
+fn mirror_body_bytes() -> usize {
+    64 << 10
+}
+
+fn mirror_max_in_flight() -> u32 {
+    64
+}
+
+impl Default for Retries {
+    fn default() -> Self {
+        Self {
+            attempts: 2,
+            per_try_timeout_ms: None,
+            on: ["connect-failure", "refused-stream", "unavailable", "cancelled", "503"].map(Into::into).into(),
+            non_idempotent: false,
+            body_bytes: 64 << 10,
+            backoff_ms: 25,
+            max_backoff_ms: 250,
+        }
+    }
 }
 
 impl Default for Redirect {

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use weir_policy::{Breaker, Policy, PolicySet};
 
 use crate::{
-    config::{Config, ConfigError, Listener, Redirect, Route},
+    config::{Balance, Config, ConfigError, Endpoint, HashOn, Listener, Redirect, Route, SubsetOf, Upstream},
     routing,
 };
 
@@ -53,15 +53,7 @@ impl Config {
         for (i, upstream) in self.upstreams.iter().enumerate() {
             check(!upstream.name.is_empty(), || format!("upstreams[{i}].name is empty"))?;
             check(names.insert(&upstream.name), || format!("upstreams[{i}].name repeats {:?}", upstream.name))?;
-            check(!upstream.endpoints.is_empty(), || {
-                format!("upstreams[{i}].endpoints is empty: at least one host:port")
-            })?;
-            for (j, endpoint) in upstream.endpoints.iter().enumerate() {
-                let port =
-                    endpoint.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then(|| port.parse::<u16>()));
-                let usable = matches!(port, Some(Ok(port)) if port > 0);
-                check(usable, || format!("upstreams[{i}].endpoints[{j}] is {endpoint:?}: expected host:port"))?;
-            }
+            upstream.validate(&self.upstreams).map_err(|e| ConfigError(format!("upstreams[{i}].{e}")))?;
             if let Some(b) = upstream.breaker {
                 let usable = Breaker::new(b.error_ratio(), b.min_requests(), b.window()).is_some();
                 check(usable, || {
@@ -111,6 +103,20 @@ impl Config {
             let usable = percent.is_none_or(|percent| (0.0..=100.0).contains(&percent));
             check(usable, || format!("fault.{key}.percent is {percent:?}: from 0 to 100"))?;
         }
+        if let Some(mirror) = &route.mirror {
+            known(&mirror.upstream, "mirror.upstream".into())?;
+            let usable = (0.0..=100.0).contains(&mirror.percent);
+            check(usable, || format!("mirror.percent is {}: from 0 to 100", mirror.percent))?;
+            check(mirror.max_in_flight > 0, || "mirror.max_in_flight is 0: no copy would be sent".into())?;
+        }
+        for (key, bound) in [
+            ("timeout_ms", route.timeout_ms),
+            ("max_stream_duration_ms", route.max_stream_duration_ms),
+            ("idle_timeout_ms", route.idle_timeout_ms),
+            ("retries.per_try_timeout_ms", route.retries.as_ref().and_then(|retries| retries.per_try_timeout_ms)),
+        ] {
+            check(bound != Some(0), || format!("{key} is 0: at least 1, or leave it out"))?;
+        }
         let status = route.fault.abort.map_or(503, |abort| abort.status);
         check((200..600).contains(&status), || format!("fault.abort.status is {status}: from 200 to 599"))?;
         // what is compiled is checked by compiling it
@@ -137,6 +143,47 @@ impl Config {
             check(usable, || format!("{key} is {url:?}: expected http://host:port"))?;
         }
         Ok(())
+    }
+}
+
+impl Upstream {
+    /// Checks one of `all`; errors name the key below it.
+    fn validate(&self, all: &[Self]) -> Result<(), ConfigError> {
+        let sources = [!self.endpoints.is_empty(), self.discover.is_some(), self.subset_of.is_some()];
+        match sources.iter().filter(|there| **there).count() {
+            0 => return Err(ConfigError("endpoints is empty: at least one host:port, or `discover`".into())),
+            1 => {}
+            _ => return Err(ConfigError("endpoints, discover and subset_of: only one of them".into())),
+        }
+        for (j, endpoint) in self.endpoints.iter().enumerate() {
+            endpoint.validate().map_err(|e| ConfigError(format!("endpoints[{j}] {e}")))?;
+        }
+        if let Some(SubsetOf { upstream, .. }) = &self.subset_of {
+            let parent = all.iter().find(|other| other.name == *upstream);
+            check(parent.is_some_and(|parent| parent.subset_of.is_none()), || {
+                format!("subset_of.upstream: {upstream:?} is not an upstream with endpoints of its own")
+            })?;
+        }
+        for (key, percent) in [
+            ("panic_threshold_percent", self.panic_threshold_percent),
+            ("outlier_detection.max_ejection_percent", self.outlier_detection.map(|o| o.max_ejection_percent)),
+        ] {
+            check(percent.is_none_or(|percent| percent <= 100), || format!("{key} is {percent:?}: from 0 to 100"))?;
+        }
+        if let Balance::RingHash(HashOn::Header(name)) = &self.balance {
+            let usable = name.parse::<http::HeaderName>().is_ok();
+            check(usable, || format!("balance.ring_hash.header: {name:?} is not the name of a field"))?;
+        }
+        check(self.connect_timeout_ms != Some(0), || "connect_timeout_ms is 0: at least 1, or leave it out".into())
+    }
+}
+
+impl Endpoint {
+    /// Checks the address and the weight.
+    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
+        let address = &self.address;
+        let port = address.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then(|| port.parse::<u16>()));
+        check(matches!(port, Some(Ok(1..))), || format!("is {address:?}: expected host:port"))
     }
 }
 

@@ -151,7 +151,8 @@ fn whole(regex: &str, key: &str) -> Result<Regex, ConfigError> {
     Regex::new(&format!("^(?:{regex})$")).map_err(|error| ConfigError(format!("{key}: {error}")))
 }
 
-fn parameters(query: Option<&str>) -> impl Iterator<Item = (&str, &str)> {
+/// The parameters of a query, as they stand in the URI.
+pub(crate) fn parameters(query: Option<&str>) -> impl Iterator<Item = (&str, &str)> {
     let pairs = query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
     pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")))
 }

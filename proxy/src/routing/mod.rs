@@ -2,6 +2,7 @@
 
 mod edits;
 mod matcher;
+mod retry;
 mod split;
 
 use std::{sync::Arc, time::Duration};
@@ -12,11 +13,13 @@ use crate::{
     config::{self, ConfigError, Direction, Fault, Redirect},
     regulate::{Circuit, Gate},
     telemetry::RouteStats,
-    workload::Upstream,
+    traffic::Mirror,
+    upstream::Upstream,
 };
 
 pub(crate) use edits::Edits;
-pub(crate) use matcher::Matcher;
+pub(crate) use matcher::{Matcher, parameters};
+pub(crate) use retry::RetryPolicy;
 pub(crate) use split::Split;
 
 /// One route of one listener.
@@ -26,6 +29,10 @@ pub(crate) struct Route {
     pub(crate) direction: Direction,
     pub(crate) destination: Destination,
     pub(crate) timeout: Duration,
+    pub(crate) max_stream_duration: Option<Duration>,
+    pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) retries: Option<RetryPolicy>,
+    pub(crate) mirror: Option<Arc<Mirror>>,
     pub(crate) gate: Gate,
     pub(crate) circuit: Circuit,
     pub(crate) stats: RouteStats,
@@ -67,6 +74,10 @@ impl Route {
             name: route.name.clone().unwrap_or_else(|| named_after.to_owned()),
             direction,
             timeout,
+            max_stream_duration: route.max_stream_duration_ms.map(Duration::from_millis),
+            idle_timeout: route.idle_timeout_ms.map(Duration::from_millis),
+            retries: route.retries.as_ref().map(RetryPolicy::new).transpose()?,
+            mirror: route.mirror.as_ref().map(|mirror| Mirror::new(mirror, upstream(&mirror.upstream))),
             gate: Gate::default(),
             circuit: Circuit::default(),
             stats: RouteStats::default(),
@@ -82,6 +93,12 @@ impl Route {
 
     pub(crate) fn accepts<B>(&self, request: &Request<B>) -> bool {
         self.matcher.accepts(request)
+    }
+
+    /// How much of a request's body is kept as it passes.
+    pub(crate) fn keeps_bytes(&self) -> usize {
+        let retries = self.retries.as_ref().map_or(0, |policy| policy.body_bytes.max(1));
+        retries.max(self.mirror.as_ref().map_or(0, |mirror| mirror.body_bytes.max(1)))
     }
 
     /// Where the next request goes.
@@ -136,6 +153,7 @@ pub(crate) fn check(route: &config::Route) -> Result<(), ConfigError> {
     Edits::new(&route.request_headers, "request_headers")?;
     Edits::new(&route.response_headers, "response_headers")?;
     route.rewrite.host.as_deref().map(host_value).transpose()?;
+    route.retries.as_ref().map(RetryPolicy::new).transpose()?;
     Matcher::new(&route.matches).map(|_| ())
 }
 

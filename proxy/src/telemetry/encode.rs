@@ -81,13 +81,15 @@ pub(crate) fn each_attribute(record: &SpanRecord, mut say: impl FnMut(&'static s
     say("weir.in_flight", Int(u64::from(record.in_flight)));
     say("http.response.body.size", Int(record.response_bytes));
     say_peer(record, &mut say);
-    if let (Some(endpoint), Some(upstream)) = (record.endpoint, &record.upstream) {
-        let address = &upstream.endpoints[endpoint].address;
+    if let Some(address) = record.endpoint.as_ref().map(|endpoint| endpoint.address()) {
         say("weir.upstream", Text(address));
         if let (Direction::Outbound, Some((host, port))) = (route.direction, address.rsplit_once(':')) {
             say("server.address", Text(host));
             say("server.port", Int(port.parse().unwrap_or(0)));
         }
+    }
+    if record.retries > 0 {
+        say("http.request.resend_count", Int(u64::from(record.retries)));
     }
     if let Some(kind) = error_type(record) {
         say("error.type", Text(&kind));

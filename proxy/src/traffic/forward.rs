@@ -1,11 +1,10 @@
 //! From a request to an answer: match → admit → pick → forward.
 
-use std::rc::Rc;
+use std::{net::IpAddr, rc::Rc};
 
 use http::{
-    HeaderValue, Request, Response, StatusCode, Uri, Version,
-    header::{CONTENT_TYPE, HOST, LOCATION, RETRY_AFTER},
-    uri::{Authority, Scheme},
+    HeaderValue, Request, Response, StatusCode,
+    header::{CONTENT_TYPE, LOCATION, RETRY_AFTER, SET_COOKIE},
 };
 use hyper::body::Incoming;
 use tokio::time::{Duration, Instant};
@@ -17,26 +16,29 @@ use crate::{
     routing::{Destination, Route, location},
     telemetry::Failure,
     traffic::{
-        balance::Pick,
+        address::address,
+        attempt::{Answer, Sending},
         body::ProxyBody,
+        clock::Clock,
         exchange::Exchange,
-        headers::{PEER, REASON, set_host, strip_hop_by_hop},
+        headers::{PEER, REASON, strip_hop_by_hop},
         lm::Tokens,
-        pool::{Connection, Lease},
+        outcome::Outcome,
         serve::Worker,
     },
-    workload::Upstream,
+    upstream::{Affinity, Upstream},
 };
 
 /// gRPC's UNAVAILABLE, for clients that do not look at HTTP statuses.
 const GRPC_UNAVAILABLE: HeaderValue = HeaderValue::from_static("14");
 
-/// A kept connection may close just as it is used; the request then goes out once more, because
-/// nothing of it was sent.
-const MAX_STALE: usize = 3;
-
 /// Answers one request.
-pub(crate) async fn handle(worker: Rc<Worker>, listener: usize, mut request: Request<Incoming>) -> Response<ProxyBody> {
+pub(crate) async fn handle(
+    worker: Rc<Worker>,
+    listener: usize,
+    client: IpAddr,
+    request: Request<Incoming>,
+) -> Response<ProxyBody> {
     add(&worker.workload.tally.requests, 1);
     let Some(route) = worker.workload.route(listener, &request) else {
         return own(StatusCode::NOT_FOUND, "no_route", "no route matches this request", false);
@@ -48,17 +50,17 @@ pub(crate) async fn handle(worker: Rc<Worker>, listener: usize, mut request: Req
         return answer;
     }
     let Some(upstream) = exchange.upstream().cloned() else {
-        return fail(exchange, Failure::ConnectFailed, grpc);
+        return fail(exchange, Failure::NoEndpoint, grpc);
     };
     let give_up = exchange.started() + route.timeout;
     if let Err(refusal) = admit(&worker, &route, &upstream, &mut exchange, give_up).await {
         return shed(exchange, refusal, grpc);
     }
-    exchange.picked(Pick::of(&upstream, Instant::now()));
-    prepare(&worker, &route, upstream.protocol, &exchange, &mut request);
-    let sent = tokio::time::timeout_at(give_up, send(&worker, &exchange, request)).await;
-    match sent.unwrap_or(Err(Failure::UpstreamTimeout)) {
-        Ok((response, lease)) => pass_on(&route, response, lease, exchange),
+    let Affinity { hash, set_cookie } = Affinity::of(&upstream, &request, client);
+    let request = prepare(&worker, &route, upstream.protocol, &exchange, request);
+    let sending = Sending { worker: &worker, route: &route, upstream: &upstream, hash, give_up };
+    match sending.send(&mut exchange, request).await {
+        Ok(answer) => pass_on(&route, answer, set_cookie, exchange),
         Err(failure) => fail(exchange, failure, grpc),
     }
 }
@@ -101,6 +103,9 @@ async fn admit(
             Ok(())
         }
         Direction::Outbound => {
+            if !upstream.has_room() {
+                return Err(Refusal::UpstreamOverflow);
+            }
             let dice = rand::random();
             let open = upstream.circuit.admit(now, dice) && route.circuit.admit(now, dice);
             open.then_some(()).ok_or(Refusal::BreakerOpen)
@@ -109,9 +114,15 @@ async fn admit(
 }
 
 /// Makes the request the proxy's own: its trace, its identity, the upstream's form of address.
-fn prepare(worker: &Worker, route: &Route, protocol: Protocol, exchange: &Exchange, request: &mut Request<Incoming>) {
-    let uri = std::mem::take(request.uri_mut());
-    let headers = request.headers_mut();
+fn prepare(
+    worker: &Worker,
+    route: &Route,
+    protocol: Protocol,
+    exchange: &Exchange,
+    request: Request<Incoming>,
+) -> Request<Incoming> {
+    let (mut parts, body) = request.into_parts();
+    let headers = &mut parts.headers;
     strip_hop_by_hop(headers);
     exchange.trace().inject(headers);
     match route.direction {
@@ -119,67 +130,28 @@ fn prepare(worker: &Worker, route: &Route, protocol: Protocol, exchange: &Exchan
         Direction::Outbound => headers.insert(PEER, worker.identity.clone()),
     };
     route.request_headers.apply(headers);
-    let path = route.path(&uri);
-    match protocol {
-        Protocol::Http1 => {
-            set_host(headers, &uri);
-            if let Some(host) = route.host() {
-                headers.insert(HOST, host.clone());
-            }
-            *request.version_mut() = Version::HTTP_11;
-            *request.uri_mut() = Uri::from(path);
-        }
-        Protocol::H2 => {
-            let from_header = headers.remove(HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
-            let rewritten = route.host().and_then(|host| Authority::try_from(host.as_bytes()).ok());
-            let authority = rewritten.or_else(|| uri.authority().cloned()).or(from_header);
-            let mut parts = http::uri::Parts::default();
-            parts.scheme = Some(Scheme::HTTP);
-            parts.authority = Some(authority.unwrap_or_else(|| Authority::from_static("localhost")));
-            parts.path_and_query = Some(path);
-            *request.version_mut() = Version::HTTP_2;
-            *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
-        }
-    }
-}
-
-async fn send(
-    worker: &Worker,
-    exchange: &Exchange,
-    mut request: Request<Incoming>,
-) -> Result<(Response<Incoming>, Option<Lease>), Failure> {
-    let pick = exchange.pick().ok_or(Failure::ConnectFailed)?;
-    let protocol = pick.upstream.protocol;
-    for attempt in 0.. {
-        let kept_too = attempt < MAX_STALE;
-        let (connection, kept) = worker.pool.connection(pick.endpoint(), protocol, kept_too).await?;
-        let (sent, lease) = match connection {
-            Connection::Http1(mut lease) => (lease.sender.try_send_request(request).await, Some(lease)),
-            Connection::Http2(mut sender) => (sender.try_send_request(request).await, None),
-        };
-        match sent {
-            Ok(response) => return Ok((response, lease)),
-            Err(mut error) => match error.take_message() {
-                Some(unsent) if kept => request = unsent,
-                _ => return Err(Failure::UpstreamReset),
-            },
-        }
-    }
-    Err(Failure::UpstreamReset)
+    let path = route.path(&parts.uri);
+    address(&mut parts, protocol, path, route.host());
+    Request::from_parts(parts, body)
 }
 
 fn pass_on(
     route: &Route,
-    response: Response<Incoming>,
-    lease: Option<Lease>,
+    (response, lease): Answer,
+    set_cookie: Option<HeaderValue>,
     mut exchange: Exchange,
 ) -> Response<ProxyBody> {
     let (mut parts, incoming) = response.into_parts();
-    exchange.answered(parts.status.as_u16());
+    exchange.answered(parts.status.as_u16(), Outcome::answered(parts.status, &parts.headers));
     strip_hop_by_hop(&mut parts.headers);
     route.response_headers.apply(&mut parts.headers);
+    if let Some(cookie) = set_cookie {
+        parts.headers.append(SET_COOKIE, cookie);
+    }
     let tokens = Tokens::of(parts.headers.get(CONTENT_TYPE));
-    Response::from_parts(parts, ProxyBody::upstream(incoming, tokens, exchange, lease))
+    let ends = route.max_stream_duration.map(|longest| exchange.started() + longest);
+    let clock = Clock::new(route.idle_timeout, ends, Instant::now());
+    Response::from_parts(parts, ProxyBody::upstream(incoming, tokens, clock, exchange, lease))
 }
 
 fn shed(exchange: Exchange, refusal: Refusal, grpc: bool) -> Response<ProxyBody> {
@@ -190,12 +162,15 @@ fn shed(exchange: Exchange, refusal: Refusal, grpc: bool) -> Response<ProxyBody>
         Refusal::QueueFull => (StatusCode::SERVICE_UNAVAILABLE, "as many requests wait as may"),
         Refusal::QueueTimeout => (StatusCode::SERVICE_UNAVAILABLE, "no place became free in time"),
         Refusal::BreakerOpen => (StatusCode::SERVICE_UNAVAILABLE, "the upstream fails; calls to it are shed"),
+        Refusal::UpstreamOverflow => {
+            (StatusCode::SERVICE_UNAVAILABLE, "as many requests are at the upstream as may be")
+        }
     };
     exchange.shed(refusal, status.as_u16());
     let mut response = own(status, refusal.as_str(), why, grpc);
     let seconds = match refusal {
         Refusal::RateLimited { retry_after } => retry_after.as_secs_f64().ceil().max(1.0) as u64,
-        Refusal::QueueFull | Refusal::QueueTimeout | Refusal::BreakerOpen => 1,
+        Refusal::QueueFull | Refusal::QueueTimeout | Refusal::BreakerOpen | Refusal::UpstreamOverflow => 1,
     };
     response.headers_mut().insert(RETRY_AFTER, seconds.into());
     response
@@ -203,9 +178,13 @@ fn shed(exchange: Exchange, refusal: Refusal, grpc: bool) -> Response<ProxyBody>
 
 fn fail(mut exchange: Exchange, failure: Failure, grpc: bool) -> Response<ProxyBody> {
     let (status, why) = match failure {
+        Failure::NoEndpoint => (StatusCode::SERVICE_UNAVAILABLE, "the upstream has no endpoint"),
         Failure::ConnectFailed => (StatusCode::BAD_GATEWAY, "the upstream refused the connection"),
         Failure::ConnectTimeout => (StatusCode::GATEWAY_TIMEOUT, "the upstream could not be connected in time"),
-        Failure::UpstreamTimeout => (StatusCode::GATEWAY_TIMEOUT, "the upstream did not answer in time"),
+        Failure::StreamRefused => (StatusCode::BAD_GATEWAY, "the upstream refused the request before it began with it"),
+        Failure::UpstreamTimeout | Failure::IdleTimeout | Failure::StreamTimeout => {
+            (StatusCode::GATEWAY_TIMEOUT, "the upstream did not answer in time")
+        }
         Failure::UpstreamReset | Failure::ClientDisconnected => {
             (StatusCode::BAD_GATEWAY, "the upstream closed the connection before it answered")
         }
