@@ -112,6 +112,7 @@ fn sidecar(spec: &Spec, own: SocketAddr, next: Option<(&str, SocketAddr)>, colle
         address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         direction: *direction,
         routes: vec![Route::to(upstream.clone())],
+        istio: Vec::new(),
     };
     let upstream =
         |(_, name, address): &(Direction, String, SocketAddr)| Upstream::new(name.clone(), vec![(*address).into()]);

@@ -10,7 +10,7 @@ mod yaml;
 
 pub use discovery::{ConsulService, Discovery, DnsName, SrvName};
 pub use route::{
-    Abort, Delay, Fault, HeaderEdits, Match, Mirror, Redirect, Retries, Rewrite, Route, Share, ValueMatch,
+    Abort, Delay, Fault, HeaderEdits, Match, Mirror, Redirect, Respond, Retries, Rewrite, Route, Share, ValueMatch,
 };
 pub use upstream::{Balance, CookieKey, Endpoint, HashOn, Locality, OutlierDetection, RetryBudget, SubsetOf, Upstream};
 pub use yaml::suggest;
@@ -74,7 +74,12 @@ pub struct Listener {
     /// Which side of the workload this is.
     pub direction: Direction,
     /// The first that matches is taken.
+    #[serde(default)]
     pub routes: Vec<Route>,
+    /// Files of Istio's `VirtualService` and `DestinationRule`, outbound only; their routes come after those above.
+    /// A host in them is the upstream of that name, short or fully qualified. What cannot be honoured is an error.
+    #[serde(default)]
+    pub istio: Vec<PathBuf>,
 }
 
 /// Which side of the workload a listener is on.

@@ -9,6 +9,7 @@
 mod config;
 mod control;
 mod counters;
+mod istio;
 mod proxy;
 mod regulate;
 mod routing;
@@ -20,8 +21,8 @@ mod workload;
 pub use config::{
     Abort, AccessLog, Balance, Config, ConfigError, ConsulService, CookieKey, Delay, Direction, Discovery, DnsName,
     Endpoint, Fault, HashOn, HeaderEdits, Limits, Listener, Locality, Match, Mirror, OutlierDetection, PolicySource,
-    Protocol, Redirect, Retries, RetryBudget, Rewrite, Route, Share, SrvName, SubsetOf, Telemetry, Timeouts, Upstream,
-    ValueMatch, suggest,
+    Protocol, Redirect, Respond, Retries, RetryBudget, Rewrite, Route, Share, SrvName, SubsetOf, Telemetry, Timeouts,
+    Upstream, ValueMatch, suggest,
 };
 pub use counters::Counters;
 pub use proxy::{Proxy, StartError};

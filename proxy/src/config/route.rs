@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// Which requests go where. Exactly one of `upstream`, `split` and `redirect` says where.
+/// Which requests go where. Exactly one of `upstream`, `split`, `redirect` and `respond` says where.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Route {
@@ -19,6 +19,8 @@ pub struct Route {
     pub split: Vec<Share>,
     /// An answer that sends the client elsewhere.
     pub redirect: Option<Redirect>,
+    /// An answer of the proxy itself.
+    pub respond: Option<Respond>,
     /// How the request is addressed when it goes on.
     pub rewrite: Rewrite,
     /// What changes in the request's fields.
@@ -47,14 +49,26 @@ pub struct Match {
     pub path: Option<String>,
     /// Whole segments: `/api` matches `/api` and `/api/x`, not `/apix`. A `/` at the end matches what follows it.
     pub path_prefix: Option<String>,
+    /// Characters, not segments: `/api` matches `/apix` too; what Envoy and Istio call a prefix.
+    pub path_starts_with: Option<String>,
     /// A regular expression over the whole path.
     pub path_regex: Option<String>,
+    /// Whether `/A` and `/a` are the same path.
+    pub ignore_path_case: bool,
     /// The `Host` or `:authority` without its port, case ignored; `*.example` matches every host below `example`.
     pub host: Option<String>,
+    /// One of these, each as in `host`.
+    pub hosts: Vec<String>,
+    /// The port in the `Host` or `:authority`; 80 when it names none.
+    pub port: Option<u16>,
+    /// The `Host` or `:authority` as it stands, with its port.
+    pub authority: Option<ValueMatch>,
     /// One of these methods.
     pub methods: Vec<String>,
     /// Fields, by name.
     pub headers: BTreeMap<String, ValueMatch>,
+    /// Fields, by name, of which none may match.
+    pub without_headers: BTreeMap<String, ValueMatch>,
     /// Query parameters, by name, as they stand in the URI.
     pub query: BTreeMap<String, ValueMatch>,
 }
@@ -95,6 +109,17 @@ pub struct Redirect {
     pub scheme: Option<String>,
     /// 301, 302, 303, 307 or 308.
     pub status: u16,
+}
+
+/// An answer of the proxy itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Respond {
+    /// From 200 to 599.
+    pub status: u16,
+    /// Its text; none when absent.
+    #[serde(default)]
+    pub body: String,
 }
 
 /// How a request is addressed when it goes on.
@@ -221,6 +246,15 @@ impl Default for Retries {
 impl Default for Redirect {
     fn default() -> Self {
         Self { path: None, host: None, scheme: None, status: 301 }
+    }
+}
+
+impl Mirror {
+    /// Every request, within the default bounds.
+    #[must_use]
+    pub fn to(upstream: impl Into<String>) -> Self {
+        let (body_bytes, max_in_flight) = (mirror_body_bytes(), mirror_max_in_flight());
+        Self { upstream: upstream.into(), percent: all(), body_bytes, max_in_flight }
     }
 }
 

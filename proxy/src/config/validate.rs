@@ -5,7 +5,9 @@ use std::collections::HashSet;
 use weir_policy::{Breaker, Policy, PolicySet};
 
 use crate::{
-    config::{Balance, Config, ConfigError, Endpoint, HashOn, Listener, Redirect, Route, SubsetOf, Upstream},
+    config::{
+        Balance, Config, ConfigError, Direction, Endpoint, HashOn, Listener, Redirect, Route, SubsetOf, Upstream,
+    },
     routing,
 };
 
@@ -66,8 +68,12 @@ impl Config {
 
     fn check_listeners(&self) -> Result<(), ConfigError> {
         let mut route_names = HashSet::new();
-        for (i, Listener { routes, .. }) in self.listeners.iter().enumerate() {
-            check(!routes.is_empty(), || format!("listeners[{i}].routes is empty: every request would get a 404"))?;
+        for (i, Listener { routes, istio, direction, .. }) in self.listeners.iter().enumerate() {
+            let outbound = *direction == Direction::Outbound;
+            check(istio.is_empty() || outbound, || format!("listeners[{i}].istio: only at an outbound listener"))?;
+            check(!routes.is_empty() || !istio.is_empty(), || {
+                format!("listeners[{i}].routes is empty: every request would get a 404")
+            })?;
             for (j, route) in routes.iter().enumerate() {
                 self.check_route(route).map_err(|e| ConfigError(format!("listeners[{i}].routes[{j}].{e}")))?;
                 if let Some(name) = &route.name {
@@ -79,9 +85,10 @@ impl Config {
     }
 
     fn check_route(&self, route: &Route) -> Result<(), ConfigError> {
-        let places = [route.upstream.is_some(), !route.split.is_empty(), route.redirect.is_some()];
+        let places =
+            [route.upstream.is_some(), !route.split.is_empty(), route.redirect.is_some(), route.respond.is_some()];
         check(places.iter().filter(|there| **there).count() == 1, || {
-            "upstream, split or redirect: one of them says where requests go".into()
+            "upstream, split, redirect or respond: one of them says where requests go".into()
         })?;
         let known = |name: &str, key: String| {
             let known = self.upstreams.iter().any(|upstream| upstream.name == name);
@@ -119,6 +126,8 @@ impl Config {
         }
         let status = route.fault.abort.map_or(503, |abort| abort.status);
         check((200..600).contains(&status), || format!("fault.abort.status is {status}: from 200 to 599"))?;
+        let status = route.respond.as_ref().map_or(200, |respond| respond.status);
+        check((200..600).contains(&status), || format!("respond.status is {status}: from 200 to 599"))?;
         // what is compiled is checked by compiling it
         routing::check(route)
     }

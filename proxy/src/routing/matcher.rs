@@ -1,5 +1,7 @@
 //! [`Matcher`]: whether a route takes a request, compiled.
 
+use std::collections::BTreeMap;
+
 use http::{HeaderName, Method, Request};
 use regex::Regex;
 
@@ -8,9 +10,14 @@ use crate::config::{ConfigError, Match, ValueMatch};
 /// All of it must hold.
 pub(crate) struct Matcher {
     path: PathIs,
-    host: Option<HostIs>,
+    ignore_path_case: bool,
+    /// One of them, unless there is none.
+    hosts: Vec<HostIs>,
+    port: Option<u16>,
+    authority: Option<ValueIs>,
     methods: Vec<Method>,
     headers: Vec<(HeaderName, ValueIs)>,
+    without_headers: Vec<(HeaderName, ValueIs)>,
     query: Vec<(String, ValueIs)>,
 }
 
@@ -18,6 +25,7 @@ enum PathIs {
     Any,
     Exact(String),
     Prefix(String),
+    StartsWith(String),
     Regex(Regex),
 }
 
@@ -41,41 +49,56 @@ impl Matcher {
             let parsed = Method::from_bytes(method.as_bytes());
             parsed.map_err(|_| ConfigError(format!("match.methods: {method:?} is not a method")))
         };
-        let header = |(name, value): (&String, &ValueMatch)| {
-            let parsed = name.parse::<HeaderName>();
-            let parsed =
-                parsed.map_err(|_| ConfigError(format!("match.headers: {name:?} is not the name of a field")))?;
-            Ok((parsed, ValueIs::new(value, &format!("match.headers.{name}"))?))
-        };
         let parameter = |(name, value): (&String, &ValueMatch)| {
             Ok((name.clone(), ValueIs::new(value, &format!("match.query.{name}"))?))
         };
         Ok(Self {
             path: PathIs::new(matches)?,
-            host: matches.host.as_deref().map(HostIs::new),
+            ignore_path_case: matches.ignore_path_case,
+            hosts: matches.host.iter().chain(&matches.hosts).map(|host| HostIs::new(host)).collect(),
+            port: matches.port,
+            authority: matches.authority.as_ref().map(|is| ValueIs::new(is, "match.authority")).transpose()?,
             methods: matches.methods.iter().map(method).collect::<Result<_, _>>()?,
-            headers: matches.headers.iter().map(header).collect::<Result<_, ConfigError>>()?,
+            headers: fields(&matches.headers, "match.headers")?,
+            without_headers: fields(&matches.without_headers, "match.without_headers")?,
             query: matches.query.iter().map(parameter).collect::<Result<_, ConfigError>>()?,
         })
     }
 
     pub(crate) fn accepts<B>(&self, request: &Request<B>) -> bool {
-        self.path.accepts(request.uri().path())
-            && self.host.as_ref().is_none_or(|host| host_of(request).is_some_and(|asked| host.accepts(asked)))
+        let has = |(name, value): &(HeaderName, ValueIs)| {
+            value.accepts_one_of(request.headers().get_all(name).iter().map(|value| value.to_str().ok()))
+        };
+        self.accepts_path(request.uri().path())
+            && self.accepts_host(request)
             && (self.methods.is_empty() || self.methods.contains(request.method()))
-            && self.headers.iter().all(|(name, value)| {
-                value.accepts_one_of(request.headers().get_all(name).iter().map(|value| value.to_str().ok()))
-            })
+            && self.headers.iter().all(has)
+            && !self.without_headers.iter().any(has)
             && self.query.iter().all(|(name, value)| {
                 let named = parameters(request.uri().query()).filter(|(key, _)| key == name);
                 value.accepts_one_of(named.map(|(_, value)| Some(value)))
             })
     }
 
+    fn accepts_path(&self, path: &str) -> bool {
+        if self.ignore_path_case { self.path.accepts(&path.to_ascii_lowercase()) } else { self.path.accepts(path) }
+    }
+
+    fn accepts_host<B>(&self, request: &Request<B>) -> bool {
+        if self.hosts.is_empty() && self.port.is_none() && self.authority.is_none() {
+            return true;
+        }
+        let Some(authority) = authority_of(request) else { return false };
+        let (host, port) = split_port(authority);
+        (self.hosts.is_empty() || self.hosts.iter().any(|wanted| wanted.accepts(host)))
+            && self.port.is_none_or(|wanted| port.unwrap_or(80) == wanted)
+            && self.authority.as_ref().is_none_or(|wanted| wanted.accepts_one_of([Some(authority)].into_iter()))
+    }
+
     /// What follows the prefix; `None` when the path is not matched by one.
     pub(crate) fn after_prefix<'a>(&self, path: &'a str) -> Option<&'a str> {
         match &self.path {
-            PathIs::Prefix(prefix) => path.strip_prefix(prefix.as_str()),
+            PathIs::Prefix(prefix) | PathIs::StartsWith(prefix) => path.get(prefix.len()..),
             _ => None,
         }
     }
@@ -83,12 +106,21 @@ impl Matcher {
 
 impl PathIs {
     fn new(matches: &Match) -> Result<Self, ConfigError> {
-        match (&matches.path, &matches.path_prefix, &matches.path_regex) {
-            (None, None, None) => Ok(Self::Any),
-            (Some(path), None, None) => Ok(Self::Exact(rooted(path, "match.path")?)),
-            (None, Some(prefix), None) => Ok(Self::Prefix(rooted(prefix, "match.path_prefix")?)),
-            (None, None, Some(regex)) => Ok(Self::Regex(whole(regex, "match.path_regex")?)),
-            _ => Err(ConfigError("match: one of path, path_prefix and path_regex, not several".into())),
+        let case = |path: String| if matches.ignore_path_case { path.to_ascii_lowercase() } else { path };
+        let Match { path, path_prefix, path_starts_with, path_regex, .. } = matches;
+        match (path, path_prefix, path_starts_with, path_regex) {
+            (None, None, None, None) => Ok(Self::Any),
+            (Some(path), None, None, None) => Ok(Self::Exact(case(rooted(path, "match.path")?))),
+            (None, Some(prefix), None, None) => Ok(Self::Prefix(case(rooted(prefix, "match.path_prefix")?))),
+            (None, None, Some(start), None) => Ok(Self::StartsWith(case(rooted(start, "match.path_starts_with")?))),
+            (None, None, None, Some(regex)) if matches.ignore_path_case => {
+                Ok(Self::Regex(whole(&format!("(?i:{regex})"), "match.path_regex")?))
+            }
+            (None, None, None, Some(regex)) => Ok(Self::Regex(whole(regex, "match.path_regex")?)),
+            _ => {
+                let only = "match: one of path, path_prefix, path_starts_with and path_regex, not several";
+                Err(ConfigError(only.into()))
+            }
         }
     }
 
@@ -97,6 +129,7 @@ impl PathIs {
             Self::Any => true,
             Self::Exact(exact) => path == exact,
             Self::Prefix(prefix) => starts_with_segments(path, prefix),
+            Self::StartsWith(start) => path.starts_with(start.as_str()),
             Self::Regex(regex) => regex.is_match(path),
         }
     }
@@ -142,6 +175,15 @@ impl ValueIs {
     }
 }
 
+fn fields(fields: &BTreeMap<String, ValueMatch>, key: &str) -> Result<Vec<(HeaderName, ValueIs)>, ConfigError> {
+    let field = |(name, value): (&String, &ValueMatch)| {
+        let parsed = name.parse::<HeaderName>();
+        let parsed = parsed.map_err(|_| ConfigError(format!("{key}: {name:?} is not the name of a field")))?;
+        Ok((parsed, ValueIs::new(value, &format!("{key}.{name}"))?))
+    };
+    fields.iter().map(field).collect()
+}
+
 fn rooted(path: &str, key: &str) -> Result<String, ConfigError> {
     if path.starts_with('/') { Ok(path.to_owned()) } else { Err(ConfigError(format!("{key} must start with /"))) }
 }
@@ -162,12 +204,17 @@ fn starts_with_segments(path: &str, prefix: &str) -> bool {
     prefix.ends_with('/') || rest.is_empty() || rest.starts_with('/')
 }
 
-fn host_of<B>(request: &Request<B>) -> Option<&str> {
+fn authority_of<B>(request: &Request<B>) -> Option<&str> {
     let from_header = || request.headers().get(http::header::HOST)?.to_str().ok();
-    let authority = request.uri().authority().map(http::uri::Authority::as_str).or_else(from_header)?;
-    // the port goes; an IPv6 literal keeps its brackets
-    let end = authority.rfind(':').filter(|at| !authority[*at..].contains(']')).unwrap_or(authority.len());
-    Some(&authority[..end])
+    request.uri().authority().map(http::uri::Authority::as_str).or_else(from_header)
+}
+
+/// The host, of which an IPv6 literal keeps its brackets, and the port.
+fn split_port(authority: &str) -> (&str, Option<u16>) {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, port.parse().ok()),
+        _ => (authority, None),
+    }
 }
 
 #[cfg(test)]
@@ -213,6 +260,19 @@ mod tests {
             ("path: /a", get("/a/b"), false),
             ("path_regex: '/v[0-9]+/.*'", get("/v12/x"), true),
             ("path_regex: '/v[0-9]+'", get("/v1/x"), false),
+            ("path_starts_with: /a", get("/apple"), true),
+            ("path_starts_with: /a", get("/b"), false),
+            ("{ path_prefix: /Ab, ignore_path_case: true }", get("/aB/x"), true),
+            ("{ path_regex: '/A[bc]', ignore_path_case: true }", get("/aB"), true),
+            ("path: /A", get("/a"), false),
+            ("hosts: [other, shop.example]", get("/"), true),
+            ("hosts: [other]", get("/"), false),
+            ("port: 8080", get("/"), true),
+            ("port: 80", get("/"), false),
+            ("authority: { exact: 'shop.example:8080' }", get("/"), true),
+            ("authority: { exact: 'shop.example' }", get("/"), false),
+            ("without_headers: { x-user: { exact: anna } }", get("/").header("x-user", "bert"), true),
+            ("without_headers: { x-user: { present: true } }", get("/").header("x-user", "bert"), false),
             ("methods: [GET, PUT]", get("/").method("PUT"), true),
             ("methods: [GET]", get("/").method("POST"), false),
             ("headers: { x-user: { exact: anna } }", get("/").header("x-user", "bert").header("x-user", "anna"), true),

@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 use http::{HeaderMap, HeaderValue, Request, Uri, header::HOST, uri::PathAndQuery};
 
 use crate::{
-    config::{self, ConfigError, Direction, Fault, Redirect},
+    config::{self, ConfigError, Direction, Fault, Redirect, Respond},
     regulate::{Circuit, Gate},
     telemetry::RouteStats,
     traffic::Mirror,
@@ -48,6 +48,7 @@ pub(crate) struct Route {
 pub(crate) enum Destination {
     Upstreams(Split),
     Elsewhere(Redirect),
+    Here(Respond),
 }
 
 impl Route {
@@ -58,9 +59,10 @@ impl Route {
         timeout: Duration,
         upstream: impl Fn(&str) -> Arc<Upstream>,
     ) -> Result<Self, ConfigError> {
-        let destination = match &route.redirect {
-            Some(redirect) => Destination::Elsewhere(redirect.clone()),
-            None => {
+        let destination = match (&route.redirect, &route.respond) {
+            (Some(redirect), _) => Destination::Elsewhere(redirect.clone()),
+            (None, Some(respond)) => Destination::Here(respond.clone()),
+            (None, None) => {
                 let one = route.upstream.iter().map(|name| (upstream(name), 1));
                 let several = route.split.iter().map(|share| (upstream(&share.upstream), share.weight));
                 Destination::Upstreams(Split::new(one.chain(several).collect()))
@@ -69,6 +71,7 @@ impl Route {
         let named_after = match &destination {
             Destination::Upstreams(split) => split.first().map_or("unnamed", |first| &first.service),
             Destination::Elsewhere(_) => "redirect",
+            Destination::Here(_) => "respond",
         };
         Ok(Self {
             name: route.name.clone().unwrap_or_else(|| named_after.to_owned()),
@@ -105,7 +108,7 @@ impl Route {
     pub(crate) fn next_upstream(&self) -> Option<&Arc<Upstream>> {
         match &self.destination {
             Destination::Upstreams(split) => split.next(),
-            Destination::Elsewhere(_) => None,
+            Destination::Elsewhere(_) | Destination::Here(_) => None,
         }
     }
 
@@ -113,7 +116,7 @@ impl Route {
     pub(crate) fn callee(&self) -> Option<&str> {
         match &self.destination {
             Destination::Upstreams(split) => split.first().map(|upstream| upstream.service.as_str()),
-            Destination::Elsewhere(_) => None,
+            Destination::Elsewhere(_) | Destination::Here(_) => None,
         }
     }
 

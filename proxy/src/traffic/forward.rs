@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use tokio::time::{Duration, Instant};
 
 use crate::{
-    config::{Direction, Protocol},
+    config::{Direction, Protocol, Redirect, Respond},
     counters::add,
     regulate::{Admission, Refusal},
     routing::{Destination, Route, location},
@@ -41,7 +41,7 @@ pub(crate) async fn handle(
 ) -> Response<ProxyBody> {
     add(&worker.workload.tally.requests, 1);
     let Some(route) = worker.workload.route(listener, &request) else {
-        return own(StatusCode::NOT_FOUND, "no_route", "no route matches this request", false);
+        return own(StatusCode::NOT_FOUND, "no_route", "weir: no route matches this request\n", false);
     };
     let grpc = is_grpc(&request);
     let mut exchange = Exchange::begin(&worker, route.clone(), &request);
@@ -73,16 +73,26 @@ async fn answer_here(route: &Route, request: &Request<Incoming>, grpc: bool) -> 
     }
     if let Some(abort) = route.fault.abort.filter(|abort| strikes(abort.percent)) {
         let status = StatusCode::from_u16(abort.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
-        return Some(own(status, "fault_injected", "a fault that the configuration asks for", grpc));
+        return Some(own(status, "fault_injected", "weir: a fault that the configuration asks for\n", grpc));
     }
-    let Destination::Elsewhere(redirect) = &route.destination else { return None };
+    match &route.destination {
+        Destination::Upstreams(_) => None,
+        Destination::Elsewhere(redirect) => Some(redirected(redirect, request, grpc)),
+        Destination::Here(Respond { status, body }) => {
+            let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::OK);
+            Some(own(status, "responded", body, grpc))
+        }
+    }
+}
+
+fn redirected(redirect: &Redirect, request: &Request<Incoming>, grpc: bool) -> Response<ProxyBody> {
     let Some(location) = location(redirect, request) else {
-        return Some(own(StatusCode::BAD_REQUEST, "bad_address", "the request names no host to be sent to", grpc));
+        return own(StatusCode::BAD_REQUEST, "bad_address", "weir: the request names no host to be sent to\n", grpc);
     };
     let status = StatusCode::from_u16(redirect.status).unwrap_or(StatusCode::MOVED_PERMANENTLY);
-    let mut response = own(status, "redirected", "go where the location field says", grpc);
+    let mut response = own(status, "redirected", "", grpc);
     response.headers_mut().insert(LOCATION, location);
-    Some(response)
+    response
 }
 
 async fn admit(
@@ -167,7 +177,7 @@ fn shed(exchange: Exchange, refusal: Refusal, grpc: bool) -> Response<ProxyBody>
         }
     };
     exchange.shed(refusal, status.as_u16());
-    let mut response = own(status, refusal.as_str(), why, grpc);
+    let mut response = own(status, refusal.as_str(), &format!("weir: {why}\n"), grpc);
     let seconds = match refusal {
         Refusal::RateLimited { retry_after } => retry_after.as_secs_f64().ceil().max(1.0) as u64,
         Refusal::QueueFull | Refusal::QueueTimeout | Refusal::BreakerOpen | Refusal::UpstreamOverflow => 1,
@@ -191,13 +201,13 @@ fn fail(mut exchange: Exchange, failure: Failure, grpc: bool) -> Response<ProxyB
     };
     exchange.failed(failure, status.as_u16());
     exchange.complete(None);
-    own(status, failure.as_str(), why, grpc)
+    own(status, failure.as_str(), &format!("weir: {why}\n"), grpc)
 }
 
 /// An answer of the proxy itself.
-fn own(status: StatusCode, reason: &'static str, why: &str, grpc: bool) -> Response<ProxyBody> {
-    let text = if grpc { String::new() } else { format!("weir: {why}\n") };
-    let mut response = Response::new(ProxyBody::text(text));
+fn own(status: StatusCode, reason: &'static str, text: &str, grpc: bool) -> Response<ProxyBody> {
+    let text = if grpc { "" } else { text };
+    let mut response = Response::new(ProxyBody::text(text.to_owned()));
     let headers = response.headers_mut();
     headers.insert(REASON, HeaderValue::from_static(reason));
     if grpc {
