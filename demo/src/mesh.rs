@@ -10,8 +10,8 @@ use std::{
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use weir_proxy::{
-    AccessLog, Config, Counters, Direction, Limits, Listener, Match, PolicySource, Protocol, Proxy, Route, StartError,
-    Telemetry, Timeouts, Upstream,
+    AccessLog, Config, Counters, Direction, Limits, Listener, PolicySource, Proxy, Route, StartError, Telemetry,
+    Timeouts, Upstream,
 };
 
 use crate::{
@@ -111,18 +111,16 @@ fn sidecar(spec: &Spec, own: SocketAddr, next: Option<(&str, SocketAddr)>, colle
     let listener = |(direction, upstream, _): &(Direction, String, SocketAddr)| Listener {
         address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         direction: *direction,
-        routes: vec![Route { name: None, matches: Match::default(), upstream: upstream.clone(), timeout_ms: None }],
+        routes: vec![Route::to(upstream.clone())],
+        istio: Vec::new(),
     };
-    let upstream = |(_, name, address): &(Direction, String, SocketAddr)| Upstream {
-        name: name.clone(),
-        endpoints: vec![address.to_string()],
-        protocol: Protocol::Http1,
-        breaker: None,
-    };
+    let upstream =
+        |(_, name, address): &(Direction, String, SocketAddr)| Upstream::new(name.clone(), vec![(*address).into()]);
     Config {
         service: spec.service.to_owned(),
         instance: Some(format!("{}-0", spec.service)),
         servers: Some(spec.servers),
+        locality: None,
         admin: None,
         threads: Some(1),
         max_connections: 10_000,

@@ -2,15 +2,23 @@
 //!
 //! File → validated `Config` → running parts; nothing reads the environment later.
 
+mod discovery;
+mod route;
+mod upstream;
 mod validate;
 mod yaml;
 
+pub use discovery::{ConsulService, Discovery, DnsName, SrvName};
+pub use route::{
+    Abort, Delay, Fault, HeaderEdits, Match, Mirror, Redirect, Respond, Retries, Rewrite, Route, Share, ValueMatch,
+};
+pub use upstream::{Balance, CookieKey, Endpoint, HashOn, Locality, OutlierDetection, RetryBudget, SubsetOf, Upstream};
 pub use yaml::suggest;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use weir_policy::{Breaker, ConcurrencyLimit, RateLimit};
+use weir_policy::{ConcurrencyLimit, RateLimit};
 
 /// Everything a proxy can be told.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -24,7 +32,10 @@ pub struct Config {
     /// How many requests the workload serves at once (c), when known.
     #[serde(default)]
     pub servers: Option<u32>,
-    /// Where `/metrics`, `/policy`, `/healthz` and `/drain` are answered; nowhere when absent.
+    /// Where the workload runs: `prefer_local` measures nearness from here.
+    #[serde(default)]
+    pub locality: Option<Locality>,
+    /// Where `/metrics`, `/policy`, `/endpoints`, `/healthz` and `/drain` are answered; nowhere when absent.
     #[serde(default)]
     pub admin: Option<SocketAddr>,
     /// Data threads; one per core when absent.
@@ -63,7 +74,12 @@ pub struct Listener {
     /// Which side of the workload this is.
     pub direction: Direction,
     /// The first that matches is taken.
+    #[serde(default)]
     pub routes: Vec<Route>,
+    /// Files of Istio's `VirtualService` and `DestinationRule`, outbound only; their routes come after those above.
+    /// A host in them is the upstream of that name, short or fully qualified. What cannot be honoured is an error.
+    #[serde(default)]
+    pub istio: Vec<PathBuf>,
 }
 
 /// Which side of the workload a listener is on.
@@ -74,49 +90,6 @@ pub enum Direction {
     Inbound,
     /// The workload calls others.
     Outbound,
-}
-
-/// Which requests go to which upstream.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Route {
-    /// Names the span and lets a policy regulate this route alone.
-    #[serde(default)]
-    pub name: Option<String>,
-    /// What a request must look like.
-    #[serde(rename = "match", default)]
-    pub matches: Match,
-    /// An upstream's name.
-    pub upstream: String,
-    /// The longest wait for the response's head, queueing included; `timeouts.response_ms` when absent.
-    #[serde(default)]
-    pub timeout_ms: Option<u64>,
-}
-
-/// What a request must look like; what is absent matches everything.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Match {
-    /// Whole segments: `/api` matches `/api` and `/api/x`, not `/apix`. A `/` at the end matches what follows it.
-    pub path_prefix: Option<String>,
-    /// The `Host` or `:authority` without its port, case ignored.
-    pub host: Option<String>,
-}
-
-/// A named group of interchangeable endpoints; outbound, the name is the callee's service.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Upstream {
-    /// What routes and policies call it.
-    pub name: String,
-    /// `host:port`, at least one.
-    pub endpoints: Vec<String>,
-    /// What the endpoints speak.
-    #[serde(default)]
-    pub protocol: Protocol,
-    /// When calls are shed while no policy says otherwise.
-    #[serde(default)]
-    pub breaker: Option<Breaker>,
 }
 
 /// What an upstream speaks.

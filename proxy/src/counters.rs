@@ -9,6 +9,10 @@ use serde::Serialize;
 pub(crate) struct Tally {
     pub(crate) requests: AtomicU64,
     pub(crate) shed: AtomicU64,
+    pub(crate) retries: AtomicU64,
+    pub(crate) retries_refused: AtomicU64,
+    pub(crate) mirrored: AtomicU64,
+    pub(crate) mirrors_dropped: AtomicU64,
     pub(crate) spans_recorded: AtomicU64,
     pub(crate) spans_sent: AtomicU64,
     pub(crate) spans_rejected: AtomicU64,
@@ -26,6 +30,14 @@ pub struct Counters {
     pub requests: u64,
     /// Requests that limits or breakers turned away.
     pub shed: u64,
+    /// Attempts beside the first.
+    pub retries: u64,
+    /// Retries that a budget or a breaker did not allow.
+    pub retries_refused: u64,
+    /// Copies of requests that a mirror answered.
+    pub mirrored: u64,
+    /// Copies that were not sent or not answered: too large, too many at once, or the mirror failed.
+    pub mirrors_dropped: u64,
     /// Spans that were to be exported.
     pub spans_recorded: u64,
     /// Spans that the collector acknowledged.
@@ -49,6 +61,10 @@ impl Tally {
         Counters {
             requests: self.requests.load(Relaxed),
             shed: self.shed.load(Relaxed),
+            retries: self.retries.load(Relaxed),
+            retries_refused: self.retries_refused.load(Relaxed),
+            mirrored: self.mirrored.load(Relaxed),
+            mirrors_dropped: self.mirrors_dropped.load(Relaxed),
             spans_recorded: self.spans_recorded.load(Relaxed),
             spans_sent: self.spans_sent.load(Relaxed),
             spans_rejected: self.spans_rejected.load(Relaxed),

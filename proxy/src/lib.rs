@@ -9,15 +9,20 @@
 mod config;
 mod control;
 mod counters;
+mod istio;
 mod proxy;
 mod regulate;
+mod routing;
 mod telemetry;
 mod traffic;
+mod upstream;
 mod workload;
 
 pub use config::{
-    AccessLog, Config, ConfigError, Direction, Limits, Listener, Match, PolicySource, Protocol, Route, Telemetry,
-    Timeouts, Upstream, suggest,
+    Abort, AccessLog, Balance, Config, ConfigError, ConsulService, CookieKey, Delay, Direction, Discovery, DnsName,
+    Endpoint, Fault, HashOn, HeaderEdits, Limits, Listener, Locality, Match, Mirror, OutlierDetection, PolicySource,
+    Protocol, Redirect, Respond, Retries, RetryBudget, Rewrite, Route, Share, SrvName, SubsetOf, Telemetry, Timeouts,
+    Upstream, ValueMatch, suggest,
 };
 pub use counters::Counters;
 pub use proxy::{Proxy, StartError};

@@ -63,6 +63,8 @@ impl Proxy {
     /// What cannot be used, and why; nothing runs then.
     pub fn start(config: Config) -> Result<Self, StartError> {
         config.validate()?;
+        let config = config.with_istio()?;
+        config.validate()?;
         let (addresses, threads) = bind_all(&config)?;
         let admin = config.admin.map(bind_admin).transpose()?;
         let admin_address = admin.as_ref().and_then(|a| a.local_addr().ok());

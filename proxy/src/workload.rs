@@ -1,27 +1,30 @@
 //! [`Workload`]: the configuration compiled into what requests touch; shared by all threads.
 //!
-//! Routes, upstreams and endpoints are fixed at start. Limits, breakers and counts are state beside
-//! them, so a policy changes a number and nothing is compiled again.
+//! Routes and upstreams are fixed at start; the endpoints of an upstream are swapped as a whole. Limits,
+//! breakers and counts are state beside them, so a policy changes a number and nothing is compiled again.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::SocketAddr,
-    sync::{Arc, atomic::AtomicU32},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
 use http::Request;
-use parking_lot::Mutex;
 use tokio::time::Instant;
 use weir_policy::{Policy, PolicySet};
 
 use crate::{
-    config::{Config, Direction, Match, Protocol, Timeouts},
+    config::{self, Config, Direction, Timeouts},
     counters::Tally,
-    regulate::{Circuit, Gate},
-    telemetry::{RouteStats, SpanSender},
-    traffic::PeakEwma,
+    regulate::Gate,
+    routing::Route,
+    telemetry::SpanSender,
+    upstream::Upstream,
 };
 
 /// The proxy as requests see it.
@@ -40,56 +43,24 @@ pub(crate) struct Workload {
     /// What is enforced now; the gates and circuits hold its numbers.
     pub(crate) applied: ArcSwap<PolicySet>,
     static_policy: PolicySet,
-}
-
-/// One route of one listener.
-pub(crate) struct Route {
-    /// As configured, else the name of its upstream.
-    pub(crate) name: String,
-    pub(crate) direction: Direction,
-    pub(crate) upstream: Arc<Upstream>,
-    pub(crate) timeout: Duration,
-    pub(crate) gate: Gate,
-    pub(crate) circuit: Circuit,
-    pub(crate) stats: RouteStats,
-    matches: Match,
-}
-
-/// Interchangeable endpoints.
-pub(crate) struct Upstream {
-    pub(crate) name: String,
-    pub(crate) protocol: Protocol,
-    pub(crate) endpoints: Vec<Endpoint>,
-    pub(crate) circuit: Circuit,
-}
-
-/// One address of an upstream and what is known of it.
-pub(crate) struct Endpoint {
-    /// Its place among all endpoints of the proxy: the key of the connection pools.
-    pub(crate) id: usize,
-    pub(crate) address: String,
-    pub(crate) in_flight: AtomicU32,
-    pub(crate) latency: Mutex<PeakEwma>,
+    endpoint_ids: AtomicUsize,
+    /// How often endpoints went; the connection pools of the data threads follow it.
+    pub(crate) endpoint_changes: AtomicUsize,
 }
 
 impl Workload {
     /// Compiles `config`; `first` is the address of the first listener.
     pub(crate) fn new(config: &Config, first: SocketAddr, tally: Arc<Tally>, spans: Option<SpanSender>) -> Self {
-        let upstreams = upstreams(config);
+        let endpoint_ids = AtomicUsize::new(0);
+        let upstream = |u| Arc::new(Upstream::new(u, config.locality.as_ref()));
+        let upstreams: Vec<Arc<Upstream>> = config.upstreams.iter().map(upstream).collect();
         let by_name: HashMap<&str, &Arc<Upstream>> = upstreams.iter().map(|u| (u.name.as_str(), u)).collect();
         let listeners = config.listeners.iter().map(|listener| {
             let routes = listener.routes.iter().map(|route| {
-                let upstream = (*by_name.get(route.upstream.as_str()).expect("validated: the upstream exists")).clone();
-                Arc::new(Route {
-                    name: route.name.clone().unwrap_or_else(|| upstream.name.clone()),
-                    direction: listener.direction,
-                    upstream,
-                    timeout: route.timeout_ms.map_or(config.timeouts.response(), Duration::from_millis),
-                    gate: Gate::default(),
-                    circuit: Circuit::default(),
-                    stats: RouteStats::default(),
-                    matches: route.matches.clone(),
-                })
+                let upstream = |name: &str| (*by_name.get(name).expect("validated: the upstream exists")).clone();
+                let timeout = route.timeout_ms.map_or(config.timeouts.response(), Duration::from_millis);
+                let compiled = Route::new(route, listener.direction, timeout, upstream);
+                Arc::new(compiled.expect("validated: the route compiles"))
             });
             routes.collect()
         });
@@ -106,7 +77,12 @@ impl Workload {
             spans,
             applied: ArcSwap::default(),
             static_policy: config.static_policy(),
+            endpoint_ids,
+            endpoint_changes: AtomicUsize::new(0),
         };
+        for upstream in config.upstreams.iter().filter(|upstream| upstream.subset_of.is_none()) {
+            workload.publish(&upstream.name, &upstream.endpoints);
+        }
         workload.apply(Arc::new(workload.static_policy.clone()));
         workload
     }
@@ -116,14 +92,14 @@ impl Workload {
         let of_service = |name: &str| set.for_service(name).or_else(|| self.static_policy.for_service(name));
         self.gate.set(of_service(&self.service));
         for upstream in &self.upstreams {
-            upstream.circuit.set(breaker(of_service(&upstream.name)));
+            upstream.circuit.set(breaker(of_service(&upstream.service)));
         }
         for route in self.routes() {
             let regulated = match route.direction {
-                Direction::Inbound => &self.service,
-                Direction::Outbound => &route.upstream.name,
+                Direction::Inbound => Some(self.service.as_str()),
+                Direction::Outbound => route.callee(),
             };
-            let policy = set.for_route(regulated, &route.name);
+            let policy = regulated.and_then(|service| set.for_route(service, &route.name));
             route.gate.set(policy.filter(|_| route.direction == Direction::Inbound));
             route.circuit.set(breaker(policy.filter(|_| route.direction == Direction::Outbound)));
         }
@@ -141,78 +117,26 @@ impl Workload {
         self.listeners.iter().flatten()
     }
 
-    /// How many endpoints there are.
-    pub(crate) fn endpoint_count(&self) -> usize {
-        self.upstreams.iter().map(|u| u.endpoints.len()).sum()
+    /// Replaces the endpoints of an upstream and of its subsets. Requests under way at one that goes finish there.
+    pub(crate) fn publish(&self, name: &str, endpoints: &[config::Endpoint]) {
+        let now = Instant::now();
+        let concerned =
+            self.upstreams.iter().filter(|upstream| upstream.name == name || upstream.parent() == Some(name));
+        let went = concerned.filter(|upstream| upstream.update(endpoints, &self.endpoint_ids, now)).count();
+        self.endpoint_changes.fetch_add(went, Relaxed);
+    }
+
+    /// The endpoints that are there.
+    pub(crate) fn endpoint_ids(&self) -> HashSet<usize> {
+        self.upstreams.iter().flat_map(|upstream| upstream.endpoints()).map(|endpoint| endpoint.id).collect()
     }
 
     /// The first route of a listener that matches.
     pub(crate) fn route<B>(&self, listener: usize, request: &Request<B>) -> Option<Arc<Route>> {
-        self.listeners[listener].iter().find(|route| route.matches.accepts(request)).cloned()
+        self.listeners[listener].iter().find(|route| route.accepts(request)).cloned()
     }
-}
-
-impl Match {
-    fn accepts<B>(&self, request: &Request<B>) -> bool {
-        let path = self.path_prefix.as_ref().is_none_or(|prefix| starts_with_segments(request.uri().path(), prefix));
-        path && self.host.as_ref().is_none_or(|host| host_of(request).is_some_and(|h| h.eq_ignore_ascii_case(host)))
-    }
-}
-
-fn starts_with_segments(path: &str, prefix: &str) -> bool {
-    let Some(rest) = path.strip_prefix(prefix) else { return false };
-    prefix.ends_with('/') || rest.is_empty() || rest.starts_with('/')
-}
-
-fn host_of<B>(request: &Request<B>) -> Option<&str> {
-    let from_header = || request.headers().get(http::header::HOST)?.to_str().ok();
-    let authority = request.uri().authority().map(http::uri::Authority::as_str).or_else(from_header)?;
-    // the port goes; an IPv6 literal keeps its brackets
-    let end = authority.rfind(':').filter(|at| !authority[*at..].contains(']')).unwrap_or(authority.len());
-    Some(&authority[..end])
 }
 
 fn breaker(policy: Option<&Policy>) -> Option<weir_policy::Breaker> {
     policy.and_then(|p| p.breaker)
-}
-
-fn upstreams(config: &Config) -> Vec<Arc<Upstream>> {
-    let mut ids = 0..;
-    let endpoint = |address: &String| Endpoint {
-        id: ids.next().expect("a range without end"),
-        address: address.clone(),
-        in_flight: AtomicU32::new(0),
-        latency: Mutex::new(PeakEwma::new(Instant::now())),
-    };
-    let mut endpoint = endpoint;
-    let upstream = |u: &crate::config::Upstream| {
-        let endpoints = u.endpoints.iter().map(&mut endpoint).collect();
-        let (name, protocol) = (u.name.clone(), u.protocol);
-        Arc::new(Upstream { name, protocol, endpoints, circuit: Circuit::default() })
-    };
-    config.upstreams.iter().map(upstream).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths_match_by_whole_segments_and_hosts_without_port_or_case() {
-        for (prefix, host, path, authority, expected) in [
-            (Some("/api"), None, "/api", "a", true),
-            (Some("/api"), None, "/api/x", "a", true),
-            (Some("/api"), None, "/apix", "a", false),
-            (Some("/api/"), None, "/api/x", "a", true),
-            (Some("/"), None, "/anything", "a", true),
-            (None, Some("Tagger"), "/", "tagger:8080", true),
-            (None, Some("[::1]"), "/", "[::1]:8080", true),
-            (None, Some("[::1]"), "/", "[::1]", true),
-            (None, Some("tagger"), "/", "parser", false),
-        ] {
-            let matches = Match { path_prefix: prefix.map(Into::into), host: host.map(Into::into) };
-            let request = Request::builder().uri(path).header("host", authority).body(()).unwrap();
-            assert_eq!(matches.accepts(&request), expected, "{matches:?} on {authority}{path}");
-        }
-    }
 }

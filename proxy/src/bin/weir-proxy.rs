@@ -40,7 +40,7 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<(), (u8, String)> {
     let path = args.config.display();
     let text = std::fs::read_to_string(&args.config).map_err(|e| (CONFIG, format!("{path}: {e}")))?;
-    let config = Config::from_yaml(&text).map_err(|e| (CONFIG, format!("{path}: {e}")))?;
+    let config = Config::from_yaml(&text).and_then(Config::with_istio).map_err(|e| (CONFIG, format!("{path}: {e}")))?;
     if args.check {
         info!("{path} can be used");
         return Ok(());

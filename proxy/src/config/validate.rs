@@ -4,7 +4,12 @@ use std::collections::HashSet;
 
 use weir_policy::{Breaker, Policy, PolicySet};
 
-use crate::config::{Config, ConfigError, Listener};
+use crate::{
+    config::{
+        Balance, Config, ConfigError, Direction, Endpoint, HashOn, Listener, Redirect, Route, SubsetOf, Upstream,
+    },
+    routing,
+};
 
 impl Config {
     /// Checks what the types cannot.
@@ -30,8 +35,8 @@ impl Config {
             rate_limit: self.limits.rate_limit,
             ..unregulated(&self.service)
         };
-        let breakers = self.upstreams.iter().filter(|u| u.breaker.is_some() && u.name != self.service);
-        let breakers = breakers.map(|u| Policy { breaker: u.breaker, ..unregulated(&u.name) });
+        let breakers = self.upstreams.iter().filter(|u| u.breaker.is_some() && u.service() != self.service);
+        let breakers = breakers.map(|u| Policy { breaker: u.breaker, ..unregulated(u.service()) });
         PolicySet { policies: std::iter::once(limits).chain(breakers).collect(), ..PolicySet::default() }
     }
 
@@ -50,15 +55,7 @@ impl Config {
         for (i, upstream) in self.upstreams.iter().enumerate() {
             check(!upstream.name.is_empty(), || format!("upstreams[{i}].name is empty"))?;
             check(names.insert(&upstream.name), || format!("upstreams[{i}].name repeats {:?}", upstream.name))?;
-            check(!upstream.endpoints.is_empty(), || {
-                format!("upstreams[{i}].endpoints is empty: at least one host:port")
-            })?;
-            for (j, endpoint) in upstream.endpoints.iter().enumerate() {
-                let port =
-                    endpoint.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then(|| port.parse::<u16>()));
-                let usable = matches!(port, Some(Ok(port)) if port > 0);
-                check(usable, || format!("upstreams[{i}].endpoints[{j}] is {endpoint:?}: expected host:port"))?;
-            }
+            upstream.validate(&self.upstreams).map_err(|e| ConfigError(format!("upstreams[{i}].{e}")))?;
             if let Some(b) = upstream.breaker {
                 let usable = Breaker::new(b.error_ratio(), b.min_requests(), b.window()).is_some();
                 check(usable, || {
@@ -71,21 +68,68 @@ impl Config {
 
     fn check_listeners(&self) -> Result<(), ConfigError> {
         let mut route_names = HashSet::new();
-        for (i, Listener { routes, .. }) in self.listeners.iter().enumerate() {
-            check(!routes.is_empty(), || format!("listeners[{i}].routes is empty: every request would get a 404"))?;
+        for (i, Listener { routes, istio, direction, .. }) in self.listeners.iter().enumerate() {
+            let outbound = *direction == Direction::Outbound;
+            check(istio.is_empty() || outbound, || format!("listeners[{i}].istio: only at an outbound listener"))?;
+            check(!routes.is_empty() || !istio.is_empty(), || {
+                format!("listeners[{i}].routes is empty: every request would get a 404")
+            })?;
             for (j, route) in routes.iter().enumerate() {
-                let known = self.upstreams.iter().any(|u| u.name == route.upstream);
-                check(known, || {
-                    format!("listeners[{i}].routes[{j}].upstream: no upstream is named {:?}", route.upstream)
-                })?;
-                let rooted = route.matches.path_prefix.as_ref().is_none_or(|p| p.starts_with('/'));
-                check(rooted, || format!("listeners[{i}].routes[{j}].match.path_prefix must start with /"))?;
+                self.check_route(route).map_err(|e| ConfigError(format!("listeners[{i}].routes[{j}].{e}")))?;
                 if let Some(name) = &route.name {
                     check(route_names.insert(name), || format!("listeners[{i}].routes[{j}].name repeats {name:?}"))?;
                 }
             }
         }
         Ok(())
+    }
+
+    fn check_route(&self, route: &Route) -> Result<(), ConfigError> {
+        let places =
+            [route.upstream.is_some(), !route.split.is_empty(), route.redirect.is_some(), route.respond.is_some()];
+        check(places.iter().filter(|there| **there).count() == 1, || {
+            "upstream, split, redirect or respond: one of them says where requests go".into()
+        })?;
+        let known = |name: &str, key: String| {
+            let known = self.upstreams.iter().any(|upstream| upstream.name == name);
+            check(known, || format!("{key}: no upstream is named {name:?}"))
+        };
+        route.upstream.iter().try_for_each(|name| known(name, "upstream".into()))?;
+        for (k, share) in route.split.iter().enumerate() {
+            known(&share.upstream, format!("split[{k}].upstream"))?;
+        }
+        let weights: u32 = route.split.iter().map(|share| share.weight.min(1 << 20)).sum();
+        check(route.split.is_empty() || weights > 0, || "split: every weight is 0".into())?;
+        if let Some(Redirect { status, .. }) = route.redirect {
+            let usable = [301, 302, 303, 307, 308].contains(&status);
+            check(usable, || format!("redirect.status is {status}: 301, 302, 303, 307 or 308"))?;
+        }
+        let percents =
+            [("delay", route.fault.delay.map(|d| d.percent)), ("abort", route.fault.abort.map(|a| a.percent))];
+        for (key, percent) in percents {
+            let usable = percent.is_none_or(|percent| (0.0..=100.0).contains(&percent));
+            check(usable, || format!("fault.{key}.percent is {percent:?}: from 0 to 100"))?;
+        }
+        if let Some(mirror) = &route.mirror {
+            known(&mirror.upstream, "mirror.upstream".into())?;
+            let usable = (0.0..=100.0).contains(&mirror.percent);
+            check(usable, || format!("mirror.percent is {}: from 0 to 100", mirror.percent))?;
+            check(mirror.max_in_flight > 0, || "mirror.max_in_flight is 0: no copy would be sent".into())?;
+        }
+        for (key, bound) in [
+            ("timeout_ms", route.timeout_ms),
+            ("max_stream_duration_ms", route.max_stream_duration_ms),
+            ("idle_timeout_ms", route.idle_timeout_ms),
+            ("retries.per_try_timeout_ms", route.retries.as_ref().and_then(|retries| retries.per_try_timeout_ms)),
+        ] {
+            check(bound != Some(0), || format!("{key} is 0: at least 1, or leave it out"))?;
+        }
+        let status = route.fault.abort.map_or(503, |abort| abort.status);
+        check((200..600).contains(&status), || format!("fault.abort.status is {status}: from 200 to 599"))?;
+        let status = route.respond.as_ref().map_or(200, |respond| respond.status);
+        check((200..600).contains(&status), || format!("respond.status is {status}: from 200 to 599"))?;
+        // what is compiled is checked by compiling it
+        routing::check(route)
     }
 
     fn check_telemetry(&self) -> Result<(), ConfigError> {
@@ -108,6 +152,47 @@ impl Config {
             check(usable, || format!("{key} is {url:?}: expected http://host:port"))?;
         }
         Ok(())
+    }
+}
+
+impl Upstream {
+    /// Checks one of `all`; errors name the key below it.
+    fn validate(&self, all: &[Self]) -> Result<(), ConfigError> {
+        let sources = [!self.endpoints.is_empty(), self.discover.is_some(), self.subset_of.is_some()];
+        match sources.iter().filter(|there| **there).count() {
+            0 => return Err(ConfigError("endpoints is empty: at least one host:port, or `discover`".into())),
+            1 => {}
+            _ => return Err(ConfigError("endpoints, discover and subset_of: only one of them".into())),
+        }
+        for (j, endpoint) in self.endpoints.iter().enumerate() {
+            endpoint.validate().map_err(|e| ConfigError(format!("endpoints[{j}] {e}")))?;
+        }
+        if let Some(SubsetOf { upstream, .. }) = &self.subset_of {
+            let parent = all.iter().find(|other| other.name == *upstream);
+            check(parent.is_some_and(|parent| parent.subset_of.is_none()), || {
+                format!("subset_of.upstream: {upstream:?} is not an upstream with endpoints of its own")
+            })?;
+        }
+        for (key, percent) in [
+            ("panic_threshold_percent", self.panic_threshold_percent),
+            ("outlier_detection.max_ejection_percent", self.outlier_detection.map(|o| o.max_ejection_percent)),
+        ] {
+            check(percent.is_none_or(|percent| percent <= 100), || format!("{key} is {percent:?}: from 0 to 100"))?;
+        }
+        if let Balance::RingHash(HashOn::Header(name)) = &self.balance {
+            let usable = name.parse::<http::HeaderName>().is_ok();
+            check(usable, || format!("balance.ring_hash.header: {name:?} is not the name of a field"))?;
+        }
+        check(self.connect_timeout_ms != Some(0), || "connect_timeout_ms is 0: at least 1, or leave it out".into())
+    }
+}
+
+impl Endpoint {
+    /// Checks the address and the weight.
+    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
+        let address = &self.address;
+        let port = address.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then(|| port.parse::<u16>()));
+        check(matches!(port, Some(Ok(1..))), || format!("is {address:?}: expected host:port"))
     }
 }
 

@@ -1,4 +1,4 @@
-//! The admin address: `/metrics`, `/policy`, `/healthz`, and `POST /drain`.
+//! The admin address: `/metrics`, `/policy`, `/endpoints`, `/healthz`, and `POST /drain`.
 
 use std::{
     convert::Infallible,
@@ -15,7 +15,7 @@ use tokio::{net::TcpListener, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::{telemetry::BOUNDS_S, workload::Workload};
+use crate::{control::endpoints, telemetry::BOUNDS_S, workload::Workload};
 
 /// Scrapers and people; more at once are closed.
 const MAX_CONNECTIONS: usize = 64;
@@ -61,6 +61,7 @@ fn answer(request: &Request<Incoming>, workload: &Workload, drain: &Cancellation
             let json = serde_json::to_string_pretty(&**workload.applied.load()).unwrap_or_default();
             respond(StatusCode::OK, "application/json", json)
         }
+        (&Method::GET, "/endpoints") => respond(StatusCode::OK, "application/json", endpoints::json(workload)),
         (&Method::GET, "/healthz") if drain.is_cancelled() => {
             respond(StatusCode::SERVICE_UNAVAILABLE, TEXT, "draining\n".to_owned())
         }
@@ -70,7 +71,11 @@ fn answer(request: &Request<Incoming>, workload: &Workload, drain: &Cancellation
             respond(StatusCode::ACCEPTED, TEXT, "draining\n".to_owned())
         }
         (_, "/drain") => respond(StatusCode::METHOD_NOT_ALLOWED, TEXT, "drain with POST\n".to_owned()),
-        _ => respond(StatusCode::NOT_FOUND, TEXT, "there is /metrics, /policy, /healthz and POST /drain\n".to_owned()),
+        _ => respond(
+            StatusCode::NOT_FOUND,
+            TEXT,
+            "there is /metrics, /policy, /endpoints, /healthz and POST /drain\n".to_owned(),
+        ),
     }
 }
 
@@ -89,6 +94,10 @@ fn metrics(workload: &Workload) -> String {
     for (name, kind, value) in [
         ("requests_total", "counter", counters.requests),
         ("shed_total", "counter", counters.shed),
+        ("retries_total", "counter", counters.retries),
+        ("retries_refused_total", "counter", counters.retries_refused),
+        ("mirrored_total", "counter", counters.mirrored),
+        ("mirrors_dropped_total", "counter", counters.mirrors_dropped),
         ("spans_recorded_total", "counter", counters.spans_recorded),
         ("spans_sent_total", "counter", counters.spans_sent),
         ("spans_rejected_total", "counter", counters.spans_rejected),

@@ -2,6 +2,7 @@
 //! admin address.
 
 mod admin;
+mod endpoints;
 mod follow;
 mod state;
 

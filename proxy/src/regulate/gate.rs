@@ -39,6 +39,8 @@ pub(crate) enum Refusal {
     QueueTimeout,
     /// The upstream fails.
     BreakerOpen,
+    /// As many requests are in flight to the upstream as may be.
+    UpstreamOverflow,
 }
 
 impl Gate {

@@ -16,8 +16,9 @@ use opentelemetry_proto::tonic::{
 
 use crate::{
     config::Direction,
+    routing::Route,
     telemetry::{Action, BOUNDS_S, SpanRecord},
-    workload::{Route, Workload},
+    workload::Workload,
 };
 
 /// The access logs of one batch.
@@ -80,13 +81,15 @@ pub(crate) fn each_attribute(record: &SpanRecord, mut say: impl FnMut(&'static s
     say("weir.in_flight", Int(u64::from(record.in_flight)));
     say("http.response.body.size", Int(record.response_bytes));
     say_peer(record, &mut say);
-    if let Some(endpoint) = record.endpoint {
-        let address = &route.upstream.endpoints[endpoint].address;
+    if let Some(address) = record.endpoint.as_ref().map(|endpoint| endpoint.address()) {
         say("weir.upstream", Text(address));
         if let (Direction::Outbound, Some((host, port))) = (route.direction, address.rsplit_once(':')) {
             say("server.address", Text(host));
             say("server.port", Int(port.parse().unwrap_or(0)));
         }
+    }
+    if record.retries > 0 {
+        say("http.request.resend_count", Int(u64::from(record.retries)));
     }
     if let Some(kind) = error_type(record) {
         say("error.type", Text(&kind));
@@ -112,7 +115,7 @@ pub(crate) fn each_resource_attribute(workload: &Workload, mut say: impl FnMut(&
 /// Who is at the other end: the caller as its sidecar said, or the upstream that is called.
 fn say_peer(record: &SpanRecord, say: &mut impl FnMut(&'static str, Attribute<'_>)) {
     if record.route.direction == Direction::Outbound {
-        return say("peer.service", Attribute::Text(&record.route.upstream.name));
+        return record.upstream.iter().for_each(|upstream| say("peer.service", Attribute::Text(&upstream.service)));
     }
     let Some(caller) = record.caller.as_ref().and_then(|c| c.to_str().ok()) else { return };
     let (service, instance) = caller.split_once('/').unwrap_or((caller, ""));

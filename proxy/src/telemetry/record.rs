@@ -4,13 +4,20 @@ use std::sync::Arc;
 
 use http::{HeaderValue, Method, uri::PathAndQuery};
 
-use crate::{regulate::Refusal, traffic::TraceContext, workload::Route};
+use crate::{
+    regulate::Refusal,
+    routing::Route,
+    traffic::TraceContext,
+    upstream::{Endpoint, Upstream},
+};
 
 /// One span and its access log.
 #[derive(Clone)]
 pub(crate) struct SpanRecord {
     pub(crate) trace: TraceContext,
     pub(crate) route: Arc<Route>,
+    /// Where the request goes; nowhere when the proxy answers itself.
+    pub(crate) upstream: Option<Arc<Upstream>>,
     pub(crate) start_unix_nano: u64,
     pub(crate) duration_ns: u64,
     pub(crate) method: Method,
@@ -22,8 +29,10 @@ pub(crate) struct SpanRecord {
     pub(crate) failure: Option<Failure>,
     pub(crate) queue_wait_ns: u64,
     pub(crate) in_flight: u32,
-    /// The index among the upstream's endpoints.
-    pub(crate) endpoint: Option<usize>,
+    /// That of the last attempt.
+    pub(crate) endpoint: Option<Arc<Endpoint>>,
+    /// Attempts beside the first.
+    pub(crate) retries: u32,
     pub(crate) response_bytes: u64,
     pub(crate) time_to_first_token_ns: Option<u64>,
     pub(crate) usage: Option<Usage>,
@@ -47,10 +56,17 @@ pub(crate) enum Action {
 /// Why a request failed in the proxy or on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Failure {
+    NoEndpoint,
     ConnectFailed,
     ConnectTimeout,
     UpstreamTimeout,
     UpstreamReset,
+    /// Before the upstream began to work on it.
+    StreamRefused,
+    /// The answer's body stopped for too long.
+    IdleTimeout,
+    /// The answer's body took too long as a whole.
+    StreamTimeout,
     ClientDisconnected,
 }
 
@@ -80,6 +96,7 @@ impl Refusal {
             Self::QueueFull => "queue_full",
             Self::QueueTimeout => "queue_timeout",
             Self::BreakerOpen => "breaker_open",
+            Self::UpstreamOverflow => "upstream_overflow",
         }
     }
 }
@@ -88,10 +105,14 @@ impl Failure {
     /// As in the attribute `error.type` and the header `x-weir-reason`.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
+            Self::NoEndpoint => "no_endpoint",
             Self::ConnectFailed => "connect_failed",
             Self::ConnectTimeout => "connect_timeout",
             Self::UpstreamTimeout => "upstream_timeout",
             Self::UpstreamReset => "upstream_reset",
+            Self::StreamRefused => "stream_refused",
+            Self::IdleTimeout => "idle_timeout",
+            Self::StreamTimeout => "stream_timeout",
             Self::ClientDisconnected => "client_disconnected",
         }
     }

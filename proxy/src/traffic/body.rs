@@ -11,7 +11,10 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
 
-use crate::traffic::{exchange::Exchange, lm::Tokens, pool::Lease};
+use crate::{
+    telemetry::Failure,
+    traffic::{clock::Clock, exchange::Exchange, lm::Tokens, pool::Lease},
+};
 
 /// A body of either kind.
 pub(crate) enum ProxyBody {
@@ -19,10 +22,22 @@ pub(crate) enum ProxyBody {
     Own(Full<Bytes>),
 }
 
+/// Why a body ends before its end; the connection then breaks, so that nobody takes it for whole.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyError {
+    #[error(transparent)]
+    Connection(#[from] hyper::Error),
+    #[error("another attempt sends this body")]
+    Superseded,
+    #[error("the answer took too long: {}", .0.as_str())]
+    TooSlow(Failure),
+}
+
 /// The upstream's body and what hangs on its end.
 pub(crate) struct Observed {
     incoming: Incoming,
     tokens: Option<Tokens>,
+    clock: Option<Clock>,
     exchange: Option<Exchange>,
     lease: Option<Lease>,
 }
@@ -35,10 +50,11 @@ impl ProxyBody {
     pub(crate) fn upstream(
         incoming: Incoming,
         tokens: Option<Tokens>,
+        clock: Option<Clock>,
         exchange: Exchange,
         lease: Option<Lease>,
     ) -> Self {
-        let mut observed = Observed { incoming, tokens, exchange: Some(exchange), lease };
+        let mut observed = Observed { incoming, tokens, clock, exchange: Some(exchange), lease };
         if observed.incoming.is_end_stream() {
             observed.end();
         }
@@ -47,6 +63,31 @@ impl ProxyBody {
 }
 
 impl Observed {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) else { return self.poll_clock(cx) };
+        match &frame {
+            Some(Ok(frame)) => {
+                if let Some(chunk) = frame.data_ref() {
+                    self.watch(chunk);
+                }
+                // the client's side may not ask again once it has what was announced
+                if self.incoming.is_end_stream() {
+                    self.end();
+                }
+            }
+            Some(Err(_)) => self.broken(Failure::UpstreamReset),
+            None => self.end(),
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
+    }
+
+    fn poll_clock(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Some(clock) = &mut self.clock else { return Poll::Pending };
+        let failure = ready!(clock.poll(cx));
+        self.broken(failure);
+        Poll::Ready(Some(Err(BodyError::TooSlow(failure))))
+    }
+
     fn watch(&mut self, chunk: &Bytes) {
         let mut first_token = false;
         if let Some(tokens) = &mut self.tokens {
@@ -56,9 +97,13 @@ impl Observed {
         if let Some(exchange) = &mut self.exchange {
             exchange.chunk(chunk.len(), first_token);
         }
+        if let Some(clock) = &mut self.clock {
+            clock.heard();
+        }
     }
 
     fn end(&mut self) {
+        self.clock = None;
         if let Some(exchange) = self.exchange.take() {
             exchange.complete(self.tokens.as_ref().and_then(Tokens::usage));
         }
@@ -67,38 +112,22 @@ impl Observed {
         }
     }
 
-    fn broken(&mut self) {
-        self.lease = None;
+    fn broken(&mut self, failure: Failure) {
+        (self.lease, self.clock) = (None, None);
         if let Some(exchange) = self.exchange.take() {
-            exchange.broken();
+            exchange.broken(failure);
         }
     }
 }
 
 impl Body for ProxyBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::Own(full) => Pin::new(full).poll_frame(cx).map_err(|never| match never {}),
-            Self::Upstream(observed) => {
-                let frame = ready!(Pin::new(&mut observed.incoming).poll_frame(cx));
-                match &frame {
-                    Some(Ok(frame)) => {
-                        if let Some(chunk) = frame.data_ref() {
-                            observed.watch(chunk);
-                        }
-                        // the client's side may not ask again once it has what was announced
-                        if observed.incoming.is_end_stream() {
-                            observed.end();
-                        }
-                    }
-                    Some(Err(_)) => observed.broken(),
-                    None => observed.end(),
-                }
-                Poll::Ready(frame)
-            }
+            Self::Upstream(observed) => observed.poll(cx),
         }
     }
 

@@ -9,9 +9,10 @@ use tokio::time::Instant;
 use crate::{
     counters::add,
     regulate::Permit,
+    routing::Route,
     telemetry::{Action, Failure, SpanRecord, Usage, unix_nano_now},
-    traffic::{TraceContext, balance::Pick, headers::PEER, serve::Worker},
-    workload::Route,
+    traffic::{TraceContext, headers::PEER, outcome::Outcome, serve::Worker},
+    upstream::{Pick, Upstream},
 };
 
 /// What a client that left before the answer is booked as; nobody is sent it.
@@ -29,10 +30,12 @@ pub(crate) struct Exchange {
 
 impl Exchange {
     pub(crate) fn begin<B>(worker: &Rc<Worker>, route: Arc<Route>, request: &Request<B>) -> Self {
+        let upstream = route.next_upstream().cloned();
         let trace = TraceContext::next(request.headers(), worker.workload.span_ratio);
         let record = SpanRecord {
             trace,
             route,
+            upstream,
             start_unix_nano: unix_nano_now(),
             duration_ns: 0,
             method: request.method().clone(),
@@ -44,6 +47,7 @@ impl Exchange {
             queue_wait_ns: 0,
             in_flight: 0,
             endpoint: None,
+            retries: 0,
             response_bytes: 0,
             time_to_first_token_ns: None,
             usage: None,
@@ -58,6 +62,19 @@ impl Exchange {
 
     pub(crate) fn trace(&self) -> &TraceContext {
         &self.record.as_ref().expect("taken only when dropped").trace
+    }
+
+    /// Where the route sends this request.
+    pub(crate) fn upstream(&self) -> Option<&Arc<Upstream>> {
+        self.record.as_ref().expect("taken only when dropped").upstream.as_ref()
+    }
+
+    /// Books an answer of the proxy's own that the route asks for.
+    pub(crate) fn answered_here(mut self, status: u16) {
+        let record = self.record();
+        record.status = status;
+        record.upstream = None;
+        self.settled = true;
     }
 
     /// Holds places until the exchange ends.
@@ -88,8 +105,8 @@ impl Exchange {
 
     /// Books where it goes.
     pub(crate) fn picked(&mut self, pick: Pick) {
-        self.record().endpoint = Some(pick.index);
-        let in_flight = pick.endpoint().in_flight.load(std::sync::atomic::Ordering::Relaxed);
+        self.record().endpoint = Some(pick.endpoint.clone());
+        let in_flight = pick.endpoint.in_flight.load(std::sync::atomic::Ordering::Relaxed);
         if self.permits.iter().all(Option::is_none) {
             self.record().in_flight = in_flight;
         }
@@ -100,18 +117,23 @@ impl Exchange {
         self.pick.as_ref().map(|(pick, _)| pick)
     }
 
+    /// Books an attempt that is followed by another one.
+    pub(crate) fn retried(&mut self, outcome: Outcome) {
+        self.record().retries += 1;
+        self.upstream_said(outcome);
+    }
+
     /// Books the head of the answer.
-    pub(crate) fn answered(&mut self, status: u16) {
+    pub(crate) fn answered(&mut self, status: u16, outcome: Outcome) {
         self.record().status = status;
-        let failed = status == 503 || status == 429;
-        self.upstream_said(failed, status >= 500);
+        self.upstream_said(outcome);
     }
 
     /// Books a failure; `status` is what the client is told.
     pub(crate) fn failed(&mut self, failure: Failure, status: u16) {
         self.record().failure = Some(failure);
         self.record().status = status;
-        self.upstream_said(true, true);
+        self.upstream_said(Outcome::Failed(failure));
     }
 
     /// Books bytes of the answer's body.
@@ -131,17 +153,19 @@ impl Exchange {
     }
 
     /// The answer broke off after its head was passed on.
-    pub(crate) fn broken(mut self) {
-        self.record().failure = Some(Failure::UpstreamReset);
+    pub(crate) fn broken(mut self, failure: Failure) {
+        self.record().failure = Some(failure);
         self.settled = true;
     }
 
-    fn upstream_said(&mut self, slow_down: bool, failed: bool) {
+    fn upstream_said(&mut self, outcome: Outcome) {
         let Some((pick, since)) = &self.pick else { return };
         let now = Instant::now();
-        pick.observe(now.duration_since(*since), slow_down || failed, now);
+        pick.observe(now.duration_since(*since), outcome.asks_to_slow_down(), outcome.retry_after(), now);
+        pick.upstream.observe(&pick.endpoint, outcome.verdict(), now);
+        let failed = outcome.is_server_error();
+        pick.upstream.circuit.observe(now, failed);
         if let Some(record) = &self.record {
-            pick.upstream.circuit.observe(now, failed);
             record.route.circuit.observe(now, failed);
         }
     }

@@ -1,61 +1,107 @@
 //! From a request to an answer: match → admit → pick → forward.
 
-use std::rc::Rc;
+use std::{net::IpAddr, rc::Rc};
 
 use http::{
-    HeaderValue, Request, Response, StatusCode, Uri, Version,
-    header::{CONTENT_TYPE, HOST, RETRY_AFTER},
-    uri::{Authority, PathAndQuery, Scheme},
+    HeaderValue, Request, Response, StatusCode,
+    header::{CONTENT_TYPE, LOCATION, RETRY_AFTER, SET_COOKIE},
 };
 use hyper::body::Incoming;
-use tokio::time::Instant;
+use tokio::time::{Duration, Instant};
 
 use crate::{
-    config::{Direction, Protocol},
+    config::{Direction, Protocol, Redirect, Respond},
     counters::add,
     regulate::{Admission, Refusal},
+    routing::{Destination, Route, location},
     telemetry::Failure,
     traffic::{
-        balance::Pick,
+        address::address,
+        attempt::{Answer, Sending},
         body::ProxyBody,
+        clock::Clock,
         exchange::Exchange,
-        headers::{PEER, REASON, set_host, strip_hop_by_hop},
+        headers::{PEER, REASON, strip_hop_by_hop},
         lm::Tokens,
-        pool::{Connection, Lease},
+        outcome::Outcome,
         serve::Worker,
     },
-    workload::Route,
+    upstream::{Affinity, Upstream},
 };
 
 /// gRPC's UNAVAILABLE, for clients that do not look at HTTP statuses.
 const GRPC_UNAVAILABLE: HeaderValue = HeaderValue::from_static("14");
 
-/// A kept connection may close just as it is used; the request then goes out once more, because
-/// nothing of it was sent.
-const MAX_STALE: usize = 3;
-
 /// Answers one request.
-pub(crate) async fn handle(worker: Rc<Worker>, listener: usize, mut request: Request<Incoming>) -> Response<ProxyBody> {
+pub(crate) async fn handle(
+    worker: Rc<Worker>,
+    listener: usize,
+    client: IpAddr,
+    request: Request<Incoming>,
+) -> Response<ProxyBody> {
     add(&worker.workload.tally.requests, 1);
     let Some(route) = worker.workload.route(listener, &request) else {
-        return own(StatusCode::NOT_FOUND, "no_route", "no route matches this request", false);
+        return own(StatusCode::NOT_FOUND, "no_route", "weir: no route matches this request\n", false);
     };
     let grpc = is_grpc(&request);
     let mut exchange = Exchange::begin(&worker, route.clone(), &request);
+    if let Some(answer) = answer_here(&route, &request, grpc).await {
+        exchange.answered_here(answer.status().as_u16());
+        return answer;
+    }
+    let Some(upstream) = exchange.upstream().cloned() else {
+        return fail(exchange, Failure::NoEndpoint, grpc);
+    };
     let give_up = exchange.started() + route.timeout;
-    if let Err(refusal) = admit(&worker, &route, &mut exchange, give_up).await {
+    if let Err(refusal) = admit(&worker, &route, &upstream, &mut exchange, give_up).await {
         return shed(exchange, refusal, grpc);
     }
-    exchange.picked(Pick::of(&route.upstream, Instant::now()));
-    prepare(&worker, &route, &exchange, &mut request);
-    let sent = tokio::time::timeout_at(give_up, send(&worker, &exchange, request)).await;
-    match sent.unwrap_or(Err(Failure::UpstreamTimeout)) {
-        Ok((response, lease)) => pass_on(response, lease, exchange),
+    let Affinity { hash, set_cookie } = Affinity::of(&upstream, &request, client);
+    let request = prepare(&worker, &route, upstream.protocol, &exchange, request);
+    let sending = Sending { worker: &worker, route: &route, upstream: &upstream, hash, give_up };
+    match sending.send(&mut exchange, request).await {
+        Ok(answer) => pass_on(&route, answer, set_cookie, exchange),
         Err(failure) => fail(exchange, failure, grpc),
     }
 }
 
-async fn admit(worker: &Worker, route: &Route, exchange: &mut Exchange, give_up: Instant) -> Result<(), Refusal> {
+/// What the route itself answers: a redirect, or trouble made on purpose.
+async fn answer_here(route: &Route, request: &Request<Incoming>, grpc: bool) -> Option<Response<ProxyBody>> {
+    let strikes = |percent: f64| rand::random::<f64>() * 100.0 < percent;
+    if let Some(delay) = route.fault.delay.filter(|delay| strikes(delay.percent)) {
+        tokio::time::sleep(Duration::from_millis(delay.ms)).await;
+    }
+    if let Some(abort) = route.fault.abort.filter(|abort| strikes(abort.percent)) {
+        let status = StatusCode::from_u16(abort.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+        return Some(own(status, "fault_injected", "weir: a fault that the configuration asks for\n", grpc));
+    }
+    match &route.destination {
+        Destination::Upstreams(_) => None,
+        Destination::Elsewhere(redirect) => Some(redirected(redirect, request, grpc)),
+        Destination::Here(Respond { status, body }) => {
+            let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::OK);
+            Some(own(status, "responded", body, grpc))
+        }
+    }
+}
+
+fn redirected(redirect: &Redirect, request: &Request<Incoming>, grpc: bool) -> Response<ProxyBody> {
+    let Some(location) = location(redirect, request) else {
+        return own(StatusCode::BAD_REQUEST, "bad_address", "weir: the request names no host to be sent to\n", grpc);
+    };
+    let status = StatusCode::from_u16(redirect.status).unwrap_or(StatusCode::MOVED_PERMANENTLY);
+    let mut response = own(status, "redirected", "", grpc);
+    response.headers_mut().insert(LOCATION, location);
+    response
+}
+
+async fn admit(
+    worker: &Worker,
+    route: &Route,
+    upstream: &Upstream,
+    exchange: &mut Exchange,
+    give_up: Instant,
+) -> Result<(), Refusal> {
     let now = exchange.started();
     match route.direction {
         Direction::Inbound => {
@@ -67,74 +113,55 @@ async fn admit(worker: &Worker, route: &Route, exchange: &mut Exchange, give_up:
             Ok(())
         }
         Direction::Outbound => {
+            if !upstream.has_room() {
+                return Err(Refusal::UpstreamOverflow);
+            }
             let dice = rand::random();
-            let open = route.upstream.circuit.admit(now, dice) && route.circuit.admit(now, dice);
+            let open = upstream.circuit.admit(now, dice) && route.circuit.admit(now, dice);
             open.then_some(()).ok_or(Refusal::BreakerOpen)
         }
     }
 }
 
 /// Makes the request the proxy's own: its trace, its identity, the upstream's form of address.
-fn prepare(worker: &Worker, route: &Route, exchange: &Exchange, request: &mut Request<Incoming>) {
-    let uri = std::mem::take(request.uri_mut());
-    let headers = request.headers_mut();
+fn prepare(
+    worker: &Worker,
+    route: &Route,
+    protocol: Protocol,
+    exchange: &Exchange,
+    request: Request<Incoming>,
+) -> Request<Incoming> {
+    let (mut parts, body) = request.into_parts();
+    let headers = &mut parts.headers;
     strip_hop_by_hop(headers);
     exchange.trace().inject(headers);
     match route.direction {
         Direction::Inbound => headers.remove(PEER),
         Direction::Outbound => headers.insert(PEER, worker.identity.clone()),
     };
-    let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-    match route.upstream.protocol {
-        Protocol::Http1 => {
-            set_host(headers, &uri);
-            *request.version_mut() = Version::HTTP_11;
-            *request.uri_mut() = Uri::from(path);
-        }
-        Protocol::H2 => {
-            let from_header = headers.remove(HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
-            let authority = uri.authority().cloned().or(from_header);
-            let mut parts = http::uri::Parts::default();
-            parts.scheme = Some(Scheme::HTTP);
-            parts.authority = Some(authority.unwrap_or_else(|| Authority::from_static("localhost")));
-            parts.path_and_query = Some(path);
-            *request.version_mut() = Version::HTTP_2;
-            *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
-        }
-    }
+    route.request_headers.apply(headers);
+    let path = route.path(&parts.uri);
+    address(&mut parts, protocol, path, route.host());
+    Request::from_parts(parts, body)
 }
 
-async fn send(
-    worker: &Worker,
-    exchange: &Exchange,
-    mut request: Request<Incoming>,
-) -> Result<(Response<Incoming>, Option<Lease>), Failure> {
-    let pick = exchange.pick().ok_or(Failure::ConnectFailed)?;
-    let protocol = pick.upstream.protocol;
-    for attempt in 0.. {
-        let kept_too = attempt < MAX_STALE;
-        let (connection, kept) = worker.pool.connection(pick.endpoint(), protocol, kept_too).await?;
-        let (sent, lease) = match connection {
-            Connection::Http1(mut lease) => (lease.sender.try_send_request(request).await, Some(lease)),
-            Connection::Http2(mut sender) => (sender.try_send_request(request).await, None),
-        };
-        match sent {
-            Ok(response) => return Ok((response, lease)),
-            Err(mut error) => match error.take_message() {
-                Some(unsent) if kept => request = unsent,
-                _ => return Err(Failure::UpstreamReset),
-            },
-        }
-    }
-    Err(Failure::UpstreamReset)
-}
-
-fn pass_on(response: Response<Incoming>, lease: Option<Lease>, mut exchange: Exchange) -> Response<ProxyBody> {
+fn pass_on(
+    route: &Route,
+    (response, lease): Answer,
+    set_cookie: Option<HeaderValue>,
+    mut exchange: Exchange,
+) -> Response<ProxyBody> {
     let (mut parts, incoming) = response.into_parts();
-    exchange.answered(parts.status.as_u16());
+    exchange.answered(parts.status.as_u16(), Outcome::answered(parts.status, &parts.headers));
     strip_hop_by_hop(&mut parts.headers);
+    route.response_headers.apply(&mut parts.headers);
+    if let Some(cookie) = set_cookie {
+        parts.headers.append(SET_COOKIE, cookie);
+    }
     let tokens = Tokens::of(parts.headers.get(CONTENT_TYPE));
-    Response::from_parts(parts, ProxyBody::upstream(incoming, tokens, exchange, lease))
+    let ends = route.max_stream_duration.map(|longest| exchange.started() + longest);
+    let clock = Clock::new(route.idle_timeout, ends, Instant::now());
+    Response::from_parts(parts, ProxyBody::upstream(incoming, tokens, clock, exchange, lease))
 }
 
 fn shed(exchange: Exchange, refusal: Refusal, grpc: bool) -> Response<ProxyBody> {
@@ -145,12 +172,15 @@ fn shed(exchange: Exchange, refusal: Refusal, grpc: bool) -> Response<ProxyBody>
         Refusal::QueueFull => (StatusCode::SERVICE_UNAVAILABLE, "as many requests wait as may"),
         Refusal::QueueTimeout => (StatusCode::SERVICE_UNAVAILABLE, "no place became free in time"),
         Refusal::BreakerOpen => (StatusCode::SERVICE_UNAVAILABLE, "the upstream fails; calls to it are shed"),
+        Refusal::UpstreamOverflow => {
+            (StatusCode::SERVICE_UNAVAILABLE, "as many requests are at the upstream as may be")
+        }
     };
     exchange.shed(refusal, status.as_u16());
-    let mut response = own(status, refusal.as_str(), why, grpc);
+    let mut response = own(status, refusal.as_str(), &format!("weir: {why}\n"), grpc);
     let seconds = match refusal {
         Refusal::RateLimited { retry_after } => retry_after.as_secs_f64().ceil().max(1.0) as u64,
-        Refusal::QueueFull | Refusal::QueueTimeout | Refusal::BreakerOpen => 1,
+        Refusal::QueueFull | Refusal::QueueTimeout | Refusal::BreakerOpen | Refusal::UpstreamOverflow => 1,
     };
     response.headers_mut().insert(RETRY_AFTER, seconds.into());
     response
@@ -158,22 +188,26 @@ fn shed(exchange: Exchange, refusal: Refusal, grpc: bool) -> Response<ProxyBody>
 
 fn fail(mut exchange: Exchange, failure: Failure, grpc: bool) -> Response<ProxyBody> {
     let (status, why) = match failure {
+        Failure::NoEndpoint => (StatusCode::SERVICE_UNAVAILABLE, "the upstream has no endpoint"),
         Failure::ConnectFailed => (StatusCode::BAD_GATEWAY, "the upstream refused the connection"),
         Failure::ConnectTimeout => (StatusCode::GATEWAY_TIMEOUT, "the upstream could not be connected in time"),
-        Failure::UpstreamTimeout => (StatusCode::GATEWAY_TIMEOUT, "the upstream did not answer in time"),
+        Failure::StreamRefused => (StatusCode::BAD_GATEWAY, "the upstream refused the request before it began with it"),
+        Failure::UpstreamTimeout | Failure::IdleTimeout | Failure::StreamTimeout => {
+            (StatusCode::GATEWAY_TIMEOUT, "the upstream did not answer in time")
+        }
         Failure::UpstreamReset | Failure::ClientDisconnected => {
             (StatusCode::BAD_GATEWAY, "the upstream closed the connection before it answered")
         }
     };
     exchange.failed(failure, status.as_u16());
     exchange.complete(None);
-    own(status, failure.as_str(), why, grpc)
+    own(status, failure.as_str(), &format!("weir: {why}\n"), grpc)
 }
 
 /// An answer of the proxy itself.
-fn own(status: StatusCode, reason: &'static str, why: &str, grpc: bool) -> Response<ProxyBody> {
-    let text = if grpc { String::new() } else { format!("weir: {why}\n") };
-    let mut response = Response::new(ProxyBody::text(text));
+fn own(status: StatusCode, reason: &'static str, text: &str, grpc: bool) -> Response<ProxyBody> {
+    let text = if grpc { "" } else { text };
+    let mut response = Response::new(ProxyBody::text(text.to_owned()));
     let headers = response.headers_mut();
     headers.insert(REASON, HeaderValue::from_static(reason));
     if grpc {

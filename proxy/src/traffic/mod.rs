@@ -2,16 +2,23 @@
 //!
 //! One [`Worker`] per data thread; what is shared between threads is in `Workload`.
 
-mod balance;
+mod address;
+mod attempt;
 mod body;
+mod clock;
 mod exchange;
 mod forward;
 mod headers;
 mod lm;
+mod mirror;
+mod outcome;
 mod pool;
+mod replay;
 mod serve;
 mod trace_context;
 
-pub(crate) use balance::PeakEwma;
+pub(crate) use headers::PEER;
+pub(crate) use mirror::Mirror;
+pub(crate) use outcome::Outcome;
 pub(crate) use serve::{Worker, bind};
 pub(crate) use trace_context::TraceContext;

@@ -3,20 +3,22 @@
 //! HTTP/1.1: a connection is lent to one request and comes back when the response's body has ended.
 //! HTTP/2: one connection per endpoint carries everything this thread sends there.
 
-use std::{cell::RefCell, rc::Rc, time::Duration};
-
-use hyper::{
-    body::Incoming,
-    client::conn::{http1, http2},
+use std::{
+    cell::{Cell, RefCell},
+    collections::{HashMap, HashSet},
+    rc::Rc,
+    time::Duration,
 };
+
+use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpStream, time::Instant};
 
 use crate::{
     config::{Protocol, Timeouts},
     telemetry::Failure,
-    traffic::serve::LocalExecutor,
-    workload::Endpoint,
+    traffic::{replay::RequestBody, serve::LocalExecutor},
+    upstream::Pick,
 };
 
 /// Kept per endpoint and thread; more would be closed again by idleness anyway.
@@ -25,70 +27,86 @@ const MAX_IDLE: usize = 256;
 /// The connections of one thread, by endpoint.
 pub(crate) struct Pool {
     timeouts: Timeouts,
-    http1: Vec<RefCell<Vec<Idle>>>,
-    http2: Vec<RefCell<Option<http2::SendRequest<Incoming>>>>,
+    kept: RefCell<HashMap<usize, Kept, foldhash::fast::RandomState>>,
+    /// Which change of the endpoints it knows.
+    generation: Cell<usize>,
+}
+
+/// The connections to one endpoint.
+#[derive(Default)]
+struct Kept {
+    http1: Vec<Idle>,
+    http2: Option<http2::SendRequest<RequestBody>>,
 }
 
 /// A connection one request may use.
 pub(crate) enum Connection {
     Http1(Lease),
-    Http2(http2::SendRequest<Incoming>),
+    Http2(http2::SendRequest<RequestBody>),
 }
 
 /// A lent HTTP/1.1 connection.
 pub(crate) struct Lease {
-    pub(crate) sender: http1::SendRequest<Incoming>,
+    pub(crate) sender: http1::SendRequest<RequestBody>,
     endpoint: usize,
     pool: Rc<Pool>,
 }
 
 struct Idle {
-    sender: http1::SendRequest<Incoming>,
+    sender: http1::SendRequest<RequestBody>,
     since: Instant,
 }
 
 impl Pool {
-    pub(crate) fn new(endpoints: usize, timeouts: Timeouts) -> Self {
-        let http1 = (0..endpoints).map(|_| RefCell::default()).collect();
-        let http2 = (0..endpoints).map(|_| RefCell::default()).collect();
-        Self { timeouts, http1, http2 }
+    pub(crate) fn new(timeouts: Timeouts) -> Self {
+        Self { timeouts, kept: RefCell::default(), generation: Cell::new(0) }
+    }
+
+    /// Closes what is kept for endpoints that are no longer there; what is lent is closed when it comes back.
+    pub(crate) fn keep_only(&self, generation: usize, there: impl FnOnce() -> HashSet<usize>) {
+        if self.generation.replace(generation) != generation {
+            let there = there();
+            self.kept.borrow_mut().retain(|id, _| there.contains(id));
+        }
     }
 
     /// A kept connection, else a new one. The flag says which: a kept one may turn out to be closed.
     pub(crate) async fn connection(
         self: &Rc<Self>,
-        endpoint: &Endpoint,
-        protocol: Protocol,
+        pick: &Pick,
         kept_too: bool,
     ) -> Result<(Connection, bool), Failure> {
-        match protocol {
+        let id = pick.endpoint.id;
+        match pick.upstream.protocol {
             Protocol::Http1 => {
-                if kept_too && let Some(sender) = self.idle(endpoint.id).await {
-                    return Ok((Connection::Http1(self.lease(sender, endpoint.id)), true));
+                if kept_too && let Some(sender) = self.idle(id).await {
+                    return Ok((Connection::Http1(self.lease(sender, id)), true));
                 }
-                let sender = self.connect_http1(endpoint).await?;
-                Ok((Connection::Http1(self.lease(sender, endpoint.id)), false))
+                let sender = self.connect_http1(pick).await?;
+                // from here on a connection that comes back is kept
+                self.kept.borrow_mut().entry(id).or_default();
+                Ok((Connection::Http1(self.lease(sender, id)), false))
             }
             Protocol::H2 => {
-                let kept = self.http2[endpoint.id].borrow().clone().filter(|sender| kept_too && !sender.is_closed());
-                if let Some(sender) = kept {
+                let kept = self.kept.borrow().get(&id).and_then(|kept| kept.http2.clone());
+                if let Some(sender) = kept.filter(|sender| kept_too && !sender.is_closed()) {
                     return Ok((Connection::Http2(sender), true));
                 }
-                let sender = self.connect_http2(endpoint).await?;
-                *self.http2[endpoint.id].borrow_mut() = Some(sender.clone());
+                let sender = self.connect_http2(pick).await?;
+                self.kept.borrow_mut().entry(id).or_default().http2 = Some(sender.clone());
                 Ok((Connection::Http2(sender), false))
             }
         }
     }
 
-    fn lease(self: &Rc<Self>, sender: http1::SendRequest<Incoming>, endpoint: usize) -> Lease {
+    fn lease(self: &Rc<Self>, sender: http1::SendRequest<RequestBody>, endpoint: usize) -> Lease {
         Lease { sender, endpoint, pool: self.clone() }
     }
 
-    async fn idle(&self, endpoint: usize) -> Option<http1::SendRequest<Incoming>> {
+    async fn idle(&self, endpoint: usize) -> Option<http1::SendRequest<RequestBody>> {
         loop {
             // taken out before the await, so no borrow is held over it
-            let Idle { mut sender, since } = self.http1[endpoint].borrow_mut().pop()?;
+            let Idle { mut sender, since } = self.kept.borrow_mut().get_mut(&endpoint)?.http1.pop()?;
             let fresh = since.elapsed() < self.timeouts.pool_idle();
             if fresh && (sender.is_ready() || sender.ready().await.is_ok()) {
                 return Some(sender);
@@ -96,16 +114,16 @@ impl Pool {
         }
     }
 
-    async fn connect_http1(&self, endpoint: &Endpoint) -> Result<http1::SendRequest<Incoming>, Failure> {
-        let io = self.connect(endpoint).await?;
+    async fn connect_http1(&self, pick: &Pick) -> Result<http1::SendRequest<RequestBody>, Failure> {
+        let io = self.connect(pick).await?;
         let (sender, connection) = http1::handshake(io).await.map_err(|_| Failure::ConnectFailed)?;
         // it ends when the sender is dropped or the peer closes; how it ended is the request's to tell
         tokio::task::spawn_local(connection);
         Ok(sender)
     }
 
-    async fn connect_http2(&self, endpoint: &Endpoint) -> Result<http2::SendRequest<Incoming>, Failure> {
-        let io = self.connect(endpoint).await?;
+    async fn connect_http2(&self, pick: &Pick) -> Result<http2::SendRequest<RequestBody>, Failure> {
+        let io = self.connect(pick).await?;
         let mut builder = http2::Builder::new(LocalExecutor);
         builder.timer(TokioTimer::new()).keep_alive_interval(Some(Duration::from_secs(10)));
         let (sender, connection) = builder.handshake(io).await.map_err(|_| Failure::ConnectFailed)?;
@@ -113,9 +131,10 @@ impl Pool {
         Ok(sender)
     }
 
-    async fn connect(&self, endpoint: &Endpoint) -> Result<TokioIo<TcpStream>, Failure> {
-        let connect = TcpStream::connect(endpoint.address.as_str());
-        let stream = tokio::time::timeout(self.timeouts.connect(), connect).await;
+    async fn connect(&self, pick: &Pick) -> Result<TokioIo<TcpStream>, Failure> {
+        let connect = TcpStream::connect(pick.endpoint.address());
+        let longest = pick.upstream.connect_timeout.unwrap_or(self.timeouts.connect());
+        let stream = tokio::time::timeout(longest, connect).await;
         let stream = stream.map_err(|_| Failure::ConnectTimeout)?.map_err(|_| Failure::ConnectFailed)?;
         // small answers must not wait for more to fill a packet; a socket that refuses still works
         let _ = stream.set_nodelay(true);
@@ -126,7 +145,8 @@ impl Pool {
 impl Lease {
     /// Gives the connection back once the response has been read to its end.
     pub(crate) fn give_back(self) {
-        let mut idle = self.pool.http1[self.endpoint].borrow_mut();
+        let mut kept = self.pool.kept.borrow_mut();
+        let Some(Kept { http1: idle, .. }) = kept.get_mut(&self.endpoint) else { return };
         if !self.sender.is_closed() && idle.len() < MAX_IDLE {
             idle.push(Idle { sender: self.sender, since: Instant::now() });
         }

@@ -1,6 +1,13 @@
 //! [`Worker`]: one data thread's share: it accepts, serves HTTP/1.1 and HTTP/2 on one port, and drains.
 
-use std::{cell::Cell, convert::Infallible, io, net::SocketAddr, rc::Rc, sync::Arc};
+use std::{
+    cell::Cell,
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    rc::Rc,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 use http::HeaderValue;
 use hyper::{rt::Executor, service::service_fn};
@@ -56,12 +63,18 @@ impl Worker {
     pub(crate) fn new(workload: Arc<Workload>, max_connections: usize) -> Rc<Self> {
         let identity = format!("{}/{}", workload.service, workload.instance);
         Rc::new(Self {
-            pool: Rc::new(Pool::new(workload.endpoint_count(), workload.timeouts)),
+            pool: Rc::new(Pool::new(workload.timeouts)),
             identity: HeaderValue::from_str(&identity).unwrap_or_else(|_| HeaderValue::from_static("unnamed")),
             connections: Cell::new(0),
             max_connections,
             workload,
         })
+    }
+
+    /// Closes the connections kept to endpoints that are gone; costs a look at a number when none is.
+    pub(crate) fn forget_removed_endpoints(&self) {
+        let generation = self.workload.endpoint_changes.load(Relaxed);
+        self.pool.keep_only(generation, || self.workload.endpoint_ids());
     }
 
     /// Serves every listener until `shutdown`; requests under way then get until the drain's end.
@@ -100,7 +113,7 @@ impl Worker {
             match accepted {
                 // one too many is closed at once: a client sees that, and a backlog would only hide it
                 Ok((stream, _)) if self.connections.get() >= self.max_connections => drop(stream),
-                Ok((stream, _)) => self.clone().serve(index, stream, &graceful),
+                Ok((stream, client)) => self.clone().serve(index, stream, client, &graceful),
                 Err(error) => {
                     warn!(%error, "cannot accept");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -109,7 +122,7 @@ impl Worker {
         }
     }
 
-    fn serve(self: Rc<Self>, index: usize, stream: TcpStream, graceful: &GracefulShutdown) {
+    fn serve(self: Rc<Self>, index: usize, stream: TcpStream, client: SocketAddr, graceful: &GracefulShutdown) {
         // small answers must not wait for more to fill a packet; a socket that refuses still works
         let _ = stream.set_nodelay(true);
         let mut builder = auto::Builder::new(LocalExecutor);
@@ -118,7 +131,7 @@ impl Worker {
         let worker = self.clone();
         let service = service_fn(move |request| {
             let worker = worker.clone();
-            async move { Ok::<_, Infallible>(handle(worker, index, request).await) }
+            async move { Ok::<_, Infallible>(handle(worker, index, client.ip(), request).await) }
         });
         let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
         let served = graceful.watch(connection);
