@@ -1,6 +1,6 @@
 //! [`PolicySet`]: everything that is regulated at one moment, numbered, swapped in whole.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -24,7 +24,7 @@ pub struct PolicySet {
 ///
 /// Limits act where requests enter `service` (its inbound listener); the breaker acts where others
 /// call it (an outbound route whose upstream is `service`).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Policy {
     /// The service that is regulated.
@@ -81,10 +81,10 @@ impl PolicySet {
     /// # Errors
     /// The first policy that is not usable, with its place and field.
     pub fn validate(&self) -> Result<(), InvalidPolicy> {
+        let mut regulated = HashSet::new();
         for (index, policy) in self.policies.iter().enumerate() {
             policy.validate(index)?;
-            let twin = self.policies[..index].iter().any(|p| p.service == policy.service && p.route == policy.route);
-            if twin {
+            if !regulated.insert((&policy.service, &policy.route)) {
                 let (service, route) = (policy.service.clone(), policy.route.clone());
                 return Err(InvalidPolicy::Repeated { index, service, route });
             }

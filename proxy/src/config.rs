@@ -2,15 +2,17 @@
 //!
 //! File → validated `Config` → running parts; nothing reads the environment later.
 
+mod limits;
 mod validate;
 mod yaml;
 
+pub use limits::{Limits, LocalLimit, RouteLimits};
 pub use yaml::suggest;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use weir_policy::{Breaker, ConcurrencyLimit, RateLimit};
+use weir_policy::Breaker;
 
 /// Everything a proxy can be told.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -91,6 +93,9 @@ pub struct Route {
     /// The longest wait for the response's head, queueing included; `timeouts.response_ms` when absent.
     #[serde(default)]
     pub timeout_ms: Option<u64>,
+    /// What this route is held to beside the service's limits.
+    #[serde(default)]
+    pub limits: RouteLimits,
 }
 
 /// What a request must look like; what is absent matches everything.
@@ -128,16 +133,6 @@ pub enum Protocol {
     Http1,
     /// HTTP/2 without TLS, known beforehand.
     H2,
-}
-
-/// The static limits of the service, obeyed at its inbound listeners.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Limits {
-    /// Requests in flight.
-    pub concurrency_limit: Option<ConcurrencyLimit>,
-    /// Requests per second.
-    pub rate_limit: Option<RateLimit>,
 }
 
 /// How long things may take, in milliseconds.

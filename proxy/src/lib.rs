@@ -16,8 +16,9 @@ mod traffic;
 mod workload;
 
 pub use config::{
-    AccessLog, Config, ConfigError, Direction, Limits, Listener, Match, PolicySource, Protocol, Route, Telemetry,
-    Timeouts, Upstream, suggest,
+    AccessLog, Config, ConfigError, Direction, Limits, Listener, LocalLimit, Match, PolicySource, Protocol, Route,
+    RouteLimits, Telemetry, Timeouts, Upstream, suggest,
 };
 pub use counters::Counters;
 pub use proxy::{Proxy, StartError};
+pub use regulate::Priority;

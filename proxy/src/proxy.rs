@@ -8,8 +8,8 @@ use tonic::transport::Endpoint;
 use weir_policy::PolicySet;
 
 use crate::{
-    config::{Config, ConfigError, PolicySource},
-    control::{Follower, StateFile, serve_admin},
+    config::{Config, ConfigError, LocalLimit, PolicySource},
+    control::{Follower, StateFile, hold, serve_admin},
     counters::{Counters, Tally},
     telemetry::{self, Exporter},
     traffic::{Worker, bind},
@@ -79,6 +79,7 @@ impl Proxy {
             workload: workload.clone(),
             exporter,
             policy: config.policy.clone().map(|source| (source, state)),
+            local_limit: config.limits.local_limit,
             admin,
             draining: draining.clone(),
             stopping: stopping.clone(),
@@ -140,6 +141,7 @@ struct Control {
     workload: Arc<Workload>,
     exporter: Option<(crate::config::Telemetry, tokio::sync::mpsc::Receiver<telemetry::SpanRecord>)>,
     policy: Option<(PolicySource, Option<StateFile>)>,
+    local_limit: Option<LocalLimit>,
     admin: Option<std::net::TcpListener>,
     draining: CancellationToken,
     stopping: CancellationToken,
@@ -147,13 +149,16 @@ struct Control {
 
 impl Control {
     async fn run(self) {
-        let Self { workload, exporter, policy, admin, draining, stopping } = self;
+        let Self { workload, exporter, policy, local_limit, admin, draining, stopping } = self;
         let tasks = TaskTracker::new();
         if let Some((telemetry, records)) = exporter
             && let Some(endpoint) = telemetry.otlp.clone().and_then(|url| Endpoint::from_shared(url).ok())
         {
             let exporter = Exporter::new(telemetry, workload.clone(), records, endpoint.connect_lazy());
             tasks.spawn(exporter.run(stopping.clone()));
+        }
+        if let Some(config) = local_limit {
+            tasks.spawn(hold(workload.clone(), config, policy.is_some(), stopping.clone()));
         }
         if let Some((source, state)) = policy
             && let Ok(endpoint) = Endpoint::from_shared(source.from)

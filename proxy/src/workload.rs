@@ -6,20 +6,23 @@
 use std::{
     collections::HashMap,
     net::SocketAddr,
-    sync::{Arc, atomic::AtomicU32},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
-use http::Request;
+use http::{HeaderName, Request};
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 use weir_policy::{Policy, PolicySet};
 
 use crate::{
     config::{Config, Direction, Match, Protocol, Timeouts},
     counters::Tally,
-    regulate::{Circuit, Gate},
+    regulate::{Circuit, Gate, Latencies, Priority},
     telemetry::{RouteStats, SpanSender},
     traffic::PeakEwma,
 };
@@ -35,6 +38,13 @@ pub(crate) struct Workload {
     pub(crate) span_ratio: f64,
     /// The limits of the service as a whole, at its inbound listeners.
     pub(crate) gate: Gate,
+    /// Who is believed about priorities.
+    pub(crate) priority_header: Option<HeaderName>,
+    /// What the local limiter steers by, and what it allows; 0 for no limit.
+    pub(crate) latencies: Latencies,
+    pub(crate) local_limit: AtomicU32,
+    /// Moves with every word of the control plane.
+    pub(crate) policy_news: watch::Sender<Option<Instant>>,
     pub(crate) tally: Arc<Tally>,
     pub(crate) spans: Option<SpanSender>,
     /// What is enforced now; the gates and circuits hold its numbers.
@@ -52,6 +62,10 @@ pub(crate) struct Route {
     pub(crate) gate: Gate,
     pub(crate) circuit: Circuit,
     pub(crate) stats: RouteStats,
+    pub(crate) priority: Priority,
+    /// Whether the file limits it: outbound, only then its gate is asked.
+    pub(crate) is_limited: bool,
+    static_policy: Option<Policy>,
     matches: Match,
 }
 
@@ -80,8 +94,13 @@ impl Workload {
         let listeners = config.listeners.iter().map(|listener| {
             let routes = listener.routes.iter().map(|route| {
                 let upstream = (*by_name.get(route.upstream.as_str()).expect("validated: the upstream exists")).clone();
+                let name = route.name.clone().unwrap_or_else(|| upstream.name.clone());
+                let static_policy = route.limits.policy(&config.service, &name);
                 Arc::new(Route {
-                    name: route.name.clone().unwrap_or_else(|| upstream.name.clone()),
+                    name,
+                    priority: route.limits.priority,
+                    is_limited: static_policy.is_some(),
+                    static_policy,
                     direction: listener.direction,
                     upstream,
                     timeout: route.timeout_ms.map_or(config.timeouts.response(), Duration::from_millis),
@@ -102,6 +121,10 @@ impl Workload {
             timeouts: config.timeouts,
             span_ratio: config.telemetry.span_ratio,
             gate: Gate::default(),
+            priority_header: config.limits.priority_header.as_ref().and_then(|name| name.parse().ok()),
+            latencies: Latencies::default(),
+            local_limit: AtomicU32::new(0),
+            policy_news: watch::Sender::new(None),
             tally,
             spans,
             applied: ArcSwap::default(),
@@ -124,8 +147,10 @@ impl Workload {
                 Direction::Outbound => &route.upstream.name,
             };
             let policy = set.for_route(regulated, &route.name);
-            route.gate.set(policy.filter(|_| route.direction == Direction::Inbound));
-            route.circuit.set(breaker(policy.filter(|_| route.direction == Direction::Outbound)));
+            let own = route.static_policy.as_ref();
+            let inbound = route.direction == Direction::Inbound;
+            route.gate.set(policy.filter(|_| inbound).or(own));
+            route.circuit.set(breaker(policy.filter(|_| !inbound).or(own)));
         }
         self.applied.store(set);
     }
@@ -134,6 +159,16 @@ impl Workload {
     pub(crate) fn decay(&self) {
         let numbered = PolicySet { sequence: self.applied.load().sequence, ..self.static_policy.clone() };
         self.apply(Arc::new(numbered));
+    }
+
+    /// How long one who came to the service now would wait, as far as is known.
+    pub(crate) fn expected_wait_ns(&self) -> u64 {
+        self.gate.expected_wait().map_or(0, |wait| u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    /// What the local limiter allows; 0 for no limit.
+    pub(crate) fn local_limit(&self) -> u64 {
+        u64::from(self.local_limit.load(Relaxed))
     }
 
     /// Every route of every listener.

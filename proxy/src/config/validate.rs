@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use weir_policy::{Breaker, Policy, PolicySet};
 
-use crate::config::{Config, ConfigError, Listener};
+use crate::config::{Config, ConfigError, Direction, Listener, Route, limits::unregulated};
 
 impl Config {
     /// Checks what the types cannot.
@@ -20,18 +20,15 @@ impl Config {
         self.check_upstreams()?;
         self.check_listeners()?;
         self.check_telemetry()?;
+        self.check_limits()?;
         self.static_policy().validate().map_err(|e| ConfigError(format!("limits: {e}")))
     }
 
     /// The static limits and breakers in the form of a policy, numbered 0.
     pub(crate) fn static_policy(&self) -> PolicySet {
-        let limits = Policy {
-            concurrency_limit: self.limits.concurrency_limit,
-            rate_limit: self.limits.rate_limit,
-            ..unregulated(&self.service)
-        };
+        let limits = self.limits.policy(&self.service);
         let breakers = self.upstreams.iter().filter(|u| u.breaker.is_some() && u.name != self.service);
-        let breakers = breakers.map(|u| Policy { breaker: u.breaker, ..unregulated(&u.name) });
+        let breakers = breakers.map(|u| Policy { breaker: u.breaker, ..unregulated(&u.name, None) });
         PolicySet { policies: std::iter::once(limits).chain(breakers).collect(), ..PolicySet::default() }
     }
 
@@ -88,6 +85,29 @@ impl Config {
         Ok(())
     }
 
+    fn check_limits(&self) -> Result<(), ConfigError> {
+        if let Some(name) = &self.limits.priority_header {
+            let usable = http::HeaderName::from_bytes(name.as_bytes()).is_ok();
+            check(usable, || format!("limits.priority_header is {name:?}: not the name of a header"))?;
+        }
+        if let Some(local) = &self.limits.local_limit {
+            check(local.queue_wait_ms > 0, || "limits.local_limit.queue_wait_ms is 0: at least 1".into())?;
+        }
+        for (i, listener) in self.listeners.iter().enumerate() {
+            for (j, Route { limits, .. }) in listener.routes.iter().enumerate() {
+                let key = format!("listeners[{i}].routes[{j}].limits");
+                let inbound = listener.direction == Direction::Inbound;
+                check(!(inbound && limits.breaker.is_some()), || {
+                    format!("{key}.breaker: a breaker acts where calls leave, on outbound routes")
+                })?;
+                let policies = limits.policy(&self.service, "").into_iter().collect();
+                let set = PolicySet { policies, ..PolicySet::default() };
+                set.validate().map_err(|error| ConfigError(error.to_string().replace("policies[0]", &key)))?;
+            }
+        }
+        Ok(())
+    }
+
     fn check_telemetry(&self) -> Result<(), ConfigError> {
         let t = &self.telemetry;
         check((0.0..=1.0).contains(&t.span_ratio), || {
@@ -108,18 +128,6 @@ impl Config {
             check(usable, || format!("{key} is {url:?}: expected http://host:port"))?;
         }
         Ok(())
-    }
-}
-
-fn unregulated(service: &str) -> Policy {
-    let reason = "static configuration".to_owned();
-    Policy {
-        service: service.to_owned(),
-        route: None,
-        concurrency_limit: None,
-        rate_limit: None,
-        breaker: None,
-        reason,
     }
 }
 

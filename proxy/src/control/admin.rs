@@ -99,7 +99,9 @@ fn metrics(workload: &Workload) -> String {
         ("policies_refused_total", "counter", counters.policies_refused),
         ("policy_sequence", "gauge", workload.applied.load().sequence),
         ("in_flight", "gauge", u64::from(in_flight)),
-        ("queued", "gauge", queued as u64),
+        ("queued", "gauge", u64::from(queued)),
+        ("expected_wait_ns", "gauge", workload.expected_wait_ns()),
+        ("local_limit", "gauge", workload.local_limit()),
     ] {
         // writing to a String cannot fail
         let _ = writeln!(text, "# TYPE weir_proxy_{name} {kind}\nweir_proxy_{name} {value}");

@@ -3,8 +3,10 @@
 
 mod admin;
 mod follow;
+mod hold;
 mod state;
 
 pub(crate) use admin::serve as serve_admin;
 pub(crate) use follow::Follower;
-pub(crate) use state::StateFile;
+pub(crate) use hold::hold;
+pub(crate) use state::{Keeper, StateFile};

@@ -2,11 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::Instant;
-use weir_policy::Policy;
+use weir_policy::{ConcurrencyLimit, Policy};
 
 use crate::regulate::{
-    limiter::{Entry, Limiter, Permit},
+    limiter::{Ask, Entry, Limiter, Permit},
     rate::RateLimiter,
 };
 
@@ -37,6 +36,13 @@ pub(crate) enum Refusal {
     QueueFull,
     /// Its wait reached the deadline.
     QueueTimeout,
+    /// It would wait longer than until its deadline, so it was not let wait at all.
+    DeadlineUnmeetable {
+        /// How long it would have waited.
+        expected: Duration,
+    },
+    /// It waited, and one of higher priority took its place in the queue.
+    Displaced,
     /// The upstream fails.
     BreakerOpen,
 }
@@ -48,21 +54,33 @@ impl Gate {
         self.rate.set(policy.and_then(|p| p.rate_limit));
     }
 
+    /// What the local limiter allows meanwhile.
+    pub(crate) fn set_local(&self, local: Option<ConcurrencyLimit>) {
+        self.limiter.set_local(local);
+    }
+
+    /// Whether a request may have to wait here: only then its deadline and priority matter.
+    pub(crate) fn is_bounded(&self) -> bool {
+        self.limiter.is_bounded()
+    }
+
     /// Lets a request in, at once or after a wait in the queue.
-    pub(crate) async fn admit(&self, now: Instant, give_up: Instant) -> Result<Admission, Refusal> {
-        self.rate.admit(now).map_err(|retry_after| Refusal::RateLimited { retry_after })?;
-        match self.limiter.enter(now, give_up) {
+    pub(crate) async fn admit(&self, ask: Ask) -> Result<Admission, Refusal> {
+        self.rate.admit(ask.now).map_err(|retry_after| Refusal::RateLimited { retry_after })?;
+        match self.limiter.enter(ask) {
             Entry::Admitted(permit) => Ok(Admission { permit, queued: false }),
-            Entry::Full => Err(Refusal::QueueFull),
-            Entry::Queued(place) => {
-                let permit = place.wait().await.ok_or(Refusal::QueueTimeout)?;
-                Ok(Admission { permit, queued: true })
-            }
+            Entry::Refused(why) => Err(why),
+            Entry::Queued(place) => Ok(Admission { permit: place.wait().await?, queued: true }),
         }
     }
 
     /// Requests in flight and waiting.
-    pub(crate) fn load(&self) -> (u32, usize) {
+    pub(crate) fn load(&self) -> (u32, u32) {
         (self.limiter.in_flight(), self.limiter.queued())
+    }
+
+    /// How long one who came now would wait, as far as is known.
+    pub(crate) fn expected_wait(&self) -> Option<Duration> {
+        self.limiter.expected_wait()
     }
 }

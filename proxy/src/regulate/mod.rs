@@ -3,8 +3,14 @@
 mod breaker;
 mod gate;
 mod limiter;
+mod line;
+mod local;
+mod priority;
 mod rate;
+mod wait;
 
 pub(crate) use breaker::Circuit;
 pub(crate) use gate::{Admission, Gate, Refusal};
-pub(crate) use limiter::Permit;
+pub(crate) use limiter::{Ask, Permit};
+pub(crate) use local::{Latencies, LocalLimiter, STEP};
+pub use priority::Priority;

@@ -16,7 +16,8 @@ use opentelemetry_proto::tonic::{
 
 use crate::{
     config::Direction,
-    telemetry::{Action, BOUNDS_S, SpanRecord},
+    regulate::Refusal,
+    telemetry::{Action, BOUNDS_S, SpanRecord, WAIT_BOUNDS_S},
     workload::{Route, Workload},
 };
 
@@ -35,7 +36,14 @@ pub(crate) fn metrics(workload: &Workload, start_unix_nano: u64, now_unix_nano: 
     let (in_flight, queued) = workload.gate.load();
     let mut metrics = vec![
         at.gauge("weir.proxy.in_flight", "{request}", "requests admitted to the service now", u64::from(in_flight)),
-        at.gauge("weir.proxy.queued", "{request}", "requests that wait for a place now", queued as u64),
+        at.gauge("weir.proxy.queued", "{request}", "requests that wait for a place now", u64::from(queued)),
+        at.gauge("weir.proxy.expected_wait", "ns", "how long one who came now would wait", workload.expected_wait_ns()),
+        at.gauge(
+            "weir.proxy.local_limit",
+            "{request}",
+            "what the local limiter allows; 0 for no limit",
+            workload.local_limit(),
+        ),
         at.sum("weir.proxy.spans_recorded", "{span}", "spans to be exported", counters.spans_recorded),
         at.sum("weir.proxy.spans_sent", "{span}", "spans the collector acknowledged", counters.spans_sent),
         at.sum("weir.proxy.spans_dropped", "{span}", "spans given up", counters.spans_dropped),
@@ -46,6 +54,7 @@ pub(crate) fn metrics(workload: &Workload, start_unix_nano: u64, now_unix_nano: 
         if !routes.is_empty() {
             metrics.push(at.durations(direction, &routes));
             metrics.push(at.shed(direction, &routes));
+            metrics.push(at.queue_waits(direction, &routes));
         }
     }
     let scope_metrics = vec![ScopeMetrics { scope: Some(scope()), metrics, ..ScopeMetrics::default() }];
@@ -77,6 +86,9 @@ pub(crate) fn each_attribute(record: &SpanRecord, mut say: impl FnMut(&'static s
     say("weir.route", Text(&route.name));
     say("weir.policy_action", Text(record.action.as_str()));
     say("weir.queue_wait_ns", Int(record.queue_wait_ns));
+    if let Action::Shed(Refusal::DeadlineUnmeetable { expected }) = record.action {
+        say("weir.expected_wait_ns", Int(u64::try_from(expected.as_nanos()).unwrap_or(u64::MAX)));
+    }
     say("weir.in_flight", Int(u64::from(record.in_flight)));
     say("http.response.body.size", Int(record.response_bytes));
     say_peer(record, &mut say);
@@ -177,32 +189,59 @@ impl At {
     }
 
     fn shed(self, direction: Direction, routes: &[&Route]) -> Metric {
-        let points = routes.iter().map(|r| self.number(r.stats.shed.load(Relaxed), of_route(direction, r)));
+        let points = routes.iter().map(|r| self.number(r.stats.shed_count(), of_route(direction, r)));
         metric("weir.proxy.shed", "{request}", "requests that policy turned away", cumulative(points.collect()))
+    }
+
+    fn queue_waits(self, direction: Direction, routes: &[&Route]) -> Metric {
+        let points = routes.iter().map(|route| {
+            let sum_s = route.stats.queue_wait_ns.load(Relaxed) as f64 / 1e9;
+            self.distribution(of_route(direction, route), route.stats.wait_buckets(), sum_s, &WAIT_BOUNDS_S)
+        });
+        metric(
+            "weir.proxy.queue_wait",
+            "s",
+            "waits of requests that had to wait for a place",
+            histogram(points.collect()),
+        )
+    }
+
+    fn distribution(
+        self,
+        attributes: Vec<KeyValue>,
+        bucket_counts: Vec<u64>,
+        sum: f64,
+        bounds: &[f64],
+    ) -> HistogramDataPoint {
+        HistogramDataPoint {
+            attributes,
+            start_time_unix_nano: self.start_unix_nano,
+            time_unix_nano: self.now_unix_nano,
+            count: bucket_counts.iter().sum(),
+            sum: Some(sum),
+            bucket_counts,
+            explicit_bounds: bounds.to_vec(),
+            ..HistogramDataPoint::default()
+        }
     }
 
     fn durations(self, direction: Direction, routes: &[&Route]) -> Metric {
         let points = routes.iter().map(|route| {
-            let bucket_counts = route.stats.buckets();
-            HistogramDataPoint {
-                attributes: of_route(direction, route),
-                start_time_unix_nano: self.start_unix_nano,
-                time_unix_nano: self.now_unix_nano,
-                count: bucket_counts.iter().sum(),
-                sum: Some(route.stats.duration_ns.load(Relaxed) as f64 / 1e9),
-                bucket_counts,
-                explicit_bounds: BOUNDS_S.to_vec(),
-                ..HistogramDataPoint::default()
-            }
+            let sum_s = route.stats.duration_ns.load(Relaxed) as f64 / 1e9;
+            self.distribution(of_route(direction, route), route.stats.buckets(), sum_s, &BOUNDS_S)
         });
-        let aggregation_temporality = AggregationTemporality::Cumulative.into();
-        let data = Data::Histogram(Histogram { data_points: points.collect(), aggregation_temporality });
+        let data = histogram(points.collect());
         let name = match direction {
             Direction::Inbound => "http.server.request.duration",
             Direction::Outbound => "http.client.request.duration",
         };
         metric(name, "s", "duration of requests, queueing in the proxy included", data)
     }
+}
+
+fn histogram(data_points: Vec<HistogramDataPoint>) -> Data {
+    let aggregation_temporality = AggregationTemporality::Cumulative.into();
+    Data::Histogram(Histogram { data_points, aggregation_temporality })
 }
 
 fn cumulative(data_points: Vec<NumberDataPoint>) -> Data {

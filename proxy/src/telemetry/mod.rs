@@ -10,4 +10,4 @@ mod wire;
 
 pub(crate) use export::{Exporter, SpanSender, channel, jittered, unix_nano_now};
 pub(crate) use record::{Action, Failure, SpanRecord, Usage};
-pub(crate) use stats::{BOUNDS_S, RouteStats};
+pub(crate) use stats::{BOUNDS_S, RouteStats, WAIT_BOUNDS_S};

@@ -73,14 +73,25 @@ impl Action {
 }
 
 impl Refusal {
+    /// Every reason, in the order of [`Self::index`].
+    pub(crate) const REASONS: [&str; 6] =
+        ["rate_limited", "queue_full", "queue_timeout", "deadline_unmeetable", "displaced", "breaker_open"];
+
+    /// Its place among [`Self::REASONS`].
+    pub(crate) fn index(self) -> usize {
+        match self {
+            Self::RateLimited { .. } => 0,
+            Self::QueueFull => 1,
+            Self::QueueTimeout => 2,
+            Self::DeadlineUnmeetable { .. } => 3,
+            Self::Displaced => 4,
+            Self::BreakerOpen => 5,
+        }
+    }
+
     /// As in the attribute `weir.policy_action` and the header `x-weir-reason`.
     pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::RateLimited { .. } => "rate_limited",
-            Self::QueueFull => "queue_full",
-            Self::QueueTimeout => "queue_timeout",
-            Self::BreakerOpen => "breaker_open",
-        }
+        Self::REASONS[self.index()]
     }
 }
 

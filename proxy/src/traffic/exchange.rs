@@ -7,8 +7,9 @@ use http::Request;
 use tokio::time::Instant;
 
 use crate::{
+    config::Direction,
     counters::add,
-    regulate::Permit,
+    regulate::{Admission, Permit, Refusal},
     telemetry::{Action, Failure, SpanRecord, Usage, unix_nano_now},
     traffic::{TraceContext, balance::Pick, headers::PEER, serve::Worker},
     workload::Route,
@@ -56,12 +57,19 @@ impl Exchange {
         self.started
     }
 
+    /// As [`Self::started`], in milliseconds since the Unix epoch.
+    pub(crate) fn started_unix_ms(&self) -> u64 {
+        self.record.as_ref().expect("taken only when dropped").start_unix_nano / 1_000_000
+    }
+
     pub(crate) fn trace(&self) -> &TraceContext {
         &self.record.as_ref().expect("taken only when dropped").trace
     }
 
     /// Holds places until the exchange ends.
-    pub(crate) fn admitted(&mut self, permits: [Option<Permit>; 2], queued: bool) {
+    pub(crate) fn admitted(&mut self, places: [Option<Admission>; 2]) {
+        let queued = places.iter().flatten().any(|place| place.queued);
+        let permits = places.map(|place| place.map(|place| place.permit));
         let in_flight = permits.iter().flatten().map(|p| p.in_flight).max().unwrap_or(0);
         let wait = self.started.elapsed();
         self.permits = permits;
@@ -74,13 +82,13 @@ impl Exchange {
     }
 
     /// Books a request that policy turned away.
-    pub(crate) fn shed(mut self, refusal: crate::regulate::Refusal, status: u16) {
+    pub(crate) fn shed(mut self, refusal: Refusal, status: u16) {
         let waited = self.started.elapsed();
         add(&self.worker.workload.tally.shed, 1);
         let record = self.record();
         record.action = Action::Shed(refusal);
         record.status = status;
-        if refusal == crate::regulate::Refusal::QueueTimeout {
+        if matches!(refusal, Refusal::QueueTimeout | Refusal::Displaced) {
             record.queue_wait_ns = nanos(waited);
         }
         self.settled = true;
@@ -104,6 +112,7 @@ impl Exchange {
     pub(crate) fn answered(&mut self, status: u16) {
         self.record().status = status;
         let failed = status == 503 || status == 429;
+        self.inform_local_limiter();
         self.upstream_said(failed, status >= 500);
     }
 
@@ -134,6 +143,14 @@ impl Exchange {
     pub(crate) fn broken(mut self) {
         self.record().failure = Some(Failure::UpstreamReset);
         self.settled = true;
+    }
+
+    /// The time to the head is what the local limiter steers by: a stream may last as long as it likes.
+    fn inform_local_limiter(&self) {
+        let (Some((_, since)), Some(record)) = (&self.pick, &self.record) else { return };
+        if record.route.direction == Direction::Inbound {
+            self.worker.workload.latencies.observe(since.elapsed(), record.in_flight);
+        }
     }
 
     fn upstream_said(&mut self, slow_down: bool, failed: bool) {

@@ -13,9 +13,10 @@ use tokio::time::Instant;
 use crate::{
     config::{Direction, Protocol},
     counters::add,
-    regulate::{Admission, Refusal},
+    regulate::Refusal,
     telemetry::Failure,
     traffic::{
+        admission::admit,
         balance::Pick,
         body::ProxyBody,
         exchange::Exchange,
@@ -43,7 +44,7 @@ pub(crate) async fn handle(worker: Rc<Worker>, listener: usize, mut request: Req
     let grpc = is_grpc(&request);
     let mut exchange = Exchange::begin(&worker, route.clone(), &request);
     let give_up = exchange.started() + route.timeout;
-    if let Err(refusal) = admit(&worker, &route, &mut exchange, give_up).await {
+    if let Err(refusal) = admit(&worker, &route, request.headers(), &mut exchange, give_up).await {
         return shed(exchange, refusal, grpc);
     }
     exchange.picked(Pick::of(&route.upstream, Instant::now()));
@@ -52,25 +53,6 @@ pub(crate) async fn handle(worker: Rc<Worker>, listener: usize, mut request: Req
     match sent.unwrap_or(Err(Failure::UpstreamTimeout)) {
         Ok((response, lease)) => pass_on(response, lease, exchange),
         Err(failure) => fail(exchange, failure, grpc),
-    }
-}
-
-async fn admit(worker: &Worker, route: &Route, exchange: &mut Exchange, give_up: Instant) -> Result<(), Refusal> {
-    let now = exchange.started();
-    match route.direction {
-        Direction::Inbound => {
-            let route_place = route.gate.admit(now, give_up).await?;
-            let service_place = worker.workload.gate.admit(now, give_up).await?;
-            let queued = route_place.queued || service_place.queued;
-            let place = |admission: Admission| Some(admission.permit);
-            exchange.admitted([place(service_place), place(route_place)], queued);
-            Ok(())
-        }
-        Direction::Outbound => {
-            let dice = rand::random();
-            let open = route.upstream.circuit.admit(now, dice) && route.circuit.admit(now, dice);
-            open.then_some(()).ok_or(Refusal::BreakerOpen)
-        }
     }
 }
 
@@ -144,13 +126,19 @@ fn shed(exchange: Exchange, refusal: Refusal, grpc: bool) -> Response<ProxyBody>
         }
         Refusal::QueueFull => (StatusCode::SERVICE_UNAVAILABLE, "as many requests wait as may"),
         Refusal::QueueTimeout => (StatusCode::SERVICE_UNAVAILABLE, "no place became free in time"),
+        Refusal::DeadlineUnmeetable { .. } => {
+            (StatusCode::SERVICE_UNAVAILABLE, "it would have to wait for longer than until its deadline")
+        }
+        Refusal::Displaced => (StatusCode::SERVICE_UNAVAILABLE, "a request of higher priority took its place"),
         Refusal::BreakerOpen => (StatusCode::SERVICE_UNAVAILABLE, "the upstream fails; calls to it are shed"),
     };
     exchange.shed(refusal, status.as_u16());
     let mut response = own(status, refusal.as_str(), why, grpc);
     let seconds = match refusal {
-        Refusal::RateLimited { retry_after } => retry_after.as_secs_f64().ceil().max(1.0) as u64,
-        Refusal::QueueFull | Refusal::QueueTimeout | Refusal::BreakerOpen => 1,
+        Refusal::RateLimited { retry_after: wait } | Refusal::DeadlineUnmeetable { expected: wait } => {
+            wait.as_secs_f64().ceil().max(1.0) as u64
+        }
+        Refusal::QueueFull | Refusal::QueueTimeout | Refusal::Displaced | Refusal::BreakerOpen => 1,
     };
     response.headers_mut().insert(RETRY_AFTER, seconds.into());
     response

@@ -2,8 +2,10 @@
 //!
 //! One [`Worker`] per data thread; what is shared between threads is in `Workload`.
 
+mod admission;
 mod balance;
 mod body;
+mod deadline;
 mod exchange;
 mod forward;
 mod headers;

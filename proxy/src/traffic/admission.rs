@@ -1,0 +1,56 @@
+//! The way in: a place at the route, then one at the service; or, outbound, a breaker that lets it out.
+
+use http::{HeaderMap, HeaderName};
+use tokio::time::Instant;
+
+use crate::{
+    config::Direction,
+    regulate::{Ask, Priority, Refusal},
+    traffic::{deadline, exchange::Exchange, serve::Worker},
+    workload::Route,
+};
+
+/// Holds places for the exchange until it ends, or says why there are none.
+pub(crate) async fn admit(
+    worker: &Worker,
+    route: &Route,
+    headers: &HeaderMap,
+    exchange: &mut Exchange,
+    give_up: Instant,
+) -> Result<(), Refusal> {
+    let ask = ask(worker, route, headers, exchange, give_up);
+    match route.direction {
+        Direction::Inbound => {
+            let route_place = route.gate.admit(ask).await?;
+            // a wait at the route is gone by now
+            let ask = if route_place.queued { Ask { now: Instant::now(), ..ask } } else { ask };
+            let service_place = worker.workload.gate.admit(ask).await?;
+            exchange.admitted([Some(service_place), Some(route_place)]);
+        }
+        Direction::Outbound => {
+            let dice = rand::random();
+            let open = route.upstream.circuit.admit(ask.now, dice) && route.circuit.admit(ask.now, dice);
+            open.then_some(()).ok_or(Refusal::BreakerOpen)?;
+            // a route's own limits, from the file, hold what leaves too
+            if route.is_limited {
+                exchange.admitted([Some(route.gate.admit(ask).await?), None]);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn ask(worker: &Worker, route: &Route, headers: &HeaderMap, exchange: &Exchange, give_up: Instant) -> Ask {
+    let now = exchange.started();
+    let may_wait = route.gate.is_bounded() || worker.workload.gate.is_bounded();
+    if !may_wait {
+        return Ask { now, give_up, priority: route.priority };
+    }
+    let give_up = deadline::nearest(headers, now, exchange.started_unix_ms(), give_up);
+    Ask { now, give_up, priority: priority(worker.workload.priority_header.as_ref(), route, headers) }
+}
+
+fn priority(header: Option<&HeaderName>, route: &Route, headers: &HeaderMap) -> Priority {
+    let said = header.and_then(|name| headers.get(name)).and_then(Priority::of_header);
+    said.unwrap_or(route.priority)
+}
