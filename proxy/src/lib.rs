@@ -9,6 +9,7 @@
 mod config;
 mod control;
 mod counters;
+mod lm;
 mod proxy;
 mod regulate;
 mod telemetry;

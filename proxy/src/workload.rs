@@ -23,7 +23,7 @@ use crate::{
     config::{Config, Direction, Match, Protocol, Timeouts},
     counters::Tally,
     regulate::{Circuit, Gate, Latencies, Priority},
-    telemetry::{RouteStats, SpanSender},
+    telemetry::{LmStats, RouteStats, SpanSender},
     traffic::PeakEwma,
 };
 
@@ -43,6 +43,7 @@ pub(crate) struct Workload {
     /// What the local limiter steers by, and what it allows; 0 for no limit.
     pub(crate) latencies: Latencies,
     pub(crate) local_limit: AtomicU32,
+    pub(crate) lm_stats: LmStats,
     /// Moves with every word of the control plane.
     pub(crate) policy_news: watch::Sender<Option<Instant>>,
     pub(crate) tally: Arc<Tally>,
@@ -124,6 +125,7 @@ impl Workload {
             priority_header: config.limits.priority_header.as_ref().and_then(|name| name.parse().ok()),
             latencies: Latencies::default(),
             local_limit: AtomicU32::new(0),
+            lm_stats: LmStats::default(),
             policy_news: watch::Sender::new(None),
             tally,
             spans,

@@ -2,7 +2,7 @@
 //! service or route takes the place of its limits here.
 
 use serde::{Deserialize, Serialize};
-use weir_policy::{Breaker, ConcurrencyLimit, Policy, RateLimit};
+use weir_policy::{Breaker, ConcurrencyLimit, Policy, RateLimit, TokenRateLimit};
 
 use crate::regulate::Priority;
 
@@ -14,6 +14,8 @@ pub struct Limits {
     pub concurrency_limit: Option<ConcurrencyLimit>,
     /// Requests per second.
     pub rate_limit: Option<RateLimit>,
+    /// Tokens of language models per second, estimated before a call and corrected by its `usage`.
+    pub token_rate_limit: Option<TokenRateLimit>,
     /// Found from latencies while the control plane is silent; off when absent.
     pub local_limit: Option<LocalLimit>,
     /// A header that says a request's priority: `high`, `normal`, `low`, or RFC 9218's `u=0` to `u=7`.
@@ -29,6 +31,8 @@ pub struct RouteLimits {
     pub concurrency_limit: Option<ConcurrencyLimit>,
     /// Requests per second.
     pub rate_limit: Option<RateLimit>,
+    /// Tokens of language models per second, estimated before a call and corrected by its `usage`.
+    pub token_rate_limit: Option<TokenRateLimit>,
     /// When calls are shed; outbound routes only.
     pub breaker: Option<Breaker>,
     /// Who goes first in a queue and who is shed first: `high`, `normal` or `low`.
@@ -57,17 +61,19 @@ impl Default for LocalLimit {
 impl Limits {
     /// As a policy for `service`.
     pub(crate) fn policy(&self, service: &str) -> Policy {
-        let (concurrency_limit, rate_limit) = (self.concurrency_limit, self.rate_limit);
-        Policy { concurrency_limit, rate_limit, ..unregulated(service, None) }
+        let Self { concurrency_limit, rate_limit, token_rate_limit, local_limit: _, priority_header: _ } = self.clone();
+        Policy { concurrency_limit, rate_limit, token_rate_limit, ..unregulated(service, None) }
     }
 }
 
 impl RouteLimits {
     /// As a policy for a route of `service`; `None` when nothing is limited.
     pub(crate) fn policy(&self, service: &str, route: &str) -> Option<Policy> {
-        let Self { concurrency_limit, rate_limit, breaker, priority: _ } = *self;
-        let limited = concurrency_limit.is_some() || rate_limit.is_some() || breaker.is_some();
-        limited.then(|| Policy { concurrency_limit, rate_limit, breaker, ..unregulated(service, Some(route)) })
+        let Self { concurrency_limit, rate_limit, token_rate_limit, breaker, priority: _ } = self.clone();
+        let limited =
+            concurrency_limit.is_some() || rate_limit.is_some() || token_rate_limit.is_some() || breaker.is_some();
+        let unregulated = unregulated(service, Some(route));
+        limited.then_some(Policy { concurrency_limit, rate_limit, token_rate_limit, breaker, ..unregulated })
     }
 }
 

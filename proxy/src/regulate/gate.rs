@@ -7,6 +7,7 @@ use weir_policy::{ConcurrencyLimit, Policy};
 use crate::regulate::{
     limiter::{Ask, Entry, Limiter, Permit},
     rate::RateLimiter,
+    tokens::{Budget, TokenLimiter},
 };
 
 /// The limits of a service or route.
@@ -14,6 +15,7 @@ use crate::regulate::{
 pub(crate) struct Gate {
     limiter: Arc<Limiter>,
     rate: RateLimiter,
+    pub(crate) tokens: Arc<TokenLimiter>,
 }
 
 /// Passed, and how long it took.
@@ -31,6 +33,13 @@ pub(crate) enum Refusal {
     RateLimited {
         /// Until one would be admitted.
         retry_after: Duration,
+    },
+    /// The budget of tokens is used up.
+    TokensExhausted {
+        /// Until there would be enough.
+        retry_after: Duration,
+        /// What the caller is told of it.
+        budget: Budget,
     },
     /// As many wait as may.
     QueueFull,
@@ -52,6 +61,7 @@ impl Gate {
     pub(crate) fn set(&self, policy: Option<&Policy>) {
         self.limiter.set(policy.and_then(|p| p.concurrency_limit));
         self.rate.set(policy.and_then(|p| p.rate_limit));
+        self.tokens.set(policy.and_then(|p| p.token_rate_limit.as_ref()));
     }
 
     /// What the local limiter allows meanwhile.

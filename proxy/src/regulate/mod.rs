@@ -7,6 +7,7 @@ mod line;
 mod local;
 mod priority;
 mod rate;
+mod tokens;
 mod wait;
 
 pub(crate) use breaker::Circuit;
@@ -14,3 +15,4 @@ pub(crate) use gate::{Admission, Gate, Refusal};
 pub(crate) use limiter::{Ask, Permit};
 pub(crate) use local::{Latencies, LocalLimiter, STEP};
 pub use priority::Priority;
+pub(crate) use tokens::{Budget, Reservation, TokenEstimate};

@@ -5,7 +5,7 @@ use std::{borrow::Cow, sync::atomic::Ordering::Relaxed};
 
 use opentelemetry_proto::tonic::{
     collector::{logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest},
-    common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value::Value},
+    common::v1::{AnyValue, ArrayValue, InstrumentationScope, KeyValue, any_value::Value},
     logs::v1::{LogRecord, ResourceLogs, ScopeLogs, SeverityNumber},
     metrics::v1::{
         AggregationTemporality, Gauge, Histogram, HistogramDataPoint, Metric, NumberDataPoint, ResourceMetrics,
@@ -17,7 +17,7 @@ use opentelemetry_proto::tonic::{
 use crate::{
     config::Direction,
     regulate::Refusal,
-    telemetry::{Action, BOUNDS_S, SpanRecord, WAIT_BOUNDS_S},
+    telemetry::{Action, BOUNDS_S, LmRecord, Series, SpanRecord, WAIT_BOUNDS_S},
     workload::{Route, Workload},
 };
 
@@ -57,6 +57,7 @@ pub(crate) fn metrics(workload: &Workload, start_unix_nano: u64, now_unix_nano: 
             metrics.push(at.queue_waits(direction, &routes));
         }
     }
+    metrics.extend(at.gen_ai(workload));
     let scope_metrics = vec![ScopeMetrics { scope: Some(scope()), metrics, ..ScopeMetrics::default() }];
     let resource = Some(resource(workload));
     ExportMetricsServiceRequest {
@@ -69,6 +70,7 @@ pub(crate) fn metrics(workload: &Workload, start_unix_nano: u64, now_unix_nano: 
 pub(crate) enum Attribute<'a> {
     Text(&'a str),
     Int(u64),
+    List(&'a [&'a str]),
 }
 
 /// Says every attribute of a span, in a fixed order.
@@ -103,12 +105,40 @@ pub(crate) fn each_attribute(record: &SpanRecord, mut say: impl FnMut(&'static s
     if let Some(kind) = error_type(record) {
         say("error.type", Text(&kind));
     }
-    if let Some(ns) = record.time_to_first_token_ns {
-        say("weir.time_to_first_token_ns", Int(ns));
+    if let Some(lm) = &record.lm {
+        say_lm(lm, &mut say);
     }
-    if let Some(usage) = record.usage {
-        say("gen_ai.usage.input_tokens", Int(usage.input_tokens));
-        say("gen_ai.usage.output_tokens", Int(usage.output_tokens));
+}
+
+/// Says what is known of a call to a model.
+fn say_lm(lm: &LmRecord, say: &mut impl FnMut(&'static str, Attribute<'_>)) {
+    use Attribute::{Int, List, Text};
+    if let Some(operation) = lm.operation {
+        say("gen_ai.operation.name", Text(operation.as_str()));
+    }
+    if let Some(model) = &lm.request_model {
+        say("gen_ai.request.model", Text(model.as_str()));
+    }
+    if let Some(model) = &lm.response_model {
+        say("gen_ai.response.model", Text(model.as_str()));
+    }
+    let reasons: Vec<&str> = lm.finish_reasons.names().collect();
+    if !reasons.is_empty() {
+        say("gen_ai.response.finish_reasons", List(&reasons));
+    }
+    let numbers = [
+        ("weir.time_to_first_token_ns", lm.time_to_first_token_ns),
+        ("weir.time_per_output_token_ns", lm.time_per_output_token_ns),
+        ("gen_ai.usage.input_tokens", lm.input_tokens),
+        ("gen_ai.usage.output_tokens", lm.output_tokens),
+    ];
+    for (key, number) in numbers {
+        if let Some(number) = number {
+            say(key, Int(number));
+        }
+    }
+    if lm.compressed {
+        say("weir.lm_unread", Text("compressed"));
     }
 }
 
@@ -193,6 +223,35 @@ impl At {
         metric("weir.proxy.shed", "{request}", "requests that policy turned away", cumulative(points.collect()))
     }
 
+    /// The GenAI metrics: one metric a name, with a point for each series that has seen anything.
+    fn gen_ai(self, workload: &Workload) -> Vec<Metric> {
+        let all = workload.lm_stats.series();
+        let empty = Series::default();
+        let metric_of = |name: &'static str, unit, description| {
+            let points = all.iter().flat_map(|(key, series)| {
+                let same = series.named().into_iter().filter(move |named| named.0 == name);
+                let seen = same.filter(|named| named.4.buckets.iter().any(|n| *n > 0));
+                seen.map(move |(.., token_type, histogram)| {
+                    let mut attributes = vec![
+                        text("weir.route", &key.route),
+                        text("gen_ai.operation.name", key.operation),
+                        text("gen_ai.response.model", &key.model),
+                    ];
+                    attributes.extend(token_type.map(|kind| text("gen_ai.token.type", kind)));
+                    self.distribution(attributes, histogram.buckets.clone(), histogram.sum, histogram.bounds)
+                })
+            });
+            metric(name, unit, description, histogram(points.collect()))
+        };
+        let mut metrics: Vec<Metric> = Vec::new();
+        for (name, unit, description, ..) in empty.named() {
+            if metrics.last().is_none_or(|last| last.name != name) && !all.is_empty() {
+                metrics.push(metric_of(name, unit, description));
+            }
+        }
+        metrics
+    }
+
     fn queue_waits(self, direction: Direction, routes: &[&Route]) -> Metric {
         let points = routes.iter().map(|route| {
             let sum_s = route.stats.queue_wait_ns.load(Relaxed) as f64 / 1e9;
@@ -269,6 +328,7 @@ fn pairs(walk: impl FnOnce(&mut dyn FnMut(&'static str, Attribute<'_>))) -> Vec<
         all.push(match value {
             Attribute::Text(value) => text(key, value),
             Attribute::Int(value) => int(key, value),
+            Attribute::List(values) => list(key, values),
         });
     });
     all
@@ -285,6 +345,11 @@ fn text(key: &str, value: &str) -> KeyValue {
 
 fn int(key: &str, value: u64) -> KeyValue {
     pair(key, Value::IntValue(i64::try_from(value).unwrap_or(i64::MAX)))
+}
+
+fn list(key: &str, values: &[&str]) -> KeyValue {
+    let value = |text: &&str| AnyValue { value: Some(Value::StringValue((*text).to_owned())) };
+    pair(key, Value::ArrayValue(ArrayValue { values: values.iter().map(value).collect() }))
 }
 
 fn pair(key: &str, value: Value) -> KeyValue {

@@ -4,7 +4,12 @@ use std::sync::Arc;
 
 use http::{HeaderValue, Method, uri::PathAndQuery};
 
-use crate::{regulate::Refusal, traffic::TraceContext, workload::Route};
+use crate::{
+    lm::{FinishReasons, Name, Operation},
+    regulate::Refusal,
+    traffic::TraceContext,
+    workload::Route,
+};
 
 /// One span and its access log.
 #[derive(Clone)]
@@ -25,15 +30,23 @@ pub(crate) struct SpanRecord {
     /// The index among the upstream's endpoints.
     pub(crate) endpoint: Option<usize>,
     pub(crate) response_bytes: u64,
-    pub(crate) time_to_first_token_ns: Option<u64>,
-    pub(crate) usage: Option<Usage>,
+    /// What is known of a call to a model.
+    pub(crate) lm: Option<Box<LmRecord>>,
 }
 
-/// Tokens as a language model's answer counts them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Usage {
-    pub(crate) input_tokens: u64,
-    pub(crate) output_tokens: u64,
+/// A call to a language model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LmRecord {
+    pub(crate) operation: Option<Operation>,
+    pub(crate) request_model: Option<Name>,
+    pub(crate) response_model: Option<Name>,
+    pub(crate) input_tokens: Option<u64>,
+    pub(crate) output_tokens: Option<u64>,
+    pub(crate) time_to_first_token_ns: Option<u64>,
+    pub(crate) time_per_output_token_ns: Option<u64>,
+    pub(crate) finish_reasons: FinishReasons,
+    /// The answer was compressed, and was not read.
+    pub(crate) compressed: bool,
 }
 
 /// What policy did with the request.
@@ -74,8 +87,15 @@ impl Action {
 
 impl Refusal {
     /// Every reason, in the order of [`Self::index`].
-    pub(crate) const REASONS: [&str; 6] =
-        ["rate_limited", "queue_full", "queue_timeout", "deadline_unmeetable", "displaced", "breaker_open"];
+    pub(crate) const REASONS: [&str; 7] = [
+        "rate_limited",
+        "queue_full",
+        "queue_timeout",
+        "deadline_unmeetable",
+        "displaced",
+        "breaker_open",
+        "tokens_exhausted",
+    ];
 
     /// Its place among [`Self::REASONS`].
     pub(crate) fn index(self) -> usize {
@@ -86,6 +106,7 @@ impl Refusal {
             Self::DeadlineUnmeetable { .. } => 3,
             Self::Displaced => 4,
             Self::BreakerOpen => 5,
+            Self::TokensExhausted { .. } => 6,
         }
     }
 

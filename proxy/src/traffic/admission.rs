@@ -1,12 +1,12 @@
 //! The way in: a place at the route, then one at the service; or, outbound, a breaker that lets it out.
 
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, Request};
 use tokio::time::Instant;
 
 use crate::{
     config::Direction,
-    regulate::{Ask, Priority, Refusal},
-    traffic::{deadline, exchange::Exchange, serve::Worker},
+    regulate::{Ask, Budget, Priority, Refusal},
+    traffic::{deadline, exchange::Exchange, request_body::RequestBody, serve::Worker},
     workload::Route,
 };
 
@@ -14,11 +14,18 @@ use crate::{
 pub(crate) async fn admit(
     worker: &Worker,
     route: &Route,
-    headers: &HeaderMap,
+    request: &mut Request<RequestBody>,
     exchange: &mut Exchange,
     give_up: Instant,
-) -> Result<(), Refusal> {
-    let ask = ask(worker, route, headers, exchange, give_up);
+) -> Result<Option<Budget>, Refusal> {
+    let budget = if exchange.counts_tokens() {
+        // what an answer will cost stands in the request, mostly near its start
+        request.body_mut().read_start(give_up).await;
+        reserve_tokens(worker, route, request.headers(), exchange)?
+    } else {
+        None
+    };
+    let ask = ask(worker, route, request.headers(), exchange, give_up);
     match route.direction {
         Direction::Inbound => {
             let route_place = route.gate.admit(ask).await?;
@@ -37,7 +44,28 @@ pub(crate) async fn admit(
             }
         }
     }
-    Ok(())
+    Ok(budget)
+}
+
+/// Sets tokens aside at the route and at the service; says the budget that is nearer its end.
+fn reserve_tokens(
+    worker: &Worker,
+    route: &Route,
+    headers: &HeaderMap,
+    exchange: &mut Exchange,
+) -> Result<Option<Budget>, Refusal> {
+    let inbound = route.direction == Direction::Inbound;
+    let limiters = [Some(&route.gate.tokens), inbound.then_some(&worker.workload.gate.tokens)];
+    let mut nearest: Option<Budget> = None;
+    for limiter in limiters.into_iter().flatten() {
+        let Some(call) = exchange.call() else { return Ok(None) };
+        let Some(reserved) = limiter.reserve(headers, call.estimate(), Instant::now()) else { continue };
+        let (reservation, budget) =
+            reserved.map_err(|(retry_after, budget)| Refusal::TokensExhausted { retry_after, budget })?;
+        call.reserve(reservation);
+        nearest = nearest.filter(|other| other.remaining <= budget.remaining).or(Some(budget));
+    }
+    Ok(nearest)
 }
 
 fn ask(worker: &Worker, route: &Route, headers: &HeaderMap, exchange: &Exchange, give_up: Instant) -> Ask {

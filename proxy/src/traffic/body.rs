@@ -11,7 +11,10 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
 
-use crate::traffic::{exchange::Exchange, lm::Tokens, pool::Lease};
+use crate::{
+    lm::Reading,
+    traffic::{exchange::Exchange, pool::Lease},
+};
 
 /// A body of either kind.
 pub(crate) enum ProxyBody {
@@ -22,7 +25,7 @@ pub(crate) enum ProxyBody {
 /// The upstream's body and what hangs on its end.
 pub(crate) struct Observed {
     incoming: Incoming,
-    tokens: Option<Tokens>,
+    reading: Reading,
     exchange: Option<Exchange>,
     lease: Option<Lease>,
 }
@@ -32,13 +35,8 @@ impl ProxyBody {
         Self::Own(Full::new(Bytes::from(text)))
     }
 
-    pub(crate) fn upstream(
-        incoming: Incoming,
-        tokens: Option<Tokens>,
-        exchange: Exchange,
-        lease: Option<Lease>,
-    ) -> Self {
-        let mut observed = Observed { incoming, tokens, exchange: Some(exchange), lease };
+    pub(crate) fn upstream(incoming: Incoming, reading: Reading, exchange: Exchange, lease: Option<Lease>) -> Self {
+        let mut observed = Observed { incoming, reading, exchange: Some(exchange), lease };
         if observed.incoming.is_end_stream() {
             observed.end();
         }
@@ -48,19 +46,15 @@ impl ProxyBody {
 
 impl Observed {
     fn watch(&mut self, chunk: &Bytes) {
-        let mut first_token = false;
-        if let Some(tokens) = &mut self.tokens {
-            tokens.watch(chunk);
-            first_token = tokens.is_stream();
-        }
+        let watched = self.reading.watch(chunk);
         if let Some(exchange) = &mut self.exchange {
-            exchange.chunk(chunk.len(), first_token);
+            exchange.chunk(chunk.len(), watched);
         }
     }
 
     fn end(&mut self) {
         if let Some(exchange) = self.exchange.take() {
-            exchange.complete(self.tokens.as_ref().and_then(Tokens::usage));
+            exchange.complete(&self.reading);
         }
         if let Some(lease) = self.lease.take() {
             lease.give_back();
@@ -70,7 +64,16 @@ impl Observed {
     fn broken(&mut self) {
         self.lease = None;
         if let Some(exchange) = self.exchange.take() {
-            exchange.broken();
+            exchange.broken(&self.reading);
+        }
+    }
+}
+
+impl Drop for Observed {
+    fn drop(&mut self) {
+        // whoever asked went away: what has come until now was generated, and is booked
+        if let Some(exchange) = self.exchange.take() {
+            exchange.left(&self.reading);
         }
     }
 }

@@ -3,15 +3,18 @@
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
-use http::Request;
+use http::{Method, Request};
+use http_body::Body;
+use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use crate::{
     config::Direction,
     counters::add,
+    lm::{Call, Operation, Pace, Reading, Watched},
     regulate::{Admission, Permit, Refusal},
-    telemetry::{Action, Failure, SpanRecord, Usage, unix_nano_now},
-    traffic::{TraceContext, balance::Pick, headers::PEER, serve::Worker},
+    telemetry::{Action, Failure, LmRecord, SpanRecord, unix_nano_now},
+    traffic::{TraceContext, balance::Pick, headers::PEER, request_body::RequestBody, serve::Worker},
     workload::Route,
 };
 
@@ -25,6 +28,8 @@ pub(crate) struct Exchange {
     record: Option<SpanRecord>,
     permits: [Option<Permit>; 2],
     pick: Option<(Pick, Instant)>,
+    call: Option<Call>,
+    pace: Pace,
     settled: bool,
 }
 
@@ -46,11 +51,19 @@ impl Exchange {
             in_flight: 0,
             endpoint: None,
             response_bytes: 0,
-            time_to_first_token_ns: None,
-            usage: None,
+            lm: None,
         };
         let (worker, started) = (worker.clone(), Instant::now());
-        Self { worker, started, record: Some(record), permits: [None, None], pick: None, settled: false }
+        Self {
+            worker,
+            started,
+            record: Some(record),
+            permits: [None, None],
+            pick: None,
+            call: None,
+            pace: Pace::default(),
+            settled: false,
+        }
     }
 
     pub(crate) fn started(&self) -> Instant {
@@ -64,6 +77,30 @@ impl Exchange {
 
     pub(crate) fn trace(&self) -> &TraceContext {
         &self.record.as_ref().expect("taken only when dropped").trace
+    }
+
+    /// Reads along what is asked of a model, where one is asked or tokens are limited.
+    pub(crate) fn read_along(&mut self, request: Request<Incoming>) -> Request<RequestBody> {
+        let operation = if request.method() == Method::POST { Operation::of(request.uri().path()) } else { None };
+        if operation.is_none() && !self.counts_tokens() {
+            return request.map(RequestBody::Plain);
+        }
+        let call = Call::new(operation, request.body().size_hint().exact());
+        let asked = call.asked.clone();
+        self.call = Some(call);
+        request.map(|body| RequestBody::watched(body, asked))
+    }
+
+    /// Whether a budget of tokens applies.
+    pub(crate) fn counts_tokens(&self) -> bool {
+        let Some(record) = &self.record else { return false };
+        let of_service = record.route.direction == Direction::Inbound && self.worker.workload.gate.tokens.is_armed();
+        of_service || record.route.gate.tokens.is_armed()
+    }
+
+    /// What is known of the call to a model.
+    pub(crate) fn call(&mut self) -> Option<&mut Call> {
+        self.call.as_mut()
     }
 
     /// Holds places until the exchange ends.
@@ -85,6 +122,7 @@ impl Exchange {
     pub(crate) fn shed(mut self, refusal: Refusal, status: u16) {
         let waited = self.started.elapsed();
         add(&self.worker.workload.tally.shed, 1);
+        self.refund();
         let record = self.record();
         record.action = Action::Shed(refusal);
         record.status = status;
@@ -118,31 +156,76 @@ impl Exchange {
 
     /// Books a failure; `status` is what the client is told.
     pub(crate) fn failed(&mut self, failure: Failure, status: u16) {
+        // one that was only too slow may have generated all the same
+        if failure != Failure::UpstreamTimeout {
+            self.refund();
+        }
         self.record().failure = Some(failure);
         self.record().status = status;
         self.upstream_said(true, true);
     }
 
     /// Books bytes of the answer's body.
-    pub(crate) fn chunk(&mut self, bytes: usize, first_token: bool) {
-        let elapsed = nanos(self.started.elapsed());
-        let record = self.record();
-        record.response_bytes += bytes as u64;
-        if first_token && record.time_to_first_token_ns.is_none() {
-            record.time_to_first_token_ns = Some(elapsed);
+    pub(crate) fn chunk(&mut self, bytes: usize, watched: Watched) {
+        self.record().response_bytes += bytes as u64;
+        if watched.data {
+            self.pace.note(watched, nanos(self.started.elapsed()));
         }
     }
 
     /// The answer was passed on to its end.
-    pub(crate) fn complete(mut self, usage: Option<Usage>) {
-        self.record().usage = usage;
+    pub(crate) fn complete(mut self, reading: &Reading) {
+        self.settle(reading);
         self.settled = true;
     }
 
     /// The answer broke off after its head was passed on.
-    pub(crate) fn broken(mut self) {
+    pub(crate) fn broken(mut self, reading: &Reading) {
+        self.settle(reading);
         self.record().failure = Some(Failure::UpstreamReset);
         self.settled = true;
+    }
+
+    /// The client left before the answer's end.
+    pub(crate) fn left(mut self, reading: &Reading) {
+        self.settle(reading);
+    }
+
+    /// Books what a call to a model came to.
+    fn settle(&mut self, reading: &Reading) {
+        let answer = reading.answer();
+        let SpanRecord { status, response_bytes, .. } = *self.record();
+        if let Some(call) = &mut self.call {
+            call.settle(answer, status, response_bytes);
+        }
+        let compressed = matches!(reading, Reading::Compressed);
+        let says_something = answer.is_some_and(|answer| answer.says_something());
+        if self.call.is_none() && !says_something {
+            return;
+        }
+        let (operation, request_model) = match &self.call {
+            Some(call) => (call.operation, call.asked.borrow().model),
+            None => (None, None),
+        };
+        let output_tokens = answer.and_then(|a| a.output_tokens);
+        let lm = LmRecord {
+            operation,
+            request_model,
+            response_model: answer.and_then(|a| a.model),
+            input_tokens: answer.and_then(|a| a.input_tokens),
+            output_tokens,
+            time_to_first_token_ns: self.pace.time_to_first_token_ns(),
+            time_per_output_token_ns: output_tokens.and_then(|n| self.pace.time_per_output_token_ns(n)),
+            finish_reasons: answer.map(|a| a.finish_reasons).unwrap_or_default(),
+            compressed,
+        };
+        self.record().lm = Some(Box::new(lm));
+    }
+
+    fn refund(&mut self) {
+        if let Some(call) = &mut self.call {
+            call.refund();
+        }
     }
 
     /// The time to the head is what the local limiter steers by: a stream may last as long as it likes.
@@ -179,6 +262,7 @@ impl Drop for Exchange {
             }
         }
         record.route.stats.observe(&record);
+        self.worker.workload.lm_stats.observe(&record);
         if let Some(spans) = &self.worker.workload.spans {
             spans.send(record, &self.worker.workload.tally);
         }

@@ -13,7 +13,8 @@ use tokio::time::Instant;
 use crate::{
     config::{Direction, Protocol},
     counters::add,
-    regulate::Refusal,
+    lm::Reading,
+    regulate::{Budget, Refusal},
     telemetry::Failure,
     traffic::{
         admission::admit,
@@ -21,8 +22,9 @@ use crate::{
         body::ProxyBody,
         exchange::Exchange,
         headers::{PEER, REASON, set_host, strip_hop_by_hop},
-        lm::Tokens,
         pool::{Connection, Lease},
+        ratelimit,
+        request_body::RequestBody,
         serve::Worker,
     },
     workload::Route,
@@ -36,7 +38,7 @@ const GRPC_UNAVAILABLE: HeaderValue = HeaderValue::from_static("14");
 const MAX_STALE: usize = 3;
 
 /// Answers one request.
-pub(crate) async fn handle(worker: Rc<Worker>, listener: usize, mut request: Request<Incoming>) -> Response<ProxyBody> {
+pub(crate) async fn handle(worker: Rc<Worker>, listener: usize, request: Request<Incoming>) -> Response<ProxyBody> {
     add(&worker.workload.tally.requests, 1);
     let Some(route) = worker.workload.route(listener, &request) else {
         return own(StatusCode::NOT_FOUND, "no_route", "no route matches this request", false);
@@ -44,20 +46,22 @@ pub(crate) async fn handle(worker: Rc<Worker>, listener: usize, mut request: Req
     let grpc = is_grpc(&request);
     let mut exchange = Exchange::begin(&worker, route.clone(), &request);
     let give_up = exchange.started() + route.timeout;
-    if let Err(refusal) = admit(&worker, &route, request.headers(), &mut exchange, give_up).await {
-        return shed(exchange, refusal, grpc);
-    }
+    let mut request = exchange.read_along(request);
+    let budget = match admit(&worker, &route, &mut request, &mut exchange, give_up).await {
+        Ok(budget) => budget,
+        Err(refusal) => return shed(exchange, refusal, grpc),
+    };
     exchange.picked(Pick::of(&route.upstream, Instant::now()));
     prepare(&worker, &route, &exchange, &mut request);
     let sent = tokio::time::timeout_at(give_up, send(&worker, &exchange, request)).await;
     match sent.unwrap_or(Err(Failure::UpstreamTimeout)) {
-        Ok((response, lease)) => pass_on(response, lease, exchange),
+        Ok((response, lease)) => pass_on(response, lease, exchange, budget),
         Err(failure) => fail(exchange, failure, grpc),
     }
 }
 
 /// Makes the request the proxy's own: its trace, its identity, the upstream's form of address.
-fn prepare(worker: &Worker, route: &Route, exchange: &Exchange, request: &mut Request<Incoming>) {
+fn prepare(worker: &Worker, route: &Route, exchange: &Exchange, request: &mut Request<RequestBody>) {
     let uri = std::mem::take(request.uri_mut());
     let headers = request.headers_mut();
     strip_hop_by_hop(headers);
@@ -89,7 +93,7 @@ fn prepare(worker: &Worker, route: &Route, exchange: &Exchange, request: &mut Re
 async fn send(
     worker: &Worker,
     exchange: &Exchange,
-    mut request: Request<Incoming>,
+    mut request: Request<RequestBody>,
 ) -> Result<(Response<Incoming>, Option<Lease>), Failure> {
     let pick = exchange.pick().ok_or(Failure::ConnectFailed)?;
     let protocol = pick.upstream.protocol;
@@ -111,18 +115,29 @@ async fn send(
     Err(Failure::UpstreamReset)
 }
 
-fn pass_on(response: Response<Incoming>, lease: Option<Lease>, mut exchange: Exchange) -> Response<ProxyBody> {
+fn pass_on(
+    response: Response<Incoming>,
+    lease: Option<Lease>,
+    mut exchange: Exchange,
+    budget: Option<Budget>,
+) -> Response<ProxyBody> {
     let (mut parts, incoming) = response.into_parts();
     exchange.answered(parts.status.as_u16());
     strip_hop_by_hop(&mut parts.headers);
-    let tokens = Tokens::of(parts.headers.get(CONTENT_TYPE));
-    Response::from_parts(parts, ProxyBody::upstream(incoming, tokens, exchange, lease))
+    let reading = Reading::of(&parts.headers, exchange.call().is_some());
+    if let Some(budget) = budget {
+        ratelimit::say(&mut parts.headers, budget);
+    }
+    Response::from_parts(parts, ProxyBody::upstream(incoming, reading, exchange, lease))
 }
 
 fn shed(exchange: Exchange, refusal: Refusal, grpc: bool) -> Response<ProxyBody> {
     let (status, why) = match refusal {
         Refusal::RateLimited { .. } => {
             (StatusCode::TOO_MANY_REQUESTS, "more requests per second than the policy allows")
+        }
+        Refusal::TokensExhausted { .. } => {
+            (StatusCode::TOO_MANY_REQUESTS, "more tokens per second than the policy allows")
         }
         Refusal::QueueFull => (StatusCode::SERVICE_UNAVAILABLE, "as many requests wait as may"),
         Refusal::QueueTimeout => (StatusCode::SERVICE_UNAVAILABLE, "no place became free in time"),
@@ -135,12 +150,15 @@ fn shed(exchange: Exchange, refusal: Refusal, grpc: bool) -> Response<ProxyBody>
     exchange.shed(refusal, status.as_u16());
     let mut response = own(status, refusal.as_str(), why, grpc);
     let seconds = match refusal {
-        Refusal::RateLimited { retry_after: wait } | Refusal::DeadlineUnmeetable { expected: wait } => {
-            wait.as_secs_f64().ceil().max(1.0) as u64
-        }
+        Refusal::RateLimited { retry_after: wait }
+        | Refusal::TokensExhausted { retry_after: wait, .. }
+        | Refusal::DeadlineUnmeetable { expected: wait } => wait.as_secs_f64().ceil().max(1.0) as u64,
         Refusal::QueueFull | Refusal::QueueTimeout | Refusal::Displaced | Refusal::BreakerOpen => 1,
     };
     response.headers_mut().insert(RETRY_AFTER, seconds.into());
+    if let Refusal::TokensExhausted { budget, .. } = refusal {
+        ratelimit::say(response.headers_mut(), budget);
+    }
     response
 }
 
@@ -154,7 +172,7 @@ fn fail(mut exchange: Exchange, failure: Failure, grpc: bool) -> Response<ProxyB
         }
     };
     exchange.failed(failure, status.as_u16());
-    exchange.complete(None);
+    exchange.complete(&Reading::Not);
     own(status, failure.as_str(), why, grpc)
 }
 

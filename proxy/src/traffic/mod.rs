@@ -9,8 +9,9 @@ mod deadline;
 mod exchange;
 mod forward;
 mod headers;
-mod lm;
 mod pool;
+mod ratelimit;
+mod request_body;
 mod serve;
 mod trace_context;
 

@@ -5,17 +5,14 @@
 
 use std::{cell::RefCell, rc::Rc, time::Duration};
 
-use hyper::{
-    body::Incoming,
-    client::conn::{http1, http2},
-};
+use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpStream, time::Instant};
 
 use crate::{
     config::{Protocol, Timeouts},
     telemetry::Failure,
-    traffic::serve::LocalExecutor,
+    traffic::{request_body::RequestBody, serve::LocalExecutor},
     workload::Endpoint,
 };
 
@@ -26,24 +23,24 @@ const MAX_IDLE: usize = 256;
 pub(crate) struct Pool {
     timeouts: Timeouts,
     http1: Vec<RefCell<Vec<Idle>>>,
-    http2: Vec<RefCell<Option<http2::SendRequest<Incoming>>>>,
+    http2: Vec<RefCell<Option<http2::SendRequest<RequestBody>>>>,
 }
 
 /// A connection one request may use.
 pub(crate) enum Connection {
     Http1(Lease),
-    Http2(http2::SendRequest<Incoming>),
+    Http2(http2::SendRequest<RequestBody>),
 }
 
 /// A lent HTTP/1.1 connection.
 pub(crate) struct Lease {
-    pub(crate) sender: http1::SendRequest<Incoming>,
+    pub(crate) sender: http1::SendRequest<RequestBody>,
     endpoint: usize,
     pool: Rc<Pool>,
 }
 
 struct Idle {
-    sender: http1::SendRequest<Incoming>,
+    sender: http1::SendRequest<RequestBody>,
     since: Instant,
 }
 
@@ -81,11 +78,11 @@ impl Pool {
         }
     }
 
-    fn lease(self: &Rc<Self>, sender: http1::SendRequest<Incoming>, endpoint: usize) -> Lease {
+    fn lease(self: &Rc<Self>, sender: http1::SendRequest<RequestBody>, endpoint: usize) -> Lease {
         Lease { sender, endpoint, pool: self.clone() }
     }
 
-    async fn idle(&self, endpoint: usize) -> Option<http1::SendRequest<Incoming>> {
+    async fn idle(&self, endpoint: usize) -> Option<http1::SendRequest<RequestBody>> {
         loop {
             // taken out before the await, so no borrow is held over it
             let Idle { mut sender, since } = self.http1[endpoint].borrow_mut().pop()?;
@@ -96,7 +93,7 @@ impl Pool {
         }
     }
 
-    async fn connect_http1(&self, endpoint: &Endpoint) -> Result<http1::SendRequest<Incoming>, Failure> {
+    async fn connect_http1(&self, endpoint: &Endpoint) -> Result<http1::SendRequest<RequestBody>, Failure> {
         let io = self.connect(endpoint).await?;
         let (sender, connection) = http1::handshake(io).await.map_err(|_| Failure::ConnectFailed)?;
         // it ends when the sender is dropped or the peer closes; how it ended is the request's to tell
@@ -104,7 +101,7 @@ impl Pool {
         Ok(sender)
     }
 
-    async fn connect_http2(&self, endpoint: &Endpoint) -> Result<http2::SendRequest<Incoming>, Failure> {
+    async fn connect_http2(&self, endpoint: &Endpoint) -> Result<http2::SendRequest<RequestBody>, Failure> {
         let io = self.connect(endpoint).await?;
         let mut builder = http2::Builder::new(LocalExecutor);
         builder.timer(TokioTimer::new()).keep_alive_interval(Some(Duration::from_secs(10)));

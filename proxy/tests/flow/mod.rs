@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test file needs some of it")]
 
+pub(crate) mod collector;
+
 use std::{net::SocketAddr, time::Duration};
 
 use axum::Router;

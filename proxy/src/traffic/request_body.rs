@@ -1,0 +1,122 @@
+//! [`RequestBody`]: the request's body as the upstream gets it: the client's, frame by frame; where a
+//! model is asked, it is read as it passes, and its start may have been read before.
+
+use std::{
+    cell::RefCell,
+    collections::VecDeque,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::time::{Duration, Instant};
+
+use crate::lm::Asked;
+
+/// 64 KiB of a body are held back at most until the bounds of its answer are known.
+const MAX_EARLY: usize = 64 * 1024;
+
+/// 1 s for the start of a body: what a slow client has not sent by then is estimated without it.
+const MAX_WAIT: Duration = Duration::from_secs(1);
+
+/// A body of either kind.
+pub(crate) enum RequestBody {
+    Plain(Incoming),
+    Watched(Box<WatchedBody>),
+}
+
+/// A body that is read as it passes.
+pub(crate) struct WatchedBody {
+    early: VecDeque<Frame<Bytes>>,
+    early_bytes: usize,
+    broken: Option<hyper::Error>,
+    rest: Incoming,
+    asked: Rc<RefCell<Asked>>,
+}
+
+impl RequestBody {
+    /// Reads what is asked of a model into `asked` while it passes.
+    pub(crate) fn watched(rest: Incoming, asked: Rc<RefCell<Asked>>) -> Self {
+        let early = VecDeque::new();
+        Self::Watched(Box::new(WatchedBody { early, early_bytes: 0, broken: None, rest, asked }))
+    }
+
+    /// Reads the start before anything is sent, until it says how long the answer may be.
+    pub(crate) async fn read_start(&mut self, give_up: Instant) {
+        let Self::Watched(body) = self else { return };
+        let until = give_up.min(Instant::now() + MAX_WAIT);
+        while body.early_bytes < MAX_EARLY && body.broken.is_none() && body.asked.borrow().max_output_tokens().is_none()
+        {
+            match tokio::time::timeout_at(until, body.rest.frame()).await {
+                Ok(Some(Ok(frame))) => body.keep(frame),
+                Ok(Some(Err(error))) => body.broken = Some(error),
+                Ok(None) | Err(_) => return,
+            }
+        }
+    }
+}
+
+impl WatchedBody {
+    fn keep(&mut self, frame: Frame<Bytes>) {
+        self.watch(&frame);
+        self.early_bytes += frame.data_ref().map_or(0, Bytes::len);
+        self.early.push_back(frame);
+    }
+
+    fn watch(&self, frame: &Frame<Bytes>) {
+        if let Some(chunk) = frame.data_ref() {
+            self.asked.borrow_mut().watch(chunk);
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if let Some(frame) = self.early.pop_front() {
+            self.early_bytes -= frame.data_ref().map_or(0, Bytes::len);
+            return Poll::Ready(Some(Ok(frame)));
+        }
+        if let Some(error) = self.broken.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
+        let frame = ready!(Pin::new(&mut self.rest).poll_frame(cx));
+        if let Some(Ok(frame)) = &frame {
+            self.watch(frame);
+        }
+        Poll::Ready(frame)
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.get_mut() {
+            Self::Plain(incoming) => Pin::new(incoming).poll_frame(cx),
+            Self::Watched(body) => body.poll(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Plain(incoming) => incoming.is_end_stream(),
+            Self::Watched(body) => body.early.is_empty() && body.broken.is_none() && body.rest.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let (rest, early) = match self {
+            Self::Plain(incoming) => return incoming.size_hint(),
+            Self::Watched(body) => (body.rest.size_hint(), body.early_bytes as u64),
+        };
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower() + early);
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper + early);
+        }
+        hint
+    }
+}
