@@ -125,6 +125,8 @@ fn sidecar(spec: &Spec, own: SocketAddr, next: Option<(&str, SocketAddr)>, colle
         instance: Some(format!("{}-0", spec.service)),
         servers: Some(spec.servers),
         admin: None,
+        admin_token: None,
+        admin_token_file: None,
         threads: Some(1),
         max_connections: 10_000,
         insecure: false,

@@ -17,8 +17,8 @@ mod traffic;
 mod workload;
 
 pub use config::{
-    AccessLog, Config, ConfigError, Direction, Limits, Listener, LocalLimit, Match, PolicySource, Protocol, Route,
-    RouteLimits, Telemetry, Timeouts, Upstream, suggest,
+    AccessLog, Config, ConfigError, Direction, Limits, Listener, LocalLimit, LogFormat, Match, PolicySource,
+    Propagation, Protocol, Route, RouteLimits, Secret, Telemetry, Timeouts, Upstream, suggest,
 };
 pub use counters::Counters;
 pub use proxy::{Proxy, StartError};

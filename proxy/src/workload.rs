@@ -8,7 +8,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering::Relaxed},
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -20,10 +20,10 @@ use tokio::{sync::watch, time::Instant};
 use weir_policy::{Policy, PolicySet};
 
 use crate::{
-    config::{Config, Direction, Match, Protocol, Timeouts},
+    config::{Config, Direction, Match, Propagation, Protocol, Timeouts},
     counters::Tally,
     regulate::{Circuit, Gate, Latencies, Priority},
-    telemetry::{LmStats, RouteStats, SpanSender},
+    telemetry::{LmStats, RouteStats},
     traffic::PeakEwma,
 };
 
@@ -47,10 +47,23 @@ pub(crate) struct Workload {
     /// Moves with every word of the control plane.
     pub(crate) policy_news: watch::Sender<Option<Instant>>,
     pub(crate) tally: Arc<Tally>,
-    pub(crate) spans: Option<SpanSender>,
+    /// In which forms traces are continued.
+    pub(crate) propagation: Vec<Propagation>,
+    /// Where what is enforced came from, and when.
+    pub(crate) origin: Mutex<(Origin, Instant)>,
     /// What is enforced now; the gates and circuits hold its numbers.
     pub(crate) applied: ArcSwap<PolicySet>,
     static_policy: PolicySet,
+}
+
+/// Where the limits in force come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    Static,
+    Disk,
+    ControlPlane,
+    /// The policy had its time to live without news: the static limits hold again.
+    Decayed,
 }
 
 /// One route of one listener.
@@ -78,6 +91,19 @@ pub(crate) struct Upstream {
     pub(crate) circuit: Circuit,
 }
 
+/// What was seen of an endpoint and of the connections to it.
+#[derive(Debug, Default)]
+pub(crate) struct EndpointStats {
+    pub(crate) requests: AtomicU64,
+    pub(crate) failures: AtomicU64,
+    pub(crate) latency_ns: AtomicU64,
+    pub(crate) connects: AtomicU64,
+    pub(crate) connect_failures: AtomicU64,
+    pub(crate) resets: AtomicU64,
+    pub(crate) open: AtomicU32,
+    pub(crate) idle: AtomicU32,
+}
+
 /// One address of an upstream and what is known of it.
 pub(crate) struct Endpoint {
     /// Its place among all endpoints of the proxy: the key of the connection pools.
@@ -85,11 +111,24 @@ pub(crate) struct Endpoint {
     pub(crate) address: String,
     pub(crate) in_flight: AtomicU32,
     pub(crate) latency: Mutex<PeakEwma>,
+    pub(crate) stats: Arc<EndpointStats>,
+}
+
+impl Origin {
+    /// As `/policy` shows it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Static => "static",
+            Self::Disk => "disk",
+            Self::ControlPlane => "control_plane",
+            Self::Decayed => "decayed",
+        }
+    }
 }
 
 impl Workload {
     /// Compiles `config`; `first` is the address of the first listener.
-    pub(crate) fn new(config: &Config, first: SocketAddr, tally: Arc<Tally>, spans: Option<SpanSender>) -> Self {
+    pub(crate) fn new(config: &Config, first: SocketAddr, tally: Arc<Tally>) -> Self {
         let upstreams = upstreams(config);
         let by_name: HashMap<&str, &Arc<Upstream>> = upstreams.iter().map(|u| (u.name.as_str(), u)).collect();
         let listeners = config.listeners.iter().map(|listener| {
@@ -128,7 +167,8 @@ impl Workload {
             lm_stats: LmStats::default(),
             policy_news: watch::Sender::new(None),
             tally,
-            spans,
+            propagation: config.telemetry.propagation.clone(),
+            origin: Mutex::new((Origin::Static, Instant::now())),
             applied: ArcSwap::default(),
             static_policy: config.static_policy(),
         };
@@ -157,10 +197,16 @@ impl Workload {
         self.applied.store(set);
     }
 
+    /// As [`Self::apply`], and keeps in mind where the set came from.
+    pub(crate) fn apply_from(&self, origin: Origin, set: Arc<PolicySet>) {
+        self.apply(set);
+        *self.origin.lock() = (origin, Instant::now());
+    }
+
     /// Falls back to the static configuration; never to "unlimited".
     pub(crate) fn decay(&self) {
         let numbered = PolicySet { sequence: self.applied.load().sequence, ..self.static_policy.clone() };
-        self.apply(Arc::new(numbered));
+        self.apply_from(Origin::Decayed, Arc::new(numbered));
     }
 
     /// How long one who came to the service now would wait, as far as is known.
@@ -220,6 +266,7 @@ fn upstreams(config: &Config) -> Vec<Arc<Upstream>> {
         address: address.clone(),
         in_flight: AtomicU32::new(0),
         latency: Mutex::new(PeakEwma::new(Instant::now())),
+        stats: Arc::default(),
     };
     let mut endpoint = endpoint;
     let upstream = |u: &crate::config::Upstream| {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use weir_policy::{Breaker, Policy, PolicySet};
 
-use crate::config::{Config, ConfigError, Direction, Listener, Route, limits::unregulated};
+use crate::config::{Config, ConfigError, Direction, Listener, Route, Secret, limits::unregulated};
 
 impl Config {
     /// Checks what the types cannot.
@@ -34,10 +34,15 @@ impl Config {
 
     fn check_admin(&self) -> Result<(), ConfigError> {
         let Some(admin) = self.admin else { return Ok(()) };
-        let safe = admin.ip().is_loopback() || self.insecure;
-        check(safe, || {
+        let empty = self.admin_token.as_ref().is_some_and(Secret::is_empty);
+        check(!empty, || "admin_token is empty: anybody would know it".into())?;
+        check(self.admin_token.is_none() || self.admin_token_file.is_none(), || {
+            "admin_token_file: there is an admin_token already".into()
+        })?;
+        let asks = self.admin_token.is_some() || self.admin_token_file.is_some();
+        check(admin.ip().is_loopback() || asks || self.insecure, || {
             format!(
-                "admin: {admin} is reachable from other machines and asks for no credentials: set `insecure: true` to accept that"
+                "admin: {admin} is reachable from other machines and asks for no credentials: set an `admin_token`, or `insecure: true` to accept that"
             )
         })
     }
@@ -113,6 +118,12 @@ impl Config {
         check((0.0..=1.0).contains(&t.span_ratio), || {
             format!("telemetry.span_ratio is {}: from 0 to 1", t.span_ratio)
         })?;
+        check((0.0..=1.0).contains(&t.access_log_ratio), || {
+            format!("telemetry.access_log_ratio is {}: from 0 to 1", t.access_log_ratio)
+        })?;
+        for (i, form) in t.propagation.iter().enumerate() {
+            check(!t.propagation[..i].contains(form), || format!("telemetry.propagation[{i}] repeats {form:?}"))?;
+        }
         let bounds = [
             ("queue_records", t.queue_records),
             ("batch_spans", t.batch_spans),

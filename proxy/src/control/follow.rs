@@ -19,7 +19,7 @@ use crate::{
     control::{Keeper, StateFile},
     counters::add,
     telemetry::jittered,
-    workload::Workload,
+    workload::{Origin, Workload},
 };
 
 /// The first wait before the stream is opened again; it doubles up to [`MAX_BACKOFF`].
@@ -58,7 +58,7 @@ impl Follower {
         let mut follower = Self { workload, client, keeper, newest: (0, 0), decays: None };
         if let Some(set) = kept {
             info!(sequence = set.sequence, "enforcing the policy kept from the last run");
-            follower.enforce(set);
+            follower.enforce(set, Origin::Disk);
         }
         follower
     }
@@ -157,7 +157,7 @@ impl Follower {
             return Ok(());
         }
         info!(sequence = set.sequence, policies = set.policies.len(), "policy in force");
-        self.enforce(set);
+        self.enforce(set, Origin::ControlPlane);
         // a sync takes longer than a swap may: the set holds first and is kept beside
         if let Some(keeper) = &self.keeper {
             keeper.keep(self.workload.applied.load_full());
@@ -165,11 +165,11 @@ impl Follower {
         Ok(())
     }
 
-    fn enforce(&mut self, set: PolicySet) {
+    fn enforce(&mut self, set: PolicySet, origin: Origin) {
         self.newest = (set.sequence, set.issued_unix_nano);
         self.decays = set.ttl().map(|ttl| Instant::now() + ttl);
         add(&self.workload.tally.policies_applied, 1);
-        self.workload.apply(Arc::new(set));
+        self.workload.apply_from(origin, Arc::new(set));
     }
 
     fn decay(&mut self) {

@@ -15,4 +15,5 @@ pub(crate) use gate::{Admission, Gate, Refusal};
 pub(crate) use limiter::{Ask, Permit};
 pub(crate) use local::{Latencies, LocalLimiter, STEP};
 pub use priority::Priority;
+pub(crate) use rate::RateLimiter;
 pub(crate) use tokens::{Budget, Reservation, TokenEstimate};

@@ -30,6 +30,8 @@ pub(crate) struct SpanRecord {
     /// The index among the upstream's endpoints.
     pub(crate) endpoint: Option<usize>,
     pub(crate) response_bytes: u64,
+    /// Whether an access log of it is wanted.
+    pub(crate) log: bool,
     /// What is known of a call to a model.
     pub(crate) lm: Option<Box<LmRecord>>,
 }

@@ -195,7 +195,7 @@ mod tests {
             listeners: [{ address: '127.0.0.1:0', direction: inbound, routes: [{ upstream: app }] }]\n\
             upstreams: [{ name: app, endpoints: ['127.0.0.1:9001'] }]";
         let config = Config::from_yaml(text).unwrap();
-        Workload::new(&config, "127.0.0.1:80".parse().unwrap(), Arc::new(Tally::default()), None)
+        Workload::new(&config, "127.0.0.1:80".parse().unwrap(), Arc::new(Tally::default()))
     }
 
     fn record(workload: &Workload) -> SpanRecord {
@@ -220,6 +220,7 @@ mod tests {
             in_flight: 300,
             endpoint: Some(0),
             response_bytes: 127,
+            log: false,
             lm: Some(Box::new(LmRecord {
                 operation: Some(Operation::Chat),
                 request_model: Some(Name::new("gpt-x")),

@@ -12,7 +12,10 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::workload::{Endpoint, Upstream};
+use crate::{
+    counters::add,
+    workload::{Endpoint, Upstream},
+};
 
 /// 10 s: as long as a person would watch before trusting an endpoint again.
 const DECAY: Duration = Duration::from_secs(10);
@@ -76,6 +79,10 @@ impl Pick {
 
     /// Takes note of how long the head of the response took, or that the call failed.
     pub(crate) fn observe(&self, latency: Duration, failed: bool, now: Instant) {
+        let stats = &self.endpoint().stats;
+        add(&stats.requests, 1);
+        add(&stats.failures, usize::from(failed));
+        stats.latency_ns.fetch_add(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX), Relaxed);
         if self.upstream.endpoints.len() > 1 {
             let latency = if failed { latency.max(PENALTY) } else { latency };
             self.endpoint().latency.lock().observe(latency, now);
@@ -111,6 +118,7 @@ mod tests {
             address: format!("127.0.0.1:{}", 9000 + id),
             in_flight: AtomicU32::new(0),
             latency: Mutex::new(PeakEwma::new(Instant::now())),
+            stats: Arc::default(),
         };
         let endpoints = (0..n).map(endpoint).collect();
         Arc::new(Upstream { name: "u".into(), protocol: Protocol::Http1, endpoints, circuit: Circuit::default() })

@@ -35,7 +35,7 @@ pub(crate) struct Exchange {
 
 impl Exchange {
     pub(crate) fn begin<B>(worker: &Rc<Worker>, route: Arc<Route>, request: &Request<B>) -> Self {
-        let trace = TraceContext::next(request.headers(), worker.workload.span_ratio);
+        let trace = TraceContext::next(request.headers(), &worker.workload.propagation, worker.workload.span_ratio);
         let record = SpanRecord {
             trace,
             route,
@@ -51,6 +51,7 @@ impl Exchange {
             in_flight: 0,
             endpoint: None,
             response_bytes: 0,
+            log: false,
             lm: None,
         };
         let (worker, started) = (worker.clone(), Instant::now());
@@ -162,6 +163,9 @@ impl Exchange {
         }
         self.record().failure = Some(failure);
         self.record().status = status;
+        if let (Failure::UpstreamReset, Some(pick)) = (failure, self.pick()) {
+            add(&pick.endpoint().stats.resets, 1);
+        }
         self.upstream_said(true, true);
     }
 
@@ -183,6 +187,9 @@ impl Exchange {
     pub(crate) fn broken(mut self, reading: &Reading) {
         self.settle(reading);
         self.record().failure = Some(Failure::UpstreamReset);
+        if let Some(pick) = self.pick() {
+            add(&pick.endpoint().stats.resets, 1);
+        }
         self.settled = true;
     }
 
@@ -263,9 +270,7 @@ impl Drop for Exchange {
         }
         record.route.stats.observe(&record);
         self.worker.workload.lm_stats.observe(&record);
-        if let Some(spans) = &self.worker.workload.spans {
-            spans.send(record, &self.worker.workload.tally);
-        }
+        self.worker.recorder.record(record, &self.worker.workload.tally);
     }
 }
 

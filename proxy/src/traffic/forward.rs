@@ -65,7 +65,7 @@ fn prepare(worker: &Worker, route: &Route, exchange: &Exchange, request: &mut Re
     let uri = std::mem::take(request.uri_mut());
     let headers = request.headers_mut();
     strip_hop_by_hop(headers);
-    exchange.trace().inject(headers);
+    exchange.trace().inject(&worker.workload.propagation, headers);
     match route.direction {
         Direction::Inbound => headers.remove(PEER),
         Direction::Outbound => headers.insert(PEER, worker.identity.clone()),

@@ -3,7 +3,12 @@
 //! HTTP/1.1: a connection is lent to one request and comes back when the response's body has ended.
 //! HTTP/2: one connection per endpoint carries everything this thread sends there.
 
-use std::{cell::RefCell, rc::Rc, time::Duration};
+use std::{
+    cell::RefCell,
+    rc::Rc,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -11,9 +16,10 @@ use tokio::{net::TcpStream, time::Instant};
 
 use crate::{
     config::{Protocol, Timeouts},
+    counters::add,
     telemetry::Failure,
     traffic::{request_body::RequestBody, serve::LocalExecutor},
-    workload::Endpoint,
+    workload::{Endpoint, EndpointStats},
 };
 
 /// Kept per endpoint and thread; more would be closed again by idleness anyway.
@@ -36,6 +42,7 @@ pub(crate) enum Connection {
 pub(crate) struct Lease {
     pub(crate) sender: http1::SendRequest<RequestBody>,
     endpoint: usize,
+    stats: Arc<EndpointStats>,
     pool: Rc<Pool>,
 }
 
@@ -60,11 +67,11 @@ impl Pool {
     ) -> Result<(Connection, bool), Failure> {
         match protocol {
             Protocol::Http1 => {
-                if kept_too && let Some(sender) = self.idle(endpoint.id).await {
-                    return Ok((Connection::Http1(self.lease(sender, endpoint.id)), true));
+                if kept_too && let Some(sender) = self.idle(endpoint).await {
+                    return Ok((Connection::Http1(self.lease(sender, endpoint)), true));
                 }
                 let sender = self.connect_http1(endpoint).await?;
-                Ok((Connection::Http1(self.lease(sender, endpoint.id)), false))
+                Ok((Connection::Http1(self.lease(sender, endpoint)), false))
             }
             Protocol::H2 => {
                 let kept = self.http2[endpoint.id].borrow().clone().filter(|sender| kept_too && !sender.is_closed());
@@ -78,14 +85,15 @@ impl Pool {
         }
     }
 
-    fn lease(self: &Rc<Self>, sender: http1::SendRequest<RequestBody>, endpoint: usize) -> Lease {
-        Lease { sender, endpoint, pool: self.clone() }
+    fn lease(self: &Rc<Self>, sender: http1::SendRequest<RequestBody>, endpoint: &Endpoint) -> Lease {
+        Lease { sender, endpoint: endpoint.id, stats: endpoint.stats.clone(), pool: self.clone() }
     }
 
-    async fn idle(&self, endpoint: usize) -> Option<http1::SendRequest<RequestBody>> {
+    async fn idle(&self, endpoint: &Endpoint) -> Option<http1::SendRequest<RequestBody>> {
         loop {
             // taken out before the await, so no borrow is held over it
-            let Idle { mut sender, since } = self.http1[endpoint].borrow_mut().pop()?;
+            let Idle { mut sender, since } = self.http1[endpoint.id].borrow_mut().pop()?;
+            endpoint.stats.idle.fetch_sub(1, Relaxed);
             let fresh = since.elapsed() < self.timeouts.pool_idle();
             if fresh && (sender.is_ready() || sender.ready().await.is_ok()) {
                 return Some(sender);
@@ -97,7 +105,7 @@ impl Pool {
         let io = self.connect(endpoint).await?;
         let (sender, connection) = http1::handshake(io).await.map_err(|_| Failure::ConnectFailed)?;
         // it ends when the sender is dropped or the peer closes; how it ended is the request's to tell
-        tokio::task::spawn_local(connection);
+        open(endpoint, connection);
         Ok(sender)
     }
 
@@ -106,18 +114,31 @@ impl Pool {
         let mut builder = http2::Builder::new(LocalExecutor);
         builder.timer(TokioTimer::new()).keep_alive_interval(Some(Duration::from_secs(10)));
         let (sender, connection) = builder.handshake(io).await.map_err(|_| Failure::ConnectFailed)?;
-        tokio::task::spawn_local(connection);
+        open(endpoint, connection);
         Ok(sender)
     }
 
     async fn connect(&self, endpoint: &Endpoint) -> Result<TokioIo<TcpStream>, Failure> {
         let connect = TcpStream::connect(endpoint.address.as_str());
         let stream = tokio::time::timeout(self.timeouts.connect(), connect).await;
-        let stream = stream.map_err(|_| Failure::ConnectTimeout)?.map_err(|_| Failure::ConnectFailed)?;
+        let stream = stream.map_err(|_| Failure::ConnectTimeout).and_then(|s| s.map_err(|_| Failure::ConnectFailed));
+        let counter = if stream.is_ok() { &endpoint.stats.connects } else { &endpoint.stats.connect_failures };
+        add(counter, 1);
+        let stream = stream?;
         // small answers must not wait for more to fill a packet; a socket that refuses still works
         let _ = stream.set_nodelay(true);
         Ok(TokioIo::new(stream))
     }
+}
+
+/// Runs a connection, and counts it as open for as long as it runs.
+fn open(endpoint: &Endpoint, connection: impl Future<Output = hyper::Result<()>> + 'static) {
+    let stats = endpoint.stats.clone();
+    stats.open.fetch_add(1, Relaxed);
+    tokio::task::spawn_local(async move {
+        let _ = connection.await;
+        stats.open.fetch_sub(1, Relaxed);
+    });
 }
 
 impl Lease {
@@ -126,6 +147,7 @@ impl Lease {
         let mut idle = self.pool.http1[self.endpoint].borrow_mut();
         if !self.sender.is_closed() && idle.len() < MAX_IDLE {
             idle.push(Idle { sender: self.sender, since: Instant::now() });
+            self.stats.idle.fetch_add(1, Relaxed);
         }
     }
 }
