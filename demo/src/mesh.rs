@@ -122,6 +122,8 @@ fn sidecar(spec: &Spec, own: SocketAddr, next: Option<(&str, SocketAddr)>, colle
         servers: Some(spec.servers),
         locality: None,
         admin: None,
+        admin_token: None,
+        admin_token_file: None,
         threads: Some(1),
         max_connections: 10_000,
         insecure: false,

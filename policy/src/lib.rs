@@ -9,5 +9,5 @@ pub mod set;
 #[cfg(feature = "wire")]
 pub mod wire;
 
-pub use limit::{Breaker, ConcurrencyLimit, RateLimit};
+pub use limit::{Breaker, ConcurrencyLimit, RateLimit, TokenRateLimit};
 pub use set::{InvalidPolicy, Policy, PolicySet};

@@ -3,22 +3,25 @@
 //! File → validated `Config` → running parts; nothing reads the environment later.
 
 mod discovery;
+mod limits;
 mod route;
+mod secret;
 mod upstream;
 mod validate;
 mod yaml;
 
 pub use discovery::{ConsulService, Discovery, DnsName, SrvName};
+pub use limits::{Limits, LocalLimit, RouteLimits};
 pub use route::{
     Abort, Delay, Fault, HeaderEdits, Match, Mirror, Redirect, Respond, Retries, Rewrite, Route, Share, ValueMatch,
 };
+pub use secret::Secret;
 pub use upstream::{Balance, CookieKey, Endpoint, HashOn, Locality, OutlierDetection, RetryBudget, SubsetOf, Upstream};
 pub use yaml::suggest;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use weir_policy::{ConcurrencyLimit, RateLimit};
 
 /// Everything a proxy can be told.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -35,7 +38,7 @@ pub struct Config {
     /// Where the workload runs: `prefer_local` measures nearness from here.
     #[serde(default)]
     pub locality: Option<Locality>,
-    /// Where `/metrics`, `/policy`, `/endpoints`, `/healthz` and `/drain` are answered; nowhere when absent.
+    /// Where `/metrics`, `/policy`, `/endpoints`, `/tap`, `/healthz` and `/drain` are answered; nowhere when absent.
     #[serde(default)]
     pub admin: Option<SocketAddr>,
     /// Data threads; one per core when absent.
@@ -44,6 +47,12 @@ pub struct Config {
     /// 10,000 connections a data thread keeps open: about 200 MiB at worst; one more is closed at once.
     #[serde(default = "max_connections")]
     pub max_connections: usize,
+    /// What who asks at the admin address has to know, as `authorization: Bearer …`; needed beyond loopback.
+    #[serde(default)]
+    pub admin_token: Option<Secret>,
+    /// A file that holds the `admin_token`, so that it need not stand here.
+    #[serde(default)]
+    pub admin_token_file: Option<PathBuf>,
     /// Allows an admin address beyond loopback although it asks for no credentials.
     #[serde(default)]
     pub insecure: bool,
@@ -103,16 +112,6 @@ pub enum Protocol {
     H2,
 }
 
-/// The static limits of the service, obeyed at its inbound listeners.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Limits {
-    /// Requests in flight.
-    pub concurrency_limit: Option<ConcurrencyLimit>,
-    /// Requests per second.
-    pub rate_limit: Option<RateLimit>,
-}
-
 /// How long things may take, in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -137,8 +136,16 @@ pub struct Telemetry {
     pub otlp: Option<String>,
     /// The share of traces started here that is recorded; a trace that comes in is recorded if its caller says so.
     pub span_ratio: f64,
+    /// How traces are continued: the first form that a request has is believed, all are written.
+    pub propagation: Vec<Propagation>,
     /// Which requests leave an access log.
     pub access_log: AccessLog,
+    /// The share of those that leave one.
+    pub access_log_ratio: f64,
+    /// A file that access logs are appended to as lines, `-` for stdout, beside those sent as OTLP.
+    pub access_log_file: Option<PathBuf>,
+    /// What the lines look like.
+    pub access_log_format: LogFormat,
     /// 65,536 records (about 20 MiB) that wait while the collector is away; newer ones are dropped and counted.
     pub queue_records: usize,
     /// 512 spans: about 150 KiB, well under the collector's 4 MiB.
@@ -151,6 +158,29 @@ pub struct Telemetry {
     pub retry_ms: u64,
     /// 5 s that the last batches get when the proxy stops.
     pub flush_ms: u64,
+}
+
+/// A form in which a trace's context travels; the words of `OTEL_PROPAGATORS`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Propagation {
+    /// W3C: `traceparent` and `tracestate`.
+    Tracecontext,
+    /// B3 in one field, `b3`.
+    B3,
+    /// B3 in several fields, `x-b3-…`.
+    B3multi,
+}
+
+/// What a line of the access log looks like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// An object with the attributes of the span.
+    #[default]
+    Json,
+    /// Words in a fixed order.
+    Text,
 }
 
 /// Which requests leave an access log.
@@ -197,7 +227,11 @@ impl Default for Telemetry {
         Self {
             otlp: None,
             span_ratio: 1.0,
+            propagation: vec![Propagation::Tracecontext],
             access_log: AccessLog::default(),
+            access_log_ratio: 1.0,
+            access_log_file: None,
+            access_log_format: LogFormat::default(),
             queue_records: 65_536,
             batch_spans: 512,
             batch_age_ms: 200,

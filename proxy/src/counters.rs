@@ -19,6 +19,8 @@ pub(crate) struct Tally {
     pub(crate) spans_dropped: AtomicU64,
     pub(crate) logs_sent: AtomicU64,
     pub(crate) logs_dropped: AtomicU64,
+    pub(crate) log_lines_written: AtomicU64,
+    pub(crate) log_lines_dropped: AtomicU64,
     pub(crate) policies_applied: AtomicU64,
     pub(crate) policies_refused: AtomicU64,
 }

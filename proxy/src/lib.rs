@@ -10,6 +10,7 @@ mod config;
 mod control;
 mod counters;
 mod istio;
+mod lm;
 mod proxy;
 mod regulate;
 mod routing;
@@ -20,9 +21,10 @@ mod workload;
 
 pub use config::{
     Abort, AccessLog, Balance, Config, ConfigError, ConsulService, CookieKey, Delay, Direction, Discovery, DnsName,
-    Endpoint, Fault, HashOn, HeaderEdits, Limits, Listener, Locality, Match, Mirror, OutlierDetection, PolicySource,
-    Protocol, Redirect, Respond, Retries, RetryBudget, Rewrite, Route, Share, SrvName, SubsetOf, Telemetry, Timeouts,
-    Upstream, ValueMatch, suggest,
+    Endpoint, Fault, HashOn, HeaderEdits, Limits, Listener, LocalLimit, Locality, LogFormat, Match, Mirror,
+    OutlierDetection, PolicySource, Propagation, Protocol, Redirect, Respond, Retries, RetryBudget, Rewrite, Route,
+    RouteLimits, Secret, Share, SrvName, SubsetOf, Telemetry, Timeouts, Upstream, ValueMatch, suggest,
 };
 pub use counters::Counters;
 pub use proxy::{Proxy, StartError};
+pub use regulate::Priority;

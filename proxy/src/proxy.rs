@@ -1,17 +1,17 @@
 //! [`Proxy`]: binds, starts the threads, and drains them in order: traffic first, telemetry last.
 
-use std::{io, net::SocketAddr, sync::Arc, thread::JoinHandle};
+use std::{io, net::SocketAddr, path::Path, sync::Arc, thread::JoinHandle};
 
-use tokio::{net::TcpListener, runtime, task::LocalSet};
+use tokio::{net::TcpListener, runtime, sync::mpsc, task::LocalSet};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::Endpoint;
 use weir_policy::PolicySet;
 
 use crate::{
-    config::{Config, ConfigError, PolicySource},
-    control::{Follower, StateFile, serve_admin},
+    config::{Config, ConfigError, LocalLimit, PolicySource, Secret, Telemetry},
+    control::{Admin, Follower, StateFile, hold, serve_admin},
     counters::{Counters, Tally},
-    telemetry::{self, Exporter},
+    telemetry::{self, Exporter, Gatherer, LogWriter, Recorder, Rings, Taps, Wanted},
     traffic::{Worker, bind},
     workload::Workload,
 };
@@ -49,6 +49,16 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// A file that the configuration names cannot be used.
+    #[error("{key} {path}: {source}")]
+    File {
+        /// The key that names it.
+        key: &'static str,
+        /// As configured.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
     /// The machine gives no thread.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
@@ -70,30 +80,34 @@ impl Proxy {
         let admin_address = admin.as_ref().and_then(|a| a.local_addr().ok());
         let state = state_file(&config)?;
         let tally = Arc::new(Tally::default());
-        let (spans, records) = match &config.telemetry.otlp {
-            Some(_) => Some(telemetry::channel(&config.telemetry)).unzip(),
-            None => (None, None),
-        };
-        let workload = Arc::new(Workload::new(&config, addresses[0], tally, spans));
+        let token = admin_token(&config)?;
+        let access_log = access_log(&config, &tally)?;
+        let wanted = Arc::new(Wanted::new(&config.telemetry));
+        let (recorders, rings) = telemetry::rings(&config.telemetry, &wanted, threads.len());
+        let workload = Arc::new(Workload::new(&config, addresses[0], tally));
         let (draining, stopping) = (CancellationToken::new(), CancellationToken::new());
-        let exporter = records.map(|records| (config.telemetry.clone(), records));
         let control = Control {
             workload: workload.clone(),
-            exporter,
+            telemetry: config.telemetry.clone(),
+            rings,
+            access_log,
+            taps: Arc::new(Taps::new(wanted)),
+            token,
             policy: config.policy.clone().map(|source| (source, state)),
+            local_limit: config.limits.local_limit,
             admin,
             draining: draining.clone(),
             stopping: stopping.clone(),
         };
         let control = spawn("control", move |runtime| runtime.block_on(control.run()))?;
-        let start_data = |sockets: Sockets| {
+        let start_data = |(sockets, recorder): (Sockets, Recorder)| {
             let (workload, shutdown) = (workload.clone(), draining.clone());
             spawn("data", move |runtime| {
-                let worker = Worker::new(workload, config.max_connections);
+                let worker = Worker::new(workload, recorder, config.max_connections);
                 LocalSet::new().block_on(runtime, worker.run(sockets, shutdown));
             })
         };
-        let data = threads.into_iter().map(start_data).collect::<Result<_, _>>()?;
+        let data = threads.into_iter().zip(recorders).map(start_data).collect::<Result<_, _>>()?;
         Ok(Self { addresses, admin: admin_address, workload, draining, stopping, data, control })
     }
 
@@ -140,8 +154,13 @@ impl Proxy {
 /// What the control thread runs.
 struct Control {
     workload: Arc<Workload>,
-    exporter: Option<(crate::config::Telemetry, tokio::sync::mpsc::Receiver<telemetry::SpanRecord>)>,
+    telemetry: Telemetry,
+    rings: Rings,
+    access_log: Option<LogWriter>,
+    taps: Arc<Taps>,
+    token: Option<Secret>,
     policy: Option<(PolicySource, Option<StateFile>)>,
+    local_limit: Option<LocalLimit>,
     admin: Option<std::net::TcpListener>,
     draining: CancellationToken,
     stopping: CancellationToken,
@@ -149,13 +168,31 @@ struct Control {
 
 impl Control {
     async fn run(self) {
-        let Self { workload, exporter, policy, admin, draining, stopping } = self;
+        let Self {
+            workload,
+            telemetry,
+            rings,
+            access_log,
+            taps,
+            token,
+            policy,
+            local_limit,
+            admin,
+            draining,
+            stopping,
+        } = self;
         let tasks = TaskTracker::new();
-        if let Some((telemetry, records)) = exporter
-            && let Some(endpoint) = telemetry.otlp.clone().and_then(|url| Endpoint::from_shared(url).ok())
-        {
-            let exporter = Exporter::new(telemetry, workload.clone(), records, endpoint.connect_lazy());
+        let endpoint = telemetry.otlp.clone().and_then(|url| Endpoint::from_shared(url).ok());
+        let records = endpoint.map(|endpoint| {
+            let (records, queued) = mpsc::channel(telemetry.queue_records);
+            let exporter = Exporter::new(telemetry, workload.clone(), queued, endpoint.connect_lazy());
             tasks.spawn(exporter.run(stopping.clone()));
+            records
+        });
+        let gatherer = Gatherer::new(rings, records, access_log, taps.clone(), workload.clone());
+        tasks.spawn(gatherer.run(stopping.clone()));
+        if let Some(config) = local_limit {
+            tasks.spawn(hold(workload.clone(), config, policy.is_some(), stopping.clone()));
         }
         if let Some((source, state)) = policy
             && let Ok(endpoint) = Endpoint::from_shared(source.from)
@@ -164,7 +201,8 @@ impl Control {
             tasks.spawn(follower.run(stopping.clone()));
         }
         if let Some(listener) = admin.and_then(|a| TcpListener::from_std(a).ok()) {
-            tasks.spawn(serve_admin(listener, workload, draining, stopping));
+            let admin = Admin { workload, taps, token, drain: draining };
+            tasks.spawn(serve_admin(listener, admin, stopping));
         }
         tasks.close();
         tasks.wait().await;
@@ -199,6 +237,27 @@ fn bind_admin(address: SocketAddr) -> Result<std::net::TcpListener, StartError> 
 
 fn bind_error(address: SocketAddr) -> impl Fn(io::Error) -> StartError {
     move |source| StartError::Bind { address, source }
+}
+
+fn admin_token(config: &Config) -> Result<Option<Secret>, StartError> {
+    let Some(path) = &config.admin_token_file else { return Ok(config.admin_token.clone()) };
+    let key = "admin_token_file";
+    let text = std::fs::read_to_string(path).map_err(file_error(key, path))?;
+    let token = Secret::new(&text);
+    if token.is_empty() {
+        return Err(file_error(key, path)(io::Error::other("it is empty: anybody would know the token")));
+    }
+    Ok(Some(token))
+}
+
+fn access_log(config: &Config, tally: &Arc<Tally>) -> Result<Option<LogWriter>, StartError> {
+    let Some(path) = &config.telemetry.access_log_file else { return Ok(None) };
+    let opened = LogWriter::open(path, config.telemetry.access_log_format, tally.clone());
+    opened.map(Some).map_err(file_error("telemetry.access_log_file", path))
+}
+
+fn file_error(key: &'static str, path: &Path) -> impl Fn(io::Error) -> StartError {
+    move |source| StartError::File { key, path: path.display().to_string(), source }
 }
 
 fn state_file(config: &Config) -> Result<Option<StateFile>, StartError> {

@@ -8,22 +8,22 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed},
     },
-    time::Duration,
 };
 
 use arc_swap::ArcSwap;
-use http::Request;
-use tokio::time::Instant;
+use http::{HeaderName, Request};
+use parking_lot::Mutex;
+use tokio::{sync::watch, time::Instant};
 use weir_policy::{Policy, PolicySet};
 
 use crate::{
-    config::{self, Config, Direction, Timeouts},
+    config::{self, Config, Direction, Propagation, Timeouts},
     counters::Tally,
-    regulate::Gate,
-    routing::Route,
-    telemetry::SpanSender,
+    regulate::{Gate, Latencies},
+    routing::{Route, Standing},
+    telemetry::LmStats,
     upstream::Upstream,
 };
 
@@ -38,8 +38,19 @@ pub(crate) struct Workload {
     pub(crate) span_ratio: f64,
     /// The limits of the service as a whole, at its inbound listeners.
     pub(crate) gate: Gate,
+    /// Who is believed about priorities.
+    pub(crate) priority_header: Option<HeaderName>,
+    /// What the local limiter steers by, and what it allows; 0 for no limit.
+    pub(crate) latencies: Latencies,
+    pub(crate) local_limit: AtomicU32,
+    pub(crate) lm_stats: LmStats,
+    /// Moves with every word of the control plane.
+    pub(crate) policy_news: watch::Sender<Option<Instant>>,
     pub(crate) tally: Arc<Tally>,
-    pub(crate) spans: Option<SpanSender>,
+    /// In which forms traces are continued.
+    pub(crate) propagation: Vec<Propagation>,
+    /// Where what is enforced came from, and when.
+    pub(crate) origin: Mutex<(Origin, Instant)>,
     /// What is enforced now; the gates and circuits hold its numbers.
     pub(crate) applied: ArcSwap<PolicySet>,
     static_policy: PolicySet,
@@ -48,9 +59,19 @@ pub(crate) struct Workload {
     pub(crate) endpoint_changes: AtomicUsize,
 }
 
+/// Where the limits in force come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    Static,
+    Disk,
+    ControlPlane,
+    /// The policy had its time to live without news: the static limits hold again.
+    Decayed,
+}
+
 impl Workload {
     /// Compiles `config`; `first` is the address of the first listener.
-    pub(crate) fn new(config: &Config, first: SocketAddr, tally: Arc<Tally>, spans: Option<SpanSender>) -> Self {
+    pub(crate) fn new(config: &Config, first: SocketAddr, tally: Arc<Tally>) -> Self {
         let endpoint_ids = AtomicUsize::new(0);
         let upstream = |u| Arc::new(Upstream::new(u, config.locality.as_ref()));
         let upstreams: Vec<Arc<Upstream>> = config.upstreams.iter().map(upstream).collect();
@@ -58,8 +79,9 @@ impl Workload {
         let listeners = config.listeners.iter().map(|listener| {
             let routes = listener.routes.iter().map(|route| {
                 let upstream = |name: &str| (*by_name.get(name).expect("validated: the upstream exists")).clone();
-                let timeout = route.timeout_ms.map_or(config.timeouts.response(), Duration::from_millis);
-                let compiled = Route::new(route, listener.direction, timeout, upstream);
+                let (service, timeout) = (config.service.as_str(), config.timeouts.response());
+                let compiled =
+                    Route::new(route, Standing { service, direction: listener.direction, timeout }, upstream);
                 Arc::new(compiled.expect("validated: the route compiles"))
             });
             routes.collect()
@@ -73,8 +95,14 @@ impl Workload {
             timeouts: config.timeouts,
             span_ratio: config.telemetry.span_ratio,
             gate: Gate::default(),
+            priority_header: config.limits.priority_header.as_ref().and_then(|name| name.parse().ok()),
+            latencies: Latencies::default(),
+            local_limit: AtomicU32::new(0),
+            lm_stats: LmStats::default(),
+            policy_news: watch::Sender::new(None),
             tally,
-            spans,
+            propagation: config.telemetry.propagation.clone(),
+            origin: Mutex::new((Origin::Static, Instant::now())),
             applied: ArcSwap::default(),
             static_policy: config.static_policy(),
             endpoint_ids,
@@ -100,16 +128,33 @@ impl Workload {
                 Direction::Outbound => route.callee(),
             };
             let policy = regulated.and_then(|service| set.for_route(service, &route.name));
-            route.gate.set(policy.filter(|_| route.direction == Direction::Inbound));
-            route.circuit.set(breaker(policy.filter(|_| route.direction == Direction::Outbound)));
+            let (inbound, own) = (route.direction == Direction::Inbound, route.static_policy.as_ref());
+            route.gate.set(policy.filter(|_| inbound).or(own));
+            route.circuit.set(breaker(policy.filter(|_| !inbound).or(own)));
         }
         self.applied.store(set);
+    }
+
+    /// As [`Self::apply`], and keeps in mind where the set came from.
+    pub(crate) fn apply_from(&self, origin: Origin, set: Arc<PolicySet>) {
+        self.apply(set);
+        *self.origin.lock() = (origin, Instant::now());
     }
 
     /// Falls back to the static configuration; never to "unlimited".
     pub(crate) fn decay(&self) {
         let numbered = PolicySet { sequence: self.applied.load().sequence, ..self.static_policy.clone() };
-        self.apply(Arc::new(numbered));
+        self.apply_from(Origin::Decayed, Arc::new(numbered));
+    }
+
+    /// How long one who came to the service now would wait, as far as is known.
+    pub(crate) fn expected_wait_ns(&self) -> u64 {
+        self.gate.expected_wait().map_or(0, |wait| u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    /// What the local limiter allows; 0 for no limit.
+    pub(crate) fn local_limit(&self) -> u64 {
+        u64::from(self.local_limit.load(Relaxed))
     }
 
     /// Every route of every listener.
@@ -134,6 +179,18 @@ impl Workload {
     /// The first route of a listener that matches.
     pub(crate) fn route<B>(&self, listener: usize, request: &Request<B>) -> Option<Arc<Route>> {
         self.listeners[listener].iter().find(|route| route.accepts(request)).cloned()
+    }
+}
+
+impl Origin {
+    /// As `/policy` shows it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Static => "static",
+            Self::Disk => "disk",
+            Self::ControlPlane => "control_plane",
+            Self::Decayed => "decayed",
+        }
     }
 }
 

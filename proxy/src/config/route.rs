@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::RouteLimits;
+
 /// Which requests go where. Exactly one of `upstream`, `split`, `redirect` and `respond` says where.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -39,6 +41,8 @@ pub struct Route {
     pub retries: Option<Retries>,
     /// Another upstream that gets copies.
     pub mirror: Option<Mirror>,
+    /// What this route is held to beside the service's limits.
+    pub limits: RouteLimits,
 }
 
 /// What a request must look like; what is absent matches everything, and all that is there must match.

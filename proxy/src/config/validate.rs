@@ -6,7 +6,8 @@ use weir_policy::{Breaker, Policy, PolicySet};
 
 use crate::{
     config::{
-        Balance, Config, ConfigError, Direction, Endpoint, HashOn, Listener, Redirect, Route, SubsetOf, Upstream,
+        Balance, Config, ConfigError, Direction, Endpoint, HashOn, Listener, Redirect, Route, Secret, SubsetOf,
+        Upstream, limits::unregulated,
     },
     routing,
 };
@@ -25,27 +26,29 @@ impl Config {
         self.check_upstreams()?;
         self.check_listeners()?;
         self.check_telemetry()?;
+        self.check_limits()?;
         self.static_policy().validate().map_err(|e| ConfigError(format!("limits: {e}")))
     }
 
     /// The static limits and breakers in the form of a policy, numbered 0.
     pub(crate) fn static_policy(&self) -> PolicySet {
-        let limits = Policy {
-            concurrency_limit: self.limits.concurrency_limit,
-            rate_limit: self.limits.rate_limit,
-            ..unregulated(&self.service)
-        };
+        let limits = self.limits.policy(&self.service);
         let breakers = self.upstreams.iter().filter(|u| u.breaker.is_some() && u.service() != self.service);
-        let breakers = breakers.map(|u| Policy { breaker: u.breaker, ..unregulated(u.service()) });
+        let breakers = breakers.map(|u| Policy { breaker: u.breaker, ..unregulated(u.service(), None) });
         PolicySet { policies: std::iter::once(limits).chain(breakers).collect(), ..PolicySet::default() }
     }
 
     fn check_admin(&self) -> Result<(), ConfigError> {
         let Some(admin) = self.admin else { return Ok(()) };
-        let safe = admin.ip().is_loopback() || self.insecure;
-        check(safe, || {
+        let empty = self.admin_token.as_ref().is_some_and(Secret::is_empty);
+        check(!empty, || "admin_token is empty: anybody would know it".into())?;
+        check(self.admin_token.is_none() || self.admin_token_file.is_none(), || {
+            "admin_token_file: there is an admin_token already".into()
+        })?;
+        let asks = self.admin_token.is_some() || self.admin_token_file.is_some();
+        check(admin.ip().is_loopback() || asks || self.insecure, || {
             format!(
-                "admin: {admin} is reachable from other machines and asks for no credentials: set `insecure: true` to accept that"
+                "admin: {admin} is reachable from other machines and asks for no credentials: set an `admin_token`, or `insecure: true` to accept that"
             )
         })
     }
@@ -132,11 +135,40 @@ impl Config {
         routing::check(route)
     }
 
+    fn check_limits(&self) -> Result<(), ConfigError> {
+        if let Some(name) = &self.limits.priority_header {
+            let usable = http::HeaderName::from_bytes(name.as_bytes()).is_ok();
+            check(usable, || format!("limits.priority_header is {name:?}: not the name of a header"))?;
+        }
+        if let Some(local) = &self.limits.local_limit {
+            check(local.queue_wait_ms > 0, || "limits.local_limit.queue_wait_ms is 0: at least 1".into())?;
+        }
+        for (i, listener) in self.listeners.iter().enumerate() {
+            for (j, Route { limits, .. }) in listener.routes.iter().enumerate() {
+                let key = format!("listeners[{i}].routes[{j}].limits");
+                let inbound = listener.direction == Direction::Inbound;
+                check(!(inbound && limits.breaker.is_some()), || {
+                    format!("{key}.breaker: a breaker acts where calls leave, on outbound routes")
+                })?;
+                let policies = limits.policy(&self.service, "").into_iter().collect();
+                let set = PolicySet { policies, ..PolicySet::default() };
+                set.validate().map_err(|error| ConfigError(error.to_string().replace("policies[0]", &key)))?;
+            }
+        }
+        Ok(())
+    }
+
     fn check_telemetry(&self) -> Result<(), ConfigError> {
         let t = &self.telemetry;
         check((0.0..=1.0).contains(&t.span_ratio), || {
             format!("telemetry.span_ratio is {}: from 0 to 1", t.span_ratio)
         })?;
+        check((0.0..=1.0).contains(&t.access_log_ratio), || {
+            format!("telemetry.access_log_ratio is {}: from 0 to 1", t.access_log_ratio)
+        })?;
+        for (i, form) in t.propagation.iter().enumerate() {
+            check(!t.propagation[..i].contains(form), || format!("telemetry.propagation[{i}] repeats {form:?}"))?;
+        }
         let bounds = [
             ("queue_records", t.queue_records),
             ("batch_spans", t.batch_spans),
@@ -193,18 +225,6 @@ impl Endpoint {
         let address = &self.address;
         let port = address.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then(|| port.parse::<u16>()));
         check(matches!(port, Some(Ok(1..))), || format!("is {address:?}: expected host:port"))
-    }
-}
-
-fn unregulated(service: &str) -> Policy {
-    let reason = "static configuration".to_owned();
-    Policy {
-        service: service.to_owned(),
-        route: None,
-        concurrency_limit: None,
-        rate_limit: None,
-        breaker: None,
-        reason,
     }
 }
 

@@ -4,8 +4,11 @@
 mod admin;
 mod endpoints;
 mod follow;
+mod hold;
+mod metrics;
 mod state;
 
-pub(crate) use admin::serve as serve_admin;
+pub(crate) use admin::{Admin, serve as serve_admin};
 pub(crate) use follow::Follower;
-pub(crate) use state::StateFile;
+pub(crate) use hold::hold;
+pub(crate) use state::{Keeper, StateFile};

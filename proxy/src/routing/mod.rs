@@ -8,10 +8,11 @@ mod split;
 use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Request, Uri, header::HOST, uri::PathAndQuery};
+use weir_policy::Policy;
 
 use crate::{
     config::{self, ConfigError, Direction, Fault, Redirect, Respond},
-    regulate::{Circuit, Gate},
+    regulate::{Circuit, Gate, Priority},
     telemetry::RouteStats,
     traffic::Mirror,
     upstream::Upstream,
@@ -35,6 +36,9 @@ pub(crate) struct Route {
     pub(crate) mirror: Option<Arc<Mirror>>,
     pub(crate) gate: Gate,
     pub(crate) circuit: Circuit,
+    pub(crate) priority: Priority,
+    /// What the file limits it to.
+    pub(crate) static_policy: Option<Policy>,
     pub(crate) stats: RouteStats,
     pub(crate) fault: Fault,
     pub(crate) request_headers: Edits,
@@ -42,6 +46,16 @@ pub(crate) struct Route {
     matcher: Matcher,
     new_path: Option<String>,
     new_host: Option<HeaderValue>,
+}
+
+/// Where a route stands in the configuration.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Standing<'a> {
+    /// The workload's.
+    pub(crate) service: &'a str,
+    pub(crate) direction: Direction,
+    /// Where the route says none.
+    pub(crate) timeout: Duration,
 }
 
 /// Where a route's requests go.
@@ -55,8 +69,7 @@ impl Route {
     /// Compiles what was validated; `upstream` finds one by name.
     pub(crate) fn new(
         route: &config::Route,
-        direction: Direction,
-        timeout: Duration,
+        standing: Standing<'_>,
         upstream: impl Fn(&str) -> Arc<Upstream>,
     ) -> Result<Self, ConfigError> {
         let destination = match (&route.redirect, &route.respond) {
@@ -73,10 +86,13 @@ impl Route {
             Destination::Elsewhere(_) => "redirect",
             Destination::Here(_) => "respond",
         };
+        let name = route.name.clone().unwrap_or_else(|| named_after.to_owned());
         Ok(Self {
-            name: route.name.clone().unwrap_or_else(|| named_after.to_owned()),
-            direction,
-            timeout,
+            direction: standing.direction,
+            timeout: route.timeout_ms.map_or(standing.timeout, Duration::from_millis),
+            priority: route.limits.priority,
+            static_policy: route.limits.policy(standing.service, &name),
+            name,
             max_stream_duration: route.max_stream_duration_ms.map(Duration::from_millis),
             idle_timeout: route.idle_timeout_ms.map(Duration::from_millis),
             retries: route.retries.as_ref().map(RetryPolicy::new).transpose()?,

@@ -5,7 +5,7 @@ use std::{borrow::Cow, sync::atomic::Ordering::Relaxed};
 
 use opentelemetry_proto::tonic::{
     collector::{logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest},
-    common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value::Value},
+    common::v1::{AnyValue, ArrayValue, InstrumentationScope, KeyValue, any_value::Value},
     logs::v1::{LogRecord, ResourceLogs, ScopeLogs, SeverityNumber},
     metrics::v1::{
         AggregationTemporality, Gauge, Histogram, HistogramDataPoint, Metric, NumberDataPoint, ResourceMetrics,
@@ -16,8 +16,9 @@ use opentelemetry_proto::tonic::{
 
 use crate::{
     config::Direction,
+    regulate::Refusal,
     routing::Route,
-    telemetry::{Action, BOUNDS_S, SpanRecord},
+    telemetry::{Action, BOUNDS_S, LmRecord, Series, SpanRecord, WAIT_BOUNDS_S},
     workload::Workload,
 };
 
@@ -36,7 +37,14 @@ pub(crate) fn metrics(workload: &Workload, start_unix_nano: u64, now_unix_nano: 
     let (in_flight, queued) = workload.gate.load();
     let mut metrics = vec![
         at.gauge("weir.proxy.in_flight", "{request}", "requests admitted to the service now", u64::from(in_flight)),
-        at.gauge("weir.proxy.queued", "{request}", "requests that wait for a place now", queued as u64),
+        at.gauge("weir.proxy.queued", "{request}", "requests that wait for a place now", u64::from(queued)),
+        at.gauge("weir.proxy.expected_wait", "ns", "how long one who came now would wait", workload.expected_wait_ns()),
+        at.gauge(
+            "weir.proxy.local_limit",
+            "{request}",
+            "what the local limiter allows; 0 for no limit",
+            workload.local_limit(),
+        ),
         at.sum("weir.proxy.spans_recorded", "{span}", "spans to be exported", counters.spans_recorded),
         at.sum("weir.proxy.spans_sent", "{span}", "spans the collector acknowledged", counters.spans_sent),
         at.sum("weir.proxy.spans_dropped", "{span}", "spans given up", counters.spans_dropped),
@@ -47,8 +55,10 @@ pub(crate) fn metrics(workload: &Workload, start_unix_nano: u64, now_unix_nano: 
         if !routes.is_empty() {
             metrics.push(at.durations(direction, &routes));
             metrics.push(at.shed(direction, &routes));
+            metrics.push(at.queue_waits(direction, &routes));
         }
     }
+    metrics.extend(at.gen_ai(workload));
     let scope_metrics = vec![ScopeMetrics { scope: Some(scope()), metrics, ..ScopeMetrics::default() }];
     let resource = Some(resource(workload));
     ExportMetricsServiceRequest {
@@ -61,6 +71,7 @@ pub(crate) fn metrics(workload: &Workload, start_unix_nano: u64, now_unix_nano: 
 pub(crate) enum Attribute<'a> {
     Text(&'a str),
     Int(u64),
+    List(&'a [&'a str]),
 }
 
 /// Says every attribute of a span, in a fixed order.
@@ -78,6 +89,9 @@ pub(crate) fn each_attribute(record: &SpanRecord, mut say: impl FnMut(&'static s
     say("weir.route", Text(&route.name));
     say("weir.policy_action", Text(record.action.as_str()));
     say("weir.queue_wait_ns", Int(record.queue_wait_ns));
+    if let Action::Shed(Refusal::DeadlineUnmeetable { expected }) = record.action {
+        say("weir.expected_wait_ns", Int(u64::try_from(expected.as_nanos()).unwrap_or(u64::MAX)));
+    }
     say("weir.in_flight", Int(u64::from(record.in_flight)));
     say("http.response.body.size", Int(record.response_bytes));
     say_peer(record, &mut say);
@@ -94,12 +108,40 @@ pub(crate) fn each_attribute(record: &SpanRecord, mut say: impl FnMut(&'static s
     if let Some(kind) = error_type(record) {
         say("error.type", Text(&kind));
     }
-    if let Some(ns) = record.time_to_first_token_ns {
-        say("weir.time_to_first_token_ns", Int(ns));
+    if let Some(lm) = &record.lm {
+        say_lm(lm, &mut say);
     }
-    if let Some(usage) = record.usage {
-        say("gen_ai.usage.input_tokens", Int(usage.input_tokens));
-        say("gen_ai.usage.output_tokens", Int(usage.output_tokens));
+}
+
+/// Says what is known of a call to a model.
+fn say_lm(lm: &LmRecord, say: &mut impl FnMut(&'static str, Attribute<'_>)) {
+    use Attribute::{Int, List, Text};
+    if let Some(operation) = lm.operation {
+        say("gen_ai.operation.name", Text(operation.as_str()));
+    }
+    if let Some(model) = &lm.request_model {
+        say("gen_ai.request.model", Text(model.as_str()));
+    }
+    if let Some(model) = &lm.response_model {
+        say("gen_ai.response.model", Text(model.as_str()));
+    }
+    let reasons: Vec<&str> = lm.finish_reasons.names().collect();
+    if !reasons.is_empty() {
+        say("gen_ai.response.finish_reasons", List(&reasons));
+    }
+    let numbers = [
+        ("weir.time_to_first_token_ns", lm.time_to_first_token_ns),
+        ("weir.time_per_output_token_ns", lm.time_per_output_token_ns),
+        ("gen_ai.usage.input_tokens", lm.input_tokens),
+        ("gen_ai.usage.output_tokens", lm.output_tokens),
+    ];
+    for (key, number) in numbers {
+        if let Some(number) = number {
+            say(key, Int(number));
+        }
+    }
+    if lm.compressed {
+        say("weir.lm_unread", Text("compressed"));
     }
 }
 
@@ -180,32 +222,88 @@ impl At {
     }
 
     fn shed(self, direction: Direction, routes: &[&Route]) -> Metric {
-        let points = routes.iter().map(|r| self.number(r.stats.shed.load(Relaxed), of_route(direction, r)));
+        let points = routes.iter().map(|r| self.number(r.stats.shed_count(), of_route(direction, r)));
         metric("weir.proxy.shed", "{request}", "requests that policy turned away", cumulative(points.collect()))
+    }
+
+    /// The GenAI metrics: one metric a name, with a point for each series that has seen anything.
+    fn gen_ai(self, workload: &Workload) -> Vec<Metric> {
+        let all = workload.lm_stats.series();
+        let empty = Series::default();
+        let metric_of = |name: &'static str, unit, description| {
+            let points = all.iter().flat_map(|(key, series)| {
+                let same = series.named().into_iter().filter(move |named| named.0 == name);
+                let seen = same.filter(|named| named.4.buckets.iter().any(|n| *n > 0));
+                seen.map(move |(.., token_type, histogram)| {
+                    let mut attributes = vec![
+                        text("weir.route", &key.route),
+                        text("gen_ai.operation.name", key.operation),
+                        text("gen_ai.response.model", &key.model),
+                    ];
+                    attributes.extend(token_type.map(|kind| text("gen_ai.token.type", kind)));
+                    self.distribution(attributes, histogram.buckets.clone(), histogram.sum, histogram.bounds)
+                })
+            });
+            metric(name, unit, description, histogram(points.collect()))
+        };
+        let mut metrics: Vec<Metric> = Vec::new();
+        for (name, unit, description, ..) in empty.named() {
+            if metrics.last().is_none_or(|last| last.name != name) && !all.is_empty() {
+                metrics.push(metric_of(name, unit, description));
+            }
+        }
+        metrics
+    }
+
+    fn queue_waits(self, direction: Direction, routes: &[&Route]) -> Metric {
+        let points = routes.iter().map(|route| {
+            let sum_s = route.stats.queue_wait_ns.load(Relaxed) as f64 / 1e9;
+            self.distribution(of_route(direction, route), route.stats.wait_buckets(), sum_s, &WAIT_BOUNDS_S)
+        });
+        metric(
+            "weir.proxy.queue_wait",
+            "s",
+            "waits of requests that had to wait for a place",
+            histogram(points.collect()),
+        )
+    }
+
+    fn distribution(
+        self,
+        attributes: Vec<KeyValue>,
+        bucket_counts: Vec<u64>,
+        sum: f64,
+        bounds: &[f64],
+    ) -> HistogramDataPoint {
+        HistogramDataPoint {
+            attributes,
+            start_time_unix_nano: self.start_unix_nano,
+            time_unix_nano: self.now_unix_nano,
+            count: bucket_counts.iter().sum(),
+            sum: Some(sum),
+            bucket_counts,
+            explicit_bounds: bounds.to_vec(),
+            ..HistogramDataPoint::default()
+        }
     }
 
     fn durations(self, direction: Direction, routes: &[&Route]) -> Metric {
         let points = routes.iter().map(|route| {
-            let bucket_counts = route.stats.buckets();
-            HistogramDataPoint {
-                attributes: of_route(direction, route),
-                start_time_unix_nano: self.start_unix_nano,
-                time_unix_nano: self.now_unix_nano,
-                count: bucket_counts.iter().sum(),
-                sum: Some(route.stats.duration_ns.load(Relaxed) as f64 / 1e9),
-                bucket_counts,
-                explicit_bounds: BOUNDS_S.to_vec(),
-                ..HistogramDataPoint::default()
-            }
+            let sum_s = route.stats.duration_ns.load(Relaxed) as f64 / 1e9;
+            self.distribution(of_route(direction, route), route.stats.buckets(), sum_s, &BOUNDS_S)
         });
-        let aggregation_temporality = AggregationTemporality::Cumulative.into();
-        let data = Data::Histogram(Histogram { data_points: points.collect(), aggregation_temporality });
+        let data = histogram(points.collect());
         let name = match direction {
             Direction::Inbound => "http.server.request.duration",
             Direction::Outbound => "http.client.request.duration",
         };
         metric(name, "s", "duration of requests, queueing in the proxy included", data)
     }
+}
+
+fn histogram(data_points: Vec<HistogramDataPoint>) -> Data {
+    let aggregation_temporality = AggregationTemporality::Cumulative.into();
+    Data::Histogram(Histogram { data_points, aggregation_temporality })
 }
 
 fn cumulative(data_points: Vec<NumberDataPoint>) -> Data {
@@ -233,6 +331,7 @@ fn pairs(walk: impl FnOnce(&mut dyn FnMut(&'static str, Attribute<'_>))) -> Vec<
         all.push(match value {
             Attribute::Text(value) => text(key, value),
             Attribute::Int(value) => int(key, value),
+            Attribute::List(values) => list(key, values),
         });
     });
     all
@@ -249,6 +348,11 @@ fn text(key: &str, value: &str) -> KeyValue {
 
 fn int(key: &str, value: u64) -> KeyValue {
     pair(key, Value::IntValue(i64::try_from(value).unwrap_or(i64::MAX)))
+}
+
+fn list(key: &str, values: &[&str]) -> KeyValue {
+    let value = |text: &&str| AnyValue { value: Some(Value::StringValue((*text).to_owned())) };
+    pair(key, Value::ArrayValue(ArrayValue { values: values.iter().map(value).collect() }))
 }
 
 fn pair(key: &str, value: Value) -> KeyValue {

@@ -22,9 +22,9 @@ use tonic::{Code, Status, transport::Channel};
 use tracing::{info, warn};
 
 use crate::{
-    config::{AccessLog, Telemetry},
-    counters::{Tally, add},
-    telemetry::{Action, SpanRecord, client::TraceClient, encode, wire::SpanWriter},
+    config::Telemetry,
+    counters::add,
+    telemetry::{SpanRecord, client::TraceClient, encode, wire::SpanWriter},
     workload::Workload,
 };
 
@@ -36,13 +36,6 @@ const MAX_BACKOFF: Duration = Duration::from_secs(5);
 
 /// One call to the collector may take this long: it answers after a disk has synced.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Where data threads leave their records.
-#[derive(Clone)]
-pub(crate) struct SpanSender {
-    records: mpsc::Sender<SpanRecord>,
-    access_log: AccessLog,
-}
 
 /// The loop that sends them.
 pub(crate) struct Exporter {
@@ -62,34 +55,6 @@ enum Event {
     BatchOld,
     MetricsDue,
     Closed,
-}
-
-/// The two ends of the queue.
-pub(crate) fn channel(config: &Telemetry) -> (SpanSender, mpsc::Receiver<SpanRecord>) {
-    let (records, receiver) = mpsc::channel(config.queue_records);
-    (SpanSender { records, access_log: config.access_log }, receiver)
-}
-
-impl SpanSender {
-    /// Queues a record if a span or an access log of it is wanted; never waits.
-    pub(crate) fn send(&self, record: SpanRecord, tally: &Tally) {
-        let (span, log) = (record.trace.sampled, self.access_log.wants(&record));
-        add(&tally.spans_recorded, usize::from(span));
-        if (span || log) && self.records.try_send(record).is_err() {
-            add(&tally.spans_dropped, usize::from(span));
-            add(&tally.logs_dropped, usize::from(log));
-        }
-    }
-}
-
-impl AccessLog {
-    fn wants(self, record: &SpanRecord) -> bool {
-        match self {
-            Self::Off => false,
-            Self::Errors => record.failed() || matches!(record.action, Action::Shed(_)),
-            Self::All => true,
-        }
-    }
 }
 
 impl Exporter {
@@ -151,8 +116,9 @@ impl Exporter {
         let (never, flush) = (CancellationToken::new(), Duration::from_millis(self.config.flush_ms));
         let all = async {
             loop {
+                // the gatherer stops as we do, and closes the queue behind its last record
                 while self.batch.len() < self.config.batch_spans
-                    && let Ok(record) = self.records.try_recv()
+                    && let Some(record) = self.records.recv().await
                 {
                     self.batch.push(record);
                 }
@@ -174,9 +140,9 @@ impl Exporter {
         let counters = tally.read();
         let settled = counters.spans_sent + counters.spans_rejected + counters.spans_dropped;
         let spans = usize::try_from(counters.spans_recorded.saturating_sub(settled)).unwrap_or(usize::MAX);
-        let mut logs = self.batch.iter().filter(|r| self.config.access_log.wants(r)).count();
+        let mut logs = self.batch.iter().filter(|r| r.log).count();
         while let Ok(record) = self.records.try_recv() {
-            logs += usize::from(self.config.access_log.wants(&record));
+            logs += usize::from(record.log);
         }
         add(&tally.spans_dropped, spans);
         add(&tally.logs_dropped, logs);
@@ -188,7 +154,7 @@ impl Exporter {
         if span_count > 0 && !self.send_spans(span_count, stop).await {
             return; // stopping: the batch stays for the flush
         }
-        let logs: Vec<&SpanRecord> = self.batch.iter().filter(|r| self.config.access_log.wants(r)).collect();
+        let logs: Vec<&SpanRecord> = self.batch.iter().filter(|r| r.log).collect();
         if !logs.is_empty() {
             let (request, count) = (encode::logs(&self.workload, &logs), logs.len());
             self.send_logs(request, count).await;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::{HeaderValue, Method, uri::PathAndQuery};
 
 use crate::{
+    lm::{FinishReasons, Name, Operation},
     regulate::Refusal,
     routing::Route,
     traffic::TraceContext,
@@ -34,15 +35,25 @@ pub(crate) struct SpanRecord {
     /// Attempts beside the first.
     pub(crate) retries: u32,
     pub(crate) response_bytes: u64,
-    pub(crate) time_to_first_token_ns: Option<u64>,
-    pub(crate) usage: Option<Usage>,
+    /// Whether an access log of it is wanted.
+    pub(crate) log: bool,
+    /// What is known of a call to a model.
+    pub(crate) lm: Option<Box<LmRecord>>,
 }
 
-/// Tokens as a language model's answer counts them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Usage {
-    pub(crate) input_tokens: u64,
-    pub(crate) output_tokens: u64,
+/// A call to a language model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LmRecord {
+    pub(crate) operation: Option<Operation>,
+    pub(crate) request_model: Option<Name>,
+    pub(crate) response_model: Option<Name>,
+    pub(crate) input_tokens: Option<u64>,
+    pub(crate) output_tokens: Option<u64>,
+    pub(crate) time_to_first_token_ns: Option<u64>,
+    pub(crate) time_per_output_token_ns: Option<u64>,
+    pub(crate) finish_reasons: FinishReasons,
+    /// The answer was compressed, and was not read.
+    pub(crate) compressed: bool,
 }
 
 /// What policy did with the request.
@@ -89,15 +100,35 @@ impl Action {
 }
 
 impl Refusal {
+    /// Every reason, in the order of [`Self::index`].
+    pub(crate) const REASONS: [&str; 8] = [
+        "rate_limited",
+        "queue_full",
+        "queue_timeout",
+        "deadline_unmeetable",
+        "displaced",
+        "breaker_open",
+        "tokens_exhausted",
+        "upstream_overflow",
+    ];
+
+    /// Its place among [`Self::REASONS`].
+    pub(crate) fn index(self) -> usize {
+        match self {
+            Self::RateLimited { .. } => 0,
+            Self::QueueFull => 1,
+            Self::QueueTimeout => 2,
+            Self::DeadlineUnmeetable { .. } => 3,
+            Self::Displaced => 4,
+            Self::BreakerOpen => 5,
+            Self::TokensExhausted { .. } => 6,
+            Self::UpstreamOverflow => 7,
+        }
+    }
+
     /// As in the attribute `weir.policy_action` and the header `x-weir-reason`.
     pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::RateLimited { .. } => "rate_limited",
-            Self::QueueFull => "queue_full",
-            Self::QueueTimeout => "queue_timeout",
-            Self::BreakerOpen => "breaker_open",
-            Self::UpstreamOverflow => "upstream_overflow",
-        }
+        Self::REASONS[self.index()]
     }
 }
 

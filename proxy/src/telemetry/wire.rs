@@ -108,6 +108,7 @@ fn key_value(to: &mut Vec<u8>, number: u32, key: &str, value: Attribute<'_>) {
     let value_length = match value {
         Attribute::Text(text) => field_length(text.len()),
         Attribute::Int(int) => 1 + varint_length(int),
+        Attribute::List(texts) => field_length(list_length(texts)),
     };
     tag(to, number, DELIMITED);
     varint(to, (field_length(key.len()) + field_length(value_length)) as u64);
@@ -120,7 +121,21 @@ fn key_value(to: &mut Vec<u8>, number: u32, key: &str, value: Attribute<'_>) {
             tag(to, 3, VARINT);
             varint(to, int);
         }
+        Attribute::List(texts) => {
+            tag(to, 5, DELIMITED);
+            varint(to, list_length(texts) as u64);
+            for text in texts {
+                tag(to, 1, DELIMITED);
+                varint(to, field_length(text.len()) as u64);
+                delimited(to, 1, text.as_bytes());
+            }
+        }
     }
+}
+
+/// An `ArrayValue` of strings.
+fn list_length(texts: &[&str]) -> usize {
+    texts.iter().map(|text| field_length(field_length(text.len()))).sum()
 }
 
 /// What a delimited field with a number below 16 takes.
@@ -169,8 +184,9 @@ mod tests {
     use crate::{
         Config,
         counters::Tally,
+        lm::{FinishReasons, Name, Operation},
         regulate::Refusal,
-        telemetry::{Action, Failure, Usage},
+        telemetry::{Action, Failure, LmRecord},
         traffic::TraceContext,
     };
 
@@ -179,7 +195,7 @@ mod tests {
             listeners: [{ address: '127.0.0.1:0', direction: inbound, routes: [{ upstream: app }] }]\n\
             upstreams: [{ name: app, endpoints: ['127.0.0.1:9001'] }]";
         let config = Config::from_yaml(text).unwrap();
-        Workload::new(&config, "127.0.0.1:80".parse().unwrap(), Arc::new(Tally::default()), None)
+        Workload::new(&config, "127.0.0.1:80".parse().unwrap(), Arc::new(Tally::default()))
     }
 
     fn record(workload: &Workload) -> SpanRecord {
@@ -206,8 +222,18 @@ mod tests {
             endpoint: workload.upstreams[0].endpoints().first().cloned(),
             retries: 2,
             response_bytes: 127,
-            time_to_first_token_ns: Some(128),
-            usage: Some(Usage { input_tokens: 0, output_tokens: 16_384 }),
+            log: false,
+            lm: Some(Box::new(LmRecord {
+                operation: Some(Operation::Chat),
+                request_model: Some(Name::new("gpt-x")),
+                response_model: Some(Name::new("gpt-x-1")),
+                input_tokens: Some(0),
+                output_tokens: Some(16_384),
+                time_to_first_token_ns: Some(128),
+                time_per_output_token_ns: Some(9),
+                finish_reasons: FinishReasons::of(&["stop", "length"]),
+                compressed: true,
+            })),
         }
     }
 
@@ -223,6 +249,7 @@ mod tests {
             |kv: &opentelemetry_proto::tonic::common::v1::KeyValue| match kv.value.as_ref().unwrap().value.as_ref() {
                 Some(Value::StringValue(text)) => text.clone(),
                 Some(Value::IntValue(int)) => int.to_string(),
+                Some(Value::ArrayValue(list)) => format!("{} texts", list.values.len()),
                 other => panic!("{other:?}"),
             };
         span.attributes.iter().map(|kv| (kv.key.as_str(), value(kv))).collect()
@@ -261,9 +288,15 @@ mod tests {
             ("weir.upstream", "127.0.0.1:9001"),
             ("http.request.resend_count", "2"),
             ("error.type", "upstream_timeout"),
+            ("gen_ai.operation.name", "chat"),
+            ("gen_ai.request.model", "gpt-x"),
+            ("gen_ai.response.model", "gpt-x-1"),
+            ("gen_ai.response.finish_reasons", "2 texts"),
             ("weir.time_to_first_token_ns", "128"),
+            ("weir.time_per_output_token_ns", "9"),
             ("gen_ai.usage.input_tokens", "0"),
             ("gen_ai.usage.output_tokens", "16384"),
+            ("weir.lm_unread", "compressed"),
         ];
         assert_eq!(attributes(span), expected.map(|(key, value)| (key, value.to_owned())));
     }
@@ -280,8 +313,7 @@ mod tests {
             action: Action::Shed(Refusal::QueueFull),
             failure: None,
             endpoint: None,
-            time_to_first_token_ns: None,
-            usage: None,
+            lm: None,
             ..full.clone()
         };
         let request = decoded(&[full, bare], &workload);

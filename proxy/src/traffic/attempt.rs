@@ -15,6 +15,7 @@ use crate::{
     routing::{RetryPolicy, Route},
     telemetry::Failure,
     traffic::{
+        client_body::ClientBody,
         exchange::Exchange,
         mirror,
         outcome::Outcome,
@@ -44,14 +45,14 @@ pub(crate) struct Sending<'a> {
 
 impl Sending<'_> {
     /// Sends; the answer or failure of the last attempt is the request's.
-    pub(crate) async fn send(&self, exchange: &mut Exchange, request: Request<Incoming>) -> Result<Answer, Failure> {
+    pub(crate) async fn send(&self, exchange: &mut Exchange, request: Request<ClientBody>) -> Result<Answer, Failure> {
         let keep_bytes = self.route.keeps_bytes();
         if keep_bytes == 0 {
             self.pick(exchange, &[])?;
             return self.attempt(exchange, request.map(RequestBody::Passing), self.give_up).await;
         }
-        let (parts, incoming) = request.into_parts();
-        let recording = Recording::new(incoming, keep_bytes);
+        let (parts, body) = request.into_parts();
+        let recording = Recording::new(body, keep_bytes);
         if let Some(mirror) = &self.route.mirror {
             mirror::begin(self.worker, mirror, &parts, &recording);
         }

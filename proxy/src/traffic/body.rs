@@ -12,8 +12,9 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 
 use crate::{
+    lm::Reading,
     telemetry::Failure,
-    traffic::{clock::Clock, exchange::Exchange, lm::Tokens, pool::Lease},
+    traffic::{clock::Clock, exchange::Exchange, pool::Lease},
 };
 
 /// A body of either kind.
@@ -36,7 +37,7 @@ pub(crate) enum BodyError {
 /// The upstream's body and what hangs on its end.
 pub(crate) struct Observed {
     incoming: Incoming,
-    tokens: Option<Tokens>,
+    reading: Reading,
     clock: Option<Clock>,
     exchange: Option<Exchange>,
     lease: Option<Lease>,
@@ -49,12 +50,12 @@ impl ProxyBody {
 
     pub(crate) fn upstream(
         incoming: Incoming,
-        tokens: Option<Tokens>,
+        reading: Reading,
         clock: Option<Clock>,
         exchange: Exchange,
         lease: Option<Lease>,
     ) -> Self {
-        let mut observed = Observed { incoming, tokens, clock, exchange: Some(exchange), lease };
+        let mut observed = Observed { incoming, reading, clock, exchange: Some(exchange), lease };
         if observed.incoming.is_end_stream() {
             observed.end();
         }
@@ -89,13 +90,9 @@ impl Observed {
     }
 
     fn watch(&mut self, chunk: &Bytes) {
-        let mut first_token = false;
-        if let Some(tokens) = &mut self.tokens {
-            tokens.watch(chunk);
-            first_token = tokens.is_stream();
-        }
+        let watched = self.reading.watch(chunk);
         if let Some(exchange) = &mut self.exchange {
-            exchange.chunk(chunk.len(), first_token);
+            exchange.chunk(chunk.len(), watched);
         }
         if let Some(clock) = &mut self.clock {
             clock.heard();
@@ -105,7 +102,7 @@ impl Observed {
     fn end(&mut self) {
         self.clock = None;
         if let Some(exchange) = self.exchange.take() {
-            exchange.complete(self.tokens.as_ref().and_then(Tokens::usage));
+            exchange.complete(&self.reading);
         }
         if let Some(lease) = self.lease.take() {
             lease.give_back();
@@ -115,7 +112,16 @@ impl Observed {
     fn broken(&mut self, failure: Failure) {
         (self.lease, self.clock) = (None, None);
         if let Some(exchange) = self.exchange.take() {
-            exchange.broken(failure);
+            exchange.broken(failure, &self.reading);
+        }
+    }
+}
+
+impl Drop for Observed {
+    fn drop(&mut self) {
+        // whoever asked went away: what has come until now was generated, and is booked
+        if let Some(exchange) = self.exchange.take() {
+            exchange.left(&self.reading);
         }
     }
 }

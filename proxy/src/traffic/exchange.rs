@@ -4,14 +4,17 @@
 use std::{rc::Rc, sync::Arc, time::Duration};
 
 use http::Request;
+use http_body::Body;
 use tokio::time::Instant;
 
 use crate::{
+    config::Direction,
     counters::add,
-    regulate::Permit,
+    lm::{Call, Conversation, Reading, Watched},
+    regulate::{Admission, Permit, Refusal},
     routing::Route,
-    telemetry::{Action, Failure, SpanRecord, Usage, unix_nano_now},
-    traffic::{TraceContext, headers::PEER, outcome::Outcome, serve::Worker},
+    telemetry::{Action, Failure, SpanRecord, unix_nano_now},
+    traffic::{TraceContext, client_body::ClientBody, headers::PEER, outcome::Outcome, serve::Worker},
     upstream::{Pick, Upstream},
 };
 
@@ -25,13 +28,14 @@ pub(crate) struct Exchange {
     record: Option<SpanRecord>,
     permits: [Option<Permit>; 2],
     pick: Option<(Pick, Instant)>,
+    model: Conversation,
     settled: bool,
 }
 
 impl Exchange {
     pub(crate) fn begin<B>(worker: &Rc<Worker>, route: Arc<Route>, request: &Request<B>) -> Self {
         let upstream = route.next_upstream().cloned();
-        let trace = TraceContext::next(request.headers(), worker.workload.span_ratio);
+        let trace = TraceContext::next(request.headers(), &worker.workload.propagation, worker.workload.span_ratio);
         let record = SpanRecord {
             trace,
             route,
@@ -49,24 +53,36 @@ impl Exchange {
             endpoint: None,
             retries: 0,
             response_bytes: 0,
-            time_to_first_token_ns: None,
-            usage: None,
+            log: false,
+            lm: None,
         };
-        let (worker, started) = (worker.clone(), Instant::now());
-        Self { worker, started, record: Some(record), permits: [None, None], pick: None, settled: false }
+        Self {
+            worker: worker.clone(),
+            started: Instant::now(),
+            record: Some(record),
+            permits: [None, None],
+            pick: None,
+            model: Conversation::default(),
+            settled: false,
+        }
     }
 
     pub(crate) fn started(&self) -> Instant {
         self.started
     }
 
+    /// As [`Self::started`], in milliseconds since the Unix epoch.
+    pub(crate) fn started_unix_ms(&self) -> u64 {
+        self.seen().start_unix_nano / 1_000_000
+    }
+
     pub(crate) fn trace(&self) -> &TraceContext {
-        &self.record.as_ref().expect("taken only when dropped").trace
+        &self.seen().trace
     }
 
     /// Where the route sends this request.
-    pub(crate) fn upstream(&self) -> Option<&Arc<Upstream>> {
-        self.record.as_ref().expect("taken only when dropped").upstream.as_ref()
+    pub(crate) fn upstream(&self) -> Result<Arc<Upstream>, Failure> {
+        self.seen().upstream.clone().ok_or(Failure::NoEndpoint)
     }
 
     /// Books an answer of the proxy's own that the route asks for.
@@ -77,8 +93,31 @@ impl Exchange {
         self.settled = true;
     }
 
+    /// Reads along what is asked of a model, where one is asked or tokens are limited.
+    pub(crate) fn read_along(&mut self, request: &mut Request<ClientBody>) {
+        let (counts_tokens, size) = (self.counts_tokens(), request.body().size_hint().exact());
+        let call = self.model.begin(request.method(), request.uri().path(), size, counts_tokens);
+        if let Some(asked) = call.map(|call| call.asked.clone()) {
+            request.body_mut().read_along(asked);
+        }
+    }
+
+    /// Whether a budget of tokens applies.
+    pub(crate) fn counts_tokens(&self) -> bool {
+        let route = &self.seen().route;
+        let of_service = route.direction == Direction::Inbound && self.worker.workload.gate.tokens.is_armed();
+        of_service || route.gate.tokens.is_armed()
+    }
+
+    /// What is known of the call to a model.
+    pub(crate) fn call(&mut self) -> Option<&mut Call> {
+        self.model.call.as_mut()
+    }
+
     /// Holds places until the exchange ends.
-    pub(crate) fn admitted(&mut self, permits: [Option<Permit>; 2], queued: bool) {
+    pub(crate) fn admitted(&mut self, places: [Option<Admission>; 2]) {
+        let queued = places.iter().flatten().any(|place| place.queued);
+        let permits = places.map(|place| place.map(|place| place.permit));
         let in_flight = permits.iter().flatten().map(|p| p.in_flight).max().unwrap_or(0);
         let wait = self.started.elapsed();
         self.permits = permits;
@@ -91,13 +130,14 @@ impl Exchange {
     }
 
     /// Books a request that policy turned away.
-    pub(crate) fn shed(mut self, refusal: crate::regulate::Refusal, status: u16) {
+    pub(crate) fn shed(mut self, refusal: Refusal, status: u16) {
         let waited = self.started.elapsed();
         add(&self.worker.workload.tally.shed, 1);
+        self.model.refund();
         let record = self.record();
         record.action = Action::Shed(refusal);
         record.status = status;
-        if refusal == crate::regulate::Refusal::QueueTimeout {
+        if matches!(refusal, Refusal::QueueTimeout | Refusal::Displaced) {
             record.queue_wait_ns = nanos(waited);
         }
         self.settled = true;
@@ -126,48 +166,84 @@ impl Exchange {
     /// Books the head of the answer.
     pub(crate) fn answered(&mut self, status: u16, outcome: Outcome) {
         self.record().status = status;
+        self.inform_local_limiter();
         self.upstream_said(outcome);
     }
 
-    /// Books a failure; `status` is what the client is told.
-    pub(crate) fn failed(&mut self, failure: Failure, status: u16) {
+    /// Books a failure before an answer; `status` is what the client is told.
+    pub(crate) fn failed(mut self, failure: Failure, status: u16) {
+        // one that was only too slow may have generated all the same
+        if failure != Failure::UpstreamTimeout {
+            self.model.refund();
+        }
         self.record().failure = Some(failure);
         self.record().status = status;
         self.upstream_said(Outcome::Failed(failure));
+        self.settle(&Reading::Not);
+        self.settled = true;
     }
 
     /// Books bytes of the answer's body.
-    pub(crate) fn chunk(&mut self, bytes: usize, first_token: bool) {
-        let elapsed = nanos(self.started.elapsed());
-        let record = self.record();
-        record.response_bytes += bytes as u64;
-        if first_token && record.time_to_first_token_ns.is_none() {
-            record.time_to_first_token_ns = Some(elapsed);
-        }
+    pub(crate) fn chunk(&mut self, bytes: usize, watched: Watched) {
+        self.record().response_bytes += bytes as u64;
+        let started = self.started;
+        self.model.heard(watched, || nanos(started.elapsed()));
     }
 
     /// The answer was passed on to its end.
-    pub(crate) fn complete(mut self, usage: Option<Usage>) {
-        self.record().usage = usage;
+    pub(crate) fn complete(mut self, reading: &Reading) {
+        self.settle(reading);
         self.settled = true;
     }
 
     /// The answer broke off after its head was passed on.
-    pub(crate) fn broken(mut self, failure: Failure) {
+    pub(crate) fn broken(mut self, failure: Failure, reading: &Reading) {
+        self.settle(reading);
         self.record().failure = Some(failure);
+        self.count_reset(failure);
         self.settled = true;
+    }
+
+    /// The client left before the answer's end.
+    pub(crate) fn left(mut self, reading: &Reading) {
+        self.settle(reading);
+    }
+
+    /// Books what a call to a model came to.
+    fn settle(&mut self, reading: &Reading) {
+        let SpanRecord { status, response_bytes, .. } = *self.seen();
+        self.record().lm = self.model.settle(reading, status, response_bytes).map(Box::new);
+    }
+
+    /// The time to the head is what the local limiter steers by: a stream may last as long as it likes.
+    fn inform_local_limiter(&self) {
+        let (Some((_, since)), SpanRecord { route, in_flight, .. }) = (&self.pick, self.seen()) else { return };
+        if route.direction == Direction::Inbound {
+            self.worker.workload.latencies.observe(since.elapsed(), *in_flight);
+        }
+    }
+
+    fn count_reset(&self, failure: Failure) {
+        if let (Failure::UpstreamReset, Some(pick)) = (failure, self.pick()) {
+            add(&pick.endpoint.stats.resets, 1);
+        }
     }
 
     fn upstream_said(&mut self, outcome: Outcome) {
         let Some((pick, since)) = &self.pick else { return };
+        if let Outcome::Failed(failure) = outcome {
+            self.count_reset(failure);
+        }
         let now = Instant::now();
         pick.observe(now.duration_since(*since), outcome.asks_to_slow_down(), outcome.retry_after(), now);
         pick.upstream.observe(&pick.endpoint, outcome.verdict(), now);
         let failed = outcome.is_server_error();
         pick.upstream.circuit.observe(now, failed);
-        if let Some(record) = &self.record {
-            record.route.circuit.observe(now, failed);
-        }
+        self.seen().route.circuit.observe(now, failed);
+    }
+
+    fn seen(&self) -> &SpanRecord {
+        self.record.as_ref().expect("taken only when dropped")
     }
 
     fn record(&mut self) -> &mut SpanRecord {
@@ -186,9 +262,8 @@ impl Drop for Exchange {
             }
         }
         record.route.stats.observe(&record);
-        if let Some(spans) = &self.worker.workload.spans {
-            spans.send(record, &self.worker.workload.tally);
-        }
+        self.worker.workload.lm_stats.observe(&record);
+        self.worker.recorder.record(record, &self.worker.workload.tally);
     }
 }
 

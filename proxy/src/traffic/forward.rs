@@ -1,36 +1,43 @@
-//! From a request to an answer: match → admit → pick → forward.
+//! From a request to an answer: match → admit → pick → forward → observe.
+//!
+//! [`handle`] is one request's whole way; what stops it on the way is a [`Stop`], which `reply` puts into
+//! words. An [`Exchange`] goes along and books what happens.
 
 use std::{net::IpAddr, rc::Rc};
 
-use http::{
-    HeaderValue, Request, Response, StatusCode,
-    header::{CONTENT_TYPE, LOCATION, RETRY_AFTER, SET_COOKIE},
-};
+use http::{HeaderValue, Request, Response, StatusCode, header::SET_COOKIE};
 use hyper::body::Incoming;
 use tokio::time::{Duration, Instant};
 
 use crate::{
-    config::{Direction, Protocol, Redirect, Respond},
+    config::{Direction, Protocol, Respond},
     counters::add,
-    regulate::{Admission, Refusal},
-    routing::{Destination, Route, location},
-    telemetry::Failure,
+    lm::Reading,
+    regulate::Budget,
+    routing::{Destination, Route},
     traffic::{
         address::address,
+        admission::Entrance,
         attempt::{Answer, Sending},
         body::ProxyBody,
+        client_body::ClientBody,
         clock::Clock,
         exchange::Exchange,
-        headers::{PEER, REASON, strip_hop_by_hop},
-        lm::Tokens,
+        headers::{PEER, strip_hop_by_hop},
         outcome::Outcome,
+        ratelimit,
+        reply::{Stop, explained, is_grpc, own, redirected},
         serve::Worker,
     },
-    upstream::{Affinity, Upstream},
+    upstream::Affinity,
 };
 
-/// gRPC's UNAVAILABLE, for clients that do not look at HTTP statuses.
-const GRPC_UNAVAILABLE: HeaderValue = HeaderValue::from_static("14");
+/// An answer on its way back, and what is added to it.
+struct Answered {
+    answer: Answer,
+    set_cookie: Option<HeaderValue>,
+    budget: Option<Budget>,
+}
 
 /// Answers one request.
 pub(crate) async fn handle(
@@ -41,100 +48,71 @@ pub(crate) async fn handle(
 ) -> Response<ProxyBody> {
     add(&worker.workload.tally.requests, 1);
     let Some(route) = worker.workload.route(listener, &request) else {
-        return own(StatusCode::NOT_FOUND, "no_route", "weir: no route matches this request\n", false);
+        return explained(StatusCode::NOT_FOUND, "no_route", "no route matches this request", false);
     };
     let grpc = is_grpc(&request);
     let mut exchange = Exchange::begin(&worker, route.clone(), &request);
-    if let Some(answer) = answer_here(&route, &request, grpc).await {
-        exchange.answered_here(answer.status().as_u16());
-        return answer;
-    }
-    let Some(upstream) = exchange.upstream().cloned() else {
-        return fail(exchange, Failure::NoEndpoint, grpc);
-    };
-    let give_up = exchange.started() + route.timeout;
-    if let Err(refusal) = admit(&worker, &route, &upstream, &mut exchange, give_up).await {
-        return shed(exchange, refusal, grpc);
-    }
-    let Affinity { hash, set_cookie } = Affinity::of(&upstream, &request, client);
-    let request = prepare(&worker, &route, upstream.protocol, &exchange, request);
-    let sending = Sending { worker: &worker, route: &route, upstream: &upstream, hash, give_up };
-    match sending.send(&mut exchange, request).await {
-        Ok(answer) => pass_on(&route, answer, set_cookie, exchange),
-        Err(failure) => fail(exchange, failure, grpc),
+    let request = request.map(ClientBody::new);
+    match walk(&worker, &route, client, request, &mut exchange).await {
+        Ok(answered) => pass_on(&route, answered, exchange),
+        Err(stop) => stop.answer(exchange, grpc),
     }
 }
 
+/// To the upstream, and back with the head of its answer.
+async fn walk(
+    worker: &Rc<Worker>,
+    route: &Route,
+    client: IpAddr,
+    mut request: Request<ClientBody>,
+    exchange: &mut Exchange,
+) -> Result<Answered, Stop> {
+    answer_here(route, &request).await?;
+    let upstream = exchange.upstream()?;
+    let give_up = exchange.started() + route.timeout;
+    let entrance = Entrance { worker, route, upstream: &upstream, give_up };
+    let budget = entrance.admit_request(&mut request, exchange).await?;
+    let Affinity { hash, set_cookie } = Affinity::of(&upstream, &request, client);
+    let request = prepare(worker, route, upstream.protocol, exchange, request);
+    let sending = Sending { worker, route, upstream: &upstream, hash, give_up };
+    let answer = sending.send(exchange, request).await?;
+    Ok(Answered { answer, set_cookie, budget })
+}
+
 /// What the route itself answers: a redirect, or trouble made on purpose.
-async fn answer_here(route: &Route, request: &Request<Incoming>, grpc: bool) -> Option<Response<ProxyBody>> {
+async fn answer_here<B>(route: &Route, request: &Request<B>) -> Result<(), Stop> {
+    let grpc = is_grpc(request);
     let strikes = |percent: f64| rand::random::<f64>() * 100.0 < percent;
     if let Some(delay) = route.fault.delay.filter(|delay| strikes(delay.percent)) {
         tokio::time::sleep(Duration::from_millis(delay.ms)).await;
     }
     if let Some(abort) = route.fault.abort.filter(|abort| strikes(abort.percent)) {
         let status = StatusCode::from_u16(abort.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
-        return Some(own(status, "fault_injected", "weir: a fault that the configuration asks for\n", grpc));
+        let why = "a fault that the configuration asks for";
+        return Err(Stop::Here(explained(status, "fault_injected", why, grpc)));
     }
     match &route.destination {
-        Destination::Upstreams(_) => None,
-        Destination::Elsewhere(redirect) => Some(redirected(redirect, request, grpc)),
+        Destination::Upstreams(_) => Ok(()),
+        Destination::Elsewhere(redirect) => Err(Stop::Here(redirected(redirect, request, grpc))),
         Destination::Here(Respond { status, body }) => {
             let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::OK);
-            Some(own(status, "responded", body, grpc))
-        }
-    }
-}
-
-fn redirected(redirect: &Redirect, request: &Request<Incoming>, grpc: bool) -> Response<ProxyBody> {
-    let Some(location) = location(redirect, request) else {
-        return own(StatusCode::BAD_REQUEST, "bad_address", "weir: the request names no host to be sent to\n", grpc);
-    };
-    let status = StatusCode::from_u16(redirect.status).unwrap_or(StatusCode::MOVED_PERMANENTLY);
-    let mut response = own(status, "redirected", "", grpc);
-    response.headers_mut().insert(LOCATION, location);
-    response
-}
-
-async fn admit(
-    worker: &Worker,
-    route: &Route,
-    upstream: &Upstream,
-    exchange: &mut Exchange,
-    give_up: Instant,
-) -> Result<(), Refusal> {
-    let now = exchange.started();
-    match route.direction {
-        Direction::Inbound => {
-            let route_place = route.gate.admit(now, give_up).await?;
-            let service_place = worker.workload.gate.admit(now, give_up).await?;
-            let queued = route_place.queued || service_place.queued;
-            let place = |admission: Admission| Some(admission.permit);
-            exchange.admitted([place(service_place), place(route_place)], queued);
-            Ok(())
-        }
-        Direction::Outbound => {
-            if !upstream.has_room() {
-                return Err(Refusal::UpstreamOverflow);
-            }
-            let dice = rand::random();
-            let open = upstream.circuit.admit(now, dice) && route.circuit.admit(now, dice);
-            open.then_some(()).ok_or(Refusal::BreakerOpen)
+            Err(Stop::Here(own(status, "responded", body.clone(), grpc)))
         }
     }
 }
 
 /// Makes the request the proxy's own: its trace, its identity, the upstream's form of address.
-fn prepare(
+fn prepare<B>(
     worker: &Worker,
     route: &Route,
     protocol: Protocol,
     exchange: &Exchange,
-    request: Request<Incoming>,
-) -> Request<Incoming> {
+    request: Request<B>,
+) -> Request<B> {
     let (mut parts, body) = request.into_parts();
     let headers = &mut parts.headers;
     strip_hop_by_hop(headers);
-    exchange.trace().inject(headers);
+    exchange.trace().inject(&worker.workload.propagation, headers);
     match route.direction {
         Direction::Inbound => headers.remove(PEER),
         Direction::Outbound => headers.insert(PEER, worker.identity.clone()),
@@ -145,82 +123,21 @@ fn prepare(
     Request::from_parts(parts, body)
 }
 
-fn pass_on(
-    route: &Route,
-    (response, lease): Answer,
-    set_cookie: Option<HeaderValue>,
-    mut exchange: Exchange,
-) -> Response<ProxyBody> {
+/// The upstream's answer as the client gets it.
+fn pass_on(route: &Route, answered: Answered, mut exchange: Exchange) -> Response<ProxyBody> {
+    let (response, lease) = answered.answer;
     let (mut parts, incoming) = response.into_parts();
     exchange.answered(parts.status.as_u16(), Outcome::answered(parts.status, &parts.headers));
     strip_hop_by_hop(&mut parts.headers);
+    let reading = Reading::of(&parts.headers, exchange.call().is_some());
     route.response_headers.apply(&mut parts.headers);
-    if let Some(cookie) = set_cookie {
+    if let Some(cookie) = answered.set_cookie {
         parts.headers.append(SET_COOKIE, cookie);
     }
-    let tokens = Tokens::of(parts.headers.get(CONTENT_TYPE));
+    if let Some(budget) = answered.budget {
+        ratelimit::say(&mut parts.headers, budget);
+    }
     let ends = route.max_stream_duration.map(|longest| exchange.started() + longest);
     let clock = Clock::new(route.idle_timeout, ends, Instant::now());
-    Response::from_parts(parts, ProxyBody::upstream(incoming, tokens, clock, exchange, lease))
-}
-
-fn shed(exchange: Exchange, refusal: Refusal, grpc: bool) -> Response<ProxyBody> {
-    let (status, why) = match refusal {
-        Refusal::RateLimited { .. } => {
-            (StatusCode::TOO_MANY_REQUESTS, "more requests per second than the policy allows")
-        }
-        Refusal::QueueFull => (StatusCode::SERVICE_UNAVAILABLE, "as many requests wait as may"),
-        Refusal::QueueTimeout => (StatusCode::SERVICE_UNAVAILABLE, "no place became free in time"),
-        Refusal::BreakerOpen => (StatusCode::SERVICE_UNAVAILABLE, "the upstream fails; calls to it are shed"),
-        Refusal::UpstreamOverflow => {
-            (StatusCode::SERVICE_UNAVAILABLE, "as many requests are at the upstream as may be")
-        }
-    };
-    exchange.shed(refusal, status.as_u16());
-    let mut response = own(status, refusal.as_str(), &format!("weir: {why}\n"), grpc);
-    let seconds = match refusal {
-        Refusal::RateLimited { retry_after } => retry_after.as_secs_f64().ceil().max(1.0) as u64,
-        Refusal::QueueFull | Refusal::QueueTimeout | Refusal::BreakerOpen | Refusal::UpstreamOverflow => 1,
-    };
-    response.headers_mut().insert(RETRY_AFTER, seconds.into());
-    response
-}
-
-fn fail(mut exchange: Exchange, failure: Failure, grpc: bool) -> Response<ProxyBody> {
-    let (status, why) = match failure {
-        Failure::NoEndpoint => (StatusCode::SERVICE_UNAVAILABLE, "the upstream has no endpoint"),
-        Failure::ConnectFailed => (StatusCode::BAD_GATEWAY, "the upstream refused the connection"),
-        Failure::ConnectTimeout => (StatusCode::GATEWAY_TIMEOUT, "the upstream could not be connected in time"),
-        Failure::StreamRefused => (StatusCode::BAD_GATEWAY, "the upstream refused the request before it began with it"),
-        Failure::UpstreamTimeout | Failure::IdleTimeout | Failure::StreamTimeout => {
-            (StatusCode::GATEWAY_TIMEOUT, "the upstream did not answer in time")
-        }
-        Failure::UpstreamReset | Failure::ClientDisconnected => {
-            (StatusCode::BAD_GATEWAY, "the upstream closed the connection before it answered")
-        }
-    };
-    exchange.failed(failure, status.as_u16());
-    exchange.complete(None);
-    own(status, failure.as_str(), &format!("weir: {why}\n"), grpc)
-}
-
-/// An answer of the proxy itself.
-fn own(status: StatusCode, reason: &'static str, text: &str, grpc: bool) -> Response<ProxyBody> {
-    let text = if grpc { "" } else { text };
-    let mut response = Response::new(ProxyBody::text(text.to_owned()));
-    let headers = response.headers_mut();
-    headers.insert(REASON, HeaderValue::from_static(reason));
-    if grpc {
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        headers.insert("grpc-status", GRPC_UNAVAILABLE);
-        headers.insert("grpc-message", HeaderValue::from_static(reason));
-    } else {
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-        *response.status_mut() = status;
-    }
-    response
-}
-
-fn is_grpc(request: &Request<Incoming>) -> bool {
-    request.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+    Response::from_parts(parts, ProxyBody::upstream(incoming, reading, clock, exchange, lease))
 }

@@ -3,17 +3,21 @@
 //! One [`Worker`] per data thread; what is shared between threads is in `Workload`.
 
 mod address;
+mod admission;
 mod attempt;
 mod body;
+mod client_body;
 mod clock;
+mod deadline;
 mod exchange;
 mod forward;
 mod headers;
-mod lm;
 mod mirror;
 mod outcome;
 mod pool;
+mod ratelimit;
 mod replay;
+mod reply;
 mod serve;
 mod trace_context;
 

@@ -7,6 +7,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::{HashMap, HashSet},
     rc::Rc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
@@ -16,9 +17,10 @@ use tokio::{net::TcpStream, time::Instant};
 
 use crate::{
     config::{Protocol, Timeouts},
+    counters::add,
     telemetry::Failure,
     traffic::{replay::RequestBody, serve::LocalExecutor},
-    upstream::Pick,
+    upstream::{Endpoint, Pick},
 };
 
 /// Kept per endpoint and thread; more would be closed again by idleness anyway.
@@ -48,7 +50,7 @@ pub(crate) enum Connection {
 /// A lent HTTP/1.1 connection.
 pub(crate) struct Lease {
     pub(crate) sender: http1::SendRequest<RequestBody>,
-    endpoint: usize,
+    endpoint: Arc<Endpoint>,
     pool: Rc<Pool>,
 }
 
@@ -79,13 +81,13 @@ impl Pool {
         let id = pick.endpoint.id;
         match pick.upstream.protocol {
             Protocol::Http1 => {
-                if kept_too && let Some(sender) = self.idle(id).await {
-                    return Ok((Connection::Http1(self.lease(sender, id)), true));
+                if kept_too && let Some(sender) = self.idle(&pick.endpoint).await {
+                    return Ok((Connection::Http1(self.lease(sender, pick)), true));
                 }
                 let sender = self.connect_http1(pick).await?;
                 // from here on a connection that comes back is kept
                 self.kept.borrow_mut().entry(id).or_default();
-                Ok((Connection::Http1(self.lease(sender, id)), false))
+                Ok((Connection::Http1(self.lease(sender, pick)), false))
             }
             Protocol::H2 => {
                 let kept = self.kept.borrow().get(&id).and_then(|kept| kept.http2.clone());
@@ -99,14 +101,15 @@ impl Pool {
         }
     }
 
-    fn lease(self: &Rc<Self>, sender: http1::SendRequest<RequestBody>, endpoint: usize) -> Lease {
-        Lease { sender, endpoint, pool: self.clone() }
+    fn lease(self: &Rc<Self>, sender: http1::SendRequest<RequestBody>, pick: &Pick) -> Lease {
+        Lease { sender, endpoint: pick.endpoint.clone(), pool: self.clone() }
     }
 
-    async fn idle(&self, endpoint: usize) -> Option<http1::SendRequest<RequestBody>> {
+    async fn idle(&self, endpoint: &Endpoint) -> Option<http1::SendRequest<RequestBody>> {
         loop {
             // taken out before the await, so no borrow is held over it
-            let Idle { mut sender, since } = self.kept.borrow_mut().get_mut(&endpoint)?.http1.pop()?;
+            let Idle { mut sender, since } = self.kept.borrow_mut().get_mut(&endpoint.id)?.http1.pop()?;
+            endpoint.stats.idle.fetch_sub(1, Relaxed);
             let fresh = since.elapsed() < self.timeouts.pool_idle();
             if fresh && (sender.is_ready() || sender.ready().await.is_ok()) {
                 return Some(sender);
@@ -118,7 +121,7 @@ impl Pool {
         let io = self.connect(pick).await?;
         let (sender, connection) = http1::handshake(io).await.map_err(|_| Failure::ConnectFailed)?;
         // it ends when the sender is dropped or the peer closes; how it ended is the request's to tell
-        tokio::task::spawn_local(connection);
+        open(&pick.endpoint, connection);
         Ok(sender)
     }
 
@@ -127,7 +130,7 @@ impl Pool {
         let mut builder = http2::Builder::new(LocalExecutor);
         builder.timer(TokioTimer::new()).keep_alive_interval(Some(Duration::from_secs(10)));
         let (sender, connection) = builder.handshake(io).await.map_err(|_| Failure::ConnectFailed)?;
-        tokio::task::spawn_local(connection);
+        open(&pick.endpoint, connection);
         Ok(sender)
     }
 
@@ -135,20 +138,35 @@ impl Pool {
         let connect = TcpStream::connect(pick.endpoint.address());
         let longest = pick.upstream.connect_timeout.unwrap_or(self.timeouts.connect());
         let stream = tokio::time::timeout(longest, connect).await;
-        let stream = stream.map_err(|_| Failure::ConnectTimeout)?.map_err(|_| Failure::ConnectFailed)?;
+        let stream = stream.map_err(|_| Failure::ConnectTimeout).and_then(|s| s.map_err(|_| Failure::ConnectFailed));
+        let stats = &pick.endpoint.stats;
+        add(if stream.is_ok() { &stats.connects } else { &stats.connect_failures }, 1);
+        let stream = stream?;
         // small answers must not wait for more to fill a packet; a socket that refuses still works
         let _ = stream.set_nodelay(true);
         Ok(TokioIo::new(stream))
     }
 }
 
+/// Runs a connection, and counts it as open for as long as it runs.
+fn open(endpoint: &Arc<Endpoint>, connection: impl Future<Output = hyper::Result<()>> + 'static) {
+    let endpoint = endpoint.clone();
+    endpoint.stats.open.fetch_add(1, Relaxed);
+    tokio::task::spawn_local(async move {
+        // how it ended is the request's to tell
+        let _ = connection.await;
+        endpoint.stats.open.fetch_sub(1, Relaxed);
+    });
+}
+
 impl Lease {
     /// Gives the connection back once the response has been read to its end.
     pub(crate) fn give_back(self) {
         let mut kept = self.pool.kept.borrow_mut();
-        let Some(Kept { http1: idle, .. }) = kept.get_mut(&self.endpoint) else { return };
+        let Some(Kept { http1: idle, .. }) = kept.get_mut(&self.endpoint.id) else { return };
         if !self.sender.is_closed() && idle.len() < MAX_IDLE {
             idle.push(Idle { sender: self.sender, since: Instant::now() });
+            self.endpoint.stats.idle.fetch_add(1, Relaxed);
         }
     }
 }

@@ -16,15 +16,14 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
-use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
-use crate::traffic::body::BodyError;
+use crate::traffic::{body::BodyError, client_body::ClientBody};
 
 /// What a request carries to an upstream.
 pub(crate) enum RequestBody {
     /// Straight from the client.
-    Passing(Incoming),
+    Passing(ClientBody),
     /// From the client, and kept.
     Kept(Reader),
     /// All of it is here.
@@ -44,7 +43,7 @@ pub(crate) struct Reader {
 }
 
 struct Shared {
-    incoming: Incoming,
+    incoming: ClientBody,
     kept: Vec<Bytes>,
     kept_bytes: usize,
     max_bytes: usize,
@@ -58,7 +57,7 @@ struct Shared {
 }
 
 impl Recording {
-    pub(crate) fn new(incoming: Incoming, max_bytes: usize) -> Self {
+    pub(crate) fn new(incoming: ClientBody, max_bytes: usize) -> Self {
         let ended = incoming.is_end_stream();
         let (kept, trailers, copy) = (Vec::new(), None, None);
         let shared =
@@ -112,7 +111,7 @@ impl Shared {
             Some(Err(_)) => self.forget(),
             None => self.end(),
         }
-        Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
+        Poll::Ready(frame)
     }
 
     fn keep(&mut self, chunk: &Bytes) {
@@ -190,7 +189,7 @@ impl Body for RequestBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
-            Self::Passing(incoming) => Pin::new(incoming).poll_frame(cx).map_err(BodyError::from),
+            Self::Passing(incoming) => Pin::new(incoming).poll_frame(cx),
             Self::Kept(reader) => reader.poll(cx),
             Self::Whole(full) => Pin::new(full).poll_frame(cx).map_err(|never| match never {}),
         }

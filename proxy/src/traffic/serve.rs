@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::{
+    telemetry::Recorder,
     traffic::{forward::handle, pool::Pool},
     workload::Workload,
 };
@@ -40,6 +41,8 @@ pub(crate) struct Worker {
     pub(crate) pool: Rc<Pool>,
     /// What outbound requests say of who sends them.
     pub(crate) identity: HeaderValue,
+    /// Where this thread leaves its records.
+    pub(crate) recorder: Recorder,
     connections: Cell<usize>,
     max_connections: usize,
 }
@@ -60,11 +63,12 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 }
 
 impl Worker {
-    pub(crate) fn new(workload: Arc<Workload>, max_connections: usize) -> Rc<Self> {
+    pub(crate) fn new(workload: Arc<Workload>, recorder: Recorder, max_connections: usize) -> Rc<Self> {
         let identity = format!("{}/{}", workload.service, workload.instance);
         Rc::new(Self {
             pool: Rc::new(Pool::new(workload.timeouts)),
             identity: HeaderValue::from_str(&identity).unwrap_or_else(|_| HeaderValue::from_static("unnamed")),
+            recorder,
             connections: Cell::new(0),
             max_connections,
             workload,

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering::Relaxed},
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::{
     config,
+    counters::add,
     upstream::{
         Upstream,
         ewma::{PENALTY, PeakEwma},
@@ -28,6 +29,20 @@ pub(crate) struct Endpoint {
     pub(crate) in_flight: AtomicU32,
     pub(crate) latency: Mutex<PeakEwma>,
     pub(crate) health: Health,
+    pub(crate) stats: EndpointStats,
+}
+
+/// What was seen of an endpoint and of the connections to it.
+#[derive(Debug, Default)]
+pub(crate) struct EndpointStats {
+    pub(crate) requests: AtomicU64,
+    pub(crate) failures: AtomicU64,
+    pub(crate) latency_ns: AtomicU64,
+    pub(crate) connects: AtomicU64,
+    pub(crate) connect_failures: AtomicU64,
+    pub(crate) resets: AtomicU64,
+    pub(crate) open: AtomicU32,
+    pub(crate) idle: AtomicU32,
 }
 
 /// A request that is under way at an endpoint; it counts there until this is dropped.
@@ -39,7 +54,7 @@ pub(crate) struct Pick {
 impl Endpoint {
     pub(crate) fn new(id: usize, spec: config::Endpoint, now: Instant) -> Self {
         let (in_flight, latency) = (AtomicU32::new(0), Mutex::new(PeakEwma::new(now)));
-        Self { id, spec, in_flight, latency, health: Health::default() }
+        Self { id, spec, in_flight, latency, health: Health::default(), stats: EndpointStats::default() }
     }
 
     pub(crate) fn address(&self) -> &str {
@@ -61,6 +76,10 @@ impl Pick {
     /// Takes note of how long the head of the response took, or that the call failed; `rest` is how long the
     /// endpoint asked to be left alone.
     pub(crate) fn observe(&self, latency: Duration, failed: bool, rest: Option<Duration>, now: Instant) {
+        let stats = &self.endpoint.stats;
+        add(&stats.requests, 1);
+        add(&stats.failures, usize::from(failed));
+        stats.latency_ns.fetch_add(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX), Relaxed);
         let latency = if failed { latency.max(PENALTY).max(rest.unwrap_or_default()) } else { latency };
         self.endpoint.latency.lock().observe(latency, now);
     }
