@@ -9,6 +9,7 @@
 mod config;
 mod control;
 mod counters;
+mod discovery;
 mod istio;
 mod proxy;
 mod regulate;

@@ -11,6 +11,7 @@ use crate::{
     config::{Config, ConfigError, PolicySource},
     control::{Follower, StateFile, serve_admin},
     counters::{Counters, Tally},
+    discovery,
     telemetry::{self, Exporter},
     traffic::{Worker, bind},
     workload::Workload,
@@ -79,6 +80,7 @@ impl Proxy {
         let exporter = records.map(|records| (config.telemetry.clone(), records));
         let control = Control {
             workload: workload.clone(),
+            upstreams: config.upstreams.clone(),
             exporter,
             policy: config.policy.clone().map(|source| (source, state)),
             admin,
@@ -140,6 +142,7 @@ impl Proxy {
 /// What the control thread runs.
 struct Control {
     workload: Arc<Workload>,
+    upstreams: Vec<crate::config::Upstream>,
     exporter: Option<(crate::config::Telemetry, tokio::sync::mpsc::Receiver<telemetry::SpanRecord>)>,
     policy: Option<(PolicySource, Option<StateFile>)>,
     admin: Option<std::net::TcpListener>,
@@ -149,8 +152,9 @@ struct Control {
 
 impl Control {
     async fn run(self) {
-        let Self { workload, exporter, policy, admin, draining, stopping } = self;
+        let Self { workload, upstreams, exporter, policy, admin, draining, stopping } = self;
         let tasks = TaskTracker::new();
+        discovery::start(&upstreams, &workload, &tasks, &stopping);
         if let Some((telemetry, records)) = exporter
             && let Some(endpoint) = telemetry.otlp.clone().and_then(|url| Endpoint::from_shared(url).ok())
         {

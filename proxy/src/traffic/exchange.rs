@@ -159,6 +159,10 @@ impl Exchange {
     }
 
     fn upstream_said(&mut self, outcome: Outcome) {
+        // nobody was asked, so it says nothing of the endpoint that was asked before
+        if outcome == Outcome::Failed(Failure::NoEndpoint) {
+            return;
+        }
         let Some((pick, since)) = &self.pick else { return };
         let now = Instant::now();
         pick.observe(now.duration_since(*since), outcome.asks_to_slow_down(), outcome.retry_after(), now);

@@ -102,6 +102,9 @@ async fn admit(
     exchange: &mut Exchange,
     give_up: Instant,
 ) -> Result<(), Refusal> {
+    if !upstream.has_room() {
+        return Err(Refusal::UpstreamOverflow);
+    }
     let now = exchange.started();
     match route.direction {
         Direction::Inbound => {
@@ -113,9 +116,6 @@ async fn admit(
             Ok(())
         }
         Direction::Outbound => {
-            if !upstream.has_room() {
-                return Err(Refusal::UpstreamOverflow);
-            }
             let dice = rand::random();
             let open = upstream.circuit.admit(now, dice) && route.circuit.admit(now, dice);
             open.then_some(()).ok_or(Refusal::BreakerOpen)
