@@ -13,9 +13,10 @@ use std::{
     },
 };
 
-use axum::{Router, http::StatusCode};
-use support::{client, serve, start, url};
-use weir_proxy::Proxy;
+use axum::{Router, extract::ConnectInfo, http::StatusCode};
+use support::{client, serve, start, until, url};
+use tokio::net::TcpListener;
+use weir_proxy::{Config, Proxy};
 
 /// An application that says its name, or 503 once `broken` is set.
 async fn app(name: usize) -> (SocketAddr, Arc<AtomicBool>) {
@@ -154,4 +155,50 @@ async fn requests_beyond_the_bound_are_shed() {
         assert_eq!(request.await.unwrap().unwrap().status(), 200);
     }
     assert_eq!(proxy.drain().await.shed, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_are_bounded_and_one_waits_for_another() {
+    let hold = Arc::new(tokio::sync::Semaphore::new(0));
+    let (entered, mut entries) = tokio::sync::mpsc::channel(8);
+    let held = hold.clone();
+    let answer = async move || {
+        entered.send(()).await.unwrap();
+        held.acquire().await.unwrap().forget();
+        "ok"
+    };
+    let address = serve(Router::new().fallback(answer)).await;
+    let upstreams = format!("{{ name: app, endpoints: ['{address}'], max_connections: 1, max_pending_requests: 1 }}");
+    let proxy = start("{ upstream: app }", &upstreams, "");
+    let send = || tokio::spawn(client().get(url(&proxy, "/")).send());
+    let first = send();
+    entries.recv().await.unwrap();
+    let others = [send(), send()];
+    until("one of two is shed", async || proxy.counters().shed == 1).await;
+    assert!(entries.try_recv().is_err(), "the other one waits");
+    hold.add_permits(2);
+    let mut statuses = vec![first.await.unwrap().unwrap().status().as_u16()];
+    for other in others {
+        statuses.push(other.await.unwrap().unwrap().status().as_u16());
+    }
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 200, 503]);
+    proxy.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_carries_as_many_requests_as_it_may() {
+    let answer = async |ConnectInfo(from): ConnectInfo<SocketAddr>| from.to_string();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let app = Router::new().fallback(answer).into_make_service_with_connect_info::<SocketAddr>();
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    for (more, expected) in [("", 1), (", max_requests_per_connection: 3", 4), (", max_connections: 5", 1)] {
+        let upstreams = format!("{{ name: app, endpoints: ['{address}']{more} }}");
+        let text = support::yaml("{ upstream: app }", &upstreams, "").replace("threads: 2", "threads: 1");
+        let proxy = Proxy::start(Config::from_yaml(&text).unwrap()).unwrap();
+        let connections = counts(&proxy, 12, None).await;
+        assert_eq!(connections.len(), expected, "{more}: {connections:?}");
+        proxy.drain().await;
+    }
 }

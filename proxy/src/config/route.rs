@@ -88,13 +88,19 @@ pub enum ValueMatch {
 }
 
 /// A share of a route's requests.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Share {
     /// An upstream's name.
     pub upstream: String,
     /// Its part of the sum of all weights.
     pub weight: u32,
+    /// What changes in the request's fields; what the route itself changes comes after.
+    #[serde(default)]
+    pub request_headers: HeaderEdits,
+    /// What changes in the answer's fields; what the route itself changes comes after.
+    #[serde(default)]
+    pub response_headers: HeaderEdits,
 }
 
 /// An answer that sends the client elsewhere; what is absent stays as the client asked.

@@ -45,6 +45,16 @@ pub struct Upstream {
     pub max_requests: Option<NonZeroU32>,
     /// The longest wait for a connection; `timeouts.connect_ms` when absent.
     pub connect_timeout_ms: Option<u64>,
+    /// How long an idle connection is kept; `timeouts.pool_idle_ms` when absent.
+    pub pool_idle_ms: Option<u64>,
+    /// HTTP/1.1 connections from this proxy, each of which carries one request at a time. Unbounded when absent.
+    /// With several data threads a connection is then closed after its request, because a thread cannot use what
+    /// another one keeps.
+    pub max_connections: Option<NonZeroU32>,
+    /// Requests that wait when all `max_connections` are busy; one more gets 503. 1,024, as in Envoy, when absent.
+    pub max_pending_requests: Option<u32>,
+    /// Requests that an HTTP/1.1 connection carries before it is closed; unbounded when absent.
+    pub max_requests_per_connection: Option<NonZeroU32>,
 }
 
 /// One address and what is known of it beforehand.

@@ -7,7 +7,7 @@ use weir_policy::{Breaker, Policy, PolicySet};
 use crate::{
     config::{
         Balance, Config, ConfigError, ConsulService, Direction, Discovery, DnsName, Endpoint, HashOn, Listener,
-        Redirect, Route, SrvName, SubsetOf, Upstream,
+        Protocol, Redirect, Route, SrvName, SubsetOf, Upstream,
     },
     routing,
 };
@@ -185,6 +185,11 @@ impl Upstream {
             let usable = name.parse::<http::HeaderName>().is_ok();
             check(usable, || format!("balance.ring_hash.header: {name:?} is not the name of a field"))?;
         }
+        let http1 = self.protocol == Protocol::Http1;
+        let bounded = self.max_connections.is_some() || self.max_requests_per_connection.is_some();
+        check(http1 || !bounded, || {
+            "max_connections and max_requests_per_connection: only with protocol http1; max_requests bounds h2".into()
+        })?;
         check(self.connect_timeout_ms != Some(0), || "connect_timeout_ms is 0: at least 1, or leave it out".into())
     }
 }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
-use weir_policy::Policy;
+use weir_policy::{ConcurrencyLimit, Policy};
 
 use crate::regulate::{
     limiter::{Entry, Limiter, Permit},
@@ -48,6 +48,13 @@ impl Gate {
     pub(crate) fn set(&self, policy: Option<&Policy>) {
         self.limiter.set(policy.and_then(|p| p.concurrency_limit));
         self.rate.set(policy.and_then(|p| p.rate_limit));
+    }
+
+    /// A gate that holds to one limit.
+    pub(crate) fn of(limit: ConcurrencyLimit) -> Self {
+        let gate = Self::default();
+        gate.limiter.set(Some(limit));
+        gate
     }
 
     /// Lets a request in, at once or after a wait in the queue.

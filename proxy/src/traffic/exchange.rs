@@ -29,8 +29,13 @@ pub(crate) struct Exchange {
 }
 
 impl Exchange {
-    pub(crate) fn begin<B>(worker: &Rc<Worker>, route: Arc<Route>, request: &Request<B>) -> Self {
-        let upstream = route.next_upstream().cloned();
+    /// Begins; `upstream` is where the route sends the request, if anywhere.
+    pub(crate) fn begin<B>(
+        worker: &Rc<Worker>,
+        route: Arc<Route>,
+        upstream: Option<Arc<Upstream>>,
+        request: &Request<B>,
+    ) -> Self {
         let trace = TraceContext::next(request.headers(), worker.workload.span_ratio);
         let record = SpanRecord {
             trace,
@@ -62,11 +67,6 @@ impl Exchange {
 
     pub(crate) fn trace(&self) -> &TraceContext {
         &self.record.as_ref().expect("taken only when dropped").trace
-    }
-
-    /// Where the route sends this request.
-    pub(crate) fn upstream(&self) -> Option<&Arc<Upstream>> {
-        self.record.as_ref().expect("taken only when dropped").upstream.as_ref()
     }
 
     /// Books an answer of the proxy's own that the route asks for.

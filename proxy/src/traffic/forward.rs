@@ -10,10 +10,10 @@ use hyper::body::Incoming;
 use tokio::time::{Duration, Instant};
 
 use crate::{
-    config::{Direction, Protocol, Redirect, Respond},
+    config::{Direction, Redirect, Respond},
     counters::add,
     regulate::{Admission, Refusal},
-    routing::{Destination, Route, location},
+    routing::{Destination, Route, Target, location},
     telemetry::Failure,
     traffic::{
         address::address,
@@ -44,23 +44,26 @@ pub(crate) async fn handle(
         return own(StatusCode::NOT_FOUND, "no_route", "weir: no route matches this request\n", false);
     };
     let grpc = is_grpc(&request);
-    let mut exchange = Exchange::begin(&worker, route.clone(), &request);
+    let target = route.next_target();
+    let upstream = target.map(|target| target.upstream.clone());
+    let mut exchange = Exchange::begin(&worker, route.clone(), upstream, &request);
     if let Some(answer) = answer_here(&route, &request, grpc).await {
         exchange.answered_here(answer.status().as_u16());
         return answer;
     }
-    let Some(upstream) = exchange.upstream().cloned() else {
+    let Some(target) = target else {
         return fail(exchange, Failure::NoEndpoint, grpc);
     };
     let give_up = exchange.started() + route.timeout;
-    if let Err(refusal) = admit(&worker, &route, &upstream, &mut exchange, give_up).await {
+    let upstream = &target.upstream;
+    if let Err(refusal) = admit(&worker, &route, upstream, &mut exchange, give_up).await {
         return shed(exchange, refusal, grpc);
     }
-    let Affinity { hash, set_cookie } = Affinity::of(&upstream, &request, client);
-    let request = prepare(&worker, &route, upstream.protocol, &exchange, request);
-    let sending = Sending { worker: &worker, route: &route, upstream: &upstream, hash, give_up };
+    let Affinity { hash, set_cookie } = Affinity::of(upstream, &request, client);
+    let request = prepare(&worker, &route, target, &exchange, request);
+    let sending = Sending { worker: &worker, route: &route, upstream, hash, give_up };
     match sending.send(&mut exchange, request).await {
-        Ok(answer) => pass_on(&route, answer, set_cookie, exchange),
+        Ok(answer) => pass_on(&route, target, answer, set_cookie, exchange),
         Err(failure) => fail(exchange, failure, grpc),
     }
 }
@@ -118,7 +121,13 @@ async fn admit(
         Direction::Outbound => {
             let dice = rand::random();
             let open = upstream.circuit.admit(now, dice) && route.circuit.admit(now, dice);
-            open.then_some(()).ok_or(Refusal::BreakerOpen)
+            if !open {
+                return Err(Refusal::BreakerOpen);
+            }
+            if let Some(Admission { permit, queued }) = upstream.enter(now, give_up).await? {
+                exchange.admitted([Some(permit), None], queued);
+            }
+            Ok(())
         }
     }
 }
@@ -127,7 +136,7 @@ async fn admit(
 fn prepare(
     worker: &Worker,
     route: &Route,
-    protocol: Protocol,
+    target: &Target,
     exchange: &Exchange,
     request: Request<Incoming>,
 ) -> Request<Incoming> {
@@ -139,14 +148,16 @@ fn prepare(
         Direction::Inbound => headers.remove(PEER),
         Direction::Outbound => headers.insert(PEER, worker.identity.clone()),
     };
+    target.request_headers.apply(headers);
     route.request_headers.apply(headers);
     let path = route.path(&parts.uri);
-    address(&mut parts, protocol, path, route.host());
+    address(&mut parts, target.upstream.protocol, path, route.host());
     Request::from_parts(parts, body)
 }
 
 fn pass_on(
     route: &Route,
+    target: &Target,
     (response, lease): Answer,
     set_cookie: Option<HeaderValue>,
     mut exchange: Exchange,
@@ -154,6 +165,7 @@ fn pass_on(
     let (mut parts, incoming) = response.into_parts();
     exchange.answered(parts.status.as_u16(), Outcome::answered(parts.status, &parts.headers));
     strip_hop_by_hop(&mut parts.headers);
+    target.response_headers.apply(&mut parts.headers);
     route.response_headers.apply(&mut parts.headers);
     if let Some(cookie) = set_cookie {
         parts.headers.append(SET_COOKIE, cookie);

@@ -84,6 +84,8 @@ pub(crate) fn begin(worker: &Rc<Worker>, mirror: &Arc<Mirror>, parts: &Parts, re
 async fn deliver(worker: &Worker, upstream: &Arc<Upstream>, request: Request<RequestBody>) -> Option<()> {
     /// Nobody waits for it, so an answer that trickles may not hold its place for long.
     const LONGEST_ANSWER: Duration = Duration::from_secs(10);
+    let now = Instant::now();
+    let _place = upstream.enter(now, now + LONGEST_ANSWER).await.ok()?;
     let pick = upstream.pick(None, &[], Instant::now())?;
     let (response, lease) = send_to(worker, &pick, request).await.ok()?;
     let mut body = response.into_body();

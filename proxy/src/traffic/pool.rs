@@ -49,12 +49,15 @@ pub(crate) enum Connection {
 pub(crate) struct Lease {
     pub(crate) sender: http1::SendRequest<RequestBody>,
     endpoint: usize,
+    /// How many more requests the connection may carry.
+    left: u32,
     pool: Rc<Pool>,
 }
 
 struct Idle {
     sender: http1::SendRequest<RequestBody>,
     since: Instant,
+    left: u32,
 }
 
 impl Pool {
@@ -79,13 +82,14 @@ impl Pool {
         let id = pick.endpoint.id;
         match pick.upstream.protocol {
             Protocol::Http1 => {
-                if kept_too && let Some(sender) = self.idle(id).await {
-                    return Ok((Connection::Http1(self.lease(sender, id)), true));
+                if kept_too && let Some((sender, left)) = self.idle(pick).await {
+                    return Ok((Connection::Http1(self.lease(sender, id, left)), true));
                 }
                 let sender = self.connect_http1(pick).await?;
                 // from here on a connection that comes back is kept
                 self.kept.borrow_mut().entry(id).or_default();
-                Ok((Connection::Http1(self.lease(sender, id)), false))
+                let left = pick.upstream.requests_per_connection;
+                Ok((Connection::Http1(self.lease(sender, id, left)), false))
             }
             Protocol::H2 => {
                 let kept = self.kept.borrow().get(&id).and_then(|kept| kept.http2.clone());
@@ -99,17 +103,18 @@ impl Pool {
         }
     }
 
-    fn lease(self: &Rc<Self>, sender: http1::SendRequest<RequestBody>, endpoint: usize) -> Lease {
-        Lease { sender, endpoint, pool: self.clone() }
+    fn lease(self: &Rc<Self>, sender: http1::SendRequest<RequestBody>, endpoint: usize, left: u32) -> Lease {
+        Lease { sender, endpoint, left: left - 1, pool: self.clone() }
     }
 
-    async fn idle(&self, endpoint: usize) -> Option<http1::SendRequest<RequestBody>> {
+    async fn idle(&self, pick: &Pick) -> Option<(http1::SendRequest<RequestBody>, u32)> {
+        let longest = pick.upstream.pool_idle.unwrap_or(self.timeouts.pool_idle());
         loop {
             // taken out before the await, so no borrow is held over it
-            let Idle { mut sender, since } = self.kept.borrow_mut().get_mut(&endpoint)?.http1.pop()?;
-            let fresh = since.elapsed() < self.timeouts.pool_idle();
+            let Idle { mut sender, since, left } = self.kept.borrow_mut().get_mut(&pick.endpoint.id)?.http1.pop()?;
+            let fresh = since.elapsed() < longest;
             if fresh && (sender.is_ready() || sender.ready().await.is_ok()) {
-                return Some(sender);
+                return Some((sender, left));
             }
         }
     }
@@ -147,8 +152,8 @@ impl Lease {
     pub(crate) fn give_back(self) {
         let mut kept = self.pool.kept.borrow_mut();
         let Some(Kept { http1: idle, .. }) = kept.get_mut(&self.endpoint) else { return };
-        if !self.sender.is_closed() && idle.len() < MAX_IDLE {
-            idle.push(Idle { sender: self.sender, since: Instant::now() });
+        if self.left > 0 && !self.sender.is_closed() && idle.len() < MAX_IDLE {
+            idle.push(Idle { sender: self.sender, since: Instant::now(), left: self.left });
         }
     }
 }
