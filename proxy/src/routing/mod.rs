@@ -4,6 +4,7 @@ mod edits;
 mod matcher;
 mod retry;
 mod split;
+mod value;
 
 use std::{sync::Arc, time::Duration};
 

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::{
     counters::add,
-    regulate::Permit,
+    regulate::{Admission, Permit},
     routing::Route,
     telemetry::{Action, Failure, SpanRecord, Usage, unix_nano_now},
     traffic::{TraceContext, headers::PEER, outcome::Outcome, serve::Worker},
@@ -23,7 +23,7 @@ pub(crate) struct Exchange {
     worker: Rc<Worker>,
     started: Instant,
     record: Option<SpanRecord>,
-    permits: [Option<Permit>; 2],
+    permits: [Option<Permit>; 3],
     pick: Option<(Pick, Instant)>,
     settled: bool,
 }
@@ -58,7 +58,7 @@ impl Exchange {
             usage: None,
         };
         let (worker, started) = (worker.clone(), Instant::now());
-        Self { worker, started, record: Some(record), permits: [None, None], pick: None, settled: false }
+        Self { worker, started, record: Some(record), permits: [None, None, None], pick: None, settled: false }
     }
 
     pub(crate) fn started(&self) -> Instant {
@@ -78,10 +78,11 @@ impl Exchange {
     }
 
     /// Holds places until the exchange ends.
-    pub(crate) fn admitted(&mut self, permits: [Option<Permit>; 2], queued: bool) {
-        let in_flight = permits.iter().flatten().map(|p| p.in_flight).max().unwrap_or(0);
+    pub(crate) fn admitted(&mut self, places: [Option<Admission>; 3]) {
+        let queued = places.iter().flatten().any(|place| place.queued);
+        let in_flight = places.iter().flatten().map(|place| place.permit.in_flight).max().unwrap_or(0);
         let wait = self.started.elapsed();
-        self.permits = permits;
+        self.permits = places.map(|place| place.map(|place| place.permit));
         let record = self.record();
         record.in_flight = in_flight;
         if queued {

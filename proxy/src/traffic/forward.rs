@@ -12,7 +12,7 @@ use tokio::time::{Duration, Instant};
 use crate::{
     config::{Direction, Redirect, Respond},
     counters::add,
-    regulate::{Admission, Refusal},
+    regulate::Refusal,
     routing::{Destination, Route, Target, location},
     telemetry::Failure,
     traffic::{
@@ -113,10 +113,8 @@ async fn admit(
         Direction::Inbound => {
             let route_place = route.gate.admit(now, give_up).await?;
             let service_place = worker.workload.gate.admit(now, give_up).await?;
-            let queued = route_place.queued || service_place.queued;
-            let place = |admission: Admission| Some(admission.permit);
-            exchange.admitted([place(service_place), place(route_place)], queued);
-            Ok(())
+            let connection = upstream.enter(now, give_up).await?;
+            exchange.admitted([Some(service_place), Some(route_place), connection]);
         }
         Direction::Outbound => {
             let dice = rand::random();
@@ -124,12 +122,12 @@ async fn admit(
             if !open {
                 return Err(Refusal::BreakerOpen);
             }
-            if let Some(Admission { permit, queued }) = upstream.enter(now, give_up).await? {
-                exchange.admitted([Some(permit), None], queued);
+            if let Some(connection) = upstream.enter(now, give_up).await? {
+                exchange.admitted([Some(connection), None, None]);
             }
-            Ok(())
         }
     }
+    Ok(())
 }
 
 /// Makes the request the proxy's own: its trace, its identity, the upstream's form of address.
