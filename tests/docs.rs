@@ -8,7 +8,7 @@ use weir_schema::{Table, columns};
 use crate::sql_examples::{EXAMPLES, functions};
 
 /// Where each part of the configuration is described: heading, file, and where it stands in the YAML.
-const CONFIGS: [(&str, &str); 9] = [
+const CONFIGS: [(&str, &str); 11] = [
     ("weir.yaml", "src/config.rs"),
     ("collector:", "collector/src/config.rs"),
     ("store:", "store/src/config.rs"),
@@ -16,7 +16,9 @@ const CONFIGS: [(&str, &str); 9] = [
     ("web:", "web/src/config.rs"),
     ("proxy.yaml", "proxy/src/config.rs"),
     ("proxy.yaml, listeners[].routes[]:", "proxy/src/config/route.rs"),
+    ("proxy.yaml, listeners[].routes[].match:", "proxy/src/config/matching.rs"),
     ("proxy.yaml, upstreams[]:", "proxy/src/config/upstream.rs"),
+    ("proxy.yaml, upstreams[].endpoints[]:", "proxy/src/config/endpoint.rs"),
     ("proxy.yaml, upstreams[].discover:", "proxy/src/config/discovery.rs"),
 ];
 

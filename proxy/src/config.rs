@@ -3,7 +3,9 @@
 //! File → validated `Config` → running parts; nothing reads the environment later.
 
 mod discovery;
+mod endpoint;
 mod limits;
+mod matching;
 mod route;
 mod secret;
 mod upstream;
@@ -11,12 +13,12 @@ mod validate;
 mod yaml;
 
 pub use discovery::{ConsulService, Discovery, DnsName, SrvName};
+pub use endpoint::{Endpoint, Locality};
 pub use limits::{Limits, LocalLimit, RouteLimits};
-pub use route::{
-    Abort, Delay, Fault, HeaderEdits, Match, Mirror, Redirect, Respond, Retries, Rewrite, Route, Share, ValueMatch,
-};
+pub use matching::{Match, ValueMatch};
+pub use route::{Abort, Delay, Fault, HeaderEdits, Mirror, Redirect, Respond, Retries, Rewrite, Route, Share};
 pub use secret::Secret;
-pub use upstream::{Balance, CookieKey, Endpoint, HashOn, Locality, OutlierDetection, RetryBudget, SubsetOf, Upstream};
+pub use upstream::{Balance, CookieKey, HashOn, OutlierDetection, RetryBudget, SubsetOf, Upstream};
 pub use yaml::suggest;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
@@ -87,6 +89,7 @@ pub struct Listener {
     pub routes: Vec<Route>,
     /// Files of Istio's `VirtualService` and `DestinationRule`, outbound only; their routes come after those above.
     /// A host in them is the upstream of that name, short or fully qualified. What cannot be honoured is an error.
+    /// Paths are as seen from where the proxy was started.
     #[serde(default)]
     pub istio: Vec<PathBuf>,
 }

@@ -9,6 +9,7 @@
 mod config;
 mod control;
 mod counters;
+mod discovery;
 mod istio;
 mod lm;
 mod proxy;

@@ -11,6 +11,7 @@ use crate::{
     config::{Config, ConfigError, LocalLimit, PolicySource, Secret, Telemetry},
     control::{Admin, Follower, StateFile, hold, serve_admin},
     counters::{Counters, Tally},
+    discovery,
     telemetry::{self, Exporter, Gatherer, LogWriter, Recorder, Rings, Taps, Wanted},
     traffic::{Worker, bind},
     workload::Workload,
@@ -88,6 +89,7 @@ impl Proxy {
         let (draining, stopping) = (CancellationToken::new(), CancellationToken::new());
         let control = Control {
             workload: workload.clone(),
+            upstreams: config.upstreams.clone(),
             telemetry: config.telemetry.clone(),
             rings,
             access_log,
@@ -154,6 +156,7 @@ impl Proxy {
 /// What the control thread runs.
 struct Control {
     workload: Arc<Workload>,
+    upstreams: Vec<crate::config::Upstream>,
     telemetry: Telemetry,
     rings: Rings,
     access_log: Option<LogWriter>,
@@ -170,6 +173,7 @@ impl Control {
     async fn run(self) {
         let Self {
             workload,
+            upstreams,
             telemetry,
             rings,
             access_log,
@@ -182,6 +186,7 @@ impl Control {
             stopping,
         } = self;
         let tasks = TaskTracker::new();
+        discovery::start(&upstreams, &workload, &tasks, &stopping);
         let endpoint = telemetry.otlp.clone().and_then(|url| Endpoint::from_shared(url).ok());
         let records = endpoint.map(|endpoint| {
             let (records, queued) = mpsc::channel(telemetry.queue_records);

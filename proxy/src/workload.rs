@@ -73,7 +73,8 @@ impl Workload {
     /// Compiles `config`; `first` is the address of the first listener.
     pub(crate) fn new(config: &Config, first: SocketAddr, tally: Arc<Tally>) -> Self {
         let endpoint_ids = AtomicUsize::new(0);
-        let upstream = |u| Arc::new(Upstream::new(u, config.locality.as_ref()));
+        let threads = config.thread_count();
+        let upstream = |u| Arc::new(Upstream::new(u, config.locality.as_ref(), threads));
         let upstreams: Vec<Arc<Upstream>> = config.upstreams.iter().map(upstream).collect();
         let by_name: HashMap<&str, &Arc<Upstream>> = upstreams.iter().map(|u| (u.name.as_str(), u)).collect();
         let listeners = config.listeners.iter().map(|listener| {

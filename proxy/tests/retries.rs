@@ -21,9 +21,18 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures::{StreamExt, stream};
+use opentelemetry_proto::tonic::{
+    collector::trace::v1::{
+        ExportTraceServiceRequest, ExportTraceServiceResponse,
+        trace_service_server::{TraceService, TraceServiceServer},
+    },
+    common::v1::any_value::Value,
+    trace::v1::Span,
+};
 use parking_lot::Mutex;
 use support::{admin, client, nobody, serve, start, until, url};
 use tokio::{
+    net::TcpListener,
     sync::{Notify, Semaphore},
     time::Instant,
 };
@@ -37,7 +46,8 @@ async fn flaky(failures: usize, status: u16, retry_after: Option<&'static str>) 
     let answer = async move |State((seen, left)): State<(Seen, Arc<AtomicUsize>)>, request: Request| -> Response {
         let (parts, body) = request.into_parts();
         let body = axum::body::to_bytes(body, 1 << 20).await.unwrap_or_default();
-        let host = parts.headers["host"].to_str().unwrap().to_owned();
+        let host =
+            parts.headers.get("host").map_or_else(|| parts.uri.to_string(), |host| host.to_str().unwrap().into());
         seen.lock().push((parts.method.to_string(), host, body.clone()));
         if left.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1)).is_err() {
             return body.into_response();
@@ -249,4 +259,107 @@ async fn an_outlier_is_ejected_and_the_registry_says_so() {
     assert_eq!([&endpoints[0]["healthy"], &endpoints[1]["healthy"]], [true, false]);
     assert!(endpoints[1]["ejected_ms"].as_u64().unwrap() > 20_000);
     proxy.drain().await;
+}
+
+/// An HTTP/2 server that refuses the first request of each connection's life, and answers the others.
+async fn refusing() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                let mut first = true;
+                while let Some(Ok((_, mut respond))) = connection.accept().await {
+                    if std::mem::take(&mut first) {
+                        respond.send_reset(h2::Reason::REFUSED_STREAM);
+                    } else {
+                        respond.send_response(http::Response::new(()), true).unwrap();
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_stream_goes_out_again_even_if_it_is_a_post() {
+    for (retries, expected) in [("retries: { on: [refused-stream] }", 200), ("retries: { on: [connect-failure] }", 502)]
+    {
+        let upstreams = format!("{{ name: app, protocol: h2, endpoints: ['{}'] }}", refusing().await);
+        let proxy = start(&format!("{{ upstream: app, {retries} }}"), &upstreams, "");
+        let answer = client().post(url(&proxy, "/")).body("x").send().await.unwrap();
+        assert_eq!(answer.status(), expected, "{retries}");
+        if expected == 502 {
+            assert_eq!(answer.headers()["x-weir-reason"], "stream_refused");
+        }
+        proxy.drain().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_are_sent_again_over_http2_too() {
+    let (address, seen) = flaky(1, 503, None).await;
+    let upstreams = format!("{{ name: app, protocol: h2, endpoints: ['{address}'] }}");
+    let proxy = start("{ upstream: app, retries: { on: [5xx] } }", &upstreams, "");
+    let chunks = (0..10).map(|n| Ok::<_, std::io::Error>(vec![n; 1_000]));
+    let body = reqwest::Body::wrap_stream(stream::iter(chunks));
+    let answer = client().put(url(&proxy, "/")).body(body).send().await.unwrap();
+    assert_eq!((answer.status().as_u16(), answer.bytes().await.unwrap().len()), (200, 10_000));
+    assert_eq!(seen.lock().iter().map(|(_, _, body)| body.len()).collect::<Vec<_>>(), [10_000, 10_000]);
+    proxy.drain().await;
+}
+
+/// A collector that keeps the spans it is sent.
+#[derive(Clone, Default)]
+struct Collector(Arc<Mutex<Vec<Span>>>);
+
+#[tonic::async_trait]
+impl TraceService for Collector {
+    async fn export(
+        &self,
+        request: tonic::Request<ExportTraceServiceRequest>,
+    ) -> Result<tonic::Response<ExportTraceServiceResponse>, tonic::Status> {
+        let scopes = request.into_inner().resource_spans.into_iter().flat_map(|resource| resource.scope_spans);
+        self.0.lock().extend(scopes.flat_map(|scope| scope.spans));
+        Ok(tonic::Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_span_says_how_often_its_request_went_out_again_and_where_it_ended() {
+    let (good, _) = flaky(0, 503, None).await;
+    let gone = nobody().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let otlp = listener.local_addr().unwrap();
+    let collector = Collector::default();
+    let incoming = tonic::transport::server::TcpIncoming::from(listener);
+    let service = TraceServiceServer::new(collector.clone());
+    tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
+    let upstreams = format!("{{ name: app, balance: round_robin, endpoints: ['{gone}', '{good}'] }}");
+    let telemetry = format!("telemetry: {{ otlp: 'http://{otlp}' }}");
+    let proxy = start("{ upstream: app, retries: { on: [connect-failure] } }", &upstreams, &telemetry);
+    for _ in 0..4 {
+        assert_eq!(client().get(url(&proxy, "/")).send().await.unwrap().status(), 200);
+    }
+    proxy.drain().await;
+    let spans = collector.0.lock();
+    let attribute = |span: &Span, key: &str| {
+        let pair = span.attributes.iter().find(|pair| pair.key == key)?;
+        match pair.value.as_ref()?.value.as_ref()? {
+            Value::StringValue(text) => Some(text.clone()),
+            Value::IntValue(int) => Some(int.to_string()),
+            _ => None,
+        }
+    };
+    let mut resent: Vec<_> = spans.iter().map(|span| attribute(span, "http.request.resend_count")).collect();
+    resent.sort();
+    assert_eq!(
+        resent,
+        [None, None, Some("1".into()), Some("1".into())],
+        "one span a request, however often it went out"
+    );
+    assert!(spans.iter().all(|span| attribute(span, "weir.upstream") == Some(good.to_string())));
 }

@@ -1,15 +1,12 @@
 //! What an upstream can say: where its endpoints come from, how requests are dealt to them, and when
 //! one of them is left out.
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr, num::NonZeroU32};
+use std::{collections::BTreeMap, num::NonZeroU32};
 
-use serde::{
-    Deserialize, Deserializer, Serialize,
-    de::{MapAccess, Visitor, value::MapAccessDeserializer},
-};
+use serde::{Deserialize, Serialize};
 use weir_policy::Breaker;
 
-use crate::config::{Discovery, Protocol};
+use crate::config::{Discovery, Endpoint, Protocol};
 
 /// A named group of interchangeable endpoints; outbound, the name is the callee's service.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -21,7 +18,7 @@ pub struct Upstream {
     pub service: Option<String>,
     /// `host:port`, or a map that says more of it; at least one, unless `discover` or `subset_of` finds them.
     pub endpoints: Vec<Endpoint>,
-    /// Finds endpoints instead of listing them.
+    /// Finds endpoints instead of listing them: by `dns`, `dns_srv`, `file` or `consul`.
     pub discover: Option<Discovery>,
     /// The endpoints of another upstream that carry these labels.
     pub subset_of: Option<SubsetOf>,
@@ -29,7 +26,8 @@ pub struct Upstream {
     pub protocol: Protocol,
     /// When calls are shed while no policy says otherwise.
     pub breaker: Option<Breaker>,
-    /// Which endpoint a request goes to.
+    /// Which endpoint a request goes to: `p2c_peak_ewma` (the default), `least_request`, `round_robin`, `random`, or
+    /// `ring_hash: { header: NAME }`, and so on with `cookie`, `query` or `source_address`.
     pub balance: Balance,
     /// Prefers endpoints in the proxy's own zone, then in its region, then others, as far as they are healthy.
     pub prefer_local: bool,
@@ -40,37 +38,21 @@ pub struct Upstream {
     pub panic_threshold_percent: Option<u8>,
     /// How many retries may be under way.
     pub retry_budget: RetryBudget,
-    /// Requests in flight from this proxy; one more gets 503 at once. Unbounded when absent.
+    /// Requests in flight from this proxy; one more gets 503 at once, though each data thread may let one pass that
+    /// another counts at the same moment. Unbounded when absent.
     pub max_requests: Option<NonZeroU32>,
     /// The longest wait for a connection; `timeouts.connect_ms` when absent.
     pub connect_timeout_ms: Option<u64>,
-}
-
-/// One address and what is known of it beforehand.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Endpoint {
-    /// `host:port`.
-    pub address: String,
-    /// Its part of the requests; 1 when absent.
-    pub weight: u32,
-    /// Where it runs.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub locality: Option<Locality>,
-    /// 0 comes first; a higher one takes what the lower ones cannot carry.
-    pub priority: u32,
-    /// What subsets choose by.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub labels: BTreeMap<String, String>,
-}
-
-/// Where something runs.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Locality {
-    /// The region.
-    pub region: String,
-    /// The zone inside the region.
-    pub zone: String,
+    /// How long an idle connection is kept; `timeouts.pool_idle_ms` when absent.
+    pub pool_idle_ms: Option<u64>,
+    /// HTTP/1.1 connections from this proxy, each of which carries one request at a time. Unbounded when absent.
+    /// With several data threads a connection is then closed after its request, because a thread cannot use what
+    /// another one keeps.
+    pub max_connections: Option<NonZeroU32>,
+    /// Requests that wait when all `max_connections` are busy; one more gets 503. 1,024, as in Envoy, when absent.
+    pub max_pending_requests: Option<u32>,
+    /// Requests that an HTTP/1.1 connection carries before it is closed; unbounded when absent.
+    pub max_requests_per_connection: Option<NonZeroU32>,
 }
 
 /// A part of another upstream.
@@ -201,66 +183,4 @@ impl Default for RetryBudget {
     fn default() -> Self {
         Self { budget_percent: 20, min_retry_concurrency: 3, max_retries: None }
     }
-}
-
-impl From<String> for Endpoint {
-    fn from(address: String) -> Self {
-        Self { address, weight: 1, locality: None, priority: 0, labels: BTreeMap::new() }
-    }
-}
-
-impl From<&str> for Endpoint {
-    fn from(address: &str) -> Self {
-        address.to_owned().into()
-    }
-}
-
-impl From<SocketAddr> for Endpoint {
-    fn from(address: SocketAddr) -> Self {
-        address.to_string().into()
-    }
-}
-
-impl<'de> Deserialize<'de> for Endpoint {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(EndpointVisitor)
-    }
-}
-
-struct EndpointVisitor;
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct EndpointMap {
-    address: String,
-    #[serde(default = "one")]
-    weight: u32,
-    #[serde(default)]
-    locality: Option<Locality>,
-    #[serde(default)]
-    priority: u32,
-    #[serde(default)]
-    labels: BTreeMap<String, String>,
-}
-
-impl<'de> Visitor<'de> for EndpointVisitor {
-    type Value = Endpoint;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("host:port, or a map with `address`")
-    }
-
-    fn visit_str<E>(self, address: &str) -> Result<Endpoint, E> {
-        Ok(address.into())
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Endpoint, A::Error> {
-        let EndpointMap { address, weight, locality, priority, labels } =
-            EndpointMap::deserialize(MapAccessDeserializer::new(map))?;
-        Ok(Endpoint { address, weight, locality, priority, labels })
-    }
-}
-
-fn one() -> u32 {
-    1
 }

@@ -6,8 +6,8 @@ use weir_policy::{Breaker, Policy, PolicySet};
 
 use crate::{
     config::{
-        Balance, Config, ConfigError, Direction, Endpoint, HashOn, Listener, Redirect, Route, Secret, SubsetOf,
-        Upstream, limits::unregulated,
+        Balance, Config, ConfigError, ConsulService, Direction, Discovery, DnsName, Endpoint, HashOn, Listener,
+        Protocol, Redirect, Route, Secret, SrvName, SubsetOf, Upstream, limits::unregulated,
     },
     routing,
 };
@@ -199,6 +199,7 @@ impl Upstream {
         for (j, endpoint) in self.endpoints.iter().enumerate() {
             endpoint.validate().map_err(|e| ConfigError(format!("endpoints[{j}] {e}")))?;
         }
+        self.discover.iter().try_for_each(check_discovery)?;
         if let Some(SubsetOf { upstream, .. }) = &self.subset_of {
             let parent = all.iter().find(|other| other.name == *upstream);
             check(parent.is_some_and(|parent| parent.subset_of.is_none()), || {
@@ -215,7 +216,32 @@ impl Upstream {
             let usable = name.parse::<http::HeaderName>().is_ok();
             check(usable, || format!("balance.ring_hash.header: {name:?} is not the name of a field"))?;
         }
+        let http1 = self.protocol == Protocol::Http1;
+        let bounded = self.max_connections.is_some() || self.max_requests_per_connection.is_some();
+        check(http1 || !bounded, || {
+            "max_connections and max_requests_per_connection: only with protocol http1; max_requests bounds h2".into()
+        })?;
         check(self.connect_timeout_ms != Some(0), || "connect_timeout_ms is 0: at least 1, or leave it out".into())
+    }
+}
+
+fn check_discovery(discovery: &Discovery) -> Result<(), ConfigError> {
+    match discovery {
+        Discovery::Dns(DnsName { name, port, .. }) => {
+            check(!name.is_empty(), || "discover.dns.name is empty".into())?;
+            check(*port > 0, || "discover.dns.port is 0: the port that the addresses listen on".into())
+        }
+        Discovery::DnsSrv(SrvName { name, .. }) => check(!name.is_empty(), || "discover.dns_srv.name is empty".into()),
+        Discovery::File(path) => check(!path.as_os_str().is_empty(), || "discover.file is empty".into()),
+        Discovery::Consul(ConsulService { service, address, wait_ms, .. }) => {
+            check(!service.is_empty(), || "discover.consul.service is empty".into())?;
+            let usable =
+                address.starts_with("http://") && !address.ends_with('/') && address.parse::<http::Uri>().is_ok();
+            check(usable, || format!("discover.consul.address is {address:?}: expected http://host:port"))?;
+            check((1..=600_000).contains(wait_ms), || {
+                format!("discover.consul.wait_ms is {wait_ms}: from 1 to 600000, which is Consul's longest")
+            })
+        }
     }
 }
 

@@ -64,36 +64,23 @@ fn from_the_root(matches: &mut Match) {
 }
 
 fn destinations(fields: &Fields<'_>, registry: &Registry, route: &mut Route) -> Result<(), ConfigError> {
-    let all = fields.list("route")?;
-    let several = all.len() > 1;
-    for destination in &all {
+    for destination in &fields.list("route")? {
         let of = destination.fields()?;
         let upstream = registry.upstream(&of.need("destination")?)?;
-        let weight = of.map("weight", |node| node.whole())?;
-        if let Some(node) = of.get("headers") {
-            if several {
-                return Err(node.error("cannot be honoured beside other destinations: put it beside `route`"));
-            }
-            let (request, response) = headers(&node)?;
-            merge(&mut route.request_headers, request);
-            merge(&mut route.response_headers, response);
-        }
+        let weight = of.map("weight", |node| node.whole())?.unwrap_or(0);
+        let (request_headers, response_headers) = of.map("headers", |node| headers(&node))?.unwrap_or_default();
         of.done(&[])?;
-        match (several, weight) {
-            (true, weight) => route.split.push(Share { upstream, weight: weight.unwrap_or(0) }),
-            (false, _) => route.upstream = Some(upstream),
-        }
+        route.split.push(Share { upstream, weight, request_headers, response_headers });
     }
-    if several && route.split.iter().all(|share| share.weight == 0) {
-        return Err(fields.error("route: every weight is 0"));
+    match route.split.as_mut_slice() {
+        // the only destination gets everything, whatever its weight
+        [only] => only.weight = 1,
+        several => {
+            let nothing = !several.is_empty() && several.iter().all(|share| share.weight == 0);
+            return if nothing { Err(fields.error("route: every weight is 0")) } else { Ok(()) };
+        }
     }
     Ok(())
-}
-
-fn merge(edits: &mut HeaderEdits, more: HeaderEdits) {
-    edits.remove.extend(more.remove);
-    edits.set.extend(more.set);
-    edits.add.extend(more.add);
 }
 
 fn headers(node: &Node<'_>) -> Result<(HeaderEdits, HeaderEdits), ConfigError> {

@@ -59,7 +59,7 @@ fn weights_and_subsets_become_a_split_between_labelled_endpoints() {
     let to = "[{ route: [{ destination: { host: reviews, subset: v1 }, weight: 90 }, \
               { destination: { host: reviews.default.svc.cluster.local, subset: v2, port: { number: 9080 } }, weight: 10 }] }]";
     let routes = routes(to);
-    let share = |upstream: &str, weight| Share { upstream: upstream.into(), weight };
+    let share = |upstream: &str, weight| Share { upstream: upstream.into(), weight, ..Share::default() };
     assert_eq!(routes.len(), 1);
     assert_eq!(routes[0].split, [share("reviews/v1", 90), share("reviews/v2", 10)]);
     let hosts = ["reviews", "reviews.default", "reviews.default.svc", "reviews.default.svc.cluster.local"];
@@ -105,12 +105,12 @@ fn rules_become_routes_with_everything_they_say() {
     )
     .remove(0);
     let expected: Route = serde_saphyr::from_str(
-        "{ name: main, upstream: ratings, match: { path_starts_with: /api }, rewrite: { path: /v2, host: reviews.internal }, \
+        "{ name: main, split: [{ upstream: ratings, weight: 1, request_headers: { set: { x-e: '5' } } }], match: { path_starts_with: /api }, rewrite: { path: /v2, host: reviews.internal }, \
          timeout_ms: 1500, max_stream_duration_ms: 1500, \
          retries: { attempts: 3, per_try_timeout_ms: 500, on: [gateway-error, connect-failure, reset, '503'], backoff_ms: 10, max_backoff_ms: 100 }, \
          fault: { delay: { ms: 5000, percent: 0.1 }, abort: { status: 503, percent: 50 } }, \
          mirror: { upstream: reviews/v2, percent: 12.5 }, \
-         request_headers: { set: { x-a: '1', x-e: '5' }, add: { x-b: '2' }, remove: [x-c] }, response_headers: { set: { x-d: '4' } } }",
+         request_headers: { set: { x-a: '1' }, add: { x-b: '2' }, remove: [x-c] }, response_headers: { set: { x-d: '4' } } }",
     )
     .unwrap();
     let expected =
@@ -187,12 +187,12 @@ fn policies_become_keys_of_upstreams() {
         assert_eq!(upstream(policy).balance, expected, "{policy}");
     }
     let upstream = upstream(
-        "{ connectionPool: { tcp: { connectTimeout: 30ms }, http: { http2MaxRequests: 100, maxRetries: 5, h2UpgradePolicy: UPGRADE } }, \
+        "{ connectionPool: { tcp: { connectTimeout: 30ms, maxConnections: 4 }, http: { http1MaxPendingRequests: 3, maxRequestsPerConnection: 2, idleTimeout: 7s, http2MaxRequests: 100, maxRetries: 5, h2UpgradePolicy: DEFAULT } }, \
          outlierDetection: { consecutive5xxErrors: 7, consecutiveGatewayErrors: 3, interval: 5m, baseEjectionTime: 15m, \
          maxEjectionPercent: 100, minHealthPercent: 30 }, retryBudget: { percent: 25, minRetryConcurrency: 1 } }",
     );
     let expected: Upstream = serde_saphyr::from_str(
-        "{ name: reviews, connect_timeout_ms: 30, max_requests: 100, protocol: h2, panic_threshold_percent: 30, \
+        "{ name: reviews, connect_timeout_ms: 30, max_requests: 100, max_connections: 4, max_pending_requests: 3, max_requests_per_connection: 2, pool_idle_ms: 7000, panic_threshold_percent: 30, \
          retry_budget: { budget_percent: 25, min_retry_concurrency: 1, max_retries: 5 }, \
          outlier_detection: { consecutive_5xx: 7, consecutive_gateway_errors: 3, interval_ms: 300000, \
          base_ejection_time_ms: 900000, max_ejection_time_ms: 900000, max_ejection_percent: 100 } }",
@@ -278,13 +278,6 @@ fn what_cannot_be_honoured_is_named_with_what_to_do() {
             "destination.host",
             "\"reviews:80\"",
         ),
-        (
-            service(
-                "route: [{ destination: { host: reviews }, weight: 1, headers: {} }, { destination: { host: ratings }, weight: 1 }]",
-            ),
-            "route[0].headers",
-            "beside `route`",
-        ),
         (destination_rule("workloadSelector: {}"), "DestinationRule \"reviews\": spec.workloadSelector", "proxy.yaml"),
         (destination_rule("").replace("host: reviews", "host: nowhere"), "spec.host", "add it, or leave this out"),
         (policy("portLevelSettings: []"), "trafficPolicy.portLevelSettings", "give each port an upstream"),
@@ -309,19 +302,7 @@ fn what_cannot_be_honoured_is_named_with_what_to_do() {
         ),
         (policy("loadBalancer: { localityLbSetting: { distribute: [] } }"), "localityLbSetting.distribute", "weights"),
         (policy("loadBalancer: { localityLbSetting: { failover: [] } }"), "localityLbSetting.failover", "priorities"),
-        (
-            policy("connectionPool: { tcp: { maxConnections: 1 } }"),
-            "connectionPool.tcp.maxConnections",
-            "http2MaxRequests",
-        ),
         (policy("connectionPool: { tcp: { tcpKeepalive: {} } }"), "tcp.tcpKeepalive", "timeouts"),
-        (
-            policy("connectionPool: { http: { http1MaxPendingRequests: 1 } }"),
-            "http.http1MaxPendingRequests",
-            "leave it out",
-        ),
-        (policy("connectionPool: { http: { maxRequestsPerConnection: 1 } }"), "http.maxRequestsPerConnection", "kept"),
-        (policy("connectionPool: { http: { idleTimeout: 5s } }"), "http.idleTimeout", "pool_idle_ms"),
         (
             policy("connectionPool: { http: { useClientProtocol: true } }"),
             "http.useClientProtocol",
@@ -339,6 +320,17 @@ fn what_cannot_be_honoured_is_named_with_what_to_do() {
         ),
         (service("route: []").replace("VirtualService", "Gateway"), "kind", "leave it out"),
         (service("route: []").replace("networking.istio.io/v1", "networking.istio.io/v2"), "apiVersion", "v1beta1"),
+        (policy("connectionPool: { tcp: { idleTimeout: 5s } }"), "tcp.idleTimeout", "say http.idleTimeout"),
+        (
+            policy("connectionPool: { tcp: { maxConnections: 1 }, http: { h2UpgradePolicy: UPGRADE } }"),
+            "connectionPool",
+            "say http.http2MaxRequests",
+        ),
+        (
+            policy("connectionPool: { http: { maxConcurrentStreams: 1 } }"),
+            "http.maxConcurrentStreams",
+            "say http2MaxRequests",
+        ),
     ] {
         let why = compiled(&yaml).map(|_| ()).unwrap_err().0;
         let said = why.starts_with("istio.yaml: ") && why.contains(place) && why.contains(advice);

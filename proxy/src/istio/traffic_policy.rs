@@ -32,21 +32,40 @@ fn connection_pool(node: &Node<'_>, upstream: &mut Upstream) -> Result<(), Confi
         if let Some(connect_timeout_ms) = fields.map("connectTimeout", |node| node.millis())? {
             upstream.connect_timeout_ms = Some(connect_timeout_ms);
         }
+        if let Some(max) = fields.map("maxConnections", |node| positive(&node))? {
+            upstream.max_connections = Some(max);
+        }
         fields.done(&[
-            ("maxConnections", "say http.http2MaxRequests: it bounds HTTP/1.1 too, where a request has one connection"),
             ("tcpKeepalive", "a dead peer is noticed by timeouts"),
             ("maxConnectionDuration", "connections are kept as long as they are used"),
-            ("idleTimeout", "set timeouts.pool_idle_ms in proxy.yaml"),
+            ("idleTimeout", "say http.idleTimeout"),
         ])
     })?;
     fields.map("http", |node| http(&node, upstream))?;
-    fields.done(&[])
+    fields.done(&[])?;
+    let bounded = upstream.max_connections.is_some() || upstream.max_requests_per_connection.is_some();
+    if bounded && upstream.protocol == Protocol::H2 {
+        return Err(node.error(
+            "tcp.maxConnections and http.maxRequestsPerConnection cannot be honoured with HTTP/2: say http.http2MaxRequests",
+        ));
+    }
+    Ok(())
 }
 
 fn http(node: &Node<'_>, upstream: &mut Upstream) -> Result<(), ConfigError> {
     let fields = node.fields()?;
     if let Some(max) = fields.map("http2MaxRequests", |node| positive(&node))? {
         upstream.max_requests = Some(max);
+    }
+    if let Some(pending) = fields.map("http1MaxPendingRequests", |node| node.whole())? {
+        upstream.max_pending_requests = Some(pending);
+    }
+    // 0 is no bound, as it is when it is not said
+    if let Some(most) = fields.map("maxRequestsPerConnection", |node| node.whole())? {
+        upstream.max_requests_per_connection = NonZeroU32::new(most);
+    }
+    if let Some(pool_idle_ms) = fields.map("idleTimeout", |node| node.millis())? {
+        upstream.pool_idle_ms = Some(pool_idle_ms);
     }
     if let Some(max) = fields.map("maxRetries", |node| node.whole())? {
         upstream.retry_budget.max_retries = Some(max);
@@ -67,12 +86,7 @@ fn http(node: &Node<'_>, upstream: &mut Upstream) -> Result<(), ConfigError> {
         false => Ok(()),
         true => Err(node.error("cannot be honoured: set the upstream's protocol in proxy.yaml")),
     })?;
-    fields.done(&[
-        ("http1MaxPendingRequests", "no request waits for a connection here, so leave it out"),
-        ("maxRequestsPerConnection", "connections are kept as long as they are used"),
-        ("idleTimeout", "set timeouts.pool_idle_ms in proxy.yaml"),
-        ("maxConcurrentStreams", "say http2MaxRequests"),
-    ])
+    fields.done(&[("maxConcurrentStreams", "say http2MaxRequests")])
 }
 
 fn outlier_detection(node: &Node<'_>, upstream: &mut Upstream) -> Result<(), ConfigError> {

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::time::Instant;
 use weir_policy::{ConcurrencyLimit, Policy};
 
 use crate::regulate::{
@@ -58,6 +59,13 @@ pub(crate) enum Refusal {
     UpstreamOverflow,
 }
 
+impl Ask {
+    /// As it stands behind a place it has got, perhaps after a wait.
+    pub(crate) fn after(self, place: &Admission) -> Self {
+        if place.queued { Self { now: Instant::now(), ..self } } else { self }
+    }
+}
+
 impl Gate {
     /// Enforces the limits of `policy`; the breaker is the callers' business.
     pub(crate) fn set(&self, policy: Option<&Policy>) {
@@ -74,6 +82,13 @@ impl Gate {
     /// Whether a request may have to wait here: only then its deadline and priority matter.
     pub(crate) fn is_bounded(&self) -> bool {
         self.limiter.is_bounded()
+    }
+
+    /// A gate that holds to one limit.
+    pub(crate) fn of(limit: ConcurrencyLimit) -> Self {
+        let gate = Self::default();
+        gate.limiter.set(Some(limit));
+        gate
     }
 
     /// Lets a request in, at once or after a wait in the queue.

@@ -1,11 +1,12 @@
 //! [`Matcher`]: whether a route takes a request, compiled.
 
-use std::collections::BTreeMap;
-
 use http::{HeaderName, Method, Request};
 use regex::Regex;
 
-use crate::config::{ConfigError, Match, ValueMatch};
+use crate::{
+    config::{ConfigError, Match, ValueMatch},
+    routing::value::{ValueIs, fields, whole},
+};
 
 /// All of it must hold.
 pub(crate) struct Matcher {
@@ -33,13 +34,6 @@ enum HostIs {
     This(String),
     /// Ends so, and is longer: `.example`.
     Below(String),
-}
-
-enum ValueIs {
-    Exact(String),
-    Prefix(String),
-    Regex(Regex),
-    Present(bool),
 }
 
 impl Matcher {
@@ -154,43 +148,8 @@ impl HostIs {
     }
 }
 
-impl ValueIs {
-    fn new(value: &ValueMatch, key: &str) -> Result<Self, ConfigError> {
-        Ok(match value {
-            ValueMatch::Exact(exact) => Self::Exact(exact.clone()),
-            ValueMatch::Prefix(prefix) => Self::Prefix(prefix.clone()),
-            ValueMatch::Regex(regex) => Self::Regex(whole(regex, key)?),
-            ValueMatch::Present(present) => Self::Present(*present),
-        })
-    }
-
-    /// `None` among the values: one that is not text.
-    fn accepts_one_of<'a>(&self, mut values: impl Iterator<Item = Option<&'a str>>) -> bool {
-        match self {
-            Self::Present(present) => values.next().is_some() == *present,
-            Self::Exact(exact) => values.any(|value| value == Some(exact)),
-            Self::Prefix(prefix) => values.any(|value| value.is_some_and(|value| value.starts_with(prefix.as_str()))),
-            Self::Regex(regex) => values.any(|value| value.is_some_and(|value| regex.is_match(value))),
-        }
-    }
-}
-
-fn fields(fields: &BTreeMap<String, ValueMatch>, key: &str) -> Result<Vec<(HeaderName, ValueIs)>, ConfigError> {
-    let field = |(name, value): (&String, &ValueMatch)| {
-        let parsed = name.parse::<HeaderName>();
-        let parsed = parsed.map_err(|_| ConfigError(format!("{key}: {name:?} is not the name of a field")))?;
-        Ok((parsed, ValueIs::new(value, &format!("{key}.{name}"))?))
-    };
-    fields.iter().map(field).collect()
-}
-
 fn rooted(path: &str, key: &str) -> Result<String, ConfigError> {
     if path.starts_with('/') { Ok(path.to_owned()) } else { Err(ConfigError(format!("{key} must start with /"))) }
-}
-
-/// A regular expression over the whole text.
-fn whole(regex: &str, key: &str) -> Result<Regex, ConfigError> {
-    Regex::new(&format!("^(?:{regex})$")).map_err(|error| ConfigError(format!("{key}: {error}")))
 }
 
 /// The parameters of a query, as they stand in the URI.

@@ -4,6 +4,7 @@ mod edits;
 mod matcher;
 mod retry;
 mod split;
+mod value;
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,7 +12,7 @@ use http::{HeaderMap, HeaderValue, Request, Uri, header::HOST, uri::PathAndQuery
 use weir_policy::Policy;
 
 use crate::{
-    config::{self, ConfigError, Direction, Fault, Redirect, Respond},
+    config::{self, ConfigError, Direction, Fault, Redirect, Respond, Share},
     regulate::{Circuit, Gate, Priority},
     telemetry::RouteStats,
     traffic::Mirror,
@@ -21,7 +22,7 @@ use crate::{
 pub(crate) use edits::Edits;
 pub(crate) use matcher::{Matcher, parameters};
 pub(crate) use retry::RetryPolicy;
-pub(crate) use split::Split;
+pub(crate) use split::{Split, Target};
 
 /// One route of one listener.
 pub(crate) struct Route {
@@ -76,13 +77,20 @@ impl Route {
             (Some(redirect), _) => Destination::Elsewhere(redirect.clone()),
             (None, Some(respond)) => Destination::Here(respond.clone()),
             (None, None) => {
-                let one = route.upstream.iter().map(|name| (upstream(name), 1));
-                let several = route.split.iter().map(|share| (upstream(&share.upstream), share.weight));
-                Destination::Upstreams(Split::new(one.chain(several).collect()))
+                let one =
+                    route.upstream.iter().map(|name| Share { upstream: name.clone(), weight: 1, ..Share::default() });
+                let targets = one.chain(route.split.iter().cloned()).enumerate().map(|(n, share)| {
+                    let (request_headers, response_headers) = share_edits(&share, n)?;
+                    Ok((
+                        Target { upstream: upstream(&share.upstream), request_headers, response_headers },
+                        share.weight,
+                    ))
+                });
+                Destination::Upstreams(Split::new(targets.collect::<Result<_, ConfigError>>()?))
             }
         };
         let named_after = match &destination {
-            Destination::Upstreams(split) => split.first().map_or("unnamed", |first| &first.service),
+            Destination::Upstreams(split) => split.first().map_or("unnamed", |first| &first.upstream.service),
             Destination::Elsewhere(_) => "redirect",
             Destination::Here(_) => "respond",
         };
@@ -121,7 +129,7 @@ impl Route {
     }
 
     /// Where the next request goes.
-    pub(crate) fn next_upstream(&self) -> Option<&Arc<Upstream>> {
+    pub(crate) fn next_target(&self) -> Option<&Target> {
         match &self.destination {
             Destination::Upstreams(split) => split.next(),
             Destination::Elsewhere(_) | Destination::Here(_) => None,
@@ -131,7 +139,7 @@ impl Route {
     /// Whom this route's policies regulate when it goes out.
     pub(crate) fn callee(&self) -> Option<&str> {
         match &self.destination {
-            Destination::Upstreams(split) => split.first().map(|upstream| upstream.service.as_str()),
+            Destination::Upstreams(split) => split.first().map(|target| target.upstream.service.as_str()),
             Destination::Elsewhere(_) | Destination::Here(_) => None,
         }
     }
@@ -167,10 +175,16 @@ fn replaced(new: &str, rest: &str, query: Option<&str>) -> Option<PathAndQuery> 
     PathAndQuery::try_from(whole).ok()
 }
 
+fn share_edits(share: &Share, n: usize) -> Result<(Edits, Edits), ConfigError> {
+    let request = Edits::new(&share.request_headers, &format!("split[{n}].request_headers"))?;
+    Ok((request, Edits::new(&share.response_headers, &format!("split[{n}].response_headers"))?))
+}
+
 /// Checks what only compiling tells.
 pub(crate) fn check(route: &config::Route) -> Result<(), ConfigError> {
     Edits::new(&route.request_headers, "request_headers")?;
     Edits::new(&route.response_headers, "response_headers")?;
+    route.split.iter().enumerate().try_for_each(|(n, share)| share_edits(share, n).map(|_| ()))?;
     route.rewrite.host.as_deref().map(host_value).transpose()?;
     route.retries.as_ref().map(RetryPolicy::new).transpose()?;
     Matcher::new(&route.matches).map(|_| ())

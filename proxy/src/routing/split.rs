@@ -2,28 +2,38 @@
 
 use std::sync::Arc;
 
-use crate::upstream::{Deal, Upstream};
+use crate::{
+    routing::Edits,
+    upstream::{Deal, Upstream},
+};
 
 /// The upstreams of a route.
 pub(crate) struct Split {
-    upstreams: Vec<Arc<Upstream>>,
+    targets: Vec<Target>,
     deal: Deal,
 }
 
+/// One of them, and what changes in messages that go there.
+pub(crate) struct Target {
+    pub(crate) upstream: Arc<Upstream>,
+    pub(crate) request_headers: Edits,
+    pub(crate) response_headers: Edits,
+}
+
 impl Split {
-    /// Upstreams with their weights; one of weight 0 gets nothing.
-    pub(crate) fn new(weighted: Vec<(Arc<Upstream>, u32)>) -> Self {
-        let (upstreams, weights): (Vec<_>, Vec<_>) = weighted.into_iter().filter(|(_, weight)| *weight > 0).unzip();
-        Self { upstreams, deal: Deal::new(weights) }
+    /// Targets with their weights; one of weight 0 gets nothing.
+    pub(crate) fn new(weighted: Vec<(Target, u32)>) -> Self {
+        let (targets, weights): (Vec<_>, Vec<_>) = weighted.into_iter().filter(|(_, weight)| *weight > 0).unzip();
+        Self { targets, deal: Deal::new(weights) }
     }
 
-    pub(crate) fn first(&self) -> Option<&Arc<Upstream>> {
-        self.upstreams.first()
+    pub(crate) fn first(&self) -> Option<&Target> {
+        self.targets.first()
     }
 
-    /// The upstream of the next request.
-    pub(crate) fn next(&self) -> Option<&Arc<Upstream>> {
-        match self.upstreams.as_slice() {
+    /// Where the next request goes.
+    pub(crate) fn next(&self) -> Option<&Target> {
+        match self.targets.as_slice() {
             [only] => Some(only),
             several => several.get(self.deal.next()?),
         }

@@ -42,25 +42,32 @@ impl Entrance<'_> {
 
     /// Holds places for the exchange until it ends, or says why there are none.
     pub(crate) async fn admit(self, headers: &HeaderMap, exchange: &mut Exchange) -> Result<(), Refusal> {
+        if !self.upstream.has_room() {
+            return Err(Refusal::UpstreamOverflow);
+        }
         let (route, ask) = (self.route, self.ask(headers, exchange));
         match route.direction {
             Direction::Inbound => {
                 let route_place = route.gate.admit(ask).await?;
                 // a wait at the route is gone by now
-                let ask = if route_place.queued { Ask { now: Instant::now(), ..ask } } else { ask };
+                let ask = ask.after(&route_place);
                 let service_place = self.worker.workload.gate.admit(ask).await?;
-                exchange.admitted([Some(service_place), Some(route_place)]);
+                let connection = self.upstream.enter(ask.after(&service_place)).await?;
+                exchange.admitted([Some(service_place), Some(route_place), connection]);
             }
             Direction::Outbound => {
-                if !self.upstream.has_room() {
-                    return Err(Refusal::UpstreamOverflow);
-                }
                 let dice = rand::random();
                 let open = self.upstream.circuit.admit(ask.now, dice) && route.circuit.admit(ask.now, dice);
                 open.then_some(()).ok_or(Refusal::BreakerOpen)?;
                 // a route's own limits, from the file, hold what leaves too
-                if route.static_policy.is_some() {
-                    exchange.admitted([Some(route.gate.admit(ask).await?), None]);
+                let route_place = match route.static_policy {
+                    Some(_) => Some(route.gate.admit(ask).await?),
+                    None => None,
+                };
+                let ask = route_place.as_ref().map_or(ask, |place| ask.after(place));
+                let connection = self.upstream.enter(ask).await?;
+                if route_place.is_some() || connection.is_some() {
+                    exchange.admitted([None, route_place, connection]);
                 }
             }
         }
@@ -86,7 +93,7 @@ impl Entrance<'_> {
     fn ask(self, headers: &HeaderMap, exchange: &Exchange) -> Ask {
         let Self { worker, route, give_up, .. } = self;
         let now = exchange.started();
-        let may_wait = route.gate.is_bounded() || worker.workload.gate.is_bounded();
+        let may_wait = route.gate.is_bounded() || worker.workload.gate.is_bounded() || self.upstream.is_bounded();
         if !may_wait {
             return Ask { now, give_up, priority: route.priority };
         }

@@ -101,11 +101,12 @@ impl Observed {
 
     fn end(&mut self) {
         self.clock = None;
-        if let Some(exchange) = self.exchange.take() {
-            exchange.complete(&self.reading);
-        }
+        // before the exchange ends, which lets in who waits for a connection
         if let Some(lease) = self.lease.take() {
             lease.give_back();
+        }
+        if let Some(exchange) = self.exchange.take() {
+            exchange.complete(&self.reading);
         }
     }
 

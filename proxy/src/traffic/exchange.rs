@@ -26,15 +26,20 @@ pub(crate) struct Exchange {
     worker: Rc<Worker>,
     started: Instant,
     record: Option<SpanRecord>,
-    permits: [Option<Permit>; 2],
+    permits: [Option<Permit>; 3],
     pick: Option<(Pick, Instant)>,
     model: Conversation,
     settled: bool,
 }
 
 impl Exchange {
-    pub(crate) fn begin<B>(worker: &Rc<Worker>, route: Arc<Route>, request: &Request<B>) -> Self {
-        let upstream = route.next_upstream().cloned();
+    /// Begins; `upstream` is where the route sends the request, if anywhere.
+    pub(crate) fn begin<B>(
+        worker: &Rc<Worker>,
+        route: Arc<Route>,
+        upstream: Option<Arc<Upstream>>,
+        request: &Request<B>,
+    ) -> Self {
         let trace = TraceContext::next(request.headers(), &worker.workload.propagation, worker.workload.span_ratio);
         let record = SpanRecord {
             trace,
@@ -60,7 +65,7 @@ impl Exchange {
             worker: worker.clone(),
             started: Instant::now(),
             record: Some(record),
-            permits: [None, None],
+            permits: [None, None, None],
             pick: None,
             model: Conversation::default(),
             settled: false,
@@ -78,11 +83,6 @@ impl Exchange {
 
     pub(crate) fn trace(&self) -> &TraceContext {
         &self.seen().trace
-    }
-
-    /// Where the route sends this request.
-    pub(crate) fn upstream(&self) -> Result<Arc<Upstream>, Failure> {
-        self.seen().upstream.clone().ok_or(Failure::NoEndpoint)
     }
 
     /// Books an answer of the proxy's own that the route asks for.
@@ -115,7 +115,7 @@ impl Exchange {
     }
 
     /// Holds places until the exchange ends.
-    pub(crate) fn admitted(&mut self, places: [Option<Admission>; 2]) {
+    pub(crate) fn admitted(&mut self, places: [Option<Admission>; 3]) {
         let queued = places.iter().flatten().any(|place| place.queued);
         let permits = places.map(|place| place.map(|place| place.permit));
         let in_flight = permits.iter().flatten().map(|p| p.in_flight).max().unwrap_or(0);
@@ -230,6 +230,10 @@ impl Exchange {
     }
 
     fn upstream_said(&mut self, outcome: Outcome) {
+        // nobody was asked, so it says nothing of the endpoint that was asked before
+        if outcome == Outcome::Failed(Failure::NoEndpoint) {
+            return;
+        }
         let Some((pick, since)) = &self.pick else { return };
         if let Outcome::Failed(failure) = outcome {
             self.count_reset(failure);

@@ -10,11 +10,12 @@ use hyper::body::Incoming;
 use tokio::time::{Duration, Instant};
 
 use crate::{
-    config::{Direction, Protocol, Respond},
+    config::{Direction, Respond},
     counters::add,
     lm::Reading,
     regulate::Budget,
-    routing::{Destination, Route},
+    routing::{Destination, Route, Target},
+    telemetry::Failure,
     traffic::{
         address::address,
         admission::Entrance,
@@ -33,7 +34,8 @@ use crate::{
 };
 
 /// An answer on its way back, and what is added to it.
-struct Answered {
+struct Answered<'a> {
+    target: &'a Target,
     answer: Answer,
     set_cookie: Option<HeaderValue>,
     budget: Option<Budget>,
@@ -51,32 +53,36 @@ pub(crate) async fn handle(
         return explained(StatusCode::NOT_FOUND, "no_route", "no route matches this request", false);
     };
     let grpc = is_grpc(&request);
-    let mut exchange = Exchange::begin(&worker, route.clone(), &request);
+    let target = route.next_target();
+    let upstream = target.map(|target| target.upstream.clone());
+    let mut exchange = Exchange::begin(&worker, route.clone(), upstream, &request);
     let request = request.map(ClientBody::new);
-    match walk(&worker, &route, client, request, &mut exchange).await {
+    match walk(&worker, &route, target, client, request, &mut exchange).await {
         Ok(answered) => pass_on(&route, answered, exchange),
         Err(stop) => stop.answer(exchange, grpc),
     }
 }
 
 /// To the upstream, and back with the head of its answer.
-async fn walk(
+async fn walk<'a>(
     worker: &Rc<Worker>,
     route: &Route,
+    target: Option<&'a Target>,
     client: IpAddr,
     mut request: Request<ClientBody>,
     exchange: &mut Exchange,
-) -> Result<Answered, Stop> {
+) -> Result<Answered<'a>, Stop> {
     answer_here(route, &request).await?;
-    let upstream = exchange.upstream()?;
+    let target = target.ok_or(Failure::NoEndpoint)?;
+    let upstream = &target.upstream;
     let give_up = exchange.started() + route.timeout;
-    let entrance = Entrance { worker, route, upstream: &upstream, give_up };
+    let entrance = Entrance { worker, route, upstream, give_up };
     let budget = entrance.admit_request(&mut request, exchange).await?;
-    let Affinity { hash, set_cookie } = Affinity::of(&upstream, &request, client);
-    let request = prepare(worker, route, upstream.protocol, exchange, request);
-    let sending = Sending { worker, route, upstream: &upstream, hash, give_up };
+    let Affinity { hash, set_cookie } = Affinity::of(upstream, &request, client);
+    let request = prepare(worker, route, target, exchange, request);
+    let sending = Sending { worker, route, upstream, hash, give_up };
     let answer = sending.send(exchange, request).await?;
-    Ok(Answered { answer, set_cookie, budget })
+    Ok(Answered { target, answer, set_cookie, budget })
 }
 
 /// What the route itself answers: a redirect, or trouble made on purpose.
@@ -105,7 +111,7 @@ async fn answer_here<B>(route: &Route, request: &Request<B>) -> Result<(), Stop>
 fn prepare<B>(
     worker: &Worker,
     route: &Route,
-    protocol: Protocol,
+    target: &Target,
     exchange: &Exchange,
     request: Request<B>,
 ) -> Request<B> {
@@ -117,19 +123,21 @@ fn prepare<B>(
         Direction::Inbound => headers.remove(PEER),
         Direction::Outbound => headers.insert(PEER, worker.identity.clone()),
     };
+    target.request_headers.apply(headers);
     route.request_headers.apply(headers);
     let path = route.path(&parts.uri);
-    address(&mut parts, protocol, path, route.host());
+    address(&mut parts, target.upstream.protocol, path, route.host());
     Request::from_parts(parts, body)
 }
 
 /// The upstream's answer as the client gets it.
-fn pass_on(route: &Route, answered: Answered, mut exchange: Exchange) -> Response<ProxyBody> {
+fn pass_on(route: &Route, answered: Answered<'_>, mut exchange: Exchange) -> Response<ProxyBody> {
     let (response, lease) = answered.answer;
     let (mut parts, incoming) = response.into_parts();
     exchange.answered(parts.status.as_u16(), Outcome::answered(parts.status, &parts.headers));
     strip_hop_by_hop(&mut parts.headers);
     let reading = Reading::of(&parts.headers, exchange.call().is_some());
+    answered.target.response_headers.apply(&mut parts.headers);
     route.response_headers.apply(&mut parts.headers);
     if let Some(cookie) = answered.set_cookie {
         parts.headers.append(SET_COOKIE, cookie);

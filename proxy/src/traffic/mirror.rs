@@ -19,6 +19,7 @@ use tokio::time::{Duration, Instant, timeout};
 use crate::{
     config,
     counters::add,
+    regulate::{Ask, Priority},
     traffic::{
         address,
         attempt::send_to,
@@ -84,6 +85,9 @@ pub(crate) fn begin(worker: &Rc<Worker>, mirror: &Arc<Mirror>, parts: &Parts, re
 async fn deliver(worker: &Worker, upstream: &Arc<Upstream>, request: Request<RequestBody>) -> Option<()> {
     /// Nobody waits for it, so an answer that trickles may not hold its place for long.
     const LONGEST_ANSWER: Duration = Duration::from_secs(10);
+    let now = Instant::now();
+    let ask = Ask { now, give_up: now + LONGEST_ANSWER, priority: Priority::Low };
+    let _place = upstream.enter(ask).await.ok()?;
     let pick = upstream.pick(None, &[], Instant::now())?;
     let (response, lease) = send_to(worker, &pick, request).await.ok()?;
     let mut body = response.into_body();

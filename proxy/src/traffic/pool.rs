@@ -51,12 +51,15 @@ pub(crate) enum Connection {
 pub(crate) struct Lease {
     pub(crate) sender: http1::SendRequest<RequestBody>,
     endpoint: Arc<Endpoint>,
+    /// How many more requests the connection may carry.
+    left: u32,
     pool: Rc<Pool>,
 }
 
 struct Idle {
     sender: http1::SendRequest<RequestBody>,
     since: Instant,
+    left: u32,
 }
 
 impl Pool {
@@ -81,13 +84,13 @@ impl Pool {
         let id = pick.endpoint.id;
         match pick.upstream.protocol {
             Protocol::Http1 => {
-                if kept_too && let Some(sender) = self.idle(&pick.endpoint).await {
-                    return Ok((Connection::Http1(self.lease(sender, pick)), true));
+                if kept_too && let Some((sender, left)) = self.idle(pick).await {
+                    return Ok((Connection::Http1(self.lease(sender, pick, left)), true));
                 }
                 let sender = self.connect_http1(pick).await?;
                 // from here on a connection that comes back is kept
                 self.kept.borrow_mut().entry(id).or_default();
-                Ok((Connection::Http1(self.lease(sender, pick)), false))
+                Ok((Connection::Http1(self.lease(sender, pick, pick.upstream.requests_per_connection)), false))
             }
             Protocol::H2 => {
                 let kept = self.kept.borrow().get(&id).and_then(|kept| kept.http2.clone());
@@ -101,18 +104,19 @@ impl Pool {
         }
     }
 
-    fn lease(self: &Rc<Self>, sender: http1::SendRequest<RequestBody>, pick: &Pick) -> Lease {
-        Lease { sender, endpoint: pick.endpoint.clone(), pool: self.clone() }
+    fn lease(self: &Rc<Self>, sender: http1::SendRequest<RequestBody>, pick: &Pick, left: u32) -> Lease {
+        Lease { sender, endpoint: pick.endpoint.clone(), left: left - 1, pool: self.clone() }
     }
 
-    async fn idle(&self, endpoint: &Endpoint) -> Option<http1::SendRequest<RequestBody>> {
+    async fn idle(&self, pick: &Pick) -> Option<(http1::SendRequest<RequestBody>, u32)> {
+        let longest = pick.upstream.pool_idle.unwrap_or(self.timeouts.pool_idle());
         loop {
             // taken out before the await, so no borrow is held over it
-            let Idle { mut sender, since } = self.kept.borrow_mut().get_mut(&endpoint.id)?.http1.pop()?;
-            endpoint.stats.idle.fetch_sub(1, Relaxed);
-            let fresh = since.elapsed() < self.timeouts.pool_idle();
+            let Idle { mut sender, since, left } = self.kept.borrow_mut().get_mut(&pick.endpoint.id)?.http1.pop()?;
+            pick.endpoint.stats.idle.fetch_sub(1, Relaxed);
+            let fresh = since.elapsed() < longest;
             if fresh && (sender.is_ready() || sender.ready().await.is_ok()) {
-                return Some(sender);
+                return Some((sender, left));
             }
         }
     }
@@ -164,8 +168,8 @@ impl Lease {
     pub(crate) fn give_back(self) {
         let mut kept = self.pool.kept.borrow_mut();
         let Some(Kept { http1: idle, .. }) = kept.get_mut(&self.endpoint.id) else { return };
-        if !self.sender.is_closed() && idle.len() < MAX_IDLE {
-            idle.push(Idle { sender: self.sender, since: Instant::now() });
+        if self.left > 0 && !self.sender.is_closed() && idle.len() < MAX_IDLE {
+            idle.push(Idle { sender: self.sender, since: Instant::now(), left: self.left });
             self.endpoint.stats.idle.fetch_add(1, Relaxed);
         }
     }

@@ -13,18 +13,22 @@ mod outlier;
 mod ring;
 mod view;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering::Relaxed},
+use std::{
+    num::NonZeroU32,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
 };
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::time::{Duration, Instant};
+use weir_policy::ConcurrencyLimit;
 
 use crate::{
     config::{self, Locality, Protocol},
-    regulate::Circuit,
+    regulate::{Admission, Ask, Circuit, Gate, Refusal},
 };
 
 pub(crate) use affinity::Affinity;
@@ -42,6 +46,11 @@ pub(crate) struct Upstream {
     pub(crate) protocol: Protocol,
     pub(crate) circuit: Circuit,
     pub(crate) connect_timeout: Option<Duration>,
+    pub(crate) pool_idle: Option<Duration>,
+    /// How many requests a connection carries.
+    pub(crate) requests_per_connection: u32,
+    /// The connections, when they are bounded.
+    connections: Option<Gate>,
     /// What its endpoints come from, for people.
     pub(crate) source: &'static str,
     config: config::Upstream,
@@ -56,12 +65,17 @@ pub(crate) struct Upstream {
 
 impl Upstream {
     /// Without endpoints: they come by [`Self::update`], listed or found.
-    pub(crate) fn new(config: &config::Upstream, own_locality: Option<&Locality>) -> Self {
+    pub(crate) fn new(config: &config::Upstream, own_locality: Option<&Locality>, threads: usize) -> Self {
+        let reused = config.max_connections.is_none() || threads == 1;
+        let most = config.max_requests_per_connection.map_or(u32::MAX, NonZeroU32::get);
         Self {
             name: config.name.clone(),
             service: config.service().to_owned(),
             protocol: config.protocol,
             circuit: Circuit::default(),
+            pool_idle: config.pool_idle_ms.map(Duration::from_millis),
+            requests_per_connection: if reused { most } else { 1 },
+            connections: config.max_connections.map(|limit| Gate::of(connection_limit(limit, config))),
             connect_timeout: config.connect_timeout_ms.map(Duration::from_millis),
             source: config.source(),
             own_locality: own_locality.filter(|_| config.prefer_local).cloned(),
@@ -125,6 +139,17 @@ impl Upstream {
         self.config.max_requests.is_none_or(|max| self.in_flight() < max.get())
     }
 
+    /// A place for a request whose connections are bounded, at once or when one becomes free.
+    pub(crate) async fn enter(&self, ask: Ask) -> Result<Option<Admission>, Refusal> {
+        let Some(connections) = &self.connections else { return Ok(None) };
+        connections.admit(ask).await.map(Some).map_err(|_| Refusal::UpstreamOverflow)
+    }
+
+    /// Whether a request may have to wait for a connection.
+    pub(crate) fn is_bounded(&self) -> bool {
+        self.connections.is_some()
+    }
+
     pub(crate) fn endpoints(&self) -> Vec<Arc<Endpoint>> {
         self.view.load().endpoints().to_vec()
     }
@@ -159,6 +184,16 @@ impl Upstream {
         let view = View::new(endpoints, self.own_locality.as_ref(), panic_percent, ring, now);
         self.view.store(Arc::new(view));
     }
+}
+
+/// Whoever waits for a connection does so until the request itself stops making sense.
+fn connection_limit(limit: NonZeroU32, config: &config::Upstream) -> ConcurrencyLimit {
+    /// As in Envoy.
+    const PENDING: u32 = 1_024;
+    /// A day: the request's own deadline comes first.
+    const LONGEST_WAIT_MS: u64 = 86_400_000;
+    let queue = config.max_pending_requests.unwrap_or(PENDING);
+    ConcurrencyLimit { limit, queue, queue_timeout_ms: LONGEST_WAIT_MS }
 }
 
 #[cfg(test)]
