@@ -11,8 +11,7 @@ use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use weir_proxy::{
     AccessLog, Config, Counters, Direction, Limits, Listener, Match, PolicySource, Protocol, Proxy, Route, RouteLimits,
-    StartError,
-    Telemetry, Timeouts, Upstream,
+    StartError, Telemetry, Timeouts, Upstream,
 };
 
 use crate::{
@@ -112,7 +111,13 @@ fn sidecar(spec: &Spec, own: SocketAddr, next: Option<(&str, SocketAddr)>, colle
     let listener = |(direction, upstream, _): &(Direction, String, SocketAddr)| Listener {
         address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         direction: *direction,
-        routes: vec![Route { name: None, matches: Match::default(), upstream: upstream.clone(), timeout_ms: None, limits: RouteLimits::default() }],
+        routes: vec![Route {
+            name: None,
+            matches: Match::default(),
+            upstream: upstream.clone(),
+            timeout_ms: None,
+            limits: RouteLimits::default(),
+        }],
     };
     let upstream = |(_, name, address): &(Direction, String, SocketAddr)| Upstream {
         name: name.clone(),

@@ -9,6 +9,8 @@
 mod config;
 mod control;
 mod counters;
+#[cfg(feature = "fuzzing")]
+pub mod fuzz;
 mod lm;
 mod proxy;
 mod regulate;

@@ -161,10 +161,12 @@ async fn an_overloaded_service_is_limited_without_a_control_plane() {
     proxy.drain().await;
 }
 
+type SetSender = mpsc::Sender<Result<proto::PolicySet, Status>>;
+
 /// A control plane that sends what the test gives it and keeps what proxies say.
 #[derive(Clone, Default)]
 struct ControlPlane {
-    sets: Arc<Mutex<Option<mpsc::Sender<Result<proto::PolicySet, Status>>>>>,
+    sets: Arc<Mutex<Option<SetSender>>>,
     statuses: Arc<Mutex<Vec<proto::ProxyStatus>>>,
 }
 

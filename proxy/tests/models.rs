@@ -75,6 +75,31 @@ async fn a_call_is_charged_what_it_used_and_not_what_it_might_have() {
     assert_eq!(proxy.drain().await.shed, 1);
 }
 
+/// An event counts as a token where no usage is said, and a client that leaves pays for what came.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_is_left_is_charged_for_what_came() {
+    let go_on = Arc::new(Notify::new());
+    let limits = "limits: { token_rate_limit: { tokens_per_s: 0.001, burst: 1000 } }";
+    let proxy = proxy(streaming_model(go_on.clone()).await, "      - { upstream: app }", limits);
+    let ask = async || {
+        let body = json!({"messages": [], "max_tokens": 900});
+        client().post(url(&proxy, "/v1/chat/completions")).json(&body).send().await.unwrap()
+    };
+    let mut stream = ask().await.bytes_stream();
+    stream.next().await.unwrap().unwrap();
+    go_on.notify_one();
+    let second = stream.next().await.unwrap().unwrap();
+    assert!(second.starts_with(b"data: {\"choices\":[{\"delta\":{\"content\":\"One"), "{second:?}");
+    drop(stream);
+    // two events came; what else was set aside is back as soon as the proxy sees that nobody reads
+    flow::until("refunded", async || {
+        let next = ask().await;
+        next.status() == 200 && field(&next, "x-ratelimit-remaining-tokens") >= 60
+    })
+    .await;
+    proxy.drain().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_is_refused_or_fails_costs_nothing() {
     let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();

@@ -18,11 +18,7 @@ use axum::{
 use futures::StreamExt;
 use weir_proxy::{Config, Proxy};
 
-use flow::{
-    admin, app, ask, client,
-    collector::Collector,
-    config, proxy, url,
-};
+use flow::{admin, app, ask, client, collector::Collector, config, proxy, url};
 
 /// Says what it was sent of traces.
 async fn mirror(headers: HeaderMap) -> String {
@@ -86,7 +82,10 @@ async fn access_logs_are_lines_in_a_file_and_records_at_the_collector() {
             if format == "json" {
                 let line: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|why| panic!("{why}: {line}"));
                 assert_eq!((&line["weir.route"], &line["peer.service"]), (&"all".into(), &"tokenizer".into()));
-                assert!(line["duration_ns"].as_u64() > Some(0) && line["time"].as_str().unwrap().ends_with('Z'), "{line}");
+                assert!(
+                    line["duration_ns"].as_u64() > Some(0) && line["time"].as_str().unwrap().ends_with('Z'),
+                    "{line}"
+                );
                 assert_eq!(line["trace_id"].as_str().unwrap().len(), 32);
             } else {
                 assert!(line.contains("Z inbound all GET /bad 500 "), "{line}");
@@ -119,7 +118,8 @@ type Sample = (String, BTreeMap<String, String>, f64);
 
 /// Reads Prometheus text as its specification has it, and complains of what does not hold.
 fn exposition(text: &str) -> (BTreeMap<String, String>, Vec<Sample>) {
-    let (mut kinds, mut helped, mut samples, mut family) = (BTreeMap::new(), BTreeSet::new(), Vec::new(), String::new());
+    let (mut kinds, mut helped, mut samples, mut family) =
+        (BTreeMap::new(), BTreeSet::new(), Vec::new(), String::new());
     assert!(text.ends_with('\n'));
     for line in text.lines() {
         if let Some(rest) = line.strip_prefix("# HELP ") {
@@ -186,7 +186,9 @@ async fn metrics_are_valid_and_count_what_happened() {
     }
     let (kinds, samples) = exposition(&admin(&proxy, "/metrics").await);
     let value = |name: &str, wanted: &[(&str, &str)]| {
-        let fits = |labels: &BTreeMap<String, String>| wanted.iter().all(|(k, v)| labels.get(*k).map(String::as_str) == Some(v));
+        let fits = |labels: &BTreeMap<String, String>| {
+            wanted.iter().all(|(k, v)| labels.get(*k).map(String::as_str) == Some(v))
+        };
         samples.iter().filter(|(n, labels, _)| n == name && fits(labels)).map(|(_, _, value)| value).sum::<f64>()
     };
     for (name, labels, expected) in [

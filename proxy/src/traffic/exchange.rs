@@ -13,7 +13,7 @@ use crate::{
     counters::add,
     lm::{Call, Operation, Pace, Reading, Watched},
     regulate::{Admission, Permit, Refusal},
-    telemetry::{Action, Failure, LmRecord, SpanRecord, unix_nano_now},
+    telemetry::{Action, Failure, SpanRecord, unix_nano_now},
     traffic::{TraceContext, balance::Pick, headers::PEER, request_body::RequestBody, serve::Worker},
     workload::Route,
 };
@@ -157,9 +157,10 @@ impl Exchange {
 
     /// Books a failure; `status` is what the client is told.
     pub(crate) fn failed(&mut self, failure: Failure, status: u16) {
-        // one that was only too slow may have generated all the same
-        if failure != Failure::UpstreamTimeout {
-            self.refund();
+        match (failure, &mut self.call) {
+            // one that was only too slow may have generated all the same
+            (Failure::UpstreamTimeout, Some(call)) => call.keep(),
+            _ => self.refund(),
         }
         self.record().failure = Some(failure);
         self.record().status = status;
@@ -200,33 +201,12 @@ impl Exchange {
 
     /// Books what a call to a model came to.
     fn settle(&mut self, reading: &Reading) {
-        let answer = reading.answer();
         let SpanRecord { status, response_bytes, .. } = *self.record();
         if let Some(call) = &mut self.call {
-            call.settle(answer, status, response_bytes);
+            call.settle(reading.answer(), status, response_bytes);
         }
-        let compressed = matches!(reading, Reading::Compressed);
-        let says_something = answer.is_some_and(|answer| answer.says_something());
-        if self.call.is_none() && !says_something {
-            return;
-        }
-        let (operation, request_model) = match &self.call {
-            Some(call) => (call.operation, call.asked.borrow().model),
-            None => (None, None),
-        };
-        let output_tokens = answer.and_then(|a| a.output_tokens);
-        let lm = LmRecord {
-            operation,
-            request_model,
-            response_model: answer.and_then(|a| a.model),
-            input_tokens: answer.and_then(|a| a.input_tokens),
-            output_tokens,
-            time_to_first_token_ns: self.pace.time_to_first_token_ns(),
-            time_per_output_token_ns: output_tokens.and_then(|n| self.pace.time_per_output_token_ns(n)),
-            finish_reasons: answer.map(|a| a.finish_reasons).unwrap_or_default(),
-            compressed,
-        };
-        self.record().lm = Some(Box::new(lm));
+        let lm = self.pace.record(self.call.as_ref(), reading);
+        self.record().lm = lm.map(Box::new);
     }
 
     fn refund(&mut self) {
