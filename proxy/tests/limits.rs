@@ -7,11 +7,14 @@ mod flow;
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
-use axum::{Router, extract::State, routing::get};
+use axum::{Router, extract::State, http::StatusCode, routing::get};
 use futures::{StreamExt, future::join_all, stream::BoxStream};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
@@ -20,7 +23,7 @@ use weir_policy::wire::proto::{
     self,
     policy_service_server::{PolicyService, PolicyServiceServer},
 };
-use weir_proxy::Proxy;
+use weir_proxy::{Config, Proxy};
 
 use flow::{app, ask, client, config, metric, proxy, until, url};
 
@@ -128,6 +131,50 @@ async fn the_higher_priority_takes_the_place_of_the_lower_one_in_the_queue() {
     app.entered.recv().await.unwrap();
     app.go_on.notify_one();
     assert_eq!((first.await.unwrap().0, urgent.await.unwrap().0), (200, 200));
+    proxy.drain().await;
+}
+
+/// What leaves is limited by the route it takes, and shed when the callee fails, until probes say that it is back.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_to_a_failing_service_are_shed_until_it_is_back() {
+    let well = Arc::new(AtomicBool::new(false));
+    let work = async |State(well): State<Arc<AtomicBool>>| {
+        if well.load(Relaxed) { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR }
+    };
+    let address = app(Router::new().fallback(get(work)).with_state(well.clone())).await;
+    let text = format!(
+        "service: tagger\nthreads: 1\nadmin: 127.0.0.1:0\nlisteners:\n  - address: 127.0.0.1:0\n    direction: outbound\n    routes:\n      \
+         - {{ name: rare, match: {{ path_prefix: /rare }}, upstream: parser, limits: {{ rate_limit: {{ rate_per_s: 0.001, burst: 1 }} }} }}\n      \
+         - {{ name: rest, upstream: parser, limits: {{ breaker: {{ error_ratio: 0.5, min_requests: 10, window_ms: 500 }} }} }}\n\
+         upstreams:\n  - {{ name: parser, endpoints: [\"{address}\"] }}\n"
+    );
+    let proxy = Proxy::start(Config::from_yaml(&text).unwrap()).unwrap();
+    let client = client();
+    let go = async || ask(client.get(url(&proxy, "/"))).await;
+    let (mut passed, mut shed) = (0, 0);
+    for _ in 0..300 {
+        match go().await {
+            (500, _) => passed += 1,
+            (503, reason) => {
+                assert_eq!(reason, "breaker_open");
+                shed += 1;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(shed > passed && passed >= 10, "{passed} passed, {shed} shed");
+    well.store(true, Relaxed);
+    // one good slot after the other wins a tenth back: twenty in a row mean that all pass
+    let mut in_a_row = 0;
+    let back = async {
+        while in_a_row < 20 {
+            in_a_row = if go().await.0 == 200 { in_a_row + 1 } else { 0 };
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), back).await.expect("traffic comes back");
+    let rare = async || ask(client.get(url(&proxy, "/rare"))).await;
+    assert_eq!((rare().await.0, rare().await), (200, (429, "rate_limited".into())));
     proxy.drain().await;
 }
 
