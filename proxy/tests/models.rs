@@ -72,6 +72,15 @@ async fn a_call_is_charged_what_it_used_and_not_what_it_might_have() {
     // 2,000 in debt and some to gain, at a thousandth of a token a second
     assert!(field(&refused, "retry-after") > 2_000_000, "{refused:?}");
     assert_eq!(chat(&proxy, "b", 10, 20).await.status(), 200, "another tenant has its own budget");
+    let metrics = flow::admin(&proxy, "/metrics").await;
+    let series =
+        "{route=\"app\",gen_ai_operation_name=\"chat\",gen_ai_response_model=\"small-1\",gen_ai_token_type=\"input\"}";
+    assert!(
+        metrics.contains(&format!("\ngen_ai_client_token_usage_sum{series} 35\n")),
+        "seven calls of five: {metrics}"
+    );
+    let list = client().get(url(&proxy, "/v1/models")).header("x-tenant", "a").send().await.unwrap();
+    assert_eq!(list.status(), 404, "to look costs no tokens, so it is passed on");
     assert_eq!(proxy.drain().await.shed, 1);
 }
 

@@ -82,7 +82,7 @@ impl Exchange {
 
     /// Reads along what is asked of a model, where one is asked or tokens are limited.
     pub(crate) fn read_along(&mut self, request: Request<Incoming>) -> Request<RequestBody> {
-        let operation = if request.method() == Method::POST { Operation::of(request.uri().path()) } else { None };
+        let operation = Operation::of(request.uri().path()).filter(|_| request.method() == Method::POST);
         if operation.is_none() && !self.counts_tokens() {
             return request.map(RequestBody::Plain);
         }
@@ -92,9 +92,9 @@ impl Exchange {
         request.map(|body| RequestBody::watched(body, asked))
     }
 
-    /// Whether a budget of tokens applies.
+    /// Whether a budget of tokens applies: models are asked by POST, and a list of them costs none.
     pub(crate) fn counts_tokens(&self) -> bool {
-        let Some(record) = &self.record else { return false };
+        let Some(record) = self.record.as_ref().filter(|record| record.method == Method::POST) else { return false };
         let of_service = record.route.direction == Direction::Inbound && self.worker.workload.gate.tokens.is_armed();
         of_service || record.route.gate.tokens.is_armed()
     }
