@@ -243,12 +243,8 @@ impl Controller {
                 "{service} has {c} workers and takes {s:.0} ms, and waits {:.0} ms for others: at most {} in flight keep the wait below {queue_timeout_ms} ms",
                 bottleneck.downstream_ms, limit.limit
             );
-            let policy = Policy {
-                service: service.clone(),
-                concurrency_limit: Some(limit),
-                reason,
-                ..Policy::default()
-            };
+            let policy =
+                Policy { service: service.clone(), concurrency_limit: Some(limit), reason, ..Policy::default() };
             self.want(policy, finding_id, wanted);
         }
         let Some((entry, visits)) = &bottleneck.entry else { return };

@@ -10,6 +10,8 @@ mod config;
 mod control;
 mod counters;
 mod discovery;
+#[cfg(feature = "fuzzing")]
+pub mod fuzz;
 mod istio;
 mod lm;
 mod proxy;

@@ -72,7 +72,41 @@ async fn a_call_is_charged_what_it_used_and_not_what_it_might_have() {
     // 2,000 in debt and some to gain, at a thousandth of a token a second
     assert!(field(&refused, "retry-after") > 2_000_000, "{refused:?}");
     assert_eq!(chat(&proxy, "b", 10, 20).await.status(), 200, "another tenant has its own budget");
+    let metrics = flow::admin(&proxy, "/metrics").await;
+    let series =
+        "{route=\"app\",gen_ai_operation_name=\"chat\",gen_ai_response_model=\"small-1\",gen_ai_token_type=\"input\"}";
+    assert!(
+        metrics.contains(&format!("\ngen_ai_client_token_usage_sum{series} 35\n")),
+        "seven calls of five: {metrics}"
+    );
+    let list = client().get(url(&proxy, "/v1/models")).header("x-tenant", "a").send().await.unwrap();
+    assert_eq!(list.status(), 404, "to look costs no tokens, so it is passed on");
     assert_eq!(proxy.drain().await.shed, 1);
+}
+
+/// An event counts as a token where no usage is said, and a client that leaves pays for what came.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_is_left_is_charged_for_what_came() {
+    let go_on = Arc::new(Notify::new());
+    let limits = "limits: { token_rate_limit: { tokens_per_s: 0.001, burst: 1000 } }";
+    let proxy = proxy(streaming_model(go_on.clone()).await, "      - { upstream: app }", limits);
+    let ask = async || {
+        let body = json!({"messages": [], "max_tokens": 900});
+        client().post(url(&proxy, "/v1/chat/completions")).json(&body).send().await.unwrap()
+    };
+    let mut stream = ask().await.bytes_stream();
+    stream.next().await.unwrap().unwrap();
+    go_on.notify_one();
+    let second = stream.next().await.unwrap().unwrap();
+    assert!(second.starts_with(b"data: {\"choices\":[{\"delta\":{\"content\":\"One"), "{second:?}");
+    drop(stream);
+    // two events came; what else was set aside is back as soon as the proxy sees that nobody reads
+    flow::until("refunded", async || {
+        let next = ask().await;
+        next.status() == 200 && field(&next, "x-ratelimit-remaining-tokens") >= 60
+    })
+    .await;
+    proxy.drain().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

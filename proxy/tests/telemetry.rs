@@ -18,7 +18,11 @@ use axum::{
 use futures::StreamExt;
 use weir_proxy::{Config, Proxy};
 
-use flow::{admin, app, ask, client, collector::Collector, config, proxy, url};
+use flow::{
+    admin, app, ask, client,
+    collector::{Collector, attributes},
+    config, proxy, url,
+};
 
 /// Says what it was sent of traces.
 async fn mirror(headers: HeaderMap) -> String {
@@ -327,7 +331,7 @@ async fn the_admin_address_says_what_is_in_force_and_whether_it_is_ready() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_record_is_sent_or_counted_as_dropped() {
     let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let (_collector, here) = Collector::start().await;
+    let (collector, here) = Collector::start().await;
     let address = app(answers().await).await;
     for (otlp, queue, sent) in [(gone, 8, 0), (here, 65_536, 300)] {
         let telemetry = format!(
@@ -339,6 +343,19 @@ async fn every_record_is_sent_or_counted_as_dropped() {
             ask(client.get(url(&proxy, "/ok"))).await;
         }
         let c = proxy.drain().await;
+        if otlp == here {
+            use opentelemetry_proto::tonic::metrics::v1::metric::Data;
+            let Some(Data::Gauge(open)) = collector.metric("http.client.open_connections").unwrap().data else {
+                panic!()
+            };
+            let states: Vec<_> =
+                open.data_points.iter().map(|p| attributes(&p.attributes)["http.connection.state"].clone()).collect();
+            assert_eq!(states, ["idle", "active"]);
+            let Some(Data::Sum(requests)) = collector.metric("weir.proxy.endpoint.requests").unwrap().data else {
+                panic!()
+            };
+            assert_eq!(format!("{:?}", requests.data_points[0].value), "Some(AsInt(300))");
+        }
         assert_eq!((c.spans_recorded, c.spans_sent, c.spans_dropped), (300, sent, 300 - sent), "{c:?}");
         assert_eq!(c.logs_sent + c.logs_dropped, 300, "{c:?}");
     }

@@ -75,3 +75,55 @@ fn enforce(workload: &Workload, config: &LocalLimit, limit: Option<NonZeroU32>) 
 fn wait(config: &LocalLimit) -> Duration {
     Duration::from_millis(config.queue_wait_ms)
 }
+
+#[cfg(test)]
+mod tests {
+    use weir_policy::PolicySet;
+
+    use super::*;
+    use crate::{Config, counters::Tally};
+
+    fn workload() -> Arc<Workload> {
+        let text = "service: tagger\nservers: 2\nlimits: { local_limit: { queue_wait_ms: 20, silence_ms: 1000 } }\n\
+            listeners: [{ address: '127.0.0.1:0', direction: inbound, routes: [{ upstream: app }] }]\n\
+            upstreams: [{ name: app, endpoints: ['127.0.0.1:9001'] }]";
+        let config = Config::from_yaml(text).unwrap();
+        Arc::new(Workload::new(&config, "127.0.0.1:80".parse().unwrap(), Arc::new(Tally::default())))
+    }
+
+    /// What a service of two workers of 10 ms shows in `ms` with this many in flight.
+    async fn serve(workload: &Workload, in_flight: u32, ms: u64) {
+        let latency = Duration::from_millis(10) * in_flight.max(2) / 2;
+        for _ in 0..ms / 5 {
+            workload.latencies.observe(latency, in_flight);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_acts_within_100_ms_of_overload_once_nobody_else_does_and_steps_back() {
+        let (workload, stop) = (workload(), CancellationToken::new());
+        let config = LocalLimit { queue_wait_ms: 20, silence_ms: 1_000, queue: 4 };
+        let holding = tokio::spawn(hold(workload.clone(), config, true, stop.clone()));
+        serve(&workload, 40, 990).await;
+        assert_eq!(workload.local_limit(), 0, "the control plane may yet speak");
+        serve(&workload, 1, 200).await;
+        assert_eq!(workload.local_limit(), 0, "no need");
+        serve(&workload, 40, 100).await;
+        // two workers of 10 ms and 20 ms of waiting allowed: six in flight
+        assert_eq!(workload.local_limit(), 6);
+        assert!(workload.gate.is_bounded());
+
+        workload.policy_news.send_replace(Some(Instant::now()));
+        serve(&workload, 40, 100).await;
+        assert_eq!((workload.local_limit(), workload.gate.is_bounded()), (0, false), "it speaks again");
+        serve(&workload, 1, 1_200).await;
+        serve(&workload, 40, 100).await;
+        assert_eq!(workload.local_limit(), 6, "silent again");
+
+        workload.apply(Arc::new(PolicySet::default()));
+        assert!(workload.gate.is_bounded(), "a set that says nothing of the service does not lift it");
+        stop.cancel();
+        holding.await.unwrap();
+    }
+}

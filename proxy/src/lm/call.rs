@@ -6,8 +6,9 @@ use std::{cell::RefCell, rc::Rc};
 use tokio::time::Instant;
 
 use crate::{
-    lm::{Answer, Asked, Operation, Watched},
+    lm::{Answer, Asked, Operation, Reading, Watched},
     regulate::{Reservation, TokenEstimate},
+    telemetry::LmRecord,
 };
 
 /// What an answer without a `usage` is booked at: four bytes of JSON a token, as for prompts.
@@ -54,6 +55,11 @@ impl Call {
         self.reservations.drain(..).for_each(|reservation| reservation.settle(0, 0, now));
     }
 
+    /// What it came to will never be known: what was set aside stays taken.
+    pub(crate) fn keep(&mut self) {
+        self.reservations.clear();
+    }
+
     /// Books what the call came to; `None` for an answer that was not read.
     pub(crate) fn settle(&mut self, answer: Option<&Answer>, status: u16, response_bytes: u64) {
         if self.reservations.is_empty() {
@@ -91,13 +97,32 @@ impl Pace {
         }
     }
 
+    /// What there is to record of an answer, if it is a model's.
+    pub(crate) fn record(&self, call: Option<&Call>, reading: &Reading) -> Option<LmRecord> {
+        let answer = reading.answer();
+        let operation = call.and_then(|call| call.operation);
+        let of_a_model = operation.is_some() || answer.is_some_and(Answer::says_something);
+        let output_tokens = answer.and_then(|a| a.output_tokens);
+        of_a_model.then(|| LmRecord {
+            operation,
+            request_model: call.and_then(|call| call.asked.borrow().model),
+            response_model: answer.and_then(|a| a.model),
+            input_tokens: answer.and_then(|a| a.input_tokens),
+            output_tokens,
+            time_to_first_token_ns: self.time_to_first_token_ns(),
+            time_per_output_token_ns: output_tokens.and_then(|n| self.time_per_output_token_ns(n)),
+            finish_reasons: answer.map(|a| a.finish_reasons).unwrap_or_default(),
+            compressed: matches!(reading, Reading::Compressed),
+        })
+    }
+
     /// The first event with text; the first event at all where none is known to have any.
-    pub(crate) fn time_to_first_token_ns(&self) -> Option<u64> {
+    fn time_to_first_token_ns(&self) -> Option<u64> {
         self.first_token_ns.or(self.first_event_ns)
     }
 
     /// The mean gap after the first token.
-    pub(crate) fn time_per_output_token_ns(&self, output_tokens: u64) -> Option<u64> {
+    fn time_per_output_token_ns(&self, output_tokens: u64) -> Option<u64> {
         let spread = self.last_token_ns.checked_sub(self.first_token_ns?)?;
         (output_tokens > 1).then(|| spread / (output_tokens - 1))
     }

@@ -24,7 +24,7 @@ impl Conversation {
         body_bytes: Option<u64>,
         counts_tokens: bool,
     ) -> Option<&Call> {
-        let operation = if method == Method::POST { Operation::of(path) } else { None };
+        let operation = Operation::of(path).filter(|_| method == Method::POST);
         if operation.is_some() || counts_tokens {
             self.call = Some(Call::new(operation, body_bytes));
         }
@@ -40,36 +40,19 @@ impl Conversation {
 
     /// The call never reached the model.
     pub(crate) fn refund(&mut self) {
-        if let Some(call) = &mut self.call {
-            call.refund();
-        }
+        self.call.iter_mut().for_each(Call::refund);
+    }
+
+    /// What the call came to will never be known.
+    pub(crate) fn keep(&mut self) {
+        self.call.iter_mut().for_each(Call::keep);
     }
 
     /// Pays for the call and says what is recorded of it.
     pub(crate) fn settle(&mut self, reading: &Reading, status: u16, response_bytes: u64) -> Option<LmRecord> {
-        let answer = reading.answer();
         if let Some(call) = &mut self.call {
-            call.settle(answer, status, response_bytes);
+            call.settle(reading.answer(), status, response_bytes);
         }
-        let says_something = answer.is_some_and(|answer| answer.says_something());
-        if self.call.is_none() && !says_something {
-            return None;
-        }
-        let (operation, request_model) = match &self.call {
-            Some(call) => (call.operation, call.asked.borrow().model),
-            None => (None, None),
-        };
-        let output_tokens = answer.and_then(|a| a.output_tokens);
-        Some(LmRecord {
-            operation,
-            request_model,
-            response_model: answer.and_then(|a| a.model),
-            input_tokens: answer.and_then(|a| a.input_tokens),
-            output_tokens,
-            time_to_first_token_ns: self.pace.time_to_first_token_ns(),
-            time_per_output_token_ns: output_tokens.and_then(|n| self.pace.time_per_output_token_ns(n)),
-            finish_reasons: answer.map(|a| a.finish_reasons).unwrap_or_default(),
-            compressed: matches!(reading, Reading::Compressed),
-        })
+        self.pace.record(self.call.as_ref(), reading)
     }
 }

@@ -25,12 +25,26 @@ pub(crate) struct RateLimiter {
 }
 
 impl RateLimiter {
-    /// Changes the rate; what was already admitted still counts.
+    /// Changes the rate; what was already admitted still counts, as many requests as it was, at the new rate.
     pub(crate) fn set(&self, limit: Option<RateLimit>) {
+        self.set_at(limit, Instant::now());
+    }
+
+    fn set_at(&self, limit: Option<RateLimit>, now: Instant) {
         let interval = limit.map_or(OFF, |limit| interval_ns(limit.rate_per_s()));
         let tolerance = limit.map_or(0, |limit| interval.saturating_mul(u64::from(limit.burst().get() - 1)));
+        let before = self.interval_ns.swap(interval, Relaxed);
         self.tolerance_ns.store(tolerance, Relaxed);
-        self.interval_ns.store(interval, Relaxed);
+        let (now, tat) = (self.nanos(now), self.tat_ns.load(Relaxed));
+        if before != OFF && interval != OFF && tat > now {
+            // one who was let in at a request an hour must not cost an hour when a thousand a second may
+            let owed = (tat - now) as f64 / before as f64;
+            self.tat_ns.store(now.saturating_add((owed * interval as f64) as u64), Relaxed);
+        }
+    }
+
+    fn nanos(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(u64::MAX)
     }
 
     /// Admits, or says how long until the next one would be.
@@ -40,7 +54,7 @@ impl RateLimiter {
             return Ok(());
         }
         let tolerance = self.tolerance_ns.load(Relaxed);
-        let now = u64::try_from(now.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(u64::MAX);
+        let now = self.nanos(now);
         let mut tat = self.tat_ns.load(Relaxed);
         loop {
             let start = tat.max(now);
@@ -98,6 +112,21 @@ mod tests {
         let start = Instant::now();
         let admitted = (0..10_000).filter(|ms| limiter.admit(start + Duration::from_millis(*ms)).is_ok()).count();
         assert!((460..=465).contains(&admitted), "{admitted} in 10 s");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_of_rate_keeps_how_many_were_let_in_not_how_long_they_counted() {
+        let of = |rate, burst| NonZeroU32::new(burst).and_then(|burst| RateLimit::new(rate, burst));
+        let limiter = limiter(0.001, 2);
+        let now = Instant::now();
+        assert_eq!([limiter.admit(now), limiter.admit(now)], [Ok(()), Ok(())]);
+        assert_eq!(limiter.admit(now), Err(Duration::from_secs(1_000)));
+        limiter.set_at(of(100.0, 2), now);
+        assert_eq!(limiter.admit(now), Err(Duration::from_millis(10)));
+        limiter.set_at(of(100.0, 3), now);
+        assert_eq!(limiter.admit(now), Ok(()), "a wider burst has room for one more");
+        limiter.set_at(of(1.0, 3), now);
+        assert_eq!(limiter.admit(now), Err(Duration::from_secs(1)));
     }
 
     #[test]

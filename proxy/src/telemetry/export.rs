@@ -24,7 +24,7 @@ use tracing::{info, warn};
 use crate::{
     config::Telemetry,
     counters::add,
-    telemetry::{SpanRecord, client::TraceClient, encode, wire::SpanWriter},
+    telemetry::{SpanRecord, client::TraceClient, encode, measures, wire::SpanWriter},
     workload::Workload,
 };
 
@@ -219,7 +219,7 @@ impl Exporter {
 
     /// Metrics are cumulative, so one that is lost is made good by the next.
     async fn send_metrics(&mut self) {
-        let request = encode::metrics(&self.workload, self.started_unix_nano, unix_nano_now());
+        let request = measures::metrics(&self.workload, self.started_unix_nano, unix_nano_now());
         if let Err(error) = timed(self.metrics.export(request)).await {
             warn!(%error, "metrics not taken");
         }

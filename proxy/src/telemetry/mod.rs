@@ -6,6 +6,7 @@ mod client;
 mod encode;
 mod export;
 mod lm_stats;
+mod measures;
 mod record;
 mod ring;
 mod stats;

@@ -12,6 +12,9 @@ use crate::{
     upstream::{Endpoint, Upstream},
 };
 
+/// Rings are made of these: it is to stay small, and what few requests have stands behind a pointer.
+const _: () = assert!(size_of::<SpanRecord>() <= 320);
+
 /// One span and its access log.
 #[derive(Clone)]
 pub(crate) struct SpanRecord {

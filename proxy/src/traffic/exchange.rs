@@ -3,7 +3,7 @@
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
-use http::Request;
+use http::{Method, Request};
 use http_body::Body;
 use tokio::time::Instant;
 
@@ -102,11 +102,11 @@ impl Exchange {
         }
     }
 
-    /// Whether a budget of tokens applies.
+    /// Whether a budget of tokens applies: models are asked by POST, and a list of them costs none.
     pub(crate) fn counts_tokens(&self) -> bool {
-        let route = &self.seen().route;
+        let SpanRecord { route, method, .. } = self.seen();
         let of_service = route.direction == Direction::Inbound && self.worker.workload.gate.tokens.is_armed();
-        of_service || route.gate.tokens.is_armed()
+        *method == Method::POST && (of_service || route.gate.tokens.is_armed())
     }
 
     /// What is known of the call to a model.
@@ -172,9 +172,10 @@ impl Exchange {
 
     /// Books a failure before an answer; `status` is what the client is told.
     pub(crate) fn failed(mut self, failure: Failure, status: u16) {
-        // one that was only too slow may have generated all the same
-        if failure != Failure::UpstreamTimeout {
-            self.model.refund();
+        match failure {
+            // one that was only too slow may have generated all the same
+            Failure::UpstreamTimeout => self.model.keep(),
+            _ => self.model.refund(),
         }
         self.record().failure = Some(failure);
         self.record().status = status;

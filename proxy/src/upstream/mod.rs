@@ -34,7 +34,7 @@ use crate::{
 pub(crate) use affinity::Affinity;
 pub(crate) use budget::RetryPermit;
 pub(crate) use deal::Deal;
-pub(crate) use endpoint::{Endpoint, Pick};
+pub(crate) use endpoint::{Endpoint, EndpointStats, Pick};
 pub(crate) use outlier::Verdict;
 use {budget::Budget, outlier::Detector, view::View};
 
