@@ -8,13 +8,16 @@ use weir_schema::{Table, columns};
 use crate::sql_examples::{EXAMPLES, functions};
 
 /// Where each part of the configuration is described: heading, file, and where it stands in the YAML.
-const CONFIGS: [(&str, &str); 6] = [
+const CONFIGS: [(&str, &str); 9] = [
     ("weir.yaml", "src/config.rs"),
     ("collector:", "collector/src/config.rs"),
     ("store:", "store/src/config.rs"),
     ("analyzer:", "analyzer/src/config.rs"),
     ("web:", "web/src/config.rs"),
     ("proxy.yaml", "proxy/src/config.rs"),
+    ("proxy.yaml: tls", "proxy/src/config/tls.rs"),
+    ("proxy.yaml: jwt", "proxy/src/config/jwt.rs"),
+    ("proxy.yaml: authorization", "proxy/src/config/authorization.rs"),
 ];
 
 /// How statements are asked by HTTP.

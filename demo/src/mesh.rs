@@ -112,12 +112,16 @@ fn sidecar(spec: &Spec, own: SocketAddr, next: Option<(&str, SocketAddr)>, colle
         address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         direction: *direction,
         routes: vec![Route { name: None, matches: Match::default(), upstream: upstream.clone(), timeout_ms: None }],
+        tls: None,
+        jwt: None,
+        authorization: None,
     };
     let upstream = |(_, name, address): &(Direction, String, SocketAddr)| Upstream {
         name: name.clone(),
         endpoints: vec![address.to_string()],
         protocol: Protocol::Http1,
         breaker: None,
+        tls: None,
     };
     Config {
         service: spec.service.to_owned(),

@@ -2,9 +2,15 @@
 //!
 //! File → validated `Config` → running parts; nothing reads the environment later.
 
+mod authorization;
+mod jwt;
+mod tls;
 mod validate;
 mod yaml;
 
+pub use authorization::{Authorization, AuthorizationAction, AuthorizationRule, Conditions};
+pub use jwt::{ClaimToHeader, Jwks, Jwt, JwtIssuer, JwtPlace};
+pub use tls::{ForwardClientCert, ListenerTls, TlsMode, UpstreamTls, Verify};
 pub use yaml::suggest;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
@@ -64,6 +70,15 @@ pub struct Listener {
     pub direction: Direction,
     /// The first that matches is taken.
     pub routes: Vec<Route>,
+    /// Who may connect, and how they prove it; no TLS when absent.
+    #[serde(default)]
+    pub tls: Option<ListenerTls>,
+    /// Whose tokens are believed; none are looked at when absent.
+    #[serde(default)]
+    pub jwt: Option<Jwt>,
+    /// Who may do what; all may when absent.
+    #[serde(default)]
+    pub authorization: Option<Authorization>,
 }
 
 /// Which side of the workload a listener is on.
@@ -117,6 +132,9 @@ pub struct Upstream {
     /// When calls are shed while no policy says otherwise.
     #[serde(default)]
     pub breaker: Option<Breaker>,
+    /// TLS towards the endpoints; none when absent.
+    #[serde(default)]
+    pub tls: Option<UpstreamTls>,
 }
 
 /// What an upstream speaks.
@@ -126,7 +144,7 @@ pub enum Protocol {
     /// HTTP/1.1 with kept-alive connections.
     #[default]
     Http1,
-    /// HTTP/2 without TLS, known beforehand.
+    /// HTTP/2: without TLS known beforehand, with TLS agreed on by ALPN.
     H2,
 }
 
@@ -186,7 +204,7 @@ pub struct Telemetry {
 pub enum AccessLog {
     /// None.
     Off,
-    /// Those that were shed, failed, or were answered with a 5xx.
+    /// Those that were shed, denied, failed, or were answered with a 5xx.
     #[default]
     Errors,
     /// Every one.

@@ -2,6 +2,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc, thread::JoinHandle};
 
+use rustls::crypto::CryptoProvider;
 use tokio::{net::TcpListener, runtime, task::LocalSet};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::Endpoint;
@@ -11,6 +12,7 @@ use crate::{
     config::{Config, ConfigError, PolicySource},
     control::{Follower, StateFile, serve_admin},
     counters::{Counters, Tally},
+    security::{Security, SecurityError, default_provider},
     telemetry::{self, Exporter},
     traffic::{Worker, bind},
     workload::Workload,
@@ -49,6 +51,9 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// A certificate, a key or a set of keys cannot be used.
+    #[error(transparent)]
+    Security(#[from] SecurityError),
     /// The machine gives no thread.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
@@ -57,12 +62,21 @@ pub enum StartError {
 type Sockets = Vec<std::net::TcpListener>;
 
 impl Proxy {
-    /// Binds every address, then starts; when it returns, connections are accepted.
+    /// Binds every address, then starts; when it returns, connections are accepted. TLS is done by aws-lc.
     ///
     /// # Errors
     /// What cannot be used, and why; nothing runs then.
     pub fn start(config: Config) -> Result<Self, StartError> {
+        Self::start_with(config, &default_provider())
+    }
+
+    /// As [`Self::start`], with another library for the cryptography of TLS. The process's default is never asked.
+    ///
+    /// # Errors
+    /// As for [`Self::start`].
+    pub fn start_with(config: Config, provider: &Arc<CryptoProvider>) -> Result<Self, StartError> {
         config.validate()?;
+        let security = Security::open(&config, provider)?;
         let (addresses, threads) = bind_all(&config)?;
         let admin = config.admin.map(bind_admin).transpose()?;
         let admin_address = admin.as_ref().and_then(|a| a.local_addr().ok());
@@ -72,7 +86,7 @@ impl Proxy {
             Some(_) => Some(telemetry::channel(&config.telemetry)).unzip(),
             None => (None, None),
         };
-        let workload = Arc::new(Workload::new(&config, addresses[0], tally, spans));
+        let workload = Arc::new(Workload::new(&config, addresses[0], tally, spans, security));
         let (draining, stopping) = (CancellationToken::new(), CancellationToken::new());
         let exporter = records.map(|records| (config.telemetry.clone(), records));
         let control = Control {
@@ -161,6 +175,7 @@ impl Control {
             let follower = Follower::new(workload.clone(), endpoint.connect_lazy(), state);
             tasks.spawn(follower.run(stopping.clone()));
         }
+        workload.security.watch(&tasks, &stopping);
         if let Some(listener) = admin.and_then(|a| TcpListener::from_std(a).ok()) {
             tasks.spawn(serve_admin(listener, workload, draining, stopping));
         }

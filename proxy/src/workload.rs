@@ -20,6 +20,7 @@ use crate::{
     config::{Config, Direction, Match, Protocol, Timeouts},
     counters::Tally,
     regulate::{Circuit, Gate},
+    security::{ClientTls, Security},
     telemetry::{RouteStats, SpanSender},
     traffic::PeakEwma,
 };
@@ -37,6 +38,8 @@ pub(crate) struct Workload {
     pub(crate) gate: Gate,
     pub(crate) tally: Arc<Tally>,
     pub(crate) spans: Option<SpanSender>,
+    /// Who may connect and what requests may do.
+    pub(crate) security: Security,
     /// What is enforced now; the gates and circuits hold its numbers.
     pub(crate) applied: ArcSwap<PolicySet>,
     static_policy: PolicySet,
@@ -68,14 +71,22 @@ pub(crate) struct Endpoint {
     /// Its place among all endpoints of the proxy: the key of the connection pools.
     pub(crate) id: usize,
     pub(crate) address: String,
+    /// Its upstream's.
+    pub(crate) tls: Option<Arc<ClientTls>>,
     pub(crate) in_flight: AtomicU32,
     pub(crate) latency: Mutex<PeakEwma>,
 }
 
 impl Workload {
     /// Compiles `config`; `first` is the address of the first listener.
-    pub(crate) fn new(config: &Config, first: SocketAddr, tally: Arc<Tally>, spans: Option<SpanSender>) -> Self {
-        let upstreams = upstreams(config);
+    pub(crate) fn new(
+        config: &Config,
+        first: SocketAddr,
+        tally: Arc<Tally>,
+        spans: Option<SpanSender>,
+        security: Security,
+    ) -> Self {
+        let upstreams = upstreams(config, &security);
         let by_name: HashMap<&str, &Arc<Upstream>> = upstreams.iter().map(|u| (u.name.as_str(), u)).collect();
         let listeners = config.listeners.iter().map(|listener| {
             let routes = listener.routes.iter().map(|route| {
@@ -104,6 +115,7 @@ impl Workload {
             gate: Gate::default(),
             tally,
             spans,
+            security,
             applied: ArcSwap::default(),
             static_policy: config.static_policy(),
         };
@@ -164,7 +176,8 @@ fn starts_with_segments(path: &str, prefix: &str) -> bool {
     prefix.ends_with('/') || rest.is_empty() || rest.starts_with('/')
 }
 
-fn host_of<B>(request: &Request<B>) -> Option<&str> {
+/// The authority without its port.
+pub(crate) fn host_of<B>(request: &Request<B>) -> Option<&str> {
     let from_header = || request.headers().get(http::header::HOST)?.to_str().ok();
     let authority = request.uri().authority().map(http::uri::Authority::as_str).or_else(from_header)?;
     // the port goes; an IPv6 literal keeps its brackets
@@ -176,21 +189,22 @@ fn breaker(policy: Option<&Policy>) -> Option<weir_policy::Breaker> {
     policy.and_then(|p| p.breaker)
 }
 
-fn upstreams(config: &Config) -> Vec<Arc<Upstream>> {
+fn upstreams(config: &Config, security: &Security) -> Vec<Arc<Upstream>> {
     let mut ids = 0..;
-    let endpoint = |address: &String| Endpoint {
+    let mut endpoint = |address: &String, tls: Option<&Arc<ClientTls>>| Endpoint {
         id: ids.next().expect("a range without end"),
         address: address.clone(),
+        tls: tls.cloned(),
         in_flight: AtomicU32::new(0),
         latency: Mutex::new(PeakEwma::new(Instant::now())),
     };
-    let mut endpoint = endpoint;
-    let upstream = |u: &crate::config::Upstream| {
-        let endpoints = u.endpoints.iter().map(&mut endpoint).collect();
+    let upstream = |(index, u): (usize, &crate::config::Upstream)| {
+        let tls = security.client_tls(index);
+        let endpoints = u.endpoints.iter().map(|address| endpoint(address, tls)).collect();
         let (name, protocol) = (u.name.clone(), u.protocol);
         Arc::new(Upstream { name, protocol, endpoints, circuit: Circuit::default() })
     };
-    config.upstreams.iter().map(upstream).collect()
+    config.upstreams.iter().enumerate().map(upstream).collect()
 }
 
 #[cfg(test)]

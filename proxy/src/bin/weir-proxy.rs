@@ -28,6 +28,10 @@ fn main() -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let args = Args::parse();
+    // the proxy names its provider itself; this is for what else may use TLS in this process one day
+    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
+        error!("another cryptographic provider is installed already");
+    }
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err((code, why)) => {

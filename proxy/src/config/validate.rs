@@ -19,6 +19,7 @@ impl Config {
         self.check_admin()?;
         self.check_upstreams()?;
         self.check_listeners()?;
+        self.check_security()?;
         self.check_telemetry()?;
         self.static_policy().validate().map_err(|e| ConfigError(format!("limits: {e}")))
     }
@@ -59,6 +60,9 @@ impl Config {
                 let usable = matches!(port, Some(Ok(port)) if port > 0);
                 check(usable, || format!("upstreams[{i}].endpoints[{j}] is {endpoint:?}: expected host:port"))?;
             }
+            if let Some(tls) = &upstream.tls {
+                tls.validate(&format!("upstreams[{i}].tls"))?;
+            }
             if let Some(b) = upstream.breaker {
                 let usable = Breaker::new(b.error_ratio(), b.min_requests(), b.window()).is_some();
                 check(usable, || {
@@ -83,6 +87,21 @@ impl Config {
                 if let Some(name) = &route.name {
                     check(route_names.insert(name), || format!("listeners[{i}].routes[{j}].name repeats {name:?}"))?;
                 }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_security(&self) -> Result<(), ConfigError> {
+        for (i, listener) in self.listeners.iter().enumerate() {
+            if let Some(tls) = &listener.tls {
+                tls.validate(&format!("listeners[{i}].tls"))?;
+            }
+            if let Some(jwt) = &listener.jwt {
+                jwt.validate(&format!("listeners[{i}].jwt"))?;
+            }
+            if let Some(authorization) = &listener.authorization {
+                authorization.validate(&format!("listeners[{i}].authorization"), listener)?;
             }
         }
         Ok(())
@@ -123,6 +142,6 @@ fn unregulated(service: &str) -> Policy {
     }
 }
 
-fn check(usable: bool, why: impl FnOnce() -> String) -> Result<(), ConfigError> {
+pub(crate) fn check(usable: bool, why: impl FnOnce() -> String) -> Result<(), ConfigError> {
     if usable { Ok(()) } else { Err(ConfigError(why())) }
 }

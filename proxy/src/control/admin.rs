@@ -105,6 +105,7 @@ fn metrics(workload: &Workload) -> String {
         let _ = writeln!(text, "# TYPE weir_proxy_{name} {kind}\nweir_proxy_{name} {value}");
     }
     breakers(workload, &mut text);
+    workload.security.write_metrics(&mut text);
     durations(workload, &mut text);
     text
 }

@@ -41,6 +41,26 @@ pub(crate) fn metrics(workload: &Workload, start_unix_nano: u64, now_unix_nano: 
         at.sum("weir.proxy.spans_dropped", "{span}", "spans given up", counters.spans_dropped),
         at.gauge("weir.proxy.policy_sequence", "1", "the policy in force", workload.applied.load().sequence),
     ];
+    if let Some(at_unix_s) = workload.security.first_expiry_unix_s().and_then(|at| u64::try_from(at).ok()) {
+        let says = "when the first certificate in use ends, since the Unix epoch";
+        metrics.push(at.gauge("weir.proxy.certificate_expiry", "s", says, at_unix_s));
+    }
+    let stats = &workload.security.stats;
+    for (name, unit, says, value) in [
+        ("weir.proxy.tls_handshakes_failed", "{handshake}", "handshakes that failed", &stats.handshakes_failed),
+        (
+            "weir.proxy.certificates_refused",
+            "{change}",
+            "new certificates not fit for use",
+            &stats.certificates_refused,
+        ),
+        ("weir.proxy.unauthenticated", "{request}", "requests answered with 401", &stats.unauthenticated),
+        ("weir.proxy.authorization_denied", "{request}", "requests that rules denied", &stats.denied),
+    ] {
+        if workload.security.is_asked_for() {
+            metrics.push(at.sum(name, unit, says, value.load(Relaxed)));
+        }
+    }
     for direction in [Direction::Inbound, Direction::Outbound] {
         let routes: Vec<&Route> = workload.routes().map(AsRef::as_ref).filter(|r| r.direction == direction).collect();
         if !routes.is_empty() {
@@ -80,6 +100,7 @@ pub(crate) fn each_attribute(record: &SpanRecord, mut say: impl FnMut(&'static s
     say("weir.in_flight", Int(u64::from(record.in_flight)));
     say("http.response.body.size", Int(record.response_bytes));
     say_peer(record, &mut say);
+    say_security(record, &mut say);
     if let Some(endpoint) = record.endpoint {
         let address = &route.upstream.endpoints[endpoint].address;
         say("weir.upstream", Text(address));
@@ -122,10 +143,26 @@ fn say_peer(record: &SpanRecord, say: &mut impl FnMut(&'static str, Attribute<'_
     }
 }
 
+/// Who TLS has proved to be at either end, in Istio's words, and what rules said.
+fn say_security(record: &SpanRecord, say: &mut impl FnMut(&'static str, Attribute<'_>)) {
+    for (key, peer) in [("source.principal", &record.source), ("destination.principal", &record.destination)] {
+        if let Some(id) = peer.as_ref().and_then(|peer| peer.principal.as_ref()) {
+            say(key, Attribute::Text(id.as_str()));
+        }
+    }
+    if let Some(decision) = &record.decision {
+        say("weir.authorization", Attribute::Text(if decision.allowed { "allowed" } else { "denied" }));
+        if let Some(rule) = &decision.rule {
+            say("weir.authorization_rule", Attribute::Text(rule));
+        }
+    }
+}
+
 fn error_type(record: &SpanRecord) -> Option<Cow<'static, str>> {
     match (record.failure, record.action) {
         (Some(failure), _) => Some(failure.as_str().into()),
         (None, Action::Shed(refusal)) => Some(refusal.as_str().into()),
+        (None, Action::Denied) => Some(Action::Denied.as_str().into()),
         (None, _) => (record.status >= 500).then(|| record.status.to_string().into()),
     }
 }

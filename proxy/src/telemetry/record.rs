@@ -4,7 +4,12 @@ use std::sync::Arc;
 
 use http::{HeaderValue, Method, uri::PathAndQuery};
 
-use crate::{regulate::Refusal, traffic::TraceContext, workload::Route};
+use crate::{
+    regulate::Refusal,
+    security::{Decision, Peer},
+    traffic::TraceContext,
+    workload::Route,
+};
 
 /// One span and its access log.
 #[derive(Clone)]
@@ -17,6 +22,12 @@ pub(crate) struct SpanRecord {
     pub(crate) path: Option<PathAndQuery>,
     /// `service/instance` of the caller, as its sidecar said; inbound only.
     pub(crate) caller: Option<HeaderValue>,
+    /// The client, if it came by TLS.
+    pub(crate) source: Option<Arc<Peer>>,
+    /// The server, if it was reached by TLS.
+    pub(crate) destination: Option<Arc<Peer>>,
+    /// What rules said, if there are any.
+    pub(crate) decision: Option<Arc<Decision>>,
     pub(crate) status: u16,
     pub(crate) action: Action,
     pub(crate) failure: Option<Failure>,
@@ -42,6 +53,8 @@ pub(crate) enum Action {
     Admitted,
     Queued,
     Shed(Refusal),
+    /// It may not do what it asks, or does not prove who it is.
+    Denied,
 }
 
 /// Why a request failed in the proxy or on its way.
@@ -49,6 +62,8 @@ pub(crate) enum Action {
 pub(crate) enum Failure {
     ConnectFailed,
     ConnectTimeout,
+    /// TLS with the upstream: it is not who it should be, or speaks none.
+    TlsFailed,
     UpstreamTimeout,
     UpstreamReset,
     ClientDisconnected,
@@ -68,6 +83,7 @@ impl Action {
             Self::Admitted => "admitted",
             Self::Queued => "queued",
             Self::Shed(refusal) => refusal.as_str(),
+            Self::Denied => "denied",
         }
     }
 }
@@ -90,6 +106,7 @@ impl Failure {
         match self {
             Self::ConnectFailed => "connect_failed",
             Self::ConnectTimeout => "connect_timeout",
+            Self::TlsFailed => "tls_failed",
             Self::UpstreamTimeout => "upstream_timeout",
             Self::UpstreamReset => "upstream_reset",
             Self::ClientDisconnected => "client_disconnected",

@@ -170,6 +170,7 @@ mod tests {
         Config,
         counters::Tally,
         regulate::Refusal,
+        security::{Decision, Peer, Security},
         telemetry::{Action, Failure, Usage},
         traffic::TraceContext,
     };
@@ -179,7 +180,7 @@ mod tests {
             listeners: [{ address: '127.0.0.1:0', direction: inbound, routes: [{ upstream: app }] }]\n\
             upstreams: [{ name: app, endpoints: ['127.0.0.1:9001'] }]";
         let config = Config::from_yaml(text).unwrap();
-        Workload::new(&config, "127.0.0.1:80".parse().unwrap(), Arc::new(Tally::default()), None)
+        Workload::new(&config, "127.0.0.1:80".parse().unwrap(), Arc::new(Tally::default()), None, Security::default())
     }
 
     fn record(workload: &Workload) -> SpanRecord {
@@ -197,6 +198,9 @@ mod tests {
             method: Method::POST,
             path: Some("/v1/generate?secret=1".parse().unwrap()),
             caller: Some(HeaderValue::from_static("tokenizer/tokenizer-0")),
+            source: Some(Arc::new(Peer { principal: "spiffe://mesh.local/tokenizer".parse().ok(), ..Peer::default() })),
+            destination: None,
+            decision: Some(Arc::new(Decision { allowed: true, rule: Some("callers".to_owned()) })),
             status: 504,
             action: Action::Queued,
             failure: Some(Failure::UpstreamTimeout),
@@ -256,6 +260,9 @@ mod tests {
             ("http.response.body.size", "127"),
             ("peer.service", "tokenizer"),
             ("weir.peer_instance", "tokenizer-0"),
+            ("source.principal", "spiffe://mesh.local/tokenizer"),
+            ("weir.authorization", "allowed"),
+            ("weir.authorization_rule", "callers"),
             ("weir.upstream", "127.0.0.1:9001"),
             ("error.type", "upstream_timeout"),
             ("weir.time_to_first_token_ns", "128"),
@@ -273,6 +280,8 @@ mod tests {
             trace: TraceContext { parent_span_id: None, state: None, ..full.trace.clone() },
             path: None,
             caller: None,
+            source: None,
+            decision: None,
             status: 429,
             action: Action::Shed(Refusal::QueueFull),
             failure: None,

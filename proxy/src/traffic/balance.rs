@@ -109,6 +109,7 @@ mod tests {
         let endpoint = |id| Endpoint {
             id,
             address: format!("127.0.0.1:{}", 9000 + id),
+            tls: None,
             in_flight: AtomicU32::new(0),
             latency: Mutex::new(PeakEwma::new(Instant::now())),
         };

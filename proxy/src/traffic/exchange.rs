@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use crate::{
     counters::add,
     regulate::Permit,
+    security::{Decision, Peer},
     telemetry::{Action, Failure, SpanRecord, Usage, unix_nano_now},
     traffic::{TraceContext, balance::Pick, headers::PEER, serve::Worker},
     workload::Route,
@@ -38,6 +39,9 @@ impl Exchange {
             method: request.method().clone(),
             path: request.uri().path_and_query().cloned(),
             caller: request.headers().get(PEER).cloned(),
+            source: request.extensions().get::<Arc<Peer>>().cloned(),
+            destination: None,
+            decision: None,
             status: 0,
             action: Action::Admitted,
             failure: None,
@@ -58,6 +62,20 @@ impl Exchange {
 
     pub(crate) fn trace(&self) -> &TraceContext {
         &self.record.as_ref().expect("taken only when dropped").trace
+    }
+
+    /// Books that rules let it pass.
+    pub(crate) fn allowed(&mut self, decision: Option<Arc<Decision>>) {
+        self.record().decision = decision;
+    }
+
+    /// Books a request that may not do what it asks.
+    pub(crate) fn denied(mut self, decision: Option<Arc<Decision>>, status: u16) {
+        let record = self.record();
+        record.action = Action::Denied;
+        record.decision = decision;
+        record.status = status;
+        self.settled = true;
     }
 
     /// Holds places until the exchange ends.
@@ -98,6 +116,11 @@ impl Exchange {
 
     pub(crate) fn pick(&self) -> Option<&Pick> {
         self.pick.as_ref().map(|(pick, _)| pick)
+    }
+
+    /// Books who answers, as TLS has proved it.
+    pub(crate) fn answered_by(&mut self, peer: Arc<Peer>) {
+        self.record().destination = Some(peer);
     }
 
     /// Books the head of the answer.

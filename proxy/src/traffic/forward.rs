@@ -1,10 +1,10 @@
-//! From a request to an answer: match → admit → pick → forward.
+//! From a request to an answer: match → authorize → admit → pick → forward.
 
-use std::rc::Rc;
+use std::{rc::Rc, sync::Arc};
 
 use http::{
     HeaderValue, Request, Response, StatusCode, Uri, Version,
-    header::{CONTENT_TYPE, HOST, RETRY_AFTER},
+    header::{CONTENT_TYPE, HOST, RETRY_AFTER, WWW_AUTHENTICATE},
     uri::{Authority, PathAndQuery, Scheme},
 };
 use hyper::body::Incoming;
@@ -14,6 +14,7 @@ use crate::{
     config::{Direction, Protocol},
     counters::add,
     regulate::{Admission, Refusal},
+    security::{Denial, Peer},
     telemetry::Failure,
     traffic::{
         balance::Pick,
@@ -30,6 +31,10 @@ use crate::{
 /// gRPC's UNAVAILABLE, for clients that do not look at HTTP statuses.
 const GRPC_UNAVAILABLE: HeaderValue = HeaderValue::from_static("14");
 
+/// gRPC's PERMISSION_DENIED and UNAUTHENTICATED.
+const GRPC_PERMISSION_DENIED: HeaderValue = HeaderValue::from_static("7");
+const GRPC_UNAUTHENTICATED: HeaderValue = HeaderValue::from_static("16");
+
 /// A kept connection may close just as it is used; the request then goes out once more, because
 /// nothing of it was sent.
 const MAX_STALE: usize = 3;
@@ -42,6 +47,12 @@ pub(crate) async fn handle(worker: Rc<Worker>, listener: usize, mut request: Req
     };
     let grpc = is_grpc(&request);
     let mut exchange = Exchange::begin(&worker, route.clone(), &request);
+    if let Some(guard) = worker.workload.security.guard(listener) {
+        match guard.check(&mut request).await {
+            Ok(decision) => exchange.allowed(decision),
+            Err(denial) => return deny(exchange, denial, grpc),
+        }
+    }
     let give_up = exchange.started() + route.timeout;
     if let Err(refusal) = admit(&worker, &route, &mut exchange, give_up).await {
         return shed(exchange, refusal, grpc);
@@ -95,7 +106,8 @@ fn prepare(worker: &Worker, route: &Route, exchange: &Exchange, request: &mut Re
             let from_header = headers.remove(HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
             let authority = uri.authority().cloned().or(from_header);
             let mut parts = http::uri::Parts::default();
-            parts.scheme = Some(Scheme::HTTP);
+            let secure = exchange.pick().is_some_and(|pick| pick.endpoint().tls.is_some());
+            parts.scheme = Some(if secure { Scheme::HTTPS } else { Scheme::HTTP });
             parts.authority = Some(authority.unwrap_or_else(|| Authority::from_static("localhost")));
             parts.path_and_query = Some(path);
             *request.version_mut() = Version::HTTP_2;
@@ -114,12 +126,19 @@ async fn send(
     for attempt in 0.. {
         let kept_too = attempt < MAX_STALE;
         let (connection, kept) = worker.pool.connection(pick.endpoint(), protocol, kept_too).await?;
-        let (sent, lease) = match connection {
-            Connection::Http1(mut lease) => (lease.sender.try_send_request(request).await, Some(lease)),
-            Connection::Http2(mut sender) => (sender.try_send_request(request).await, None),
+        let (sent, peer, lease) = match connection {
+            Connection::Http1(mut lease) => {
+                (lease.sender.try_send_request(request).await, lease.peer.clone(), Some(lease))
+            }
+            Connection::Http2(mut sender, peer) => (sender.try_send_request(request).await, peer, None),
         };
         match sent {
-            Ok(response) => return Ok((response, lease)),
+            Ok(mut response) => {
+                if let Some(peer) = peer {
+                    response.extensions_mut().insert(peer);
+                }
+                return Ok((response, lease));
+            }
             Err(mut error) => match error.take_message() {
                 Some(unsent) if kept => request = unsent,
                 _ => return Err(Failure::UpstreamReset),
@@ -131,6 +150,9 @@ async fn send(
 
 fn pass_on(response: Response<Incoming>, lease: Option<Lease>, mut exchange: Exchange) -> Response<ProxyBody> {
     let (mut parts, incoming) = response.into_parts();
+    if let Some(peer) = parts.extensions.remove::<Arc<Peer>>() {
+        exchange.answered_by(peer);
+    }
     exchange.answered(parts.status.as_u16());
     strip_hop_by_hop(&mut parts.headers);
     let tokens = Tokens::of(parts.headers.get(CONTENT_TYPE));
@@ -156,10 +178,38 @@ fn shed(exchange: Exchange, refusal: Refusal, grpc: bool) -> Response<ProxyBody>
     response
 }
 
+fn deny(exchange: Exchange, denial: Denial, grpc: bool) -> Response<ProxyBody> {
+    let (status, code, reason, why) = match &denial {
+        Denial::Unauthenticated(_) => (
+            StatusCode::UNAUTHORIZED,
+            GRPC_UNAUTHENTICATED,
+            "unauthenticated",
+            "a token that can be believed is needed",
+        ),
+        Denial::Forbidden(_) => {
+            (StatusCode::FORBIDDEN, GRPC_PERMISSION_DENIED, "denied", "the rules do not allow this request")
+        }
+    };
+    let mut response = own(status, reason, why, grpc);
+    if grpc {
+        response.headers_mut().insert("grpc-status", code);
+    }
+    let decision = match denial {
+        Denial::Unauthenticated(challenge) => {
+            response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+            None
+        }
+        Denial::Forbidden(decision) => Some(decision),
+    };
+    exchange.denied(decision, status.as_u16());
+    response
+}
+
 fn fail(mut exchange: Exchange, failure: Failure, grpc: bool) -> Response<ProxyBody> {
     let (status, why) = match failure {
         Failure::ConnectFailed => (StatusCode::BAD_GATEWAY, "the upstream refused the connection"),
         Failure::ConnectTimeout => (StatusCode::GATEWAY_TIMEOUT, "the upstream could not be connected in time"),
+        Failure::TlsFailed => (StatusCode::BAD_GATEWAY, "the upstream could not prove who it is"),
         Failure::UpstreamTimeout => (StatusCode::GATEWAY_TIMEOUT, "the upstream did not answer in time"),
         Failure::UpstreamReset | Failure::ClientDisconnected => {
             (StatusCode::BAD_GATEWAY, "the upstream closed the connection before it answered")
