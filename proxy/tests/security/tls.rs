@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -175,7 +176,7 @@ async fn handshakes_are_bounded_in_time_and_number() {
 }
 
 /// A sidecar whose outbound listener calls `callee` by TLS.
-fn outbound(callee: std::net::SocketAddr, mesh: &Mesh, folder: &Path, more: &str) -> Proxy {
+fn outbound(callee: SocketAddr, mesh: &Mesh, folder: &Path, more: &str) -> Proxy {
     let (certificate, key) = (folder.join(CERTIFICATE), folder.join(KEY));
     let text = format!(
         "service: tagger\ninstance: tagger-0\nthreads: 1\nadmin: 127.0.0.1:0\n\
@@ -239,6 +240,23 @@ async fn spans_say_who_was_at_either_end() {
     let span = spans.recv().await.unwrap();
     assert_eq!(span["source.principal"], "spiffe://mesh.local/ns/shop/sa/tagger");
     assert!(!span.contains_key("weir.authorization"), "no rules were asked");
+    for protocol in ["http1", "h2"] {
+        let verify = "verify: { spiffe_ids: [\"spiffe://mesh.local/*\"] } }";
+        let more = format!("{verify}, protocol: {protocol} }}]\n{telemetry}#");
+        let caller = outbound(callee.addresses()[0], &mesh, &tagger, &more);
+        for _ in 0..2 {
+            assert_eq!(get_plain(caller.addresses()[0], request("/")).await.unwrap().status, StatusCode::OK);
+        }
+        caller.drain().await;
+        for _ in 0..4 {
+            let span = spans.recv().await.unwrap();
+            let (end, expected) = match span["weir.direction"].as_str() {
+                "outbound" => ("destination.principal", "parser"),
+                _ => ("source.principal", "tagger"),
+            };
+            assert_eq!(span[end], format!("spiffe://mesh.local/ns/shop/sa/{expected}"), "{protocol}, kept or new");
+        }
+    }
     callee.drain().await;
 }
 

@@ -194,6 +194,34 @@ mod tests {
         }
     }
 
+    /// Whatever comes, a reading has only whole segments; what is read at once is what the long way reads.
+    #[test]
+    fn every_reading_is_normal() {
+        use rand::{Rng, SeedableRng};
+        const PIECES: [&str; 14] =
+            ["/", "//", ".", "..", "%2e", "%2E", "%2f", "%2F", "%5c", "\\", ";", "%", "a", "admin"];
+        let seed: u64 = 20_261_125;
+        println!("seed {seed}");
+        let mut random = rand::rngs::StdRng::seed_from_u64(seed);
+        for _ in 0..20_000 {
+            let pieces = random.random_range(0..12);
+            let path: String = (0..pieces).map(|_| PIECES[random.random_range(0..PIECES.len())]).collect();
+            let path = format!("/{path}");
+            let Readings { plain, lenient } = Readings::of(&path).unwrap();
+            for reading in [Some(&*plain), lenient.as_deref()].into_iter().flatten() {
+                let text = String::from_utf8_lossy(reading);
+                let inner = text.strip_prefix('/').unwrap();
+                let inner = inner.strip_suffix('/').unwrap_or(inner);
+                let whole = |segment: &str| !matches!(segment, "" | "." | "..");
+                assert!(inner.is_empty() || inner.split('/').all(whole), "{path} is read as {text}");
+            }
+            assert!(lenient.is_none_or(|l| !l.contains(&b';') && !l.contains(&b'\\')), "{path}");
+            if is_simple(&path) {
+                assert_eq!((read(&path, Mode::Plain), read(&path, Mode::Lenient)), (path.clone().into(), path.into()));
+            }
+        }
+    }
+
     #[test]
     fn a_simple_path_costs_no_copy() {
         assert!(matches!(Readings::of("/api/v1/orders-1_2~3").unwrap().plain, Cow::Borrowed(_)));

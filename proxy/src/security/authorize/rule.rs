@@ -79,7 +79,7 @@ impl Condition {
             Subject::Namespace => principal.and_then(SpiffeId::namespace).is_some_and(|n| self.any(n.as_bytes())),
             Subject::Method => self.any(method.as_str().as_bytes()),
             Subject::Path => self.any(facts.path),
-            Subject::Host => host.is_some_and(|host| self.any(host.to_ascii_lowercase().as_bytes())),
+            Subject::Host => host.is_some_and(|host| self.any(bare(host).to_ascii_lowercase().as_bytes())),
             Subject::RequestPrincipal => {
                 claims.and_then(Claims::principal).is_some_and(|principal| self.any(principal.as_bytes()))
             }
@@ -100,6 +100,12 @@ impl Condition {
             Value::Null | Value::Object(_) => false,
         }
     }
+}
+
+/// A name is the same with its final dot, and whoever stands before an `@` names no host.
+fn bare(host: &str) -> &str {
+    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+    host.strip_suffix('.').unwrap_or(host)
 }
 
 fn conditions(asked: &Conditions) -> Vec<Condition> {

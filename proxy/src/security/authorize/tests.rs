@@ -116,6 +116,16 @@ fn deny_comes_first_and_allow_must_be_given_where_it_exists() {
 }
 
 #[test]
+fn another_spelling_of_a_host_slips_past_no_rule() {
+    let deny = "[{ name: r, action: deny, match: { hosts: [admin.shop] } }]";
+    for (host, denied) in
+        [("admin.shop", true), ("Admin.SHOP", true), ("admin.shop.", true), ("x@admin.shop", true), ("shop", false)]
+    {
+        assert_eq!(decide(deny, &Request { host, ..request() }).0, !denied, "{host}");
+    }
+}
+
+#[test]
 fn another_spelling_of_a_path_slips_past_no_rule() {
     let deny = "[{ name: r, action: deny, match: { paths: [\"/admin*\"] } }]";
     let allow = "[{ name: r, action: allow, match: { paths: [\"/public/*\"] } }]";
