@@ -109,6 +109,16 @@ impl Proxy {
         Ok(Self { addresses, admin: admin_address, workload, draining, stopping, data, control })
     }
 
+    /// Checks a configuration and the files it names for certificates and keys; nothing is bound or started.
+    ///
+    /// # Errors
+    /// What could not be used.
+    pub fn check(config: &Config) -> Result<(), StartError> {
+        config.validate()?;
+        Security::open(config, &default_provider())?;
+        Ok(())
+    }
+
     /// Where it listens, in the order of the configuration's listeners.
     #[must_use]
     pub fn addresses(&self) -> &[SocketAddr] {

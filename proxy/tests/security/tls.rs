@@ -8,7 +8,10 @@ use std::{
 };
 
 use http::{StatusCode, Version};
-use tokio::{io::AsyncReadExt, net::TcpStream};
+use tokio::{
+    io::AsyncReadExt,
+    net::{TcpListener, TcpStream},
+};
 use weir_ca::{CERTIFICATE, KEY, TRUST};
 use weir_proxy::{Config, Proxy};
 
@@ -230,6 +233,22 @@ async fn two_sidecars_know_each_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_that_speaks_no_tls_is_said_so() {
+    let mesh = Mesh::new("mesh.local");
+    let tagger = mesh.workload("tagger");
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    for (callee, status, reason) in
+        [(app().await, 502, "tls_failed"), (silent.local_addr().unwrap(), 504, "connect_timeout")]
+    {
+        let more = "verify: { server_name: parser } }}]\ntimeouts: { connect_ms: 300 }\n#";
+        let caller = outbound(callee, &mesh, &tagger, more);
+        let answer = get_plain(caller.addresses()[0], request("/")).await.unwrap();
+        assert_eq!((answer.status.as_u16(), answer.headers["x-weir-reason"].to_str().unwrap()), (status, reason));
+        caller.drain().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn spans_say_who_was_at_either_end() {
     let mesh = Mesh::new("mesh.local");
     let (parser, tagger) = (mesh.workload("parser"), mesh.workload("tagger"));
@@ -275,7 +294,10 @@ fn what_cannot_be_set_up_is_named() {
              tls: {{ certificate: {certificate:?}, key: {key:?}, trust: {trust:?} }} }}]\n\
              upstreams: [{{ name: app, endpoints: [\"127.0.0.1:1\"] }}]\n"
         );
-        Proxy::start(Config::from_yaml(&text).unwrap()).map(|_| ()).unwrap_err().to_string()
+        let config = Config::from_yaml(&text).unwrap();
+        let why = Proxy::check(&config).unwrap_err().to_string();
+        assert_eq!(Proxy::start(config).map(|_| ()).unwrap_err().to_string(), why, "a check says what a start would");
+        why
     };
     let (certificate, key, trust) = (parser.join(CERTIFICATE), parser.join(KEY), mesh.trust());
     for (why, expected) in [

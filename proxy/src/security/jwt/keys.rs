@@ -195,3 +195,35 @@ impl std::fmt::Debug for Key {
         f.debug_struct("Key").field("id", &self.id).field("algorithms", &self.validation.algorithms).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn expected() -> Expected {
+        Expected { issuer: "https://idp".into(), audiences: Vec::new(), leeway_s: 60 }
+    }
+
+    #[test]
+    fn a_set_without_a_usable_key_is_refused() {
+        let rsa = json!({"kty": "RSA", "n": "AQAB", "e": "AQAB"});
+        let encrypts = json!({"kty": "RSA", "n": "AQAB", "e": "AQAB", "use": "enc"});
+        let hmac = json!({"kty": "RSA", "n": "AQAB", "e": "AQAB", "alg": "HS256"});
+        let cipher = json!({"kty": "RSA", "n": "AQAB", "e": "AQAB", "alg": "RSA-OAEP"});
+        let symmetric = json!({"kty": "oct", "k": "AQAB"});
+        for (text, why) in [
+            (String::new(), "no JSON Web Key Set"),
+            ("[]".to_owned(), "no JSON Web Key Set"),
+            (json!({"keys": []}).to_string(), "no RSA or EC key"),
+            (json!({"keys": [symmetric, encrypts, hmac, cipher, {"kty": "?"}]}).to_string(), "no RSA or EC key"),
+            (json!({"keys": vec![rsa.clone(); MAX_KEYS + 1]}).to_string(), "at most 100"),
+        ] {
+            let refused = KeySet::parse(text.as_bytes(), &expected()).unwrap_err();
+            assert!(refused.contains(why), "{text}: {refused}");
+        }
+        let mixed = json!({"keys": [{"kty": "?"}, symmetric, rsa]}).to_string();
+        assert_eq!(KeySet::parse(mixed.as_bytes(), &expected()).unwrap().keys.len(), 1);
+    }
+}
