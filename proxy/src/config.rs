@@ -2,22 +2,28 @@
 //!
 //! File → validated `Config` → running parts; nothing reads the environment later.
 
+mod authorization;
 mod discovery;
 mod endpoint;
+mod jwt;
 mod limits;
 mod matching;
 mod route;
 mod secret;
+mod tls;
 mod upstream;
 mod validate;
 mod yaml;
 
+pub use authorization::{Authorization, AuthorizationAction, AuthorizationRule, Conditions};
 pub use discovery::{ConsulService, Discovery, DnsName, SrvName};
 pub use endpoint::{Endpoint, Locality};
+pub use jwt::{ClaimToHeader, Jwks, Jwt, JwtIssuer, JwtPlace};
 pub use limits::{Limits, LocalLimit, RouteLimits};
 pub use matching::{Match, ValueMatch};
 pub use route::{Abort, Delay, Fault, HeaderEdits, Mirror, Redirect, Respond, Retries, Rewrite, Route, Share};
 pub use secret::Secret;
+pub use tls::{ForwardClientCert, ListenerTls, TlsMode, UpstreamTls, Verify};
 pub use upstream::{Balance, CookieKey, HashOn, OutlierDetection, RetryBudget, SubsetOf, Upstream};
 pub use yaml::suggest;
 
@@ -92,6 +98,15 @@ pub struct Listener {
     /// Paths are as seen from where the proxy was started.
     #[serde(default)]
     pub istio: Vec<PathBuf>,
+    /// Who may connect, and how they prove it; no TLS when absent.
+    #[serde(default)]
+    pub tls: Option<ListenerTls>,
+    /// Whose tokens are believed; none are looked at when absent.
+    #[serde(default)]
+    pub jwt: Option<Jwt>,
+    /// Who may do what; all may when absent.
+    #[serde(default)]
+    pub authorization: Option<Authorization>,
 }
 
 /// Which side of the workload a listener is on.
@@ -111,7 +126,7 @@ pub enum Protocol {
     /// HTTP/1.1 with kept-alive connections.
     #[default]
     Http1,
-    /// HTTP/2 without TLS, known beforehand.
+    /// HTTP/2: without TLS known beforehand, with TLS agreed on by ALPN.
     H2,
 }
 
@@ -192,7 +207,7 @@ pub enum LogFormat {
 pub enum AccessLog {
     /// None.
     Off,
-    /// Those that were shed, failed, or were answered with a 5xx.
+    /// Those that were shed, denied, failed, or were answered with a 5xx.
     #[default]
     Errors,
     /// Every one.

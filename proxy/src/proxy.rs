@@ -2,6 +2,7 @@
 
 use std::{io, net::SocketAddr, path::Path, sync::Arc, thread::JoinHandle};
 
+use rustls::crypto::CryptoProvider;
 use tokio::{net::TcpListener, runtime, sync::mpsc, task::LocalSet};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::Endpoint;
@@ -12,6 +13,7 @@ use crate::{
     control::{Admin, Follower, StateFile, hold, serve_admin},
     counters::{Counters, Tally},
     discovery,
+    security::{Security, SecurityError, default_provider},
     telemetry::{self, Exporter, Gatherer, LogWriter, Recorder, Rings, Taps, Wanted},
     traffic::{Worker, bind},
     workload::Workload,
@@ -60,6 +62,9 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// A certificate, a key or a set of keys cannot be used.
+    #[error(transparent)]
+    Security(#[from] SecurityError),
     /// The machine gives no thread.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
@@ -68,14 +73,23 @@ pub enum StartError {
 type Sockets = Vec<std::net::TcpListener>;
 
 impl Proxy {
-    /// Binds every address, then starts; when it returns, connections are accepted.
+    /// Binds every address, then starts; when it returns, connections are accepted. TLS is done by aws-lc.
     ///
     /// # Errors
     /// What cannot be used, and why; nothing runs then.
     pub fn start(config: Config) -> Result<Self, StartError> {
+        Self::start_with(config, &default_provider())
+    }
+
+    /// As [`Self::start`], with another library for the cryptography of TLS. The process's default is never asked.
+    ///
+    /// # Errors
+    /// As for [`Self::start`].
+    pub fn start_with(config: Config, provider: &Arc<CryptoProvider>) -> Result<Self, StartError> {
         config.validate()?;
         let config = config.with_istio()?;
         config.validate()?;
+        let security = Security::open(&config, provider)?;
         let (addresses, threads) = bind_all(&config)?;
         let admin = config.admin.map(bind_admin).transpose()?;
         let admin_address = admin.as_ref().and_then(|a| a.local_addr().ok());
@@ -85,7 +99,7 @@ impl Proxy {
         let access_log = access_log(&config, &tally)?;
         let wanted = Arc::new(Wanted::new(&config.telemetry));
         let (recorders, rings) = telemetry::rings(&config.telemetry, &wanted, threads.len());
-        let workload = Arc::new(Workload::new(&config, addresses[0], tally));
+        let workload = Arc::new(Workload::new(&config, addresses[0], tally, security));
         let (draining, stopping) = (CancellationToken::new(), CancellationToken::new());
         let control = Control {
             workload: workload.clone(),
@@ -111,6 +125,16 @@ impl Proxy {
         };
         let data = threads.into_iter().zip(recorders).map(start_data).collect::<Result<_, _>>()?;
         Ok(Self { addresses, admin: admin_address, workload, draining, stopping, data, control })
+    }
+
+    /// Checks a configuration and the files it names for certificates and keys; nothing is bound or started.
+    ///
+    /// # Errors
+    /// What could not be used.
+    pub fn check(config: &Config) -> Result<(), StartError> {
+        config.validate()?;
+        Security::open(config, &default_provider())?;
+        Ok(())
     }
 
     /// Where it listens, in the order of the configuration's listeners.
@@ -205,6 +229,7 @@ impl Control {
             let follower = Follower::new(workload.clone(), endpoint.connect_lazy(), state);
             tasks.spawn(follower.run(stopping.clone()));
         }
+        workload.security.watch(&tasks, &stopping);
         if let Some(listener) = admin.and_then(|a| TcpListener::from_std(a).ok()) {
             let admin = Admin { workload, taps, token, drain: draining };
             tasks.spawn(serve_admin(listener, admin, stopping));

@@ -23,6 +23,7 @@ use crate::{
     counters::Tally,
     regulate::{Gate, Latencies},
     routing::{Route, Standing},
+    security::Security,
     telemetry::LmStats,
     upstream::Upstream,
 };
@@ -47,6 +48,8 @@ pub(crate) struct Workload {
     /// Moves with every word of the control plane.
     pub(crate) policy_news: watch::Sender<Option<Instant>>,
     pub(crate) tally: Arc<Tally>,
+    /// Who may connect and what requests may do.
+    pub(crate) security: Security,
     /// In which forms traces are continued.
     pub(crate) propagation: Vec<Propagation>,
     /// Where what is enforced came from, and when.
@@ -71,11 +74,14 @@ pub(crate) enum Origin {
 
 impl Workload {
     /// Compiles `config`; `first` is the address of the first listener.
-    pub(crate) fn new(config: &Config, first: SocketAddr, tally: Arc<Tally>) -> Self {
+    pub(crate) fn new(config: &Config, first: SocketAddr, tally: Arc<Tally>, security: Security) -> Self {
         let endpoint_ids = AtomicUsize::new(0);
         let threads = config.thread_count();
-        let upstream = |u| Arc::new(Upstream::new(u, config.locality.as_ref(), threads));
-        let upstreams: Vec<Arc<Upstream>> = config.upstreams.iter().map(upstream).collect();
+        let upstream = |(index, u)| {
+            let tls = security.client_tls(index).cloned();
+            Arc::new(Upstream::new(u, config.locality.as_ref(), threads, tls))
+        };
+        let upstreams: Vec<Arc<Upstream>> = config.upstreams.iter().enumerate().map(upstream).collect();
         let by_name: HashMap<&str, &Arc<Upstream>> = upstreams.iter().map(|u| (u.name.as_str(), u)).collect();
         let listeners = config.listeners.iter().map(|listener| {
             let routes = listener.routes.iter().map(|route| {
@@ -102,6 +108,7 @@ impl Workload {
             lm_stats: LmStats::default(),
             policy_news: watch::Sender::new(None),
             tally,
+            security,
             propagation: config.telemetry.propagation.clone(),
             origin: Mutex::new((Origin::Static, Instant::now())),
             applied: ArcSwap::default(),

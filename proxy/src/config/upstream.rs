@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, num::NonZeroU32};
 use serde::{Deserialize, Serialize};
 use weir_policy::Breaker;
 
-use crate::config::{Discovery, Endpoint, Protocol};
+use crate::config::{Discovery, Endpoint, Protocol, UpstreamTls};
 
 /// A named group of interchangeable endpoints; outbound, the name is the callee's service.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -24,6 +24,8 @@ pub struct Upstream {
     pub subset_of: Option<SubsetOf>,
     /// What the endpoints speak.
     pub protocol: Protocol,
+    /// TLS towards the endpoints; none when absent.
+    pub tls: Option<UpstreamTls>,
     /// When calls are shed while no policy says otherwise.
     pub breaker: Option<Breaker>,
     /// Which endpoint a request goes to: `p2c_peak_ewma` (the default), `least_request`, `round_robin`, `random`, or

@@ -25,6 +25,7 @@ impl Config {
         self.check_admin()?;
         self.check_upstreams()?;
         self.check_listeners()?;
+        self.check_security()?;
         self.check_telemetry()?;
         self.check_limits()?;
         self.static_policy().validate().map_err(|e| ConfigError(format!("limits: {e}")))
@@ -59,6 +60,9 @@ impl Config {
             check(!upstream.name.is_empty(), || format!("upstreams[{i}].name is empty"))?;
             check(names.insert(&upstream.name), || format!("upstreams[{i}].name repeats {:?}", upstream.name))?;
             upstream.validate(&self.upstreams).map_err(|e| ConfigError(format!("upstreams[{i}].{e}")))?;
+            if let Some(tls) = &upstream.tls {
+                tls.validate(&format!("upstreams[{i}].tls"))?;
+            }
             if let Some(b) = upstream.breaker {
                 let usable = Breaker::new(b.error_ratio(), b.min_requests(), b.window()).is_some();
                 check(usable, || {
@@ -153,6 +157,21 @@ impl Config {
                 let policies = limits.policy(&self.service, "").into_iter().collect();
                 let set = PolicySet { policies, ..PolicySet::default() };
                 set.validate().map_err(|error| ConfigError(error.to_string().replace("policies[0]", &key)))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_security(&self) -> Result<(), ConfigError> {
+        for (i, listener) in self.listeners.iter().enumerate() {
+            if let Some(tls) = &listener.tls {
+                tls.validate(&format!("listeners[{i}].tls"))?;
+            }
+            if let Some(jwt) = &listener.jwt {
+                jwt.validate(&format!("listeners[{i}].jwt"))?;
+            }
+            if let Some(authorization) = &listener.authorization {
+                authorization.validate(&format!("listeners[{i}].authorization"), listener)?;
             }
         }
         Ok(())
@@ -254,6 +273,6 @@ impl Endpoint {
     }
 }
 
-fn check(usable: bool, why: impl FnOnce() -> String) -> Result<(), ConfigError> {
+pub(crate) fn check(usable: bool, why: impl FnOnce() -> String) -> Result<(), ConfigError> {
     if usable { Ok(()) } else { Err(ConfigError(why())) }
 }

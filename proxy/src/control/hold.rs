@@ -81,14 +81,19 @@ mod tests {
     use weir_policy::PolicySet;
 
     use super::*;
-    use crate::{Config, counters::Tally};
+    use crate::{Config, counters::Tally, security::Security};
 
     fn workload() -> Arc<Workload> {
         let text = "service: tagger\nservers: 2\nlimits: { local_limit: { queue_wait_ms: 20, silence_ms: 1000 } }\n\
             listeners: [{ address: '127.0.0.1:0', direction: inbound, routes: [{ upstream: app }] }]\n\
             upstreams: [{ name: app, endpoints: ['127.0.0.1:9001'] }]";
         let config = Config::from_yaml(text).unwrap();
-        Arc::new(Workload::new(&config, "127.0.0.1:80".parse().unwrap(), Arc::new(Tally::default())))
+        Arc::new(Workload::new(
+            &config,
+            "127.0.0.1:80".parse().unwrap(),
+            Arc::new(Tally::default()),
+            Security::default(),
+        ))
     }
 
     /// What a service of two workers of 10 ms shows in `ms` with this many in flight.

@@ -30,6 +30,7 @@ pub(crate) fn metrics(workload: &Workload) -> String {
     routes(workload, &mut out);
     upstreams(workload, &mut out);
     models(workload, &mut out);
+    workload.security.write_metrics(&mut out.text);
     out.text
 }
 

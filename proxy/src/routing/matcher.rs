@@ -4,6 +4,7 @@ use http::{HeaderName, Method, Request};
 use regex::Regex;
 
 use crate::{
+    authority::{authority_of, split_port},
     config::{ConfigError, Match, ValueMatch},
     routing::value::{ValueIs, fields, whole},
 };
@@ -161,19 +162,6 @@ pub(crate) fn parameters(query: Option<&str>) -> impl Iterator<Item = (&str, &st
 fn starts_with_segments(path: &str, prefix: &str) -> bool {
     let Some(rest) = path.strip_prefix(prefix) else { return false };
     prefix.ends_with('/') || rest.is_empty() || rest.starts_with('/')
-}
-
-fn authority_of<B>(request: &Request<B>) -> Option<&str> {
-    let from_header = || request.headers().get(http::header::HOST)?.to_str().ok();
-    request.uri().authority().map(http::uri::Authority::as_str).or_else(from_header)
-}
-
-/// The host, of which an IPv6 literal keeps its brackets, and the port.
-fn split_port(authority: &str) -> (&str, Option<u16>) {
-    match authority.rsplit_once(':') {
-        Some((host, port)) if !port.contains(']') => (host, port.parse().ok()),
-        _ => (authority, None),
-    }
 }
 
 #[cfg(test)]

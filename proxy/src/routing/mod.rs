@@ -8,10 +8,11 @@ mod value;
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderValue, Request, Uri, header::HOST, uri::PathAndQuery};
+use http::{HeaderValue, Request, Uri, uri::PathAndQuery};
 use weir_policy::Policy;
 
 use crate::{
+    authority::authority_of,
     config::{self, ConfigError, Direction, Fault, Redirect, Respond, Share},
     regulate::{Circuit, Gate, Priority},
     telemetry::RouteStats,
@@ -199,15 +200,10 @@ pub(crate) fn location<B>(redirect: &Redirect, request: &Request<B>) -> Option<H
     let address = if relative {
         format!("{path}{query}")
     } else {
-        let host = redirect.host.as_deref().or_else(|| asked_host(uri, request.headers()))?;
+        let host = redirect.host.as_deref().or_else(|| authority_of(request))?;
         format!("{}://{host}{path}{query}", redirect.scheme.as_deref().unwrap_or("http"))
     };
     HeaderValue::try_from(address).ok()
-}
-
-fn asked_host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
-    let from_header = || headers.get(HOST)?.to_str().ok();
-    uri.authority().map(http::uri::Authority::as_str).or_else(from_header)
 }
 
 #[cfg(test)]

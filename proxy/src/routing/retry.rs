@@ -79,13 +79,18 @@ impl RetryPolicy {
 
 impl Condition {
     fn holds(self, outcome: Outcome) -> bool {
-        use Failure::{ConnectFailed, ConnectTimeout, StreamRefused, UpstreamReset, UpstreamTimeout};
+        use Failure::{ConnectFailed, ConnectTimeout, StreamRefused, TlsFailed, UpstreamReset, UpstreamTimeout};
         match (self, outcome) {
             // no answer becomes a 5xx of the proxy's own, so it counts as one
             (Self::ServerError | Self::GatewayError | Self::Reset, Outcome::Failed(failure)) => {
-                matches!(failure, ConnectFailed | ConnectTimeout | StreamRefused | UpstreamReset | UpstreamTimeout)
+                matches!(
+                    failure,
+                    ConnectFailed | ConnectTimeout | TlsFailed | StreamRefused | UpstreamReset | UpstreamTimeout
+                )
             }
-            (Self::ConnectFailure, Outcome::Failed(failure)) => matches!(failure, ConnectFailed | ConnectTimeout),
+            (Self::ConnectFailure, Outcome::Failed(failure)) => {
+                matches!(failure, ConnectFailed | ConnectTimeout | TlsFailed)
+            }
             (Self::RefusedStream, Outcome::Failed(failure)) => failure == StreamRefused,
             (Self::ServerError, Outcome::Answered { status, .. }) => (500..600).contains(&status),
             (Self::GatewayError, Outcome::Answered { status, .. }) => (502..=504).contains(&status),

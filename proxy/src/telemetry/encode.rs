@@ -54,6 +54,7 @@ pub(crate) fn each_attribute(record: &SpanRecord, mut say: impl FnMut(&'static s
     say("weir.in_flight", Int(u64::from(record.in_flight)));
     say("http.response.body.size", Int(record.response_bytes));
     say_peer(record, &mut say);
+    say_security(record, &mut say);
     if let Some(address) = record.endpoint.as_ref().map(|endpoint| endpoint.address()) {
         say("weir.upstream", Text(address));
         if let (Direction::Outbound, Some((host, port))) = (route.direction, address.rsplit_once(':')) {
@@ -126,10 +127,27 @@ fn say_peer(record: &SpanRecord, say: &mut impl FnMut(&'static str, Attribute<'_
     }
 }
 
+/// Who TLS has proved to be at either end, in Istio's words, and what rules said.
+fn say_security(record: &SpanRecord, say: &mut impl FnMut(&'static str, Attribute<'_>)) {
+    let Some(proof) = &record.proof else { return };
+    for (key, peer) in [("source.principal", &proof.source), ("destination.principal", &proof.destination)] {
+        if let Some(id) = peer.as_ref().and_then(|peer| peer.principal.as_ref()) {
+            say(key, Attribute::Text(id.as_str()));
+        }
+    }
+    if let Some(decision) = &proof.decision {
+        say("weir.authorization", Attribute::Text(if decision.allowed { "allowed" } else { "denied" }));
+        if let Some(rule) = &decision.rule {
+            say("weir.authorization_rule", Attribute::Text(rule));
+        }
+    }
+}
+
 fn error_type(record: &SpanRecord) -> Option<Cow<'static, str>> {
     match (record.failure, record.action) {
         (Some(failure), _) => Some(failure.as_str().into()),
         (None, Action::Shed(refusal)) => Some(refusal.as_str().into()),
+        (None, Action::Denied) => Some(Action::Denied.as_str().into()),
         (None, _) => (record.status >= 500).then(|| record.status.to_string().into()),
     }
 }

@@ -52,6 +52,7 @@ pub(crate) fn metrics(workload: &Workload, start_unix_nano: u64, now_unix_nano: 
             metrics.push(at.queue_waits(direction, &routes));
         }
     }
+    metrics.extend(at.security(workload));
     metrics.extend(at.endpoints(workload));
     metrics.extend(at.gen_ai(workload));
     let scope_metrics = vec![ScopeMetrics { scope: Some(scope()), metrics, ..ScopeMetrics::default() }];
@@ -90,6 +91,34 @@ impl At {
     fn shed(self, direction: Direction, routes: &[&Route]) -> Metric {
         let points = routes.iter().map(|r| self.number(r.stats.shed_count(), of_route(direction, r)));
         metric("weir.proxy.shed", "{request}", "requests that policy turned away", cumulative(points.collect()))
+    }
+
+    /// What became of handshakes, tokens and rules, where there are any.
+    fn security(self, workload: &Workload) -> Vec<Metric> {
+        if !workload.security.is_asked_for() {
+            return Vec::new();
+        }
+        let stats = &workload.security.stats;
+        let counts = [
+            ("weir.proxy.tls_handshakes_failed", "{handshake}", "handshakes that failed", &stats.handshakes_failed),
+            (
+                "weir.proxy.certificates_refused",
+                "{change}",
+                "new certificates unfit for use",
+                &stats.certificates_refused,
+            ),
+            ("weir.proxy.unauthenticated", "{request}", "requests answered with 401", &stats.unauthenticated),
+            ("weir.proxy.authorization_denied", "{request}", "requests that rules denied", &stats.denied),
+        ];
+        let mut metrics: Vec<Metric> = counts
+            .into_iter()
+            .map(|(name, unit, says, count)| self.sum(name, unit, says, count.load(Relaxed)))
+            .collect();
+        if let Some(at_unix_s) = workload.security.first_expiry_unix_s().and_then(|at| u64::try_from(at).ok()) {
+            let says = "when the first certificate in use ends, since the Unix epoch";
+            metrics.push(self.gauge("weir.proxy.certificate_expiry", "s", says, at_unix_s));
+        }
+        metrics
     }
 
     /// RED and connections of every endpoint.

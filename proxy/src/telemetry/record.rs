@@ -8,12 +8,13 @@ use crate::{
     lm::{FinishReasons, Name, Operation},
     regulate::Refusal,
     routing::Route,
+    security::{Decision, Peer},
     traffic::TraceContext,
     upstream::{Endpoint, Upstream},
 };
 
 /// Rings are made of these: it is to stay small, and what few requests have stands behind a pointer.
-const _: () = assert!(size_of::<SpanRecord>() <= 320);
+const _: () = assert!(size_of::<SpanRecord>() <= 336);
 
 /// One span and its access log.
 #[derive(Clone)]
@@ -28,6 +29,8 @@ pub(crate) struct SpanRecord {
     pub(crate) path: Option<PathAndQuery>,
     /// `service/instance` of the caller, as its sidecar said; inbound only.
     pub(crate) caller: Option<HeaderValue>,
+    /// Who the two ends are and what rules said, where that is known.
+    pub(crate) proof: Option<Box<Proof>>,
     pub(crate) status: u16,
     pub(crate) action: Action,
     pub(crate) failure: Option<Failure>,
@@ -42,6 +45,17 @@ pub(crate) struct SpanRecord {
     pub(crate) log: bool,
     /// What is known of a call to a model.
     pub(crate) lm: Option<Box<LmRecord>>,
+}
+
+/// Who TLS has proved the two ends to be, and what rules said.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Proof {
+    /// The client, if it came by TLS.
+    pub(crate) source: Option<Arc<Peer>>,
+    /// The server, if it was reached by TLS.
+    pub(crate) destination: Option<Arc<Peer>>,
+    /// What rules said, if there are any.
+    pub(crate) decision: Option<Arc<Decision>>,
 }
 
 /// A call to a language model.
@@ -65,6 +79,8 @@ pub(crate) enum Action {
     Admitted,
     Queued,
     Shed(Refusal),
+    /// It may not do what it asks, or does not prove who it is.
+    Denied,
 }
 
 /// Why a request failed in the proxy or on its way.
@@ -73,6 +89,8 @@ pub(crate) enum Failure {
     NoEndpoint,
     ConnectFailed,
     ConnectTimeout,
+    /// TLS with the upstream: it is not who it should be, or speaks none.
+    TlsFailed,
     UpstreamTimeout,
     UpstreamReset,
     /// Before the upstream began to work on it.
@@ -98,6 +116,7 @@ impl Action {
             Self::Admitted => "admitted",
             Self::Queued => "queued",
             Self::Shed(refusal) => refusal.as_str(),
+            Self::Denied => "denied",
         }
     }
 }
@@ -142,6 +161,7 @@ impl Failure {
             Self::NoEndpoint => "no_endpoint",
             Self::ConnectFailed => "connect_failed",
             Self::ConnectTimeout => "connect_timeout",
+            Self::TlsFailed => "tls_failed",
             Self::UpstreamTimeout => "upstream_timeout",
             Self::UpstreamReset => "upstream_reset",
             Self::StreamRefused => "stream_refused",

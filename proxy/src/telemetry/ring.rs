@@ -94,7 +94,7 @@ impl AccessLog {
     fn wants(self, record: &SpanRecord) -> bool {
         match self {
             Self::Off => false,
-            Self::Errors => record.failed() || matches!(record.action, Action::Shed(_)),
+            Self::Errors => record.failed() || matches!(record.action, Action::Shed(_) | Action::Denied),
             Self::All => true,
         }
     }

@@ -186,7 +186,8 @@ mod tests {
         counters::Tally,
         lm::{FinishReasons, Name, Operation},
         regulate::Refusal,
-        telemetry::{Action, Failure, LmRecord},
+        security::{Decision, Peer, Security},
+        telemetry::{Action, Failure, LmRecord, Proof},
         traffic::TraceContext,
     };
 
@@ -195,7 +196,7 @@ mod tests {
             listeners: [{ address: '127.0.0.1:0', direction: inbound, routes: [{ upstream: app }] }]\n\
             upstreams: [{ name: app, endpoints: ['127.0.0.1:9001'] }]";
         let config = Config::from_yaml(text).unwrap();
-        Workload::new(&config, "127.0.0.1:80".parse().unwrap(), Arc::new(Tally::default()))
+        Workload::new(&config, "127.0.0.1:80".parse().unwrap(), Arc::new(Tally::default()), Security::default())
     }
 
     fn record(workload: &Workload) -> SpanRecord {
@@ -214,6 +215,14 @@ mod tests {
             method: Method::POST,
             path: Some("/v1/generate?secret=1".parse().unwrap()),
             caller: Some(HeaderValue::from_static("tokenizer/tokenizer-0")),
+            proof: Some(Box::new(Proof {
+                source: Some(Arc::new(Peer {
+                    principal: "spiffe://mesh.local/tokenizer".parse().ok(),
+                    ..Peer::default()
+                })),
+                destination: None,
+                decision: Some(Arc::new(Decision { allowed: true, rule: Some("callers".to_owned()) })),
+            })),
             status: 504,
             action: Action::Queued,
             failure: Some(Failure::UpstreamTimeout),
@@ -285,6 +294,9 @@ mod tests {
             ("http.response.body.size", "127"),
             ("peer.service", "tokenizer"),
             ("weir.peer_instance", "tokenizer-0"),
+            ("source.principal", "spiffe://mesh.local/tokenizer"),
+            ("weir.authorization", "allowed"),
+            ("weir.authorization_rule", "callers"),
             ("weir.upstream", "127.0.0.1:9001"),
             ("http.request.resend_count", "2"),
             ("error.type", "upstream_timeout"),
@@ -309,6 +321,7 @@ mod tests {
             trace: TraceContext { parent_span_id: None, state: None, ..full.trace.clone() },
             path: None,
             caller: None,
+            proof: None,
             status: 429,
             action: Action::Shed(Refusal::QueueFull),
             failure: None,

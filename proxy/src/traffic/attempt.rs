@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use crate::{
     counters::add,
     routing::{RetryPolicy, Route},
+    security::Peer,
     telemetry::Failure,
     traffic::{
         client_body::ClientBody,
@@ -31,7 +32,12 @@ use crate::{
 const MAX_STALE: usize = 3;
 
 /// The head of an answer, and the connection its body comes on.
-pub(crate) type Answer = (Response<Incoming>, Option<Lease>);
+pub(crate) struct Answer {
+    pub(crate) response: Response<Incoming>,
+    pub(crate) lease: Option<Lease>,
+    /// Who answers, if TLS has proved it.
+    pub(crate) peer: Option<Arc<Peer>>,
+}
 
 /// What one request is sent with.
 pub(crate) struct Sending<'a> {
@@ -140,12 +146,14 @@ pub(crate) async fn send_to(
     for attempt in 0.. {
         let kept_too = attempt < MAX_STALE;
         let (connection, kept) = worker.pool.connection(pick, kept_too).await?;
-        let (sent, lease) = match connection {
-            Connection::Http1(mut lease) => (lease.sender.try_send_request(request).await, Some(lease)),
-            Connection::Http2(mut sender) => (sender.try_send_request(request).await, None),
+        let (sent, peer, lease) = match connection {
+            Connection::Http1(mut lease) => {
+                (lease.own.sender.try_send_request(request).await, lease.own.peer.clone(), Some(lease))
+            }
+            Connection::Http2(mut shared) => (shared.sender.try_send_request(request).await, shared.peer, None),
         };
         match sent {
-            Ok(response) => return Ok((response, lease)),
+            Ok(response) => return Ok(Answer { response, lease, peer }),
             Err(mut error) => match error.take_message() {
                 Some(unsent) if kept => request = unsent,
                 _ if is_refused(error.error()) => return Err(Failure::StreamRefused),

@@ -13,7 +13,8 @@ use crate::{
     lm::{Call, Conversation, Reading, Watched},
     regulate::{Admission, Permit, Refusal},
     routing::Route,
-    telemetry::{Action, Failure, SpanRecord, unix_nano_now},
+    security::{Decision, Peer},
+    telemetry::{Action, Failure, Proof, SpanRecord, unix_nano_now},
     traffic::{TraceContext, client_body::ClientBody, headers::PEER, outcome::Outcome, serve::Worker},
     upstream::{Pick, Upstream},
 };
@@ -50,6 +51,10 @@ impl Exchange {
             method: request.method().clone(),
             path: request.uri().path_and_query().cloned(),
             caller: request.headers().get(PEER).cloned(),
+            proof: request
+                .extensions()
+                .get::<Arc<Peer>>()
+                .map(|peer| Box::new(Proof { source: Some(peer.clone()), ..Proof::default() })),
             status: 0,
             action: Action::Admitted,
             failure: None,
@@ -90,6 +95,22 @@ impl Exchange {
         let record = self.record();
         record.status = status;
         record.upstream = None;
+        self.settled = true;
+    }
+
+    /// Books that rules let it pass.
+    pub(crate) fn allowed(&mut self, decision: Option<Arc<Decision>>) {
+        if decision.is_some() {
+            self.proof().decision = decision;
+        }
+    }
+
+    /// Books a request that may not do what it asks.
+    pub(crate) fn denied(mut self, decision: Option<Arc<Decision>>, status: u16) {
+        self.proof().decision = decision;
+        let record = self.record();
+        record.action = Action::Denied;
+        record.status = status;
         self.settled = true;
     }
 
@@ -155,6 +176,13 @@ impl Exchange {
 
     pub(crate) fn pick(&self) -> Option<&Pick> {
         self.pick.as_ref().map(|(pick, _)| pick)
+    }
+
+    /// Books who answers, as TLS has proved it.
+    pub(crate) fn answered_by(&mut self, peer: Option<Arc<Peer>>) {
+        if peer.is_some() {
+            self.proof().destination = peer;
+        }
     }
 
     /// Books an attempt that is followed by another one.
@@ -245,6 +273,10 @@ impl Exchange {
         let failed = outcome.is_server_error();
         pick.upstream.circuit.observe(now, failed);
         self.seen().route.circuit.observe(now, failed);
+    }
+
+    fn proof(&mut self) -> &mut Proof {
+        self.record().proof.get_or_insert_default()
     }
 
     fn seen(&self) -> &SpanRecord {

@@ -1,4 +1,4 @@
-//! From a request to an answer: match → admit → pick → forward → observe.
+//! From a request to an answer: match → authorize → admit → pick → forward → observe.
 //!
 //! [`handle`] is one request's whole way; what stops it on the way is a [`Stop`], which `reply` puts into
 //! words. An [`Exchange`] goes along and books what happens.
@@ -57,7 +57,7 @@ pub(crate) async fn handle(
     let upstream = target.map(|target| target.upstream.clone());
     let mut exchange = Exchange::begin(&worker, route.clone(), upstream, &request);
     let request = request.map(ClientBody::new);
-    match walk(&worker, &route, target, client, request, &mut exchange).await {
+    match walk(&worker, listener, &route, target, client, request, &mut exchange).await {
         Ok(answered) => pass_on(&route, answered, exchange),
         Err(stop) => stop.answer(exchange, grpc),
     }
@@ -66,12 +66,16 @@ pub(crate) async fn handle(
 /// To the upstream, and back with the head of its answer.
 async fn walk<'a>(
     worker: &Rc<Worker>,
+    listener: usize,
     route: &Route,
     target: Option<&'a Target>,
     client: IpAddr,
     mut request: Request<ClientBody>,
     exchange: &mut Exchange,
 ) -> Result<Answered<'a>, Stop> {
+    if let Some(guard) = worker.workload.security.guard(listener) {
+        exchange.allowed(guard.check(&mut request).await?);
+    }
     answer_here(route, &request).await?;
     let target = target.ok_or(Failure::NoEndpoint)?;
     let upstream = &target.upstream;
@@ -108,13 +112,7 @@ async fn answer_here<B>(route: &Route, request: &Request<B>) -> Result<(), Stop>
 }
 
 /// Makes the request the proxy's own: its trace, its identity, the upstream's form of address.
-fn prepare<B>(
-    worker: &Worker,
-    route: &Route,
-    target: &Target,
-    exchange: &Exchange,
-    request: Request<B>,
-) -> Request<B> {
+fn prepare<B>(worker: &Worker, route: &Route, target: &Target, exchange: &Exchange, request: Request<B>) -> Request<B> {
     let (mut parts, body) = request.into_parts();
     let headers = &mut parts.headers;
     strip_hop_by_hop(headers);
@@ -126,13 +124,14 @@ fn prepare<B>(
     target.request_headers.apply(headers);
     route.request_headers.apply(headers);
     let path = route.path(&parts.uri);
-    address(&mut parts, target.upstream.protocol, path, route.host());
+    address(&mut parts, &target.upstream, path, route.host());
     Request::from_parts(parts, body)
 }
 
 /// The upstream's answer as the client gets it.
 fn pass_on(route: &Route, answered: Answered<'_>, mut exchange: Exchange) -> Response<ProxyBody> {
-    let (response, lease) = answered.answer;
+    let Answer { response, lease, peer } = answered.answer;
+    exchange.answered_by(peer);
     let (mut parts, incoming) = response.into_parts();
     exchange.answered(parts.status.as_u16(), Outcome::answered(parts.status, &parts.headers));
     strip_hop_by_hop(&mut parts.headers);

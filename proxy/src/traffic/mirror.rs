@@ -22,7 +22,7 @@ use crate::{
     regulate::{Ask, Priority},
     traffic::{
         address,
-        attempt::send_to,
+        attempt::{Answer, send_to},
         replay::{Recording, RequestBody},
         serve::Worker,
     },
@@ -68,7 +68,7 @@ pub(crate) fn begin(worker: &Rc<Worker>, mirror: &Arc<Mirror>, parts: &Parts, re
         return add(&worker.workload.tally.mirrors_dropped, 1);
     };
     let (worker, mut parts, copied) = (worker.clone(), parts.clone(), recording.copy());
-    address::shadow(&mut parts, mirror.upstream.protocol);
+    address::shadow(&mut parts, &mirror.upstream);
     let longest = worker.workload.timeouts.response();
     tokio::task::spawn_local(async move {
         let sent = timeout(longest, async {
@@ -89,7 +89,7 @@ async fn deliver(worker: &Worker, upstream: &Arc<Upstream>, request: Request<Req
     let ask = Ask { now, give_up: now + LONGEST_ANSWER, priority: Priority::Low };
     let _place = upstream.enter(ask).await.ok()?;
     let pick = upstream.pick(None, &[], Instant::now())?;
-    let (response, lease) = send_to(worker, &pick, request).await.ok()?;
+    let Answer { response, lease, .. } = send_to(worker, &pick, request).await.ok()?;
     let mut body = response.into_body();
     let read = timeout(LONGEST_ANSWER, async {
         while let Some(frame) = body.frame().await {

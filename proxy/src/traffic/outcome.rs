@@ -26,7 +26,7 @@ pub(crate) enum Outcome {
 impl Outcome {
     pub(crate) fn of(ended: &Result<Answer, Failure>) -> Self {
         match ended {
-            Ok((response, _)) => Self::answered(response.status(), response.headers()),
+            Ok(Answer { response, .. }) => Self::answered(response.status(), response.headers()),
             Err(failure) => Self::Failed(*failure),
         }
     }
@@ -65,7 +65,12 @@ impl Outcome {
 
     /// Whether the upstream may have begun to work on the request.
     pub(crate) fn reached(self) -> bool {
-        !matches!(self, Self::Failed(Failure::ConnectFailed | Failure::ConnectTimeout | Failure::StreamRefused))
+        !matches!(
+            self,
+            Self::Failed(
+                Failure::ConnectFailed | Failure::ConnectTimeout | Failure::TlsFailed | Failure::StreamRefused
+            )
+        )
     }
 
     pub(crate) fn verdict(self) -> Verdict {

@@ -3,6 +3,8 @@
 //! HTTP/1.1: a connection is lent to one request and comes back when the response's body has ended.
 //! HTTP/2: one connection per endpoint carries everything this thread sends there.
 
+mod connect;
+
 use std::{
     cell::{Cell, RefCell},
     collections::{HashMap, HashSet},
@@ -13,11 +15,12 @@ use std::{
 
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpStream, time::Instant};
+use tokio::time::Instant;
 
+use self::connect::{connect, open};
 use crate::{
     config::{Protocol, Timeouts},
-    counters::add,
+    security::Peer,
     telemetry::Failure,
     traffic::{replay::RequestBody, serve::LocalExecutor},
     upstream::{Endpoint, Pick},
@@ -37,29 +40,38 @@ pub(crate) struct Pool {
 /// The connections to one endpoint.
 #[derive(Default)]
 struct Kept {
-    http1: Vec<Idle>,
-    http2: Option<http2::SendRequest<RequestBody>>,
+    http1: Vec<Own>,
+    http2: Option<Shared>,
 }
 
 /// A connection one request may use.
 pub(crate) enum Connection {
     Http1(Lease),
-    Http2(http2::SendRequest<RequestBody>),
+    Http2(Shared),
 }
 
 /// A lent HTTP/1.1 connection.
 pub(crate) struct Lease {
-    pub(crate) sender: http1::SendRequest<RequestBody>,
+    pub(crate) own: Own,
     endpoint: Arc<Endpoint>,
-    /// How many more requests the connection may carry.
-    left: u32,
     pool: Rc<Pool>,
 }
 
-struct Idle {
-    sender: http1::SendRequest<RequestBody>,
+/// An HTTP/1.1 connection.
+pub(crate) struct Own {
+    pub(crate) sender: http1::SendRequest<RequestBody>,
+    /// Who is at the other end, if TLS has proved it.
+    pub(crate) peer: Option<Arc<Peer>>,
     since: Instant,
+    /// How many more requests it may carry.
     left: u32,
+}
+
+/// An HTTP/2 connection.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub(crate) sender: http2::SendRequest<RequestBody>,
+    pub(crate) peer: Option<Arc<Peer>>,
 }
 
 impl Pool {
@@ -81,86 +93,61 @@ impl Pool {
         pick: &Pick,
         kept_too: bool,
     ) -> Result<(Connection, bool), Failure> {
-        let id = pick.endpoint.id;
         match pick.upstream.protocol {
             Protocol::Http1 => {
-                if kept_too && let Some((sender, left)) = self.idle(pick).await {
-                    return Ok((Connection::Http1(self.lease(sender, pick, left)), true));
+                if kept_too && let Some(own) = self.idle(pick).await {
+                    return Ok((Connection::Http1(self.lend(own, pick)), true));
                 }
-                let sender = self.connect_http1(pick).await?;
+                let own = self.connect_http1(pick).await?;
                 // from here on a connection that comes back is kept
-                self.kept.borrow_mut().entry(id).or_default();
-                Ok((Connection::Http1(self.lease(sender, pick, pick.upstream.requests_per_connection)), false))
+                self.kept.borrow_mut().entry(pick.endpoint.id).or_default();
+                Ok((Connection::Http1(self.lend(own, pick)), false))
             }
             Protocol::H2 => {
-                let kept = self.kept.borrow().get(&id).and_then(|kept| kept.http2.clone());
-                if let Some(sender) = kept.filter(|sender| kept_too && !sender.is_closed()) {
-                    return Ok((Connection::Http2(sender), true));
+                let kept = self.kept.borrow().get(&pick.endpoint.id).and_then(|kept| kept.http2.clone());
+                if let Some(shared) = kept.filter(|shared| kept_too && !shared.sender.is_closed()) {
+                    return Ok((Connection::Http2(shared), true));
                 }
-                let sender = self.connect_http2(pick).await?;
-                self.kept.borrow_mut().entry(id).or_default().http2 = Some(sender.clone());
-                Ok((Connection::Http2(sender), false))
+                let shared = self.connect_http2(pick).await?;
+                self.kept.borrow_mut().entry(pick.endpoint.id).or_default().http2 = Some(shared.clone());
+                Ok((Connection::Http2(shared), false))
             }
         }
     }
 
-    fn lease(self: &Rc<Self>, sender: http1::SendRequest<RequestBody>, pick: &Pick, left: u32) -> Lease {
-        Lease { sender, endpoint: pick.endpoint.clone(), left: left - 1, pool: self.clone() }
+    fn lend(self: &Rc<Self>, own: Own, pick: &Pick) -> Lease {
+        Lease { own: Own { left: own.left - 1, ..own }, endpoint: pick.endpoint.clone(), pool: self.clone() }
     }
 
-    async fn idle(&self, pick: &Pick) -> Option<(http1::SendRequest<RequestBody>, u32)> {
+    async fn idle(&self, pick: &Pick) -> Option<Own> {
         let longest = pick.upstream.pool_idle.unwrap_or(self.timeouts.pool_idle());
         loop {
             // taken out before the await, so no borrow is held over it
-            let Idle { mut sender, since, left } = self.kept.borrow_mut().get_mut(&pick.endpoint.id)?.http1.pop()?;
+            let mut own = self.kept.borrow_mut().get_mut(&pick.endpoint.id)?.http1.pop()?;
             pick.endpoint.stats.idle.fetch_sub(1, Relaxed);
-            let fresh = since.elapsed() < longest;
-            if fresh && (sender.is_ready() || sender.ready().await.is_ok()) {
-                return Some((sender, left));
+            let fresh = own.since.elapsed() < longest;
+            if fresh && (own.sender.is_ready() || own.sender.ready().await.is_ok()) {
+                return Some(own);
             }
         }
     }
 
-    async fn connect_http1(&self, pick: &Pick) -> Result<http1::SendRequest<RequestBody>, Failure> {
-        let io = self.connect(pick).await?;
-        let (sender, connection) = http1::handshake(io).await.map_err(|_| Failure::ConnectFailed)?;
-        // it ends when the sender is dropped or the peer closes; how it ended is the request's to tell
-        open(&pick.endpoint, connection);
-        Ok(sender)
+    async fn connect_http1(&self, pick: &Pick) -> Result<Own, Failure> {
+        let (wire, peer) = connect(&pick.upstream, &pick.endpoint, self.timeouts.connect()).await?;
+        let (sender, connection) = http1::handshake(TokioIo::new(wire)).await.map_err(|_| Failure::ConnectFailed)?;
+        // it ends when the sender is dropped or the peer closes
+        open(pick.endpoint.clone(), connection);
+        Ok(Own { sender, peer, since: Instant::now(), left: pick.upstream.requests_per_connection })
     }
 
-    async fn connect_http2(&self, pick: &Pick) -> Result<http2::SendRequest<RequestBody>, Failure> {
-        let io = self.connect(pick).await?;
+    async fn connect_http2(&self, pick: &Pick) -> Result<Shared, Failure> {
+        let (wire, peer) = connect(&pick.upstream, &pick.endpoint, self.timeouts.connect()).await?;
         let mut builder = http2::Builder::new(LocalExecutor);
         builder.timer(TokioTimer::new()).keep_alive_interval(Some(Duration::from_secs(10)));
-        let (sender, connection) = builder.handshake(io).await.map_err(|_| Failure::ConnectFailed)?;
-        open(&pick.endpoint, connection);
-        Ok(sender)
+        let (sender, connection) = builder.handshake(TokioIo::new(wire)).await.map_err(|_| Failure::ConnectFailed)?;
+        open(pick.endpoint.clone(), connection);
+        Ok(Shared { sender, peer })
     }
-
-    async fn connect(&self, pick: &Pick) -> Result<TokioIo<TcpStream>, Failure> {
-        let connect = TcpStream::connect(pick.endpoint.address());
-        let longest = pick.upstream.connect_timeout.unwrap_or(self.timeouts.connect());
-        let stream = tokio::time::timeout(longest, connect).await;
-        let stream = stream.map_err(|_| Failure::ConnectTimeout).and_then(|s| s.map_err(|_| Failure::ConnectFailed));
-        let stats = &pick.endpoint.stats;
-        add(if stream.is_ok() { &stats.connects } else { &stats.connect_failures }, 1);
-        let stream = stream?;
-        // small answers must not wait for more to fill a packet; a socket that refuses still works
-        let _ = stream.set_nodelay(true);
-        Ok(TokioIo::new(stream))
-    }
-}
-
-/// Runs a connection, and counts it as open for as long as it runs.
-fn open(endpoint: &Arc<Endpoint>, connection: impl Future<Output = hyper::Result<()>> + 'static) {
-    let endpoint = endpoint.clone();
-    endpoint.stats.open.fetch_add(1, Relaxed);
-    tokio::task::spawn_local(async move {
-        // how it ended is the request's to tell
-        let _ = connection.await;
-        endpoint.stats.open.fetch_sub(1, Relaxed);
-    });
 }
 
 impl Lease {
@@ -168,8 +155,8 @@ impl Lease {
     pub(crate) fn give_back(self) {
         let mut kept = self.pool.kept.borrow_mut();
         let Some(Kept { http1: idle, .. }) = kept.get_mut(&self.endpoint.id) else { return };
-        if self.left > 0 && !self.sender.is_closed() && idle.len() < MAX_IDLE {
-            idle.push(Idle { sender: self.sender, since: Instant::now(), left: self.left });
+        if self.own.left > 0 && !self.own.sender.is_closed() && idle.len() < MAX_IDLE {
+            idle.push(Own { since: Instant::now(), ..self.own });
             self.endpoint.stats.idle.fetch_add(1, Relaxed);
         }
     }

@@ -2,13 +2,14 @@
 
 use http::{
     HeaderValue, Request, Response, StatusCode,
-    header::{CONTENT_TYPE, LOCATION, RETRY_AFTER},
+    header::{CONTENT_TYPE, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE},
 };
 
 use crate::{
     config::Redirect,
     regulate::Refusal,
     routing::location,
+    security::Denial,
     telemetry::Failure,
     traffic::{body::ProxyBody, exchange::Exchange, headers::REASON, ratelimit},
 };
@@ -16,14 +17,26 @@ use crate::{
 /// gRPC's UNAVAILABLE, for clients that do not look at HTTP statuses.
 const GRPC_UNAVAILABLE: HeaderValue = HeaderValue::from_static("14");
 
+/// gRPC's PERMISSION_DENIED and UNAUTHENTICATED.
+const GRPC_PERMISSION_DENIED: HeaderValue = HeaderValue::from_static("7");
+const GRPC_UNAUTHENTICATED: HeaderValue = HeaderValue::from_static("16");
+
 /// Why a request goes no further.
 pub(crate) enum Stop {
     /// The route has the answer itself.
     Here(Response<ProxyBody>),
+    /// It may not do what it asks, or does not prove who it is.
+    Denied(Denial),
     /// A limit or a breaker turns it away.
     Shed(Refusal),
     /// It got no answer.
     Failed(Failure),
+}
+
+impl From<Denial> for Stop {
+    fn from(denial: Denial) -> Self {
+        Self::Denied(denial)
+    }
 }
 
 impl From<Refusal> for Stop {
@@ -46,6 +59,7 @@ impl Stop {
                 exchange.answered_here(answer.status().as_u16());
                 answer
             }
+            Self::Denied(denial) => deny(exchange, denial, grpc),
             Self::Shed(refusal) => shed(exchange, refusal, grpc),
             Self::Failed(failure) => fail(exchange, failure, grpc),
         }
@@ -90,6 +104,33 @@ pub(crate) fn is_grpc<B>(request: &Request<B>) -> bool {
     request.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }
 
+fn deny(exchange: Exchange, denial: Denial, grpc: bool) -> Response<ProxyBody> {
+    let (status, code, reason, why) = match &denial {
+        Denial::Unauthenticated(_) => (
+            StatusCode::UNAUTHORIZED,
+            GRPC_UNAUTHENTICATED,
+            "unauthenticated",
+            "a token that can be believed is needed",
+        ),
+        Denial::Forbidden(_) => {
+            (StatusCode::FORBIDDEN, GRPC_PERMISSION_DENIED, "denied", "the rules do not allow this request")
+        }
+    };
+    let mut response = explained(status, reason, why, grpc);
+    if grpc {
+        response.headers_mut().insert("grpc-status", code);
+    }
+    let decision = match denial {
+        Denial::Unauthenticated(challenge) => {
+            response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+            None
+        }
+        Denial::Forbidden(decision) => Some(decision),
+    };
+    exchange.denied(decision, status.as_u16());
+    response
+}
+
 fn shed(exchange: Exchange, refusal: Refusal, grpc: bool) -> Response<ProxyBody> {
     const SLOW_DOWN: StatusCode = StatusCode::TOO_MANY_REQUESTS;
     const UNAVAILABLE: StatusCode = StatusCode::SERVICE_UNAVAILABLE;
@@ -131,6 +172,7 @@ fn fail(exchange: Exchange, failure: Failure, grpc: bool) -> Response<ProxyBody>
         Failure::NoEndpoint => (StatusCode::SERVICE_UNAVAILABLE, "the upstream has no endpoint"),
         Failure::ConnectFailed => (StatusCode::BAD_GATEWAY, "the upstream refused the connection"),
         Failure::ConnectTimeout => (StatusCode::GATEWAY_TIMEOUT, "the upstream could not be connected in time"),
+        Failure::TlsFailed => (StatusCode::BAD_GATEWAY, "the upstream could not prove who it is"),
         Failure::StreamRefused => (StatusCode::BAD_GATEWAY, "the upstream refused the request before it began with it"),
         Failure::UpstreamTimeout | Failure::IdleTimeout | Failure::StreamTimeout => {
             (StatusCode::GATEWAY_TIMEOUT, "the upstream did not answer in time")

@@ -1,10 +1,11 @@
-//! [`Worker`]: one data thread's share: it accepts, serves HTTP/1.1 and HTTP/2 on one port, and drains.
+//! [`Worker`]: one data thread's share: it accepts, shakes hands where TLS is asked for, serves HTTP/1.1 and
+//! HTTP/2 on one port, and drains.
 
 use std::{
     cell::Cell,
     convert::Infallible,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
 };
@@ -17,13 +18,16 @@ use hyper_util::{
 };
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
+    task::JoinSet,
     time::Duration,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::{
+    security::{Accepted, Peer, ServerTls},
     telemetry::Recorder,
     traffic::{forward::handle, pool::Pool},
     workload::Workload,
@@ -108,17 +112,29 @@ impl Worker {
         graceful: Rc<GracefulShutdown>,
         shutdown: CancellationToken,
     ) {
+        let tls = self.workload.security.server_tls(index).cloned();
+        // those under way end with this loop: nothing of them was a request yet
+        let mut handshakes = JoinSet::new();
         loop {
             let accepted = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
+                Some(ended) = handshakes.join_next() => {
+                    if let Ok(Ok((accepted, client))) = ended {
+                        self.clone().serve_accepted(index, accepted, client, &graceful);
+                    }
+                    continue;
+                }
                 accepted = listener.accept() => accepted,
             };
-            match accepted {
+            match (accepted, &tls) {
                 // one too many is closed at once: a client sees that, and a backlog would only hide it
-                Ok((stream, _)) if self.connections.get() >= self.max_connections => drop(stream),
-                Ok((stream, client)) => self.clone().serve(index, stream, client, &graceful),
-                Err(error) => {
+                (Ok((stream, _)), _) if self.connections.get() + handshakes.len() >= self.max_connections => {
+                    drop(stream)
+                }
+                (Ok((stream, client)), None) => self.clone().serve_plain(index, stream, client, &graceful),
+                (Ok((stream, client)), Some(tls)) => begin_handshake(tls, stream, client, &mut handshakes),
+                (Err(error), _) => {
                     warn!(%error, "cannot accept");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
@@ -126,16 +142,53 @@ impl Worker {
         }
     }
 
-    fn serve(self: Rc<Self>, index: usize, stream: TcpStream, client: SocketAddr, graceful: &GracefulShutdown) {
+    fn serve_plain(self: Rc<Self>, index: usize, stream: TcpStream, client: SocketAddr, graceful: &GracefulShutdown) {
         // small answers must not wait for more to fill a packet; a socket that refuses still works
         let _ = stream.set_nodelay(true);
-        let mut builder = auto::Builder::new(LocalExecutor);
+        self.serve(index, stream, client.ip(), None, auto::Builder::new(LocalExecutor), graceful);
+    }
+
+    fn serve_accepted(
+        self: Rc<Self>,
+        index: usize,
+        accepted: Accepted,
+        client: SocketAddr,
+        graceful: &GracefulShutdown,
+    ) {
+        let builder = auto::Builder::new(LocalExecutor);
+        match accepted {
+            Accepted::Plain(stream) => self.serve(index, stream, client.ip(), None, builder, graceful),
+            Accepted::Tls { stream, peer, http2 } => {
+                let builder = match http2 {
+                    Some(true) => builder.http2_only(),
+                    Some(false) => builder.http1_only(),
+                    None => builder,
+                };
+                self.serve(index, stream, client.ip(), Some(peer), builder, graceful);
+            }
+        }
+    }
+
+    fn serve<I>(
+        self: Rc<Self>,
+        index: usize,
+        stream: I,
+        client: IpAddr,
+        peer: Option<Arc<Peer>>,
+        mut builder: auto::Builder<LocalExecutor>,
+        graceful: &GracefulShutdown,
+    ) where
+        I: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
         builder.http1().timer(TokioTimer::new()).header_read_timeout(self.workload.timeouts.header_read());
         builder.http2().timer(TokioTimer::new()).keep_alive_interval(Some(Duration::from_secs(30)));
         let worker = self.clone();
-        let service = service_fn(move |request| {
+        let service = service_fn(move |mut request| {
             let worker = worker.clone();
-            async move { Ok::<_, Infallible>(handle(worker, index, client.ip(), request).await) }
+            if let Some(peer) = &peer {
+                request.extensions_mut().insert(peer.clone());
+            }
+            async move { Ok::<_, Infallible>(handle(worker, index, client, request).await) }
         });
         let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
         let served = graceful.watch(connection);
@@ -147,6 +200,27 @@ impl Worker {
             self.connections.set(self.connections.get() - 1);
         });
     }
+}
+
+/// Shakes hands beside the loop that accepts; one handshake too many is closed at once.
+fn begin_handshake(
+    tls: &Arc<ServerTls>,
+    stream: TcpStream,
+    client: SocketAddr,
+    handshakes: &mut JoinSet<io::Result<(Accepted, SocketAddr)>>,
+) {
+    if handshakes.len() >= tls.max_handshakes() {
+        return tls.shed();
+    }
+    let _ = stream.set_nodelay(true);
+    let tls = tls.clone();
+    handshakes.spawn_local(async move {
+        let accepted = tls.accept(stream).await;
+        if let Err(error) = &accepted {
+            debug!(%error, "no TLS with the client");
+        }
+        accepted.map(|accepted| (accepted, client))
+    });
 }
 
 impl<F> Executor<F> for LocalExecutor

@@ -77,7 +77,7 @@ mod tests {
     fn affinity(on: HashOn, request: http::request::Builder, client: &str) -> Affinity {
         let config =
             config::Upstream { balance: Balance::RingHash(on), ..config::Upstream::new("u", vec!["a:1".into()]) };
-        let upstream = Upstream::new(&config, None, 1);
+        let upstream = Upstream::new(&config, None, 1, None);
         Affinity::of(&upstream, &request.body(()).unwrap(), client.parse().unwrap())
     }
 

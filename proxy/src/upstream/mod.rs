@@ -29,6 +29,7 @@ use weir_policy::ConcurrencyLimit;
 use crate::{
     config::{self, Locality, Protocol},
     regulate::{Admission, Ask, Circuit, Gate, Refusal},
+    security::ClientTls,
 };
 
 pub(crate) use affinity::Affinity;
@@ -45,6 +46,7 @@ pub(crate) struct Upstream {
     pub(crate) service: String,
     pub(crate) protocol: Protocol,
     pub(crate) circuit: Circuit,
+    pub(crate) tls: Option<Arc<ClientTls>>,
     pub(crate) connect_timeout: Option<Duration>,
     pub(crate) pool_idle: Option<Duration>,
     /// How many requests a connection carries.
@@ -65,7 +67,12 @@ pub(crate) struct Upstream {
 
 impl Upstream {
     /// Without endpoints: they come by [`Self::update`], listed or found.
-    pub(crate) fn new(config: &config::Upstream, own_locality: Option<&Locality>, threads: usize) -> Self {
+    pub(crate) fn new(
+        config: &config::Upstream,
+        own_locality: Option<&Locality>,
+        threads: usize,
+        tls: Option<Arc<ClientTls>>,
+    ) -> Self {
         let reused = config.max_connections.is_none() || threads == 1;
         let most = config.max_requests_per_connection.map_or(u32::MAX, NonZeroU32::get);
         Self {
@@ -73,6 +80,7 @@ impl Upstream {
             service: config.service().to_owned(),
             protocol: config.protocol,
             circuit: Circuit::default(),
+            tls,
             pool_idle: config.pool_idle_ms.map(Duration::from_millis),
             requests_per_connection: if reused { most } else { 1 },
             connections: config.max_connections.map(|limit| Gate::of(connection_limit(limit, config))),

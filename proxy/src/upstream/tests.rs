@@ -6,7 +6,7 @@ use super::*;
 use crate::config::{Balance, HashOn, OutlierDetection};
 
 fn upstream(config: &config::Upstream) -> (Arc<Upstream>, AtomicUsize) {
-    let (upstream, ids) = (Upstream::new(config, Some(&locality("a")), 1), AtomicUsize::new(0));
+    let (upstream, ids) = (Upstream::new(config, Some(&locality("a")), 1, None), AtomicUsize::new(0));
     upstream.update(&config.endpoints, &ids, Instant::now());
     (Arc::new(upstream), ids)
 }
@@ -201,7 +201,7 @@ fn a_subset_takes_what_carries_its_labels() {
     let parent = config(4, |n, endpoint| endpoint.labels = labels(["v1", "v2"][n % 2]));
     let subset_of = Some(config::SubsetOf { upstream: "u".into(), labels: labels("v2") });
     let subset = config::Upstream { subset_of, ..config::Upstream::new("u-v2", Vec::new()) };
-    let subset = Upstream::new(&subset, None, 1);
+    let subset = Upstream::new(&subset, None, 1, None);
     subset.update(&parent.endpoints, &AtomicUsize::new(0), Instant::now());
     let addresses: Vec<String> = subset.endpoints().iter().map(|e| e.address().to_owned()).collect();
     assert_eq!(addresses, ["e1:1", "e3:1"]);
