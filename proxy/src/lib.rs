@@ -2,11 +2,13 @@
 //!
 //! [`Config`] (YAML) → [`Proxy::start`] binds the listeners, then runs N data threads, each with its
 //! own runtime, sockets and connection pool, and one control thread that exports telemetry, follows
-//! the policy stream and answers the admin address. A request walks match → admit → pick → forward →
+//! the policy stream and answers the admin address. What a client sends is read strictly before it is
+//! believed (`connection`). A request walks match → admit → pick → forward →
 //! observe (`traffic`); what holds it back is pure and tested without a network (`regulate`); what is
 //! seen of it leaves as OTLP (`telemetry`).
 
 mod config;
+mod connection;
 mod control;
 mod counters;
 mod proxy;
@@ -16,8 +18,8 @@ mod traffic;
 mod workload;
 
 pub use config::{
-    AccessLog, Config, ConfigError, Direction, Limits, Listener, Match, PolicySource, Protocol, Route, Telemetry,
-    Timeouts, Upstream, suggest,
+    AccessLog, Config, ConfigError, Connect, Direction, Http, Limits, Listener, ListenerProtocol, Match, PolicySource,
+    Protocol, Route, Telemetry, Timeouts, Upstream, suggest,
 };
 pub use counters::Counters;
 pub use proxy::{Proxy, StartError};

@@ -17,11 +17,11 @@ use tokio::time::Instant;
 use weir_policy::{Policy, PolicySet};
 
 use crate::{
-    config::{Config, Direction, Match, Protocol, Timeouts},
+    config::{Config, Connect, Direction, Http, ListenerProtocol, Match, Protocol, Timeouts},
     counters::Tally,
     regulate::{Circuit, Gate},
     telemetry::{RouteStats, SpanSender},
-    traffic::PeakEwma,
+    traffic::{PeakEwma, Via},
 };
 
 /// The proxy as requests see it.
@@ -30,6 +30,9 @@ pub(crate) struct Workload {
     pub(crate) instance: String,
     pub(crate) servers: Option<u32>,
     pub(crate) listeners: Vec<Vec<Arc<Route>>>,
+    /// What each listener takes, in the same order.
+    pub(crate) accepts: Vec<Accepts>,
+    pub(crate) http: Http,
     pub(crate) upstreams: Vec<Arc<Upstream>>,
     pub(crate) timeouts: Timeouts,
     pub(crate) span_ratio: f64,
@@ -40,6 +43,16 @@ pub(crate) struct Workload {
     /// What is enforced now; the gates and circuits hold its numbers.
     pub(crate) applied: ArcSwap<PolicySet>,
     static_policy: PolicySet,
+}
+
+/// What a listener takes besides requests that match a route.
+pub(crate) struct Accepts {
+    pub(crate) protocol: ListenerProtocol,
+    pub(crate) connect: Connect,
+    /// Where plain TCP goes.
+    pub(crate) tcp: Option<Arc<Route>>,
+    /// What this listener adds to `Via`, by which it knows a request that comes round again.
+    pub(crate) via: Via,
 }
 
 /// One route of one listener.
@@ -77,27 +90,32 @@ impl Workload {
     pub(crate) fn new(config: &Config, first: SocketAddr, tally: Arc<Tally>, spans: Option<SpanSender>) -> Self {
         let upstreams = upstreams(config);
         let by_name: HashMap<&str, &Arc<Upstream>> = upstreams.iter().map(|u| (u.name.as_str(), u)).collect();
+        let named = |name: &str| (*by_name.get(name).expect("validated: the upstream exists")).clone();
+        let response = config.timeouts.response();
         let listeners = config.listeners.iter().map(|listener| {
             let routes = listener.routes.iter().map(|route| {
-                let upstream = (*by_name.get(route.upstream.as_str()).expect("validated: the upstream exists")).clone();
-                Arc::new(Route {
-                    name: route.name.clone().unwrap_or_else(|| upstream.name.clone()),
-                    direction: listener.direction,
-                    upstream,
-                    timeout: route.timeout_ms.map_or(config.timeouts.response(), Duration::from_millis),
-                    gate: Gate::default(),
-                    circuit: Circuit::default(),
-                    stats: RouteStats::default(),
-                    matches: route.matches.clone(),
-                })
+                let upstream = named(&route.upstream);
+                let timeout = route.timeout_ms.map_or(response, Duration::from_millis);
+                Route::new(route.name.clone(), listener.direction, upstream, timeout, route.matches.clone())
             });
             routes.collect()
+        });
+        let accepts = config.listeners.iter().enumerate().map(|(index, listener)| Accepts {
+            protocol: listener.protocol,
+            connect: listener.connect,
+            tcp: listener
+                .upstream
+                .as_deref()
+                .map(|upstream| Route::new(None, listener.direction, named(upstream), response, Match::default())),
+            via: Via::new(index),
         });
         let workload = Self {
             service: config.service.clone(),
             instance: config.instance.clone().unwrap_or_else(|| first.to_string()),
             servers: config.servers,
             listeners: listeners.collect(),
+            accepts: accepts.collect(),
+            http: config.http,
             upstreams,
             timeouts: config.timeouts,
             span_ratio: config.telemetry.span_ratio,
@@ -138,7 +156,7 @@ impl Workload {
 
     /// Every route of every listener.
     pub(crate) fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
-        self.listeners.iter().flatten()
+        self.listeners.iter().flatten().chain(self.accepts.iter().filter_map(|a| a.tcp.as_ref()))
     }
 
     /// How many endpoints there are.
@@ -149,6 +167,27 @@ impl Workload {
     /// The first route of a listener that matches.
     pub(crate) fn route<B>(&self, listener: usize, request: &Request<B>) -> Option<Arc<Route>> {
         self.listeners[listener].iter().find(|route| route.matches.accepts(request)).cloned()
+    }
+}
+
+impl Route {
+    fn new(
+        name: Option<String>,
+        direction: Direction,
+        upstream: Arc<Upstream>,
+        timeout: Duration,
+        matches: Match,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            name: name.unwrap_or_else(|| upstream.name.clone()),
+            direction,
+            upstream,
+            timeout,
+            gate: Gate::default(),
+            circuit: Circuit::default(),
+            stats: RouteStats::default(),
+            matches,
+        })
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use weir_policy::{Breaker, Policy, PolicySet};
 
-use crate::config::{Config, ConfigError, Listener};
+use crate::config::{Config, ConfigError, Listener, ListenerProtocol};
 
 impl Config {
     /// Checks what the types cannot.
@@ -20,6 +20,7 @@ impl Config {
         self.check_upstreams()?;
         self.check_listeners()?;
         self.check_telemetry()?;
+        self.http.validate()?;
         self.static_policy().validate().map_err(|e| ConfigError(format!("limits: {e}")))
     }
 
@@ -71,8 +72,9 @@ impl Config {
 
     fn check_listeners(&self) -> Result<(), ConfigError> {
         let mut route_names = HashSet::new();
-        for (i, Listener { routes, .. }) in self.listeners.iter().enumerate() {
-            check(!routes.is_empty(), || format!("listeners[{i}].routes is empty: every request would get a 404"))?;
+        for (i, listener) in self.listeners.iter().enumerate() {
+            self.check_protocol(i, listener)?;
+            let routes = &listener.routes;
             for (j, route) in routes.iter().enumerate() {
                 let known = self.upstreams.iter().any(|u| u.name == route.upstream);
                 check(known, || {
@@ -86,6 +88,31 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// Routes are for HTTP, an upstream of its own for TCP; `detect` needs both.
+    fn check_protocol(&self, i: usize, listener: &Listener) -> Result<(), ConfigError> {
+        let Listener { protocol, routes, upstream, .. } = listener;
+        let (http, tcp) = match protocol {
+            ListenerProtocol::Http => (true, false),
+            ListenerProtocol::Tcp => (false, true),
+            ListenerProtocol::Detect => (true, true),
+        };
+        check(!http || !routes.is_empty(), || {
+            format!("listeners[{i}].routes is empty: every request would get a 404")
+        })?;
+        check(http || routes.is_empty(), || {
+            format!("listeners[{i}].routes: requests are not read where protocol is tcp; use `upstream`")
+        })?;
+        match upstream {
+            None => check(!tcp, || format!("listeners[{i}].upstream is missing: plain TCP needs one")),
+            Some(_) if !tcp => Err(ConfigError(format!(
+                "listeners[{i}].upstream: only plain TCP goes there; set protocol to tcp or detect, or use `routes`"
+            ))),
+            Some(name) => check(self.upstreams.iter().any(|u| u.name == *name), || {
+                format!("listeners[{i}].upstream: no upstream is named {name:?}")
+            }),
+        }
     }
 
     fn check_telemetry(&self) -> Result<(), ConfigError> {

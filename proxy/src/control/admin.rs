@@ -97,12 +97,19 @@ fn metrics(workload: &Workload) -> String {
         ("logs_dropped_total", "counter", counters.logs_dropped),
         ("policies_applied_total", "counter", counters.policies_applied),
         ("policies_refused_total", "counter", counters.policies_refused),
+        ("slow_clients_total", "counter", counters.slow_clients),
+        ("connections_refused_total", "counter", counters.connections_refused),
+        ("tunnels_total", "counter", counters.tunnels),
         ("policy_sequence", "gauge", workload.applied.load().sequence),
         ("in_flight", "gauge", u64::from(in_flight)),
         ("queued", "gauge", queued as u64),
     ] {
         // writing to a String cannot fail
         let _ = writeln!(text, "# TYPE weir_proxy_{name} {kind}\nweir_proxy_{name} {value}");
+    }
+    let _ = writeln!(text, "# TYPE weir_proxy_refused_requests_total counter");
+    for (violation, count) in workload.tally.refused() {
+        let _ = writeln!(text, "weir_proxy_refused_requests_total{{reason={:?}}} {count}", violation.as_str());
     }
     breakers(workload, &mut text);
     durations(workload, &mut text);

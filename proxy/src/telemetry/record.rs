@@ -15,6 +15,8 @@ pub(crate) struct SpanRecord {
     pub(crate) duration_ns: u64,
     pub(crate) method: Method,
     pub(crate) path: Option<PathAndQuery>,
+    /// What a tunnel carried: `tcp`, or what the request asked for. Nothing for requests with an answer.
+    pub(crate) tunnel: Option<HeaderValue>,
     /// `service/instance` of the caller, as its sidecar said; inbound only.
     pub(crate) caller: Option<HeaderValue>,
     pub(crate) status: u16,
@@ -52,6 +54,10 @@ pub(crate) enum Failure {
     UpstreamTimeout,
     UpstreamReset,
     ClientDisconnected,
+    RequestTooLarge,
+    RequestTooSlow,
+    RequestMalformed,
+    TunnelIdle,
 }
 
 impl SpanRecord {
@@ -93,6 +99,10 @@ impl Failure {
             Self::UpstreamTimeout => "upstream_timeout",
             Self::UpstreamReset => "upstream_reset",
             Self::ClientDisconnected => "client_disconnected",
+            Self::RequestTooLarge => "request_too_large",
+            Self::RequestTooSlow => "request_too_slow",
+            Self::RequestMalformed => "request_malformed",
+            Self::TunnelIdle => "tunnel_idle",
         }
     }
 }

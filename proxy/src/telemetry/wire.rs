@@ -195,6 +195,7 @@ mod tests {
             start_unix_nano: 1_700_000_000_000_000_000,
             duration_ns: 12_345_678,
             method: Method::POST,
+            tunnel: None,
             path: Some("/v1/generate?secret=1".parse().unwrap()),
             caller: Some(HeaderValue::from_static("tokenizer/tokenizer-0")),
             status: 504,

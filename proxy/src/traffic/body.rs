@@ -28,6 +28,10 @@ pub(crate) struct Observed {
 }
 
 impl ProxyBody {
+    pub(crate) fn empty() -> Self {
+        Self::Own(Full::default())
+    }
+
     pub(crate) fn text(text: String) -> Self {
         Self::Own(Full::new(Bytes::from(text)))
     }

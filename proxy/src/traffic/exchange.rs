@@ -3,7 +3,7 @@
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
-use http::Request;
+use http::{HeaderValue, Request};
 use tokio::time::Instant;
 
 use crate::{
@@ -37,6 +37,7 @@ impl Exchange {
             duration_ns: 0,
             method: request.method().clone(),
             path: request.uri().path_and_query().cloned(),
+            tunnel: None,
             caller: request.headers().get(PEER).cloned(),
             status: 0,
             action: Action::Admitted,
@@ -112,6 +113,24 @@ impl Exchange {
         self.record().failure = Some(failure);
         self.record().status = status;
         self.upstream_said(true, true);
+    }
+
+    /// Books a fault of the client's, of which the upstream is innocent.
+    pub(crate) fn client_failed(mut self, failure: Failure, status: u16) {
+        self.record().failure = Some(failure);
+        self.record().status = status;
+        self.settled = true;
+    }
+
+    /// Books that it became a tunnel of `protocol`.
+    pub(crate) fn tunnels(&mut self, protocol: HeaderValue) {
+        self.record().tunnel = Some(protocol);
+    }
+
+    /// The tunnel was closed because nothing moved in it.
+    pub(crate) fn idle(mut self) {
+        self.record().failure = Some(Failure::TunnelIdle);
+        self.settled = true;
     }
 
     /// Books bytes of the answer's body.

@@ -1,13 +1,14 @@
 //! From a request to an answer: match → admit → pick → forward.
 
-use std::rc::Rc;
+use std::{rc::Rc, sync::Arc};
 
 use http::{
-    HeaderValue, Request, Response, StatusCode, Uri, Version,
-    header::{CONTENT_TYPE, HOST, RETRY_AFTER},
+    HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
+    header::{CONTENT_TYPE, EXPECT, HOST, RETRY_AFTER},
     uri::{Authority, PathAndQuery, Scheme},
 };
-use hyper::body::Incoming;
+use hyper::{body::Incoming, ext::on_informational};
+use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
 use crate::{
@@ -19,10 +20,14 @@ use crate::{
         balance::Pick,
         body::ProxyBody,
         exchange::Exchange,
-        headers::{PEER, REASON, set_host, strip_hop_by_hop},
+        headers::{PEER, REASON, join_cookies, set_host, strip_hop_by_hop},
         lm::Tokens,
         pool::{Connection, Lease},
+        request_body::{Continue, Fault, RequestBody},
         serve::Worker,
+        tunnel,
+        upgrade::Upgrade,
+        vet::{Rejection, vet},
     },
     workload::Route,
 };
@@ -37,25 +42,49 @@ const MAX_STALE: usize = 3;
 /// Answers one request.
 pub(crate) async fn handle(worker: Rc<Worker>, listener: usize, mut request: Request<Incoming>) -> Response<ProxyBody> {
     add(&worker.workload.tally.requests, 1);
+    if let Err(rejection) = vet(&request, &worker.workload.accepts[listener], &worker.workload.http) {
+        return reject(&worker, rejection, is_grpc(&request));
+    }
     let Some(route) = worker.workload.route(listener, &request) else {
         return own(StatusCode::NOT_FOUND, "no_route", "no route matches this request", false);
     };
-    let grpc = is_grpc(&request);
+    let (grpc, received) = (is_grpc(&request), request.version());
     let mut exchange = Exchange::begin(&worker, route.clone(), &request);
     let give_up = exchange.started() + route.timeout;
     if let Err(refusal) = admit(&worker, &route, &mut exchange, give_up).await {
         return shed(exchange, refusal, grpc);
     }
     exchange.picked(Pick::of(&route.upstream, Instant::now()));
+    let upgrade = Upgrade::wanted(&mut request);
+    if upgrade.is_none() && request.method() == Method::CONNECT {
+        return connect(&worker, exchange, &mut request).await;
+    }
     prepare(&worker, &route, &exchange, &mut request);
+    worker.workload.accepts[listener].via.sign(request.headers_mut(), received);
+    if let Some(upgrade) = &upgrade {
+        upgrade.ask(request.headers_mut());
+    }
+    let (request, fault) = body_held(&worker, request);
     let sent = tokio::time::timeout_at(give_up, send(&worker, &exchange, request)).await;
     match sent.unwrap_or(Err(Failure::UpstreamTimeout)) {
-        Ok((response, lease)) => pass_on(response, lease, exchange),
-        Err(failure) => fail(exchange, failure, grpc),
+        Ok((response, lease)) => match upgrade {
+            Some(upgrade) if Upgrade::granted(&response) => switch(&worker, response, upgrade, exchange),
+            _ if Upgrade::granted(&response) => fail(exchange, Failure::UpstreamReset, grpc),
+            _ => pass_on(response, lease, exchange),
+        },
+        Err(failure) => match fault.and_then(|fault| fault.get()) {
+            Some(fault) => client_fault(&worker, exchange, fault, grpc),
+            None => fail(exchange, failure, grpc),
+        },
     }
 }
 
-async fn admit(worker: &Worker, route: &Route, exchange: &mut Exchange, give_up: Instant) -> Result<(), Refusal> {
+pub(super) async fn admit(
+    worker: &Worker,
+    route: &Route,
+    exchange: &mut Exchange,
+    give_up: Instant,
+) -> Result<(), Refusal> {
     let now = exchange.started();
     match route.direction {
         Direction::Inbound => {
@@ -87,7 +116,8 @@ fn prepare(worker: &Worker, route: &Route, exchange: &Exchange, request: &mut Re
     let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     match route.upstream.protocol {
         Protocol::Http1 => {
-            set_host(headers, &uri);
+            join_cookies(headers);
+            set_host(headers, &uri, exchange.pick().map_or("", |pick| &pick.endpoint().address));
             *request.version_mut() = Version::HTTP_11;
             *request.uri_mut() = Uri::from(path);
         }
@@ -104,19 +134,37 @@ fn prepare(worker: &Worker, route: &Route, exchange: &Exchange, request: &mut Re
     }
 }
 
+/// The request with its body held to its bounds, and back until the upstream wants it.
+fn body_held(worker: &Worker, request: Request<Incoming>) -> (Request<RequestBody>, Option<Fault>) {
+    let (parts, incoming) = request.into_parts();
+    let asks_first = parts.version == Version::HTTP_11 && parts.headers.contains_key(EXPECT);
+    let wanted = asks_first.then(Arc::<Continue>::default);
+    let workload = &worker.workload;
+    let (body, fault) = RequestBody::new(incoming, &workload.http, &workload.timeouts, wanted.clone());
+    let mut request = Request::from_parts(parts, body);
+    if let Some(wanted) = wanted {
+        on_informational(&mut request, move |response| {
+            if response.status() == StatusCode::CONTINUE {
+                wanted.say();
+            }
+        });
+    }
+    (request, fault)
+}
+
 async fn send(
     worker: &Worker,
     exchange: &Exchange,
-    mut request: Request<Incoming>,
-) -> Result<(Response<Incoming>, Option<Lease>), Failure> {
+    mut request: Request<RequestBody>,
+) -> Result<(Response<Incoming>, Lease), Failure> {
     let pick = exchange.pick().ok_or(Failure::ConnectFailed)?;
     let protocol = pick.upstream.protocol;
     for attempt in 0.. {
         let kept_too = attempt < MAX_STALE;
         let (connection, kept) = worker.pool.connection(pick.endpoint(), protocol, kept_too).await?;
         let (sent, lease) = match connection {
-            Connection::Http1(mut lease) => (lease.sender.try_send_request(request).await, Some(lease)),
-            Connection::Http2(mut sender) => (sender.try_send_request(request).await, None),
+            Connection::Http1(mut lent) => (lent.sender.try_send_request(request).await, Lease::Http1(lent)),
+            Connection::Http2(mut sender, place) => (sender.try_send_request(request).await, Lease::Http2(place)),
         };
         match sent {
             Ok(response) => return Ok((response, lease)),
@@ -129,12 +177,68 @@ async fn send(
     Err(Failure::UpstreamReset)
 }
 
-fn pass_on(response: Response<Incoming>, lease: Option<Lease>, mut exchange: Exchange) -> Response<ProxyBody> {
+fn pass_on(response: Response<Incoming>, lease: Lease, mut exchange: Exchange) -> Response<ProxyBody> {
     let (mut parts, incoming) = response.into_parts();
     exchange.answered(parts.status.as_u16());
     strip_hop_by_hop(&mut parts.headers);
     let tokens = Tokens::of(parts.headers.get(CONTENT_TYPE));
-    Response::from_parts(parts, ProxyBody::upstream(incoming, tokens, exchange, lease))
+    Response::from_parts(parts, ProxyBody::upstream(incoming, tokens, exchange, Some(lease)))
+}
+
+/// The upstream leaves HTTP, and so does the client: what follows are bytes.
+fn switch(
+    worker: &Rc<Worker>,
+    mut response: Response<Incoming>,
+    upgrade: Upgrade,
+    mut exchange: Exchange,
+) -> Response<ProxyBody> {
+    exchange.answered(response.status().as_u16());
+    exchange.tunnels(upgrade.protocol.clone());
+    let upstream = hyper::upgrade::on(&mut response);
+    strip_hop_by_hop(response.headers_mut());
+    upgrade.grant(&mut response);
+    let (parts, _) = response.into_parts();
+    tunnel::start(worker, exchange, upgrade.client, async move {
+        let upgraded = upstream.await.map_err(std::io::Error::other)?;
+        Ok(Box::new(TokioIo::new(upgraded)) as Box<dyn tunnel::Stream>)
+    });
+    Response::from_parts(parts, ProxyBody::empty())
+}
+
+/// A tunnel to the endpoint that was picked.
+async fn connect(worker: &Rc<Worker>, mut exchange: Exchange, request: &mut Request<Incoming>) -> Response<ProxyBody> {
+    let client = hyper::upgrade::on(request);
+    match tunnel::connect(worker, &exchange).await {
+        Ok(upstream) => {
+            exchange.answered(StatusCode::OK.as_u16());
+            exchange.tunnels(HeaderValue::from_static("connect"));
+            tunnel::start(worker, exchange, client, async move { Ok(Box::new(upstream) as Box<dyn tunnel::Stream>) });
+            Response::new(ProxyBody::empty())
+        }
+        Err(failure) => fail(exchange, failure, false),
+    }
+}
+
+fn reject(worker: &Worker, rejection: Rejection, grpc: bool) -> Response<ProxyBody> {
+    if let Rejection::Malformed(violation) = rejection {
+        worker.workload.tally.refuse(violation);
+    }
+    let (status, reason, why) = rejection.answer();
+    own(status, reason, why, grpc)
+}
+
+/// The client broke its own request; the upstream is not to blame.
+fn client_fault(worker: &Worker, exchange: Exchange, fault: Failure, grpc: bool) -> Response<ProxyBody> {
+    let (status, why) = match fault {
+        Failure::RequestTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "the body is longer than http.max_body_bytes"),
+        Failure::RequestTooSlow => {
+            add(&worker.workload.tally.slow_clients, 1);
+            (StatusCode::REQUEST_TIMEOUT, "the body came too slowly")
+        }
+        _ => (StatusCode::BAD_REQUEST, "the body is not framed as announced, or broke off"),
+    };
+    exchange.client_failed(fault, status.as_u16());
+    own(status, fault.as_str(), why, grpc)
 }
 
 fn shed(exchange: Exchange, refusal: Refusal, grpc: bool) -> Response<ProxyBody> {
@@ -161,9 +265,7 @@ fn fail(mut exchange: Exchange, failure: Failure, grpc: bool) -> Response<ProxyB
         Failure::ConnectFailed => (StatusCode::BAD_GATEWAY, "the upstream refused the connection"),
         Failure::ConnectTimeout => (StatusCode::GATEWAY_TIMEOUT, "the upstream could not be connected in time"),
         Failure::UpstreamTimeout => (StatusCode::GATEWAY_TIMEOUT, "the upstream did not answer in time"),
-        Failure::UpstreamReset | Failure::ClientDisconnected => {
-            (StatusCode::BAD_GATEWAY, "the upstream closed the connection before it answered")
-        }
+        _ => (StatusCode::BAD_GATEWAY, "the upstream closed the connection before it answered"),
     };
     exchange.failed(failure, status.as_u16());
     exchange.complete(None);

@@ -1,21 +1,22 @@
 //! [`Pool`]: kept connections of one data thread; no lock, no other thread's business.
 //!
 //! HTTP/1.1: a connection is lent to one request and comes back when the response's body has ended.
-//! HTTP/2: one connection per endpoint carries everything this thread sends there.
+//! HTTP/2: requests share connections; when one carries as many streams as the peer allows, another is
+//! opened beside it (`pool::streams`).
 
-use std::{cell::RefCell, rc::Rc, time::Duration};
+mod streams;
 
-use hyper::{
-    body::Incoming,
-    client::conn::{http1, http2},
-};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use std::{cell::RefCell, rc::Rc};
+
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, time::Instant};
 
+use self::streams::{Place, Streams};
 use crate::{
     config::{Protocol, Timeouts},
     telemetry::Failure,
-    traffic::serve::LocalExecutor,
+    traffic::request_body::RequestBody,
     workload::Endpoint,
 };
 
@@ -26,31 +27,38 @@ const MAX_IDLE: usize = 256;
 pub(crate) struct Pool {
     timeouts: Timeouts,
     http1: Vec<RefCell<Vec<Idle>>>,
-    http2: Vec<RefCell<Option<http2::SendRequest<Incoming>>>>,
+    http2: Vec<Streams>,
 }
 
 /// A connection one request may use.
 pub(crate) enum Connection {
-    Http1(Lease),
-    Http2(http2::SendRequest<Incoming>),
+    Http1(Lent),
+    Http2(http2::SendRequest<RequestBody>, Place),
+}
+
+/// What a request holds of a connection until its answer has ended.
+pub(crate) enum Lease {
+    Http1(Lent),
+    /// One of its streams; given back when dropped.
+    Http2(#[expect(dead_code, reason = "held for its drop")] Place),
 }
 
 /// A lent HTTP/1.1 connection.
-pub(crate) struct Lease {
-    pub(crate) sender: http1::SendRequest<Incoming>,
+pub(crate) struct Lent {
+    pub(crate) sender: http1::SendRequest<RequestBody>,
     endpoint: usize,
     pool: Rc<Pool>,
 }
 
 struct Idle {
-    sender: http1::SendRequest<Incoming>,
+    sender: http1::SendRequest<RequestBody>,
     since: Instant,
 }
 
 impl Pool {
     pub(crate) fn new(endpoints: usize, timeouts: Timeouts) -> Self {
         let http1 = (0..endpoints).map(|_| RefCell::default()).collect();
-        let http2 = (0..endpoints).map(|_| RefCell::default()).collect();
+        let http2 = (0..endpoints).map(|_| Streams::default()).collect();
         Self { timeouts, http1, http2 }
     }
 
@@ -64,28 +72,28 @@ impl Pool {
         match protocol {
             Protocol::Http1 => {
                 if kept_too && let Some(sender) = self.idle(endpoint.id).await {
-                    return Ok((Connection::Http1(self.lease(sender, endpoint.id)), true));
+                    return Ok((Connection::Http1(self.lend(sender, endpoint.id)), true));
                 }
                 let sender = self.connect_http1(endpoint).await?;
-                Ok((Connection::Http1(self.lease(sender, endpoint.id)), false))
+                Ok((Connection::Http1(self.lend(sender, endpoint.id)), false))
             }
             Protocol::H2 => {
-                let kept = self.http2[endpoint.id].borrow().clone().filter(|sender| kept_too && !sender.is_closed());
-                if let Some(sender) = kept {
-                    return Ok((Connection::Http2(sender), true));
-                }
-                let sender = self.connect_http2(endpoint).await?;
-                *self.http2[endpoint.id].borrow_mut() = Some(sender.clone());
-                Ok((Connection::Http2(sender), false))
+                let (sender, place, kept) = self.http2[endpoint.id].place(self, endpoint, kept_too).await?;
+                Ok((Connection::Http2(sender, place), kept))
             }
         }
     }
 
-    fn lease(self: &Rc<Self>, sender: http1::SendRequest<Incoming>, endpoint: usize) -> Lease {
-        Lease { sender, endpoint, pool: self.clone() }
+    /// A TCP connection that is nobody else's.
+    pub(crate) async fn connect(&self, endpoint: &Endpoint) -> Result<TokioIo<TcpStream>, Failure> {
+        connect(endpoint.address.clone(), self.timeouts).await
     }
 
-    async fn idle(&self, endpoint: usize) -> Option<http1::SendRequest<Incoming>> {
+    fn lend(self: &Rc<Self>, sender: http1::SendRequest<RequestBody>, endpoint: usize) -> Lent {
+        Lent { sender, endpoint, pool: self.clone() }
+    }
+
+    async fn idle(&self, endpoint: usize) -> Option<http1::SendRequest<RequestBody>> {
         loop {
             // taken out before the await, so no borrow is held over it
             let Idle { mut sender, since } = self.http1[endpoint].borrow_mut().pop()?;
@@ -96,39 +104,30 @@ impl Pool {
         }
     }
 
-    async fn connect_http1(&self, endpoint: &Endpoint) -> Result<http1::SendRequest<Incoming>, Failure> {
+    async fn connect_http1(&self, endpoint: &Endpoint) -> Result<http1::SendRequest<RequestBody>, Failure> {
         let io = self.connect(endpoint).await?;
         let (sender, connection) = http1::handshake(io).await.map_err(|_| Failure::ConnectFailed)?;
         // it ends when the sender is dropped or the peer closes; how it ended is the request's to tell
-        tokio::task::spawn_local(connection);
+        tokio::task::spawn_local(connection.with_upgrades());
         Ok(sender)
-    }
-
-    async fn connect_http2(&self, endpoint: &Endpoint) -> Result<http2::SendRequest<Incoming>, Failure> {
-        let io = self.connect(endpoint).await?;
-        let mut builder = http2::Builder::new(LocalExecutor);
-        builder.timer(TokioTimer::new()).keep_alive_interval(Some(Duration::from_secs(10)));
-        let (sender, connection) = builder.handshake(io).await.map_err(|_| Failure::ConnectFailed)?;
-        tokio::task::spawn_local(connection);
-        Ok(sender)
-    }
-
-    async fn connect(&self, endpoint: &Endpoint) -> Result<TokioIo<TcpStream>, Failure> {
-        let connect = TcpStream::connect(endpoint.address.as_str());
-        let stream = tokio::time::timeout(self.timeouts.connect(), connect).await;
-        let stream = stream.map_err(|_| Failure::ConnectTimeout)?.map_err(|_| Failure::ConnectFailed)?;
-        // small answers must not wait for more to fill a packet; a socket that refuses still works
-        let _ = stream.set_nodelay(true);
-        Ok(TokioIo::new(stream))
     }
 }
 
 impl Lease {
     /// Gives the connection back once the response has been read to its end.
     pub(crate) fn give_back(self) {
-        let mut idle = self.pool.http1[self.endpoint].borrow_mut();
-        if !self.sender.is_closed() && idle.len() < MAX_IDLE {
-            idle.push(Idle { sender: self.sender, since: Instant::now() });
+        let Self::Http1(Lent { sender, endpoint, pool }) = self else { return };
+        let mut idle = pool.http1[endpoint].borrow_mut();
+        if !sender.is_closed() && idle.len() < MAX_IDLE {
+            idle.push(Idle { sender, since: Instant::now() });
         }
     }
+}
+
+async fn connect(address: String, timeouts: Timeouts) -> Result<TokioIo<TcpStream>, Failure> {
+    let stream = tokio::time::timeout(timeouts.connect(), TcpStream::connect(address)).await;
+    let stream = stream.map_err(|_| Failure::ConnectTimeout)?.map_err(|_| Failure::ConnectFailed)?;
+    // small answers must not wait for more to fill a packet; a socket that refuses still works
+    let _ = stream.set_nodelay(true);
+    Ok(TokioIo::new(stream))
 }

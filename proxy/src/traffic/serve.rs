@@ -1,23 +1,20 @@
-//! [`Worker`]: one data thread's share: it accepts, serves HTTP/1.1 and HTTP/2 on one port, and drains.
+//! [`Worker`]: one data thread's share: it accepts connections, bounds their number, and drains them.
 
-use std::{cell::Cell, convert::Infallible, io, net::SocketAddr, rc::Rc, sync::Arc};
+use std::{cell::Cell, io, net::SocketAddr, rc::Rc, sync::Arc};
 
 use http::HeaderValue;
-use hyper::{rt::Executor, service::service_fn};
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::{conn::auto, graceful::GracefulShutdown},
-};
+use hyper::rt::Executor;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
     time::Duration,
 };
-use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::warn;
 
 use crate::{
-    traffic::{forward::handle, pool::Pool},
+    counters::add,
+    traffic::{client, pool::Pool},
     workload::Workload,
 };
 
@@ -33,9 +30,14 @@ pub(crate) struct Worker {
     pub(crate) pool: Rc<Pool>,
     /// What outbound requests say of who sends them.
     pub(crate) identity: HeaderValue,
+    /// Connections and tunnels, which the drain waits for.
+    pub(crate) tasks: TaskTracker,
     connections: Cell<usize>,
     max_connections: usize,
 }
+
+/// Counts as an open connection until it is dropped.
+struct Open(Rc<Worker>);
 
 /// Runs what hyper spawns on this thread.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +60,7 @@ impl Worker {
         Rc::new(Self {
             pool: Rc::new(Pool::new(workload.endpoint_count(), workload.timeouts)),
             identity: HeaderValue::from_str(&identity).unwrap_or_else(|_| HeaderValue::from_static("unnamed")),
+            tasks: TaskTracker::new(),
             connections: Cell::new(0),
             max_connections,
             workload,
@@ -67,40 +70,37 @@ impl Worker {
     /// Serves every listener until `shutdown`; requests under way then get until the drain's end.
     pub(crate) async fn run(self: Rc<Self>, listeners: Vec<std::net::TcpListener>, shutdown: CancellationToken) {
         let drain = self.workload.timeouts.drain();
-        let graceful = Rc::new(GracefulShutdown::new());
         let mut accepting = tokio::task::JoinSet::new();
         for (index, listener) in listeners.into_iter().enumerate() {
             match TcpListener::from_std(listener) {
                 Ok(listener) => {
-                    accepting.spawn_local(self.clone().accept(index, listener, graceful.clone(), shutdown.clone()));
+                    accepting.spawn_local(self.clone().accept(index, listener, shutdown.clone()));
                 }
                 Err(error) => warn!(%error, "a listener cannot be used"),
             }
         }
         while accepting.join_next().await.is_some() {}
-        let Some(graceful) = Rc::into_inner(graceful) else { return };
-        if tokio::time::timeout(drain, graceful.shutdown()).await.is_err() {
+        self.tasks.close();
+        if tokio::time::timeout(drain, self.tasks.wait()).await.is_err() {
             warn!("requests were still under way at the end of the drain");
         }
     }
 
-    async fn accept(
-        self: Rc<Self>,
-        index: usize,
-        listener: TcpListener,
-        graceful: Rc<GracefulShutdown>,
-        shutdown: CancellationToken,
-    ) {
+    async fn accept(self: Rc<Self>, index: usize, listener: TcpListener, shutdown: CancellationToken) {
         loop {
             let accepted = tokio::select! {
                 biased;
-                () = shutdown.cancelled() => return,
+                // what the kernel has accepted already would be reset with the socket: it comes first
                 accepted = listener.accept() => accepted,
+                () = shutdown.cancelled() => return,
             };
             match accepted {
                 // one too many is closed at once: a client sees that, and a backlog would only hide it
-                Ok((stream, _)) if self.connections.get() >= self.max_connections => drop(stream),
-                Ok((stream, _)) => self.clone().serve(index, stream, &graceful),
+                Ok((stream, _)) if self.connections.get() >= self.max_connections => {
+                    add(&self.workload.tally.connections_refused, 1);
+                    drop(stream);
+                }
+                Ok((stream, _)) => self.clone().serve(index, stream, shutdown.clone()),
                 Err(error) => {
                     warn!(%error, "cannot accept");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -109,26 +109,21 @@ impl Worker {
         }
     }
 
-    fn serve(self: Rc<Self>, index: usize, stream: TcpStream, graceful: &GracefulShutdown) {
+    fn serve(self: Rc<Self>, index: usize, stream: TcpStream, shutdown: CancellationToken) {
         // small answers must not wait for more to fill a packet; a socket that refuses still works
         let _ = stream.set_nodelay(true);
-        let mut builder = auto::Builder::new(LocalExecutor);
-        builder.http1().timer(TokioTimer::new()).header_read_timeout(self.workload.timeouts.header_read());
-        builder.http2().timer(TokioTimer::new()).keep_alive_interval(Some(Duration::from_secs(30)));
-        let worker = self.clone();
-        let service = service_fn(move |request| {
-            let worker = worker.clone();
-            async move { Ok::<_, Infallible>(handle(worker, index, request).await) }
-        });
-        let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
-        let served = graceful.watch(connection);
         self.connections.set(self.connections.get() + 1);
-        tokio::task::spawn_local(async move {
-            if let Err(error) = served.await {
-                debug!(%error, "connection ended");
-            }
-            self.connections.set(self.connections.get() - 1);
+        let open = Open(self.clone());
+        self.tasks.clone().spawn_local(async move {
+            client::serve(self, index, stream, shutdown).await;
+            drop(open);
         });
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.connections.set(self.0.connections.get() - 1);
     }
 }
 
