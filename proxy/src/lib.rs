@@ -13,8 +13,11 @@ mod control;
 mod counters;
 mod proxy;
 mod regulate;
+mod reload;
+mod sockets;
 mod telemetry;
 mod traffic;
+mod watch_file;
 mod workload;
 
 pub use config::{
@@ -23,3 +26,5 @@ pub use config::{
 };
 pub use counters::Counters;
 pub use proxy::{Proxy, StartError};
+pub use reload::ReloadError;
+pub use watch_file::watch_file;

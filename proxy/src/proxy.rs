@@ -2,25 +2,33 @@
 
 use std::{io, net::SocketAddr, sync::Arc, thread::JoinHandle};
 
-use tokio::{net::TcpListener, runtime, task::LocalSet};
+use arc_swap::ArcSwap;
+use tokio::{
+    net::TcpListener,
+    runtime,
+    sync::{mpsc, oneshot},
+    task::LocalSet,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::Endpoint;
 use weir_policy::PolicySet;
 
 use crate::{
     config::{Config, ConfigError, PolicySource},
-    control::{Follower, StateFile, serve_admin},
+    control::{Admin, Follower, StateFile, serve_admin},
     counters::{Counters, Tally},
+    reload::{ReloadError, Reloader, Status},
+    sockets::{Addresses, Sockets, bind_admin, bind_missing},
     telemetry::{self, Exporter},
-    traffic::{Worker, bind},
-    workload::Workload,
+    traffic::{DataThread, Order},
+    workload::{Current, Workload, listener_keys},
 };
 
 /// A running sidecar.
 pub struct Proxy {
-    addresses: Vec<SocketAddr>,
     admin: Option<SocketAddr>,
-    workload: Arc<Workload>,
+    current: Current,
+    reloader: Reloader,
     draining: CancellationToken,
     stopping: CancellationToken,
     data: Vec<JoinHandle<()>>,
@@ -54,8 +62,6 @@ pub enum StartError {
     Thread(io::Error),
 }
 
-type Sockets = Vec<std::net::TcpListener>;
-
 impl Proxy {
     /// Binds every address, then starts; when it returns, connections are accepted.
     ///
@@ -63,42 +69,53 @@ impl Proxy {
     /// What cannot be used, and why; nothing runs then.
     pub fn start(config: Config) -> Result<Self, StartError> {
         config.validate()?;
-        let (addresses, threads) = bind_all(&config)?;
+        let keys = listener_keys(&config);
+        let (addresses, sockets) = bind_missing(&keys, config.thread_count(), &Addresses::new())?;
         let admin = config.admin.map(bind_admin).transpose()?;
         let admin_address = admin.as_ref().and_then(|a| a.local_addr().ok());
         let state = state_file(&config)?;
-        let tally = Arc::new(Tally::default());
         let (spans, records) = match &config.telemetry.otlp {
             Some(_) => Some(telemetry::channel(&config.telemetry)).unzip(),
             None => (None, None),
         };
-        let workload = Arc::new(Workload::new(&config, addresses[0], tally, spans));
+        let workload = Arc::new(Workload::new(&config, addresses[&keys[0]], Arc::new(Tally::default()), spans));
+        let current: Current = Arc::new(ArcSwap::new(workload.clone()));
         let (draining, stopping) = (CancellationToken::new(), CancellationToken::new());
-        let exporter = records.map(|records| (config.telemetry.clone(), records));
+        let status = Status { reloads: 0, refused: None, config: Arc::new(config.clone()) };
+        let status = Arc::new(ArcSwap::from_pointee(status));
         let control = Control {
-            workload: workload.clone(),
-            exporter,
+            current: current.clone(),
+            exporter: records.map(|records| (config.telemetry.clone(), records)),
             policy: config.policy.clone().map(|source| (source, state)),
             admin,
+            status: status.clone(),
             draining: draining.clone(),
             stopping: stopping.clone(),
         };
         let control = spawn("control", move |runtime| runtime.block_on(control.run()))?;
-        let start_data = |sockets: Sockets| {
-            let (workload, shutdown) = (workload.clone(), draining.clone());
-            spawn("data", move |runtime| {
-                let worker = Worker::new(workload, config.max_connections);
-                LocalSet::new().block_on(runtime, worker.run(sockets, shutdown));
-            })
-        };
-        let data = threads.into_iter().map(start_data).collect::<Result<_, _>>()?;
-        Ok(Self { addresses, admin: admin_address, workload, draining, stopping, data, control })
+        let (orders, data) = start_data(&workload, sockets, &draining)?;
+        let reloader = Reloader::new(current.clone(), orders, addresses, status);
+        Ok(Self { admin: admin_address, current, reloader, draining, stopping, data, control })
     }
 
     /// Where it listens, in the order of the configuration's listeners.
     #[must_use]
-    pub fn addresses(&self) -> &[SocketAddr] {
-        &self.addresses
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.reloader.addresses()
+    }
+
+    /// Puts another configuration in force without losing a request: listeners that stay keep their sockets
+    /// and connections, new ones begin, others drain. When it returns, every thread obeys.
+    ///
+    /// # Errors
+    /// Why it is refused whole; the one before then stays.
+    pub async fn reload(&self, config: Config) -> Result<(), ReloadError> {
+        self.reloader.reload(config).await
+    }
+
+    /// Notes for the log and `/config` that a configuration could not even be read.
+    pub fn refuse_config(&self, why: &str) {
+        self.reloader.refuse(why);
     }
 
     /// Where `/metrics` and the like are answered.
@@ -110,13 +127,13 @@ impl Proxy {
     /// What was counted so far.
     #[must_use]
     pub fn counters(&self) -> Counters {
-        self.workload.tally.read()
+        self.current.load().tally.read()
     }
 
     /// What is enforced now.
     #[must_use]
     pub fn policy(&self) -> Arc<PolicySet> {
-        self.workload.applied.load_full()
+        self.current.load().applied.load_full()
     }
 
     /// Resolves when somebody asked it to drain at the admin address.
@@ -131,72 +148,65 @@ impl Proxy {
         join(self.data).await;
         self.stopping.cancel();
         join(vec![self.control]).await;
-        self.workload.tally.read()
+        self.current.load().tally.read()
     }
 }
 
 /// What the control thread runs.
 struct Control {
-    workload: Arc<Workload>,
-    exporter: Option<(crate::config::Telemetry, tokio::sync::mpsc::Receiver<telemetry::SpanRecord>)>,
+    current: Current,
+    exporter: Option<(crate::config::Telemetry, mpsc::Receiver<telemetry::SpanRecord>)>,
     policy: Option<(PolicySource, Option<StateFile>)>,
     admin: Option<std::net::TcpListener>,
+    status: Arc<ArcSwap<Status>>,
     draining: CancellationToken,
     stopping: CancellationToken,
 }
 
 impl Control {
     async fn run(self) {
-        let Self { workload, exporter, policy, admin, draining, stopping } = self;
+        let Self { current, exporter, policy, admin, status, draining, stopping } = self;
         let tasks = TaskTracker::new();
         if let Some((telemetry, records)) = exporter
             && let Some(endpoint) = telemetry.otlp.clone().and_then(|url| Endpoint::from_shared(url).ok())
         {
-            let exporter = Exporter::new(telemetry, workload.clone(), records, endpoint.connect_lazy());
+            let exporter = Exporter::new(telemetry, current.clone(), records, endpoint.connect_lazy());
             tasks.spawn(exporter.run(stopping.clone()));
         }
         if let Some((source, state)) = policy
             && let Ok(endpoint) = Endpoint::from_shared(source.from)
         {
-            let follower = Follower::new(workload.clone(), endpoint.connect_lazy(), state);
+            let follower = Follower::new(current.clone(), endpoint.connect_lazy(), state);
             tasks.spawn(follower.run(stopping.clone()));
         }
         if let Some(listener) = admin.and_then(|a| TcpListener::from_std(a).ok()) {
-            tasks.spawn(serve_admin(listener, workload, draining, stopping));
+            tasks.spawn(serve_admin(listener, Admin { current, status, drain: draining }, stopping));
         }
         tasks.close();
         tasks.wait().await;
     }
 }
 
-/// One socket per listener and thread; port 0 is chosen once and shared.
-fn bind_all(config: &Config) -> Result<(Vec<SocketAddr>, Vec<Sockets>), StartError> {
-    let mut addresses = Vec::new();
-    let mut threads: Vec<Sockets> = (0..config.thread_count()).map(|_| Vec::new()).collect();
-    for listener in &config.listeners {
-        let mut address = listener.address;
-        if address.port() != 0 {
-            // with SO_REUSEPORT a second proxy would silently share the port: ask without it first
-            std::net::TcpListener::bind(address).map_err(bind_error(address))?;
-        }
-        for sockets in &mut threads {
-            let socket = bind(address).map_err(bind_error(address))?;
-            address = socket.local_addr().map_err(bind_error(address))?;
-            sockets.push(socket);
-        }
-        addresses.push(address);
+/// Starts a thread for each set of sockets, with its first order.
+fn start_data(
+    workload: &Arc<Workload>,
+    sockets: Vec<Sockets>,
+    draining: &CancellationToken,
+) -> Result<(Vec<mpsc::Sender<Order>>, Vec<JoinHandle<()>>), StartError> {
+    let (mut orders, mut threads) = (Vec::new(), Vec::new());
+    for sockets in sockets {
+        // one order at a time: a reload waits until the one before is obeyed
+        let (order, received) = mpsc::channel(1);
+        let first = Order { workload: workload.clone(), sockets, done: oneshot::channel().0 };
+        order.try_send(first).map_err(|_| StartError::Thread(io::Error::other("a new queue is full")))?;
+        let draining = draining.clone();
+        let run = move |runtime: &runtime::Runtime| {
+            LocalSet::new().block_on(runtime, DataThread::new(draining).run(received));
+        };
+        threads.push(spawn("data", run)?);
+        orders.push(order);
     }
-    Ok((addresses, threads))
-}
-
-fn bind_admin(address: SocketAddr) -> Result<std::net::TcpListener, StartError> {
-    let listener = std::net::TcpListener::bind(address).map_err(bind_error(address))?;
-    listener.set_nonblocking(true).map_err(bind_error(address))?;
-    Ok(listener)
-}
-
-fn bind_error(address: SocketAddr) -> impl Fn(io::Error) -> StartError {
-    move |source| StartError::Bind { address, source }
+    Ok((orders, threads))
 }
 
 fn state_file(config: &Config) -> Result<Option<StateFile>, StartError> {

@@ -1,6 +1,6 @@
 //! [`Workload`]: the configuration compiled into what requests touch; shared by all threads.
 //!
-//! Routes, upstreams and endpoints are fixed at start. Limits, breakers and counts are state beside
+//! Routes, upstreams and endpoints are fixed until the configuration is read again. Limits, breakers and counts are state beside
 //! them, so a policy changes a number and nothing is compiled again.
 
 use std::{
@@ -33,11 +33,12 @@ pub(crate) struct Workload {
     /// What each listener takes, in the same order.
     pub(crate) accepts: Vec<Accepts>,
     pub(crate) http: Http,
+    pub(crate) max_connections: usize,
     pub(crate) upstreams: Vec<Arc<Upstream>>,
     pub(crate) timeouts: Timeouts,
     pub(crate) span_ratio: f64,
     /// The limits of the service as a whole, at its inbound listeners.
-    pub(crate) gate: Gate,
+    pub(crate) gate: Arc<Gate>,
     pub(crate) tally: Arc<Tally>,
     pub(crate) spans: Option<SpanSender>,
     /// What is enforced now; the gates and circuits hold its numbers.
@@ -45,8 +46,19 @@ pub(crate) struct Workload {
     static_policy: PolicySet,
 }
 
+/// The workload in force, for those who outlive it.
+pub(crate) type Current = Arc<ArcSwap<Workload>>;
+
+/// By which a listener is known again after a reload: its address, and for port 0 which of those it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct ListenerKey {
+    pub(crate) address: SocketAddr,
+    pub(crate) nth: usize,
+}
+
 /// What a listener takes besides requests that match a route.
 pub(crate) struct Accepts {
+    pub(crate) key: ListenerKey,
     pub(crate) protocol: ListenerProtocol,
     pub(crate) connect: Connect,
     /// Where plain TCP goes.
@@ -62,9 +74,9 @@ pub(crate) struct Route {
     pub(crate) direction: Direction,
     pub(crate) upstream: Arc<Upstream>,
     pub(crate) timeout: Duration,
-    pub(crate) gate: Gate,
-    pub(crate) circuit: Circuit,
-    pub(crate) stats: RouteStats,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) circuit: Arc<Circuit>,
+    pub(crate) stats: Arc<RouteStats>,
     matches: Match,
 }
 
@@ -73,7 +85,7 @@ pub(crate) struct Upstream {
     pub(crate) name: String,
     pub(crate) protocol: Protocol,
     pub(crate) endpoints: Vec<Endpoint>,
-    pub(crate) circuit: Circuit,
+    pub(crate) circuit: Arc<Circuit>,
 }
 
 /// One address of an upstream and what is known of it.
@@ -88,45 +100,74 @@ pub(crate) struct Endpoint {
 impl Workload {
     /// Compiles `config`; `first` is the address of the first listener.
     pub(crate) fn new(config: &Config, first: SocketAddr, tally: Arc<Tally>, spans: Option<SpanSender>) -> Self {
-        let upstreams = upstreams(config);
+        let instance = config.instance.clone().unwrap_or_else(|| first.to_string());
+        let workload = Self::compile(config, instance, tally, spans, None);
+        workload.apply(Arc::new(workload.static_policy.clone()));
+        workload
+    }
+
+    /// Compiles what follows this one: same process, other routes. What is known of routes and upstreams
+    /// that stay is shared with it, and so is the policy.
+    pub(crate) fn succeeded_by(&self, config: &Config) -> Self {
+        let after = Self::compile(config, self.instance.clone(), self.tally.clone(), self.spans.clone(), Some(self));
+        after.inherit_policy(self);
+        after
+    }
+
+    /// Enforces what `before` does; the static limits, though, are its own.
+    pub(crate) fn inherit_policy(&self, before: &Self) {
+        let set = before.applied.load_full();
+        if set.policies == before.static_policy.policies {
+            self.apply(Arc::new(PolicySet { sequence: set.sequence, ..self.static_policy.clone() }));
+        } else {
+            self.apply(set);
+        }
+    }
+
+    fn compile(
+        config: &Config,
+        instance: String,
+        tally: Arc<Tally>,
+        spans: Option<SpanSender>,
+        before: Option<&Self>,
+    ) -> Self {
+        let upstreams = upstreams(config, before);
         let by_name: HashMap<&str, &Arc<Upstream>> = upstreams.iter().map(|u| (u.name.as_str(), u)).collect();
         let named = |name: &str| (*by_name.get(name).expect("validated: the upstream exists")).clone();
         let response = config.timeouts.response();
-        let listeners = config.listeners.iter().map(|listener| {
+        let mut known: Vec<&Arc<Route>> = before.iter().flat_map(|before| before.routes()).collect();
+        let (mut listeners, mut accepts) = (Vec::new(), Vec::new());
+        for (key, listener) in listener_keys(config).into_iter().zip(&config.listeners) {
             let routes = listener.routes.iter().map(|route| {
-                let upstream = named(&route.upstream);
                 let timeout = route.timeout_ms.map_or(response, Duration::from_millis);
-                Route::new(route.name.clone(), listener.direction, upstream, timeout, route.matches.clone())
+                let (name, upstream) = (route.name.clone(), named(&route.upstream));
+                Route::new(name, listener.direction, upstream, timeout, route.matches.clone()).known_by(&mut known)
             });
-            routes.collect()
-        });
-        let accepts = config.listeners.iter().enumerate().map(|(index, listener)| Accepts {
-            protocol: listener.protocol,
-            connect: listener.connect,
-            tcp: listener
-                .upstream
-                .as_deref()
-                .map(|upstream| Route::new(None, listener.direction, named(upstream), response, Match::default())),
-            via: Via::new(index),
-        });
-        let workload = Self {
+            listeners.push(routes.collect());
+            let tcp = listener.upstream.as_deref().map(|upstream| {
+                let route = Route::new(None, listener.direction, named(upstream), response, Match::default());
+                route.known_by(&mut known)
+            });
+            let via = Via::new(accepts.len());
+            accepts.push(Accepts { key, protocol: listener.protocol, connect: listener.connect, tcp, via });
+        }
+        Self {
             service: config.service.clone(),
-            instance: config.instance.clone().unwrap_or_else(|| first.to_string()),
+            instance,
             servers: config.servers,
-            listeners: listeners.collect(),
-            accepts: accepts.collect(),
+            listeners,
+            accepts,
             http: config.http,
+            max_connections: config.max_connections,
             upstreams,
             timeouts: config.timeouts,
             span_ratio: config.telemetry.span_ratio,
-            gate: Gate::default(),
+            gate: before.map(|before| before.gate.clone()).unwrap_or_default(),
             tally,
             spans,
             applied: ArcSwap::default(),
             static_policy: config.static_policy(),
-        };
-        workload.apply(Arc::new(workload.static_policy.clone()));
-        workload
+        }
     }
 
     /// Enforces `set`; what it does not mention is held to the static configuration.
@@ -177,17 +218,30 @@ impl Route {
         upstream: Arc<Upstream>,
         timeout: Duration,
         matches: Match,
-    ) -> Arc<Self> {
-        Arc::new(Self {
+    ) -> Self {
+        Self {
             name: name.unwrap_or_else(|| upstream.name.clone()),
             direction,
             upstream,
             timeout,
-            gate: Gate::default(),
-            circuit: Circuit::default(),
-            stats: RouteStats::default(),
+            gate: Arc::default(),
+            circuit: Arc::default(),
+            stats: Arc::default(),
             matches,
-        })
+        }
+    }
+
+    /// Shares limits, breaker and counts with the route of the same name before a reload, which no other
+    /// may then have.
+    fn known_by(mut self, known: &mut Vec<&Arc<Self>>) -> Arc<Self> {
+        let same = |route: &&Arc<Self>| route.name == self.name && route.direction == self.direction;
+        if let Some(at) = known.iter().position(same) {
+            let route = known.remove(at);
+            self.gate = route.gate.clone();
+            self.circuit = route.circuit.clone();
+            self.stats = route.stats.clone();
+        }
+        Arc::new(self)
     }
 }
 
@@ -215,7 +269,17 @@ fn breaker(policy: Option<&Policy>) -> Option<weir_policy::Breaker> {
     policy.and_then(|p| p.breaker)
 }
 
-fn upstreams(config: &Config) -> Vec<Arc<Upstream>> {
+/// The keys of the listeners, in their order.
+pub(crate) fn listener_keys(config: &Config) -> Vec<ListenerKey> {
+    let mut keys: Vec<ListenerKey> = Vec::with_capacity(config.listeners.len());
+    for listener in &config.listeners {
+        let nth = keys.iter().filter(|key| key.address == listener.address).count();
+        keys.push(ListenerKey { address: listener.address, nth });
+    }
+    keys
+}
+
+fn upstreams(config: &Config, before: Option<&Workload>) -> Vec<Arc<Upstream>> {
     let mut ids = 0..;
     let endpoint = |address: &String| Endpoint {
         id: ids.next().expect("a range without end"),
@@ -227,7 +291,9 @@ fn upstreams(config: &Config) -> Vec<Arc<Upstream>> {
     let upstream = |u: &crate::config::Upstream| {
         let endpoints = u.endpoints.iter().map(&mut endpoint).collect();
         let (name, protocol) = (u.name.clone(), u.protocol);
-        Arc::new(Upstream { name, protocol, endpoints, circuit: Circuit::default() })
+        let known = before.and_then(|before| before.upstreams.iter().find(|known| known.name == name));
+        let circuit = known.map(|known| known.circuit.clone()).unwrap_or_default();
+        Arc::new(Upstream { name, protocol, endpoints, circuit })
     };
     config.upstreams.iter().map(upstream).collect()
 }

@@ -1,4 +1,4 @@
-//! The admin address: `/metrics`, `/policy`, `/healthz`, and `POST /drain`.
+//! The admin address: `/metrics`, `/policy`, `/config`, `/healthz`, and `POST /drain`.
 
 use std::{
     convert::Infallible,
@@ -6,6 +6,7 @@ use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header::CONTENT_TYPE};
 use http_body_util::Full;
@@ -15,18 +16,26 @@ use tokio::{net::TcpListener, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::{telemetry::BOUNDS_S, workload::Workload};
+use crate::{
+    reload::Status,
+    telemetry::BOUNDS_S,
+    workload::{Current, Workload},
+};
 
 /// Scrapers and people; more at once are closed.
 const MAX_CONNECTIONS: usize = 64;
 
-/// Answers until `stop`; `drain` is what `POST /drain` begins.
-pub(crate) async fn serve(
-    listener: TcpListener,
-    workload: Arc<Workload>,
-    drain: CancellationToken,
-    stop: CancellationToken,
-) {
+/// What is told of the proxy, and what can be begun.
+#[derive(Clone)]
+pub(crate) struct Admin {
+    pub(crate) current: Current,
+    pub(crate) status: Arc<ArcSwap<Status>>,
+    /// What `POST /drain` begins.
+    pub(crate) drain: CancellationToken,
+}
+
+/// Answers until `stop`.
+pub(crate) async fn serve(listener: TcpListener, admin: Admin, stop: CancellationToken) {
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -36,9 +45,9 @@ pub(crate) async fn serve(
         };
         match accepted {
             Ok((stream, _)) if connections.len() < MAX_CONNECTIONS => {
-                let (workload, drain) = (workload.clone(), drain.clone());
+                let admin = admin.clone();
                 let service = service_fn(move |request| {
-                    let response = answer(&request, &workload, &drain);
+                    let response = answer(&request, &admin);
                     async move { Ok::<_, Infallible>(response) }
                 });
                 let mut builder = http1::Builder::new();
@@ -51,14 +60,19 @@ pub(crate) async fn serve(
     }
 }
 
-fn answer(request: &Request<Incoming>, workload: &Workload, drain: &CancellationToken) -> Response<Full<Bytes>> {
+fn answer(request: &Request<Incoming>, admin: &Admin) -> Response<Full<Bytes>> {
+    let (workload, drain) = (admin.current.load(), &admin.drain);
     const TEXT: &str = "text/plain; charset=utf-8";
     match (request.method(), request.uri().path()) {
         (&Method::GET, "/metrics") => {
-            respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", metrics(workload))
+            respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", metrics(&workload))
         }
         (&Method::GET, "/policy") => {
             let json = serde_json::to_string_pretty(&**workload.applied.load()).unwrap_or_default();
+            respond(StatusCode::OK, "application/json", json)
+        }
+        (&Method::GET, "/config") => {
+            let json = serde_json::to_string_pretty(&**admin.status.load()).unwrap_or_default();
             respond(StatusCode::OK, "application/json", json)
         }
         (&Method::GET, "/healthz") if drain.is_cancelled() => {
@@ -70,7 +84,11 @@ fn answer(request: &Request<Incoming>, workload: &Workload, drain: &Cancellation
             respond(StatusCode::ACCEPTED, TEXT, "draining\n".to_owned())
         }
         (_, "/drain") => respond(StatusCode::METHOD_NOT_ALLOWED, TEXT, "drain with POST\n".to_owned()),
-        _ => respond(StatusCode::NOT_FOUND, TEXT, "there is /metrics, /policy, /healthz and POST /drain\n".to_owned()),
+        _ => respond(
+            StatusCode::NOT_FOUND,
+            TEXT,
+            "there is /metrics, /policy, /config, /healthz and POST /drain\n".to_owned(),
+        ),
     }
 }
 

@@ -15,7 +15,12 @@ use weir_policy::{
     wire::proto::{self, policy_service_client::PolicyServiceClient},
 };
 
-use crate::{control::StateFile, counters::add, telemetry::jittered, workload::Workload};
+use crate::{
+    control::StateFile,
+    counters::add,
+    telemetry::jittered,
+    workload::{Current, Workload},
+};
 
 /// The first wait before the stream is opened again; it doubles up to [`MAX_BACKOFF`].
 const MIN_BACKOFF: Duration = Duration::from_millis(100);
@@ -28,7 +33,7 @@ const STATUSES: usize = 16;
 
 /// The loop that follows.
 pub(crate) struct Follower {
-    workload: Arc<Workload>,
+    current: Current,
     client: PolicyServiceClient<Channel>,
     state: Option<StateFile>,
     /// The newest set accepted: its sequence and when it was issued.
@@ -46,9 +51,9 @@ enum Event {
 
 impl Follower {
     /// Enforces what was kept of the last run, if anything.
-    pub(crate) fn new(workload: Arc<Workload>, channel: Channel, state: Option<StateFile>) -> Self {
+    pub(crate) fn new(current: Current, channel: Channel, state: Option<StateFile>) -> Self {
         let client = PolicyServiceClient::new(channel);
-        let mut follower = Self { workload, client, state, newest: (0, 0), decays: None };
+        let mut follower = Self { current, client, state, newest: (0, 0), decays: None };
         if let Some(set) = follower.state.as_ref().and_then(StateFile::read) {
             info!(sequence = set.sequence, "enforcing the policy kept from the last run");
             follower.enforce(set);
@@ -126,7 +131,7 @@ impl Follower {
     /// Enforces a set, or says why not.
     fn take(&mut self, set: proto::PolicySet) -> Result<(), String> {
         let set = PolicySet::try_from(set).map_err(|error| {
-            add(&self.workload.tally.policies_refused, 1);
+            add(&self.current.load().tally.policies_refused, 1);
             warn!(%error, "policy refused whole; the one before stays");
             error.to_string()
         })?;
@@ -153,18 +158,26 @@ impl Follower {
     fn enforce(&mut self, set: PolicySet) {
         self.newest = (set.sequence, set.issued_unix_nano);
         self.decays = set.ttl().map(|ttl| Instant::now() + ttl);
-        add(&self.workload.tally.policies_applied, 1);
-        self.workload.apply(Arc::new(set));
+        let set = Arc::new(set);
+        loop {
+            let workload = self.current.load_full();
+            workload.apply(set.clone());
+            // a reload in between may have missed it
+            if Arc::ptr_eq(&workload, &self.current.load()) {
+                return add(&workload.tally.policies_applied, 1);
+            }
+        }
     }
 
     fn decay(&mut self) {
         warn!(sequence = self.newest.0, "no news of the policy for its time to live; the static limits hold");
         self.decays = None;
-        self.workload.decay();
+        self.current.load().decay();
     }
 
     fn status(&self, refused: String) -> proto::ProxyStatus {
-        let Workload { service, instance, .. } = &*self.workload;
+        let workload = self.current.load();
+        let Workload { service, instance, .. } = &**workload;
         let (service, instance) = (service.clone(), instance.clone());
         proto::ProxyStatus { service, instance, applied_sequence: self.newest.0, refused }
     }

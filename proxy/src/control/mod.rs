@@ -5,6 +5,6 @@ mod admin;
 mod follow;
 mod state;
 
-pub(crate) use admin::serve as serve_admin;
+pub(crate) use admin::{Admin, serve as serve_admin};
 pub(crate) use follow::Follower;
 pub(crate) use state::StateFile;

@@ -103,7 +103,7 @@ mod tests {
     use parking_lot::Mutex;
 
     use super::*;
-    use crate::{config::Protocol, regulate::Circuit};
+    use crate::config::Protocol;
 
     fn upstream(n: usize) -> Arc<Upstream> {
         let endpoint = |id| Endpoint {
@@ -113,7 +113,7 @@ mod tests {
             latency: Mutex::new(PeakEwma::new(Instant::now())),
         };
         let endpoints = (0..n).map(endpoint).collect();
-        Arc::new(Upstream { name: "u".into(), protocol: Protocol::Http1, endpoints, circuit: Circuit::default() })
+        Arc::new(Upstream { name: "u".into(), protocol: Protocol::Http1, endpoints, circuit: Arc::default() })
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,6 +3,7 @@
 
 use std::{
     pin::Pin,
+    rc::Rc,
     task::{Context, Poll, ready},
 };
 
@@ -11,7 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
 
-use crate::traffic::{exchange::Exchange, lm::Tokens, pool::Lease};
+use crate::traffic::{exchange::Exchange, lm::Tokens, pool::Lease, request_body::Upload};
 
 /// A body of either kind.
 pub(crate) enum ProxyBody {
@@ -25,6 +26,7 @@ pub(crate) struct Observed {
     tokens: Option<Tokens>,
     exchange: Option<Exchange>,
     lease: Option<Lease>,
+    upload: Option<Rc<Upload>>,
 }
 
 impl ProxyBody {
@@ -40,9 +42,10 @@ impl ProxyBody {
         incoming: Incoming,
         tokens: Option<Tokens>,
         exchange: Exchange,
-        lease: Option<Lease>,
+        lease: Lease,
+        upload: Option<Rc<Upload>>,
     ) -> Self {
-        let mut observed = Observed { incoming, tokens, exchange: Some(exchange), lease };
+        let mut observed = Observed { incoming, tokens, exchange: Some(exchange), lease: Some(lease), upload };
         if observed.incoming.is_end_stream() {
             observed.end();
         }
@@ -66,7 +69,8 @@ impl Observed {
         if let Some(exchange) = self.exchange.take() {
             exchange.complete(self.tokens.as_ref().and_then(Tokens::usage));
         }
-        if let Some(lease) = self.lease.take() {
+        let all_sent = self.upload.take().is_none_or(|upload| upload.finish());
+        if let Some(lease) = self.lease.take().filter(|_| all_sent) {
             lease.give_back();
         }
     }

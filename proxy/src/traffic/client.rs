@@ -14,17 +14,12 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::Instant,
 };
-use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::{
     config::{Http, ListenerProtocol},
     connection::{Detected, Guard, Patience, Verdict, detect},
-    traffic::{
-        forward::handle,
-        serve::{LocalExecutor, Worker},
-        tunnel,
-    },
+    traffic::{forward::handle, listener::Slot, serve::LocalExecutor, tunnel},
 };
 
 /// Half a second that an idle HTTP/1.1 client gets when the proxy drains: longer than a request is on its way.
@@ -44,39 +39,37 @@ const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 const HEADERS_ON_STACK: usize = 100;
 
 /// Serves a connection to its end.
-pub(crate) async fn serve<S>(worker: Rc<Worker>, listener: usize, mut stream: S, draining: CancellationToken)
+pub(crate) async fn serve<S>(slot: Rc<Slot>, mut stream: S)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let Some((detected, ahead)) = first_bytes(&worker, listener, &mut stream, &draining).await else { return };
+    let Some((detected, ahead)) = first_bytes(&slot, &mut stream).await else { return };
+    let (worker, listener) = slot.current();
     let (tally, patience) = (worker.workload.tally.clone(), Patience(worker.workload.timeouts.write_idle()));
     let Http { max_header_bytes, max_control_frames_per_s, .. } = worker.workload.http;
+    let tcp = worker.workload.accepts[listener].tcp.clone();
     match detected {
         Detected::Http1 => {
             let guard = Guard::http1(stream, ahead, max_header_bytes, tally, patience);
-            http1(worker, listener, guard, draining).await;
+            http1(slot, guard).await;
         }
         Detected::Http2 => {
             let guard = Guard::http2(stream, ahead, max_control_frames_per_s, tally, patience);
-            http2(worker, listener, guard, draining).await;
+            http2(slot, guard).await;
         }
         Detected::Tcp => {
-            let Some(route) = worker.workload.accepts[listener].tcp.clone() else { return };
+            let Some(route) = tcp else { return };
             tunnel::tcp(worker, route, Guard::open(stream, ahead, tally, patience)).await;
         }
     }
 }
 
 /// What the client speaks and what it said so far; `None` when there is nothing to serve.
-async fn first_bytes<S>(
-    worker: &Worker,
-    listener: usize,
-    stream: &mut S,
-    draining: &CancellationToken,
-) -> Option<(Detected, Vec<u8>)>
+async fn first_bytes<S>(slot: &Slot, stream: &mut S) -> Option<(Detected, Vec<u8>)>
 where
     S: AsyncRead + Unpin,
 {
+    let (worker, listener) = slot.current();
     let timeouts = &worker.workload.timeouts;
     let (tcp_too, wait) = match worker.workload.accepts[listener].protocol {
         ListenerProtocol::Tcp => return Some((Detected::Tcp, Vec::new())),
@@ -84,13 +77,9 @@ where
         ListenerProtocol::Detect => (true, timeouts.detect()),
     };
     let found = detect(stream, tcp_too, Instant::now() + wait);
-    let lingered = async {
-        draining.cancelled().await;
-        tokio::time::sleep(LINGER).await;
-    };
     let found = tokio::select! {
         found = found => found,
-        () = lingered => return None,
+        () = lingered(slot) => return None,
     };
     found.unwrap_or_else(|error| {
         debug!(%error, "a connection ended before it said anything");
@@ -98,10 +87,11 @@ where
     })
 }
 
-async fn http1<S>(worker: Rc<Worker>, listener: usize, guard: Guard<S>, draining: CancellationToken)
+async fn http1<S>(slot: Rc<Slot>, guard: Guard<S>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let (worker, _) = slot.current();
     let Http { max_header_bytes, max_headers, .. } = worker.workload.http;
     let verdict = guard.verdict();
     let mut builder = http1::Builder::new();
@@ -110,14 +100,15 @@ where
     if max_headers != HEADERS_ON_STACK {
         builder.max_headers(max_headers);
     }
-    let closing = draining.clone();
-    let service = service_fn(move |request| {
-        let (worker, verdict, closing) = (worker.clone(), verdict.clone(), closing.clone());
+    drop(worker); // a connection that lasts must not keep an old configuration
+    let service = service_fn(|request| {
+        let (slot, verdict) = (slot.clone(), verdict.clone());
         async move {
             let asked_connect = request_is_connect(&request);
+            let (worker, listener) = slot.current();
             let mut response = handle(worker, listener, request).await;
             settle(&verdict, asked_connect, response.status());
-            if closing.is_cancelled() {
+            if slot.draining.is_cancelled() {
                 response.headers_mut().entry(http::header::CONNECTION).or_insert(CLOSE);
             }
             Ok::<_, Infallible>(response)
@@ -125,13 +116,9 @@ where
     });
     let connection = builder.serve_connection(TokioIo::new(guard), service).with_upgrades();
     let mut connection = std::pin::pin!(connection);
-    let lingered = async {
-        draining.cancelled().await;
-        tokio::time::sleep(LINGER).await;
-    };
     let served = tokio::select! {
         served = connection.as_mut() => served,
-        () = lingered => {
+        () = lingered(&slot) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -141,10 +128,17 @@ where
 
 const CLOSE: http::HeaderValue = http::HeaderValue::from_static("close");
 
-async fn http2<S>(worker: Rc<Worker>, listener: usize, guard: Guard<S>, draining: CancellationToken)
+/// Resolves when the proxy has drained for long enough that a silent client may be closed.
+async fn lingered(slot: &Slot) {
+    slot.draining.cancelled().await;
+    tokio::time::sleep(LINGER).await;
+}
+
+async fn http2<S>(slot: Rc<Slot>, guard: Guard<S>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let (worker, _) = slot.current();
     let Http { max_header_bytes, max_streams, max_pending_resets, .. } = worker.workload.http;
     let mut builder = http2::Builder::new(LocalExecutor);
     builder.timer(TokioTimer::new()).keep_alive_interval(Some(KEEP_ALIVE));
@@ -152,14 +146,15 @@ where
     builder.max_header_list_size(u32::try_from(max_header_bytes).unwrap_or(u32::MAX));
     builder.initial_stream_window_size(STREAM_WINDOW_BYTES).initial_connection_window_size(CONNECTION_WINDOW_BYTES);
     builder.max_send_buf_size(SEND_BUFFER_BYTES).enable_connect_protocol();
-    let service = service_fn(move |request| {
-        let worker = worker.clone();
+    drop(worker);
+    let service = service_fn(|request| {
+        let (worker, listener) = slot.current();
         async move { Ok::<_, Infallible>(handle(worker, listener, request).await) }
     });
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(guard), service));
     let served = tokio::select! {
         served = connection.as_mut() => served,
-        () = draining.cancelled() => {
+        () = slot.draining.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }

@@ -23,7 +23,7 @@ use crate::{
         headers::{PEER, REASON, join_cookies, set_host, strip_hop_by_hop},
         lm::Tokens,
         pool::{Connection, Lease},
-        request_body::{Continue, Fault, RequestBody},
+        request_body::{Continue, RequestBody, Upload},
         serve::Worker,
         tunnel,
         upgrade::Upgrade,
@@ -64,18 +64,24 @@ pub(crate) async fn handle(worker: Rc<Worker>, listener: usize, mut request: Req
     if let Some(upgrade) = &upgrade {
         upgrade.ask(request.headers_mut());
     }
-    let (request, fault) = body_held(&worker, request);
+    let (request, upload) = body_held(&worker, request);
     let sent = tokio::time::timeout_at(give_up, send(&worker, &exchange, request)).await;
     match sent.unwrap_or(Err(Failure::UpstreamTimeout)) {
         Ok((response, lease)) => match upgrade {
             Some(upgrade) if Upgrade::granted(&response) => switch(&worker, response, upgrade, exchange),
             _ if Upgrade::granted(&response) => fail(exchange, Failure::UpstreamReset, grpc),
-            _ => pass_on(response, lease, exchange),
+            _ => pass_on(response, lease, upload, exchange),
         },
-        Err(failure) => match fault.and_then(|fault| fault.get()) {
-            Some(fault) => client_fault(&worker, exchange, fault, grpc),
-            None => fail(exchange, failure, grpc),
-        },
+        Err(failure) => {
+            let fault = upload.as_ref().and_then(|upload| upload.fault());
+            if let Some(upload) = upload {
+                upload.finish();
+            }
+            match fault {
+                Some(fault) => client_fault(&worker, exchange, fault, grpc),
+                None => fail(exchange, failure, grpc),
+            }
+        }
     }
 }
 
@@ -135,12 +141,12 @@ fn prepare(worker: &Worker, route: &Route, exchange: &Exchange, request: &mut Re
 }
 
 /// The request with its body held to its bounds, and back until the upstream wants it.
-fn body_held(worker: &Worker, request: Request<Incoming>) -> (Request<RequestBody>, Option<Fault>) {
+fn body_held(worker: &Worker, request: Request<Incoming>) -> (Request<RequestBody>, Option<Rc<Upload>>) {
     let (parts, incoming) = request.into_parts();
     let asks_first = parts.version == Version::HTTP_11 && parts.headers.contains_key(EXPECT);
     let wanted = asks_first.then(Arc::<Continue>::default);
     let workload = &worker.workload;
-    let (body, fault) = RequestBody::new(incoming, &workload.http, &workload.timeouts, wanted.clone());
+    let (body, upload) = RequestBody::new(incoming, &workload.http, &workload.timeouts, wanted.clone());
     let mut request = Request::from_parts(parts, body);
     if let Some(wanted) = wanted {
         on_informational(&mut request, move |response| {
@@ -149,7 +155,7 @@ fn body_held(worker: &Worker, request: Request<Incoming>) -> (Request<RequestBod
             }
         });
     }
-    (request, fault)
+    (request, upload)
 }
 
 async fn send(
@@ -177,12 +183,17 @@ async fn send(
     Err(Failure::UpstreamReset)
 }
 
-fn pass_on(response: Response<Incoming>, lease: Lease, mut exchange: Exchange) -> Response<ProxyBody> {
+fn pass_on(
+    response: Response<Incoming>,
+    lease: Lease,
+    upload: Option<Rc<Upload>>,
+    mut exchange: Exchange,
+) -> Response<ProxyBody> {
     let (mut parts, incoming) = response.into_parts();
     exchange.answered(parts.status.as_u16());
     strip_hop_by_hop(&mut parts.headers);
     let tokens = Tokens::of(parts.headers.get(CONTENT_TYPE));
-    Response::from_parts(parts, ProxyBody::upstream(incoming, tokens, exchange, Some(lease)))
+    Response::from_parts(parts, ProxyBody::upstream(incoming, tokens, exchange, lease, upload))
 }
 
 /// The upstream leaves HTTP, and so does the client: what follows are bytes.

@@ -5,7 +5,7 @@
 //! look when the call fails. A request without a body costs nothing here.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     error::Error,
     pin::Pin,
     rc::Rc,
@@ -13,7 +13,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -37,8 +37,17 @@ pub(crate) struct RequestBody {
     watch: Option<Box<Watch>>,
 }
 
-/// Where a fault of the client's is noted.
-pub(crate) type Fault = Rc<Cell<Option<Failure>>>;
+/// A body on its way, as the exchange sees it.
+#[derive(Debug, Default)]
+pub(crate) struct Upload {
+    /// What the client did wrong.
+    fault: Cell<Option<Failure>>,
+    /// All of it was handed on.
+    ended: Cell<bool>,
+    /// Nobody wants the rest.
+    over: Cell<bool>,
+    body: RefCell<Option<Waker>>,
+}
 
 /// Set when the upstream said `100 Continue`.
 #[derive(Debug, Default)]
@@ -48,7 +57,7 @@ pub(crate) struct Continue {
 }
 
 struct Watch {
-    fault: Fault,
+    upload: Rc<Upload>,
     left_bytes: u64,
     idle: Duration,
     pace: Option<Pace>,
@@ -66,6 +75,23 @@ struct Pace {
     since: Option<Instant>,
 }
 
+impl Upload {
+    /// Why it ended early, if that was the client's fault.
+    pub(crate) fn fault(&self) -> Option<Failure> {
+        self.fault.get()
+    }
+
+    /// There is an answer, so what is missing of the body is not wanted any more. Whether all was sent:
+    /// otherwise the connection to the upstream is of no further use.
+    pub(crate) fn finish(&self) -> bool {
+        self.over.set(true);
+        if let Some(body) = self.body.take() {
+            body.wake();
+        }
+        self.ended.get()
+    }
+}
+
 impl Continue {
     pub(crate) fn say(&self) {
         self.said.store(true, Relaxed);
@@ -80,16 +106,16 @@ impl RequestBody {
         http: &Http,
         timeouts: &Timeouts,
         wanted: Option<Arc<Continue>>,
-    ) -> (Self, Option<Fault>) {
+    ) -> (Self, Option<Rc<Upload>>) {
         if incoming.is_end_stream() {
             return (Self { incoming, watch: None }, None);
         }
         let announced = incoming.size_hint().exact().is_some() && http.min_body_bytes_per_s > 0;
         let grace = timeouts.header_read();
         let pace = Pace { bytes_per_s: http.min_body_bytes_per_s, grace, budget: grace, since: None };
-        let fault = Fault::default();
+        let upload = Rc::<Upload>::default();
         let watch = Watch {
-            fault: fault.clone(),
+            upload: upload.clone(),
             left_bytes: http.max_body_bytes.unwrap_or(u64::MAX),
             idle: timeouts.body_idle(),
             pace: announced.then_some(pace),
@@ -97,7 +123,7 @@ impl RequestBody {
             waiting: false,
             wanted,
         };
-        (Self { incoming, watch: Some(Box::new(watch)) }, Some(fault))
+        (Self { incoming, watch: Some(Box::new(watch)) }, Some(upload))
     }
 }
 
@@ -148,21 +174,31 @@ impl Body for RequestBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let Self { incoming, watch } = self.get_mut();
         let Some(watch) = watch else { return Pin::new(incoming).poll_frame(cx).map_err(Into::into) };
+        if watch.upload.over.get() {
+            return Poll::Ready(Some(Err(h2::Error::from(h2::Reason::CANCEL).into())));
+        }
+        watch.upload.body.replace(Some(cx.waker().clone()));
         ready!(watch.poll_wanted(cx));
-        let (fault, error) = match Pin::new(incoming).poll_frame(cx) {
+        let (fault, error) = match Pin::new(&mut *incoming).poll_frame(cx) {
             Poll::Pending => {
                 ready!(watch.poll_patience(cx));
                 (Failure::RequestTooSlow, Failure::RequestTooSlow.as_str().into())
             }
             Poll::Ready(Some(Ok(frame))) => match watch.arrived(frame.data_ref().map_or(0, Bytes::len)) {
-                Ok(()) => return Poll::Ready(Some(Ok(frame))),
+                Ok(()) => {
+                    watch.upload.ended.set(incoming.is_end_stream());
+                    return Poll::Ready(Some(Ok(frame)));
+                }
                 Err(fault) => (fault, fault.as_str().into()),
             },
             // the error itself: it holds the code with which an HTTP/2 client reset its stream
             Poll::Ready(Some(Err(broken))) => (Failure::RequestMalformed, broken.into()),
-            Poll::Ready(None) => return Poll::Ready(None),
+            Poll::Ready(None) => {
+                watch.upload.ended.set(true);
+                return Poll::Ready(None);
+            }
         };
-        watch.fault.set(Some(fault));
+        watch.upload.fault.set(Some(fault));
         Poll::Ready(Some(Err(error)))
     }
 

@@ -80,7 +80,7 @@ mod tests {
     use http_body_util::Full;
 
     use super::*;
-    use crate::{config::ListenerProtocol, traffic::Via};
+    use crate::{config::ListenerProtocol, traffic::Via, workload::ListenerKey};
 
     fn verdict(
         uri: &str,
@@ -88,8 +88,13 @@ mod tests {
         fields: &[(&'static str, &str)],
         body: &'static str,
     ) -> Result<(), Rejection> {
-        let accepts =
-            Accepts { protocol: ListenerProtocol::Http, connect: Connect::Refused, tcp: None, via: Via::new(0) };
+        let accepts = Accepts {
+            key: ListenerKey { address: ([127, 0, 0, 1], 0).into(), nth: 0 },
+            protocol: ListenerProtocol::Http,
+            connect: Connect::Refused,
+            tcp: None,
+            via: Via::new(0),
+        };
         let mut request = Request::builder().uri(uri).version(version);
         for (name, value) in fields {
             request = request.header(*name, *value);

@@ -34,7 +34,9 @@ async fn heads_are_bounded_in_bytes_and_fields() {
 async fn bodies_are_bounded_whether_announced_or_not() {
     let upstream = Upstream::new().await;
     let proxy = with(&upstream, ROUTES, "", "http: { max_body_bytes: 8 }\n");
-    let mut client = Peer::say(&proxy, "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\n123456789").await;
+    let mut client =
+        Peer::say(&proxy, "POST / HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 9\r\n\r\n123456789")
+            .await;
     let answer = client.rest().await;
     assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
     assert_eq!(field(&answer, "x-weir-reason"), Some("request_too_large"));
