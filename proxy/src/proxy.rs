@@ -18,10 +18,10 @@ use crate::{
     control::{Admin, Follower, StateFile, serve_admin},
     counters::{Counters, Tally},
     reload::{ReloadError, Reloader, Status},
-    sockets::{Addresses, Sockets, bind_admin, bind_missing},
+    sockets::{Addresses, Sockets, bind_admin, bind_missing, listener_keys},
     telemetry::{self, Exporter},
     traffic::{DataThread, Order},
-    workload::{Current, Workload, listener_keys},
+    workload::{Current, Workload},
 };
 
 /// A running sidecar.
@@ -187,12 +187,15 @@ impl Control {
     }
 }
 
+/// Where each data thread takes its orders.
+type Orders = Vec<mpsc::Sender<Order>>;
+
 /// Starts a thread for each set of sockets, with its first order.
 fn start_data(
     workload: &Arc<Workload>,
     sockets: Vec<Sockets>,
     draining: &CancellationToken,
-) -> Result<(Vec<mpsc::Sender<Order>>, Vec<JoinHandle<()>>), StartError> {
+) -> Result<(Orders, Vec<JoinHandle<()>>), StartError> {
     let (mut orders, mut threads) = (Vec::new(), Vec::new());
     for sockets in sockets {
         // one order at a time: a reload waits until the one before is obeyed

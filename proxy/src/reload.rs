@@ -14,9 +14,9 @@ use tracing::{info, warn};
 use crate::{
     config::{Config, ConfigError},
     proxy::StartError,
-    sockets::{Addresses, bind_missing},
+    sockets::{Addresses, bind_missing, listener_keys},
     traffic::Order,
-    workload::{Current, listener_keys},
+    workload::Current,
 };
 
 /// Why a configuration is not taken while the proxy runs.

@@ -4,16 +4,33 @@ use std::{collections::HashMap, io, net::SocketAddr};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::{proxy::StartError, workload::ListenerKey};
+use crate::{config::Config, proxy::StartError};
 
 /// Connections the kernel keeps until they are accepted.
 const BACKLOG: i32 = 1024;
+
+/// By which a listener is known again after a reload: its address, and for port 0 which of those it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct ListenerKey {
+    pub(crate) address: SocketAddr,
+    pub(crate) nth: usize,
+}
 
 /// The sockets of one thread.
 pub(crate) type Sockets = Vec<(ListenerKey, std::net::TcpListener)>;
 
 /// Where each listener really listens: port 0 is chosen once and shared.
 pub(crate) type Addresses = HashMap<ListenerKey, SocketAddr>;
+
+/// The keys of the listeners, in their order.
+pub(crate) fn listener_keys(config: &Config) -> Vec<ListenerKey> {
+    let mut keys: Vec<ListenerKey> = Vec::with_capacity(config.listeners.len());
+    for listener in &config.listeners {
+        let nth = keys.iter().filter(|key| key.address == listener.address).count();
+        keys.push(ListenerKey { address: listener.address, nth });
+    }
+    keys
+}
 
 /// Binds what is not in `bound` yet, for `threads` threads; either all or nothing.
 pub(crate) fn bind_missing(

@@ -20,6 +20,7 @@ use crate::{
     config::{Config, Connect, Direction, Http, ListenerProtocol, Match, Protocol, Timeouts},
     counters::Tally,
     regulate::{Circuit, Gate},
+    sockets::{ListenerKey, listener_keys},
     telemetry::{RouteStats, SpanSender},
     traffic::{PeakEwma, Via},
 };
@@ -48,13 +49,6 @@ pub(crate) struct Workload {
 
 /// The workload in force, for those who outlive it.
 pub(crate) type Current = Arc<ArcSwap<Workload>>;
-
-/// By which a listener is known again after a reload: its address, and for port 0 which of those it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct ListenerKey {
-    pub(crate) address: SocketAddr,
-    pub(crate) nth: usize,
-}
 
 /// What a listener takes besides requests that match a route.
 pub(crate) struct Accepts {
@@ -267,16 +261,6 @@ fn host_of<B>(request: &Request<B>) -> Option<&str> {
 
 fn breaker(policy: Option<&Policy>) -> Option<weir_policy::Breaker> {
     policy.and_then(|p| p.breaker)
-}
-
-/// The keys of the listeners, in their order.
-pub(crate) fn listener_keys(config: &Config) -> Vec<ListenerKey> {
-    let mut keys: Vec<ListenerKey> = Vec::with_capacity(config.listeners.len());
-    for listener in &config.listeners {
-        let nth = keys.iter().filter(|key| key.address == listener.address).count();
-        keys.push(ListenerKey { address: listener.address, nth });
-    }
-    keys
 }
 
 fn upstreams(config: &Config, before: Option<&Workload>) -> Vec<Arc<Upstream>> {

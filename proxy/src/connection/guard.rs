@@ -8,15 +8,11 @@
 use std::{
     io,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU8, Ordering::Relaxed},
-    },
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
-use futures::task::AtomicWaker;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::Sleep,
@@ -24,7 +20,7 @@ use tokio::{
 
 use crate::{
     connection::{
-        Violation,
+        Verdict, Violation,
         frames::FrameScan,
         http1::{Http1Scan, Scanned},
     },
@@ -61,42 +57,6 @@ enum Scan {
     Http2(FrameScan),
     /// A tunnel: the bytes mean nothing here.
     Open,
-}
-
-/// What became of an upgrade that a request asked for; the answer decides it.
-#[derive(Debug, Default)]
-pub(crate) struct Verdict {
-    state: AtomicU8,
-    reader: AtomicWaker,
-}
-
-const NONE: u8 = 0;
-const HELD: u8 = 1;
-const HTTP: u8 = 2;
-const TUNNEL: u8 = 3;
-
-impl Verdict {
-    /// Whether bytes wait for it.
-    pub(crate) fn is_awaited(&self) -> bool {
-        self.state.load(Relaxed) == HELD
-    }
-
-    /// Lets the bytes go on, as a tunnel or as the next request.
-    pub(crate) fn settle(&self, tunnel: bool) {
-        self.state.store(if tunnel { TUNNEL } else { HTTP }, Relaxed);
-        self.reader.wake();
-    }
-
-    fn poll(&self, cx: &Context<'_>) -> Poll<bool> {
-        self.reader.register(cx.waker());
-        match self.state.load(Relaxed) {
-            HELD => Poll::Pending,
-            state => {
-                self.state.store(NONE, Relaxed);
-                Poll::Ready(state == TUNNEL)
-            }
-        }
-    }
 }
 
 impl<S> Guard<S> {
@@ -152,7 +112,7 @@ impl<S> Guard<S> {
             },
         }
         if matches!(&self.scan, Scan::Http1(requests) if requests.is_held()) {
-            self.verdict.state.store(HELD, Relaxed);
+            self.verdict.hold();
         }
     }
 

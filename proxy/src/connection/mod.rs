@@ -10,10 +10,12 @@ mod guard;
 mod head;
 mod http1;
 mod splice;
+mod verdict;
 mod violation;
 
 pub(crate) use detect::{Detected, detect};
-pub(crate) use guard::{Guard, Patience, Verdict};
+pub(crate) use guard::{Guard, Patience};
 pub(crate) use head::is_authority;
 pub(crate) use splice::{Ended, splice};
+pub(crate) use verdict::Verdict;
 pub(crate) use violation::Violation;

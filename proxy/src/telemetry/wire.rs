@@ -298,4 +298,34 @@ mod tests {
             assert_eq!(bytes.len(), varint_length(value), "{value}");
         }
     }
+
+    #[test]
+    fn a_tunnel_says_what_it_carried() {
+        let workload = workload();
+        for (path, tunnel, expected) in [
+            (
+                None,
+                "tcp",
+                [("network.transport", Some("tcp")), ("network.protocol.name", None), ("http.request.method", None)],
+            ),
+            (
+                Some("/chat"),
+                "websocket",
+                [
+                    ("network.transport", None),
+                    ("network.protocol.name", Some("websocket")),
+                    ("http.request.method", Some("POST")),
+                ],
+            ),
+        ] {
+            let path = path.map(|path| path.parse().unwrap());
+            let record = SpanRecord { path, tunnel: Some(HeaderValue::from_static(tunnel)), ..record(&workload) };
+            let request = decoded(&[record], &workload);
+            let attributes = attributes(&request.resource_spans[0].scope_spans[0].spans[0]);
+            for (key, value) in expected {
+                let said = attributes.iter().find(|(k, _)| *k == key).map(|(_, v)| v.as_str());
+                assert_eq!(said, value, "{key} of {tunnel}");
+            }
+        }
+    }
 }

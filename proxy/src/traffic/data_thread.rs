@@ -13,15 +13,16 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
 
 use crate::{
+    sockets::{ListenerKey, Sockets},
     traffic::{listener::Slot, serve::Worker},
-    workload::{ListenerKey, Workload},
+    workload::Workload,
 };
 
 /// A configuration to obey from now on.
 pub(crate) struct Order {
     pub(crate) workload: Arc<Workload>,
     /// Sockets of this thread for listeners it does not have yet.
-    pub(crate) sockets: Vec<(ListenerKey, std::net::TcpListener)>,
+    pub(crate) sockets: Sockets,
     /// Told when it is obeyed.
     pub(crate) done: oneshot::Sender<()>,
 }

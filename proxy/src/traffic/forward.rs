@@ -1,14 +1,13 @@
 //! From a request to an answer: match → admit → pick → forward.
 
-use std::{rc::Rc, sync::Arc};
+use std::rc::Rc;
 
 use http::{
     HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
-    header::{CONTENT_TYPE, EXPECT, HOST, RETRY_AFTER},
+    header::{CONTENT_TYPE, HOST, RETRY_AFTER},
     uri::{Authority, PathAndQuery, Scheme},
 };
-use hyper::{body::Incoming, ext::on_informational};
-use hyper_util::rt::TokioIo;
+use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use crate::{
@@ -23,7 +22,7 @@ use crate::{
         headers::{PEER, REASON, join_cookies, set_host, strip_hop_by_hop},
         lm::Tokens,
         pool::{Connection, Lease},
-        request_body::{Continue, RequestBody, Upload},
+        request_body::{RequestBody, Upload},
         serve::Worker,
         tunnel,
         upgrade::Upgrade,
@@ -57,18 +56,18 @@ pub(crate) async fn handle(worker: Rc<Worker>, listener: usize, mut request: Req
     exchange.picked(Pick::of(&route.upstream, Instant::now()));
     let upgrade = Upgrade::wanted(&mut request);
     if upgrade.is_none() && request.method() == Method::CONNECT {
-        return connect(&worker, exchange, &mut request).await;
+        return tunnel::open(&worker, exchange, &mut request).await;
     }
     prepare(&worker, &route, &exchange, &mut request);
     worker.workload.accepts[listener].via.sign(request.headers_mut(), received);
     if let Some(upgrade) = &upgrade {
         upgrade.ask(request.headers_mut());
     }
-    let (request, upload) = body_held(&worker, request);
+    let (request, upload) = RequestBody::hold(&worker.workload, request);
     let sent = tokio::time::timeout_at(give_up, send(&worker, &exchange, request)).await;
     match sent.unwrap_or(Err(Failure::UpstreamTimeout)) {
         Ok((response, lease)) => match upgrade {
-            Some(upgrade) if Upgrade::granted(&response) => switch(&worker, response, upgrade, exchange),
+            Some(upgrade) if Upgrade::granted(&response) => tunnel::switch(&worker, response, upgrade, exchange),
             _ if Upgrade::granted(&response) => fail(exchange, Failure::UpstreamReset, grpc),
             _ => pass_on(response, lease, upload, exchange),
         },
@@ -140,24 +139,6 @@ fn prepare(worker: &Worker, route: &Route, exchange: &Exchange, request: &mut Re
     }
 }
 
-/// The request with its body held to its bounds, and back until the upstream wants it.
-fn body_held(worker: &Worker, request: Request<Incoming>) -> (Request<RequestBody>, Option<Rc<Upload>>) {
-    let (parts, incoming) = request.into_parts();
-    let asks_first = parts.version == Version::HTTP_11 && parts.headers.contains_key(EXPECT);
-    let wanted = asks_first.then(Arc::<Continue>::default);
-    let workload = &worker.workload;
-    let (body, upload) = RequestBody::new(incoming, &workload.http, &workload.timeouts, wanted.clone());
-    let mut request = Request::from_parts(parts, body);
-    if let Some(wanted) = wanted {
-        on_informational(&mut request, move |response| {
-            if response.status() == StatusCode::CONTINUE {
-                wanted.say();
-            }
-        });
-    }
-    (request, upload)
-}
-
 async fn send(
     worker: &Worker,
     exchange: &Exchange,
@@ -194,40 +175,6 @@ fn pass_on(
     strip_hop_by_hop(&mut parts.headers);
     let tokens = Tokens::of(parts.headers.get(CONTENT_TYPE));
     Response::from_parts(parts, ProxyBody::upstream(incoming, tokens, exchange, lease, upload))
-}
-
-/// The upstream leaves HTTP, and so does the client: what follows are bytes.
-fn switch(
-    worker: &Rc<Worker>,
-    mut response: Response<Incoming>,
-    upgrade: Upgrade,
-    mut exchange: Exchange,
-) -> Response<ProxyBody> {
-    exchange.answered(response.status().as_u16());
-    exchange.tunnels(upgrade.protocol.clone());
-    let upstream = hyper::upgrade::on(&mut response);
-    strip_hop_by_hop(response.headers_mut());
-    upgrade.grant(&mut response);
-    let (parts, _) = response.into_parts();
-    tunnel::start(worker, exchange, upgrade.client, async move {
-        let upgraded = upstream.await.map_err(std::io::Error::other)?;
-        Ok(Box::new(TokioIo::new(upgraded)) as Box<dyn tunnel::Stream>)
-    });
-    Response::from_parts(parts, ProxyBody::empty())
-}
-
-/// A tunnel to the endpoint that was picked.
-async fn connect(worker: &Rc<Worker>, mut exchange: Exchange, request: &mut Request<Incoming>) -> Response<ProxyBody> {
-    let client = hyper::upgrade::on(request);
-    match tunnel::connect(worker, &exchange).await {
-        Ok(upstream) => {
-            exchange.answered(StatusCode::OK.as_u16());
-            exchange.tunnels(HeaderValue::from_static("connect"));
-            tunnel::start(worker, exchange, client, async move { Ok(Box::new(upstream) as Box<dyn tunnel::Stream>) });
-            Response::new(ProxyBody::empty())
-        }
-        Err(failure) => fail(exchange, failure, false),
-    }
 }
 
 fn reject(worker: &Worker, rejection: Rejection, grpc: bool) -> Response<ProxyBody> {
@@ -271,7 +218,7 @@ fn shed(exchange: Exchange, refusal: Refusal, grpc: bool) -> Response<ProxyBody>
     response
 }
 
-fn fail(mut exchange: Exchange, failure: Failure, grpc: bool) -> Response<ProxyBody> {
+pub(super) fn fail(mut exchange: Exchange, failure: Failure, grpc: bool) -> Response<ProxyBody> {
     let (status, why) = match failure {
         Failure::ConnectFailed => (StatusCode::BAD_GATEWAY, "the upstream refused the connection"),
         Failure::ConnectTimeout => (StatusCode::GATEWAY_TIMEOUT, "the upstream could not be connected in time"),

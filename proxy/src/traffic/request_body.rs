@@ -19,13 +19,15 @@ use std::{
 
 use bytes::Bytes;
 use futures::task::AtomicWaker;
+use http::{Request, StatusCode, Version, header::EXPECT};
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
+use hyper::{body::Incoming, ext::on_informational};
 use tokio::time::{Instant, Sleep};
 
 use crate::{
     config::{Http, Timeouts},
     telemetry::Failure,
+    workload::Workload,
 };
 
 /// 1 s: upstreams that know nothing of `Expect` answer nothing to it, and then the body is sent anyway.
@@ -51,7 +53,7 @@ pub(crate) struct Upload {
 
 /// Set when the upstream said `100 Continue`.
 #[derive(Debug, Default)]
-pub(crate) struct Continue {
+struct Continue {
     said: AtomicBool,
     body: AtomicWaker,
 }
@@ -93,15 +95,33 @@ impl Upload {
 }
 
 impl Continue {
-    pub(crate) fn say(&self) {
+    fn say(&self) {
         self.said.store(true, Relaxed);
         self.body.wake();
     }
 }
 
 impl RequestBody {
+    /// The request with its body held to its bounds, and back until the upstream wants it.
+    pub(crate) fn hold(workload: &Workload, request: Request<Incoming>) -> (Request<Self>, Option<Rc<Upload>>) {
+        let (parts, incoming) = request.into_parts();
+        // over HTTP/2 hyper tells nothing of interim answers
+        let asks_first = parts.version == Version::HTTP_11 && parts.headers.contains_key(EXPECT);
+        let wanted = asks_first.then(Arc::<Continue>::default);
+        let (body, upload) = Self::new(incoming, &workload.http, &workload.timeouts, wanted.clone());
+        let mut request = Request::from_parts(parts, body);
+        if let Some(wanted) = wanted {
+            on_informational(&mut request, move |response| {
+                if response.status() == StatusCode::CONTINUE {
+                    wanted.say();
+                }
+            });
+        }
+        (request, upload)
+    }
+
     /// Holds `incoming` to its bounds; with `wanted`, it waits for the upstream.
-    pub(crate) fn new(
+    fn new(
         incoming: Incoming,
         http: &Http,
         timeouts: &Timeouts,

@@ -3,12 +3,14 @@
 //! A tunnel is one exchange: admitted, picked and recorded like a request, with the span ending when
 //! the tunnel does.
 
-use std::{io, rc::Rc, sync::Arc};
+use std::{rc::Rc, sync::Arc};
 
-use http::{HeaderValue, Method, Request};
+use http::{HeaderValue, Method, Request, Response};
+use hyper::{body::Incoming, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
     time::Instant,
 };
 
@@ -16,7 +18,15 @@ use crate::{
     connection::{Ended, splice},
     counters::add,
     telemetry::Failure,
-    traffic::{balance::Pick, exchange::Exchange, forward::admit, serve::Worker},
+    traffic::{
+        balance::Pick,
+        body::ProxyBody,
+        exchange::Exchange,
+        forward::{admit, fail},
+        headers::strip_hop_by_hop,
+        serve::Worker,
+        upgrade::Upgrade,
+    },
     workload::Route,
 };
 
@@ -51,20 +61,56 @@ where
     }
 }
 
+/// A tunnel for `CONNECT`, to the endpoint that was picked.
+pub(crate) async fn open(
+    worker: &Rc<Worker>,
+    mut exchange: Exchange,
+    request: &mut Request<Incoming>,
+) -> Response<ProxyBody> {
+    let client = hyper::upgrade::on(request);
+    match connect(worker, &exchange).await {
+        Ok(upstream) => {
+            exchange.answered(OPENED);
+            exchange.tunnels(HeaderValue::from_static("connect"));
+            start(worker, exchange, client, async move { Ok(upstream) });
+            Response::new(ProxyBody::empty())
+        }
+        Err(failure) => fail(exchange, failure, false),
+    }
+}
+
+/// The upstream leaves HTTP, and so does the client: what follows are bytes.
+pub(crate) fn switch(
+    worker: &Rc<Worker>,
+    mut response: Response<Incoming>,
+    upgrade: Upgrade,
+    mut exchange: Exchange,
+) -> Response<ProxyBody> {
+    exchange.answered(response.status().as_u16());
+    exchange.tunnels(upgrade.protocol.clone());
+    let upstream = hyper::upgrade::on(&mut response);
+    strip_hop_by_hop(response.headers_mut());
+    upgrade.grant(&mut response);
+    let (parts, _) = response.into_parts();
+    start(worker, exchange, upgrade.client, async move { upstream.await.map(TokioIo::new) });
+    Response::from_parts(parts, ProxyBody::empty())
+}
+
 /// A connection of its own to the endpoint that was picked.
-pub(crate) async fn connect(
-    worker: &Worker,
-    exchange: &Exchange,
-) -> Result<impl AsyncRead + AsyncWrite + Unpin + use<>, Failure> {
+async fn connect(worker: &Worker, exchange: &Exchange) -> Result<TcpStream, Failure> {
     let pick = exchange.pick().ok_or(Failure::ConnectFailed)?;
     let stream = worker.pool.connect(pick.endpoint()).await?;
     Ok(stream.into_inner())
 }
 
-/// Starts a tunnel once the client's side has become one; the upstream's side may have to, too.
-pub(crate) fn start<U>(worker: &Rc<Worker>, exchange: Exchange, client: hyper::upgrade::OnUpgrade, upstream: U)
-where
-    U: Future<Output = io::Result<Box<dyn Stream>>> + 'static,
+/// Runs a tunnel once the client's side has become one; the upstream's side may have to, too.
+fn start<U>(
+    worker: &Rc<Worker>,
+    exchange: Exchange,
+    client: OnUpgrade,
+    upstream: impl Future<Output = hyper::Result<U>> + 'static,
+) where
+    U: Stream + 'static,
 {
     let tunnel = {
         let worker = worker.clone();
@@ -77,7 +123,7 @@ where
 }
 
 /// What a tunnel can be made of.
-pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin {}
+trait Stream: AsyncRead + AsyncWrite + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
 
 async fn run(worker: &Worker, mut exchange: Exchange, client: impl Stream, upstream: impl Stream) {

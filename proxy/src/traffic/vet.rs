@@ -80,7 +80,7 @@ mod tests {
     use http_body_util::Full;
 
     use super::*;
-    use crate::{config::ListenerProtocol, traffic::Via, workload::ListenerKey};
+    use crate::{config::ListenerProtocol, sockets::ListenerKey, traffic::Via};
 
     fn verdict(
         uri: &str,

@@ -8,7 +8,8 @@ const BOTH: &str = "protocol: detect, upstream: app, routes: [{ upstream: app }]
 #[tokio::test]
 async fn bytes_pass_both_ways_and_each_end_on_its_own() {
     let upstream = Upstream::new().await;
-    let proxy = with(&upstream, TCP, "", "");
+    let away = "telemetry: { otlp: \"http://127.0.0.1:1\", retry_ms: 1, flush_ms: 1 }\n";
+    let proxy = with(&upstream, TCP, "", away);
     let mut client = Peer::say(&proxy, "\u{0}question").await;
     let mut server = upstream.accept().await;
     assert_eq!(server.text(9).await, "\u{0}question");
@@ -19,6 +20,7 @@ async fn bytes_pass_both_ways_and_each_end_on_its_own() {
     assert_eq!(client.rest().await, "answer");
     let counters = proxy.drain().await;
     assert_eq!((counters.tunnels, counters.requests), (1, 0), "a connection is no request");
+    assert_eq!(counters.spans_recorded, 1, "but it has a span");
 }
 
 #[tokio::test]
