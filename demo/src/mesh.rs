@@ -10,8 +10,8 @@ use std::{
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use weir_proxy::{
-    AccessLog, Config, Counters, Direction, Limits, Listener, Match, PolicySource, Protocol, Proxy, Route, StartError,
-    Telemetry, Timeouts, Upstream,
+    AccessLog, Config, Connect, Counters, Direction, Http, Limits, Listener, ListenerProtocol, Match, PolicySource,
+    Protocol, Proxy, Route, StartError, Telemetry, Timeouts, Upstream,
 };
 
 use crate::{
@@ -111,6 +111,9 @@ fn sidecar(spec: &Spec, own: SocketAddr, next: Option<(&str, SocketAddr)>, colle
     let listener = |(direction, upstream, _): &(Direction, String, SocketAddr)| Listener {
         address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         direction: *direction,
+        protocol: ListenerProtocol::Http,
+        upstream: None,
+        connect: Connect::Refused,
         routes: vec![Route { name: None, matches: Match::default(), upstream: upstream.clone(), timeout_ms: None }],
     };
     let upstream = |(_, name, address): &(Direction, String, SocketAddr)| Upstream {
@@ -130,6 +133,7 @@ fn sidecar(spec: &Spec, own: SocketAddr, next: Option<(&str, SocketAddr)>, colle
         listeners: hops.iter().map(listener).collect(),
         upstreams: hops.iter().map(upstream).collect(),
         limits: Limits::default(),
+        http: Http::default(),
         timeouts: Timeouts::default(),
         telemetry: Telemetry {
             otlp: Some(collector.to_owned()),
@@ -152,5 +156,9 @@ fn sum(a: Counters, b: Counters) -> Counters {
         logs_dropped: a.logs_dropped + b.logs_dropped,
         policies_applied: a.policies_applied + b.policies_applied,
         policies_refused: a.policies_refused + b.policies_refused,
+        requests_refused: a.requests_refused + b.requests_refused,
+        slow_clients: a.slow_clients + b.slow_clients,
+        connections_refused: a.connections_refused + b.connections_refused,
+        tunnels: a.tunnels + b.tunnels,
     }
 }

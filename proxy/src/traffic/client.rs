@@ -50,7 +50,8 @@ where
     let tcp = worker.workload.accepts[listener].tcp.clone();
     match detected {
         Detected::Http1 => {
-            let guard = Guard::http1(stream, ahead, max_header_bytes, tally, patience);
+            // hyper counts the whole head and answers 431; the guard's bound is on what it keeps, and comes later
+            let guard = Guard::http1(stream, ahead, 2 * max_header_bytes, tally, patience);
             http1(slot, guard).await;
         }
         Detected::Http2 => {
@@ -96,7 +97,7 @@ where
     let verdict = guard.verdict();
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(worker.workload.timeouts.header_read());
-    builder.max_buf_size(max_header_bytes);
+    builder.max_buf_size(max_header_bytes).max_header_size(max_header_bytes);
     if max_headers != HEADERS_ON_STACK {
         builder.max_headers(max_headers);
     }

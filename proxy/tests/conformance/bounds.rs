@@ -18,8 +18,8 @@ async fn heads_are_bounded_in_bytes_and_fields() {
         ("", fields(101), "HTTP/1.1 431"),
         ("http: { max_headers: 10 }\n", fields(10), "HTTP/1.1 431"),
         ("http: { max_headers: 200 }\n", fields(201), "HTTP/1.1 431"),
-        ("", long(61 * 1024), "HTTP/1.1 4"),
-        ("http: { max_header_bytes: 8192 }\n", long(9 * 1024), "HTTP/1.1 4"),
+        ("", long(61 * 1024), "HTTP/1.1 431"),
+        ("http: { max_header_bytes: 8192 }\n", long(9 * 1024), "HTTP/1.1 431"),
     ] {
         let proxy = with(&upstream, ROUTES, "", more);
         let mut client = Peer::say(&proxy, &format!("GET / HTTP/1.1\r\nhost: a\r\n{many}\r\n")).await;
