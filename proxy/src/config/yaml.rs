@@ -68,7 +68,11 @@ policy: { from: \"http://127.0.0.1:4317\", state_dir: /var/lib/weir-proxy }
             ("admin: 127.0.0.1:15021", "admin: 0.0.0.0:15021", "insecure: true"),
             ("threads: 1", "http: { max_streams: 0 }", "http.max_streams is 0: at least 1"),
             ("threads: 1", "http: { max_header_bytes: 100 }", "http.max_header_bytes is 100: at least 8192"),
-            ("direction: inbound", "direction: inbound\n    protocol: tcp", "listeners[0].routes: requests are not read"),
+            (
+                "direction: inbound",
+                "direction: inbound\n    protocol: tcp",
+                "listeners[0].routes: requests are not read",
+            ),
             ("direction: inbound", "direction: inbound\n    protocol: detect", "listeners[0].upstream is missing"),
             ("direction: inbound", "direction: inbound\n    upstream: tagger", "listeners[0].upstream: only plain TCP"),
             ("direction: inbound", "direction: inbound\n    conect: refused", "did you mean `connect`?"),

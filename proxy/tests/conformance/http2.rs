@@ -11,7 +11,7 @@ use http::{HeaderMap, Request, Response};
 use tokio::net::{TcpListener, TcpStream};
 use weir_proxy::Proxy;
 
-use crate::peer::{Peer, Upstream, at, field, proxy, soon, until};
+use crate::peer::{Peer, Upstream, at, field, proxy, soon, until, with};
 
 pub(crate) async fn connect(proxy: &Proxy) -> client::SendRequest<Bytes> {
     let stream = TcpStream::connect(proxy.addresses()[0]).await.unwrap();
@@ -184,6 +184,35 @@ async fn what_http2_can_say_twice_must_agree() {
     assert!(upstream.is_left_alone().await);
     drop(client);
     assert_eq!(proxy.drain().await.requests_refused, 1);
+}
+
+#[tokio::test]
+async fn a_drain_lets_streams_end_and_takes_no_more() {
+    let upstream = Upstream::new().await;
+    let proxy = with(&upstream, "routes: [{ upstream: app }]", "", "timeouts: { drain_ms: 20000 }\n");
+    let mut client = connect(&proxy).await;
+    let (response, _) = client.send_request(get("http://a/"), true).unwrap();
+    let (mut server, _) = upstream.answer("HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nhalf").await;
+    let mut body = soon(response).await.unwrap().into_body();
+    assert_eq!(soon(body.data()).await.unwrap().unwrap(), "half");
+    let mut admin = Peer::new(TcpStream::connect(proxy.admin_address().unwrap()).await.unwrap());
+    admin.send("POST /drain HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
+    assert!(admin.rest().await.starts_with("HTTP/1.1 202"));
+    soon(proxy.drain_requested()).await;
+    let drained = tokio::spawn(proxy.drain());
+    soon(std::future::poll_fn(|cx| match client.poll_ready(cx) {
+        // told to go away
+        std::task::Poll::Ready(Err(_)) => std::task::Poll::Ready(()),
+        _ => {
+            cx.waker().wake_by_ref();
+            std::task::Poll::Pending
+        }
+    }))
+    .await;
+    server.send("half").await;
+    assert_eq!(soon(body.data()).await.unwrap().unwrap(), "half");
+    assert!(soon(body.data()).await.is_none());
+    assert_eq!(soon(drained).await.unwrap().requests, 1);
 }
 
 fn with_h2(listener: &TcpListener) -> Proxy {

@@ -9,18 +9,20 @@
 //! - `cut`: its head may, but the upstream never sees it complete;
 //! - `passed N`: the upstream sees exactly N requests.
 
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
 mod corpus;
 mod recorder;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use corpus::{Case, Verdict};
+use rand::{Rng, SeedableRng, rngs::StdRng};
 use recorder::{Recorded, Recorder};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    task::JoinSet,
 };
 use weir_proxy::{Config, Proxy};
 
@@ -30,18 +32,20 @@ const QUIET: Duration = Duration::from_millis(100);
 /// Heads that never end are cut after this.
 const HEADER_READ_MS: u64 = 300;
 
+/// Mutated requests, so many at once.
+const ROUNDS: usize = 30;
+const AT_ONCE: usize = 50;
+const SEED: u64 = 2026;
+
+/// Bytes that mean something to somebody.
+const ODD: &[u8] = b"\r\n \t:;,\0\x0b\x0c\x7f\x85\xff0159afxX-+\"%/#?*@[]()<>=&._";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_request_of_the_corpus_gets_its_verdict() {
     let cases = corpus::read();
     assert!(cases.len() >= 150, "{} cases", cases.len());
     let recorder = Recorder::start().await;
-    let text = format!(
-        "service: app\nthreads: 1\ntimeouts: {{ header_read_ms: {HEADER_READ_MS} }}\n\
-         listeners: [{{ address: \"127.0.0.1:0\", direction: inbound, routes: [{{ upstream: app }}] }}]\n\
-         upstreams: [{{ name: app, endpoints: [\"{}\"] }}]\n",
-        recorder.address
-    );
-    let proxy = Proxy::start(Config::from_yaml(&text).unwrap()).unwrap();
+    let proxy = proxy(&recorder);
     let mut wrong = Vec::new();
     for case in &cases {
         recorder.forget();
@@ -53,6 +57,62 @@ async fn every_request_of_the_corpus_gets_its_verdict() {
     }
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
     proxy.drain().await;
+}
+
+/// What the corpus does not think of: its requests with bytes changed, doubled, dropped and swapped in.
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_is_sent_the_upstream_sees_sound_requests() {
+    println!("seed {SEED}");
+    let mut rng = StdRng::seed_from_u64(SEED);
+    let cases = corpus::read();
+    let short: Vec<&Case> = cases.iter().filter(|case| case.bytes.len() < 1_000).collect();
+    let recorder = Recorder::start().await;
+    let proxy = Arc::new(proxy(&recorder));
+    let mut answered = 0;
+    for _ in 0..ROUNDS {
+        let mut asking = JoinSet::new();
+        for _ in 0..AT_ONCE {
+            let bytes = mutated(&short[rng.random_range(0..short.len())].bytes, &mut rng);
+            let proxy = proxy.clone();
+            asking.spawn(async move { good(&ask(&proxy, &bytes).await) });
+        }
+        while let Some(good) = asking.join_next().await {
+            answered += good.unwrap();
+        }
+    }
+    let Recorded { requests, unsound, .. } = recorder.recorded();
+    assert!(unsound.is_empty(), "{} of them: {:#?}", unsound.len(), &unsound[..unsound.len().min(5)]);
+    assert_eq!(requests, answered, "each answer is to one request");
+    assert!(answered > ROUNDS, "mutations that break everything show nothing: {answered}");
+}
+
+/// One to three changes.
+fn mutated(bytes: &[u8], rng: &mut StdRng) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    for _ in 0..rng.random_range(1..=3) {
+        let at = rng.random_range(0..bytes.len());
+        match rng.random_range(0..5) {
+            0 => bytes[at] = ODD[rng.random_range(0..ODD.len())],
+            1 => bytes.insert(at, ODD[rng.random_range(0..ODD.len())]),
+            2 if bytes.len() > 1 => drop(bytes.remove(at)),
+            3 => bytes.insert(at, bytes[at]),
+            _ => {
+                let other = rng.random_range(0..bytes.len());
+                bytes.swap(at, other);
+            }
+        }
+    }
+    bytes
+}
+
+fn proxy(recorder: &Recorder) -> Proxy {
+    let text = format!(
+        "service: app\nthreads: 1\ntimeouts: {{ header_read_ms: {HEADER_READ_MS} }}\n\
+         listeners: [{{ address: \"127.0.0.1:0\", direction: inbound, routes: [{{ upstream: app }}] }}]\n\
+         upstreams: [{{ name: app, endpoints: [\"{}\"] }}]\n",
+        recorder.address
+    );
+    Proxy::start(Config::from_yaml(&text).unwrap()).unwrap()
 }
 
 /// Sends it and reads what comes until the connection ends or nobody has anything more to say.
@@ -70,9 +130,14 @@ async fn ask(proxy: &Proxy, bytes: &[u8]) -> String {
     }
 }
 
-fn holds(case: &Case, answers: &str, Recorded { bytes, requests }: &Recorded) -> Result<(), String> {
-    let good = answers.matches("HTTP/1.1 200").count() + answers.matches("HTTP/1.0 200").count();
+fn good(answers: &str) -> usize {
+    answers.matches("HTTP/1.1 200").count() + answers.matches("HTTP/1.0 200").count()
+}
+
+fn holds(case: &Case, answers: &str, Recorded { bytes, requests, unsound }: &Recorded) -> Result<(), String> {
+    let good = good(answers);
     match case.verdict {
+        _ if !unsound.is_empty() => Err(format!("the upstream got {unsound:?}")),
         Verdict::Refused if !bytes.is_empty() => Err(format!("the upstream got {:?}", String::from_utf8_lossy(bytes))),
         Verdict::Cut if *requests > 0 => Err("the upstream got all of it".into()),
         Verdict::Refused | Verdict::Cut if good > 0 => Err("it was answered well".into()),

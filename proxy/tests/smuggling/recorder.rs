@@ -16,6 +16,8 @@ pub(crate) struct Recorded {
     pub(crate) bytes: Vec<u8>,
     /// Whole ones, read as strictly as can be.
     pub(crate) requests: usize,
+    /// What could be read in two ways, or came behind a request.
+    pub(crate) unsound: Vec<String>,
 }
 
 pub(crate) struct Recorder {
@@ -55,8 +57,11 @@ async fn serve(mut stream: TcpStream, recorded: Arc<Mutex<Recorded>>) {
             return;
         }
         recorded.lock().unwrap().bytes.extend(&read[before..]);
-        if let Some(length) = whole(&read) {
-            assert_eq!(length, read.len(), "something came behind a request: {:?}", String::from_utf8_lossy(&read));
+        let whole = whole(&read);
+        if whole.as_ref().map_or_else(|_| true, |length| length.is_some_and(|length| length != read.len())) {
+            return recorded.lock().unwrap().unsound.push(String::from_utf8_lossy(&read).into_owned());
+        }
+        if let Ok(Some(_)) = whole {
             recorded.lock().unwrap().requests += 1;
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await;
             return;
@@ -64,32 +69,50 @@ async fn serve(mut stream: TcpStream, recorded: Arc<Mutex<Recorded>>) {
     }
 }
 
+/// The bytes are no sound request.
+struct Unsound;
+
 /// The length of the request that `bytes` begins with, if it is all there.
-fn whole(bytes: &[u8]) -> Option<usize> {
-    let head = find(bytes, b"\r\n\r\n")? + 4;
+fn whole(bytes: &[u8]) -> Result<Option<usize>, Unsound> {
+    let Some(head) = find(bytes, b"\r\n\r\n").map(|end| end + 4) else { return Ok(None) };
     let text = String::from_utf8_lossy(&bytes[..head]).to_lowercase();
-    let value = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-    match (value("content-length:"), value("transfer-encoding:")) {
-        (None, None) => Some(head),
-        (Some(length), None) => Some(head + length.parse::<usize>().unwrap()).filter(|end| *end <= bytes.len()),
-        (None, Some("chunked")) => chunks(&bytes[head..]).map(|length| head + length),
-        both => panic!("a request that can be read in two ways: {both:?}"),
+    let mut lines = text.split("\r\n");
+    let line: Vec<&str> = lines.next().unwrap_or_default().split(' ').collect();
+    let fields: Vec<(&str, &str)> =
+        lines.filter(|line| !line.is_empty()).map(|line| line.split_once(':')).collect::<Option<_>>().ok_or(Unsound)?;
+    let odd = |c: char| c.is_control() && c != '\t';
+    if line.len() != 3
+        || line[2] != "http/1.1"
+        || fields.iter().any(|(n, v)| n.contains([' ', '\t']) || v.contains(odd))
+    {
+        return Err(Unsound);
+    }
+    let values = |name: &str| fields.iter().filter(|(n, _)| *n == name).map(|(_, v)| v.trim()).collect::<Vec<_>>();
+    if values("host").len() != 1 {
+        return Err(Unsound);
+    }
+    match (values("content-length").as_slice(), values("transfer-encoding").as_slice()) {
+        ([], []) => Ok(Some(head)),
+        ([length], []) => {
+            let end = head + length.parse::<usize>().map_err(|_| Unsound)?;
+            Ok(Some(end).filter(|end| *end <= bytes.len()))
+        }
+        ([], ["chunked"]) => Ok(chunks(&bytes[head..])?.map(|length| head + length)),
+        _ => Err(Unsound),
     }
 }
 
-fn chunks(bytes: &[u8]) -> Option<usize> {
+fn chunks(bytes: &[u8]) -> Result<Option<usize>, Unsound> {
     let mut at = 0;
     loop {
-        let line = find(&bytes[at..], b"\r\n")?;
-        let size = usize::from_str_radix(std::str::from_utf8(&bytes[at..at + line]).unwrap(), 16).unwrap();
+        let Some(line) = find(&bytes[at.min(bytes.len())..], b"\r\n") else { return Ok(None) };
+        let size = std::str::from_utf8(&bytes[at..at + line]).map_err(|_| Unsound)?;
+        let size = usize::from_str_radix(size, 16).map_err(|_| Unsound)?;
         at += line + 2;
         if size == 0 {
-            return find(&bytes[at - 2..], b"\r\n\r\n").map(|end| at - 2 + end + 4);
+            return Ok(find(&bytes[at - 2..], b"\r\n\r\n").map(|end| at - 2 + end + 4));
         }
         at += size + 2;
-        if at > bytes.len() {
-            return None;
-        }
     }
 }
 
