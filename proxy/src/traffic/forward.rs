@@ -48,13 +48,16 @@ pub(crate) async fn handle(worker: Rc<Worker>, listener: usize, mut request: Req
         return own(StatusCode::NOT_FOUND, "no_route", "no route matches this request", false);
     };
     let (grpc, received) = (is_grpc(&request), request.version());
+    let upgrade = match Upgrade::wanted(&mut request, route.upstream.protocol) {
+        Ok(upgrade) => upgrade,
+        Err(rejection) => return reject(&worker, rejection, grpc),
+    };
     let mut exchange = Exchange::begin(&worker, route.clone(), &request);
     let give_up = exchange.started() + route.timeout;
     if let Err(refusal) = admit(&worker, &route, &mut exchange, give_up).await {
         return shed(exchange, refusal, grpc);
     }
     exchange.picked(Pick::of(&route.upstream, Instant::now()));
-    let upgrade = Upgrade::wanted(&mut request);
     if upgrade.is_none() && request.method() == Method::CONNECT {
         return tunnel::open(&worker, exchange, &mut request).await;
     }

@@ -12,6 +12,8 @@ use http::{
 use http_body::Body;
 use hyper::{body::Incoming, ext::Protocol, upgrade::OnUpgrade};
 
+use crate::{config, traffic::vet::Rejection};
+
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 /// A wish to upgrade, taken out of a request.
@@ -24,18 +26,22 @@ pub(crate) struct Upgrade {
 }
 
 impl Upgrade {
-    /// The wish of a request, if it has one that can be granted.
-    pub(crate) fn wanted(request: &mut Request<Incoming>) -> Option<Self> {
-        let extended = request.extensions_mut().remove::<Protocol>();
-        let protocol = match &extended {
-            Some(protocol) => HeaderValue::from_str(protocol.as_str()).ok()?,
-            None => asked(request)?,
+    /// The wish of a request, if it has one. An HTTP/1.1 client may be answered as if it had not asked; an
+    /// HTTP/2 client that asks for what cannot be is refused, for its request means nothing else.
+    pub(crate) fn wanted(
+        request: &mut Request<Incoming>,
+        upstream: config::Protocol,
+    ) -> Result<Option<Self>, Rejection> {
+        let possible = upstream == config::Protocol::Http1;
+        let Some(extended) = request.extensions_mut().remove::<Protocol>() else {
+            let protocol = asked(request).filter(|_| possible);
+            let wish = |protocol| Self { protocol, client: hyper::upgrade::on(request), over_http2: false };
+            return Ok(protocol.map(wish));
         };
-        let over_http2 = extended.is_some();
-        if over_http2 {
-            *request.method_mut() = Method::GET;
-        }
-        Some(Self { protocol, client: hyper::upgrade::on(request), over_http2 })
+        let protocol = HeaderValue::from_str(extended.as_str()).ok().filter(|_| possible);
+        let protocol = protocol.ok_or(Rejection::UpgradeUnsupported)?;
+        *request.method_mut() = Method::GET;
+        Ok(Some(Self { protocol, client: hyper::upgrade::on(request), over_http2: true }))
     }
 
     /// Puts the wish to the upstream, after the client's own words for it were taken out.

@@ -21,6 +21,7 @@ pub(crate) enum Rejection {
     Loop,
     ConnectRefused,
     BodyTooLarge,
+    UpgradeUnsupported,
     Malformed(Violation),
 }
 
@@ -33,6 +34,11 @@ impl Rejection {
             Self::BodyTooLarge => {
                 (StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", "the body is longer than http.max_body_bytes")
             }
+            Self::UpgradeUnsupported => (
+                StatusCode::NOT_IMPLEMENTED,
+                "upgrade_unsupported",
+                "the upstream speaks HTTP/2, or the protocol has no name",
+            ),
             Self::Malformed(_) => (StatusCode::BAD_REQUEST, "request_malformed", "the request contradicts itself"),
         }
     }

@@ -121,6 +121,24 @@ async fn a_websocket_over_an_http2_stream_is_one_over_http1_upstream() {
 }
 
 #[tokio::test]
+async fn an_upstream_of_http2_cannot_be_upgraded_nor_tunnelled_to() {
+    let upstream = Upstream::new().await;
+    let proxy = with(&upstream, "routes: [{ upstream: app }]", ", protocol: h2", "");
+    let mut client = http2::connect(&proxy).await;
+    let request = Request::builder().method(Method::CONNECT).uri("http://a/chat");
+    let request = request.extension(h2::ext::Protocol::from_static("websocket")).body(()).unwrap();
+    let (response, _send) = client.send_request(request, false).unwrap();
+    let response = soon(response).await.unwrap();
+    assert_eq!(
+        (response.status().as_u16(), &response.headers()["x-weir-reason"]),
+        (501, &"upgrade_unsupported".parse().unwrap())
+    );
+    assert!(upstream.is_left_alone().await);
+    drop(client);
+    proxy.drain().await;
+}
+
+#[tokio::test]
 async fn a_tunnel_in_which_nothing_moves_is_closed() {
     let upstream = Upstream::new().await;
     let timeouts = "timeouts: { tunnel_idle_ms: 50, drain_ms: 2000 }\n";
