@@ -10,8 +10,8 @@ use std::{
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use weir_proxy::{
-    AccessLog, Config, Counters, Direction, Limits, Listener, PolicySource, Proxy, Route, StartError, Telemetry,
-    Timeouts, Upstream,
+    AccessLog, Config, Connect, Counters, Direction, Http, Limits, Listener, ListenerProtocol, PolicySource, Proxy, Route,
+    StartError, Telemetry, Timeouts, Upstream,
 };
 
 use crate::{
@@ -111,8 +111,14 @@ fn sidecar(spec: &Spec, own: SocketAddr, next: Option<(&str, SocketAddr)>, colle
     let listener = |(direction, upstream, _): &(Direction, String, SocketAddr)| Listener {
         address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         direction: *direction,
+        protocol: ListenerProtocol::Http,
         routes: vec![Route::to(upstream.clone())],
         istio: Vec::new(),
+        upstream: None,
+        connect: Connect::Refused,
+        tls: None,
+        jwt: None,
+        authorization: None,
     };
     let upstream =
         |(_, name, address): &(Direction, String, SocketAddr)| Upstream::new(name.clone(), vec![(*address).into()]);
@@ -130,6 +136,7 @@ fn sidecar(spec: &Spec, own: SocketAddr, next: Option<(&str, SocketAddr)>, colle
         listeners: hops.iter().map(listener).collect(),
         upstreams: hops.iter().map(upstream).collect(),
         limits: Limits::default(),
+        http: Http::default(),
         timeouts: Timeouts::default(),
         telemetry: Telemetry {
             otlp: Some(collector.to_owned()),

@@ -5,6 +5,7 @@
 mod authorization;
 mod discovery;
 mod endpoint;
+mod http;
 mod jwt;
 mod limits;
 mod matching;
@@ -18,6 +19,7 @@ mod yaml;
 pub use authorization::{Authorization, AuthorizationAction, AuthorizationRule, Conditions};
 pub use discovery::{ConsulService, Discovery, DnsName, SrvName};
 pub use endpoint::{Endpoint, Locality};
+pub use http::Http;
 pub use jwt::{ClaimToHeader, Jwks, Jwt, JwtIssuer, JwtPlace};
 pub use limits::{Limits, LocalLimit, RouteLimits};
 pub use matching::{Match, ValueMatch};
@@ -46,7 +48,7 @@ pub struct Config {
     /// Where the workload runs: `prefer_local` measures nearness from here.
     #[serde(default)]
     pub locality: Option<Locality>,
-    /// Where `/metrics`, `/policy`, `/endpoints`, `/tap`, `/healthz` and `/drain` are answered; nowhere when absent.
+    /// Where `/metrics`, `/policy`, `/endpoints`, `/config`, `/tap`, `/healthz` and `/drain` are answered; nowhere when absent.
     #[serde(default)]
     pub admin: Option<SocketAddr>,
     /// Data threads; one per core when absent.
@@ -71,6 +73,9 @@ pub struct Config {
     /// What the service is held to while no policy says otherwise.
     #[serde(default)]
     pub limits: Limits,
+    /// What one client may cost.
+    #[serde(default)]
+    pub http: Http,
     /// How long things may take.
     #[serde(default)]
     pub timeouts: Timeouts,
@@ -90,7 +95,10 @@ pub struct Listener {
     pub address: SocketAddr,
     /// Which side of the workload this is.
     pub direction: Direction,
-    /// The first that matches is taken.
+    /// What clients may speak here.
+    #[serde(default)]
+    pub protocol: ListenerProtocol,
+    /// The first that matches is taken. None where only plain TCP is spoken.
     #[serde(default)]
     pub routes: Vec<Route>,
     /// Files of Istio's `VirtualService` and `DestinationRule`, outbound only; their routes come after those above.
@@ -98,6 +106,12 @@ pub struct Listener {
     /// Paths are as seen from where the proxy was started.
     #[serde(default)]
     pub istio: Vec<PathBuf>,
+    /// Where plain TCP goes: an upstream's name, for `protocol: tcp` and `detect` only.
+    #[serde(default)]
+    pub upstream: Option<String>,
+    /// What becomes of `CONNECT`.
+    #[serde(default)]
+    pub connect: Connect,
     /// Who may connect, and how they prove it; no TLS when absent.
     #[serde(default)]
     pub tls: Option<ListenerTls>,
@@ -107,6 +121,30 @@ pub struct Listener {
     /// Who may do what; all may when absent.
     #[serde(default)]
     pub authorization: Option<Authorization>,
+}
+
+/// What clients of a listener may speak.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ListenerProtocol {
+    /// HTTP/1.1 and prior-knowledge HTTP/2.
+    #[default]
+    Http,
+    /// Anything; bytes are passed on unread.
+    Tcp,
+    /// HTTP where the first bytes are HTTP, else TCP; TCP too when the client says nothing for `timeouts.detect_ms`.
+    Detect,
+}
+
+/// What becomes of `CONNECT`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Connect {
+    /// A 405: a sidecar that tunnels anywhere is a way around its own rules.
+    #[default]
+    Refused,
+    /// A tunnel to an endpoint of the upstream whose route matches the host; never to an address of the client's choice.
+    Tunnelled,
 }
 
 /// Which side of the workload a listener is on.
@@ -140,6 +178,14 @@ pub struct Timeouts {
     pub header_read_ms: u64,
     /// 60 s for the head of a response: model services may think for long before the first token.
     pub response_ms: u64,
+    /// 1 s that a client of a listener with `protocol: detect` may stay silent before the server is let speak first.
+    pub detect_ms: u64,
+    /// 5 min without a byte of a request's body: long streams think, and nothing is gathered meanwhile.
+    pub body_idle_ms: u64,
+    /// 60 s that a client may not read while an answer waits for it.
+    pub write_idle_ms: u64,
+    /// 1 h in which nothing moves in a tunnel (TCP, WebSocket, `CONNECT`): database pools stay idle for long.
+    pub tunnel_idle_ms: u64,
     /// 8 s an idle upstream connection is kept: below the 10 s after which our own inbound side closes it.
     pub pool_idle_ms: u64,
     /// 10 s that requests in flight get to finish when the proxy drains.
@@ -236,7 +282,17 @@ fn max_connections() -> usize {
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Self { connect_ms: 1_000, header_read_ms: 10_000, response_ms: 60_000, pool_idle_ms: 8_000, drain_ms: 10_000 }
+        Self {
+            connect_ms: 1_000,
+            header_read_ms: 10_000,
+            response_ms: 60_000,
+            detect_ms: 1_000,
+            body_idle_ms: 300_000,
+            write_idle_ms: 60_000,
+            tunnel_idle_ms: 3_600_000,
+            pool_idle_ms: 8_000,
+            drain_ms: 10_000,
+        }
     }
 }
 
@@ -299,6 +355,18 @@ impl Timeouts {
     }
     pub(crate) fn response(&self) -> Duration {
         Duration::from_millis(self.response_ms)
+    }
+    pub(crate) fn detect(&self) -> Duration {
+        Duration::from_millis(self.detect_ms)
+    }
+    pub(crate) fn body_idle(&self) -> Duration {
+        Duration::from_millis(self.body_idle_ms)
+    }
+    pub(crate) fn write_idle(&self) -> Duration {
+        Duration::from_millis(self.write_idle_ms)
+    }
+    pub(crate) fn tunnel_idle(&self) -> Duration {
+        Duration::from_millis(self.tunnel_idle_ms)
     }
     pub(crate) fn pool_idle(&self) -> Duration {
         Duration::from_millis(self.pool_idle_ms)

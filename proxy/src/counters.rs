@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use serde::Serialize;
 
+use crate::connection::Violation;
+
 /// Counts since the start. `recorded = sent + rejected + dropped + waiting`, so nothing is lost unseen.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
@@ -23,6 +25,11 @@ pub(crate) struct Tally {
     pub(crate) log_lines_dropped: AtomicU64,
     pub(crate) policies_applied: AtomicU64,
     pub(crate) policies_refused: AtomicU64,
+    /// By [`Violation`].
+    refused: [AtomicU64; Violation::COUNT],
+    pub(crate) slow_clients: AtomicU64,
+    pub(crate) connections_refused: AtomicU64,
+    pub(crate) tunnels: AtomicU64,
 }
 
 /// The counts at one moment.
@@ -56,6 +63,14 @@ pub struct Counters {
     pub policies_applied: u64,
     /// Policy sets refused whole.
     pub policies_refused: u64,
+    /// Requests and connections that were not read to the end because of what they were like.
+    pub requests_refused: u64,
+    /// Clients cut off because they sent or read too slowly.
+    pub slow_clients: u64,
+    /// Connections closed at once because as many were open as may be.
+    pub connections_refused: u64,
+    /// Connections whose bytes were passed on unread: TCP, `CONNECT`, upgrades.
+    pub tunnels: u64,
 }
 
 impl Tally {
@@ -75,7 +90,21 @@ impl Tally {
             logs_dropped: self.logs_dropped.load(Relaxed),
             policies_applied: self.policies_applied.load(Relaxed),
             policies_refused: self.policies_refused.load(Relaxed),
+            requests_refused: self.refused.iter().map(|n| n.load(Relaxed)).sum(),
+            slow_clients: self.slow_clients.load(Relaxed),
+            connections_refused: self.connections_refused.load(Relaxed),
+            tunnels: self.tunnels.load(Relaxed),
         }
+    }
+
+    /// Counts what was refused.
+    pub(crate) fn refuse(&self, violation: Violation) {
+        add(&self.refused[violation as usize], 1);
+    }
+
+    /// How often each reason was met.
+    pub(crate) fn refused(&self) -> impl Iterator<Item = (Violation, u64)> {
+        Violation::ALL.into_iter().zip(self.refused.iter().map(|n| n.load(Relaxed)))
     }
 }
 

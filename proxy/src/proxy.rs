@@ -2,28 +2,33 @@
 
 use std::{io, net::SocketAddr, path::Path, sync::Arc, thread::JoinHandle};
 
+use arc_swap::ArcSwap;
 use rustls::crypto::CryptoProvider;
-use tokio::{net::TcpListener, runtime, sync::mpsc, task::LocalSet};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::transport::Endpoint;
+use tokio::{
+    runtime,
+    sync::{mpsc, oneshot, watch},
+    task::LocalSet,
+};
+use tokio_util::sync::CancellationToken;
 use weir_policy::PolicySet;
 
 use crate::{
-    config::{Config, ConfigError, LocalLimit, PolicySource, Secret, Telemetry},
-    control::{Admin, Follower, StateFile, hold, serve_admin},
+    config::{Config, ConfigError, Secret},
+    control::{Control, StateFile},
     counters::{Counters, Tally},
-    discovery,
+    reload::{ReloadError, Reloader, Status},
     security::{Security, SecurityError, default_provider},
-    telemetry::{self, Exporter, Gatherer, LogWriter, Recorder, Rings, Taps, Wanted},
-    traffic::{Worker, bind},
-    workload::Workload,
+    sockets::{Addresses, Sockets, bind_admin, bind_missing, listener_keys},
+    telemetry::{self, LogWriter, Recorder, Taps, Wanted},
+    traffic::{DataThread, Order},
+    workload::{Current, Workload},
 };
 
 /// A running sidecar.
 pub struct Proxy {
-    addresses: Vec<SocketAddr>,
     admin: Option<SocketAddr>,
-    workload: Arc<Workload>,
+    current: Current,
+    reloader: Reloader,
     draining: CancellationToken,
     stopping: CancellationToken,
     data: Vec<JoinHandle<()>>,
@@ -70,8 +75,6 @@ pub enum StartError {
     Thread(io::Error),
 }
 
-type Sockets = Vec<std::net::TcpListener>;
-
 impl Proxy {
     /// Binds every address, then starts; when it returns, connections are accepted. TLS is done by aws-lc.
     ///
@@ -90,7 +93,8 @@ impl Proxy {
         let config = config.with_istio()?;
         config.validate()?;
         let security = Security::open(&config, provider)?;
-        let (addresses, threads) = bind_all(&config)?;
+        let keys = listener_keys(&config);
+        let (addresses, sockets) = bind_missing(&keys, config.thread_count(), &Addresses::new())?;
         let admin = config.admin.map(bind_admin).transpose()?;
         let admin_address = admin.as_ref().and_then(|a| a.local_addr().ok());
         let state = state_file(&config)?;
@@ -98,12 +102,16 @@ impl Proxy {
         let token = admin_token(&config)?;
         let access_log = access_log(&config, &tally)?;
         let wanted = Arc::new(Wanted::new(&config.telemetry));
-        let (recorders, rings) = telemetry::rings(&config.telemetry, &wanted, threads.len());
-        let workload = Arc::new(Workload::new(&config, addresses[0], tally, security));
+        let (recorders, rings) = telemetry::rings(&config.telemetry, &wanted, sockets.len());
+        let workload = Arc::new(Workload::new(&config, addresses[&keys[0]], tally, security));
+        let current: Current = Arc::new(ArcSwap::new(workload.clone()));
         let (draining, stopping) = (CancellationToken::new(), CancellationToken::new());
+        let config = Arc::new(config);
+        let status = Arc::new(ArcSwap::from_pointee(Status { reloads: 0, refused: None, config: config.clone() }));
+        let (reloaded, configs) = watch::channel(config.clone());
         let control = Control {
-            workload: workload.clone(),
-            upstreams: config.upstreams.clone(),
+            current: current.clone(),
+            configs,
             telemetry: config.telemetry.clone(),
             rings,
             access_log,
@@ -112,19 +120,14 @@ impl Proxy {
             policy: config.policy.clone().map(|source| (source, state)),
             local_limit: config.limits.local_limit,
             admin,
+            status: status.clone(),
             draining: draining.clone(),
             stopping: stopping.clone(),
         };
         let control = spawn("control", move |runtime| runtime.block_on(control.run()))?;
-        let start_data = |(sockets, recorder): (Sockets, Recorder)| {
-            let (workload, shutdown) = (workload.clone(), draining.clone());
-            spawn("data", move |runtime| {
-                let worker = Worker::new(workload, recorder, config.max_connections);
-                LocalSet::new().block_on(runtime, worker.run(sockets, shutdown));
-            })
-        };
-        let data = threads.into_iter().zip(recorders).map(start_data).collect::<Result<_, _>>()?;
-        Ok(Self { addresses, admin: admin_address, workload, draining, stopping, data, control })
+        let (orders, data) = start_data(&workload, sockets, recorders, &draining)?;
+        let reloader = Reloader::new(current.clone(), orders, addresses, status, reloaded, provider.clone());
+        Ok(Self { admin: admin_address, current, reloader, draining, stopping, data, control })
     }
 
     /// Checks a configuration and the files it names for certificates and keys; nothing is bound or started.
@@ -139,8 +142,22 @@ impl Proxy {
 
     /// Where it listens, in the order of the configuration's listeners.
     #[must_use]
-    pub fn addresses(&self) -> &[SocketAddr] {
-        &self.addresses
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.reloader.addresses()
+    }
+
+    /// Puts another configuration in force without losing a request: listeners that stay keep their sockets
+    /// and connections, new ones begin, others drain. When it returns, every thread obeys.
+    ///
+    /// # Errors
+    /// Why it is refused whole; the one before then stays.
+    pub async fn reload(&self, config: Config) -> Result<(), ReloadError> {
+        self.reloader.reload(config).await
+    }
+
+    /// Notes for the log and `/config` that a configuration could not even be read.
+    pub fn refuse_config(&self, why: &str) {
+        self.reloader.refuse(why);
     }
 
     /// Where `/metrics` and the like are answered.
@@ -152,13 +169,13 @@ impl Proxy {
     /// What was counted so far.
     #[must_use]
     pub fn counters(&self) -> Counters {
-        self.workload.tally.read()
+        self.current.load().tally.read()
     }
 
     /// What is enforced now.
     #[must_use]
     pub fn policy(&self) -> Arc<PolicySet> {
-        self.workload.applied.load_full()
+        self.current.load().applied.load_full()
     }
 
     /// Resolves when somebody asked it to drain at the admin address.
@@ -173,100 +190,34 @@ impl Proxy {
         join(self.data).await;
         self.stopping.cancel();
         join(vec![self.control]).await;
-        self.workload.tally.read()
+        self.current.load().tally.read()
     }
 }
 
-/// What the control thread runs.
-struct Control {
-    workload: Arc<Workload>,
-    upstreams: Vec<crate::config::Upstream>,
-    telemetry: Telemetry,
-    rings: Rings,
-    access_log: Option<LogWriter>,
-    taps: Arc<Taps>,
-    token: Option<Secret>,
-    policy: Option<(PolicySource, Option<StateFile>)>,
-    local_limit: Option<LocalLimit>,
-    admin: Option<std::net::TcpListener>,
-    draining: CancellationToken,
-    stopping: CancellationToken,
-}
+/// Where each data thread takes its orders.
+type Orders = Vec<mpsc::Sender<Order>>;
 
-impl Control {
-    async fn run(self) {
-        let Self {
-            workload,
-            upstreams,
-            telemetry,
-            rings,
-            access_log,
-            taps,
-            token,
-            policy,
-            local_limit,
-            admin,
-            draining,
-            stopping,
-        } = self;
-        let tasks = TaskTracker::new();
-        discovery::start(&upstreams, &workload, &tasks, &stopping);
-        let endpoint = telemetry.otlp.clone().and_then(|url| Endpoint::from_shared(url).ok());
-        let records = endpoint.map(|endpoint| {
-            let (records, queued) = mpsc::channel(telemetry.queue_records);
-            let exporter = Exporter::new(telemetry, workload.clone(), queued, endpoint.connect_lazy());
-            tasks.spawn(exporter.run(stopping.clone()));
-            records
-        });
-        let gatherer = Gatherer::new(rings, records, access_log, taps.clone(), workload.clone());
-        tasks.spawn(gatherer.run(stopping.clone()));
-        if let Some(config) = local_limit {
-            tasks.spawn(hold(workload.clone(), config, policy.is_some(), stopping.clone()));
-        }
-        if let Some((source, state)) = policy
-            && let Ok(endpoint) = Endpoint::from_shared(source.from)
-        {
-            let follower = Follower::new(workload.clone(), endpoint.connect_lazy(), state);
-            tasks.spawn(follower.run(stopping.clone()));
-        }
-        workload.security.watch(&tasks, &stopping);
-        if let Some(listener) = admin.and_then(|a| TcpListener::from_std(a).ok()) {
-            let admin = Admin { workload, taps, token, drain: draining };
-            tasks.spawn(serve_admin(listener, admin, stopping));
-        }
-        tasks.close();
-        tasks.wait().await;
+/// Starts a thread for each set of sockets, with its first order.
+fn start_data(
+    workload: &Arc<Workload>,
+    sockets: Vec<Sockets>,
+    recorders: Vec<Recorder>,
+    draining: &CancellationToken,
+) -> Result<(Orders, Vec<JoinHandle<()>>), StartError> {
+    let (mut orders, mut threads) = (Vec::new(), Vec::new());
+    for (sockets, recorder) in sockets.into_iter().zip(recorders) {
+        // one order at a time: a reload waits until the one before is obeyed
+        let (order, received) = mpsc::channel(1);
+        let first = Order { workload: workload.clone(), sockets, done: oneshot::channel().0 };
+        order.try_send(first).map_err(|_| StartError::Thread(io::Error::other("a new queue is full")))?;
+        let draining = draining.clone();
+        let run = move |runtime: &runtime::Runtime| {
+            LocalSet::new().block_on(runtime, DataThread::new(recorder, draining).run(received));
+        };
+        threads.push(spawn("data", run)?);
+        orders.push(order);
     }
-}
-
-/// One socket per listener and thread; port 0 is chosen once and shared.
-fn bind_all(config: &Config) -> Result<(Vec<SocketAddr>, Vec<Sockets>), StartError> {
-    let mut addresses = Vec::new();
-    let mut threads: Vec<Sockets> = (0..config.thread_count()).map(|_| Vec::new()).collect();
-    for listener in &config.listeners {
-        let mut address = listener.address;
-        if address.port() != 0 {
-            // with SO_REUSEPORT a second proxy would silently share the port: ask without it first
-            std::net::TcpListener::bind(address).map_err(bind_error(address))?;
-        }
-        for sockets in &mut threads {
-            let socket = bind(address).map_err(bind_error(address))?;
-            address = socket.local_addr().map_err(bind_error(address))?;
-            sockets.push(socket);
-        }
-        addresses.push(address);
-    }
-    Ok((addresses, threads))
-}
-
-fn bind_admin(address: SocketAddr) -> Result<std::net::TcpListener, StartError> {
-    let listener = std::net::TcpListener::bind(address).map_err(bind_error(address))?;
-    listener.set_nonblocking(true).map_err(bind_error(address))?;
-    Ok(listener)
-}
-
-fn bind_error(address: SocketAddr) -> impl Fn(io::Error) -> StartError {
-    move |source| StartError::Bind { address, source }
+    Ok((orders, threads))
 }
 
 fn admin_token(config: &Config) -> Result<Option<Secret>, StartError> {

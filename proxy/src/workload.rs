@@ -1,6 +1,6 @@
 //! [`Workload`]: the configuration compiled into what requests touch; shared by all threads.
 //!
-//! Routes and upstreams are fixed at start; the endpoints of an upstream are swapped as a whole. Limits,
+//! Routes and upstreams are fixed until the configuration is read again; the endpoints of an upstream are swapped as a whole. Limits,
 //! breakers and counts are state beside them, so a policy changes a number and nothing is compiled again.
 
 use std::{
@@ -19,12 +19,14 @@ use tokio::{sync::watch, time::Instant};
 use weir_policy::{Policy, PolicySet};
 
 use crate::{
-    config::{self, Config, Direction, Propagation, Timeouts},
+    config::{self, Config, Connect, Direction, Http, ListenerProtocol, Propagation, Timeouts},
     counters::Tally,
     regulate::{Gate, Latencies},
     routing::{Route, Standing},
     security::Security,
+    sockets::{ListenerKey, listener_keys},
     telemetry::LmStats,
+    traffic::Via,
     upstream::Upstream,
 };
 
@@ -34,32 +36,50 @@ pub(crate) struct Workload {
     pub(crate) instance: String,
     pub(crate) servers: Option<u32>,
     pub(crate) listeners: Vec<Vec<Arc<Route>>>,
+    /// What each listener takes, in the same order.
+    pub(crate) accepts: Vec<Accepts>,
+    pub(crate) http: Http,
+    pub(crate) max_connections: usize,
     pub(crate) upstreams: Vec<Arc<Upstream>>,
     pub(crate) timeouts: Timeouts,
     pub(crate) span_ratio: f64,
     /// The limits of the service as a whole, at its inbound listeners.
-    pub(crate) gate: Gate,
+    pub(crate) gate: Arc<Gate>,
     /// Who is believed about priorities.
     pub(crate) priority_header: Option<HeaderName>,
     /// What the local limiter steers by, and what it allows; 0 for no limit.
-    pub(crate) latencies: Latencies,
-    pub(crate) local_limit: AtomicU32,
-    pub(crate) lm_stats: LmStats,
+    pub(crate) latencies: Arc<Latencies>,
+    pub(crate) local_limit: Arc<AtomicU32>,
+    pub(crate) lm_stats: Arc<LmStats>,
     /// Moves with every word of the control plane.
-    pub(crate) policy_news: watch::Sender<Option<Instant>>,
+    pub(crate) policy_news: Arc<watch::Sender<Option<Instant>>>,
     pub(crate) tally: Arc<Tally>,
     /// Who may connect and what requests may do.
     pub(crate) security: Security,
     /// In which forms traces are continued.
     pub(crate) propagation: Vec<Propagation>,
     /// Where what is enforced came from, and when.
-    pub(crate) origin: Mutex<(Origin, Instant)>,
+    pub(crate) origin: Arc<Mutex<(Origin, Instant)>>,
     /// What is enforced now; the gates and circuits hold its numbers.
     pub(crate) applied: ArcSwap<PolicySet>,
     static_policy: PolicySet,
-    endpoint_ids: AtomicUsize,
+    endpoint_ids: Arc<AtomicUsize>,
     /// How often endpoints went; the connection pools of the data threads follow it.
-    pub(crate) endpoint_changes: AtomicUsize,
+    pub(crate) endpoint_changes: Arc<AtomicUsize>,
+}
+
+/// The workload in force, for those who outlive it.
+pub(crate) type Current = Arc<ArcSwap<Workload>>;
+
+/// What a listener takes besides requests that match a route.
+pub(crate) struct Accepts {
+    pub(crate) key: ListenerKey,
+    pub(crate) protocol: ListenerProtocol,
+    pub(crate) connect: Connect,
+    /// Where plain TCP goes.
+    pub(crate) tcp: Option<Arc<Route>>,
+    /// What this listener adds to `Via`, by which it knows a request that comes round again.
+    pub(crate) via: Via,
 }
 
 /// Where the limits in force come from.
@@ -75,51 +95,71 @@ pub(crate) enum Origin {
 impl Workload {
     /// Compiles `config`; `first` is the address of the first listener.
     pub(crate) fn new(config: &Config, first: SocketAddr, tally: Arc<Tally>, security: Security) -> Self {
-        let endpoint_ids = AtomicUsize::new(0);
-        let threads = config.thread_count();
-        let upstream = |(index, u)| {
-            let tls = security.client_tls(index).cloned();
-            Arc::new(Upstream::new(u, config.locality.as_ref(), threads, tls))
-        };
-        let upstreams: Vec<Arc<Upstream>> = config.upstreams.iter().enumerate().map(upstream).collect();
-        let by_name: HashMap<&str, &Arc<Upstream>> = upstreams.iter().map(|u| (u.name.as_str(), u)).collect();
-        let listeners = config.listeners.iter().map(|listener| {
-            let routes = listener.routes.iter().map(|route| {
-                let upstream = |name: &str| (*by_name.get(name).expect("validated: the upstream exists")).clone();
-                let (service, timeout) = (config.service.as_str(), config.timeouts.response());
-                let compiled =
-                    Route::new(route, Standing { service, direction: listener.direction, timeout }, upstream);
-                Arc::new(compiled.expect("validated: the route compiles"))
-            });
-            routes.collect()
-        });
+        let instance = config.instance.clone().unwrap_or_else(|| first.to_string());
+        let workload = Self::compile(config, instance, tally, security, None);
+        workload.apply(Arc::new(workload.static_policy.clone()));
+        workload
+    }
+
+    /// Compiles what follows this one: same process, other routes. What is known of routes, upstreams and
+    /// endpoints that stay is shared with it, and so is the policy.
+    pub(crate) fn succeeded_by(&self, config: &Config, security: Security) -> Self {
+        let after = Self::compile(config, self.instance.clone(), self.tally.clone(), security, Some(self));
+        after.inherit_policy(self);
+        // some endpoints may have gone with the old configuration
+        after.endpoint_changes.fetch_add(1, Relaxed);
+        after
+    }
+
+    /// Enforces what `before` does; the static limits, though, are its own.
+    pub(crate) fn inherit_policy(&self, before: &Self) {
+        let set = before.applied.load_full();
+        if set.policies == before.static_policy.policies {
+            self.apply(Arc::new(PolicySet { sequence: set.sequence, ..self.static_policy.clone() }));
+        } else {
+            self.apply(set);
+        }
+    }
+
+    fn compile(
+        config: &Config,
+        instance: String,
+        tally: Arc<Tally>,
+        security: Security,
+        before: Option<&Self>,
+    ) -> Self {
+        let upstreams = upstreams(config, &security, before);
+        let (listeners, accepts) = listeners(config, &upstreams, before);
         let workload = Self {
             service: config.service.clone(),
-            instance: config.instance.clone().unwrap_or_else(|| first.to_string()),
+            instance,
             servers: config.servers,
-            listeners: listeners.collect(),
+            listeners,
+            accepts,
+            http: config.http,
+            max_connections: config.max_connections,
             upstreams,
             timeouts: config.timeouts,
             span_ratio: config.telemetry.span_ratio,
-            gate: Gate::default(),
+            gate: shared(before, |before| &before.gate),
             priority_header: config.limits.priority_header.as_ref().and_then(|name| name.parse().ok()),
-            latencies: Latencies::default(),
-            local_limit: AtomicU32::new(0),
-            lm_stats: LmStats::default(),
-            policy_news: watch::Sender::new(None),
+            latencies: shared(before, |before| &before.latencies),
+            local_limit: shared(before, |before| &before.local_limit),
+            lm_stats: shared(before, |before| &before.lm_stats),
+            policy_news: shared(before, |before| &before.policy_news),
             tally,
             security,
             propagation: config.telemetry.propagation.clone(),
-            origin: Mutex::new((Origin::Static, Instant::now())),
+            origin: before
+                .map_or_else(|| Arc::new(Mutex::new((Origin::Static, Instant::now()))), |before| before.origin.clone()),
             applied: ArcSwap::default(),
             static_policy: config.static_policy(),
-            endpoint_ids,
-            endpoint_changes: AtomicUsize::new(0),
+            endpoint_ids: shared(before, |before| &before.endpoint_ids),
+            endpoint_changes: shared(before, |before| &before.endpoint_changes),
         };
-        for upstream in config.upstreams.iter().filter(|upstream| upstream.subset_of.is_none()) {
+        for upstream in config.upstreams.iter().filter(|upstream| !upstream.endpoints.is_empty()) {
             workload.publish(&upstream.name, &upstream.endpoints);
         }
-        workload.apply(Arc::new(workload.static_policy.clone()));
         workload
     }
 
@@ -167,7 +207,7 @@ impl Workload {
 
     /// Every route of every listener.
     pub(crate) fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
-        self.listeners.iter().flatten()
+        self.listeners.iter().flatten().chain(self.accepts.iter().filter_map(|accepts| accepts.tcp.as_ref()))
     }
 
     /// Replaces the endpoints of an upstream and of its subsets. Requests under way at one that goes finish there.
@@ -200,6 +240,49 @@ impl Origin {
             Self::Decayed => "decayed",
         }
     }
+}
+
+/// What is known since before, or nothing yet.
+fn shared<T: Default>(before: Option<&Workload>, of: impl Fn(&Workload) -> &Arc<T>) -> Arc<T> {
+    before.map(|before| of(before).clone()).unwrap_or_default()
+}
+
+fn upstreams(config: &Config, security: &Security, before: Option<&Workload>) -> Vec<Arc<Upstream>> {
+    let threads = config.thread_count();
+    let upstream = |(index, upstream): (usize, &config::Upstream)| {
+        let tls = security.client_tls(index).cloned();
+        let compiled = Upstream::new(upstream, config.locality.as_ref(), threads, tls);
+        let known = before.and_then(|before| before.upstreams.iter().find(|known| known.name == upstream.name));
+        Arc::new(match known {
+            Some(known) => compiled.known_by(known),
+            None => compiled,
+        })
+    };
+    config.upstreams.iter().enumerate().map(upstream).collect()
+}
+
+fn listeners(
+    config: &Config,
+    upstreams: &[Arc<Upstream>],
+    before: Option<&Workload>,
+) -> (Vec<Vec<Arc<Route>>>, Vec<Accepts>) {
+    let by_name: HashMap<&str, &Arc<Upstream>> = upstreams.iter().map(|u| (u.name.as_str(), u)).collect();
+    let upstream = |name: &str| (*by_name.get(name).expect("validated: the upstream exists")).clone();
+    let mut known: Vec<&Arc<Route>> = before.iter().flat_map(|before| before.routes()).collect();
+    let mut compiled = |route: &config::Route, direction| {
+        let standing = Standing { service: &config.service, direction, timeout: config.timeouts.response() };
+        let route = Route::new(route, standing, &upstream).expect("validated: the route compiles");
+        route.known_by(&mut known)
+    };
+    let (mut listeners, mut accepts) = (Vec::new(), Vec::new());
+    for (key, listener) in listener_keys(config).into_iter().zip(&config.listeners) {
+        listeners.push(listener.routes.iter().map(|route| compiled(route, listener.direction)).collect());
+        let tcp = listener.upstream.as_ref().map(config::Route::to);
+        let tcp = tcp.map(|route| compiled(&route, listener.direction));
+        let via = Via::new(accepts.len());
+        accepts.push(Accepts { key, protocol: listener.protocol, connect: listener.connect, tcp, via });
+    }
+    (listeners, accepts)
 }
 
 fn breaker(policy: Option<&Policy>) -> Option<weir_policy::Breaker> {

@@ -6,7 +6,7 @@ use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
-use weir_proxy::{Config, Proxy, StartError};
+use weir_proxy::{Config, Proxy, StartError, watch_file};
 
 /// Exit codes are those of `weir`: 1 failure, 3 configuration.
 const FAILURE: u8 = 1;
@@ -63,6 +63,7 @@ fn run(args: &Args) -> Result<(), (u8, String)> {
             _ = terminate.recv() => {}
             _ = tokio::signal::ctrl_c() => {}
             () = proxy.drain_requested() => {}
+            Err(error) = watch_file(&proxy, &args.config, text) => return Err((FAILURE, error.to_string())),
         }
         info!("draining");
         let counters = proxy.drain().await;

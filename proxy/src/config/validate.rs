@@ -7,7 +7,7 @@ use weir_policy::{Breaker, Policy, PolicySet};
 use crate::{
     config::{
         Balance, Config, ConfigError, ConsulService, Direction, Discovery, DnsName, Endpoint, HashOn, Listener,
-        Protocol, Redirect, Route, Secret, SrvName, SubsetOf, Upstream, limits::unregulated,
+        ListenerProtocol, Protocol, Redirect, Route, Secret, SrvName, SubsetOf, Upstream, limits::unregulated,
     },
     routing,
 };
@@ -27,6 +27,7 @@ impl Config {
         self.check_listeners()?;
         self.check_security()?;
         self.check_telemetry()?;
+        self.http.validate()?;
         self.check_limits()?;
         self.static_policy().validate().map_err(|e| ConfigError(format!("limits: {e}")))
     }
@@ -75,12 +76,11 @@ impl Config {
 
     fn check_listeners(&self) -> Result<(), ConfigError> {
         let mut route_names = HashSet::new();
-        for (i, Listener { routes, istio, direction, .. }) in self.listeners.iter().enumerate() {
+        for (i, listener) in self.listeners.iter().enumerate() {
+            self.check_protocol(i, listener)?;
+            let Listener { routes, istio, direction, .. } = listener;
             let outbound = *direction == Direction::Outbound;
             check(istio.is_empty() || outbound, || format!("listeners[{i}].istio: only at an outbound listener"))?;
-            check(!routes.is_empty() || !istio.is_empty(), || {
-                format!("listeners[{i}].routes is empty: every request would get a 404")
-            })?;
             for (j, route) in routes.iter().enumerate() {
                 self.check_route(route).map_err(|e| ConfigError(format!("listeners[{i}].routes[{j}].{e}")))?;
                 if let Some(name) = &route.name {
@@ -89,6 +89,33 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// Routes are for HTTP, an upstream of its own for TCP; `detect` needs both.
+    fn check_protocol(&self, i: usize, listener: &Listener) -> Result<(), ConfigError> {
+        let Listener { protocol, routes, istio, upstream, jwt, authorization, .. } = listener;
+        let (http, tcp) = match protocol {
+            ListenerProtocol::Http => (true, false),
+            ListenerProtocol::Tcp => (false, true),
+            ListenerProtocol::Detect => (true, true),
+        };
+        let routed = !routes.is_empty() || !istio.is_empty();
+        check(!http || routed, || format!("listeners[{i}].routes is empty: every request would get a 404"))?;
+        check(http || !routed, || {
+            format!("listeners[{i}].routes: requests are not read where protocol is tcp; use `upstream`")
+        })?;
+        check(!tcp || (jwt.is_none() && authorization.is_none()), || {
+            format!("listeners[{i}]: jwt and authorization are about requests, and plain TCP would pass beside them")
+        })?;
+        match upstream {
+            None => check(!tcp, || format!("listeners[{i}].upstream is missing: plain TCP needs one")),
+            Some(_) if !tcp => Err(ConfigError(format!(
+                "listeners[{i}].upstream: only plain TCP goes there; set protocol to tcp or detect, or use `routes`"
+            ))),
+            Some(name) => check(self.upstreams.iter().any(|u| u.name == *name), || {
+                format!("listeners[{i}].upstream: no upstream is named {name:?}")
+            }),
+        }
     }
 
     fn check_route(&self, route: &Route) -> Result<(), ConfigError> {

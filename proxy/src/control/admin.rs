@@ -1,9 +1,10 @@
-//! The admin address: `/metrics`, `/policy`, `/endpoints`, `/tap`, `/healthz`, and `POST /drain`.
+//! The admin address: `/metrics`, `/policy`, `/endpoints`, `/config`, `/tap`, `/healthz`, and `POST /drain`.
 //!
 //! On loopback it asks for nothing; beyond, every path but the health checks asks for the bearer token.
 
 use std::{convert::Infallible, sync::Arc};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{
     HeaderValue, Method, Request, Response, StatusCode,
@@ -21,8 +22,9 @@ use weir_policy::PolicySet;
 use crate::{
     config::Secret,
     control::{endpoints, metrics::metrics},
+    reload::Status,
     telemetry::{TapBody, TapError, Taps},
-    workload::Workload,
+    workload::Current,
 };
 
 /// Scrapers and people; more at once are closed.
@@ -32,7 +34,8 @@ const TEXT: &str = "text/plain; charset=utf-8";
 
 /// What the admin address shows and does.
 pub(crate) struct Admin {
-    pub(crate) workload: Arc<Workload>,
+    pub(crate) current: Current,
+    pub(crate) status: Arc<ArcSwap<Status>>,
     pub(crate) taps: Arc<Taps>,
     /// What a caller has to know; nothing when absent.
     pub(crate) token: Option<Secret>,
@@ -93,11 +96,15 @@ impl Admin {
     fn page(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
         match (method, path) {
             (&Method::GET, "/metrics") => {
-                respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", metrics(&self.workload))
+                respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", metrics(&self.current.load()))
             }
             (&Method::GET, "/policy") => respond(StatusCode::OK, "application/json", self.policy()),
             (&Method::GET, "/endpoints") => {
-                respond(StatusCode::OK, "application/json", endpoints::json(&self.workload))
+                respond(StatusCode::OK, "application/json", endpoints::json(&self.current.load()))
+            }
+            (&Method::GET, "/config") => {
+                let json = serde_json::to_string_pretty(&**self.status.load()).unwrap_or_default();
+                respond(StatusCode::OK, "application/json", json)
             }
             (&Method::GET, "/healthz/live") => respond(StatusCode::OK, TEXT, "ok\n".to_owned()),
             (&Method::GET, "/healthz" | "/healthz/ready") if self.drain.is_cancelled() => {
@@ -110,16 +117,16 @@ impl Admin {
             }
             (_, "/drain") => respond(StatusCode::METHOD_NOT_ALLOWED, TEXT, "drain with POST\n".to_owned()),
             _ => {
-                let known = "there is /metrics, /policy, /endpoints, /tap, /healthz, /healthz/live, /healthz/ready and POST /drain\n";
+                let known = "there is /metrics, /policy, /endpoints, /config, /tap, /healthz, /healthz/live, /healthz/ready and POST /drain\n";
                 respond(StatusCode::NOT_FOUND, TEXT, known.to_owned())
             }
         }
     }
 
     fn policy(&self) -> String {
-        let (source, since) = *self.workload.origin.lock();
+        let (source, since) = *self.current.load().origin.lock();
         let age_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let set = self.workload.applied.load();
+        let set = self.current.load().applied.load();
         serde_json::to_string_pretty(&InForce { source: source.as_str(), age_ms, set: &set }).unwrap_or_default()
     }
 

@@ -19,7 +19,7 @@ use crate::{
     control::{Keeper, StateFile},
     counters::add,
     telemetry::jittered,
-    workload::{Origin, Workload},
+    workload::{Current, Origin, Workload},
 };
 
 /// The first wait before the stream is opened again; it doubles up to [`MAX_BACKOFF`].
@@ -33,7 +33,7 @@ const STATUSES: usize = 16;
 
 /// The loop that follows.
 pub(crate) struct Follower {
-    workload: Arc<Workload>,
+    current: Current,
     client: PolicyServiceClient<Channel>,
     keeper: Option<Keeper>,
     /// The newest set accepted: its sequence and when it was issued.
@@ -51,11 +51,11 @@ enum Event {
 
 impl Follower {
     /// Enforces what was kept of the last run, if anything.
-    pub(crate) fn new(workload: Arc<Workload>, channel: Channel, state: Option<StateFile>) -> Self {
+    pub(crate) fn new(current: Current, channel: Channel, state: Option<StateFile>) -> Self {
         let client = PolicyServiceClient::new(channel);
         let kept = state.as_ref().and_then(StateFile::read);
         let keeper = state.map(Keeper::start);
-        let mut follower = Self { workload, client, keeper, newest: (0, 0), decays: None };
+        let mut follower = Self { current, client, keeper, newest: (0, 0), decays: None };
         if let Some(set) = kept {
             info!(sequence = set.sequence, "enforcing the policy kept from the last run");
             follower.enforce(set, Origin::Disk);
@@ -140,9 +140,9 @@ impl Follower {
     /// Enforces a set, or says why not.
     fn take(&mut self, set: proto::PolicySet) -> Result<(), String> {
         // even a set that is refused says that the control plane is there
-        self.workload.policy_news.send_replace(Some(Instant::now()));
+        self.current.load().policy_news.send_replace(Some(Instant::now()));
         let set = PolicySet::try_from(set).map_err(|error| {
-            add(&self.workload.tally.policies_refused, 1);
+            add(&self.current.load().tally.policies_refused, 1);
             warn!(%error, "policy refused whole; the one before stays");
             error.to_string()
         })?;
@@ -160,7 +160,7 @@ impl Follower {
         self.enforce(set, Origin::ControlPlane);
         // a sync takes longer than a swap may: the set holds first and is kept beside
         if let Some(keeper) = &self.keeper {
-            keeper.keep(self.workload.applied.load_full());
+            keeper.keep(self.current.load().applied.load_full());
         }
         Ok(())
     }
@@ -168,18 +168,26 @@ impl Follower {
     fn enforce(&mut self, set: PolicySet, origin: Origin) {
         self.newest = (set.sequence, set.issued_unix_nano);
         self.decays = set.ttl().map(|ttl| Instant::now() + ttl);
-        add(&self.workload.tally.policies_applied, 1);
-        self.workload.apply_from(origin, Arc::new(set));
+        let set = Arc::new(set);
+        loop {
+            let workload = self.current.load_full();
+            workload.apply_from(origin, set.clone());
+            // a reload in between may have missed it
+            if Arc::ptr_eq(&workload, &self.current.load()) {
+                return add(&workload.tally.policies_applied, 1);
+            }
+        }
     }
 
     fn decay(&mut self) {
         warn!(sequence = self.newest.0, "no news of the policy for its time to live; the static limits hold");
         self.decays = None;
-        self.workload.decay();
+        self.current.load().decay();
     }
 
     fn status(&self, refused: String) -> proto::ProxyStatus {
-        let Workload { service, instance, .. } = &*self.workload;
+        let workload = self.current.load();
+        let Workload { service, instance, .. } = &**workload;
         let (service, instance) = (service.clone(), instance.clone());
         proto::ProxyStatus { service, instance, applied_sequence: self.newest.0, refused }
     }

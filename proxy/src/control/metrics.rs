@@ -27,6 +27,7 @@ struct Exposition {
 pub(crate) fn metrics(workload: &Workload) -> String {
     let mut out = Exposition { text: String::with_capacity(16 * 1024) };
     own(workload, &mut out);
+    refused(workload, &mut out);
     routes(workload, &mut out);
     upstreams(workload, &mut out);
     models(workload, &mut out);
@@ -70,6 +71,14 @@ fn own(workload: &Workload, out: &mut Exposition) {
         ),
         ("policies_applied_total", "counter", "Policy sets applied.", counters.policies_applied),
         ("policies_refused_total", "counter", "Policy sets refused whole.", counters.policies_refused),
+        ("slow_clients_total", "counter", "Clients cut off for slowness.", counters.slow_clients),
+        (
+            "connections_refused_total",
+            "counter",
+            "Connections closed because as many were open as may be.",
+            counters.connections_refused,
+        ),
+        ("tunnels_total", "counter", "Connections passed on unread.", counters.tunnels),
         ("policy_sequence", "gauge", "The policy in force.", workload.applied.load().sequence),
         ("in_flight", "gauge", "Requests admitted to the service now.", u64::from(in_flight)),
         ("queued", "gauge", "Requests that wait for a place now.", u64::from(queued)),
@@ -79,6 +88,14 @@ fn own(workload: &Workload, out: &mut Exposition) {
         let name = format!("weir_proxy_{name}");
         out.family(&name, kind, help);
         out.sample(&name, &[], value as f64);
+    }
+}
+
+fn refused(workload: &Workload, out: &mut Exposition) {
+    let name = "weir_proxy_refused_requests_total";
+    out.family(name, "counter", "Requests and connections not read to the end, by what they were like.");
+    for (violation, count) in workload.tally.refused() {
+        out.sample(name, &[("reason", violation.as_str())], count as f64);
     }
 }
 

@@ -7,8 +7,9 @@ mod follow;
 mod hold;
 mod metrics;
 mod state;
+mod thread;
 
 pub(crate) use admin::{Admin, serve as serve_admin};
 pub(crate) use follow::Follower;
-pub(crate) use hold::hold;
 pub(crate) use state::{Keeper, StateFile};
+pub(crate) use thread::Control;

@@ -9,7 +9,7 @@ mod consul;
 mod dns;
 mod file;
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use crate::{
     config::{self, Discovery, Endpoint},
     telemetry::jittered,
-    workload::Workload,
+    workload::Current,
 };
 
 /// The first wait after a failure; it doubles up to [`MAX_BACKOFF`].
@@ -33,23 +33,18 @@ struct Unavailable(String);
 
 /// Where what is found for one upstream goes.
 struct Registrar {
-    workload: Arc<Workload>,
+    current: Current,
     upstream: String,
     known: Vec<Endpoint>,
     failures: u32,
 }
 
 /// Begins to look for the endpoints of every upstream that asks for it.
-pub(crate) fn start(
-    upstreams: &[config::Upstream],
-    workload: &Arc<Workload>,
-    tasks: &TaskTracker,
-    stop: &CancellationToken,
-) {
+pub(crate) fn start(upstreams: &[config::Upstream], current: &Current, tasks: &TaskTracker, stop: &CancellationToken) {
     for upstream in upstreams {
         let Some(discovery) = upstream.discover.clone() else { continue };
         let registrar =
-            Registrar { workload: workload.clone(), upstream: upstream.name.clone(), known: Vec::new(), failures: 0 };
+            Registrar { current: current.clone(), upstream: upstream.name.clone(), known: Vec::new(), failures: 0 };
         let stop = stop.clone();
         tasks.spawn(async move { stop.run_until_cancelled(look(discovery, registrar)).await });
     }
@@ -81,7 +76,7 @@ impl Registrar {
             return;
         }
         info!(upstream = self.upstream, endpoints = endpoints.len(), "endpoints changed");
-        self.workload.publish(&self.upstream, &endpoints);
+        self.current.load().publish(&self.upstream, &endpoints);
         self.known = endpoints;
     }
 

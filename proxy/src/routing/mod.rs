@@ -36,12 +36,12 @@ pub(crate) struct Route {
     pub(crate) idle_timeout: Option<Duration>,
     pub(crate) retries: Option<RetryPolicy>,
     pub(crate) mirror: Option<Arc<Mirror>>,
-    pub(crate) gate: Gate,
-    pub(crate) circuit: Circuit,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) circuit: Arc<Circuit>,
     pub(crate) priority: Priority,
     /// What the file limits it to.
     pub(crate) static_policy: Option<Policy>,
-    pub(crate) stats: RouteStats,
+    pub(crate) stats: Arc<RouteStats>,
     pub(crate) fault: Fault,
     pub(crate) request_headers: Edits,
     pub(crate) response_headers: Edits,
@@ -106,9 +106,9 @@ impl Route {
             idle_timeout: route.idle_timeout_ms.map(Duration::from_millis),
             retries: route.retries.as_ref().map(RetryPolicy::new).transpose()?,
             mirror: route.mirror.as_ref().map(|mirror| Mirror::new(mirror, upstream(&mirror.upstream))),
-            gate: Gate::default(),
-            circuit: Circuit::default(),
-            stats: RouteStats::default(),
+            gate: Arc::default(),
+            circuit: Arc::default(),
+            stats: Arc::default(),
             fault: route.fault.clone(),
             request_headers: Edits::new(&route.request_headers, "request_headers")?,
             response_headers: Edits::new(&route.response_headers, "response_headers")?,
@@ -117,6 +117,19 @@ impl Route {
             new_host: route.rewrite.host.as_deref().map(host_value).transpose()?,
             destination,
         })
+    }
+
+    /// Shares limits, breaker and counts with the route of the same name before a reload, which no other
+    /// may then have.
+    pub(crate) fn known_by(mut self, known: &mut Vec<&Arc<Self>>) -> Arc<Self> {
+        let same = |route: &&Arc<Self>| route.name == self.name && route.direction == self.direction;
+        if let Some(at) = known.iter().position(same) {
+            let route = known.remove(at);
+            self.gate = route.gate.clone();
+            self.circuit = route.circuit.clone();
+            self.stats = route.stats.clone();
+        }
+        Arc::new(self)
     }
 
     pub(crate) fn accepts<B>(&self, request: &Request<B>) -> bool {

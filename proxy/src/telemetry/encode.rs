@@ -37,7 +37,14 @@ pub(crate) enum Attribute<'a> {
 pub(crate) fn each_attribute(record: &SpanRecord, mut say: impl FnMut(&'static str, Attribute<'_>)) {
     use Attribute::{Int, Text};
     let route = &record.route;
-    say("http.request.method", Text(record.method.as_str()));
+    match record.tunnel.as_ref().and_then(|t| t.to_str().ok()) {
+        Some("tcp") => say("network.transport", Text("tcp")),
+        Some(protocol) => say("network.protocol.name", Text(protocol)),
+        None => {}
+    }
+    if record.path.is_some() || record.tunnel.is_none() {
+        say("http.request.method", Text(record.method.as_str()));
+    }
     if record.status > 0 {
         say("http.response.status_code", Int(u64::from(record.status)));
     }

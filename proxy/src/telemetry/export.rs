@@ -4,10 +4,7 @@
 //! back-off, until `retry_ms` have passed; the queue behind it is bounded, and what does not fit is
 //! dropped and counted, so a data thread never waits.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
 use opentelemetry_proto::tonic::collector::{
     logs::v1::{ExportLogsServiceRequest, logs_service_client::LogsServiceClient},
@@ -25,7 +22,7 @@ use crate::{
     config::Telemetry,
     counters::add,
     telemetry::{SpanRecord, client::TraceClient, encode, measures, wire::SpanWriter},
-    workload::Workload,
+    workload::Current,
 };
 
 /// The first wait before a batch is tried again; it doubles up to [`MAX_BACKOFF`].
@@ -40,7 +37,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// The loop that sends them.
 pub(crate) struct Exporter {
     config: Telemetry,
-    workload: Arc<Workload>,
+    current: Current,
     records: mpsc::Receiver<SpanRecord>,
     traces: TraceClient,
     writer: SpanWriter,
@@ -61,14 +58,14 @@ impl Exporter {
     /// `channel` is connected on first use.
     pub(crate) fn new(
         config: Telemetry,
-        workload: Arc<Workload>,
+        current: Current,
         records: mpsc::Receiver<SpanRecord>,
         channel: Channel,
     ) -> Self {
         Self {
             batch: Vec::with_capacity(config.batch_spans),
             config,
-            workload,
+            current,
             records,
             traces: TraceClient::new(channel.clone()),
             writer: SpanWriter::default(),
@@ -136,7 +133,7 @@ impl Exporter {
 
     /// Counts what is left as dropped. No thread records any more, so what is not settled is lost.
     fn give_up(&mut self) {
-        let tally = &self.workload.tally;
+        let tally = &self.current.load().tally;
         let counters = tally.read();
         let settled = counters.spans_sent + counters.spans_rejected + counters.spans_dropped;
         let spans = usize::try_from(counters.spans_recorded.saturating_sub(settled)).unwrap_or(usize::MAX);
@@ -156,7 +153,7 @@ impl Exporter {
         }
         let logs: Vec<&SpanRecord> = self.batch.iter().filter(|r| r.log).collect();
         if !logs.is_empty() {
-            let (request, count) = (encode::logs(&self.workload, &logs), logs.len());
+            let (request, count) = (encode::logs(&self.current.load(), &logs), logs.len());
             self.send_logs(request, count).await;
         }
         self.batch.clear();
@@ -166,12 +163,12 @@ impl Exporter {
     async fn send_spans(&mut self, spans: usize, stop: &CancellationToken) -> bool {
         let give_up = Instant::now() + Duration::from_millis(self.config.retry_ms);
         let mut backoff = MIN_BACKOFF;
-        let tally = self.workload.tally.clone();
+        let tally = self.current.load().tally.clone();
         let mut retried = false;
         loop {
             // made anew for each try: the same records give the same bytes, by which the collector knows a repetition
             let sampled = self.batch.iter().filter(|r| r.trace.sampled);
-            let request = self.writer.request(&self.workload, sampled);
+            let request = self.writer.request(&self.current.load(), sampled);
             let error = match timed(self.traces.export(request)).await {
                 Ok(answer) => {
                     let partial = answer.into_inner().partial_success.unwrap_or_default();
@@ -207,7 +204,7 @@ impl Exporter {
 
     /// Access logs are tried once: the spans beside them tell the same.
     async fn send_logs(&mut self, request: ExportLogsServiceRequest, logs: usize) {
-        let tally = &self.workload.tally;
+        let tally = &self.current.load().tally;
         match timed(self.logs.export(request)).await {
             Ok(_) => add(&tally.logs_sent, logs),
             Err(error) => {
@@ -219,7 +216,7 @@ impl Exporter {
 
     /// Metrics are cumulative, so one that is lost is made good by the next.
     async fn send_metrics(&mut self) {
-        let request = measures::metrics(&self.workload, self.started_unix_nano, unix_nano_now());
+        let request = measures::metrics(&self.current.load(), self.started_unix_nano, unix_nano_now());
         if let Err(error) = timed(self.metrics.export(request)).await {
             warn!(%error, "metrics not taken");
         }

@@ -27,6 +27,8 @@ pub(crate) struct SpanRecord {
     pub(crate) duration_ns: u64,
     pub(crate) method: Method,
     pub(crate) path: Option<PathAndQuery>,
+    /// What a tunnel carried: `tcp`, or what the request asked for. Nothing for requests with an answer.
+    pub(crate) tunnel: Option<Box<HeaderValue>>,
     /// `service/instance` of the caller, as its sidecar said; inbound only.
     pub(crate) caller: Option<HeaderValue>,
     /// Who the two ends are and what rules said, where that is known.
@@ -100,6 +102,10 @@ pub(crate) enum Failure {
     /// The answer's body took too long as a whole.
     StreamTimeout,
     ClientDisconnected,
+    RequestTooLarge,
+    RequestTooSlow,
+    RequestMalformed,
+    TunnelIdle,
 }
 
 impl SpanRecord {
@@ -155,6 +161,11 @@ impl Refusal {
 }
 
 impl Failure {
+    /// Whether the client broke its own request, of which the upstream is innocent.
+    pub(crate) fn is_the_clients(self) -> bool {
+        matches!(self, Self::RequestTooLarge | Self::RequestTooSlow | Self::RequestMalformed)
+    }
+
     /// As in the attribute `error.type` and the header `x-weir-reason`.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
@@ -168,6 +179,10 @@ impl Failure {
             Self::IdleTimeout => "idle_timeout",
             Self::StreamTimeout => "stream_timeout",
             Self::ClientDisconnected => "client_disconnected",
+            Self::RequestTooLarge => "request_too_large",
+            Self::RequestTooSlow => "request_too_slow",
+            Self::RequestMalformed => "request_malformed",
+            Self::TunnelIdle => "tunnel_idle",
         }
     }
 }

@@ -22,7 +22,6 @@ use crate::{
     config::{AccessLog, Telemetry},
     counters::{Tally, add},
     telemetry::{Action, LogWriter, SpanRecord, Taps},
-    workload::Workload,
 };
 
 /// 4,096 records a thread, about 1 MiB: 80 ms of the fastest traffic, and gathering is waked at half of it.
@@ -56,7 +55,7 @@ pub(crate) struct Gatherer {
     exporter: Option<mpsc::Sender<SpanRecord>>,
     access_log: Option<LogWriter>,
     taps: Arc<Taps>,
-    workload: Arc<Workload>,
+    tally: Arc<Tally>,
 }
 
 /// One ring for each data thread; the other ends wait for their [`Gatherer`].
@@ -129,9 +128,9 @@ impl Gatherer {
         exporter: Option<mpsc::Sender<SpanRecord>>,
         access_log: Option<LogWriter>,
         taps: Arc<Taps>,
-        workload: Arc<Workload>,
+        tally: Arc<Tally>,
     ) -> Self {
-        Self { rings, wake, exporter, access_log, taps, workload }
+        Self { rings, wake, exporter, access_log, taps, tally }
     }
 
     /// Gathers until `stop`; when it returns the rings are empty, and the exporter's queue is closed.
@@ -170,7 +169,7 @@ impl Gatherer {
         let Some(exporter) = self.exporter.as_ref().filter(|_| record.trace.sampled || record.log) else { return };
         let (span, log) = (record.trace.sampled, record.log);
         if exporter.try_send(record).is_err() {
-            let tally = &self.workload.tally;
+            let tally = &self.tally;
             add(&tally.spans_dropped, usize::from(span));
             add(&tally.logs_dropped, usize::from(log));
         }

@@ -213,6 +213,7 @@ mod tests {
             start_unix_nano: 1_700_000_000_000_000_000,
             duration_ns: 12_345_678,
             method: Method::POST,
+            tunnel: None,
             path: Some("/v1/generate?secret=1".parse().unwrap()),
             caller: Some(HeaderValue::from_static("tokenizer/tokenizer-0")),
             proof: Some(Box::new(Proof {
@@ -343,6 +344,37 @@ mod tests {
             let mut bytes = Vec::new();
             varint(&mut bytes, value);
             assert_eq!(bytes.len(), varint_length(value), "{value}");
+        }
+    }
+
+    #[test]
+    fn a_tunnel_says_what_it_carried() {
+        let workload = workload();
+        for (path, tunnel, expected) in [
+            (
+                None,
+                "tcp",
+                [("network.transport", Some("tcp")), ("network.protocol.name", None), ("http.request.method", None)],
+            ),
+            (
+                Some("/chat"),
+                "websocket",
+                [
+                    ("network.transport", None),
+                    ("network.protocol.name", Some("websocket")),
+                    ("http.request.method", Some("POST")),
+                ],
+            ),
+        ] {
+            let path = path.map(|path| path.parse().unwrap());
+            let record =
+                SpanRecord { path, tunnel: Some(Box::new(HeaderValue::from_static(tunnel))), ..record(&workload) };
+            let request = decoded(&[record], &workload);
+            let attributes = attributes(&request.resource_spans[0].scope_spans[0].spans[0]);
+            for (key, value) in expected {
+                let said = attributes.iter().find(|(k, _)| *k == key).map(|(_, v)| v.as_str());
+                assert_eq!(said, value, "{key} of {tunnel}");
+            }
         }
     }
 }

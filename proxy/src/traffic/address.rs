@@ -7,7 +7,12 @@ use http::{
     uri::{Authority, PathAndQuery, Scheme},
 };
 
-use crate::{authority::authority, config::Protocol, traffic::headers::set_host, upstream::Upstream};
+use crate::{
+    authority::authority,
+    config::Protocol,
+    traffic::headers::{join_cookies, set_host},
+    upstream::Upstream,
+};
 
 /// Addresses a request to an upstream; `host` takes the place of the one that the client asked for.
 pub(crate) fn address(parts: &mut Parts, upstream: &Upstream, path: PathAndQuery, host: Option<&HeaderValue>) {
@@ -15,6 +20,7 @@ pub(crate) fn address(parts: &mut Parts, upstream: &Upstream, path: PathAndQuery
     let headers = &mut parts.headers;
     match upstream.protocol {
         Protocol::Http1 => {
+            join_cookies(headers);
             set_host(headers, &uri);
             if let Some(host) = host {
                 headers.insert(HOST, host.clone());

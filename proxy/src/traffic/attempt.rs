@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::{
+    config::Protocol,
     counters::add,
     routing::{RetryPolicy, Route},
     security::Peer,
@@ -18,6 +19,7 @@ use crate::{
     traffic::{
         client_body::ClientBody,
         exchange::Exchange,
+        headers::default_host,
         mirror,
         outcome::Outcome,
         pool::{Connection, Lease},
@@ -34,7 +36,7 @@ const MAX_STALE: usize = 3;
 /// The head of an answer, and the connection its body comes on.
 pub(crate) struct Answer {
     pub(crate) response: Response<Incoming>,
-    pub(crate) lease: Option<Lease>,
+    pub(crate) lease: Lease,
     /// Who answers, if TLS has proved it.
     pub(crate) peer: Option<Arc<Peer>>,
 }
@@ -143,14 +145,19 @@ pub(crate) async fn send_to(
     mut request: Request<RequestBody>,
 ) -> Result<Answer, Failure> {
     worker.forget_removed_endpoints();
+    if pick.upstream.protocol == Protocol::Http1 {
+        default_host(request.headers_mut(), pick.endpoint.address());
+    }
     for attempt in 0.. {
         let kept_too = attempt < MAX_STALE;
         let (connection, kept) = worker.pool.connection(pick, kept_too).await?;
         let (sent, peer, lease) = match connection {
-            Connection::Http1(mut lease) => {
-                (lease.own.sender.try_send_request(request).await, lease.own.peer.clone(), Some(lease))
+            Connection::Http1(mut lent) => {
+                (lent.own.sender.try_send_request(request).await, lent.own.peer.clone(), Lease::Http1(lent))
             }
-            Connection::Http2(mut shared) => (shared.sender.try_send_request(request).await, shared.peer, None),
+            Connection::Http2(mut sender, place) => {
+                (sender.try_send_request(request).await, place.peer(), Lease::Http2(place))
+            }
         };
         match sent {
             Ok(response) => return Ok(Answer { response, lease, peer }),

@@ -3,6 +3,7 @@
 
 use std::{
     pin::Pin,
+    rc::Rc,
     task::{Context, Poll, ready},
 };
 
@@ -14,7 +15,7 @@ use hyper::body::Incoming;
 use crate::{
     lm::Reading,
     telemetry::Failure,
-    traffic::{clock::Clock, exchange::Exchange, pool::Lease},
+    traffic::{clock::Clock, exchange::Exchange, pool::Lease, upload::Upload},
 };
 
 /// A body of either kind.
@@ -28,6 +29,10 @@ pub(crate) enum ProxyBody {
 pub(crate) enum BodyError {
     #[error(transparent)]
     Connection(#[from] hyper::Error),
+    #[error("the client: {}", .0.as_str())]
+    OfClient(Failure),
+    #[error("the rest of the body is not wanted")]
+    Unwanted(#[source] h2::Error),
     #[error("another attempt sends this body")]
     Superseded,
     #[error("the answer took too long: {}", .0.as_str())]
@@ -41,9 +46,14 @@ pub(crate) struct Observed {
     clock: Option<Clock>,
     exchange: Option<Exchange>,
     lease: Option<Lease>,
+    upload: Option<Rc<Upload>>,
 }
 
 impl ProxyBody {
+    pub(crate) fn empty() -> Self {
+        Self::Own(Full::default())
+    }
+
     pub(crate) fn text(text: String) -> Self {
         Self::Own(Full::new(Bytes::from(text)))
     }
@@ -53,9 +63,11 @@ impl ProxyBody {
         reading: Reading,
         clock: Option<Clock>,
         exchange: Exchange,
-        lease: Option<Lease>,
+        lease: Lease,
+        upload: Option<Rc<Upload>>,
     ) -> Self {
-        let mut observed = Observed { incoming, reading, clock, exchange: Some(exchange), lease };
+        let lease = Some(lease);
+        let mut observed = Observed { incoming, reading, clock, exchange: Some(exchange), lease, upload };
         if observed.incoming.is_end_stream() {
             observed.end();
         }
@@ -102,7 +114,8 @@ impl Observed {
     fn end(&mut self) {
         self.clock = None;
         // before the exchange ends, which lets in who waits for a connection
-        if let Some(lease) = self.lease.take() {
+        let all_sent = self.upload.take().is_none_or(|upload| upload.finish());
+        if let Some(lease) = self.lease.take().filter(|_| all_sent) {
             lease.give_back();
         }
         if let Some(exchange) = self.exchange.take() {

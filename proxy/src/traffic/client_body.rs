@@ -1,5 +1,9 @@
-//! [`ClientBody`]: the client's body, frame by frame as it comes. Where a model is asked, it is read as it
+//! [`ClientBody`]: the client's body, frame by frame as it comes, within its bounds of size and time, and not
+//! before the upstream wants it when the client asked first. Where a model is asked it is read as it
 //! passes, and its start may be read before anything is sent.
+//!
+//! What ends it early is the client's fault, not the upstream's, so it is noted where the exchange can
+//! look when the call fails. A request without a body costs nothing here.
 
 use std::{
     cell::RefCell,
@@ -11,11 +15,20 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::{Request, StatusCode, header::EXPECT};
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
+use hyper::{body::Incoming, ext::on_informational};
 use tokio::time::{Duration, Instant, timeout_at};
 
-use crate::{lm::Asked, traffic::body::BodyError};
+use crate::{
+    lm::Asked,
+    telemetry::Failure,
+    traffic::{
+        body::BodyError,
+        upload::{Upload, Watch},
+    },
+    workload::Workload,
+};
 
 /// 64 KiB of a body are held back at most until the bounds of its answer are known.
 const MAX_EARLY: usize = 64 * 1024;
@@ -26,6 +39,8 @@ const MAX_WAIT: Duration = Duration::from_secs(1);
 /// What the client sends.
 pub(crate) struct ClientBody {
     incoming: Incoming,
+    /// Its bounds; none where there is no body.
+    watch: Option<Box<Watch>>,
     reading: Option<Box<Reading>>,
 }
 
@@ -40,8 +55,16 @@ struct Reading {
 type Polled = Poll<Option<Result<Frame<Bytes>, BodyError>>>;
 
 impl ClientBody {
-    pub(crate) fn new(incoming: Incoming) -> Self {
-        Self { incoming, reading: None }
+    /// Holds `incoming` to its bounds.
+    pub(crate) fn new(incoming: Incoming, workload: &Workload) -> Self {
+        let announced = incoming.size_hint().exact().is_some();
+        let watch = (!incoming.is_end_stream()).then(|| Box::new(Watch::new(workload, announced)));
+        Self { incoming, watch, reading: None }
+    }
+
+    /// How the exchange sees it on its way; nothing where there is no body.
+    pub(crate) fn upload(&self) -> Option<Rc<Upload>> {
+        self.watch.as_ref().map(|watch| watch.upload.clone())
     }
 
     /// Reads what is asked of a model into `asked` while it passes.
@@ -61,14 +84,48 @@ impl ClientBody {
     }
 
     fn poll_client(&mut self, cx: &mut Context<'_>) -> Polled {
-        let frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
+        let Some(watch) = &mut self.watch else {
+            return Pin::new(&mut self.incoming).poll_frame(cx).map_err(BodyError::from);
+        };
+        ready!(watch.poll_wanted(cx))?;
+        let frame = match Pin::new(&mut self.incoming).poll_frame(cx) {
+            Poll::Pending => {
+                ready!(watch.poll_patience(cx));
+                Some(Err(watch.broken(Failure::RequestTooSlow)))
+            }
+            Poll::Ready(Some(Ok(frame))) => Some(watch.arrived(frame, &self.incoming)),
+            // the error itself: it holds the code with which an HTTP/2 client reset its stream
+            Poll::Ready(Some(Err(broken))) => {
+                watch.broken(Failure::RequestMalformed);
+                Some(Err(broken.into()))
+            }
+            Poll::Ready(None) => {
+                watch.ended();
+                None
+            }
+        };
         if let (Some(Ok(frame)), Some(reading)) = (&frame, &self.reading)
             && let Some(chunk) = frame.data_ref()
         {
             reading.asked.borrow_mut().watch(chunk);
         }
-        Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
+        Poll::Ready(frame)
     }
+}
+
+/// Holds the body back until the upstream wants it, where the client asked for that. Over HTTP/2 hyper tells
+/// nothing of interim answers.
+pub(crate) fn hold_back(request: &mut Request<ClientBody>) {
+    let unread = request.body().reading.as_ref().is_none_or(|reading| reading.is_empty());
+    if !unread || !request.headers().contains_key(EXPECT) {
+        return;
+    }
+    let Some(wanted) = request.body_mut().watch.as_mut().map(|watch| watch.hold_back()) else { return };
+    on_informational(request, move |response| {
+        if response.status() == StatusCode::CONTINUE {
+            wanted.say();
+        }
+    });
 }
 
 impl Reading {
@@ -115,13 +172,12 @@ impl Body for ClientBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        let mut hint = self.incoming.size_hint();
+        let rest = self.incoming.size_hint();
         let early = self.reading.as_ref().map_or(0, |reading| reading.early_bytes as u64);
-        if early > 0 {
-            let upper = hint.upper().map(|upper| upper + early);
-            hint = SizeHint::new();
-            hint.set_lower(self.incoming.size_hint().lower() + early);
-            upper.into_iter().for_each(|upper| hint.set_upper(upper));
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower().saturating_add(early));
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper.saturating_add(early));
         }
         hint
     }

@@ -3,7 +3,7 @@
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
-use http::{Method, Request};
+use http::{HeaderValue, Method, Request};
 use http_body::Body;
 use tokio::time::Instant;
 
@@ -50,6 +50,7 @@ impl Exchange {
             duration_ns: 0,
             method: request.method().clone(),
             path: request.uri().path_and_query().cloned(),
+            tunnel: None,
             caller: request.headers().get(PEER).cloned(),
             proof: request
                 .extensions()
@@ -198,6 +199,11 @@ impl Exchange {
         self.upstream_said(outcome);
     }
 
+    /// Books that a tunnel was opened, which is all the answer there is.
+    pub(crate) fn opened(&mut self, status: u16) {
+        self.answered(status, Outcome::opened(status));
+    }
+
     /// Books a failure before an answer; `status` is what the client is told.
     pub(crate) fn failed(mut self, failure: Failure, status: u16) {
         match failure {
@@ -207,9 +213,19 @@ impl Exchange {
         }
         self.record().failure = Some(failure);
         self.record().status = status;
-        self.upstream_said(Outcome::Failed(failure));
+        if failure == Failure::RequestTooSlow {
+            add(&self.worker.workload.tally.slow_clients, 1);
+        }
+        if !failure.is_the_clients() {
+            self.upstream_said(Outcome::Failed(failure));
+        }
         self.settle(&Reading::Not);
         self.settled = true;
+    }
+
+    /// Books that it became a tunnel of `protocol`.
+    pub(crate) fn tunnels(&mut self, protocol: HeaderValue) {
+        self.record().tunnel = Some(Box::new(protocol));
     }
 
     /// Books bytes of the answer's body.

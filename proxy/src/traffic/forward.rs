@@ -5,12 +5,12 @@
 
 use std::{net::IpAddr, rc::Rc};
 
-use http::{HeaderValue, Request, Response, StatusCode, header::SET_COOKIE};
-use hyper::body::Incoming;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header::SET_COOKIE};
+use hyper::{body::Incoming, upgrade::OnUpgrade};
 use tokio::time::{Duration, Instant};
 
 use crate::{
-    config::{Direction, Respond},
+    config::{Direction, Protocol, Respond},
     counters::add,
     lm::Reading,
     regulate::Budget,
@@ -21,24 +21,41 @@ use crate::{
         admission::Entrance,
         attempt::{Answer, Sending},
         body::ProxyBody,
-        client_body::ClientBody,
+        client_body::{ClientBody, hold_back},
         clock::Clock,
         exchange::Exchange,
         headers::{PEER, strip_hop_by_hop},
         outcome::Outcome,
+        pool::Wire,
         ratelimit,
-        reply::{Stop, explained, is_grpc, own, redirected},
+        reply::{Stop, explained, is_grpc, own, redirected, reject},
         serve::Worker,
+        tunnel,
+        upgrade::Upgrade,
+        upload::Upload,
+        vet::vet,
     },
     upstream::Affinity,
 };
 
-/// An answer on its way back, and what is added to it.
-struct Answered<'a> {
-    target: &'a Target,
-    answer: Answer,
-    set_cookie: Option<HeaderValue>,
-    budget: Option<Budget>,
+/// A request on its way, and what is known of it beside its message.
+struct Passage<'a> {
+    worker: &'a Rc<Worker>,
+    listener: usize,
+    client: IpAddr,
+    route: &'a Route,
+    target: Option<&'a Target>,
+    upgrade: Option<Upgrade>,
+}
+
+/// What came of it.
+enum Arrived<'a> {
+    /// An answer, and what is added to it.
+    Answered { target: &'a Target, answer: Answer, set_cookie: Option<HeaderValue>, budget: Option<Budget> },
+    /// The upstream leaves HTTP.
+    Switched(Answer, Upgrade),
+    /// A connection for `CONNECT`, and the client's side of it.
+    Opened(Wire, OnUpgrade),
 }
 
 /// Answers one request.
@@ -46,47 +63,99 @@ pub(crate) async fn handle(
     worker: Rc<Worker>,
     listener: usize,
     client: IpAddr,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Response<ProxyBody> {
-    add(&worker.workload.tally.requests, 1);
-    let Some(route) = worker.workload.route(listener, &request) else {
+    let workload = &worker.workload;
+    add(&workload.tally.requests, 1);
+    let grpc = is_grpc(&request);
+    if let Err(rejection) = vet(&request, &workload.accepts[listener], &workload.http) {
+        return reject(&worker, rejection, grpc);
+    }
+    let Some(route) = workload.route(listener, &request) else {
         return explained(StatusCode::NOT_FOUND, "no_route", "no route matches this request", false);
     };
-    let grpc = is_grpc(&request);
     let target = route.next_target();
+    let upgrade = match Upgrade::wanted(&mut request, target.map_or(Protocol::Http1, |t| t.upstream.protocol)) {
+        Ok(upgrade) => upgrade,
+        Err(rejection) => return reject(&worker, rejection, grpc),
+    };
     let upstream = target.map(|target| target.upstream.clone());
     let mut exchange = Exchange::begin(&worker, route.clone(), upstream, &request);
-    let request = request.map(ClientBody::new);
-    match walk(&worker, listener, &route, target, client, request, &mut exchange).await {
-        Ok(answered) => pass_on(&route, answered, exchange),
-        Err(stop) => stop.answer(exchange, grpc),
+    let request = request.map(|incoming| ClientBody::new(incoming, workload));
+    let upload = request.body().upload();
+    let passage = Passage { worker: &worker, listener, client, route: &route, target, upgrade };
+    match passage.walk(request, &mut exchange).await {
+        Ok(Arrived::Answered { target, answer, set_cookie, budget }) => {
+            let more = Additions { set_cookie, budget, upload };
+            pass_on(&route, target, answer, more, exchange)
+        }
+        Ok(Arrived::Switched(answer, upgrade)) => tunnel::switch(&worker, answer, upgrade, exchange),
+        Ok(Arrived::Opened(wire, client)) => tunnel::open(&worker, exchange, client, wire),
+        Err(stop) => stop.or_fault(upload.as_deref()).answer(exchange, grpc),
     }
 }
 
-/// To the upstream, and back with the head of its answer.
-async fn walk<'a>(
-    worker: &Rc<Worker>,
-    listener: usize,
-    route: &Route,
-    target: Option<&'a Target>,
-    client: IpAddr,
-    mut request: Request<ClientBody>,
-    exchange: &mut Exchange,
-) -> Result<Answered<'a>, Stop> {
-    if let Some(guard) = worker.workload.security.guard(listener) {
-        exchange.allowed(guard.check(&mut request).await?);
+/// What the answer of the upstream is given on its way back.
+struct Additions {
+    set_cookie: Option<HeaderValue>,
+    budget: Option<Budget>,
+    upload: Option<Rc<Upload>>,
+}
+
+impl<'a> Passage<'a> {
+    /// To the upstream, and back with the head of its answer.
+    async fn walk(self, mut request: Request<ClientBody>, exchange: &mut Exchange) -> Result<Arrived<'a>, Stop> {
+        let Self { worker, route, client, .. } = self;
+        if let Some(guard) = worker.workload.security.guard(self.listener) {
+            exchange.allowed(guard.check(&mut request).await?);
+        }
+        answer_here(route, &request).await?;
+        let target = self.target.ok_or(Failure::NoEndpoint)?;
+        let upstream = &target.upstream;
+        let give_up = exchange.started() + route.timeout;
+        let entrance = Entrance { worker, route, upstream, give_up };
+        let budget = entrance.admit_request(&mut request, exchange).await?;
+        let Affinity { hash, set_cookie } = Affinity::of(upstream, &request, client);
+        if self.upgrade.is_none() && request.method() == Method::CONNECT {
+            let client = hyper::upgrade::on(&mut request);
+            return Ok(Arrived::Opened(tunnel::connect(worker, upstream, hash, exchange).await?, client));
+        }
+        let request = self.prepare(target, exchange, request);
+        let sending = Sending { worker, route, upstream, hash, give_up };
+        let answer = sending.send(exchange, request).await?;
+        match (Upgrade::granted(&answer.response), self.upgrade) {
+            (true, Some(upgrade)) => Ok(Arrived::Switched(answer, upgrade)),
+            // nobody asked it to leave HTTP
+            (true, None) => Err(Failure::UpstreamReset.into()),
+            (false, _) => Ok(Arrived::Answered { target, answer, set_cookie, budget }),
+        }
     }
-    answer_here(route, &request).await?;
-    let target = target.ok_or(Failure::NoEndpoint)?;
-    let upstream = &target.upstream;
-    let give_up = exchange.started() + route.timeout;
-    let entrance = Entrance { worker, route, upstream, give_up };
-    let budget = entrance.admit_request(&mut request, exchange).await?;
-    let Affinity { hash, set_cookie } = Affinity::of(upstream, &request, client);
-    let request = prepare(worker, route, target, exchange, request);
-    let sending = Sending { worker, route, upstream, hash, give_up };
-    let answer = sending.send(exchange, request).await?;
-    Ok(Answered { target, answer, set_cookie, budget })
+
+    /// Makes the request the proxy's own: its trace, its identity, the upstream's form of address.
+    fn prepare(&self, target: &Target, exchange: &Exchange, request: Request<ClientBody>) -> Request<ClientBody> {
+        let Self { worker, listener, route, upgrade, .. } = self;
+        let (mut parts, body) = request.into_parts();
+        let (headers, received) = (&mut parts.headers, parts.version);
+        strip_hop_by_hop(headers);
+        exchange.trace().inject(&worker.workload.propagation, headers);
+        match route.direction {
+            Direction::Inbound => headers.remove(PEER),
+            Direction::Outbound => headers.insert(PEER, worker.identity.clone()),
+        };
+        target.request_headers.apply(headers);
+        route.request_headers.apply(headers);
+        worker.workload.accepts[*listener].via.sign(headers, received);
+        if let Some(upgrade) = upgrade {
+            upgrade.ask(headers);
+        }
+        let path = route.path(&parts.uri);
+        address(&mut parts, &target.upstream, path, route.host());
+        let mut request = Request::from_parts(parts, body);
+        if target.upstream.protocol == Protocol::Http1 {
+            hold_back(&mut request);
+        }
+        request
+    }
 }
 
 /// What the route itself answers: a redirect, or trouble made on purpose.
@@ -111,40 +180,29 @@ async fn answer_here<B>(route: &Route, request: &Request<B>) -> Result<(), Stop>
     }
 }
 
-/// Makes the request the proxy's own: its trace, its identity, the upstream's form of address.
-fn prepare<B>(worker: &Worker, route: &Route, target: &Target, exchange: &Exchange, request: Request<B>) -> Request<B> {
-    let (mut parts, body) = request.into_parts();
-    let headers = &mut parts.headers;
-    strip_hop_by_hop(headers);
-    exchange.trace().inject(&worker.workload.propagation, headers);
-    match route.direction {
-        Direction::Inbound => headers.remove(PEER),
-        Direction::Outbound => headers.insert(PEER, worker.identity.clone()),
-    };
-    target.request_headers.apply(headers);
-    route.request_headers.apply(headers);
-    let path = route.path(&parts.uri);
-    address(&mut parts, &target.upstream, path, route.host());
-    Request::from_parts(parts, body)
-}
-
 /// The upstream's answer as the client gets it.
-fn pass_on(route: &Route, answered: Answered<'_>, mut exchange: Exchange) -> Response<ProxyBody> {
-    let Answer { response, lease, peer } = answered.answer;
+fn pass_on(
+    route: &Route,
+    target: &Target,
+    answer: Answer,
+    more: Additions,
+    mut exchange: Exchange,
+) -> Response<ProxyBody> {
+    let Answer { response, lease, peer } = answer;
     exchange.answered_by(peer);
     let (mut parts, incoming) = response.into_parts();
     exchange.answered(parts.status.as_u16(), Outcome::answered(parts.status, &parts.headers));
     strip_hop_by_hop(&mut parts.headers);
     let reading = Reading::of(&parts.headers, exchange.call().is_some());
-    answered.target.response_headers.apply(&mut parts.headers);
+    target.response_headers.apply(&mut parts.headers);
     route.response_headers.apply(&mut parts.headers);
-    if let Some(cookie) = answered.set_cookie {
+    if let Some(cookie) = more.set_cookie {
         parts.headers.append(SET_COOKIE, cookie);
     }
-    if let Some(budget) = answered.budget {
+    if let Some(budget) = more.budget {
         ratelimit::say(&mut parts.headers, budget);
     }
     let ends = route.max_stream_duration.map(|longest| exchange.started() + longest);
     let clock = Clock::new(route.idle_timeout, ends, Instant::now());
-    Response::from_parts(parts, ProxyBody::upstream(incoming, reading, clock, exchange, lease))
+    Response::from_parts(parts, ProxyBody::upstream(incoming, reading, clock, exchange, lease, more.upload))
 }

@@ -97,7 +97,7 @@ async fn deliver(worker: &Worker, upstream: &Arc<Upstream>, request: Request<Req
         }
         Some(())
     });
-    if let (Ok(Some(())), Some(lease)) = (read.await, lease) {
+    if let Ok(Some(())) = read.await {
         lease.give_back();
     }
     Some(())

@@ -38,6 +38,11 @@ impl Outcome {
         Self::Answered { status: status.as_u16(), grpc_status, retry_after }
     }
 
+    /// A tunnel has no more to say.
+    pub(crate) fn opened(status: u16) -> Self {
+        Self::Answered { status, grpc_status: None, retry_after: None }
+    }
+
     /// The status as HTTP would have it: gRPC says UNAVAILABLE where HTTP says 503.
     pub(crate) fn status(self) -> Option<u16> {
         match self {

@@ -1,28 +1,33 @@
 //! [`Pool`]: kept connections of one data thread; no lock, no other thread's business.
 //!
 //! HTTP/1.1: a connection is lent to one request and comes back when the response's body has ended.
-//! HTTP/2: one connection per endpoint carries everything this thread sends there.
+//! HTTP/2: requests share connections; when one carries as many streams as the peer allows, another is
+//! opened beside it (`pool::streams`).
 
 mod connect;
+mod streams;
 
 use std::{
     cell::{Cell, RefCell},
     collections::{HashMap, HashSet},
-    rc::Rc,
+    rc::{Rc, Weak},
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
 };
 
 use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
-use self::connect::{connect, open};
+pub(crate) use self::connect::Wire;
+use self::{
+    connect::{connect, open},
+    streams::{Place, Streams},
+};
 use crate::{
     config::{Protocol, Timeouts},
     security::Peer,
     telemetry::Failure,
-    traffic::{replay::RequestBody, serve::LocalExecutor},
+    traffic::replay::RequestBody,
     upstream::{Endpoint, Pick},
 };
 
@@ -31,8 +36,9 @@ const MAX_IDLE: usize = 256;
 
 /// The connections of one thread, by endpoint.
 pub(crate) struct Pool {
-    timeouts: Timeouts,
-    kept: RefCell<HashMap<usize, Kept, foldhash::fast::RandomState>>,
+    /// Those of the configuration in force.
+    timeouts: Cell<Timeouts>,
+    kept: RefCell<HashMap<usize, Rc<Kept>, foldhash::fast::RandomState>>,
     /// Which change of the endpoints it knows.
     generation: Cell<usize>,
 }
@@ -40,21 +46,29 @@ pub(crate) struct Pool {
 /// The connections to one endpoint.
 #[derive(Default)]
 struct Kept {
-    http1: Vec<Own>,
-    http2: Option<Shared>,
+    http1: RefCell<Vec<Own>>,
+    http2: Streams,
 }
 
 /// A connection one request may use.
 pub(crate) enum Connection {
-    Http1(Lease),
-    Http2(Shared),
+    Http1(Lent),
+    Http2(http2::SendRequest<RequestBody>, Place),
+}
+
+/// What a request holds of a connection until its answer has ended.
+pub(crate) enum Lease {
+    Http1(Lent),
+    /// One of its streams; given back when dropped.
+    Http2(#[expect(dead_code, reason = "held for its drop")] Place),
 }
 
 /// A lent HTTP/1.1 connection.
-pub(crate) struct Lease {
+pub(crate) struct Lent {
     pub(crate) own: Own,
     endpoint: Arc<Endpoint>,
-    pool: Rc<Pool>,
+    /// Where it goes back to, unless the endpoint is gone by then.
+    kept: Weak<Kept>,
 }
 
 /// An HTTP/1.1 connection.
@@ -67,16 +81,14 @@ pub(crate) struct Own {
     left: u32,
 }
 
-/// An HTTP/2 connection.
-#[derive(Clone)]
-pub(crate) struct Shared {
-    pub(crate) sender: http2::SendRequest<RequestBody>,
-    pub(crate) peer: Option<Arc<Peer>>,
-}
-
 impl Pool {
     pub(crate) fn new(timeouts: Timeouts) -> Self {
-        Self { timeouts, kept: RefCell::default(), generation: Cell::new(0) }
+        Self { timeouts: Cell::new(timeouts), kept: RefCell::default(), generation: Cell::new(0) }
+    }
+
+    /// The configuration was read again; connections stay.
+    pub(crate) fn obey(&self, timeouts: Timeouts) {
+        self.timeouts.set(timeouts);
     }
 
     /// Closes what is kept for endpoints that are no longer there; what is lent is closed when it comes back.
@@ -88,42 +100,37 @@ impl Pool {
     }
 
     /// A kept connection, else a new one. The flag says which: a kept one may turn out to be closed.
-    pub(crate) async fn connection(
-        self: &Rc<Self>,
-        pick: &Pick,
-        kept_too: bool,
-    ) -> Result<(Connection, bool), Failure> {
+    pub(crate) async fn connection(&self, pick: &Pick, kept_too: bool) -> Result<(Connection, bool), Failure> {
+        let kept = self.kept.borrow_mut().entry(pick.endpoint.id).or_default().clone();
         match pick.upstream.protocol {
             Protocol::Http1 => {
-                if kept_too && let Some(own) = self.idle(pick).await {
-                    return Ok((Connection::Http1(self.lend(own, pick)), true));
-                }
-                let own = self.connect_http1(pick).await?;
-                // from here on a connection that comes back is kept
-                self.kept.borrow_mut().entry(pick.endpoint.id).or_default();
-                Ok((Connection::Http1(self.lend(own, pick)), false))
+                let idle = if kept_too { self.idle(pick, &kept).await } else { None };
+                let was_kept = idle.is_some();
+                let own = match idle {
+                    Some(own) => own,
+                    None => self.connect_http1(pick).await?,
+                };
+                let own = Own { left: own.left - 1, ..own };
+                let lent = Lent { own, endpoint: pick.endpoint.clone(), kept: Rc::downgrade(&kept) };
+                Ok((Connection::Http1(lent), was_kept))
             }
             Protocol::H2 => {
-                let kept = self.kept.borrow().get(&pick.endpoint.id).and_then(|kept| kept.http2.clone());
-                if let Some(shared) = kept.filter(|shared| kept_too && !shared.sender.is_closed()) {
-                    return Ok((Connection::Http2(shared), true));
-                }
-                let shared = self.connect_http2(pick).await?;
-                self.kept.borrow_mut().entry(pick.endpoint.id).or_default().http2 = Some(shared.clone());
-                Ok((Connection::Http2(shared), false))
+                let (sender, place, was_kept) = kept.http2.place(self, pick, kept_too).await?;
+                Ok((Connection::Http2(sender, place), was_kept))
             }
         }
     }
 
-    fn lend(self: &Rc<Self>, own: Own, pick: &Pick) -> Lease {
-        Lease { own: Own { left: own.left - 1, ..own }, endpoint: pick.endpoint.clone(), pool: self.clone() }
+    /// A connection that is nobody else's.
+    pub(crate) async fn connect(&self, pick: &Pick) -> Result<(Wire, Option<Arc<Peer>>), Failure> {
+        connect(&pick.upstream, &pick.endpoint, self.timeouts.get().connect()).await
     }
 
-    async fn idle(&self, pick: &Pick) -> Option<Own> {
-        let longest = pick.upstream.pool_idle.unwrap_or(self.timeouts.pool_idle());
+    async fn idle(&self, pick: &Pick, kept: &Kept) -> Option<Own> {
+        let longest = pick.upstream.pool_idle.unwrap_or(self.timeouts.get().pool_idle());
         loop {
             // taken out before the await, so no borrow is held over it
-            let mut own = self.kept.borrow_mut().get_mut(&pick.endpoint.id)?.http1.pop()?;
+            let mut own = kept.http1.borrow_mut().pop()?;
             pick.endpoint.stats.idle.fetch_sub(1, Relaxed);
             let fresh = own.since.elapsed() < longest;
             if fresh && (own.sender.is_ready() || own.sender.ready().await.is_ok()) {
@@ -133,31 +140,23 @@ impl Pool {
     }
 
     async fn connect_http1(&self, pick: &Pick) -> Result<Own, Failure> {
-        let (wire, peer) = connect(&pick.upstream, &pick.endpoint, self.timeouts.connect()).await?;
+        let (wire, peer) = self.connect(pick).await?;
         let (sender, connection) = http1::handshake(TokioIo::new(wire)).await.map_err(|_| Failure::ConnectFailed)?;
         // it ends when the sender is dropped or the peer closes
-        open(pick.endpoint.clone(), connection);
+        open(pick.endpoint.clone(), connection.with_upgrades());
         Ok(Own { sender, peer, since: Instant::now(), left: pick.upstream.requests_per_connection })
-    }
-
-    async fn connect_http2(&self, pick: &Pick) -> Result<Shared, Failure> {
-        let (wire, peer) = connect(&pick.upstream, &pick.endpoint, self.timeouts.connect()).await?;
-        let mut builder = http2::Builder::new(LocalExecutor);
-        builder.timer(TokioTimer::new()).keep_alive_interval(Some(Duration::from_secs(10)));
-        let (sender, connection) = builder.handshake(TokioIo::new(wire)).await.map_err(|_| Failure::ConnectFailed)?;
-        open(pick.endpoint.clone(), connection);
-        Ok(Shared { sender, peer })
     }
 }
 
 impl Lease {
     /// Gives the connection back once the response has been read to its end.
     pub(crate) fn give_back(self) {
-        let mut kept = self.pool.kept.borrow_mut();
-        let Some(Kept { http1: idle, .. }) = kept.get_mut(&self.endpoint.id) else { return };
-        if self.own.left > 0 && !self.own.sender.is_closed() && idle.len() < MAX_IDLE {
-            idle.push(Own { since: Instant::now(), ..self.own });
-            self.endpoint.stats.idle.fetch_add(1, Relaxed);
+        let Self::Http1(Lent { own, endpoint, kept }) = self else { return };
+        let Some(kept) = kept.upgrade() else { return };
+        let mut idle = kept.http1.borrow_mut();
+        if own.left > 0 && !own.sender.is_closed() && idle.len() < MAX_IDLE {
+            idle.push(Own { since: Instant::now(), ..own });
+            endpoint.stats.idle.fetch_add(1, Relaxed);
         }
     }
 }

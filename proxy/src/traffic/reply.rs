@@ -11,7 +11,9 @@ use crate::{
     routing::location,
     security::Denial,
     telemetry::Failure,
-    traffic::{body::ProxyBody, exchange::Exchange, headers::REASON, ratelimit},
+    traffic::{
+        body::ProxyBody, exchange::Exchange, headers::REASON, ratelimit, serve::Worker, upload::Upload, vet::Rejection,
+    },
 };
 
 /// gRPC's UNAVAILABLE, for clients that do not look at HTTP statuses.
@@ -52,6 +54,16 @@ impl From<Failure> for Stop {
 }
 
 impl Stop {
+    /// The client's fault, if it had one, is why there was no answer. Nobody waits for the rest of its body.
+    pub(crate) fn or_fault(self, upload: Option<&Upload>) -> Self {
+        let Some(upload) = upload else { return self };
+        upload.finish();
+        match (self, upload.fault()) {
+            (Self::Failed(_), Some(fault)) => Self::Failed(fault),
+            (stop, _) => stop,
+        }
+    }
+
     /// Ends the exchange with it.
     pub(crate) fn answer(self, exchange: Exchange, grpc: bool) -> Response<ProxyBody> {
         match self {
@@ -75,6 +87,15 @@ pub(crate) fn redirected<B>(redirect: &Redirect, request: &Request<B>, grpc: boo
     let mut response = own(status, "redirected", String::new(), grpc);
     response.headers_mut().insert(LOCATION, location);
     response
+}
+
+/// Answers a request that was not even looked up.
+pub(crate) fn reject(worker: &Worker, rejection: Rejection, grpc: bool) -> Response<ProxyBody> {
+    if let Rejection::Malformed(violation) = rejection {
+        worker.workload.tally.refuse(violation);
+    }
+    let (status, reason, why) = rejection.answer();
+    explained(status, reason, why, grpc)
 }
 
 /// An answer with a sentence that says why.
@@ -177,7 +198,10 @@ fn fail(exchange: Exchange, failure: Failure, grpc: bool) -> Response<ProxyBody>
         Failure::UpstreamTimeout | Failure::IdleTimeout | Failure::StreamTimeout => {
             (StatusCode::GATEWAY_TIMEOUT, "the upstream did not answer in time")
         }
-        Failure::UpstreamReset | Failure::ClientDisconnected => {
+        Failure::RequestTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "the body is longer than http.max_body_bytes"),
+        Failure::RequestTooSlow => (StatusCode::REQUEST_TIMEOUT, "the body came too slowly"),
+        Failure::RequestMalformed => (StatusCode::BAD_REQUEST, "the body is not framed as announced, or broke off"),
+        Failure::UpstreamReset | Failure::ClientDisconnected | Failure::TunnelIdle => {
             (StatusCode::BAD_GATEWAY, "the upstream closed the connection before it answered")
         }
     };

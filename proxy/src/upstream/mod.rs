@@ -45,7 +45,7 @@ pub(crate) struct Upstream {
     /// What policies and spans call it.
     pub(crate) service: String,
     pub(crate) protocol: Protocol,
-    pub(crate) circuit: Circuit,
+    pub(crate) circuit: Arc<Circuit>,
     pub(crate) tls: Option<Arc<ClientTls>>,
     pub(crate) connect_timeout: Option<Duration>,
     pub(crate) pool_idle: Option<Duration>,
@@ -79,7 +79,7 @@ impl Upstream {
             name: config.name.clone(),
             service: config.service().to_owned(),
             protocol: config.protocol,
-            circuit: Circuit::default(),
+            circuit: Arc::default(),
             tls,
             pool_idle: config.pool_idle_ms.map(Duration::from_millis),
             requests_per_connection: if reused { most } else { 1 },
@@ -94,6 +94,14 @@ impl Upstream {
             changing: Mutex::new(()),
             config: config.clone(),
         }
+    }
+
+    /// Shares what is known of the same upstream before a reload: its breaker and its endpoints.
+    pub(crate) fn known_by(mut self, known: &Self) -> Self {
+        self.circuit = known.circuit.clone();
+        let endpoints = known.endpoints().into_iter().filter(|endpoint| self.takes(&endpoint.spec)).collect();
+        self.show(endpoints, Instant::now());
+        self
     }
 
     /// Replaces the endpoints; one that stays as it was keeps what is known of it. Tells whether one went.
