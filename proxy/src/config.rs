@@ -2,6 +2,7 @@
 //!
 //! File → validated `Config` → running parts; nothing reads the environment later.
 
+mod check_upstream;
 mod discovery;
 mod endpoint;
 mod matching;
@@ -15,6 +16,7 @@ pub use endpoint::{Endpoint, Locality};
 pub use matching::{Match, ValueMatch};
 pub use route::{Abort, Delay, Fault, HeaderEdits, Mirror, Redirect, Respond, Retries, Rewrite, Route, Share};
 pub use upstream::{Balance, CookieKey, HashOn, OutlierDetection, RetryBudget, SubsetOf, Upstream};
+pub(crate) use validate::LONGEST_MS;
 pub use yaml::suggest;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
@@ -258,3 +260,6 @@ impl Timeouts {
         Duration::from_millis(self.drain_ms)
     }
 }
+
+#[cfg(test)]
+mod tests;
