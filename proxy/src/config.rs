@@ -3,6 +3,7 @@
 //! File → validated `Config` → running parts; nothing reads the environment later.
 
 mod authorization;
+mod check_upstream;
 mod discovery;
 mod endpoint;
 mod http;
@@ -27,6 +28,7 @@ pub use route::{Abort, Delay, Fault, HeaderEdits, Mirror, Redirect, Respond, Ret
 pub use secret::Secret;
 pub use tls::{ForwardClientCert, ListenerTls, TlsMode, UpstreamTls, Verify};
 pub use upstream::{Balance, CookieKey, HashOn, OutlierDetection, RetryBudget, SubsetOf, Upstream};
+pub(crate) use validate::LONGEST_MS;
 pub use yaml::suggest;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
@@ -375,3 +377,6 @@ impl Timeouts {
         Duration::from_millis(self.drain_ms)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -363,3 +363,34 @@ async fn a_span_says_how_often_its_request_went_out_again_and_where_it_ended() {
     );
     assert!(spans.iter().all(|span| attribute(span, "weir.upstream") == Some(good.to_string())));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grpc_status_that_is_listed_is_tried_again() {
+    for (on, expected) in [("unavailable", "0"), ("cancelled", "14")] {
+        let left = Arc::new(AtomicUsize::new(1));
+        let answer = async |State(left): State<Arc<AtomicUsize>>| {
+            let status = if left.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1)).is_ok() { "14" } else { "0" };
+            [("content-type", "application/grpc"), ("grpc-status", status)]
+        };
+        let address = serve(Router::new().fallback(answer).with_state(left)).await;
+        let routes = format!("{{ upstream: app, retries: {{ on: [{on}] }} }}");
+        let proxy = start(&routes, &format!("{{ name: app, protocol: h2, endpoints: ['{address}'] }}"), "");
+        let call = client().post(url(&proxy, "/pkg.Service/Call")).header("content-type", "application/grpc").body("x");
+        let answer = call.send().await.unwrap();
+        assert_eq!(answer.headers()["grpc-status"], expected, "{on}");
+        proxy.drain().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_that_hangs_is_bounded_and_holds_nobody_up() {
+    let (app, seen) = flaky(0, 503, None).await;
+    let shadow = serve(Router::new().fallback(async || std::future::pending::<()>().await)).await;
+    let upstreams = format!("{}, {{ name: shadow, endpoints: ['{shadow}'] }}", upstream(app));
+    let proxy = start("{ upstream: app, mirror: { upstream: shadow, max_in_flight: 2 } }", &upstreams, "");
+    for _ in 0..5 {
+        assert_eq!(client().get(url(&proxy, "/")).send().await.unwrap().status(), 200);
+    }
+    assert_eq!((seen.lock().len(), proxy.counters().mirrors_dropped), (5, 3));
+    proxy.drain().await;
+}

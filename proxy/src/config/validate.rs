@@ -6,11 +6,13 @@ use weir_policy::{Breaker, Policy, PolicySet};
 
 use crate::{
     config::{
-        Balance, Config, ConfigError, ConsulService, Direction, Discovery, DnsName, Endpoint, HashOn, Listener,
-        ListenerProtocol, Protocol, Redirect, Route, Secret, SrvName, SubsetOf, Upstream, limits::unregulated,
+        Config, ConfigError, Direction, Listener, ListenerProtocol, Redirect, Route, Secret, limits::unregulated,
     },
     routing,
 };
+
+/// A year: what is longer is a slip, and would not fit into a clock that runs long enough.
+pub(crate) const LONGEST_MS: u64 = 365 * 86_400_000;
 
 impl Config {
     /// Checks what the types cannot.
@@ -132,8 +134,8 @@ impl Config {
         for (k, share) in route.split.iter().enumerate() {
             known(&share.upstream, format!("split[{k}].upstream"))?;
         }
-        let weights: u32 = route.split.iter().map(|share| share.weight.min(1 << 20)).sum();
-        check(route.split.is_empty() || weights > 0, || "split: every weight is 0".into())?;
+        let some = route.split.is_empty() || route.split.iter().any(|share| share.weight > 0);
+        check(some, || "split: every weight is 0".into())?;
         if let Some(Redirect { status, .. }) = route.redirect {
             let usable = [301, 302, 303, 307, 308].contains(&status);
             check(usable, || format!("redirect.status is {status}: 301, 302, 303, 307 or 308"))?;
@@ -150,13 +152,19 @@ impl Config {
             check(usable, || format!("mirror.percent is {}: from 0 to 100", mirror.percent))?;
             check(mirror.max_in_flight > 0, || "mirror.max_in_flight is 0: no copy would be sent".into())?;
         }
+        let retries = route.retries.as_ref();
         for (key, bound) in [
             ("timeout_ms", route.timeout_ms),
             ("max_stream_duration_ms", route.max_stream_duration_ms),
             ("idle_timeout_ms", route.idle_timeout_ms),
-            ("retries.per_try_timeout_ms", route.retries.as_ref().and_then(|retries| retries.per_try_timeout_ms)),
+            ("fault.delay.ms", route.fault.delay.map(|delay| delay.ms)),
+            ("retries.per_try_timeout_ms", retries.and_then(|retries| retries.per_try_timeout_ms)),
+            ("retries.backoff_ms", retries.map(|retries| retries.backoff_ms)),
+            ("retries.max_backoff_ms", retries.map(|retries| retries.max_backoff_ms)),
         ] {
-            check(bound != Some(0), || format!("{key} is 0: at least 1, or leave it out"))?;
+            check(bound.is_none_or(|bound| (1..=LONGEST_MS).contains(&bound)), || {
+                format!("{key} is {bound:?}: from 1 ms to a year, or leave it out")
+            })?;
         }
         let status = route.fault.abort.map_or(503, |abort| abort.status);
         check((200..600).contains(&status), || format!("fault.abort.status is {status}: from 200 to 599"))?;
@@ -233,73 +241,7 @@ impl Config {
     }
 }
 
-impl Upstream {
-    /// Checks one of `all`; errors name the key below it.
-    fn validate(&self, all: &[Self]) -> Result<(), ConfigError> {
-        let sources = [!self.endpoints.is_empty(), self.discover.is_some(), self.subset_of.is_some()];
-        match sources.iter().filter(|there| **there).count() {
-            0 => return Err(ConfigError("endpoints is empty: at least one host:port, or `discover`".into())),
-            1 => {}
-            _ => return Err(ConfigError("endpoints, discover and subset_of: only one of them".into())),
-        }
-        for (j, endpoint) in self.endpoints.iter().enumerate() {
-            endpoint.validate().map_err(|e| ConfigError(format!("endpoints[{j}] {e}")))?;
-        }
-        self.discover.iter().try_for_each(check_discovery)?;
-        if let Some(SubsetOf { upstream, .. }) = &self.subset_of {
-            let parent = all.iter().find(|other| other.name == *upstream);
-            check(parent.is_some_and(|parent| parent.subset_of.is_none()), || {
-                format!("subset_of.upstream: {upstream:?} is not an upstream with endpoints of its own")
-            })?;
-        }
-        for (key, percent) in [
-            ("panic_threshold_percent", self.panic_threshold_percent),
-            ("outlier_detection.max_ejection_percent", self.outlier_detection.map(|o| o.max_ejection_percent)),
-        ] {
-            check(percent.is_none_or(|percent| percent <= 100), || format!("{key} is {percent:?}: from 0 to 100"))?;
-        }
-        if let Balance::RingHash(HashOn::Header(name)) = &self.balance {
-            let usable = name.parse::<http::HeaderName>().is_ok();
-            check(usable, || format!("balance.ring_hash.header: {name:?} is not the name of a field"))?;
-        }
-        let http1 = self.protocol == Protocol::Http1;
-        let bounded = self.max_connections.is_some() || self.max_requests_per_connection.is_some();
-        check(http1 || !bounded, || {
-            "max_connections and max_requests_per_connection: only with protocol http1; max_requests bounds h2".into()
-        })?;
-        check(self.connect_timeout_ms != Some(0), || "connect_timeout_ms is 0: at least 1, or leave it out".into())
-    }
-}
-
-fn check_discovery(discovery: &Discovery) -> Result<(), ConfigError> {
-    match discovery {
-        Discovery::Dns(DnsName { name, port, .. }) => {
-            check(!name.is_empty(), || "discover.dns.name is empty".into())?;
-            check(*port > 0, || "discover.dns.port is 0: the port that the addresses listen on".into())
-        }
-        Discovery::DnsSrv(SrvName { name, .. }) => check(!name.is_empty(), || "discover.dns_srv.name is empty".into()),
-        Discovery::File(path) => check(!path.as_os_str().is_empty(), || "discover.file is empty".into()),
-        Discovery::Consul(ConsulService { service, address, wait_ms, .. }) => {
-            check(!service.is_empty(), || "discover.consul.service is empty".into())?;
-            let usable =
-                address.starts_with("http://") && !address.ends_with('/') && address.parse::<http::Uri>().is_ok();
-            check(usable, || format!("discover.consul.address is {address:?}: expected http://host:port"))?;
-            check((1..=600_000).contains(wait_ms), || {
-                format!("discover.consul.wait_ms is {wait_ms}: from 1 to 600000, which is Consul's longest")
-            })
-        }
-    }
-}
-
-impl Endpoint {
-    /// Checks the address and the weight.
-    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
-        let address = &self.address;
-        let port = address.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then(|| port.parse::<u16>()));
-        check(matches!(port, Some(Ok(1..))), || format!("is {address:?}: expected host:port"))
-    }
-}
-
+/// An error unless `usable`.
 pub(crate) fn check(usable: bool, why: impl FnOnce() -> String) -> Result<(), ConfigError> {
     if usable { Ok(()) } else { Err(ConfigError(why())) }
 }

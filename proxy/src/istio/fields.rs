@@ -5,7 +5,7 @@ use std::{cell::RefCell, collections::BTreeMap};
 
 use serde_json::{Map, Value};
 
-use crate::config::ConfigError;
+use crate::config::{ConfigError, LONGEST_MS};
 
 /// A value and where it stands.
 #[derive(Clone)]
@@ -73,8 +73,8 @@ impl<'a> Node<'a> {
     /// `1h2m3.5s`, `250ms`: longer than nothing.
     pub(super) fn millis(&self) -> Result<u64, ConfigError> {
         let text = self.text()?;
-        let millis = millis(text).filter(|millis| *millis > 0);
-        millis.ok_or_else(|| self.error(&format!("{text:?} is not a duration of at least 1ms, such as 2s or 250ms")))
+        let millis = millis(text).filter(|millis| (1..=LONGEST_MS).contains(millis));
+        millis.ok_or_else(|| self.error(&format!("{text:?} is not a duration from 1ms to a year, such as 2s or 250ms")))
     }
 
     /// An object of texts.

@@ -246,7 +246,7 @@ fn what_cannot_be_honoured_is_named_with_what_to_do() {
         (rule("delegate: { name: a }"), "http[0].delegate", "put the rules of the delegate here"),
         (rule("mirrorPercent: 5"), "http[0].mirrorPercent", "mirrorPercentage"),
         (rule("rewrite: { uriRegexRewrite: {} }"), "rewrite.uriRegexRewrite", "say uri"),
-        (rule("timeout: 0s"), "http[0].timeout", "a duration of at least 1ms"),
+        (rule("timeout: 0s"), "http[0].timeout", "a duration from 1ms"),
         (rule("timeout: 5"), "http[0].timeout", "must be text"),
         (rule("retries: { retryRemoteLocalities: true }"), "retries.retryRemoteLocalities", "wherever the balance"),
         (rule("retries: { retryIgnorePreviousHosts: false }"), "retries.retryIgnorePreviousHosts", "another endpoint"),

@@ -67,8 +67,8 @@ fn http(node: &Node<'_>, upstream: &mut Upstream) -> Result<(), ConfigError> {
     if let Some(pool_idle_ms) = fields.map("idleTimeout", |node| node.millis())? {
         upstream.pool_idle_ms = Some(pool_idle_ms);
     }
-    if let Some(max) = fields.map("maxRetries", |node| node.whole())? {
-        upstream.retry_budget.max_retries = Some(max);
+    if let Some(max) = fields.map("maxRetries", |node| positive(&node))? {
+        upstream.retry_budget.max_retries = Some(max.get());
     }
     fields.map("h2UpgradePolicy", |node| match node.text()? {
         "DEFAULT" => Ok(()),

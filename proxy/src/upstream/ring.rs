@@ -12,8 +12,8 @@ use crate::upstream::endpoint::Endpoint;
 /// 160 points, as libketama has them: shares differ by some 8 % (1/√160).
 const POINTS: u64 = 160;
 
-/// A heavy endpoint's points; beyond that a weight changes nothing that is worth the memory.
-const MAX_POINTS: u64 = 16_000;
+/// 1,048,576 points, 16 MiB, at most: with very many or very heavy endpoints each has proportionally fewer.
+const MAX_POINTS: u64 = 1 << 20;
 
 /// Points and the places of the endpoints that own them, sorted.
 #[derive(Debug)]
@@ -25,9 +25,12 @@ impl Ring {
     pub(super) fn new(endpoints: &[Arc<Endpoint>]) -> Self {
         let lightest = endpoints.iter().map(|e| u64::from(e.spec.weight)).filter(|weight| *weight > 0).min();
         let lightest = lightest.unwrap_or(1);
+        let fair = |endpoint: &Endpoint| POINTS * u64::from(endpoint.spec.weight) / lightest;
+        let all: u64 = endpoints.iter().map(|endpoint| fair(endpoint)).sum();
+        let divisor = all.div_ceil(MAX_POINTS).max(1);
         let mut points = Vec::new();
         for (place, endpoint) in endpoints.iter().enumerate() {
-            let count = (POINTS * u64::from(endpoint.spec.weight) / lightest).min(MAX_POINTS);
+            let count = (fair(endpoint) / divisor).max(1);
             let of = |n| (xxh3_64_with_seed(endpoint.spec.address.as_bytes(), n), place as u32);
             points.extend((0..count).map(of));
         }
