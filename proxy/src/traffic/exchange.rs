@@ -244,6 +244,10 @@ impl Drop for Exchange {
         record.duration_ns = nanos(self.started.elapsed());
         if !self.settled {
             record.failure.get_or_insert(Failure::ClientDisconnected);
+            if record.endpoint.is_none() {
+                // it left while it waited for a place
+                record.queue_wait_ns = record.duration_ns;
+            }
             if record.status == 0 {
                 record.status = CLIENT_CLOSED_REQUEST;
             }
