@@ -1,20 +1,22 @@
 //! The way in: a place at the route, then one at the service; or, outbound, a breaker that lets it out.
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Request};
+use http_body::Body;
 use tokio::time::Instant;
 
 use crate::{
     config::Direction,
     regulate::{Ask, Budget, Priority, Refusal},
-    traffic::{deadline, exchange::Exchange, request_body::RequestBody, serve::Worker},
+    traffic::{deadline, exchange::Exchange, read_along::ReadAlong, serve::Worker},
     workload::Route,
 };
 
 /// Holds places for the exchange until it ends, or says why there are none.
-pub(crate) async fn admit(
+pub(crate) async fn admit<B: Body<Data = Bytes> + Unpin>(
     worker: &Worker,
     route: &Route,
-    request: &mut Request<RequestBody>,
+    request: &mut Request<ReadAlong<B>>,
     exchange: &mut Exchange,
     give_up: Instant,
 ) -> Result<Option<Budget>, Refusal> {

@@ -3,9 +3,9 @@
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use http::{Method, Request};
 use http_body::Body;
-use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
     lm::{Call, Operation, Pace, Reading, Watched},
     regulate::{Admission, Permit, Refusal},
     telemetry::{Action, Failure, SpanRecord, unix_nano_now},
-    traffic::{TraceContext, balance::Pick, headers::PEER, request_body::RequestBody, serve::Worker},
+    traffic::{TraceContext, balance::Pick, headers::PEER, read_along::ReadAlong, serve::Worker},
     workload::Route,
 };
 
@@ -81,15 +81,18 @@ impl Exchange {
     }
 
     /// Reads along what is asked of a model, where one is asked or tokens are limited.
-    pub(crate) fn read_along(&mut self, request: Request<Incoming>) -> Request<RequestBody> {
+    pub(crate) fn read_along<B>(&mut self, request: Request<B>) -> Request<ReadAlong<B>>
+    where
+        B: Body<Data = Bytes> + Unpin,
+    {
         let operation = Operation::of(request.uri().path()).filter(|_| request.method() == Method::POST);
         if operation.is_none() && !self.counts_tokens() {
-            return request.map(RequestBody::Plain);
+            return request.map(ReadAlong::Plain);
         }
         let call = Call::new(operation, request.body().size_hint().exact());
         let asked = call.asked.clone();
         self.call = Some(call);
-        request.map(|body| RequestBody::watched(body, asked))
+        request.map(|body| ReadAlong::watched(body, asked))
     }
 
     /// Whether a budget of tokens applies: models are asked by POST, and a list of them costs none.

@@ -24,7 +24,7 @@ use crate::{
         headers::{PEER, REASON, set_host, strip_hop_by_hop},
         pool::{Connection, Lease},
         ratelimit,
-        request_body::RequestBody,
+        read_along::ReadAlong,
         serve::Worker,
     },
     workload::Route,
@@ -61,7 +61,7 @@ pub(crate) async fn handle(worker: Rc<Worker>, listener: usize, request: Request
 }
 
 /// Makes the request the proxy's own: its trace, its identity, the upstream's form of address.
-fn prepare(worker: &Worker, route: &Route, exchange: &Exchange, request: &mut Request<RequestBody>) {
+fn prepare(worker: &Worker, route: &Route, exchange: &Exchange, request: &mut Request<ReadAlong<Incoming>>) {
     let uri = std::mem::take(request.uri_mut());
     let headers = request.headers_mut();
     strip_hop_by_hop(headers);
@@ -93,7 +93,7 @@ fn prepare(worker: &Worker, route: &Route, exchange: &Exchange, request: &mut Re
 async fn send(
     worker: &Worker,
     exchange: &Exchange,
-    mut request: Request<RequestBody>,
+    mut request: Request<ReadAlong<Incoming>>,
 ) -> Result<(Response<Incoming>, Option<Lease>), Failure> {
     let pick = exchange.pick().ok_or(Failure::ConnectFailed)?;
     let protocol = pick.upstream.protocol;

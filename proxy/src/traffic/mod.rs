@@ -11,7 +11,7 @@ mod forward;
 mod headers;
 mod pool;
 mod ratelimit;
-mod request_body;
+mod read_along;
 mod serve;
 mod trace_context;
 

@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use hyper::client::conn::{http1, http2};
+use hyper::{
+    body::Incoming,
+    client::conn::{http1, http2},
+};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpStream, time::Instant};
 
@@ -18,7 +21,7 @@ use crate::{
     config::{Protocol, Timeouts},
     counters::add,
     telemetry::Failure,
-    traffic::{request_body::RequestBody, serve::LocalExecutor},
+    traffic::{read_along::ReadAlong, serve::LocalExecutor},
     workload::{Endpoint, EndpointStats},
 };
 
@@ -29,25 +32,25 @@ const MAX_IDLE: usize = 256;
 pub(crate) struct Pool {
     timeouts: Timeouts,
     http1: Vec<RefCell<Vec<Idle>>>,
-    http2: Vec<RefCell<Option<http2::SendRequest<RequestBody>>>>,
+    http2: Vec<RefCell<Option<http2::SendRequest<ReadAlong<Incoming>>>>>,
 }
 
 /// A connection one request may use.
 pub(crate) enum Connection {
     Http1(Lease),
-    Http2(http2::SendRequest<RequestBody>),
+    Http2(http2::SendRequest<ReadAlong<Incoming>>),
 }
 
 /// A lent HTTP/1.1 connection.
 pub(crate) struct Lease {
-    pub(crate) sender: http1::SendRequest<RequestBody>,
+    pub(crate) sender: http1::SendRequest<ReadAlong<Incoming>>,
     endpoint: usize,
     stats: Arc<EndpointStats>,
     pool: Rc<Pool>,
 }
 
 struct Idle {
-    sender: http1::SendRequest<RequestBody>,
+    sender: http1::SendRequest<ReadAlong<Incoming>>,
     since: Instant,
 }
 
@@ -85,11 +88,11 @@ impl Pool {
         }
     }
 
-    fn lease(self: &Rc<Self>, sender: http1::SendRequest<RequestBody>, endpoint: &Endpoint) -> Lease {
+    fn lease(self: &Rc<Self>, sender: http1::SendRequest<ReadAlong<Incoming>>, endpoint: &Endpoint) -> Lease {
         Lease { sender, endpoint: endpoint.id, stats: endpoint.stats.clone(), pool: self.clone() }
     }
 
-    async fn idle(&self, endpoint: &Endpoint) -> Option<http1::SendRequest<RequestBody>> {
+    async fn idle(&self, endpoint: &Endpoint) -> Option<http1::SendRequest<ReadAlong<Incoming>>> {
         loop {
             // taken out before the await, so no borrow is held over it
             let Idle { mut sender, since } = self.http1[endpoint.id].borrow_mut().pop()?;
@@ -101,7 +104,7 @@ impl Pool {
         }
     }
 
-    async fn connect_http1(&self, endpoint: &Endpoint) -> Result<http1::SendRequest<RequestBody>, Failure> {
+    async fn connect_http1(&self, endpoint: &Endpoint) -> Result<http1::SendRequest<ReadAlong<Incoming>>, Failure> {
         let io = self.connect(endpoint).await?;
         let (sender, connection) = http1::handshake(io).await.map_err(|_| Failure::ConnectFailed)?;
         // it ends when the sender is dropped or the peer closes; how it ended is the request's to tell
@@ -109,7 +112,7 @@ impl Pool {
         Ok(sender)
     }
 
-    async fn connect_http2(&self, endpoint: &Endpoint) -> Result<http2::SendRequest<RequestBody>, Failure> {
+    async fn connect_http2(&self, endpoint: &Endpoint) -> Result<http2::SendRequest<ReadAlong<Incoming>>, Failure> {
         let io = self.connect(endpoint).await?;
         let mut builder = http2::Builder::new(LocalExecutor);
         builder.timer(TokioTimer::new()).keep_alive_interval(Some(Duration::from_secs(10)));

@@ -1,5 +1,5 @@
-//! [`RequestBody`]: the request's body as the upstream gets it: the client's, frame by frame; where a
-//! model is asked, it is read as it passes, and its start may have been read before.
+//! [`ReadAlong`]: a request's body that is read as it passes where a model is asked, and passes as it is
+//! elsewhere. Its start may be read before anything is sent, within bounds of size and time.
 
 use std::{
     cell::RefCell,
@@ -12,7 +12,6 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use tokio::time::{Duration, Instant};
 
 use crate::lm::Asked;
@@ -24,25 +23,25 @@ const MAX_EARLY: usize = 64 * 1024;
 const MAX_WAIT: Duration = Duration::from_secs(1);
 
 /// A body of either kind.
-pub(crate) enum RequestBody {
-    Plain(Incoming),
-    Watched(Box<WatchedBody>),
+pub(crate) enum ReadAlong<B: Body> {
+    Plain(B),
+    Watched(Box<Watched<B>>),
 }
 
 /// A body that is read as it passes.
-pub(crate) struct WatchedBody {
+pub(crate) struct Watched<B: Body> {
     early: VecDeque<Frame<Bytes>>,
     early_bytes: usize,
-    broken: Option<hyper::Error>,
-    rest: Incoming,
+    broken: Option<B::Error>,
+    rest: B,
     asked: Rc<RefCell<Asked>>,
 }
 
-impl RequestBody {
+impl<B: Body<Data = Bytes> + Unpin> ReadAlong<B> {
     /// Reads what is asked of a model into `asked` while it passes.
-    pub(crate) fn watched(rest: Incoming, asked: Rc<RefCell<Asked>>) -> Self {
+    pub(crate) fn watched(rest: B, asked: Rc<RefCell<Asked>>) -> Self {
         let early = VecDeque::new();
-        Self::Watched(Box::new(WatchedBody { early, early_bytes: 0, broken: None, rest, asked }))
+        Self::Watched(Box::new(Watched { early, early_bytes: 0, broken: None, rest, asked }))
     }
 
     /// Reads the start before anything is sent, until it says how long the answer may be.
@@ -60,7 +59,7 @@ impl RequestBody {
     }
 }
 
-impl WatchedBody {
+impl<B: Body<Data = Bytes> + Unpin> Watched<B> {
     fn keep(&mut self, frame: Frame<Bytes>) {
         self.watch(&frame);
         self.early_bytes += frame.data_ref().map_or(0, Bytes::len);
@@ -73,7 +72,7 @@ impl WatchedBody {
         }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         if let Some(frame) = self.early.pop_front() {
             self.early_bytes -= frame.data_ref().map_or(0, Bytes::len);
             return Poll::Ready(Some(Ok(frame)));
@@ -89,11 +88,11 @@ impl WatchedBody {
     }
 }
 
-impl Body for RequestBody {
+impl<B: Body<Data = Bytes> + Unpin> Body for ReadAlong<B> {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = B::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         match self.get_mut() {
             Self::Plain(incoming) => Pin::new(incoming).poll_frame(cx),
             Self::Watched(body) => body.poll(cx),
