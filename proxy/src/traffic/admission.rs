@@ -23,6 +23,7 @@ pub(crate) async fn admit<B: Body<Data = Bytes> + Unpin>(
     let budget = if exchange.counts_tokens() {
         // what an answer will cost stands in the request, mostly near its start
         request.body_mut().read_start(give_up).await;
+        exchange.asks_now();
         reserve_tokens(worker, route, request.headers(), exchange)?
     } else {
         None
@@ -71,12 +72,12 @@ fn reserve_tokens(
 }
 
 fn ask(worker: &Worker, route: &Route, headers: &HeaderMap, exchange: &Exchange, give_up: Instant) -> Ask {
-    let now = exchange.started();
+    let now = exchange.asked();
     let may_wait = route.gate.is_bounded() || worker.workload.gate.is_bounded();
     if !may_wait {
         return Ask { now, give_up, priority: route.priority };
     }
-    let give_up = deadline::nearest(headers, now, exchange.started_unix_ms(), give_up);
+    let give_up = deadline::nearest(headers, exchange.started(), exchange.started_unix_ms(), give_up);
     Ask { now, give_up, priority: priority(worker.workload.priority_header.as_ref(), route, headers) }
 }
 

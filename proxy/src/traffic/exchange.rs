@@ -25,6 +25,8 @@ const CLIENT_CLOSED_REQUEST: u16 = 499;
 pub(crate) struct Exchange {
     worker: Rc<Worker>,
     started: Instant,
+    /// When it asked to be let in: a wait counts from here.
+    asked: Instant,
     record: Option<SpanRecord>,
     permits: [Option<Permit>; 2],
     pick: Option<(Pick, Instant)>,
@@ -58,6 +60,7 @@ impl Exchange {
         Self {
             worker,
             started,
+            asked: started,
             record: Some(record),
             permits: [None, None],
             pick: None,
@@ -69,6 +72,16 @@ impl Exchange {
 
     pub(crate) fn started(&self) -> Instant {
         self.started
+    }
+
+    /// When it asked to be let in.
+    pub(crate) fn asked(&self) -> Instant {
+        self.asked
+    }
+
+    /// It asks only now: until here its own client was waited for.
+    pub(crate) fn asks_now(&mut self) {
+        self.asked = Instant::now();
     }
 
     /// As [`Self::started`], in milliseconds since the Unix epoch.
@@ -112,7 +125,7 @@ impl Exchange {
         let queued = places.iter().flatten().any(|place| place.queued);
         let permits = places.map(|place| place.map(|place| place.permit));
         let in_flight = permits.iter().flatten().map(|p| p.in_flight).max().unwrap_or(0);
-        let wait = self.started.elapsed();
+        let wait = self.asked.elapsed();
         self.permits = permits;
         let record = self.record();
         record.in_flight = in_flight;
@@ -124,7 +137,7 @@ impl Exchange {
 
     /// Books a request that policy turned away.
     pub(crate) fn shed(mut self, refusal: Refusal, status: u16) {
-        let waited = self.started.elapsed();
+        let waited = self.asked.elapsed();
         add(&self.worker.workload.tally.shed, 1);
         self.refund();
         let record = self.record();
@@ -249,7 +262,7 @@ impl Drop for Exchange {
             record.failure.get_or_insert(Failure::ClientDisconnected);
             if record.endpoint.is_none() {
                 // it left while it waited for a place
-                record.queue_wait_ns = record.duration_ns;
+                record.queue_wait_ns = nanos(self.asked.elapsed());
             }
             if record.status == 0 {
                 record.status = CLIENT_CLOSED_REQUEST;
