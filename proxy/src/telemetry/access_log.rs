@@ -8,10 +8,12 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        mpsc::{Receiver, SyncSender, TryRecvError, sync_channel},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel},
     },
-    thread::JoinHandle,
+    time::Duration,
 };
+
+use tracing::warn;
 
 use crate::{
     config::LogFormat,
@@ -25,12 +27,16 @@ use crate::{
 /// 8,192 lines, some 3 MiB, that wait for the disk.
 const MAX_LINES: usize = 8_192;
 
+/// 1 s for the last lines when the proxy stops: a pipe that nobody reads must not hold it up.
+const FLUSH: Duration = Duration::from_secs(1);
+
 /// Where lines go.
 pub(crate) struct LogWriter {
     lines: Option<SyncSender<String>>,
     format: LogFormat,
     tally: Arc<Tally>,
-    writing: Option<JoinHandle<()>>,
+    /// Closes when everything is written.
+    written: Receiver<()>,
 }
 
 impl LogWriter {
@@ -43,9 +49,12 @@ impl LogWriter {
         };
         let (lines, waiting) = sync_channel(MAX_LINES);
         let thread = std::thread::Builder::new().name("weir-proxy-log".into());
-        let counts = tally.clone();
-        let writing = thread.spawn(move || write_all(&waiting, BufWriter::new(to), &counts))?;
-        Ok(Self { lines: Some(lines), format, tally, writing: Some(writing) })
+        let (counts, (done, written)) = (tally.clone(), sync_channel(0));
+        thread.spawn(move || {
+            write_all(&waiting, BufWriter::new(to), &counts);
+            drop(done);
+        })?;
+        Ok(Self { lines: Some(lines), format, tally, written })
     }
 
     /// Queues the line of a record.
@@ -59,8 +68,9 @@ impl LogWriter {
 impl Drop for LogWriter {
     fn drop(&mut self) {
         self.lines = None;
-        // what is queued is written; a thread that panicked has said so
-        let _ = self.writing.take().map(JoinHandle::join);
+        if self.written.recv_timeout(FLUSH) == Err(RecvTimeoutError::Timeout) {
+            warn!("stopped before the access log was written to its end");
+        }
     }
 }
 

@@ -1,13 +1,15 @@
 //! The way in: a place at the route, then one at the service; or, outbound, a breaker that lets it out.
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Request};
+use http_body::Body;
 use tokio::time::Instant;
 
 use crate::{
     config::Direction,
     regulate::{Ask, Budget, Priority, Refusal},
     routing::Route,
-    traffic::{client_body::ClientBody, deadline, exchange::Exchange, serve::Worker},
+    traffic::{deadline, exchange::Exchange, read_along::ReadAlong, serve::Worker},
     upstream::Upstream,
 };
 
@@ -23,15 +25,15 @@ pub(crate) struct Entrance<'a> {
 
 impl Entrance<'_> {
     /// As [`Self::admit`], after tokens were set aside where they are limited; says the budget that is left of them.
-    pub(crate) async fn admit_request(
+    pub(crate) async fn admit_request<B: Body<Data = Bytes> + Unpin>(
         self,
-        request: &mut Request<ClientBody>,
+        request: &mut Request<ReadAlong<B>>,
         exchange: &mut Exchange,
     ) -> Result<Option<Budget>, Refusal> {
-        exchange.read_along(request);
         let budget = if exchange.counts_tokens() {
             // what an answer will cost stands in the request, mostly near its start
             request.body_mut().read_start(self.give_up).await;
+            exchange.asks_now();
             self.reserve_tokens(request.headers(), exchange)?
         } else {
             None
@@ -92,12 +94,12 @@ impl Entrance<'_> {
 
     fn ask(self, headers: &HeaderMap, exchange: &Exchange) -> Ask {
         let Self { worker, route, give_up, .. } = self;
-        let now = exchange.started();
+        let now = exchange.asked();
         let may_wait = route.gate.is_bounded() || worker.workload.gate.is_bounded() || self.upstream.is_bounded();
         if !may_wait {
             return Ask { now, give_up, priority: route.priority };
         }
-        let give_up = deadline::nearest(headers, now, exchange.started_unix_ms(), give_up);
+        let give_up = deadline::nearest(headers, exchange.started(), exchange.started_unix_ms(), give_up);
         Ask { now, give_up, priority: priority(worker.workload.priority_header.as_ref(), route, headers) }
     }
 }

@@ -23,6 +23,7 @@ use crate::{
         mirror,
         outcome::Outcome,
         pool::{Connection, Lease},
+        read_along::ReadAlong,
         replay::{Recording, RequestBody},
         serve::Worker,
     },
@@ -53,7 +54,11 @@ pub(crate) struct Sending<'a> {
 
 impl Sending<'_> {
     /// Sends; the answer or failure of the last attempt is the request's.
-    pub(crate) async fn send(&self, exchange: &mut Exchange, request: Request<ClientBody>) -> Result<Answer, Failure> {
+    pub(crate) async fn send(
+        &self,
+        exchange: &mut Exchange,
+        request: Request<ReadAlong<ClientBody>>,
+    ) -> Result<Answer, Failure> {
         let keep_bytes = self.route.keeps_bytes();
         if keep_bytes == 0 {
             self.pick(exchange, &[])?;

@@ -3,6 +3,7 @@
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use http::{HeaderValue, Method, Request};
 use http_body::Body;
 use tokio::time::Instant;
@@ -15,7 +16,7 @@ use crate::{
     routing::Route,
     security::{Decision, Peer},
     telemetry::{Action, Failure, Proof, SpanRecord, unix_nano_now},
-    traffic::{TraceContext, client_body::ClientBody, headers::PEER, outcome::Outcome, serve::Worker},
+    traffic::{TraceContext, headers::PEER, outcome::Outcome, read_along::ReadAlong, serve::Worker},
     upstream::{Pick, Upstream},
 };
 
@@ -26,6 +27,8 @@ const CLIENT_CLOSED_REQUEST: u16 = 499;
 pub(crate) struct Exchange {
     worker: Rc<Worker>,
     started: Instant,
+    /// When it asked to be let in: a wait counts from here.
+    asked: Instant,
     record: Option<SpanRecord>,
     permits: [Option<Permit>; 3],
     pick: Option<(Pick, Instant)>,
@@ -67,9 +70,11 @@ impl Exchange {
             log: false,
             lm: None,
         };
+        let started = Instant::now();
         Self {
             worker: worker.clone(),
-            started: Instant::now(),
+            started,
+            asked: started,
             record: Some(record),
             permits: [None, None, None],
             pick: None,
@@ -80,6 +85,16 @@ impl Exchange {
 
     pub(crate) fn started(&self) -> Instant {
         self.started
+    }
+
+    /// When it asked to be let in.
+    pub(crate) fn asked(&self) -> Instant {
+        self.asked
+    }
+
+    /// It asks only now: until here its own client was waited for.
+    pub(crate) fn asks_now(&mut self) {
+        self.asked = Instant::now();
     }
 
     /// As [`Self::started`], in milliseconds since the Unix epoch.
@@ -116,11 +131,14 @@ impl Exchange {
     }
 
     /// Reads along what is asked of a model, where one is asked or tokens are limited.
-    pub(crate) fn read_along(&mut self, request: &mut Request<ClientBody>) {
+    pub(crate) fn read_along<B>(&mut self, request: Request<B>) -> Request<ReadAlong<B>>
+    where
+        B: Body<Data = Bytes> + Unpin,
+    {
         let (counts_tokens, size) = (self.counts_tokens(), request.body().size_hint().exact());
-        let call = self.model.begin(request.method(), request.uri().path(), size, counts_tokens);
-        if let Some(asked) = call.map(|call| call.asked.clone()) {
-            request.body_mut().read_along(asked);
+        match self.model.begin(request.method(), request.uri().path(), size, counts_tokens) {
+            Some(call) => request.map(|body| ReadAlong::watched(body, call.asked.clone())),
+            None => request.map(ReadAlong::Plain),
         }
     }
 
@@ -141,7 +159,7 @@ impl Exchange {
         let queued = places.iter().flatten().any(|place| place.queued);
         let permits = places.map(|place| place.map(|place| place.permit));
         let in_flight = permits.iter().flatten().map(|p| p.in_flight).max().unwrap_or(0);
-        let wait = self.started.elapsed();
+        let wait = self.asked.elapsed();
         self.permits = permits;
         let record = self.record();
         record.in_flight = in_flight;
@@ -153,7 +171,7 @@ impl Exchange {
 
     /// Books a request that policy turned away.
     pub(crate) fn shed(mut self, refusal: Refusal, status: u16) {
-        let waited = self.started.elapsed();
+        let waited = self.asked.elapsed();
         add(&self.worker.workload.tally.shed, 1);
         self.model.refund();
         let record = self.record();
@@ -310,6 +328,10 @@ impl Drop for Exchange {
         record.duration_ns = nanos(self.started.elapsed());
         if !self.settled {
             record.failure.get_or_insert(Failure::ClientDisconnected);
+            if record.endpoint.is_none() {
+                // it left while it waited for a place
+                record.queue_wait_ns = nanos(self.asked.elapsed());
+            }
             if record.status == 0 {
                 record.status = CLIENT_CLOSED_REQUEST;
             }

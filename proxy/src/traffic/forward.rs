@@ -114,13 +114,17 @@ impl<'a> Passage<'a> {
         let upstream = &target.upstream;
         let give_up = exchange.started() + route.timeout;
         let entrance = Entrance { worker, route, upstream, give_up };
+        let mut request = exchange.read_along(request);
         let budget = entrance.admit_request(&mut request, exchange).await?;
         let Affinity { hash, set_cookie } = Affinity::of(upstream, &request, client);
         if self.upgrade.is_none() && request.method() == Method::CONNECT {
             let client = hyper::upgrade::on(&mut request);
             return Ok(Arrived::Opened(tunnel::connect(worker, upstream, hash, exchange).await?, client));
         }
-        let request = self.prepare(target, exchange, request);
+        let mut request = self.prepare(target, exchange, request);
+        if upstream.protocol == Protocol::Http1 {
+            hold_back(&mut request);
+        }
         let sending = Sending { worker, route, upstream, hash, give_up };
         let answer = sending.send(exchange, request).await?;
         match (Upgrade::granted(&answer.response), self.upgrade) {
@@ -132,7 +136,7 @@ impl<'a> Passage<'a> {
     }
 
     /// Makes the request the proxy's own: its trace, its identity, the upstream's form of address.
-    fn prepare(&self, target: &Target, exchange: &Exchange, request: Request<ClientBody>) -> Request<ClientBody> {
+    fn prepare<B>(&self, target: &Target, exchange: &Exchange, request: Request<B>) -> Request<B> {
         let Self { worker, listener, route, upgrade, .. } = self;
         let (mut parts, body) = request.into_parts();
         let (headers, received) = (&mut parts.headers, parts.version);
@@ -150,11 +154,7 @@ impl<'a> Passage<'a> {
         }
         let path = route.path(&parts.uri);
         address(&mut parts, &target.upstream, path, route.host());
-        let mut request = Request::from_parts(parts, body);
-        if target.upstream.protocol == Protocol::Http1 {
-            hold_back(&mut request);
-        }
-        request
+        Request::from_parts(parts, body)
     }
 }
 

@@ -21,6 +21,7 @@ mod mirror;
 mod outcome;
 mod pool;
 mod ratelimit;
+mod read_along;
 mod replay;
 mod reply;
 mod serve;

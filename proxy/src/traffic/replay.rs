@@ -18,12 +18,12 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use tokio::sync::oneshot;
 
-use crate::traffic::{body::BodyError, client_body::ClientBody};
+use crate::traffic::{body::BodyError, client_body::ClientBody, read_along::ReadAlong};
 
 /// What a request carries to an upstream.
 pub(crate) enum RequestBody {
     /// Straight from the client.
-    Passing(ClientBody),
+    Passing(ReadAlong<ClientBody>),
     /// From the client, and kept.
     Kept(Reader),
     /// All of it is here.
@@ -43,7 +43,7 @@ pub(crate) struct Reader {
 }
 
 struct Shared {
-    incoming: ClientBody,
+    incoming: ReadAlong<ClientBody>,
     kept: Vec<Bytes>,
     kept_bytes: usize,
     max_bytes: usize,
@@ -57,7 +57,7 @@ struct Shared {
 }
 
 impl Recording {
-    pub(crate) fn new(incoming: ClientBody, max_bytes: usize) -> Self {
+    pub(crate) fn new(incoming: ReadAlong<ClientBody>, max_bytes: usize) -> Self {
         let ended = incoming.is_end_stream();
         let (kept, trailers, copy) = (Vec::new(), None, None);
         let shared =
