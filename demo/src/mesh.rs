@@ -93,7 +93,7 @@ impl Mesh {
     pub async fn stop(self) -> Counters {
         let mut total = Counters::default();
         for (_, proxy) in self.proxies.into_iter().rev() {
-            total = sum(total, proxy.drain().await);
+            total += proxy.drain().await;
         }
         self.shutdown.cancel();
         for serving in self.serving {
@@ -144,20 +144,5 @@ fn sidecar(spec: &Spec, own: SocketAddr, next: Option<(&str, SocketAddr)>, colle
             ..Telemetry::default()
         },
         policy: Some(PolicySource { from: collector.to_owned(), state_dir: None }),
-    }
-}
-
-fn sum(a: Counters, b: Counters) -> Counters {
-    Counters {
-        requests: a.requests + b.requests,
-        shed: a.shed + b.shed,
-        spans_recorded: a.spans_recorded + b.spans_recorded,
-        spans_sent: a.spans_sent + b.spans_sent,
-        spans_rejected: a.spans_rejected + b.spans_rejected,
-        spans_dropped: a.spans_dropped + b.spans_dropped,
-        logs_sent: a.logs_sent + b.logs_sent,
-        logs_dropped: a.logs_dropped + b.logs_dropped,
-        policies_applied: a.policies_applied + b.policies_applied,
-        policies_refused: a.policies_refused + b.policies_refused,
     }
 }

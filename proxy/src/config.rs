@@ -3,6 +3,7 @@
 //! File → validated `Config` → running parts; nothing reads the environment later.
 
 mod authorization;
+mod check_route;
 mod check_upstream;
 mod discovery;
 mod endpoint;

@@ -271,7 +271,7 @@ fn listeners(
     let mut known: Vec<&Arc<Route>> = before.iter().flat_map(|before| before.routes()).collect();
     let mut compiled = |route: &config::Route, direction| {
         let standing = Standing { service: &config.service, direction, timeout: config.timeouts.response() };
-        let route = Route::new(route, standing, &upstream).expect("validated: the route compiles");
+        let route = Route::new(route, standing, upstream).expect("validated: the route compiles");
         route.known_by(&mut known)
     };
     let (mut listeners, mut accepts) = (Vec::new(), Vec::new());

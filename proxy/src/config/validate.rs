@@ -4,12 +4,7 @@ use std::collections::HashSet;
 
 use weir_policy::{Breaker, Policy, PolicySet};
 
-use crate::{
-    config::{
-        Config, ConfigError, Direction, Listener, ListenerProtocol, Redirect, Route, Secret, limits::unregulated,
-    },
-    routing,
-};
+use crate::config::{Config, ConfigError, Direction, Listener, ListenerProtocol, Route, Secret, limits::unregulated};
 
 /// A year: what is longer is a slip, and would not fit into a clock that runs long enough.
 pub(crate) const LONGEST_MS: u64 = 365 * 86_400_000;
@@ -84,7 +79,7 @@ impl Config {
             let outbound = *direction == Direction::Outbound;
             check(istio.is_empty() || outbound, || format!("listeners[{i}].istio: only at an outbound listener"))?;
             for (j, route) in routes.iter().enumerate() {
-                self.check_route(route).map_err(|e| ConfigError(format!("listeners[{i}].routes[{j}].{e}")))?;
+                route.validate(&self.upstreams).map_err(|e| ConfigError(format!("listeners[{i}].routes[{j}].{e}")))?;
                 if let Some(name) = &route.name {
                     check(route_names.insert(name), || format!("listeners[{i}].routes[{j}].name repeats {name:?}"))?;
                 }
@@ -118,60 +113,6 @@ impl Config {
                 format!("listeners[{i}].upstream: no upstream is named {name:?}")
             }),
         }
-    }
-
-    fn check_route(&self, route: &Route) -> Result<(), ConfigError> {
-        let places =
-            [route.upstream.is_some(), !route.split.is_empty(), route.redirect.is_some(), route.respond.is_some()];
-        check(places.iter().filter(|there| **there).count() == 1, || {
-            "upstream, split, redirect or respond: one of them says where requests go".into()
-        })?;
-        let known = |name: &str, key: String| {
-            let known = self.upstreams.iter().any(|upstream| upstream.name == name);
-            check(known, || format!("{key}: no upstream is named {name:?}"))
-        };
-        route.upstream.iter().try_for_each(|name| known(name, "upstream".into()))?;
-        for (k, share) in route.split.iter().enumerate() {
-            known(&share.upstream, format!("split[{k}].upstream"))?;
-        }
-        let some = route.split.is_empty() || route.split.iter().any(|share| share.weight > 0);
-        check(some, || "split: every weight is 0".into())?;
-        if let Some(Redirect { status, .. }) = route.redirect {
-            let usable = [301, 302, 303, 307, 308].contains(&status);
-            check(usable, || format!("redirect.status is {status}: 301, 302, 303, 307 or 308"))?;
-        }
-        let percents =
-            [("delay", route.fault.delay.map(|d| d.percent)), ("abort", route.fault.abort.map(|a| a.percent))];
-        for (key, percent) in percents {
-            let usable = percent.is_none_or(|percent| (0.0..=100.0).contains(&percent));
-            check(usable, || format!("fault.{key}.percent is {percent:?}: from 0 to 100"))?;
-        }
-        if let Some(mirror) = &route.mirror {
-            known(&mirror.upstream, "mirror.upstream".into())?;
-            let usable = (0.0..=100.0).contains(&mirror.percent);
-            check(usable, || format!("mirror.percent is {}: from 0 to 100", mirror.percent))?;
-            check(mirror.max_in_flight > 0, || "mirror.max_in_flight is 0: no copy would be sent".into())?;
-        }
-        let retries = route.retries.as_ref();
-        for (key, bound) in [
-            ("timeout_ms", route.timeout_ms),
-            ("max_stream_duration_ms", route.max_stream_duration_ms),
-            ("idle_timeout_ms", route.idle_timeout_ms),
-            ("fault.delay.ms", route.fault.delay.map(|delay| delay.ms)),
-            ("retries.per_try_timeout_ms", retries.and_then(|retries| retries.per_try_timeout_ms)),
-            ("retries.backoff_ms", retries.map(|retries| retries.backoff_ms)),
-            ("retries.max_backoff_ms", retries.map(|retries| retries.max_backoff_ms)),
-        ] {
-            check(bound.is_none_or(|bound| (1..=LONGEST_MS).contains(&bound)), || {
-                format!("{key} is {bound:?}: from 1 ms to a year, or leave it out")
-            })?;
-        }
-        let status = route.fault.abort.map_or(503, |abort| abort.status);
-        check((200..600).contains(&status), || format!("fault.abort.status is {status}: from 200 to 599"))?;
-        let status = route.respond.as_ref().map_or(200, |respond| respond.status);
-        check((200..600).contains(&status), || format!("respond.status is {status}: from 200 to 599"))?;
-        // what is compiled is checked by compiling it
-        routing::check(route)
     }
 
     fn check_limits(&self) -> Result<(), ConfigError> {
