@@ -32,6 +32,8 @@ pub enum Command {
     Backup(BackupArgs),
     /// Add the rows of a backup to a store, once
     Restore(RestoreArgs),
+    /// Certify workloads for mutual TLS, where there is no other authority
+    Ca(CaArgs),
     /// Check this machine: ports, disk, clock, OTLP round trip
     Doctor(DoctorArgs),
     /// Show or check the configuration
@@ -203,6 +205,67 @@ pub struct TraceArgs {
     /// Print JSON instead of a waterfall
     #[arg(long)]
     pub json: bool,
+}
+
+/// `weir ca`.
+#[derive(Clone, Debug, Args)]
+pub struct CaArgs {
+    /// What to do
+    #[command(subcommand)]
+    pub action: CaAction,
+}
+
+/// `weir ca init`, `issue`, `renew` and `inspect`.
+#[derive(Clone, Debug, Subcommand)]
+pub enum CaAction {
+    /// Make a root; one that is there is never overwritten
+    Init {
+        /// The folder of the root
+        #[arg(long, value_name = "DIR", default_value = "weir-ca")]
+        ca: PathBuf,
+        /// Whom it vouches for: the ids spiffe://TRUST_DOMAIN/…
+        #[arg(long, value_name = "TRUST_DOMAIN", default_value = "cluster.local")]
+        trust_domain: String,
+        /// How long it lives, e.g. 87600h
+        #[arg(long, default_value = "87600h", value_parser = duration)]
+        lifetime: std::time::Duration,
+    },
+    /// Certify a workload: tls.crt, tls.key and ca.crt in a folder of its own
+    Issue {
+        /// The folder of the root
+        #[arg(long, value_name = "DIR", default_value = "weir-ca")]
+        ca: PathBuf,
+        /// The workload, e.g. spiffe://cluster.local/ns/shop/sa/tagger
+        #[arg(value_name = "SPIFFE_ID")]
+        id: String,
+        /// A host name for clients that know no SPIFFE; may be given several times
+        #[arg(long = "dns", value_name = "NAME")]
+        dns_names: Vec<String>,
+        /// The folder of the workload
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// How long the certificate lives, e.g. 24h
+        #[arg(long, default_value = "24h", value_parser = duration)]
+        lifetime: std::time::Duration,
+    },
+    /// Certify a workload anew: the same names, a new key; its proxy takes it without a restart
+    Renew {
+        /// The folder of the root
+        #[arg(long, value_name = "DIR", default_value = "weir-ca")]
+        ca: PathBuf,
+        /// The folder of the workload
+        #[arg(value_name = "DIR")]
+        out: PathBuf,
+        /// How long the certificate lives, e.g. 24h
+        #[arg(long, default_value = "24h", value_parser = duration)]
+        lifetime: std::time::Duration,
+    },
+    /// Say what is in a certificate
+    Inspect {
+        /// A PEM file with one certificate or more
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
 }
 
 /// `weir doctor`.

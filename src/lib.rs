@@ -5,6 +5,7 @@
 
 pub mod analyze;
 pub mod backup;
+pub mod ca;
 pub mod cli;
 pub mod config;
 pub mod demo;

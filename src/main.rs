@@ -35,6 +35,7 @@ fn main() -> ExitCode {
             Command::Trace(args) => weir::trace::run(args).await,
             Command::Backup(args) => weir::backup::run(args).await,
             Command::Restore(args) => weir::backup::restore(args).await,
+            Command::Ca(args) => weir::ca::run(args),
             Command::Doctor(args) => weir::doctor::run(args).await,
             Command::Config(args) => weir::config::run(args),
         }

@@ -198,7 +198,7 @@ async fn an_upstream_that_fails_is_said_so_and_left() {
     let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let app = upstream(Router::new().route("/", get(async || "ok"))).await;
     let mut config = config(&gone.to_string(), "");
-    config.upstreams[0].endpoints = vec![gone.to_string(), app.to_string()];
+    config.upstreams[0].endpoints = vec![gone.into(), app.into()];
     let proxy = Proxy::start(config).unwrap();
     let mut failed = 0;
     for _ in 0..20 {

@@ -243,14 +243,8 @@ impl Controller {
                 "{service} has {c} workers and takes {s:.0} ms, and waits {:.0} ms for others: at most {} in flight keep the wait below {queue_timeout_ms} ms",
                 bottleneck.downstream_ms, limit.limit
             );
-            let policy = Policy {
-                service: service.clone(),
-                route: None,
-                concurrency_limit: Some(limit),
-                rate_limit: None,
-                breaker: None,
-                reason,
-            };
+            let policy =
+                Policy { service: service.clone(), concurrency_limit: Some(limit), reason, ..Policy::default() };
             self.want(policy, finding_id, wanted);
         }
         let Some((entry, visits)) = &bottleneck.entry else { return };
@@ -265,11 +259,8 @@ impl Controller {
         );
         let mut policy = wanted.remove(entry).unwrap_or_else(|| Policy {
             service: entry.clone(),
-            route: None,
-            concurrency_limit: None,
-            rate_limit: None,
-            breaker: None,
             reason: reason.clone(),
+            ..Policy::default()
         });
         policy.rate_limit = Some(rate_limit);
         if &policy.service != service {
@@ -477,11 +468,9 @@ mod tests {
         controller.command(Command::KillSwitch { engaged: false, author: "ana".into() });
         let policy = Policy {
             service: "tagger".into(),
-            route: None,
-            concurrency_limit: None,
             rate_limit: RateLimit::new(7.0, NonZeroU32::MIN),
-            breaker: None,
             reason: "by hand".into(),
+            ..Policy::default()
         };
         controller.command(Command::Override { policy, author: "ana".into(), expires_unix_nano: Some(10) });
         let set = controller.step(&[bottleneck(80.0)], 3).policy.unwrap();

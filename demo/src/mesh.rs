@@ -10,8 +10,8 @@ use std::{
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use weir_proxy::{
-    AccessLog, Config, Counters, Direction, Limits, Listener, Match, PolicySource, Protocol, Proxy, Route, StartError,
-    Telemetry, Timeouts, Upstream,
+    AccessLog, Config, Connect, Counters, Direction, Http, Limits, Listener, ListenerProtocol, PolicySource, Proxy, Route,
+    StartError, Telemetry, Timeouts, Upstream,
 };
 
 use crate::{
@@ -93,7 +93,7 @@ impl Mesh {
     pub async fn stop(self) -> Counters {
         let mut total = Counters::default();
         for (_, proxy) in self.proxies.into_iter().rev() {
-            total = sum(total, proxy.drain().await);
+            total += proxy.drain().await;
         }
         self.shutdown.cancel();
         for serving in self.serving {
@@ -111,25 +111,32 @@ fn sidecar(spec: &Spec, own: SocketAddr, next: Option<(&str, SocketAddr)>, colle
     let listener = |(direction, upstream, _): &(Direction, String, SocketAddr)| Listener {
         address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         direction: *direction,
-        routes: vec![Route { name: None, matches: Match::default(), upstream: upstream.clone(), timeout_ms: None }],
+        protocol: ListenerProtocol::Http,
+        routes: vec![Route::to(upstream.clone())],
+        istio: Vec::new(),
+        upstream: None,
+        connect: Connect::Refused,
+        tls: None,
+        jwt: None,
+        authorization: None,
     };
-    let upstream = |(_, name, address): &(Direction, String, SocketAddr)| Upstream {
-        name: name.clone(),
-        endpoints: vec![address.to_string()],
-        protocol: Protocol::Http1,
-        breaker: None,
-    };
+    let upstream =
+        |(_, name, address): &(Direction, String, SocketAddr)| Upstream::new(name.clone(), vec![(*address).into()]);
     Config {
         service: spec.service.to_owned(),
         instance: Some(format!("{}-0", spec.service)),
         servers: Some(spec.servers),
+        locality: None,
         admin: None,
+        admin_token: None,
+        admin_token_file: None,
         threads: Some(1),
         max_connections: 10_000,
         insecure: false,
         listeners: hops.iter().map(listener).collect(),
         upstreams: hops.iter().map(upstream).collect(),
         limits: Limits::default(),
+        http: Http::default(),
         timeouts: Timeouts::default(),
         telemetry: Telemetry {
             otlp: Some(collector.to_owned()),
@@ -137,20 +144,5 @@ fn sidecar(spec: &Spec, own: SocketAddr, next: Option<(&str, SocketAddr)>, colle
             ..Telemetry::default()
         },
         policy: Some(PolicySource { from: collector.to_owned(), state_dir: None }),
-    }
-}
-
-fn sum(a: Counters, b: Counters) -> Counters {
-    Counters {
-        requests: a.requests + b.requests,
-        shed: a.shed + b.shed,
-        spans_recorded: a.spans_recorded + b.spans_recorded,
-        spans_sent: a.spans_sent + b.spans_sent,
-        spans_rejected: a.spans_rejected + b.spans_rejected,
-        spans_dropped: a.spans_dropped + b.spans_dropped,
-        logs_sent: a.logs_sent + b.logs_sent,
-        logs_dropped: a.logs_dropped + b.logs_dropped,
-        policies_applied: a.policies_applied + b.policies_applied,
-        policies_refused: a.policies_refused + b.policies_refused,
     }
 }

@@ -1,9 +1,12 @@
-//! The three things a proxy can be told to hold: a concurrency limit, a rate limit, a breaker.
+//! The things a proxy can be told to hold: a concurrency limit, a rate limit, a token rate limit, a breaker.
 //!
 //! Each constructor refuses a value that would stop all traffic or mean nothing (limit 0, NaN, a
 //! ratio above 1), so a value that exists can be enforced as it stands.
 
-use std::{num::NonZeroU32, time::Duration};
+use std::{
+    num::{NonZeroU32, NonZeroU64},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +28,19 @@ pub struct ConcurrencyLimit {
 pub struct RateLimit {
     rate_per_s: f64,
     burst: NonZeroU32,
+}
+
+/// Tokens of language models per second: `tokens_per_s` on average, `burst` at once.
+///
+/// What a call will cost is estimated before it is let in and corrected by the `usage` of its answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenRateLimit {
+    tokens_per_s: f64,
+    burst: NonZeroU64,
+    /// The header whose value says whose budget a request uses; one budget for all when absent.
+    #[serde(default)]
+    tenant_header: Option<String>,
 }
 
 /// Shed calls to a failing upstream by probability once its error ratio in `window` is exceeded.
@@ -62,6 +78,42 @@ impl RateLimit {
     #[must_use]
     pub fn burst(&self) -> NonZeroU32 {
         self.burst
+    }
+}
+
+impl TokenRateLimit {
+    /// `None` unless `tokens_per_s` is finite and above zero, `burst` above zero, and the header, if any, not empty.
+    #[must_use]
+    pub fn new(tokens_per_s: f64, burst: u64, tenant_header: Option<String>) -> Option<Self> {
+        let burst = NonZeroU64::new(burst)?;
+        let limit = Self { tokens_per_s, burst, tenant_header };
+        limit.is_usable().then_some(limit)
+    }
+
+    /// Whether it can be enforced; what came in through serde may not.
+    #[must_use]
+    pub fn is_usable(&self) -> bool {
+        let is_name =
+            |name: &String| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+        self.tokens_per_s.is_finite() && self.tokens_per_s > 0.0 && self.tenant_header.as_ref().is_none_or(is_name)
+    }
+
+    /// Tokens each second in the long run.
+    #[must_use]
+    pub fn tokens_per_s(&self) -> f64 {
+        self.tokens_per_s
+    }
+
+    /// Tokens at once after a pause.
+    #[must_use]
+    pub fn burst(&self) -> NonZeroU64 {
+        self.burst
+    }
+
+    /// The header that says whose budget a request uses.
+    #[must_use]
+    pub fn tenant_header(&self) -> Option<&str> {
+        self.tenant_header.as_deref()
     }
 }
 

@@ -1,10 +1,10 @@
 //! [`PolicySet`]: everything that is regulated at one moment, numbered, swapped in whole.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Breaker, ConcurrencyLimit, RateLimit};
+use crate::{Breaker, ConcurrencyLimit, RateLimit, TokenRateLimit};
 
 /// What is regulated, whole and numbered. A set with a lower sequence never replaces a higher one.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -24,7 +24,7 @@ pub struct PolicySet {
 ///
 /// Limits act where requests enter `service` (its inbound listener); the breaker acts where others
 /// call it (an outbound route whose upstream is `service`).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Policy {
     /// The service that is regulated.
@@ -35,6 +35,8 @@ pub struct Policy {
     pub concurrency_limit: Option<ConcurrencyLimit>,
     /// Requests per second.
     pub rate_limit: Option<RateLimit>,
+    /// Tokens of language models per second.
+    pub token_rate_limit: Option<TokenRateLimit>,
     /// When callers shed.
     pub breaker: Option<Breaker>,
     /// Why, for people: it stands in the audit and in the proxy's `/policy`.
@@ -81,10 +83,10 @@ impl PolicySet {
     /// # Errors
     /// The first policy that is not usable, with its place and field.
     pub fn validate(&self) -> Result<(), InvalidPolicy> {
+        let mut regulated = HashSet::new();
         for (index, policy) in self.policies.iter().enumerate() {
             policy.validate(index)?;
-            let twin = self.policies[..index].iter().any(|p| p.service == policy.service && p.route == policy.route);
-            if twin {
+            if !regulated.insert((&policy.service, &policy.route)) {
                 let (service, route) = (policy.service.clone(), policy.route.clone());
                 return Err(InvalidPolicy::Repeated { index, service, route });
             }
@@ -123,6 +125,12 @@ impl Policy {
             let (field, expected) = ("rate_limit.rate_per_s", "a finite number above 0");
             return Err(InvalidPolicy::BadNumber { index, field, value, expected });
         }
+        if let Some(tokens) = self.token_rate_limit.as_ref().filter(|tokens| !tokens.is_usable()) {
+            let value = format!("{} by {:?}", tokens.tokens_per_s(), tokens.tenant_header());
+            let (field, expected) =
+                ("token_rate_limit.tokens_per_s", "a finite number above 0, by the name of a header");
+            return Err(InvalidPolicy::BadNumber { index, field, value, expected });
+        }
         if let Some(breaker) = &self.breaker
             && Breaker::new(breaker.error_ratio(), breaker.min_requests(), breaker.window()).is_none()
         {
@@ -147,6 +155,7 @@ mod tests {
             route: None,
             concurrency_limit: None,
             rate_limit,
+            token_rate_limit: None,
             breaker: None,
             reason: String::new(),
         }

@@ -3,7 +3,7 @@
 
 use std::num::NonZeroU32;
 
-use crate::{Breaker, ConcurrencyLimit, InvalidPolicy, Policy, PolicySet, RateLimit};
+use crate::{Breaker, ConcurrencyLimit, InvalidPolicy, Policy, PolicySet, RateLimit, TokenRateLimit};
 
 /// Generated from `proto/policy.proto`.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::unwrap_used)] // generated code
@@ -38,6 +38,7 @@ impl From<&Policy> for proto::Policy {
             route: policy.route.clone().unwrap_or_default(),
             concurrency_limit: policy.concurrency_limit.map(Into::into),
             rate_limit: policy.rate_limit.map(Into::into),
+            token_rate_limit: policy.token_rate_limit.as_ref().map(Into::into),
             breaker: policy.breaker.map(Into::into),
             reason: policy.reason.clone(),
         }
@@ -53,6 +54,13 @@ impl From<ConcurrencyLimit> for proto::ConcurrencyLimit {
 impl From<RateLimit> for proto::RateLimit {
     fn from(rate: RateLimit) -> Self {
         Self { rate_per_s: rate.rate_per_s(), burst: rate.burst().get() }
+    }
+}
+
+impl From<&TokenRateLimit> for proto::TokenRateLimit {
+    fn from(limit: &TokenRateLimit) -> Self {
+        let tenant_header = limit.tenant_header().unwrap_or_default().to_owned();
+        Self { tokens_per_s: limit.tokens_per_s(), burst: limit.burst().get(), tenant_header }
     }
 }
 
@@ -83,6 +91,19 @@ fn policy(index: usize, policy: proto::Policy) -> Result<Policy, InvalidPolicy> 
             Some(rate)
         }
     };
+    let token_rate_limit = match policy.token_rate_limit {
+        None => None,
+        Some(t) => {
+            let tenant_header = (!t.tenant_header.is_empty()).then_some(t.tenant_header);
+            if t.burst == 0 {
+                return Err(bad("token_rate_limit.burst", "0".into(), "at least 1"));
+            }
+            let value = format!("{} by {tenant_header:?}", t.tokens_per_s);
+            let limit = TokenRateLimit::new(t.tokens_per_s, t.burst, tenant_header);
+            let expected = "a finite number above 0, by the name of a header";
+            Some(limit.ok_or_else(|| bad("token_rate_limit.tokens_per_s", value, expected))?)
+        }
+    };
     let breaker = match policy.breaker {
         None => None,
         Some(b) => {
@@ -94,7 +115,15 @@ fn policy(index: usize, policy: proto::Policy) -> Result<Policy, InvalidPolicy> 
         }
     };
     let route = (!policy.route.is_empty()).then_some(policy.route);
-    Ok(Policy { service: policy.service, route, concurrency_limit, rate_limit, breaker, reason: policy.reason })
+    Ok(Policy {
+        service: policy.service,
+        route,
+        concurrency_limit,
+        rate_limit,
+        token_rate_limit,
+        breaker,
+        reason: policy.reason,
+    })
 }
 
 #[cfg(test)]
@@ -115,11 +144,27 @@ mod tests {
                     route: None,
                     concurrency_limit: NonZeroU32::new(limit).map(|limit| ConcurrencyLimit { limit, queue, queue_timeout_ms: 100 }),
                     rate_limit: RateLimit::new(rate, NonZeroU32::MIN),
+                    token_rate_limit: TokenRateLimit::new(rate, u64::from(limit), Some("x-tenant".into())),
                     breaker: Breaker::new(ratio, 20, std::time::Duration::from_secs(10)),
                     reason: "why".into(),
                 }],
             };
             prop_assert_eq!(PolicySet::try_from(proto::PolicySet::from(&set)), Ok(set));
+        }
+    }
+
+    #[test]
+    fn a_token_limit_that_cannot_be_enforced_is_refused_by_name() {
+        for (tokens_per_s, burst, tenant_header, expected) in [
+            (1.0, 0, "", "policies[0].token_rate_limit.burst is 0: at least 1"),
+            (f64::NAN, 1, "", "policies[0].token_rate_limit.tokens_per_s is NaN by None"),
+            (1.0, 1, "x tenant", "policies[0].token_rate_limit.tokens_per_s is 1 by Some(\"x tenant\")"),
+        ] {
+            let limit = proto::TokenRateLimit { tokens_per_s, burst, tenant_header: tenant_header.into() };
+            let policy = proto::Policy { service: "a".into(), token_rate_limit: Some(limit), ..Default::default() };
+            let set = proto::PolicySet { policies: vec![policy], ..Default::default() };
+            let refused = PolicySet::try_from(set).unwrap_err().to_string();
+            assert!(refused.starts_with(expected), "{refused}");
         }
     }
 

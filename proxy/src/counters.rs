@@ -1,63 +1,99 @@
 //! [`Counters`]: what the proxy counts of itself, exact at every moment.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::{
+    ops::AddAssign,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
 
 use serde::Serialize;
 
-/// Counts since the start. `recorded = sent + rejected + dropped + waiting`, so nothing is lost unseen.
-#[derive(Debug, Default)]
-pub(crate) struct Tally {
-    pub(crate) requests: AtomicU64,
-    pub(crate) shed: AtomicU64,
-    pub(crate) spans_recorded: AtomicU64,
-    pub(crate) spans_sent: AtomicU64,
-    pub(crate) spans_rejected: AtomicU64,
-    pub(crate) spans_dropped: AtomicU64,
-    pub(crate) logs_sent: AtomicU64,
-    pub(crate) logs_dropped: AtomicU64,
-    pub(crate) policies_applied: AtomicU64,
-    pub(crate) policies_refused: AtomicU64,
+use crate::connection::Violation;
+
+/// Every count is named once: it is added to in [`Tally`], read in [`Counters`], and summed.
+macro_rules! counts {
+    ($($(#[$doc:meta])+ $name:ident,)+) => {
+        /// Counts since the start. `recorded = sent + rejected + dropped + waiting`, so nothing is lost unseen.
+        #[derive(Debug, Default)]
+        pub(crate) struct Tally {
+            $(pub(crate) $name: AtomicU64,)+
+            /// By [`Violation`].
+            refused: [AtomicU64; Violation::COUNT],
+        }
+
+        /// The counts at one moment.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+        pub struct Counters {
+            $($(#[$doc])+ pub $name: u64,)+
+            /// Requests and connections that were not read to the end because of what they were like.
+            pub requests_refused: u64,
+        }
+
+        impl Tally {
+            pub(crate) fn read(&self) -> Counters {
+                let requests_refused = self.refused.iter().map(|n| n.load(Relaxed)).sum();
+                Counters { $($name: self.$name.load(Relaxed),)+ requests_refused }
+            }
+        }
+
+        impl AddAssign for Counters {
+            fn add_assign(&mut self, other: Self) {
+                $(self.$name += other.$name;)+
+                self.requests_refused += other.requests_refused;
+            }
+        }
+    };
 }
 
-/// The counts at one moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Counters {
+counts! {
     /// Requests that came in.
-    pub requests: u64,
+    requests,
     /// Requests that limits or breakers turned away.
-    pub shed: u64,
+    shed,
+    /// Attempts beside the first.
+    retries,
+    /// Retries that a budget or a breaker did not allow.
+    retries_refused,
+    /// Copies of requests that a mirror answered.
+    mirrored,
+    /// Copies that were not sent or not answered: too large, too many at once, or the mirror failed.
+    mirrors_dropped,
     /// Spans that were to be exported.
-    pub spans_recorded: u64,
+    spans_recorded,
     /// Spans that the collector acknowledged.
-    pub spans_sent: u64,
+    spans_sent,
     /// Spans that the collector took delivery of and refused (partial success).
-    pub spans_rejected: u64,
+    spans_rejected,
     /// Spans given up: the queue was full, or the collector away for too long.
-    pub spans_dropped: u64,
+    spans_dropped,
     /// Access logs that the collector acknowledged.
-    pub logs_sent: u64,
+    logs_sent,
     /// Access logs given up.
-    pub logs_dropped: u64,
+    logs_dropped,
+    /// Lines of the access log written.
+    log_lines_written,
+    /// Lines of the access log given up.
+    log_lines_dropped,
     /// Policy sets applied.
-    pub policies_applied: u64,
+    policies_applied,
     /// Policy sets refused whole.
-    pub policies_refused: u64,
+    policies_refused,
+    /// Clients cut off because they sent or read too slowly.
+    slow_clients,
+    /// Connections closed at once because as many were open as may be.
+    connections_refused,
+    /// Connections whose bytes were passed on unread: TCP, `CONNECT`, upgrades.
+    tunnels,
 }
 
 impl Tally {
-    pub(crate) fn read(&self) -> Counters {
-        Counters {
-            requests: self.requests.load(Relaxed),
-            shed: self.shed.load(Relaxed),
-            spans_recorded: self.spans_recorded.load(Relaxed),
-            spans_sent: self.spans_sent.load(Relaxed),
-            spans_rejected: self.spans_rejected.load(Relaxed),
-            spans_dropped: self.spans_dropped.load(Relaxed),
-            logs_sent: self.logs_sent.load(Relaxed),
-            logs_dropped: self.logs_dropped.load(Relaxed),
-            policies_applied: self.policies_applied.load(Relaxed),
-            policies_refused: self.policies_refused.load(Relaxed),
-        }
+    /// Counts what was refused.
+    pub(crate) fn refuse(&self, violation: Violation) {
+        add(&self.refused[violation as usize], 1);
+    }
+
+    /// How often each reason was met.
+    pub(crate) fn refused(&self) -> impl Iterator<Item = (Violation, u64)> {
+        Violation::ALL.into_iter().zip(self.refused.iter().map(|n| n.load(Relaxed)))
     }
 }
 

@@ -1,26 +1,34 @@
 //! [`Proxy`]: binds, starts the threads, and drains them in order: traffic first, telemetry last.
 
-use std::{io, net::SocketAddr, sync::Arc, thread::JoinHandle};
+use std::{io, net::SocketAddr, path::Path, sync::Arc, thread::JoinHandle};
 
-use tokio::{net::TcpListener, runtime, task::LocalSet};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::transport::Endpoint;
+use arc_swap::ArcSwap;
+use rustls::crypto::CryptoProvider;
+use tokio::{
+    runtime,
+    sync::{mpsc, oneshot, watch},
+    task::LocalSet,
+};
+use tokio_util::sync::CancellationToken;
 use weir_policy::PolicySet;
 
 use crate::{
-    config::{Config, ConfigError, PolicySource},
-    control::{Follower, StateFile, serve_admin},
+    config::{Config, ConfigError, Secret},
+    control::{Control, StateFile},
     counters::{Counters, Tally},
-    telemetry::{self, Exporter},
-    traffic::{Worker, bind},
-    workload::Workload,
+    reload::{ReloadError, Reloader, Status},
+    security::{Security, SecurityError, default_provider},
+    sockets::{Addresses, Sockets, bind_admin, bind_missing, listener_keys},
+    telemetry::{self, LogWriter, Recorder, Taps, Wanted},
+    traffic::{DataThread, Order},
+    workload::{Current, Workload},
 };
 
 /// A running sidecar.
 pub struct Proxy {
-    addresses: Vec<SocketAddr>,
     admin: Option<SocketAddr>,
-    workload: Arc<Workload>,
+    current: Current,
+    reloader: Reloader,
     draining: CancellationToken,
     stopping: CancellationToken,
     data: Vec<JoinHandle<()>>,
@@ -49,56 +57,107 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// A file that the configuration names cannot be used.
+    #[error("{key} {path}: {source}")]
+    File {
+        /// The key that names it.
+        key: &'static str,
+        /// As configured.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A certificate, a key or a set of keys cannot be used.
+    #[error(transparent)]
+    Security(#[from] SecurityError),
     /// The machine gives no thread.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
 }
 
-type Sockets = Vec<std::net::TcpListener>;
-
 impl Proxy {
-    /// Binds every address, then starts; when it returns, connections are accepted.
+    /// Binds every address, then starts; when it returns, connections are accepted. TLS is done by aws-lc.
     ///
     /// # Errors
     /// What cannot be used, and why; nothing runs then.
     pub fn start(config: Config) -> Result<Self, StartError> {
+        Self::start_with(config, &default_provider())
+    }
+
+    /// As [`Self::start`], with another library for the cryptography of TLS. The process's default is never asked.
+    ///
+    /// # Errors
+    /// As for [`Self::start`].
+    pub fn start_with(config: Config, provider: &Arc<CryptoProvider>) -> Result<Self, StartError> {
         config.validate()?;
-        let (addresses, threads) = bind_all(&config)?;
+        let config = config.with_istio()?;
+        config.validate()?;
+        let security = Security::open(&config, provider)?;
+        let keys = listener_keys(&config);
+        let (addresses, sockets) = bind_missing(&keys, config.thread_count(), &Addresses::new())?;
         let admin = config.admin.map(bind_admin).transpose()?;
         let admin_address = admin.as_ref().and_then(|a| a.local_addr().ok());
         let state = state_file(&config)?;
         let tally = Arc::new(Tally::default());
-        let (spans, records) = match &config.telemetry.otlp {
-            Some(_) => Some(telemetry::channel(&config.telemetry)).unzip(),
-            None => (None, None),
-        };
-        let workload = Arc::new(Workload::new(&config, addresses[0], tally, spans));
+        let token = admin_token(&config)?;
+        let access_log = access_log(&config, &tally)?;
+        let wanted = Arc::new(Wanted::new(&config.telemetry));
+        let (recorders, rings) = telemetry::rings(&config.telemetry, &wanted, sockets.len());
+        let workload = Arc::new(Workload::new(&config, addresses[&keys[0]], tally, security));
+        let current: Current = Arc::new(ArcSwap::new(workload.clone()));
         let (draining, stopping) = (CancellationToken::new(), CancellationToken::new());
-        let exporter = records.map(|records| (config.telemetry.clone(), records));
+        let config = Arc::new(config);
+        let status = Arc::new(ArcSwap::from_pointee(Status { reloads: 0, refused: None, config: config.clone() }));
+        let (reloaded, configs) = watch::channel(config.clone());
         let control = Control {
-            workload: workload.clone(),
-            exporter,
+            current: current.clone(),
+            configs,
+            telemetry: config.telemetry.clone(),
+            rings,
+            access_log,
+            taps: Arc::new(Taps::new(wanted)),
+            token,
             policy: config.policy.clone().map(|source| (source, state)),
+            local_limit: config.limits.local_limit,
             admin,
+            status: status.clone(),
             draining: draining.clone(),
             stopping: stopping.clone(),
         };
         let control = spawn("control", move |runtime| runtime.block_on(control.run()))?;
-        let start_data = |sockets: Sockets| {
-            let (workload, shutdown) = (workload.clone(), draining.clone());
-            spawn("data", move |runtime| {
-                let worker = Worker::new(workload, config.max_connections);
-                LocalSet::new().block_on(runtime, worker.run(sockets, shutdown));
-            })
-        };
-        let data = threads.into_iter().map(start_data).collect::<Result<_, _>>()?;
-        Ok(Self { addresses, admin: admin_address, workload, draining, stopping, data, control })
+        let (orders, data) = start_data(&workload, sockets, recorders, &draining)?;
+        let reloader = Reloader::new(current.clone(), orders, addresses, status, reloaded, provider.clone());
+        Ok(Self { admin: admin_address, current, reloader, draining, stopping, data, control })
+    }
+
+    /// Checks a configuration and the files it names for certificates and keys; nothing is bound or started.
+    ///
+    /// # Errors
+    /// What could not be used.
+    pub fn check(config: &Config) -> Result<(), StartError> {
+        config.validate()?;
+        Security::open(config, &default_provider())?;
+        Ok(())
     }
 
     /// Where it listens, in the order of the configuration's listeners.
     #[must_use]
-    pub fn addresses(&self) -> &[SocketAddr] {
-        &self.addresses
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.reloader.addresses()
+    }
+
+    /// Puts another configuration in force without losing a request: listeners that stay keep their sockets
+    /// and connections, new ones begin, others drain. When it returns, every thread obeys.
+    ///
+    /// # Errors
+    /// Why it is refused whole; the one before then stays.
+    pub async fn reload(&self, config: Config) -> Result<(), ReloadError> {
+        self.reloader.reload(config).await
+    }
+
+    /// Notes for the log and `/config` that a configuration could not even be read.
+    pub fn refuse_config(&self, why: &str) {
+        self.reloader.refuse(why);
     }
 
     /// Where `/metrics` and the like are answered.
@@ -110,13 +169,13 @@ impl Proxy {
     /// What was counted so far.
     #[must_use]
     pub fn counters(&self) -> Counters {
-        self.workload.tally.read()
+        self.current.load().tally.read()
     }
 
     /// What is enforced now.
     #[must_use]
     pub fn policy(&self) -> Arc<PolicySet> {
-        self.workload.applied.load_full()
+        self.current.load().applied.load_full()
     }
 
     /// Resolves when somebody asked it to drain at the admin address.
@@ -131,72 +190,55 @@ impl Proxy {
         join(self.data).await;
         self.stopping.cancel();
         join(vec![self.control]).await;
-        self.workload.tally.read()
+        self.current.load().tally.read()
     }
 }
 
-/// What the control thread runs.
-struct Control {
-    workload: Arc<Workload>,
-    exporter: Option<(crate::config::Telemetry, tokio::sync::mpsc::Receiver<telemetry::SpanRecord>)>,
-    policy: Option<(PolicySource, Option<StateFile>)>,
-    admin: Option<std::net::TcpListener>,
-    draining: CancellationToken,
-    stopping: CancellationToken,
-}
+/// Where each data thread takes its orders.
+type Orders = Vec<mpsc::Sender<Order>>;
 
-impl Control {
-    async fn run(self) {
-        let Self { workload, exporter, policy, admin, draining, stopping } = self;
-        let tasks = TaskTracker::new();
-        if let Some((telemetry, records)) = exporter
-            && let Some(endpoint) = telemetry.otlp.clone().and_then(|url| Endpoint::from_shared(url).ok())
-        {
-            let exporter = Exporter::new(telemetry, workload.clone(), records, endpoint.connect_lazy());
-            tasks.spawn(exporter.run(stopping.clone()));
-        }
-        if let Some((source, state)) = policy
-            && let Ok(endpoint) = Endpoint::from_shared(source.from)
-        {
-            let follower = Follower::new(workload.clone(), endpoint.connect_lazy(), state);
-            tasks.spawn(follower.run(stopping.clone()));
-        }
-        if let Some(listener) = admin.and_then(|a| TcpListener::from_std(a).ok()) {
-            tasks.spawn(serve_admin(listener, workload, draining, stopping));
-        }
-        tasks.close();
-        tasks.wait().await;
+/// Starts a thread for each set of sockets, with its first order.
+fn start_data(
+    workload: &Arc<Workload>,
+    sockets: Vec<Sockets>,
+    recorders: Vec<Recorder>,
+    draining: &CancellationToken,
+) -> Result<(Orders, Vec<JoinHandle<()>>), StartError> {
+    let (mut orders, mut threads) = (Vec::new(), Vec::new());
+    for (sockets, recorder) in sockets.into_iter().zip(recorders) {
+        // one order at a time: a reload waits until the one before is obeyed
+        let (order, received) = mpsc::channel(1);
+        let first = Order { workload: workload.clone(), sockets, done: oneshot::channel().0 };
+        order.try_send(first).map_err(|_| StartError::Thread(io::Error::other("a new queue is full")))?;
+        let draining = draining.clone();
+        let run = move |runtime: &runtime::Runtime| {
+            LocalSet::new().block_on(runtime, DataThread::new(recorder, draining).run(received));
+        };
+        threads.push(spawn("data", run)?);
+        orders.push(order);
     }
+    Ok((orders, threads))
 }
 
-/// One socket per listener and thread; port 0 is chosen once and shared.
-fn bind_all(config: &Config) -> Result<(Vec<SocketAddr>, Vec<Sockets>), StartError> {
-    let mut addresses = Vec::new();
-    let mut threads: Vec<Sockets> = (0..config.thread_count()).map(|_| Vec::new()).collect();
-    for listener in &config.listeners {
-        let mut address = listener.address;
-        if address.port() != 0 {
-            // with SO_REUSEPORT a second proxy would silently share the port: ask without it first
-            std::net::TcpListener::bind(address).map_err(bind_error(address))?;
-        }
-        for sockets in &mut threads {
-            let socket = bind(address).map_err(bind_error(address))?;
-            address = socket.local_addr().map_err(bind_error(address))?;
-            sockets.push(socket);
-        }
-        addresses.push(address);
+fn admin_token(config: &Config) -> Result<Option<Secret>, StartError> {
+    let Some(path) = &config.admin_token_file else { return Ok(config.admin_token.clone()) };
+    let key = "admin_token_file";
+    let text = std::fs::read_to_string(path).map_err(file_error(key, path))?;
+    let token = Secret::new(&text);
+    if token.is_empty() {
+        return Err(file_error(key, path)(io::Error::other("it is empty: anybody would know the token")));
     }
-    Ok((addresses, threads))
+    Ok(Some(token))
 }
 
-fn bind_admin(address: SocketAddr) -> Result<std::net::TcpListener, StartError> {
-    let listener = std::net::TcpListener::bind(address).map_err(bind_error(address))?;
-    listener.set_nonblocking(true).map_err(bind_error(address))?;
-    Ok(listener)
+fn access_log(config: &Config, tally: &Arc<Tally>) -> Result<Option<LogWriter>, StartError> {
+    let Some(path) = &config.telemetry.access_log_file else { return Ok(None) };
+    let opened = LogWriter::open(path, config.telemetry.access_log_format, tally.clone());
+    opened.map(Some).map_err(file_error("telemetry.access_log_file", path))
 }
 
-fn bind_error(address: SocketAddr) -> impl Fn(io::Error) -> StartError {
-    move |source| StartError::Bind { address, source }
+fn file_error(key: &'static str, path: &Path) -> impl Fn(io::Error) -> StartError {
+    move |source| StartError::File { key, path: path.display().to_string(), source }
 }
 
 fn state_file(config: &Config) -> Result<Option<StateFile>, StartError> {

@@ -1,27 +1,33 @@
 //! [`Workload`]: the configuration compiled into what requests touch; shared by all threads.
 //!
-//! Routes, upstreams and endpoints are fixed at start. Limits, breakers and counts are state beside
-//! them, so a policy changes a number and nothing is compiled again.
+//! Routes and upstreams are fixed until the configuration is read again; the endpoints of an upstream are swapped as a whole. Limits,
+//! breakers and counts are state beside them, so a policy changes a number and nothing is compiled again.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::SocketAddr,
-    sync::{Arc, atomic::AtomicU32},
-    time::Duration,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed},
+    },
 };
 
 use arc_swap::ArcSwap;
-use http::Request;
+use http::{HeaderName, Request};
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 use weir_policy::{Policy, PolicySet};
 
 use crate::{
-    config::{Config, Direction, Match, Protocol, Timeouts},
+    config::{self, Config, Connect, Direction, Http, ListenerProtocol, Propagation, Timeouts},
     counters::Tally,
-    regulate::{Circuit, Gate},
-    telemetry::{RouteStats, SpanSender},
-    traffic::PeakEwma,
+    regulate::{Gate, Latencies},
+    routing::{Route, Standing},
+    security::Security,
+    sockets::{ListenerKey, listener_keys},
+    telemetry::LmStats,
+    traffic::Via,
+    upstream::Upstream,
 };
 
 /// The proxy as requests see it.
@@ -30,84 +36,130 @@ pub(crate) struct Workload {
     pub(crate) instance: String,
     pub(crate) servers: Option<u32>,
     pub(crate) listeners: Vec<Vec<Arc<Route>>>,
+    /// What each listener takes, in the same order.
+    pub(crate) accepts: Vec<Accepts>,
+    pub(crate) http: Http,
+    pub(crate) max_connections: usize,
     pub(crate) upstreams: Vec<Arc<Upstream>>,
     pub(crate) timeouts: Timeouts,
     pub(crate) span_ratio: f64,
     /// The limits of the service as a whole, at its inbound listeners.
-    pub(crate) gate: Gate,
+    pub(crate) gate: Arc<Gate>,
+    /// Who is believed about priorities.
+    pub(crate) priority_header: Option<HeaderName>,
+    /// What the local limiter steers by, and what it allows; 0 for no limit.
+    pub(crate) latencies: Arc<Latencies>,
+    pub(crate) local_limit: Arc<AtomicU32>,
+    pub(crate) lm_stats: Arc<LmStats>,
+    /// Moves with every word of the control plane.
+    pub(crate) policy_news: Arc<watch::Sender<Option<Instant>>>,
     pub(crate) tally: Arc<Tally>,
-    pub(crate) spans: Option<SpanSender>,
+    /// Who may connect and what requests may do.
+    pub(crate) security: Security,
+    /// In which forms traces are continued.
+    pub(crate) propagation: Vec<Propagation>,
+    /// Where what is enforced came from, and when.
+    pub(crate) origin: Arc<Mutex<(Origin, Instant)>>,
     /// What is enforced now; the gates and circuits hold its numbers.
     pub(crate) applied: ArcSwap<PolicySet>,
     static_policy: PolicySet,
+    endpoint_ids: Arc<AtomicUsize>,
+    /// How often endpoints went; the connection pools of the data threads follow it.
+    pub(crate) endpoint_changes: Arc<AtomicUsize>,
 }
 
-/// One route of one listener.
-pub(crate) struct Route {
-    /// As configured, else the name of its upstream.
-    pub(crate) name: String,
-    pub(crate) direction: Direction,
-    pub(crate) upstream: Arc<Upstream>,
-    pub(crate) timeout: Duration,
-    pub(crate) gate: Gate,
-    pub(crate) circuit: Circuit,
-    pub(crate) stats: RouteStats,
-    matches: Match,
+/// The workload in force, for those who outlive it.
+pub(crate) type Current = Arc<ArcSwap<Workload>>;
+
+/// What a listener takes besides requests that match a route.
+pub(crate) struct Accepts {
+    pub(crate) key: ListenerKey,
+    pub(crate) protocol: ListenerProtocol,
+    pub(crate) connect: Connect,
+    /// Where plain TCP goes.
+    pub(crate) tcp: Option<Arc<Route>>,
+    /// What this listener adds to `Via`, by which it knows a request that comes round again.
+    pub(crate) via: Via,
 }
 
-/// Interchangeable endpoints.
-pub(crate) struct Upstream {
-    pub(crate) name: String,
-    pub(crate) protocol: Protocol,
-    pub(crate) endpoints: Vec<Endpoint>,
-    pub(crate) circuit: Circuit,
-}
-
-/// One address of an upstream and what is known of it.
-pub(crate) struct Endpoint {
-    /// Its place among all endpoints of the proxy: the key of the connection pools.
-    pub(crate) id: usize,
-    pub(crate) address: String,
-    pub(crate) in_flight: AtomicU32,
-    pub(crate) latency: Mutex<PeakEwma>,
+/// Where the limits in force come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    Static,
+    Disk,
+    ControlPlane,
+    /// The policy had its time to live without news: the static limits hold again.
+    Decayed,
 }
 
 impl Workload {
     /// Compiles `config`; `first` is the address of the first listener.
-    pub(crate) fn new(config: &Config, first: SocketAddr, tally: Arc<Tally>, spans: Option<SpanSender>) -> Self {
-        let upstreams = upstreams(config);
-        let by_name: HashMap<&str, &Arc<Upstream>> = upstreams.iter().map(|u| (u.name.as_str(), u)).collect();
-        let listeners = config.listeners.iter().map(|listener| {
-            let routes = listener.routes.iter().map(|route| {
-                let upstream = (*by_name.get(route.upstream.as_str()).expect("validated: the upstream exists")).clone();
-                Arc::new(Route {
-                    name: route.name.clone().unwrap_or_else(|| upstream.name.clone()),
-                    direction: listener.direction,
-                    upstream,
-                    timeout: route.timeout_ms.map_or(config.timeouts.response(), Duration::from_millis),
-                    gate: Gate::default(),
-                    circuit: Circuit::default(),
-                    stats: RouteStats::default(),
-                    matches: route.matches.clone(),
-                })
-            });
-            routes.collect()
-        });
+    pub(crate) fn new(config: &Config, first: SocketAddr, tally: Arc<Tally>, security: Security) -> Self {
+        let instance = config.instance.clone().unwrap_or_else(|| first.to_string());
+        let workload = Self::compile(config, instance, tally, security, None);
+        workload.apply(Arc::new(workload.static_policy.clone()));
+        workload
+    }
+
+    /// Compiles what follows this one: same process, other routes. What is known of routes, upstreams and
+    /// endpoints that stay is shared with it, and so is the policy.
+    pub(crate) fn succeeded_by(&self, config: &Config, security: Security) -> Self {
+        let after = Self::compile(config, self.instance.clone(), self.tally.clone(), security, Some(self));
+        after.inherit_policy(self);
+        // some endpoints may have gone with the old configuration
+        after.endpoint_changes.fetch_add(1, Relaxed);
+        after
+    }
+
+    /// Enforces what `before` does; the static limits, though, are its own.
+    pub(crate) fn inherit_policy(&self, before: &Self) {
+        let set = before.applied.load_full();
+        if set.policies == before.static_policy.policies {
+            self.apply(Arc::new(PolicySet { sequence: set.sequence, ..self.static_policy.clone() }));
+        } else {
+            self.apply(set);
+        }
+    }
+
+    fn compile(
+        config: &Config,
+        instance: String,
+        tally: Arc<Tally>,
+        security: Security,
+        before: Option<&Self>,
+    ) -> Self {
+        let upstreams = upstreams(config, &security, before);
+        let (listeners, accepts) = listeners(config, &upstreams, before);
         let workload = Self {
             service: config.service.clone(),
-            instance: config.instance.clone().unwrap_or_else(|| first.to_string()),
+            instance,
             servers: config.servers,
-            listeners: listeners.collect(),
+            listeners,
+            accepts,
+            http: config.http,
+            max_connections: config.max_connections,
             upstreams,
             timeouts: config.timeouts,
             span_ratio: config.telemetry.span_ratio,
-            gate: Gate::default(),
+            gate: shared(before, |before| &before.gate),
+            priority_header: config.limits.priority_header.as_ref().and_then(|name| name.parse().ok()),
+            latencies: shared(before, |before| &before.latencies),
+            local_limit: shared(before, |before| &before.local_limit),
+            lm_stats: shared(before, |before| &before.lm_stats),
+            policy_news: shared(before, |before| &before.policy_news),
             tally,
-            spans,
+            security,
+            propagation: config.telemetry.propagation.clone(),
+            origin: before
+                .map_or_else(|| Arc::new(Mutex::new((Origin::Static, Instant::now()))), |before| before.origin.clone()),
             applied: ArcSwap::default(),
             static_policy: config.static_policy(),
+            endpoint_ids: shared(before, |before| &before.endpoint_ids),
+            endpoint_changes: shared(before, |before| &before.endpoint_changes),
         };
-        workload.apply(Arc::new(workload.static_policy.clone()));
+        for upstream in config.upstreams.iter().filter(|upstream| !upstream.endpoints.is_empty()) {
+            workload.publish(&upstream.name, &upstream.endpoints);
+        }
         workload
     }
 
@@ -116,103 +168,123 @@ impl Workload {
         let of_service = |name: &str| set.for_service(name).or_else(|| self.static_policy.for_service(name));
         self.gate.set(of_service(&self.service));
         for upstream in &self.upstreams {
-            upstream.circuit.set(breaker(of_service(&upstream.name)));
+            upstream.circuit.set(breaker(of_service(&upstream.service)));
         }
         for route in self.routes() {
             let regulated = match route.direction {
-                Direction::Inbound => &self.service,
-                Direction::Outbound => &route.upstream.name,
+                Direction::Inbound => Some(self.service.as_str()),
+                Direction::Outbound => route.callee(),
             };
-            let policy = set.for_route(regulated, &route.name);
-            route.gate.set(policy.filter(|_| route.direction == Direction::Inbound));
-            route.circuit.set(breaker(policy.filter(|_| route.direction == Direction::Outbound)));
+            let policy = regulated.and_then(|service| set.for_route(service, &route.name));
+            let (inbound, own) = (route.direction == Direction::Inbound, route.static_policy.as_ref());
+            route.gate.set(policy.filter(|_| inbound).or(own));
+            route.circuit.set(breaker(policy.filter(|_| !inbound).or(own)));
         }
         self.applied.store(set);
+    }
+
+    /// As [`Self::apply`], and keeps in mind where the set came from.
+    pub(crate) fn apply_from(&self, origin: Origin, set: Arc<PolicySet>) {
+        self.apply(set);
+        *self.origin.lock() = (origin, Instant::now());
     }
 
     /// Falls back to the static configuration; never to "unlimited".
     pub(crate) fn decay(&self) {
         let numbered = PolicySet { sequence: self.applied.load().sequence, ..self.static_policy.clone() };
-        self.apply(Arc::new(numbered));
+        self.apply_from(Origin::Decayed, Arc::new(numbered));
+    }
+
+    /// How long one who came to the service now would wait, as far as is known.
+    pub(crate) fn expected_wait_ns(&self) -> u64 {
+        self.gate.expected_wait().map_or(0, |wait| u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    /// What the local limiter allows; 0 for no limit.
+    pub(crate) fn local_limit(&self) -> u64 {
+        u64::from(self.local_limit.load(Relaxed))
     }
 
     /// Every route of every listener.
     pub(crate) fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
-        self.listeners.iter().flatten()
+        self.listeners.iter().flatten().chain(self.accepts.iter().filter_map(|accepts| accepts.tcp.as_ref()))
     }
 
-    /// How many endpoints there are.
-    pub(crate) fn endpoint_count(&self) -> usize {
-        self.upstreams.iter().map(|u| u.endpoints.len()).sum()
+    /// Replaces the endpoints of an upstream and of its subsets. Requests under way at one that goes finish there.
+    pub(crate) fn publish(&self, name: &str, endpoints: &[config::Endpoint]) {
+        let now = Instant::now();
+        let concerned =
+            self.upstreams.iter().filter(|upstream| upstream.name == name || upstream.parent() == Some(name));
+        let went = concerned.filter(|upstream| upstream.update(endpoints, &self.endpoint_ids, now)).count();
+        self.endpoint_changes.fetch_add(went, Relaxed);
+    }
+
+    /// The endpoints that are there.
+    pub(crate) fn endpoint_ids(&self) -> HashSet<usize> {
+        self.upstreams.iter().flat_map(|upstream| upstream.endpoints()).map(|endpoint| endpoint.id).collect()
     }
 
     /// The first route of a listener that matches.
     pub(crate) fn route<B>(&self, listener: usize, request: &Request<B>) -> Option<Arc<Route>> {
-        self.listeners[listener].iter().find(|route| route.matches.accepts(request)).cloned()
+        self.listeners[listener].iter().find(|route| route.accepts(request)).cloned()
     }
 }
 
-impl Match {
-    fn accepts<B>(&self, request: &Request<B>) -> bool {
-        let path = self.path_prefix.as_ref().is_none_or(|prefix| starts_with_segments(request.uri().path(), prefix));
-        path && self.host.as_ref().is_none_or(|host| host_of(request).is_some_and(|h| h.eq_ignore_ascii_case(host)))
+impl Origin {
+    /// As `/policy` shows it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Static => "static",
+            Self::Disk => "disk",
+            Self::ControlPlane => "control_plane",
+            Self::Decayed => "decayed",
+        }
     }
 }
 
-fn starts_with_segments(path: &str, prefix: &str) -> bool {
-    let Some(rest) = path.strip_prefix(prefix) else { return false };
-    prefix.ends_with('/') || rest.is_empty() || rest.starts_with('/')
+/// What is known since before, or nothing yet.
+fn shared<T: Default>(before: Option<&Workload>, of: impl Fn(&Workload) -> &Arc<T>) -> Arc<T> {
+    before.map(|before| of(before).clone()).unwrap_or_default()
 }
 
-fn host_of<B>(request: &Request<B>) -> Option<&str> {
-    let from_header = || request.headers().get(http::header::HOST)?.to_str().ok();
-    let authority = request.uri().authority().map(http::uri::Authority::as_str).or_else(from_header)?;
-    // the port goes; an IPv6 literal keeps its brackets
-    let end = authority.rfind(':').filter(|at| !authority[*at..].contains(']')).unwrap_or(authority.len());
-    Some(&authority[..end])
+fn upstreams(config: &Config, security: &Security, before: Option<&Workload>) -> Vec<Arc<Upstream>> {
+    let threads = config.thread_count();
+    let upstream = |(index, upstream): (usize, &config::Upstream)| {
+        let tls = security.client_tls(index).cloned();
+        let compiled = Upstream::new(upstream, config.locality.as_ref(), threads, tls);
+        let known = before.and_then(|before| before.upstreams.iter().find(|known| known.name == upstream.name));
+        Arc::new(match known {
+            Some(known) => compiled.known_by(known),
+            None => compiled,
+        })
+    };
+    config.upstreams.iter().enumerate().map(upstream).collect()
+}
+
+fn listeners(
+    config: &Config,
+    upstreams: &[Arc<Upstream>],
+    before: Option<&Workload>,
+) -> (Vec<Vec<Arc<Route>>>, Vec<Accepts>) {
+    let by_name: HashMap<&str, &Arc<Upstream>> = upstreams.iter().map(|u| (u.name.as_str(), u)).collect();
+    let upstream = |name: &str| (*by_name.get(name).expect("validated: the upstream exists")).clone();
+    let mut known: Vec<&Arc<Route>> = before.iter().flat_map(|before| before.routes()).collect();
+    let mut compiled = |route: &config::Route, direction| {
+        let standing = Standing { service: &config.service, direction, timeout: config.timeouts.response() };
+        let route = Route::new(route, standing, upstream).expect("validated: the route compiles");
+        route.known_by(&mut known)
+    };
+    let (mut listeners, mut accepts) = (Vec::new(), Vec::new());
+    for (key, listener) in listener_keys(config).into_iter().zip(&config.listeners) {
+        listeners.push(listener.routes.iter().map(|route| compiled(route, listener.direction)).collect());
+        let tcp = listener.upstream.as_ref().map(config::Route::to);
+        let tcp = tcp.map(|route| compiled(&route, listener.direction));
+        let via = Via::new(accepts.len());
+        accepts.push(Accepts { key, protocol: listener.protocol, connect: listener.connect, tcp, via });
+    }
+    (listeners, accepts)
 }
 
 fn breaker(policy: Option<&Policy>) -> Option<weir_policy::Breaker> {
     policy.and_then(|p| p.breaker)
-}
-
-fn upstreams(config: &Config) -> Vec<Arc<Upstream>> {
-    let mut ids = 0..;
-    let endpoint = |address: &String| Endpoint {
-        id: ids.next().expect("a range without end"),
-        address: address.clone(),
-        in_flight: AtomicU32::new(0),
-        latency: Mutex::new(PeakEwma::new(Instant::now())),
-    };
-    let mut endpoint = endpoint;
-    let upstream = |u: &crate::config::Upstream| {
-        let endpoints = u.endpoints.iter().map(&mut endpoint).collect();
-        let (name, protocol) = (u.name.clone(), u.protocol);
-        Arc::new(Upstream { name, protocol, endpoints, circuit: Circuit::default() })
-    };
-    config.upstreams.iter().map(upstream).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths_match_by_whole_segments_and_hosts_without_port_or_case() {
-        for (prefix, host, path, authority, expected) in [
-            (Some("/api"), None, "/api", "a", true),
-            (Some("/api"), None, "/api/x", "a", true),
-            (Some("/api"), None, "/apix", "a", false),
-            (Some("/api/"), None, "/api/x", "a", true),
-            (Some("/"), None, "/anything", "a", true),
-            (None, Some("Tagger"), "/", "tagger:8080", true),
-            (None, Some("[::1]"), "/", "[::1]:8080", true),
-            (None, Some("[::1]"), "/", "[::1]", true),
-            (None, Some("tagger"), "/", "parser", false),
-        ] {
-            let matches = Match { path_prefix: prefix.map(Into::into), host: host.map(Into::into) };
-            let request = Request::builder().uri(path).header("host", authority).body(()).unwrap();
-            assert_eq!(matches.accepts(&request), expected, "{matches:?} on {authority}{path}");
-        }
-    }
 }

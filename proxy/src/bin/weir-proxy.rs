@@ -6,7 +6,7 @@ use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
-use weir_proxy::{Config, Proxy, StartError};
+use weir_proxy::{Config, Proxy, StartError, watch_file};
 
 /// Exit codes are those of `weir`: 1 failure, 3 configuration.
 const FAILURE: u8 = 1;
@@ -19,7 +19,7 @@ struct Args {
     /// The YAML file that says what to proxy.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// Checks the file and stops.
+    /// Checks the file, and the certificates and keys it names, and stops.
     #[arg(long)]
     check: bool,
 }
@@ -28,6 +28,10 @@ fn main() -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let args = Args::parse();
+    // the proxy names its provider itself; this is for what else may use TLS in this process one day
+    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
+        error!("another cryptographic provider is installed already");
+    }
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err((code, why)) => {
@@ -40,13 +44,14 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<(), (u8, String)> {
     let path = args.config.display();
     let text = std::fs::read_to_string(&args.config).map_err(|e| (CONFIG, format!("{path}: {e}")))?;
-    let config = Config::from_yaml(&text).map_err(|e| (CONFIG, format!("{path}: {e}")))?;
+    let config = Config::from_yaml(&text).and_then(Config::with_istio).map_err(|e| (CONFIG, format!("{path}: {e}")))?;
     if args.check {
+        Proxy::check(&config).map_err(|e| (CONFIG, format!("{path}: {e}")))?;
         info!("{path} can be used");
         return Ok(());
     }
     let proxy = Proxy::start(config).map_err(|error| match error {
-        StartError::Config(_) => (CONFIG, format!("{path}: {error}")),
+        StartError::Config(_) | StartError::Security(_) => (CONFIG, format!("{path}: {error}")),
         _ => (FAILURE, error.to_string()),
     })?;
     info!(listening = ?proxy.addresses(), admin = ?proxy.admin_address(), "ready");
@@ -58,6 +63,7 @@ fn run(args: &Args) -> Result<(), (u8, String)> {
             _ = terminate.recv() => {}
             _ = tokio::signal::ctrl_c() => {}
             () = proxy.drain_requested() => {}
+            Err(error) = watch_file(&proxy, &args.config, text) => return Err((FAILURE, error.to_string())),
         }
         info!("draining");
         let counters = proxy.drain().await;

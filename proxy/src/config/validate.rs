@@ -4,7 +4,10 @@ use std::collections::HashSet;
 
 use weir_policy::{Breaker, Policy, PolicySet};
 
-use crate::config::{Config, ConfigError, Listener};
+use crate::config::{Config, ConfigError, Direction, Listener, ListenerProtocol, Route, Secret, limits::unregulated};
+
+/// A year: what is longer is a slip, and would not fit into a clock that runs long enough.
+pub(crate) const LONGEST_MS: u64 = 365 * 86_400_000;
 
 impl Config {
     /// Checks what the types cannot.
@@ -19,28 +22,32 @@ impl Config {
         self.check_admin()?;
         self.check_upstreams()?;
         self.check_listeners()?;
+        self.check_security()?;
         self.check_telemetry()?;
+        self.http.validate()?;
+        self.check_limits()?;
         self.static_policy().validate().map_err(|e| ConfigError(format!("limits: {e}")))
     }
 
     /// The static limits and breakers in the form of a policy, numbered 0.
     pub(crate) fn static_policy(&self) -> PolicySet {
-        let limits = Policy {
-            concurrency_limit: self.limits.concurrency_limit,
-            rate_limit: self.limits.rate_limit,
-            ..unregulated(&self.service)
-        };
-        let breakers = self.upstreams.iter().filter(|u| u.breaker.is_some() && u.name != self.service);
-        let breakers = breakers.map(|u| Policy { breaker: u.breaker, ..unregulated(&u.name) });
+        let limits = self.limits.policy(&self.service);
+        let breakers = self.upstreams.iter().filter(|u| u.breaker.is_some() && u.service() != self.service);
+        let breakers = breakers.map(|u| Policy { breaker: u.breaker, ..unregulated(u.service(), None) });
         PolicySet { policies: std::iter::once(limits).chain(breakers).collect(), ..PolicySet::default() }
     }
 
     fn check_admin(&self) -> Result<(), ConfigError> {
         let Some(admin) = self.admin else { return Ok(()) };
-        let safe = admin.ip().is_loopback() || self.insecure;
-        check(safe, || {
+        let empty = self.admin_token.as_ref().is_some_and(Secret::is_empty);
+        check(!empty, || "admin_token is empty: anybody would know it".into())?;
+        check(self.admin_token.is_none() || self.admin_token_file.is_none(), || {
+            "admin_token_file: there is an admin_token already".into()
+        })?;
+        let asks = self.admin_token.is_some() || self.admin_token_file.is_some();
+        check(admin.ip().is_loopback() || asks || self.insecure, || {
             format!(
-                "admin: {admin} is reachable from other machines and asks for no credentials: set `insecure: true` to accept that"
+                "admin: {admin} is reachable from other machines and asks for no credentials: set an `admin_token`, or `insecure: true` to accept that"
             )
         })
     }
@@ -50,14 +57,9 @@ impl Config {
         for (i, upstream) in self.upstreams.iter().enumerate() {
             check(!upstream.name.is_empty(), || format!("upstreams[{i}].name is empty"))?;
             check(names.insert(&upstream.name), || format!("upstreams[{i}].name repeats {:?}", upstream.name))?;
-            check(!upstream.endpoints.is_empty(), || {
-                format!("upstreams[{i}].endpoints is empty: at least one host:port")
-            })?;
-            for (j, endpoint) in upstream.endpoints.iter().enumerate() {
-                let port =
-                    endpoint.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then(|| port.parse::<u16>()));
-                let usable = matches!(port, Some(Ok(port)) if port > 0);
-                check(usable, || format!("upstreams[{i}].endpoints[{j}] is {endpoint:?}: expected host:port"))?;
+            upstream.validate(&self.upstreams).map_err(|e| ConfigError(format!("upstreams[{i}].{e}")))?;
+            if let Some(tls) = &upstream.tls {
+                tls.validate(&format!("upstreams[{i}].tls"))?;
             }
             if let Some(b) = upstream.breaker {
                 let usable = Breaker::new(b.error_ratio(), b.min_requests(), b.window()).is_some();
@@ -71,18 +73,81 @@ impl Config {
 
     fn check_listeners(&self) -> Result<(), ConfigError> {
         let mut route_names = HashSet::new();
-        for (i, Listener { routes, .. }) in self.listeners.iter().enumerate() {
-            check(!routes.is_empty(), || format!("listeners[{i}].routes is empty: every request would get a 404"))?;
+        for (i, listener) in self.listeners.iter().enumerate() {
+            self.check_protocol(i, listener)?;
+            let Listener { routes, istio, direction, .. } = listener;
+            let outbound = *direction == Direction::Outbound;
+            check(istio.is_empty() || outbound, || format!("listeners[{i}].istio: only at an outbound listener"))?;
             for (j, route) in routes.iter().enumerate() {
-                let known = self.upstreams.iter().any(|u| u.name == route.upstream);
-                check(known, || {
-                    format!("listeners[{i}].routes[{j}].upstream: no upstream is named {:?}", route.upstream)
-                })?;
-                let rooted = route.matches.path_prefix.as_ref().is_none_or(|p| p.starts_with('/'));
-                check(rooted, || format!("listeners[{i}].routes[{j}].match.path_prefix must start with /"))?;
+                route.validate(&self.upstreams).map_err(|e| ConfigError(format!("listeners[{i}].routes[{j}].{e}")))?;
                 if let Some(name) = &route.name {
                     check(route_names.insert(name), || format!("listeners[{i}].routes[{j}].name repeats {name:?}"))?;
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Routes are for HTTP, an upstream of its own for TCP; `detect` needs both.
+    fn check_protocol(&self, i: usize, listener: &Listener) -> Result<(), ConfigError> {
+        let Listener { protocol, routes, istio, upstream, jwt, authorization, .. } = listener;
+        let (http, tcp) = match protocol {
+            ListenerProtocol::Http => (true, false),
+            ListenerProtocol::Tcp => (false, true),
+            ListenerProtocol::Detect => (true, true),
+        };
+        let routed = !routes.is_empty() || !istio.is_empty();
+        check(!http || routed, || format!("listeners[{i}].routes is empty: every request would get a 404"))?;
+        check(http || !routed, || {
+            format!("listeners[{i}].routes: requests are not read where protocol is tcp; use `upstream`")
+        })?;
+        check(!tcp || (jwt.is_none() && authorization.is_none()), || {
+            format!("listeners[{i}]: jwt and authorization are about requests, and plain TCP would pass beside them")
+        })?;
+        match upstream {
+            None => check(!tcp, || format!("listeners[{i}].upstream is missing: plain TCP needs one")),
+            Some(_) if !tcp => Err(ConfigError(format!(
+                "listeners[{i}].upstream: only plain TCP goes there; set protocol to tcp or detect, or use `routes`"
+            ))),
+            Some(name) => check(self.upstreams.iter().any(|u| u.name == *name), || {
+                format!("listeners[{i}].upstream: no upstream is named {name:?}")
+            }),
+        }
+    }
+
+    fn check_limits(&self) -> Result<(), ConfigError> {
+        if let Some(name) = &self.limits.priority_header {
+            let usable = http::HeaderName::from_bytes(name.as_bytes()).is_ok();
+            check(usable, || format!("limits.priority_header is {name:?}: not the name of a header"))?;
+        }
+        if let Some(local) = &self.limits.local_limit {
+            check(local.queue_wait_ms > 0, || "limits.local_limit.queue_wait_ms is 0: at least 1".into())?;
+        }
+        for (i, listener) in self.listeners.iter().enumerate() {
+            for (j, Route { limits, .. }) in listener.routes.iter().enumerate() {
+                let key = format!("listeners[{i}].routes[{j}].limits");
+                let inbound = listener.direction == Direction::Inbound;
+                check(!(inbound && limits.breaker.is_some()), || {
+                    format!("{key}.breaker: a breaker acts where calls leave, on outbound routes")
+                })?;
+                let policies = limits.policy(&self.service, "").into_iter().collect();
+                let set = PolicySet { policies, ..PolicySet::default() };
+                set.validate().map_err(|error| ConfigError(error.to_string().replace("policies[0]", &key)))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_security(&self) -> Result<(), ConfigError> {
+        for (i, listener) in self.listeners.iter().enumerate() {
+            if let Some(tls) = &listener.tls {
+                tls.validate(&format!("listeners[{i}].tls"))?;
+            }
+            if let Some(jwt) = &listener.jwt {
+                jwt.validate(&format!("listeners[{i}].jwt"))?;
+            }
+            if let Some(authorization) = &listener.authorization {
+                authorization.validate(&format!("listeners[{i}].authorization"), listener)?;
             }
         }
         Ok(())
@@ -93,6 +158,12 @@ impl Config {
         check((0.0..=1.0).contains(&t.span_ratio), || {
             format!("telemetry.span_ratio is {}: from 0 to 1", t.span_ratio)
         })?;
+        check((0.0..=1.0).contains(&t.access_log_ratio), || {
+            format!("telemetry.access_log_ratio is {}: from 0 to 1", t.access_log_ratio)
+        })?;
+        for (i, form) in t.propagation.iter().enumerate() {
+            check(!t.propagation[..i].contains(form), || format!("telemetry.propagation[{i}] repeats {form:?}"))?;
+        }
         let bounds = [
             ("queue_records", t.queue_records),
             ("batch_spans", t.batch_spans),
@@ -111,18 +182,7 @@ impl Config {
     }
 }
 
-fn unregulated(service: &str) -> Policy {
-    let reason = "static configuration".to_owned();
-    Policy {
-        service: service.to_owned(),
-        route: None,
-        concurrency_limit: None,
-        rate_limit: None,
-        breaker: None,
-        reason,
-    }
-}
-
-fn check(usable: bool, why: impl FnOnce() -> String) -> Result<(), ConfigError> {
+/// An error unless `usable`.
+pub(crate) fn check(usable: bool, why: impl FnOnce() -> String) -> Result<(), ConfigError> {
     if usable { Ok(()) } else { Err(ConfigError(why())) }
 }

@@ -66,7 +66,35 @@ policy: { from: \"http://127.0.0.1:4317\", state_dir: /var/lib/weir-proxy }
             ("127.0.0.1:9001", "nowhere", "upstreams[0].endpoints[0]"),
             ("threads: 1", "threads: 0", "threads"),
             ("admin: 127.0.0.1:15021", "admin: 0.0.0.0:15021", "insecure: true"),
+            ("admin: 127.0.0.1:15021", "admin: 0.0.0.0:15021\nadmin_token: ''", "admin_token is empty"),
+            ("admin: 127.0.0.1:15021", "admin: 0.0.0.0:1\nadmin_token: a\nadmin_token_file: b", "admin_token_file"),
+            ("span_ratio: 1.0", "access_log_ratio: -1", "telemetry.access_log_ratio"),
+            ("span_ratio: 1.0", "propagation: [b3, b3]", "telemetry.propagation[1]"),
+            ("span_ratio: 1.0", "propagation: [jaeger]", "jaeger"),
+            ("threads: 1", "http: { max_streams: 0 }", "http.max_streams is 0: at least 1"),
+            ("threads: 1", "http: { max_header_bytes: 100 }", "http.max_header_bytes is 100: at least 8192"),
+            (
+                "direction: inbound",
+                "direction: inbound\n    protocol: tcp",
+                "listeners[0].routes: requests are not read",
+            ),
+            ("direction: inbound", "direction: inbound\n    protocol: detect", "listeners[0].upstream is missing"),
+            ("direction: inbound", "direction: inbound\n    upstream: tagger", "listeners[0].upstream: only plain TCP"),
+            ("direction: inbound", "direction: inbound\n    conect: refused", "did you mean `connect`?"),
             ("threads: 1", "limits: { rate_limit: { rate_per_s: -1, burst: 1 } }", "rate_limit.rate_per_s is -1"),
+            ("threads: 1", "limits: { priority_header: 'x y' }", "limits.priority_header"),
+            ("threads: 1", "limits: { local_limit: { queue_wait_ms: 0 } }", "limits.local_limit.queue_wait_ms"),
+            (
+                "upstream: tagger",
+                "upstream: tagger\n        limits: { rate_limit: { rate_per_s: .nan, burst: 1 } }",
+                "listeners[0].routes[0].limits.rate_limit.rate_per_s is NaN",
+            ),
+            (
+                "upstream: tagger",
+                "upstream: tagger\n        limits: { breaker: { error_ratio: 0.5, min_requests: 1, window_ms: 1 } }",
+                "listeners[0].routes[0].limits.breaker",
+            ),
+            ("upstream: tagger", "upstream: tagger\n        limits: { priorty: low }", "did you mean `priority`?"),
         ] {
             let why = Config::from_yaml(&SMALLEST.replacen(from, to, 1)).unwrap_err().to_string();
             assert!(why.contains(expected), "{to}: {why}");

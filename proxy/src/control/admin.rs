@@ -1,32 +1,62 @@
-//! The admin address: `/metrics`, `/policy`, `/healthz`, and `POST /drain`.
+//! The admin address: `/metrics`, `/policy`, `/endpoints`, `/config`, `/tap`, `/healthz`, and `POST /drain`.
+//!
+//! On loopback it asks for nothing; beyond, every path but the health checks asks for the bearer token.
 
-use std::{
-    convert::Infallible,
-    fmt::Write,
-    sync::{Arc, atomic::Ordering::Relaxed},
-};
+use std::{convert::Infallible, sync::Arc};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header::CONTENT_TYPE};
-use http_body_util::Full;
+use http::{
+    HeaderValue, Method, Request, Response, StatusCode,
+    header::{AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE},
+};
+use http_body_util::{Either, Full};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpListener, task::JoinSet, time::Instant};
+use serde::Serialize;
+use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
+use weir_policy::PolicySet;
 
-use crate::{telemetry::BOUNDS_S, workload::Workload};
+use crate::{
+    config::Secret,
+    control::{endpoints, metrics::metrics},
+    reload::Status,
+    telemetry::{TapBody, TapError, Taps},
+    workload::Current,
+};
 
 /// Scrapers and people; more at once are closed.
 const MAX_CONNECTIONS: usize = 64;
 
-/// Answers until `stop`; `drain` is what `POST /drain` begins.
-pub(crate) async fn serve(
-    listener: TcpListener,
-    workload: Arc<Workload>,
-    drain: CancellationToken,
-    stop: CancellationToken,
-) {
+const TEXT: &str = "text/plain; charset=utf-8";
+
+/// What the admin address shows and does.
+pub(crate) struct Admin {
+    pub(crate) current: Current,
+    pub(crate) status: Arc<ArcSwap<Status>>,
+    pub(crate) taps: Arc<Taps>,
+    /// What a caller has to know; nothing when absent.
+    pub(crate) token: Option<Secret>,
+    /// What `POST /drain` begins.
+    pub(crate) drain: CancellationToken,
+}
+
+/// `/policy`: the set in force, where it came from and how long ago.
+#[derive(Serialize)]
+struct InForce<'a> {
+    source: &'static str,
+    age_ms: u64,
+    #[serde(flatten)]
+    set: &'a PolicySet,
+}
+
+type Answer = Response<Either<Full<Bytes>, TapBody>>;
+
+/// Answers until `stop`.
+pub(crate) async fn serve(listener: TcpListener, admin: Admin, stop: CancellationToken) {
+    let admin = Arc::new(admin);
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -36,9 +66,9 @@ pub(crate) async fn serve(
         };
         match accepted {
             Ok((stream, _)) if connections.len() < MAX_CONNECTIONS => {
-                let (workload, drain) = (workload.clone(), drain.clone());
+                let admin = admin.clone();
                 let service = service_fn(move |request| {
-                    let response = answer(&request, &workload, &drain);
+                    let response = admin.answer(&request);
                     async move { Ok::<_, Infallible>(response) }
                 });
                 let mut builder = http1::Builder::new();
@@ -51,85 +81,89 @@ pub(crate) async fn serve(
     }
 }
 
-fn answer(request: &Request<Incoming>, workload: &Workload, drain: &CancellationToken) -> Response<Full<Bytes>> {
-    const TEXT: &str = "text/plain; charset=utf-8";
-    match (request.method(), request.uri().path()) {
-        (&Method::GET, "/metrics") => {
-            respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", metrics(workload))
+impl Admin {
+    fn answer(&self, request: &Request<Incoming>) -> Answer {
+        let path = request.uri().path();
+        if !path.starts_with("/healthz") && !self.knows(request.headers().get(AUTHORIZATION)) {
+            return self.unauthorized();
         }
-        (&Method::GET, "/policy") => {
-            let json = serde_json::to_string_pretty(&**workload.applied.load()).unwrap_or_default();
-            respond(StatusCode::OK, "application/json", json)
+        if path == "/tap" && request.method() == Method::GET {
+            return self.tap(request.uri().query().unwrap_or_default());
         }
-        (&Method::GET, "/healthz") if drain.is_cancelled() => {
-            respond(StatusCode::SERVICE_UNAVAILABLE, TEXT, "draining\n".to_owned())
+        self.page(request.method(), path).map(Either::Left)
+    }
+
+    fn page(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
+        match (method, path) {
+            (&Method::GET, "/metrics") => {
+                respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", metrics(&self.current.load()))
+            }
+            (&Method::GET, "/policy") => respond(StatusCode::OK, "application/json", self.policy()),
+            (&Method::GET, "/endpoints") => {
+                respond(StatusCode::OK, "application/json", endpoints::json(&self.current.load()))
+            }
+            (&Method::GET, "/config") => {
+                let json = serde_json::to_string_pretty(&**self.status.load()).unwrap_or_default();
+                respond(StatusCode::OK, "application/json", json)
+            }
+            (&Method::GET, "/healthz/live") => respond(StatusCode::OK, TEXT, "ok\n".to_owned()),
+            (&Method::GET, "/healthz" | "/healthz/ready") if self.drain.is_cancelled() => {
+                respond(StatusCode::SERVICE_UNAVAILABLE, TEXT, "draining\n".to_owned())
+            }
+            (&Method::GET, "/healthz" | "/healthz/ready") => respond(StatusCode::OK, TEXT, "ok\n".to_owned()),
+            (&Method::POST, "/drain") => {
+                self.drain.cancel();
+                respond(StatusCode::ACCEPTED, TEXT, "draining\n".to_owned())
+            }
+            (_, "/drain") => respond(StatusCode::METHOD_NOT_ALLOWED, TEXT, "drain with POST\n".to_owned()),
+            _ => {
+                let known = "there is /metrics, /policy, /endpoints, /config, /tap, /healthz, /healthz/live, /healthz/ready and POST /drain\n";
+                respond(StatusCode::NOT_FOUND, TEXT, known.to_owned())
+            }
         }
-        (&Method::GET, "/healthz") => respond(StatusCode::OK, TEXT, "ok\n".to_owned()),
-        (&Method::POST, "/drain") => {
-            drain.cancel();
-            respond(StatusCode::ACCEPTED, TEXT, "draining\n".to_owned())
+    }
+
+    fn policy(&self) -> String {
+        let (source, since) = *self.current.load().origin.lock();
+        let age_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let set = self.current.load().applied.load();
+        serde_json::to_string_pretty(&InForce { source: source.as_str(), age_ms, set: &set }).unwrap_or_default()
+    }
+
+    fn tap(&self, query: &str) -> Answer {
+        match self.taps.open(query) {
+            Ok(lines) => {
+                let mut response = Response::new(Either::Right(lines));
+                response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
+                response
+            }
+            Err(error) => {
+                let status = match error {
+                    TapError::BadQuery(_) => StatusCode::BAD_REQUEST,
+                    TapError::TooMany => StatusCode::SERVICE_UNAVAILABLE,
+                };
+                respond(status, TEXT, format!("{error}\n")).map(Either::Left)
+            }
         }
-        (_, "/drain") => respond(StatusCode::METHOD_NOT_ALLOWED, TEXT, "drain with POST\n".to_owned()),
-        _ => respond(StatusCode::NOT_FOUND, TEXT, "there is /metrics, /policy, /healthz and POST /drain\n".to_owned()),
+    }
+
+    fn knows(&self, authorization: Option<&HeaderValue>) -> bool {
+        let Some(token) = &self.token else { return true };
+        let said = authorization.and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+        said.is_some_and(|said| token.is(said))
+    }
+
+    fn unauthorized(&self) -> Answer {
+        let why = "say the token: `authorization: Bearer …`\n".to_owned();
+        let mut response = respond(StatusCode::UNAUTHORIZED, TEXT, why);
+        response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        response.map(Either::Left)
     }
 }
 
 fn respond(status: StatusCode, content_type: &'static str, text: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static(content_type));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
-}
-
-/// Prometheus text.
-fn metrics(workload: &Workload) -> String {
-    let mut text = String::new();
-    let counters = workload.tally.read();
-    let (in_flight, queued) = workload.gate.load();
-    for (name, kind, value) in [
-        ("requests_total", "counter", counters.requests),
-        ("shed_total", "counter", counters.shed),
-        ("spans_recorded_total", "counter", counters.spans_recorded),
-        ("spans_sent_total", "counter", counters.spans_sent),
-        ("spans_rejected_total", "counter", counters.spans_rejected),
-        ("spans_dropped_total", "counter", counters.spans_dropped),
-        ("logs_sent_total", "counter", counters.logs_sent),
-        ("logs_dropped_total", "counter", counters.logs_dropped),
-        ("policies_applied_total", "counter", counters.policies_applied),
-        ("policies_refused_total", "counter", counters.policies_refused),
-        ("policy_sequence", "gauge", workload.applied.load().sequence),
-        ("in_flight", "gauge", u64::from(in_flight)),
-        ("queued", "gauge", queued as u64),
-    ] {
-        // writing to a String cannot fail
-        let _ = writeln!(text, "# TYPE weir_proxy_{name} {kind}\nweir_proxy_{name} {value}");
-    }
-    breakers(workload, &mut text);
-    durations(workload, &mut text);
-    text
-}
-
-fn breakers(workload: &Workload, text: &mut String) {
-    let now = Instant::now();
-    let _ = writeln!(text, "# TYPE weir_proxy_breaker_shed_ratio gauge");
-    for upstream in &workload.upstreams {
-        let shed = upstream.circuit.shed_probability(now);
-        let _ = writeln!(text, "weir_proxy_breaker_shed_ratio{{upstream={:?}}} {shed}", upstream.name);
-    }
-}
-
-fn durations(workload: &Workload, text: &mut String) {
-    let _ = writeln!(text, "# TYPE weir_proxy_request_duration_seconds histogram");
-    for route in workload.routes() {
-        let labels = format!("route={:?},direction={:?}", route.name, route.direction.as_str());
-        let name = "weir_proxy_request_duration_seconds";
-        let mut below = 0;
-        let bounds = BOUNDS_S.iter().map(f64::to_string).chain(["+Inf".to_owned()]);
-        for (bound, count) in bounds.zip(route.stats.buckets()) {
-            below += count;
-            let _ = writeln!(text, "{name}_bucket{{{labels},le=\"{bound}\"}} {below}");
-        }
-        let sum = route.stats.duration_ns.load(Relaxed) as f64 / 1e9;
-        let _ = writeln!(text, "{name}_sum{{{labels}}} {sum}\n{name}_count{{{labels}}} {below}");
-    }
 }

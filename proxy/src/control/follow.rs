@@ -15,7 +15,12 @@ use weir_policy::{
     wire::proto::{self, policy_service_client::PolicyServiceClient},
 };
 
-use crate::{control::StateFile, counters::add, telemetry::jittered, workload::Workload};
+use crate::{
+    control::{Keeper, StateFile},
+    counters::add,
+    telemetry::jittered,
+    workload::{Current, Origin, Workload},
+};
 
 /// The first wait before the stream is opened again; it doubles up to [`MAX_BACKOFF`].
 const MIN_BACKOFF: Duration = Duration::from_millis(100);
@@ -28,9 +33,9 @@ const STATUSES: usize = 16;
 
 /// The loop that follows.
 pub(crate) struct Follower {
-    workload: Arc<Workload>,
+    current: Current,
     client: PolicyServiceClient<Channel>,
-    state: Option<StateFile>,
+    keeper: Option<Keeper>,
     /// The newest set accepted: its sequence and when it was issued.
     newest: (u64, u64),
     /// When the set in force decays.
@@ -46,18 +51,27 @@ enum Event {
 
 impl Follower {
     /// Enforces what was kept of the last run, if anything.
-    pub(crate) fn new(workload: Arc<Workload>, channel: Channel, state: Option<StateFile>) -> Self {
+    pub(crate) fn new(current: Current, channel: Channel, state: Option<StateFile>) -> Self {
         let client = PolicyServiceClient::new(channel);
-        let mut follower = Self { workload, client, state, newest: (0, 0), decays: None };
-        if let Some(set) = follower.state.as_ref().and_then(StateFile::read) {
+        let kept = state.as_ref().and_then(StateFile::read);
+        let keeper = state.map(Keeper::start);
+        let mut follower = Self { current, client, keeper, newest: (0, 0), decays: None };
+        if let Some(set) = kept {
             info!(sequence = set.sequence, "enforcing the policy kept from the last run");
-            follower.enforce(set);
+            follower.enforce(set, Origin::Disk);
         }
         follower
     }
 
-    /// Follows until `stop`.
+    /// Follows until `stop`; the newest set is on disk when it returns.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
+        self.follow_until(stop).await;
+        if let Some(keeper) = self.keeper {
+            keeper.finish().await;
+        }
+    }
+
+    async fn follow_until(&mut self, stop: CancellationToken) {
         let mut backoff = MIN_BACKOFF;
         loop {
             let opened = tokio::select! {
@@ -125,8 +139,10 @@ impl Follower {
 
     /// Enforces a set, or says why not.
     fn take(&mut self, set: proto::PolicySet) -> Result<(), String> {
+        // even a set that is refused says that the control plane is there
+        self.current.load().policy_news.send_replace(Some(Instant::now()));
         let set = PolicySet::try_from(set).map_err(|error| {
-            add(&self.workload.tally.policies_refused, 1);
+            add(&self.current.load().tally.policies_refused, 1);
             warn!(%error, "policy refused whole; the one before stays");
             error.to_string()
         })?;
@@ -140,31 +156,38 @@ impl Follower {
             self.decays = set.ttl().map(|ttl| Instant::now() + ttl);
             return Ok(());
         }
-        if let Some(state) = &self.state
-            && let Err(error) = state.write(&set)
-        {
-            warn!(%error, "the policy is in force, but could not be kept for the next start");
-        }
         info!(sequence = set.sequence, policies = set.policies.len(), "policy in force");
-        self.enforce(set);
+        self.enforce(set, Origin::ControlPlane);
+        // a sync takes longer than a swap may: the set holds first and is kept beside
+        if let Some(keeper) = &self.keeper {
+            keeper.keep(self.current.load().applied.load_full());
+        }
         Ok(())
     }
 
-    fn enforce(&mut self, set: PolicySet) {
+    fn enforce(&mut self, set: PolicySet, origin: Origin) {
         self.newest = (set.sequence, set.issued_unix_nano);
         self.decays = set.ttl().map(|ttl| Instant::now() + ttl);
-        add(&self.workload.tally.policies_applied, 1);
-        self.workload.apply(Arc::new(set));
+        let set = Arc::new(set);
+        loop {
+            let workload = self.current.load_full();
+            workload.apply_from(origin, set.clone());
+            // a reload in between may have missed it
+            if Arc::ptr_eq(&workload, &self.current.load()) {
+                return add(&workload.tally.policies_applied, 1);
+            }
+        }
     }
 
     fn decay(&mut self) {
         warn!(sequence = self.newest.0, "no news of the policy for its time to live; the static limits hold");
         self.decays = None;
-        self.workload.decay();
+        self.current.load().decay();
     }
 
     fn status(&self, refused: String) -> proto::ProxyStatus {
-        let Workload { service, instance, .. } = &*self.workload;
+        let workload = self.current.load();
+        let Workload { service, instance, .. } = &**workload;
         let (service, instance) = (service.clone(), instance.clone());
         proto::ProxyStatus { service, instance, applied_sequence: self.newest.0, refused }
     }

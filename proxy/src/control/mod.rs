@@ -2,9 +2,14 @@
 //! admin address.
 
 mod admin;
+mod endpoints;
 mod follow;
+mod hold;
+mod metrics;
 mod state;
+mod thread;
 
-pub(crate) use admin::serve as serve_admin;
+pub(crate) use admin::{Admin, serve as serve_admin};
 pub(crate) use follow::Follower;
-pub(crate) use state::StateFile;
+pub(crate) use state::{Keeper, StateFile};
+pub(crate) use thread::Control;

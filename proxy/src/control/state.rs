@@ -8,8 +8,10 @@ use std::{
     fs, io,
     io::Write,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
+use tokio::{sync::watch, task::JoinHandle};
 use tracing::warn;
 use weir_policy::PolicySet;
 
@@ -58,6 +60,45 @@ impl StateFile {
     }
 }
 
+/// Keeps the newest set on disk without making anybody wait for the disk; sets that come faster than
+/// it syncs are skipped, because only the last one matters.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    newest: watch::Sender<Option<Arc<PolicySet>>>,
+    writing: JoinHandle<()>,
+}
+
+impl Keeper {
+    /// Starts the writer; within a runtime.
+    pub(crate) fn start(file: StateFile) -> Self {
+        let (newest, mut changes) = watch::channel(None::<Arc<PolicySet>>);
+        let file = Arc::new(file);
+        let writing = tokio::spawn(async move {
+            while changes.changed().await.is_ok() {
+                let Some(set) = changes.borrow_and_update().clone() else { continue };
+                let file = file.clone();
+                let written = tokio::task::spawn_blocking(move || file.write(&set)).await;
+                if let Ok(Err(error)) = written {
+                    warn!(%error, "the policy is in force, but could not be kept for the next start");
+                }
+            }
+        });
+        Self { newest, writing }
+    }
+
+    /// Will write `set`, unless a newer one comes before.
+    pub(crate) fn keep(&self, set: Arc<PolicySet>) {
+        self.newest.send_replace(Some(set));
+    }
+
+    /// Waits until the newest set is written.
+    pub(crate) async fn finish(self) {
+        drop(self.newest);
+        // a writer that panicked has said so
+        let _ = self.writing.await;
+    }
+}
+
 fn parse(text: &str) -> Option<PolicySet> {
     let (checksum, json) = text.split_once('\n')?;
     let whole = u32::from_str_radix(checksum, 16).ok()? == crc32fast::hash(json.as_bytes());
@@ -68,6 +109,18 @@ fn parse(text: &str) -> Option<PolicySet> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn the_newest_set_is_on_disk_in_the_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let keeper = Keeper::start(StateFile::new(folder.path(), "tagger").unwrap());
+        for sequence in 1..=1_000 {
+            keeper.keep(Arc::new(PolicySet { sequence, ..PolicySet::default() }));
+        }
+        keeper.finish().await;
+        let kept = StateFile::new(folder.path(), "tagger").unwrap().read();
+        assert_eq!(kept.map(|set| set.sequence), Some(1_000));
+    }
 
     #[test]
     fn a_set_survives_and_damage_is_noticed() {

@@ -3,8 +3,17 @@
 mod breaker;
 mod gate;
 mod limiter;
+mod line;
+mod local;
+mod priority;
 mod rate;
+mod tokens;
+mod wait;
 
 pub(crate) use breaker::Circuit;
 pub(crate) use gate::{Admission, Gate, Refusal};
-pub(crate) use limiter::Permit;
+pub(crate) use limiter::{Ask, Permit};
+pub(crate) use local::{Latencies, LocalLimiter, STEP};
+pub use priority::Priority;
+pub(crate) use rate::RateLimiter;
+pub(crate) use tokens::{Budget, Reservation, TokenEstimate};

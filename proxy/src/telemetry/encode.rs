@@ -1,23 +1,20 @@
-//! Records → OTLP: what each attribute says, and the messages for metrics and logs. Spans, which are
-//! many, are written as bytes by `wire`.
+//! Records → OTLP: what each attribute says, and the messages for logs. Spans, which are many, are written
+//! as bytes by `wire`; metrics are made by `measures`.
 
-use std::{borrow::Cow, sync::atomic::Ordering::Relaxed};
+use std::borrow::Cow;
 
 use opentelemetry_proto::tonic::{
-    collector::{logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest},
-    common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value::Value},
+    collector::logs::v1::ExportLogsServiceRequest,
+    common::v1::{AnyValue, ArrayValue, InstrumentationScope, KeyValue, any_value::Value},
     logs::v1::{LogRecord, ResourceLogs, ScopeLogs, SeverityNumber},
-    metrics::v1::{
-        AggregationTemporality, Gauge, Histogram, HistogramDataPoint, Metric, NumberDataPoint, ResourceMetrics,
-        ScopeMetrics, Sum, metric::Data, number_data_point,
-    },
     resource::v1::Resource,
 };
 
 use crate::{
     config::Direction,
-    telemetry::{Action, BOUNDS_S, SpanRecord},
-    workload::{Route, Workload},
+    regulate::Refusal,
+    telemetry::{Action, LmRecord, SpanRecord},
+    workload::Workload,
 };
 
 /// The access logs of one batch.
@@ -28,45 +25,26 @@ pub(crate) fn logs(workload: &Workload, records: &[&SpanRecord]) -> ExportLogsSe
     ExportLogsServiceRequest { resource_logs: vec![ResourceLogs { resource, scope_logs, ..ResourceLogs::default() }] }
 }
 
-/// Every metric as it stands; `start` is when the proxy started.
-pub(crate) fn metrics(workload: &Workload, start_unix_nano: u64, now_unix_nano: u64) -> ExportMetricsServiceRequest {
-    let at = At { start_unix_nano, now_unix_nano };
-    let counters = workload.tally.read();
-    let (in_flight, queued) = workload.gate.load();
-    let mut metrics = vec![
-        at.gauge("weir.proxy.in_flight", "{request}", "requests admitted to the service now", u64::from(in_flight)),
-        at.gauge("weir.proxy.queued", "{request}", "requests that wait for a place now", queued as u64),
-        at.sum("weir.proxy.spans_recorded", "{span}", "spans to be exported", counters.spans_recorded),
-        at.sum("weir.proxy.spans_sent", "{span}", "spans the collector acknowledged", counters.spans_sent),
-        at.sum("weir.proxy.spans_dropped", "{span}", "spans given up", counters.spans_dropped),
-        at.gauge("weir.proxy.policy_sequence", "1", "the policy in force", workload.applied.load().sequence),
-    ];
-    for direction in [Direction::Inbound, Direction::Outbound] {
-        let routes: Vec<&Route> = workload.routes().map(AsRef::as_ref).filter(|r| r.direction == direction).collect();
-        if !routes.is_empty() {
-            metrics.push(at.durations(direction, &routes));
-            metrics.push(at.shed(direction, &routes));
-        }
-    }
-    let scope_metrics = vec![ScopeMetrics { scope: Some(scope()), metrics, ..ScopeMetrics::default() }];
-    let resource = Some(resource(workload));
-    ExportMetricsServiceRequest {
-        resource_metrics: vec![ResourceMetrics { resource, scope_metrics, ..ResourceMetrics::default() }],
-    }
-}
-
 /// The value of an attribute.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Attribute<'a> {
     Text(&'a str),
     Int(u64),
+    List(&'a [&'a str]),
 }
 
 /// Says every attribute of a span, in a fixed order.
 pub(crate) fn each_attribute(record: &SpanRecord, mut say: impl FnMut(&'static str, Attribute<'_>)) {
     use Attribute::{Int, Text};
     let route = &record.route;
-    say("http.request.method", Text(record.method.as_str()));
+    match record.tunnel.as_ref().and_then(|t| t.to_str().ok()) {
+        Some("tcp") => say("network.transport", Text("tcp")),
+        Some(protocol) => say("network.protocol.name", Text(protocol)),
+        None => {}
+    }
+    if record.path.is_some() || record.tunnel.is_none() {
+        say("http.request.method", Text(record.method.as_str()));
+    }
     if record.status > 0 {
         say("http.response.status_code", Int(u64::from(record.status)));
     }
@@ -77,26 +55,60 @@ pub(crate) fn each_attribute(record: &SpanRecord, mut say: impl FnMut(&'static s
     say("weir.route", Text(&route.name));
     say("weir.policy_action", Text(record.action.as_str()));
     say("weir.queue_wait_ns", Int(record.queue_wait_ns));
+    if let Action::Shed(Refusal::DeadlineUnmeetable { expected }) = record.action {
+        say("weir.expected_wait_ns", Int(u64::try_from(expected.as_nanos()).unwrap_or(u64::MAX)));
+    }
     say("weir.in_flight", Int(u64::from(record.in_flight)));
     say("http.response.body.size", Int(record.response_bytes));
     say_peer(record, &mut say);
-    if let Some(endpoint) = record.endpoint {
-        let address = &route.upstream.endpoints[endpoint].address;
+    say_security(record, &mut say);
+    if let Some(address) = record.endpoint.as_ref().map(|endpoint| endpoint.address()) {
         say("weir.upstream", Text(address));
         if let (Direction::Outbound, Some((host, port))) = (route.direction, address.rsplit_once(':')) {
             say("server.address", Text(host));
             say("server.port", Int(port.parse().unwrap_or(0)));
         }
     }
+    if record.retries > 0 {
+        say("http.request.resend_count", Int(u64::from(record.retries)));
+    }
     if let Some(kind) = error_type(record) {
         say("error.type", Text(&kind));
     }
-    if let Some(ns) = record.time_to_first_token_ns {
-        say("weir.time_to_first_token_ns", Int(ns));
+    if let Some(lm) = &record.lm {
+        say_lm(lm, &mut say);
     }
-    if let Some(usage) = record.usage {
-        say("gen_ai.usage.input_tokens", Int(usage.input_tokens));
-        say("gen_ai.usage.output_tokens", Int(usage.output_tokens));
+}
+
+/// Says what is known of a call to a model.
+fn say_lm(lm: &LmRecord, say: &mut impl FnMut(&'static str, Attribute<'_>)) {
+    use Attribute::{Int, List, Text};
+    if let Some(operation) = lm.operation {
+        say("gen_ai.operation.name", Text(operation.as_str()));
+    }
+    if let Some(model) = &lm.request_model {
+        say("gen_ai.request.model", Text(model.as_str()));
+    }
+    if let Some(model) = &lm.response_model {
+        say("gen_ai.response.model", Text(model.as_str()));
+    }
+    let reasons: Vec<&str> = lm.finish_reasons.names().collect();
+    if !reasons.is_empty() {
+        say("gen_ai.response.finish_reasons", List(&reasons));
+    }
+    let numbers = [
+        ("weir.time_to_first_token_ns", lm.time_to_first_token_ns),
+        ("weir.time_per_output_token_ns", lm.time_per_output_token_ns),
+        ("gen_ai.usage.input_tokens", lm.input_tokens),
+        ("gen_ai.usage.output_tokens", lm.output_tokens),
+    ];
+    for (key, number) in numbers {
+        if let Some(number) = number {
+            say(key, Int(number));
+        }
+    }
+    if lm.compressed {
+        say("weir.lm_unread", Text("compressed"));
     }
 }
 
@@ -112,7 +124,7 @@ pub(crate) fn each_resource_attribute(workload: &Workload, mut say: impl FnMut(&
 /// Who is at the other end: the caller as its sidecar said, or the upstream that is called.
 fn say_peer(record: &SpanRecord, say: &mut impl FnMut(&'static str, Attribute<'_>)) {
     if record.route.direction == Direction::Outbound {
-        return say("peer.service", Attribute::Text(&record.route.upstream.name));
+        return record.upstream.iter().for_each(|upstream| say("peer.service", Attribute::Text(&upstream.service)));
     }
     let Some(caller) = record.caller.as_ref().and_then(|c| c.to_str().ok()) else { return };
     let (service, instance) = caller.split_once('/').unwrap_or((caller, ""));
@@ -122,10 +134,27 @@ fn say_peer(record: &SpanRecord, say: &mut impl FnMut(&'static str, Attribute<'_
     }
 }
 
+/// Who TLS has proved to be at either end, in Istio's words, and what rules said.
+fn say_security(record: &SpanRecord, say: &mut impl FnMut(&'static str, Attribute<'_>)) {
+    let Some(proof) = &record.proof else { return };
+    for (key, peer) in [("source.principal", &proof.source), ("destination.principal", &proof.destination)] {
+        if let Some(id) = peer.as_ref().and_then(|peer| peer.principal.as_ref()) {
+            say(key, Attribute::Text(id.as_str()));
+        }
+    }
+    if let Some(decision) = &proof.decision {
+        say("weir.authorization", Attribute::Text(if decision.allowed { "allowed" } else { "denied" }));
+        if let Some(rule) = &decision.rule {
+            say("weir.authorization_rule", Attribute::Text(rule));
+        }
+    }
+}
+
 fn error_type(record: &SpanRecord) -> Option<Cow<'static, str>> {
     match (record.failure, record.action) {
         (Some(failure), _) => Some(failure.as_str().into()),
         (None, Action::Shed(refusal)) => Some(refusal.as_str().into()),
+        (None, Action::Denied) => Some(Action::Denied.as_str().into()),
         (None, _) => (record.status >= 500).then(|| record.status.to_string().into()),
     }
 }
@@ -150,76 +179,7 @@ fn log(record: &SpanRecord) -> LogRecord {
     }
 }
 
-#[derive(Clone, Copy)]
-struct At {
-    start_unix_nano: u64,
-    now_unix_nano: u64,
-}
-
-impl At {
-    fn number(self, value: u64, attributes: Vec<KeyValue>) -> NumberDataPoint {
-        NumberDataPoint {
-            attributes,
-            start_time_unix_nano: self.start_unix_nano,
-            time_unix_nano: self.now_unix_nano,
-            value: Some(number_data_point::Value::AsInt(i64::try_from(value).unwrap_or(i64::MAX))),
-            ..NumberDataPoint::default()
-        }
-    }
-
-    fn gauge(self, name: &str, unit: &str, description: &str, value: u64) -> Metric {
-        let data = Data::Gauge(Gauge { data_points: vec![self.number(value, Vec::new())] });
-        metric(name, unit, description, data)
-    }
-
-    fn sum(self, name: &str, unit: &str, description: &str, value: u64) -> Metric {
-        metric(name, unit, description, cumulative(vec![self.number(value, Vec::new())]))
-    }
-
-    fn shed(self, direction: Direction, routes: &[&Route]) -> Metric {
-        let points = routes.iter().map(|r| self.number(r.stats.shed.load(Relaxed), of_route(direction, r)));
-        metric("weir.proxy.shed", "{request}", "requests that policy turned away", cumulative(points.collect()))
-    }
-
-    fn durations(self, direction: Direction, routes: &[&Route]) -> Metric {
-        let points = routes.iter().map(|route| {
-            let bucket_counts = route.stats.buckets();
-            HistogramDataPoint {
-                attributes: of_route(direction, route),
-                start_time_unix_nano: self.start_unix_nano,
-                time_unix_nano: self.now_unix_nano,
-                count: bucket_counts.iter().sum(),
-                sum: Some(route.stats.duration_ns.load(Relaxed) as f64 / 1e9),
-                bucket_counts,
-                explicit_bounds: BOUNDS_S.to_vec(),
-                ..HistogramDataPoint::default()
-            }
-        });
-        let aggregation_temporality = AggregationTemporality::Cumulative.into();
-        let data = Data::Histogram(Histogram { data_points: points.collect(), aggregation_temporality });
-        let name = match direction {
-            Direction::Inbound => "http.server.request.duration",
-            Direction::Outbound => "http.client.request.duration",
-        };
-        metric(name, "s", "duration of requests, queueing in the proxy included", data)
-    }
-}
-
-fn cumulative(data_points: Vec<NumberDataPoint>) -> Data {
-    let aggregation_temporality = AggregationTemporality::Cumulative.into();
-    Data::Sum(Sum { data_points, aggregation_temporality, is_monotonic: true })
-}
-
-fn metric(name: &str, unit: &str, description: &str, data: Data) -> Metric {
-    let (name, unit, description) = (name.to_owned(), unit.to_owned(), description.to_owned());
-    Metric { name, unit, description, data: Some(data), ..Metric::default() }
-}
-
-fn of_route(direction: Direction, route: &Route) -> Vec<KeyValue> {
-    vec![text("weir.direction", direction.as_str()), text("weir.route", &route.name)]
-}
-
-fn resource(workload: &Workload) -> Resource {
+pub(super) fn resource(workload: &Workload) -> Resource {
     let attributes = pairs(|say| each_resource_attribute(workload, say));
     Resource { attributes, ..Resource::default() }
 }
@@ -230,22 +190,28 @@ fn pairs(walk: impl FnOnce(&mut dyn FnMut(&'static str, Attribute<'_>))) -> Vec<
         all.push(match value {
             Attribute::Text(value) => text(key, value),
             Attribute::Int(value) => int(key, value),
+            Attribute::List(values) => list(key, values),
         });
     });
     all
 }
 
-fn scope() -> InstrumentationScope {
+pub(super) fn scope() -> InstrumentationScope {
     let (name, version) = ("weir-proxy".to_owned(), env!("CARGO_PKG_VERSION").to_owned());
     InstrumentationScope { name, version, ..InstrumentationScope::default() }
 }
 
-fn text(key: &str, value: &str) -> KeyValue {
+pub(super) fn text(key: &str, value: &str) -> KeyValue {
     pair(key, Value::StringValue(value.to_owned()))
 }
 
 fn int(key: &str, value: u64) -> KeyValue {
     pair(key, Value::IntValue(i64::try_from(value).unwrap_or(i64::MAX)))
+}
+
+fn list(key: &str, values: &[&str]) -> KeyValue {
+    let value = |text: &&str| AnyValue { value: Some(Value::StringValue((*text).to_owned())) };
+    pair(key, Value::ArrayValue(ArrayValue { values: values.iter().map(value).collect() }))
 }
 
 fn pair(key: &str, value: Value) -> KeyValue {

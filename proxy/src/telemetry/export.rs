@@ -4,10 +4,7 @@
 //! back-off, until `retry_ms` have passed; the queue behind it is bounded, and what does not fit is
 //! dropped and counted, so a data thread never waits.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
 use opentelemetry_proto::tonic::collector::{
     logs::v1::{ExportLogsServiceRequest, logs_service_client::LogsServiceClient},
@@ -22,10 +19,10 @@ use tonic::{Code, Status, transport::Channel};
 use tracing::{info, warn};
 
 use crate::{
-    config::{AccessLog, Telemetry},
-    counters::{Tally, add},
-    telemetry::{Action, SpanRecord, client::TraceClient, encode, wire::SpanWriter},
-    workload::Workload,
+    config::Telemetry,
+    counters::add,
+    telemetry::{SpanRecord, client::TraceClient, encode, measures, wire::SpanWriter},
+    workload::Current,
 };
 
 /// The first wait before a batch is tried again; it doubles up to [`MAX_BACKOFF`].
@@ -37,17 +34,10 @@ const MAX_BACKOFF: Duration = Duration::from_secs(5);
 /// One call to the collector may take this long: it answers after a disk has synced.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Where data threads leave their records.
-#[derive(Clone)]
-pub(crate) struct SpanSender {
-    records: mpsc::Sender<SpanRecord>,
-    access_log: AccessLog,
-}
-
 /// The loop that sends them.
 pub(crate) struct Exporter {
     config: Telemetry,
-    workload: Arc<Workload>,
+    current: Current,
     records: mpsc::Receiver<SpanRecord>,
     traces: TraceClient,
     writer: SpanWriter,
@@ -64,46 +54,18 @@ enum Event {
     Closed,
 }
 
-/// The two ends of the queue.
-pub(crate) fn channel(config: &Telemetry) -> (SpanSender, mpsc::Receiver<SpanRecord>) {
-    let (records, receiver) = mpsc::channel(config.queue_records);
-    (SpanSender { records, access_log: config.access_log }, receiver)
-}
-
-impl SpanSender {
-    /// Queues a record if a span or an access log of it is wanted; never waits.
-    pub(crate) fn send(&self, record: SpanRecord, tally: &Tally) {
-        let (span, log) = (record.trace.sampled, self.access_log.wants(&record));
-        add(&tally.spans_recorded, usize::from(span));
-        if (span || log) && self.records.try_send(record).is_err() {
-            add(&tally.spans_dropped, usize::from(span));
-            add(&tally.logs_dropped, usize::from(log));
-        }
-    }
-}
-
-impl AccessLog {
-    fn wants(self, record: &SpanRecord) -> bool {
-        match self {
-            Self::Off => false,
-            Self::Errors => record.failed() || matches!(record.action, Action::Shed(_)),
-            Self::All => true,
-        }
-    }
-}
-
 impl Exporter {
     /// `channel` is connected on first use.
     pub(crate) fn new(
         config: Telemetry,
-        workload: Arc<Workload>,
+        current: Current,
         records: mpsc::Receiver<SpanRecord>,
         channel: Channel,
     ) -> Self {
         Self {
             batch: Vec::with_capacity(config.batch_spans),
             config,
-            workload,
+            current,
             records,
             traces: TraceClient::new(channel.clone()),
             writer: SpanWriter::default(),
@@ -151,8 +113,9 @@ impl Exporter {
         let (never, flush) = (CancellationToken::new(), Duration::from_millis(self.config.flush_ms));
         let all = async {
             loop {
+                // the gatherer stops as we do, and closes the queue behind its last record
                 while self.batch.len() < self.config.batch_spans
-                    && let Ok(record) = self.records.try_recv()
+                    && let Some(record) = self.records.recv().await
                 {
                     self.batch.push(record);
                 }
@@ -170,13 +133,13 @@ impl Exporter {
 
     /// Counts what is left as dropped. No thread records any more, so what is not settled is lost.
     fn give_up(&mut self) {
-        let tally = &self.workload.tally;
+        let tally = &self.current.load().tally;
         let counters = tally.read();
         let settled = counters.spans_sent + counters.spans_rejected + counters.spans_dropped;
         let spans = usize::try_from(counters.spans_recorded.saturating_sub(settled)).unwrap_or(usize::MAX);
-        let mut logs = self.batch.iter().filter(|r| self.config.access_log.wants(r)).count();
+        let mut logs = self.batch.iter().filter(|r| r.log).count();
         while let Ok(record) = self.records.try_recv() {
-            logs += usize::from(self.config.access_log.wants(&record));
+            logs += usize::from(record.log);
         }
         add(&tally.spans_dropped, spans);
         add(&tally.logs_dropped, logs);
@@ -188,9 +151,9 @@ impl Exporter {
         if span_count > 0 && !self.send_spans(span_count, stop).await {
             return; // stopping: the batch stays for the flush
         }
-        let logs: Vec<&SpanRecord> = self.batch.iter().filter(|r| self.config.access_log.wants(r)).collect();
+        let logs: Vec<&SpanRecord> = self.batch.iter().filter(|r| r.log).collect();
         if !logs.is_empty() {
-            let (request, count) = (encode::logs(&self.workload, &logs), logs.len());
+            let (request, count) = (encode::logs(&self.current.load(), &logs), logs.len());
             self.send_logs(request, count).await;
         }
         self.batch.clear();
@@ -200,12 +163,12 @@ impl Exporter {
     async fn send_spans(&mut self, spans: usize, stop: &CancellationToken) -> bool {
         let give_up = Instant::now() + Duration::from_millis(self.config.retry_ms);
         let mut backoff = MIN_BACKOFF;
-        let tally = self.workload.tally.clone();
+        let tally = self.current.load().tally.clone();
         let mut retried = false;
         loop {
             // made anew for each try: the same records give the same bytes, by which the collector knows a repetition
             let sampled = self.batch.iter().filter(|r| r.trace.sampled);
-            let request = self.writer.request(&self.workload, sampled);
+            let request = self.writer.request(&self.current.load(), sampled);
             let error = match timed(self.traces.export(request)).await {
                 Ok(answer) => {
                     let partial = answer.into_inner().partial_success.unwrap_or_default();
@@ -241,7 +204,7 @@ impl Exporter {
 
     /// Access logs are tried once: the spans beside them tell the same.
     async fn send_logs(&mut self, request: ExportLogsServiceRequest, logs: usize) {
-        let tally = &self.workload.tally;
+        let tally = &self.current.load().tally;
         match timed(self.logs.export(request)).await {
             Ok(_) => add(&tally.logs_sent, logs),
             Err(error) => {
@@ -253,7 +216,7 @@ impl Exporter {
 
     /// Metrics are cumulative, so one that is lost is made good by the next.
     async fn send_metrics(&mut self) {
-        let request = encode::metrics(&self.workload, self.started_unix_nano, unix_nano_now());
+        let request = measures::metrics(&self.current.load(), self.started_unix_nano, unix_nano_now());
         if let Err(error) = timed(self.metrics.export(request)).await {
             warn!(%error, "metrics not taken");
         }

@@ -1,13 +1,22 @@
-//! What is seen of a request, and how it leaves: one record a span into a bounded queue that never
-//! blocks, encoded to OTLP and sent by the control thread.
+//! What is seen of a request, and how it leaves: one record a span into the data thread's own ring, which
+//! never blocks; the control thread gathers them, encodes spans to OTLP, writes access logs and shows taps.
 
+mod access_log;
 mod client;
 mod encode;
 mod export;
+mod lm_stats;
+mod measures;
 mod record;
+mod ring;
 mod stats;
+mod tap;
 mod wire;
 
-pub(crate) use export::{Exporter, SpanSender, channel, jittered, unix_nano_now};
-pub(crate) use record::{Action, Failure, SpanRecord, Usage};
-pub(crate) use stats::{BOUNDS_S, RouteStats};
+pub(crate) use access_log::{LogWriter, line};
+pub(crate) use export::{Exporter, jittered, unix_nano_now};
+pub(crate) use lm_stats::{LmStats, Series};
+pub(crate) use record::{Action, Failure, LmRecord, Proof, SpanRecord};
+pub(crate) use ring::{Gatherer, Recorder, Rings, Wanted, rings};
+pub(crate) use stats::{BOUNDS_S, RouteStats, WAIT_BOUNDS_S};
+pub(crate) use tap::{TapBody, TapError, Taps};

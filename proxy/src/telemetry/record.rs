@@ -4,36 +4,75 @@ use std::sync::Arc;
 
 use http::{HeaderValue, Method, uri::PathAndQuery};
 
-use crate::{regulate::Refusal, traffic::TraceContext, workload::Route};
+use crate::{
+    lm::{FinishReasons, Name, Operation},
+    regulate::Refusal,
+    routing::Route,
+    security::{Decision, Peer},
+    traffic::TraceContext,
+    upstream::{Endpoint, Upstream},
+};
+
+/// Rings are made of these: it is to stay small, and what few requests have stands behind a pointer.
+const _: () = assert!(size_of::<SpanRecord>() <= 336);
 
 /// One span and its access log.
 #[derive(Clone)]
 pub(crate) struct SpanRecord {
     pub(crate) trace: TraceContext,
     pub(crate) route: Arc<Route>,
+    /// Where the request goes; nowhere when the proxy answers itself.
+    pub(crate) upstream: Option<Arc<Upstream>>,
     pub(crate) start_unix_nano: u64,
     pub(crate) duration_ns: u64,
     pub(crate) method: Method,
     pub(crate) path: Option<PathAndQuery>,
+    /// What a tunnel carried: `tcp`, or what the request asked for. Nothing for requests with an answer.
+    pub(crate) tunnel: Option<Box<HeaderValue>>,
     /// `service/instance` of the caller, as its sidecar said; inbound only.
     pub(crate) caller: Option<HeaderValue>,
+    /// Who the two ends are and what rules said, where that is known.
+    pub(crate) proof: Option<Box<Proof>>,
     pub(crate) status: u16,
     pub(crate) action: Action,
     pub(crate) failure: Option<Failure>,
     pub(crate) queue_wait_ns: u64,
     pub(crate) in_flight: u32,
-    /// The index among the upstream's endpoints.
-    pub(crate) endpoint: Option<usize>,
+    /// That of the last attempt.
+    pub(crate) endpoint: Option<Arc<Endpoint>>,
+    /// Attempts beside the first.
+    pub(crate) retries: u32,
     pub(crate) response_bytes: u64,
-    pub(crate) time_to_first_token_ns: Option<u64>,
-    pub(crate) usage: Option<Usage>,
+    /// Whether an access log of it is wanted.
+    pub(crate) log: bool,
+    /// What is known of a call to a model.
+    pub(crate) lm: Option<Box<LmRecord>>,
 }
 
-/// Tokens as a language model's answer counts them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Usage {
-    pub(crate) input_tokens: u64,
-    pub(crate) output_tokens: u64,
+/// Who TLS has proved the two ends to be, and what rules said.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Proof {
+    /// The client, if it came by TLS.
+    pub(crate) source: Option<Arc<Peer>>,
+    /// The server, if it was reached by TLS.
+    pub(crate) destination: Option<Arc<Peer>>,
+    /// What rules said, if there are any.
+    pub(crate) decision: Option<Arc<Decision>>,
+}
+
+/// A call to a language model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LmRecord {
+    pub(crate) operation: Option<Operation>,
+    pub(crate) request_model: Option<Name>,
+    pub(crate) response_model: Option<Name>,
+    pub(crate) input_tokens: Option<u64>,
+    pub(crate) output_tokens: Option<u64>,
+    pub(crate) time_to_first_token_ns: Option<u64>,
+    pub(crate) time_per_output_token_ns: Option<u64>,
+    pub(crate) finish_reasons: FinishReasons,
+    /// The answer was compressed, and was not read.
+    pub(crate) compressed: bool,
 }
 
 /// What policy did with the request.
@@ -42,16 +81,31 @@ pub(crate) enum Action {
     Admitted,
     Queued,
     Shed(Refusal),
+    /// It may not do what it asks, or does not prove who it is.
+    Denied,
 }
 
 /// Why a request failed in the proxy or on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Failure {
+    NoEndpoint,
     ConnectFailed,
     ConnectTimeout,
+    /// TLS with the upstream: it is not who it should be, or speaks none.
+    TlsFailed,
     UpstreamTimeout,
     UpstreamReset,
+    /// Before the upstream began to work on it.
+    StreamRefused,
+    /// The answer's body stopped for too long.
+    IdleTimeout,
+    /// The answer's body took too long as a whole.
+    StreamTimeout,
     ClientDisconnected,
+    RequestTooLarge,
+    RequestTooSlow,
+    RequestMalformed,
+    TunnelIdle,
 }
 
 impl SpanRecord {
@@ -68,31 +122,67 @@ impl Action {
             Self::Admitted => "admitted",
             Self::Queued => "queued",
             Self::Shed(refusal) => refusal.as_str(),
+            Self::Denied => "denied",
         }
     }
 }
 
 impl Refusal {
+    /// Every reason, in the order of [`Self::index`].
+    pub(crate) const REASONS: [&str; 8] = [
+        "rate_limited",
+        "queue_full",
+        "queue_timeout",
+        "deadline_unmeetable",
+        "displaced",
+        "breaker_open",
+        "tokens_exhausted",
+        "upstream_overflow",
+    ];
+
+    /// Its place among [`Self::REASONS`].
+    pub(crate) fn index(self) -> usize {
+        match self {
+            Self::RateLimited { .. } => 0,
+            Self::QueueFull => 1,
+            Self::QueueTimeout => 2,
+            Self::DeadlineUnmeetable { .. } => 3,
+            Self::Displaced => 4,
+            Self::BreakerOpen => 5,
+            Self::TokensExhausted { .. } => 6,
+            Self::UpstreamOverflow => 7,
+        }
+    }
+
     /// As in the attribute `weir.policy_action` and the header `x-weir-reason`.
     pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::RateLimited { .. } => "rate_limited",
-            Self::QueueFull => "queue_full",
-            Self::QueueTimeout => "queue_timeout",
-            Self::BreakerOpen => "breaker_open",
-        }
+        Self::REASONS[self.index()]
     }
 }
 
 impl Failure {
+    /// Whether the client broke its own request, of which the upstream is innocent.
+    pub(crate) fn is_the_clients(self) -> bool {
+        matches!(self, Self::RequestTooLarge | Self::RequestTooSlow | Self::RequestMalformed)
+    }
+
     /// As in the attribute `error.type` and the header `x-weir-reason`.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
+            Self::NoEndpoint => "no_endpoint",
             Self::ConnectFailed => "connect_failed",
             Self::ConnectTimeout => "connect_timeout",
+            Self::TlsFailed => "tls_failed",
             Self::UpstreamTimeout => "upstream_timeout",
             Self::UpstreamReset => "upstream_reset",
+            Self::StreamRefused => "stream_refused",
+            Self::IdleTimeout => "idle_timeout",
+            Self::StreamTimeout => "stream_timeout",
             Self::ClientDisconnected => "client_disconnected",
+            Self::RequestTooLarge => "request_too_large",
+            Self::RequestTooSlow => "request_too_slow",
+            Self::RequestMalformed => "request_malformed",
+            Self::TunnelIdle => "tunnel_idle",
         }
     }
 }

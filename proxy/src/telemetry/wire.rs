@@ -108,6 +108,7 @@ fn key_value(to: &mut Vec<u8>, number: u32, key: &str, value: Attribute<'_>) {
     let value_length = match value {
         Attribute::Text(text) => field_length(text.len()),
         Attribute::Int(int) => 1 + varint_length(int),
+        Attribute::List(texts) => field_length(list_length(texts)),
     };
     tag(to, number, DELIMITED);
     varint(to, (field_length(key.len()) + field_length(value_length)) as u64);
@@ -120,7 +121,21 @@ fn key_value(to: &mut Vec<u8>, number: u32, key: &str, value: Attribute<'_>) {
             tag(to, 3, VARINT);
             varint(to, int);
         }
+        Attribute::List(texts) => {
+            tag(to, 5, DELIMITED);
+            varint(to, list_length(texts) as u64);
+            for text in texts {
+                tag(to, 1, DELIMITED);
+                varint(to, field_length(text.len()) as u64);
+                delimited(to, 1, text.as_bytes());
+            }
+        }
     }
+}
+
+/// An `ArrayValue` of strings.
+fn list_length(texts: &[&str]) -> usize {
+    texts.iter().map(|text| field_length(field_length(text.len()))).sum()
 }
 
 /// What a delimited field with a number below 16 takes.
@@ -169,8 +184,10 @@ mod tests {
     use crate::{
         Config,
         counters::Tally,
+        lm::{FinishReasons, Name, Operation},
         regulate::Refusal,
-        telemetry::{Action, Failure, Usage},
+        security::{Decision, Peer, Security},
+        telemetry::{Action, Failure, LmRecord, Proof},
         traffic::TraceContext,
     };
 
@@ -179,7 +196,7 @@ mod tests {
             listeners: [{ address: '127.0.0.1:0', direction: inbound, routes: [{ upstream: app }] }]\n\
             upstreams: [{ name: app, endpoints: ['127.0.0.1:9001'] }]";
         let config = Config::from_yaml(text).unwrap();
-        Workload::new(&config, "127.0.0.1:80".parse().unwrap(), Arc::new(Tally::default()), None)
+        Workload::new(&config, "127.0.0.1:80".parse().unwrap(), Arc::new(Tally::default()), Security::default())
     }
 
     fn record(workload: &Workload) -> SpanRecord {
@@ -192,20 +209,41 @@ mod tests {
                 state: Some(HeaderValue::from_static("vendor=1")),
             },
             route: workload.listeners[0][0].clone(),
+            upstream: Some(workload.upstreams[0].clone()),
             start_unix_nano: 1_700_000_000_000_000_000,
             duration_ns: 12_345_678,
             method: Method::POST,
+            tunnel: None,
             path: Some("/v1/generate?secret=1".parse().unwrap()),
             caller: Some(HeaderValue::from_static("tokenizer/tokenizer-0")),
+            proof: Some(Box::new(Proof {
+                source: Some(Arc::new(Peer {
+                    principal: "spiffe://mesh.local/tokenizer".parse().ok(),
+                    ..Peer::default()
+                })),
+                destination: None,
+                decision: Some(Arc::new(Decision { allowed: true, rule: Some("callers".to_owned()) })),
+            })),
             status: 504,
             action: Action::Queued,
             failure: Some(Failure::UpstreamTimeout),
             queue_wait_ns: u64::from(u32::MAX) * 9,
             in_flight: 300,
-            endpoint: Some(0),
+            endpoint: workload.upstreams[0].endpoints().first().cloned(),
+            retries: 2,
             response_bytes: 127,
-            time_to_first_token_ns: Some(128),
-            usage: Some(Usage { input_tokens: 0, output_tokens: 16_384 }),
+            log: false,
+            lm: Some(Box::new(LmRecord {
+                operation: Some(Operation::Chat),
+                request_model: Some(Name::new("gpt-x")),
+                response_model: Some(Name::new("gpt-x-1")),
+                input_tokens: Some(0),
+                output_tokens: Some(16_384),
+                time_to_first_token_ns: Some(128),
+                time_per_output_token_ns: Some(9),
+                finish_reasons: FinishReasons::of(&["stop", "length"]),
+                compressed: true,
+            })),
         }
     }
 
@@ -221,6 +259,7 @@ mod tests {
             |kv: &opentelemetry_proto::tonic::common::v1::KeyValue| match kv.value.as_ref().unwrap().value.as_ref() {
                 Some(Value::StringValue(text)) => text.clone(),
                 Some(Value::IntValue(int)) => int.to_string(),
+                Some(Value::ArrayValue(list)) => format!("{} texts", list.values.len()),
                 other => panic!("{other:?}"),
             };
         span.attributes.iter().map(|kv| (kv.key.as_str(), value(kv))).collect()
@@ -256,11 +295,21 @@ mod tests {
             ("http.response.body.size", "127"),
             ("peer.service", "tokenizer"),
             ("weir.peer_instance", "tokenizer-0"),
+            ("source.principal", "spiffe://mesh.local/tokenizer"),
+            ("weir.authorization", "allowed"),
+            ("weir.authorization_rule", "callers"),
             ("weir.upstream", "127.0.0.1:9001"),
+            ("http.request.resend_count", "2"),
             ("error.type", "upstream_timeout"),
+            ("gen_ai.operation.name", "chat"),
+            ("gen_ai.request.model", "gpt-x"),
+            ("gen_ai.response.model", "gpt-x-1"),
+            ("gen_ai.response.finish_reasons", "2 texts"),
             ("weir.time_to_first_token_ns", "128"),
+            ("weir.time_per_output_token_ns", "9"),
             ("gen_ai.usage.input_tokens", "0"),
             ("gen_ai.usage.output_tokens", "16384"),
+            ("weir.lm_unread", "compressed"),
         ];
         assert_eq!(attributes(span), expected.map(|(key, value)| (key, value.to_owned())));
     }
@@ -273,12 +322,12 @@ mod tests {
             trace: TraceContext { parent_span_id: None, state: None, ..full.trace.clone() },
             path: None,
             caller: None,
+            proof: None,
             status: 429,
             action: Action::Shed(Refusal::QueueFull),
             failure: None,
             endpoint: None,
-            time_to_first_token_ns: None,
-            usage: None,
+            lm: None,
             ..full.clone()
         };
         let request = decoded(&[full, bare], &workload);
@@ -295,6 +344,37 @@ mod tests {
             let mut bytes = Vec::new();
             varint(&mut bytes, value);
             assert_eq!(bytes.len(), varint_length(value), "{value}");
+        }
+    }
+
+    #[test]
+    fn a_tunnel_says_what_it_carried() {
+        let workload = workload();
+        for (path, tunnel, expected) in [
+            (
+                None,
+                "tcp",
+                [("network.transport", Some("tcp")), ("network.protocol.name", None), ("http.request.method", None)],
+            ),
+            (
+                Some("/chat"),
+                "websocket",
+                [
+                    ("network.transport", None),
+                    ("network.protocol.name", Some("websocket")),
+                    ("http.request.method", Some("POST")),
+                ],
+            ),
+        ] {
+            let path = path.map(|path| path.parse().unwrap());
+            let record =
+                SpanRecord { path, tunnel: Some(Box::new(HeaderValue::from_static(tunnel))), ..record(&workload) };
+            let request = decoded(&[record], &workload);
+            let attributes = attributes(&request.resource_spans[0].scope_spans[0].spans[0]);
+            for (key, value) in expected {
+                let said = attributes.iter().find(|(k, _)| *k == key).map(|(_, v)| v.as_str());
+                assert_eq!(said, value, "{key} of {tunnel}");
+            }
         }
     }
 }

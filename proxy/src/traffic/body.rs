@@ -3,6 +3,7 @@
 
 use std::{
     pin::Pin,
+    rc::Rc,
     task::{Context, Poll, ready},
 };
 
@@ -11,7 +12,11 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
 
-use crate::traffic::{exchange::Exchange, lm::Tokens, pool::Lease};
+use crate::{
+    lm::Reading,
+    telemetry::Failure,
+    traffic::{clock::Clock, exchange::Exchange, pool::Lease, upload::Upload},
+};
 
 /// A body of either kind.
 pub(crate) enum ProxyBody {
@@ -19,26 +24,50 @@ pub(crate) enum ProxyBody {
     Own(Full<Bytes>),
 }
 
+/// Why a body ends before its end; the connection then breaks, so that nobody takes it for whole.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyError {
+    #[error(transparent)]
+    Connection(#[from] hyper::Error),
+    #[error("the client: {}", .0.as_str())]
+    OfClient(Failure),
+    #[error("the rest of the body is not wanted")]
+    Unwanted(#[source] h2::Error),
+    #[error("another attempt sends this body")]
+    Superseded,
+    #[error("the answer took too long: {}", .0.as_str())]
+    TooSlow(Failure),
+}
+
 /// The upstream's body and what hangs on its end.
 pub(crate) struct Observed {
     incoming: Incoming,
-    tokens: Option<Tokens>,
+    reading: Reading,
+    clock: Option<Clock>,
     exchange: Option<Exchange>,
     lease: Option<Lease>,
+    upload: Option<Rc<Upload>>,
 }
 
 impl ProxyBody {
+    pub(crate) fn empty() -> Self {
+        Self::Own(Full::default())
+    }
+
     pub(crate) fn text(text: String) -> Self {
         Self::Own(Full::new(Bytes::from(text)))
     }
 
     pub(crate) fn upstream(
         incoming: Incoming,
-        tokens: Option<Tokens>,
+        reading: Reading,
+        clock: Option<Clock>,
         exchange: Exchange,
-        lease: Option<Lease>,
+        lease: Lease,
+        upload: Option<Rc<Upload>>,
     ) -> Self {
-        let mut observed = Observed { incoming, tokens, exchange: Some(exchange), lease };
+        let lease = Some(lease);
+        let mut observed = Observed { incoming, reading, clock, exchange: Some(exchange), lease, upload };
         if observed.incoming.is_end_stream() {
             observed.end();
         }
@@ -47,58 +76,78 @@ impl ProxyBody {
 }
 
 impl Observed {
-    fn watch(&mut self, chunk: &Bytes) {
-        let mut first_token = false;
-        if let Some(tokens) = &mut self.tokens {
-            tokens.watch(chunk);
-            first_token = tokens.is_stream();
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) else { return self.poll_clock(cx) };
+        match &frame {
+            Some(Ok(frame)) => {
+                if let Some(chunk) = frame.data_ref() {
+                    self.watch(chunk);
+                }
+                // the client's side may not ask again once it has what was announced
+                if self.incoming.is_end_stream() {
+                    self.end();
+                }
+            }
+            Some(Err(_)) => self.broken(Failure::UpstreamReset),
+            None => self.end(),
         }
+        Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
+    }
+
+    fn poll_clock(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Some(clock) = &mut self.clock else { return Poll::Pending };
+        let failure = ready!(clock.poll(cx));
+        self.broken(failure);
+        Poll::Ready(Some(Err(BodyError::TooSlow(failure))))
+    }
+
+    fn watch(&mut self, chunk: &Bytes) {
+        let watched = self.reading.watch(chunk);
         if let Some(exchange) = &mut self.exchange {
-            exchange.chunk(chunk.len(), first_token);
+            exchange.chunk(chunk.len(), watched);
+        }
+        if let Some(clock) = &mut self.clock {
+            clock.heard();
         }
     }
 
     fn end(&mut self) {
-        if let Some(exchange) = self.exchange.take() {
-            exchange.complete(self.tokens.as_ref().and_then(Tokens::usage));
-        }
-        if let Some(lease) = self.lease.take() {
+        self.clock = None;
+        // before the exchange ends, which lets in who waits for a connection
+        let all_sent = self.upload.take().is_none_or(|upload| upload.finish());
+        if let Some(lease) = self.lease.take().filter(|_| all_sent) {
             lease.give_back();
+        }
+        if let Some(exchange) = self.exchange.take() {
+            exchange.complete(&self.reading);
         }
     }
 
-    fn broken(&mut self) {
-        self.lease = None;
+    fn broken(&mut self, failure: Failure) {
+        (self.lease, self.clock) = (None, None);
         if let Some(exchange) = self.exchange.take() {
-            exchange.broken();
+            exchange.broken(failure, &self.reading);
+        }
+    }
+}
+
+impl Drop for Observed {
+    fn drop(&mut self) {
+        // whoever asked went away: what has come until now was generated, and is booked
+        if let Some(exchange) = self.exchange.take() {
+            exchange.left(&self.reading);
         }
     }
 }
 
 impl Body for ProxyBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::Own(full) => Pin::new(full).poll_frame(cx).map_err(|never| match never {}),
-            Self::Upstream(observed) => {
-                let frame = ready!(Pin::new(&mut observed.incoming).poll_frame(cx));
-                match &frame {
-                    Some(Ok(frame)) => {
-                        if let Some(chunk) = frame.data_ref() {
-                            observed.watch(chunk);
-                        }
-                        // the client's side may not ask again once it has what was announced
-                        if observed.incoming.is_end_stream() {
-                            observed.end();
-                        }
-                    }
-                    Some(Err(_)) => observed.broken(),
-                    None => observed.end(),
-                }
-                Poll::Ready(frame)
-            }
+            Self::Upstream(observed) => observed.poll(cx),
         }
     }
 

@@ -1,192 +1,208 @@
-//! From a request to an answer: match → admit → pick → forward.
+//! From a request to an answer: match → authorize → admit → pick → forward → observe.
+//!
+//! [`handle`] is one request's whole way; what stops it on the way is a [`Stop`], which `reply` puts into
+//! words. An [`Exchange`] goes along and books what happens.
 
-use std::rc::Rc;
+use std::{net::IpAddr, rc::Rc};
 
-use http::{
-    HeaderValue, Request, Response, StatusCode, Uri, Version,
-    header::{CONTENT_TYPE, HOST, RETRY_AFTER},
-    uri::{Authority, PathAndQuery, Scheme},
-};
-use hyper::body::Incoming;
-use tokio::time::Instant;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header::SET_COOKIE};
+use hyper::{body::Incoming, upgrade::OnUpgrade};
+use tokio::time::{Duration, Instant};
 
 use crate::{
-    config::{Direction, Protocol},
+    config::{Direction, Protocol, Respond},
     counters::add,
-    regulate::{Admission, Refusal},
+    lm::Reading,
+    regulate::Budget,
+    routing::{Destination, Route, Target},
     telemetry::Failure,
     traffic::{
-        balance::Pick,
+        address::address,
+        admission::Entrance,
+        attempt::{Answer, Sending},
         body::ProxyBody,
+        client_body::{ClientBody, hold_back},
+        clock::Clock,
         exchange::Exchange,
-        headers::{PEER, REASON, set_host, strip_hop_by_hop},
-        lm::Tokens,
-        pool::{Connection, Lease},
+        headers::{PEER, strip_hop_by_hop},
+        outcome::Outcome,
+        pool::Wire,
+        ratelimit,
+        reply::{Stop, explained, is_grpc, own, redirected, reject},
         serve::Worker,
+        tunnel,
+        upgrade::Upgrade,
+        upload::Upload,
+        vet::vet,
     },
-    workload::Route,
+    upstream::Affinity,
 };
 
-/// gRPC's UNAVAILABLE, for clients that do not look at HTTP statuses.
-const GRPC_UNAVAILABLE: HeaderValue = HeaderValue::from_static("14");
+/// A request on its way, and what is known of it beside its message.
+struct Passage<'a> {
+    worker: &'a Rc<Worker>,
+    listener: usize,
+    client: IpAddr,
+    route: &'a Route,
+    target: Option<&'a Target>,
+    upgrade: Option<Upgrade>,
+}
 
-/// A kept connection may close just as it is used; the request then goes out once more, because
-/// nothing of it was sent.
-const MAX_STALE: usize = 3;
+/// What came of it.
+enum Arrived<'a> {
+    /// An answer, and what is added to it.
+    Answered { target: &'a Target, answer: Answer, set_cookie: Option<HeaderValue>, budget: Option<Budget> },
+    /// The upstream leaves HTTP.
+    Switched(Answer, Upgrade),
+    /// A connection for `CONNECT`, and the client's side of it.
+    Opened(Wire, OnUpgrade),
+}
 
 /// Answers one request.
-pub(crate) async fn handle(worker: Rc<Worker>, listener: usize, mut request: Request<Incoming>) -> Response<ProxyBody> {
-    add(&worker.workload.tally.requests, 1);
-    let Some(route) = worker.workload.route(listener, &request) else {
-        return own(StatusCode::NOT_FOUND, "no_route", "no route matches this request", false);
-    };
-    let grpc = is_grpc(&request);
-    let mut exchange = Exchange::begin(&worker, route.clone(), &request);
-    let give_up = exchange.started() + route.timeout;
-    if let Err(refusal) = admit(&worker, &route, &mut exchange, give_up).await {
-        return shed(exchange, refusal, grpc);
-    }
-    exchange.picked(Pick::of(&route.upstream, Instant::now()));
-    prepare(&worker, &route, &exchange, &mut request);
-    let sent = tokio::time::timeout_at(give_up, send(&worker, &exchange, request)).await;
-    match sent.unwrap_or(Err(Failure::UpstreamTimeout)) {
-        Ok((response, lease)) => pass_on(response, lease, exchange),
-        Err(failure) => fail(exchange, failure, grpc),
-    }
-}
-
-async fn admit(worker: &Worker, route: &Route, exchange: &mut Exchange, give_up: Instant) -> Result<(), Refusal> {
-    let now = exchange.started();
-    match route.direction {
-        Direction::Inbound => {
-            let route_place = route.gate.admit(now, give_up).await?;
-            let service_place = worker.workload.gate.admit(now, give_up).await?;
-            let queued = route_place.queued || service_place.queued;
-            let place = |admission: Admission| Some(admission.permit);
-            exchange.admitted([place(service_place), place(route_place)], queued);
-            Ok(())
-        }
-        Direction::Outbound => {
-            let dice = rand::random();
-            let open = route.upstream.circuit.admit(now, dice) && route.circuit.admit(now, dice);
-            open.then_some(()).ok_or(Refusal::BreakerOpen)
-        }
-    }
-}
-
-/// Makes the request the proxy's own: its trace, its identity, the upstream's form of address.
-fn prepare(worker: &Worker, route: &Route, exchange: &Exchange, request: &mut Request<Incoming>) {
-    let uri = std::mem::take(request.uri_mut());
-    let headers = request.headers_mut();
-    strip_hop_by_hop(headers);
-    exchange.trace().inject(headers);
-    match route.direction {
-        Direction::Inbound => headers.remove(PEER),
-        Direction::Outbound => headers.insert(PEER, worker.identity.clone()),
-    };
-    let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-    match route.upstream.protocol {
-        Protocol::Http1 => {
-            set_host(headers, &uri);
-            *request.version_mut() = Version::HTTP_11;
-            *request.uri_mut() = Uri::from(path);
-        }
-        Protocol::H2 => {
-            let from_header = headers.remove(HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
-            let authority = uri.authority().cloned().or(from_header);
-            let mut parts = http::uri::Parts::default();
-            parts.scheme = Some(Scheme::HTTP);
-            parts.authority = Some(authority.unwrap_or_else(|| Authority::from_static("localhost")));
-            parts.path_and_query = Some(path);
-            *request.version_mut() = Version::HTTP_2;
-            *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
-        }
-    }
-}
-
-async fn send(
-    worker: &Worker,
-    exchange: &Exchange,
+pub(crate) async fn handle(
+    worker: Rc<Worker>,
+    listener: usize,
+    client: IpAddr,
     mut request: Request<Incoming>,
-) -> Result<(Response<Incoming>, Option<Lease>), Failure> {
-    let pick = exchange.pick().ok_or(Failure::ConnectFailed)?;
-    let protocol = pick.upstream.protocol;
-    for attempt in 0.. {
-        let kept_too = attempt < MAX_STALE;
-        let (connection, kept) = worker.pool.connection(pick.endpoint(), protocol, kept_too).await?;
-        let (sent, lease) = match connection {
-            Connection::Http1(mut lease) => (lease.sender.try_send_request(request).await, Some(lease)),
-            Connection::Http2(mut sender) => (sender.try_send_request(request).await, None),
+) -> Response<ProxyBody> {
+    let workload = &worker.workload;
+    add(&workload.tally.requests, 1);
+    let grpc = is_grpc(&request);
+    if let Err(rejection) = vet(&request, &workload.accepts[listener], &workload.http) {
+        return reject(&worker, rejection, grpc);
+    }
+    let Some(route) = workload.route(listener, &request) else {
+        return explained(StatusCode::NOT_FOUND, "no_route", "no route matches this request", false);
+    };
+    let target = route.next_target();
+    let upgrade = match Upgrade::wanted(&mut request, target.map_or(Protocol::Http1, |t| t.upstream.protocol)) {
+        Ok(upgrade) => upgrade,
+        Err(rejection) => return reject(&worker, rejection, grpc),
+    };
+    let upstream = target.map(|target| target.upstream.clone());
+    let mut exchange = Exchange::begin(&worker, route.clone(), upstream, &request);
+    let request = request.map(|incoming| ClientBody::new(incoming, workload));
+    let upload = request.body().upload();
+    let passage = Passage { worker: &worker, listener, client, route: &route, target, upgrade };
+    match passage.walk(request, &mut exchange).await {
+        Ok(Arrived::Answered { target, answer, set_cookie, budget }) => {
+            let more = Additions { set_cookie, budget, upload };
+            pass_on(&route, target, answer, more, exchange)
+        }
+        Ok(Arrived::Switched(answer, upgrade)) => tunnel::switch(&worker, answer, upgrade, exchange),
+        Ok(Arrived::Opened(wire, client)) => tunnel::open(&worker, exchange, client, wire),
+        Err(stop) => stop.or_fault(upload.as_deref()).answer(exchange, grpc),
+    }
+}
+
+/// What the answer of the upstream is given on its way back.
+struct Additions {
+    set_cookie: Option<HeaderValue>,
+    budget: Option<Budget>,
+    upload: Option<Rc<Upload>>,
+}
+
+impl<'a> Passage<'a> {
+    /// To the upstream, and back with the head of its answer.
+    async fn walk(self, mut request: Request<ClientBody>, exchange: &mut Exchange) -> Result<Arrived<'a>, Stop> {
+        let Self { worker, route, client, .. } = self;
+        if let Some(guard) = worker.workload.security.guard(self.listener) {
+            exchange.allowed(guard.check(&mut request).await?);
+        }
+        answer_here(route, &request).await?;
+        let target = self.target.ok_or(Failure::NoEndpoint)?;
+        let upstream = &target.upstream;
+        let give_up = exchange.started() + route.timeout;
+        let entrance = Entrance { worker, route, upstream, give_up };
+        let mut request = exchange.read_along(request);
+        let budget = entrance.admit_request(&mut request, exchange).await?;
+        let Affinity { hash, set_cookie } = Affinity::of(upstream, &request, client);
+        if self.upgrade.is_none() && request.method() == Method::CONNECT {
+            let client = hyper::upgrade::on(&mut request);
+            return Ok(Arrived::Opened(tunnel::connect(worker, upstream, hash, exchange).await?, client));
+        }
+        let mut request = self.prepare(target, exchange, request);
+        if upstream.protocol == Protocol::Http1 {
+            hold_back(&mut request);
+        }
+        let sending = Sending { worker, route, upstream, hash, give_up };
+        let answer = sending.send(exchange, request).await?;
+        match (Upgrade::granted(&answer.response), self.upgrade) {
+            (true, Some(upgrade)) => Ok(Arrived::Switched(answer, upgrade)),
+            // nobody asked it to leave HTTP
+            (true, None) => Err(Failure::UpstreamReset.into()),
+            (false, _) => Ok(Arrived::Answered { target, answer, set_cookie, budget }),
+        }
+    }
+
+    /// Makes the request the proxy's own: its trace, its identity, the upstream's form of address.
+    fn prepare<B>(&self, target: &Target, exchange: &Exchange, request: Request<B>) -> Request<B> {
+        let Self { worker, listener, route, upgrade, .. } = self;
+        let (mut parts, body) = request.into_parts();
+        let (headers, received) = (&mut parts.headers, parts.version);
+        strip_hop_by_hop(headers);
+        exchange.trace().inject(&worker.workload.propagation, headers);
+        match route.direction {
+            Direction::Inbound => headers.remove(PEER),
+            Direction::Outbound => headers.insert(PEER, worker.identity.clone()),
         };
-        match sent {
-            Ok(response) => return Ok((response, lease)),
-            Err(mut error) => match error.take_message() {
-                Some(unsent) if kept => request = unsent,
-                _ => return Err(Failure::UpstreamReset),
-            },
+        target.request_headers.apply(headers);
+        route.request_headers.apply(headers);
+        worker.workload.accepts[*listener].via.sign(headers, received);
+        if let Some(upgrade) = upgrade {
+            upgrade.ask(headers);
         }
+        let path = route.path(&parts.uri);
+        address(&mut parts, &target.upstream, path, route.host());
+        Request::from_parts(parts, body)
     }
-    Err(Failure::UpstreamReset)
 }
 
-fn pass_on(response: Response<Incoming>, lease: Option<Lease>, mut exchange: Exchange) -> Response<ProxyBody> {
+/// What the route itself answers: a redirect, or trouble made on purpose.
+async fn answer_here<B>(route: &Route, request: &Request<B>) -> Result<(), Stop> {
+    let grpc = is_grpc(request);
+    let strikes = |percent: f64| rand::random::<f64>() * 100.0 < percent;
+    if let Some(delay) = route.fault.delay.filter(|delay| strikes(delay.percent)) {
+        tokio::time::sleep(Duration::from_millis(delay.ms)).await;
+    }
+    if let Some(abort) = route.fault.abort.filter(|abort| strikes(abort.percent)) {
+        let status = StatusCode::from_u16(abort.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+        let why = "a fault that the configuration asks for";
+        return Err(Stop::Here(explained(status, "fault_injected", why, grpc)));
+    }
+    match &route.destination {
+        Destination::Upstreams(_) => Ok(()),
+        Destination::Elsewhere(redirect) => Err(Stop::Here(redirected(redirect, request, grpc))),
+        Destination::Here(Respond { status, body }) => {
+            let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::OK);
+            Err(Stop::Here(own(status, "responded", body.clone(), grpc)))
+        }
+    }
+}
+
+/// The upstream's answer as the client gets it.
+fn pass_on(
+    route: &Route,
+    target: &Target,
+    answer: Answer,
+    more: Additions,
+    mut exchange: Exchange,
+) -> Response<ProxyBody> {
+    let Answer { response, lease, peer } = answer;
+    exchange.answered_by(peer);
     let (mut parts, incoming) = response.into_parts();
-    exchange.answered(parts.status.as_u16());
+    exchange.answered(parts.status.as_u16(), Outcome::answered(parts.status, &parts.headers));
     strip_hop_by_hop(&mut parts.headers);
-    let tokens = Tokens::of(parts.headers.get(CONTENT_TYPE));
-    Response::from_parts(parts, ProxyBody::upstream(incoming, tokens, exchange, lease))
-}
-
-fn shed(exchange: Exchange, refusal: Refusal, grpc: bool) -> Response<ProxyBody> {
-    let (status, why) = match refusal {
-        Refusal::RateLimited { .. } => {
-            (StatusCode::TOO_MANY_REQUESTS, "more requests per second than the policy allows")
-        }
-        Refusal::QueueFull => (StatusCode::SERVICE_UNAVAILABLE, "as many requests wait as may"),
-        Refusal::QueueTimeout => (StatusCode::SERVICE_UNAVAILABLE, "no place became free in time"),
-        Refusal::BreakerOpen => (StatusCode::SERVICE_UNAVAILABLE, "the upstream fails; calls to it are shed"),
-    };
-    exchange.shed(refusal, status.as_u16());
-    let mut response = own(status, refusal.as_str(), why, grpc);
-    let seconds = match refusal {
-        Refusal::RateLimited { retry_after } => retry_after.as_secs_f64().ceil().max(1.0) as u64,
-        Refusal::QueueFull | Refusal::QueueTimeout | Refusal::BreakerOpen => 1,
-    };
-    response.headers_mut().insert(RETRY_AFTER, seconds.into());
-    response
-}
-
-fn fail(mut exchange: Exchange, failure: Failure, grpc: bool) -> Response<ProxyBody> {
-    let (status, why) = match failure {
-        Failure::ConnectFailed => (StatusCode::BAD_GATEWAY, "the upstream refused the connection"),
-        Failure::ConnectTimeout => (StatusCode::GATEWAY_TIMEOUT, "the upstream could not be connected in time"),
-        Failure::UpstreamTimeout => (StatusCode::GATEWAY_TIMEOUT, "the upstream did not answer in time"),
-        Failure::UpstreamReset | Failure::ClientDisconnected => {
-            (StatusCode::BAD_GATEWAY, "the upstream closed the connection before it answered")
-        }
-    };
-    exchange.failed(failure, status.as_u16());
-    exchange.complete(None);
-    own(status, failure.as_str(), why, grpc)
-}
-
-/// An answer of the proxy itself.
-fn own(status: StatusCode, reason: &'static str, why: &str, grpc: bool) -> Response<ProxyBody> {
-    let text = if grpc { String::new() } else { format!("weir: {why}\n") };
-    let mut response = Response::new(ProxyBody::text(text));
-    let headers = response.headers_mut();
-    headers.insert(REASON, HeaderValue::from_static(reason));
-    if grpc {
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        headers.insert("grpc-status", GRPC_UNAVAILABLE);
-        headers.insert("grpc-message", HeaderValue::from_static(reason));
-    } else {
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-        *response.status_mut() = status;
+    let reading = Reading::of(&parts.headers, exchange.call().is_some());
+    target.response_headers.apply(&mut parts.headers);
+    route.response_headers.apply(&mut parts.headers);
+    if let Some(cookie) = more.set_cookie {
+        parts.headers.append(SET_COOKIE, cookie);
     }
-    response
-}
-
-fn is_grpc(request: &Request<Incoming>) -> bool {
-    request.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+    if let Some(budget) = more.budget {
+        ratelimit::say(&mut parts.headers, budget);
+    }
+    let ends = route.max_stream_duration.map(|longest| exchange.started() + longest);
+    let clock = Clock::new(route.idle_timeout, ends, Instant::now());
+    Response::from_parts(parts, ProxyBody::upstream(incoming, reading, clock, exchange, lease, more.upload))
 }

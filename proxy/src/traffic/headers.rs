@@ -3,7 +3,10 @@
 
 use http::{
     HeaderMap, HeaderName, HeaderValue,
-    header::{CONNECTION, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE},
+    header::{
+        CONNECTION, CONTENT_LENGTH, COOKIE, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING,
+        UPGRADE,
+    },
 };
 
 /// `service/instance` of the workload whose sidecar sent the request.
@@ -34,20 +37,39 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     // gRPC needs it, and it says nothing about the connection
     if trailers_wanted {
         headers.insert(TE, HeaderValue::from_static("trailers"));
-    } else {
-        headers.remove(TRAILER);
     }
 }
 
-/// HTTP/2 carries the host in `:authority`, HTTP/1.1 in a field.
+/// HTTP/2 and an absolute form carry the host in the target, HTTP/1.1 in a field.
 pub(crate) fn set_host(headers: &mut HeaderMap, uri: &http::Uri) {
-    if let Some(authority) = uri.authority()
-        && let Ok(host) = HeaderValue::from_str(authority.as_str())
+    if let Some(host) = uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok()) {
+        headers.insert(HOST, host);
+    }
+}
+
+/// HTTP/1.0 may have no host; then the endpoint's address stands in.
+pub(crate) fn default_host(headers: &mut HeaderMap, endpoint: &str) {
+    if !headers.contains_key(HOST)
+        && let Ok(host) = HeaderValue::from_str(endpoint)
     {
         headers.insert(HOST, host);
     }
 }
 
+/// HTTP/2 may carry `Cookie` in crumbs, HTTP/1.1 in one field only (RFC 9113 §8.2.3).
+pub(crate) fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(COOKIE).iter();
+    if crumbs.next().is_none() || crumbs.next().is_none() {
+        return;
+    }
+    let crumbs: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+        headers.insert(COOKIE, joined);
+    }
+}
+
+/// What `Connection` names, except what says who the message is for and how long it is: to name those
+/// would be a way to take them from under the next hop.
 fn strip_named_by_connection(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(CONNECTION)
@@ -55,6 +77,7 @@ fn strip_named_by_connection(headers: &mut HeaderMap) {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .filter_map(|name| name.trim().parse().ok())
+        .filter(|name| *name != HOST && *name != CONTENT_LENGTH && *name != TE)
         .collect();
     for name in named {
         headers.remove(name);

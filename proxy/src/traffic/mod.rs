@@ -1,17 +1,40 @@
-//! The walk of a request: match → admit → pick → forward → observe.
+//! The walk of a request: match → authorize → admit → pick → forward → observe.
 //!
-//! One [`Worker`] per data thread; what is shared between threads is in `Workload`.
+//! One [`DataThread`] per core has the listeners; `client` serves a connection, `forward` a request of it;
+//! what is shared between threads is in `Workload`.
 
-mod balance;
+mod address;
+mod admission;
+mod attempt;
 mod body;
+mod client;
+mod client_body;
+mod clock;
+mod data_thread;
+mod deadline;
 mod exchange;
 mod forward;
+mod handshake;
 mod headers;
-mod lm;
+mod listener;
+mod mirror;
+mod outcome;
 mod pool;
+mod ratelimit;
+mod read_along;
+mod replay;
+mod reply;
 mod serve;
 mod trace_context;
+mod tunnel;
+mod upgrade;
+mod upload;
+mod vet;
+mod via;
 
-pub(crate) use balance::PeakEwma;
-pub(crate) use serve::{Worker, bind};
+pub(crate) use data_thread::{DataThread, Order};
+pub(crate) use headers::PEER;
+pub(crate) use mirror::Mirror;
+pub(crate) use outcome::Outcome;
 pub(crate) use trace_context::TraceContext;
+pub(crate) use via::Via;

@@ -1,22 +1,34 @@
 //! [`Pool`]: kept connections of one data thread; no lock, no other thread's business.
 //!
 //! HTTP/1.1: a connection is lent to one request and comes back when the response's body has ended.
-//! HTTP/2: one connection per endpoint carries everything this thread sends there.
+//! HTTP/2: requests share connections; when one carries as many streams as the peer allows, another is
+//! opened beside it (`pool::streams`).
 
-use std::{cell::RefCell, rc::Rc, time::Duration};
+mod connect;
+mod streams;
 
-use hyper::{
-    body::Incoming,
-    client::conn::{http1, http2},
+use std::{
+    cell::{Cell, RefCell},
+    collections::{HashMap, HashSet},
+    rc::{Rc, Weak},
+    sync::{Arc, atomic::Ordering::Relaxed},
 };
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpStream, time::Instant};
 
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::TokioIo;
+use tokio::time::Instant;
+
+pub(crate) use self::connect::Wire;
+use self::{
+    connect::{connect, open},
+    streams::{Place, Streams},
+};
 use crate::{
     config::{Protocol, Timeouts},
+    security::Peer,
     telemetry::Failure,
-    traffic::serve::LocalExecutor,
-    workload::Endpoint,
+    traffic::replay::RequestBody,
+    upstream::{Endpoint, Pick},
 };
 
 /// Kept per endpoint and thread; more would be closed again by idleness anyway.
@@ -24,111 +36,127 @@ const MAX_IDLE: usize = 256;
 
 /// The connections of one thread, by endpoint.
 pub(crate) struct Pool {
-    timeouts: Timeouts,
-    http1: Vec<RefCell<Vec<Idle>>>,
-    http2: Vec<RefCell<Option<http2::SendRequest<Incoming>>>>,
+    /// Those of the configuration in force.
+    timeouts: Cell<Timeouts>,
+    kept: RefCell<HashMap<usize, Rc<Kept>, foldhash::fast::RandomState>>,
+    /// Which change of the endpoints it knows.
+    generation: Cell<usize>,
+}
+
+/// The connections to one endpoint.
+#[derive(Default)]
+struct Kept {
+    http1: RefCell<Vec<Own>>,
+    http2: Streams,
 }
 
 /// A connection one request may use.
 pub(crate) enum Connection {
-    Http1(Lease),
-    Http2(http2::SendRequest<Incoming>),
+    Http1(Lent),
+    Http2(http2::SendRequest<RequestBody>, Place),
+}
+
+/// What a request holds of a connection until its answer has ended.
+pub(crate) enum Lease {
+    Http1(Lent),
+    /// One of its streams; given back when dropped.
+    Http2(#[expect(dead_code, reason = "held for its drop")] Place),
 }
 
 /// A lent HTTP/1.1 connection.
-pub(crate) struct Lease {
-    pub(crate) sender: http1::SendRequest<Incoming>,
-    endpoint: usize,
-    pool: Rc<Pool>,
+pub(crate) struct Lent {
+    pub(crate) own: Own,
+    endpoint: Arc<Endpoint>,
+    /// Where it goes back to, unless the endpoint is gone by then.
+    kept: Weak<Kept>,
 }
 
-struct Idle {
-    sender: http1::SendRequest<Incoming>,
+/// An HTTP/1.1 connection.
+pub(crate) struct Own {
+    pub(crate) sender: http1::SendRequest<RequestBody>,
+    /// Who is at the other end, if TLS has proved it.
+    pub(crate) peer: Option<Arc<Peer>>,
     since: Instant,
+    /// How many more requests it may carry.
+    left: u32,
 }
 
 impl Pool {
-    pub(crate) fn new(endpoints: usize, timeouts: Timeouts) -> Self {
-        let http1 = (0..endpoints).map(|_| RefCell::default()).collect();
-        let http2 = (0..endpoints).map(|_| RefCell::default()).collect();
-        Self { timeouts, http1, http2 }
+    pub(crate) fn new(timeouts: Timeouts) -> Self {
+        Self { timeouts: Cell::new(timeouts), kept: RefCell::default(), generation: Cell::new(0) }
+    }
+
+    /// The configuration was read again; connections stay.
+    pub(crate) fn obey(&self, timeouts: Timeouts) {
+        self.timeouts.set(timeouts);
+    }
+
+    /// Closes what is kept for endpoints that are no longer there; what is lent is closed when it comes back.
+    pub(crate) fn keep_only(&self, generation: usize, there: impl FnOnce() -> HashSet<usize>) {
+        if self.generation.replace(generation) != generation {
+            let there = there();
+            self.kept.borrow_mut().retain(|id, _| there.contains(id));
+        }
     }
 
     /// A kept connection, else a new one. The flag says which: a kept one may turn out to be closed.
-    pub(crate) async fn connection(
-        self: &Rc<Self>,
-        endpoint: &Endpoint,
-        protocol: Protocol,
-        kept_too: bool,
-    ) -> Result<(Connection, bool), Failure> {
-        match protocol {
+    pub(crate) async fn connection(&self, pick: &Pick, kept_too: bool) -> Result<(Connection, bool), Failure> {
+        let kept = self.kept.borrow_mut().entry(pick.endpoint.id).or_default().clone();
+        match pick.upstream.protocol {
             Protocol::Http1 => {
-                if kept_too && let Some(sender) = self.idle(endpoint.id).await {
-                    return Ok((Connection::Http1(self.lease(sender, endpoint.id)), true));
-                }
-                let sender = self.connect_http1(endpoint).await?;
-                Ok((Connection::Http1(self.lease(sender, endpoint.id)), false))
+                let idle = if kept_too { self.idle(pick, &kept).await } else { None };
+                let was_kept = idle.is_some();
+                let own = match idle {
+                    Some(own) => own,
+                    None => self.connect_http1(pick).await?,
+                };
+                let own = Own { left: own.left - 1, ..own };
+                let lent = Lent { own, endpoint: pick.endpoint.clone(), kept: Rc::downgrade(&kept) };
+                Ok((Connection::Http1(lent), was_kept))
             }
             Protocol::H2 => {
-                let kept = self.http2[endpoint.id].borrow().clone().filter(|sender| kept_too && !sender.is_closed());
-                if let Some(sender) = kept {
-                    return Ok((Connection::Http2(sender), true));
-                }
-                let sender = self.connect_http2(endpoint).await?;
-                *self.http2[endpoint.id].borrow_mut() = Some(sender.clone());
-                Ok((Connection::Http2(sender), false))
+                let (sender, place, was_kept) = kept.http2.place(self, pick, kept_too).await?;
+                Ok((Connection::Http2(sender, place), was_kept))
             }
         }
     }
 
-    fn lease(self: &Rc<Self>, sender: http1::SendRequest<Incoming>, endpoint: usize) -> Lease {
-        Lease { sender, endpoint, pool: self.clone() }
+    /// A connection that is nobody else's.
+    pub(crate) async fn connect(&self, pick: &Pick) -> Result<(Wire, Option<Arc<Peer>>), Failure> {
+        connect(&pick.upstream, &pick.endpoint, self.timeouts.get().connect()).await
     }
 
-    async fn idle(&self, endpoint: usize) -> Option<http1::SendRequest<Incoming>> {
+    async fn idle(&self, pick: &Pick, kept: &Kept) -> Option<Own> {
+        let longest = pick.upstream.pool_idle.unwrap_or(self.timeouts.get().pool_idle());
         loop {
             // taken out before the await, so no borrow is held over it
-            let Idle { mut sender, since } = self.http1[endpoint].borrow_mut().pop()?;
-            let fresh = since.elapsed() < self.timeouts.pool_idle();
-            if fresh && (sender.is_ready() || sender.ready().await.is_ok()) {
-                return Some(sender);
+            let mut own = kept.http1.borrow_mut().pop()?;
+            pick.endpoint.stats.idle.fetch_sub(1, Relaxed);
+            let fresh = own.since.elapsed() < longest;
+            if fresh && (own.sender.is_ready() || own.sender.ready().await.is_ok()) {
+                return Some(own);
             }
         }
     }
 
-    async fn connect_http1(&self, endpoint: &Endpoint) -> Result<http1::SendRequest<Incoming>, Failure> {
-        let io = self.connect(endpoint).await?;
-        let (sender, connection) = http1::handshake(io).await.map_err(|_| Failure::ConnectFailed)?;
-        // it ends when the sender is dropped or the peer closes; how it ended is the request's to tell
-        tokio::task::spawn_local(connection);
-        Ok(sender)
-    }
-
-    async fn connect_http2(&self, endpoint: &Endpoint) -> Result<http2::SendRequest<Incoming>, Failure> {
-        let io = self.connect(endpoint).await?;
-        let mut builder = http2::Builder::new(LocalExecutor);
-        builder.timer(TokioTimer::new()).keep_alive_interval(Some(Duration::from_secs(10)));
-        let (sender, connection) = builder.handshake(io).await.map_err(|_| Failure::ConnectFailed)?;
-        tokio::task::spawn_local(connection);
-        Ok(sender)
-    }
-
-    async fn connect(&self, endpoint: &Endpoint) -> Result<TokioIo<TcpStream>, Failure> {
-        let connect = TcpStream::connect(endpoint.address.as_str());
-        let stream = tokio::time::timeout(self.timeouts.connect(), connect).await;
-        let stream = stream.map_err(|_| Failure::ConnectTimeout)?.map_err(|_| Failure::ConnectFailed)?;
-        // small answers must not wait for more to fill a packet; a socket that refuses still works
-        let _ = stream.set_nodelay(true);
-        Ok(TokioIo::new(stream))
+    async fn connect_http1(&self, pick: &Pick) -> Result<Own, Failure> {
+        let (wire, peer) = self.connect(pick).await?;
+        let (sender, connection) = http1::handshake(TokioIo::new(wire)).await.map_err(|_| Failure::ConnectFailed)?;
+        // it ends when the sender is dropped or the peer closes
+        open(pick.endpoint.clone(), connection.with_upgrades());
+        Ok(Own { sender, peer, since: Instant::now(), left: pick.upstream.requests_per_connection })
     }
 }
 
 impl Lease {
     /// Gives the connection back once the response has been read to its end.
     pub(crate) fn give_back(self) {
-        let mut idle = self.pool.http1[self.endpoint].borrow_mut();
-        if !self.sender.is_closed() && idle.len() < MAX_IDLE {
-            idle.push(Idle { sender: self.sender, since: Instant::now() });
+        let Self::Http1(Lent { own, endpoint, kept }) = self else { return };
+        let Some(kept) = kept.upgrade() else { return };
+        let mut idle = kept.http1.borrow_mut();
+        if own.left > 0 && !own.sender.is_closed() && idle.len() < MAX_IDLE {
+            idle.push(Own { since: Instant::now(), ..own });
+            endpoint.stats.idle.fetch_add(1, Relaxed);
         }
     }
 }

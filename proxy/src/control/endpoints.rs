@@ -1,0 +1,60 @@
+//! `/endpoints`: the registry as it stands: every endpoint with where it came from, its health and its load.
+
+use std::{collections::BTreeMap, sync::atomic::Ordering::Relaxed};
+
+use serde::Serialize;
+use tokio::time::Instant;
+
+use crate::{config::Locality, upstream::Endpoint, workload::Workload};
+
+#[derive(Serialize)]
+struct UpstreamRow<'a> {
+    name: &'a str,
+    service: &'a str,
+    source: &'static str,
+    endpoints: Vec<EndpointRow>,
+}
+
+#[derive(Serialize)]
+struct EndpointRow {
+    address: String,
+    weight: u32,
+    priority: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    locality: Option<Locality>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    labels: BTreeMap<String, String>,
+    healthy: bool,
+    /// Until it is no longer left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ejected_ms: Option<u64>,
+    in_flight: u32,
+    latency_ms: f64,
+}
+
+/// As JSON.
+pub(crate) fn json(workload: &Workload) -> String {
+    let now = Instant::now();
+    let row = |endpoint: &Endpoint| {
+        let ejected_until = endpoint.health.ejected_until(now);
+        let left = ejected_until.map(|until| until.duration_since(now).as_millis());
+        EndpointRow {
+            address: endpoint.spec.address.clone(),
+            weight: endpoint.spec.weight,
+            priority: endpoint.spec.priority,
+            locality: endpoint.spec.locality.clone(),
+            labels: endpoint.spec.labels.clone(),
+            healthy: ejected_until.is_none(),
+            ejected_ms: left.map(|millis| u64::try_from(millis).unwrap_or(u64::MAX)),
+            in_flight: endpoint.in_flight.load(Relaxed),
+            latency_ms: endpoint.latency.lock().seconds(now) * 1e3,
+        }
+    };
+    let upstreams = workload.upstreams.iter().map(|upstream| UpstreamRow {
+        name: &upstream.name,
+        service: &upstream.service,
+        source: upstream.source,
+        endpoints: upstream.endpoints().iter().map(|endpoint| row(endpoint)).collect(),
+    });
+    serde_json::to_string_pretty(&upstreams.collect::<Vec<_>>()).unwrap_or_default()
+}

@@ -1,0 +1,95 @@
+//! [`Control`]: what the control thread runs beside the traffic, until it is told to stop.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::transport::Endpoint;
+
+use crate::{
+    config::{Config, LocalLimit, PolicySource, Secret, Telemetry},
+    control::{Admin, Follower, StateFile, hold::hold, serve_admin},
+    discovery,
+    reload::Status,
+    telemetry::{Exporter, Gatherer, LogWriter, Rings, Taps},
+    workload::Current,
+};
+
+/// Its parts.
+pub(crate) struct Control {
+    pub(crate) current: Current,
+    /// The configuration in force, and each that follows.
+    pub(crate) configs: watch::Receiver<Arc<Config>>,
+    pub(crate) telemetry: Telemetry,
+    pub(crate) rings: Rings,
+    pub(crate) access_log: Option<LogWriter>,
+    pub(crate) taps: Arc<Taps>,
+    pub(crate) token: Option<Secret>,
+    pub(crate) policy: Option<(PolicySource, Option<StateFile>)>,
+    pub(crate) local_limit: Option<LocalLimit>,
+    pub(crate) admin: Option<std::net::TcpListener>,
+    pub(crate) status: Arc<ArcSwap<Status>>,
+    pub(crate) draining: CancellationToken,
+    pub(crate) stopping: CancellationToken,
+}
+
+impl Control {
+    pub(crate) async fn run(self) {
+        let Self { current, telemetry, stopping, .. } = self;
+        let tasks = TaskTracker::new();
+        tasks.spawn(keep_fresh(self.configs, current.clone(), stopping.clone()));
+        let endpoint = telemetry.otlp.clone().and_then(|url| Endpoint::from_shared(url).ok());
+        let records = endpoint.map(|endpoint| {
+            let (records, queued) = mpsc::channel(telemetry.queue_records);
+            let exporter = Exporter::new(telemetry, current.clone(), queued, endpoint.connect_lazy());
+            tasks.spawn(exporter.run(stopping.clone()));
+            records
+        });
+        let tally = current.load().tally.clone();
+        let gatherer = Gatherer::new(self.rings, records, self.access_log, self.taps.clone(), tally);
+        tasks.spawn(gatherer.run(stopping.clone()));
+        if let Some(config) = self.local_limit {
+            tasks.spawn(hold(current.load_full(), config, self.policy.is_some(), stopping.clone()));
+        }
+        if let Some((source, state)) = self.policy
+            && let Ok(endpoint) = Endpoint::from_shared(source.from)
+        {
+            let follower = Follower::new(current.clone(), endpoint.connect_lazy(), state);
+            tasks.spawn(follower.run(stopping.clone()));
+        }
+        if let Some(listener) = self.admin.and_then(|a| TcpListener::from_std(a).ok()) {
+            let (taps, token, status) = (self.taps, self.token, self.status);
+            let admin = Admin { current, taps, token, status, drain: self.draining };
+            tasks.spawn(serve_admin(listener, admin, stopping));
+        }
+        tasks.close();
+        tasks.wait().await;
+    }
+}
+
+/// Looks for endpoints, and watches certificates and keys, as the configuration in force asks; begins anew with each.
+async fn keep_fresh(mut configs: watch::Receiver<Arc<Config>>, current: Current, stop: CancellationToken) {
+    loop {
+        let (of_this_one, tasks) = (stop.child_token(), TaskTracker::new());
+        let upstreams = configs.borrow_and_update().upstreams.clone();
+        discovery::start(&upstreams, &current, &tasks, &of_this_one);
+        current.load().security.watch(&tasks, &of_this_one);
+        let another = tokio::select! {
+            () = stop.cancelled() => false,
+            changed = configs.changed() => changed.is_ok(),
+        };
+        if !another {
+            stop.cancelled().await;
+        }
+        of_this_one.cancel();
+        tasks.close();
+        tasks.wait().await;
+        if !another {
+            return;
+        }
+    }
+}

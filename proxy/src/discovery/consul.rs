@@ -1,0 +1,202 @@
+//! Endpoints from Consul's catalogue: the instances of a service whose checks pass.
+//!
+//! A blocking query answers when something changed or its wait is over. The index of an answer goes into
+//! the next question; one that goes backwards (an agent was restored) begins anew at 0, and one of 0 is
+//! taken as 1, as Consul's documentation asks for.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
+use serde::Deserialize;
+use tokio::time::{Duration, sleep, timeout};
+
+use crate::{
+    config::{ConsulService, Endpoint, Locality},
+    discovery::{Registrar, Unavailable},
+};
+
+/// Consul adds up to a sixteenth of the wait; beyond that and this the agent is taken for dead.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// A service whose instances flap answers at once each time; this keeps the agent's load bounded.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// 16 MiB: some ten thousand instances.
+const MAX_ANSWER_BYTES: usize = 16 << 20;
+
+/// One instance, of which only this is read.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Entry {
+    node: Node,
+    service: Service,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Node {
+    address: String,
+    #[serde(default)]
+    locality: Option<Place>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Service {
+    #[serde(default)]
+    address: String,
+    port: u16,
+    #[serde(default)]
+    meta: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    weights: Option<Weights>,
+    #[serde(default)]
+    locality: Option<Place>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Weights {
+    passing: u32,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Place {
+    region: String,
+    #[serde(default)]
+    zone: String,
+}
+
+/// Publishes the instances as they come and go.
+pub(super) async fn watch(service: ConsulService, mut registrar: Registrar) {
+    let client = Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).build_http();
+    let mut index = 0;
+    loop {
+        let wait = match ask(&client, &service, index).await {
+            Ok((new, endpoints)) => {
+                index = next_index(index, new);
+                registrar.found(endpoints);
+                PAUSE
+            }
+            Err(error) => {
+                index = 0;
+                registrar.failed(&error)
+            }
+        };
+        sleep(wait).await;
+    }
+}
+
+/// One blocking query: the index of the answer and what it holds.
+async fn ask(
+    client: &Client<HttpConnector, Empty<Bytes>>,
+    service: &ConsulService,
+    index: u64,
+) -> Result<(u64, Vec<Endpoint>), Unavailable> {
+    let wait = Duration::from_millis(service.wait_ms);
+    let unavailable = |why: &dyn std::fmt::Display| Unavailable(format!("{}: {why}", service.address));
+    let request = question(service, index).await.map_err(|why| unavailable(&why))?;
+    let answered = timeout(wait + wait / 16 + GRACE, async {
+        let response = client.request(request).await.map_err(|error| unavailable(&error))?;
+        let (parts, body) = response.into_parts();
+        let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await.map_err(|error| unavailable(&error))?;
+        Ok((parts, body.to_bytes()))
+    });
+    let (parts, body) = answered.await.map_err(|_| unavailable(&"no answer in time"))??;
+    if parts.status != StatusCode::OK {
+        let text = String::from_utf8_lossy(&body);
+        return Err(unavailable(&format!("{}: {}", parts.status, text.trim())));
+    }
+    let new = parts.headers.get("x-consul-index").and_then(|value| value.to_str().ok()?.parse().ok());
+    let new = new.ok_or_else(|| unavailable(&"an answer without X-Consul-Index"))?;
+    let entries: Vec<Entry> = serde_json::from_slice(&body).map_err(|error| unavailable(&error))?;
+    Ok((new, entries.into_iter().map(endpoint).collect()))
+}
+
+async fn question(service: &ConsulService, index: u64) -> Result<Request<Empty<Bytes>>, String> {
+    let ConsulService { service: name, address, datacenter, tag, wait_ms, token_file } = service;
+    let mut uri = format!("{address}/v1/health/service/{}?passing=1&index={index}&wait={wait_ms}ms", escaped(name));
+    for (key, value) in [("dc", datacenter), ("tag", tag)] {
+        if let Some(value) = value {
+            uri.push_str(&format!("&{key}={}", escaped(value)));
+        }
+    }
+    let mut request = Request::get(uri);
+    if let Some(path) = token_file {
+        // read each time, because tokens are renewed
+        let token = tokio::fs::read_to_string(path).await.map_err(|error| format!("{}: {error}", path.display()))?;
+        request = request.header("x-consul-token", token.trim());
+    }
+    request.body(Empty::new()).map_err(|error| error.to_string())
+}
+
+fn endpoint(Entry { node, service }: Entry) -> Endpoint {
+    let host = if service.address.is_empty() { node.address } else { service.address };
+    let host = if host.contains(':') { format!("[{host}]") } else { host };
+    let place = service.locality.or(node.locality);
+    Endpoint {
+        address: format!("{host}:{}", service.port),
+        weight: service.weights.map_or(1, |weights| weights.passing.max(1)),
+        locality: place.map(|Place { region, zone }| Locality { region, zone }),
+        priority: 0,
+        labels: service.meta.unwrap_or_default(),
+    }
+}
+
+fn next_index(old: u64, new: u64) -> u64 {
+    if new < old { 0 } else { new.max(1) }
+}
+
+/// Percent-encodes what is not plain in a URI.
+fn escaped(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    text.bytes().map(|byte| if plain(byte) { (byte as char).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_goes_on_or_begins_anew() {
+        for (old, new, expected) in [(0, 7, 7), (7, 9, 9), (7, 7, 7), (9, 7, 0), (0, 0, 1)] {
+            assert_eq!(next_index(old, new), expected, "{old} then {new}");
+        }
+    }
+
+    #[test]
+    fn instances_become_endpoints() {
+        let text = r#"[
+            {"Node": {"Node": "n1", "Address": "10.0.0.1"}, "Checks": [],
+             "Service": {"ID": "a", "Address": "", "Port": 80, "Meta": {"version": "v1"}, "Weights": {"Passing": 3, "Warning": 1}}},
+            {"Node": {"Address": "10.0.0.2", "Locality": {"Region": "eu", "Zone": "a"}},
+             "Service": {"Address": "fd00::1", "Port": 81, "Meta": null}}]"#;
+        let entries: Vec<Entry> = serde_json::from_str(text).unwrap();
+        let endpoints: Vec<Endpoint> = entries.into_iter().map(endpoint).collect();
+        let first = Endpoint { weight: 3, labels: [("version".into(), "v1".into())].into(), .."10.0.0.1:80".into() };
+        let place = Locality { region: "eu".into(), zone: "a".into() };
+        let second = Endpoint { locality: Some(place), ..Endpoint::from("[fd00::1]:81") };
+        assert_eq!(endpoints, [first, second]);
+    }
+
+    #[tokio::test]
+    async fn a_question_names_what_it_asks_for() {
+        let service = ConsulService {
+            service: "a b".into(),
+            address: "http://agent:8500".into(),
+            datacenter: Some("eu".into()),
+            tag: Some("x".into()),
+            wait_ms: 60_000,
+            token_file: None,
+        };
+        let uri = question(&service, 7).await.unwrap().uri().to_string();
+        assert_eq!(uri, "http://agent:8500/v1/health/service/a%20b?passing=1&index=7&wait=60000ms&dc=eu&tag=x");
+    }
+}

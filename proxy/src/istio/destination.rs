@@ -1,0 +1,76 @@
+//! [`Registry`]: which upstream a `destination` means.
+//!
+//! `reviews`, `reviews.prod` and `reviews.prod.svc.cluster.local` mean the upstream of the whole name,
+//! else that of the first label. An upstream stands for one port of a service: `port` must be the one of
+//! its endpoints, or there is an upstream `reviews:9080`.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    config::{ConfigError, Upstream},
+    istio::fields::Node,
+};
+
+/// The upstreams of `proxy.yaml` and the subsets that destination rules made of them.
+pub(super) struct Registry {
+    /// With the ports of their endpoints.
+    upstreams: BTreeMap<String, Vec<u16>>,
+}
+
+impl Registry {
+    pub(super) fn new(upstreams: &[Upstream]) -> Self {
+        let of = |upstream: &Upstream| {
+            let port = |address: &str| address.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+            let ports = upstream.endpoints.iter().filter_map(|endpoint| port(&endpoint.address)).collect();
+            (upstream.name.clone(), ports)
+        };
+        Self { upstreams: upstreams.iter().map(of).collect() }
+    }
+
+    /// The upstream of `{ host, subset, port }`.
+    pub(super) fn upstream(&self, destination: &Node<'_>) -> Result<String, ConfigError> {
+        let fields = destination.fields()?;
+        let host = fields.need("host")?;
+        let port = fields.map("port", |port| {
+            let fields = port.fields()?;
+            let number = fields.need("number")?.whole::<u16>()?;
+            fields.done(&[("name", "say its number")])?;
+            Ok(number)
+        })?;
+        let subset = fields.map("subset", |subset| Ok((subset.clone(), subset.text()?)))?;
+        fields.done(&[])?;
+        let name = self.find(&host, port)?;
+        let Some((at, subset)) = subset else { return Ok(name) };
+        let part = subset_name(&name, subset);
+        let known = self.upstreams.contains_key(&part);
+        known
+            .then_some(part)
+            .ok_or_else(|| at.error(&format!("no DestinationRule of {name:?} has a subset {subset:?}")))
+    }
+
+    /// The upstream of a host, whatever its port.
+    pub(super) fn find(&self, host: &Node<'_>, port: Option<u16>) -> Result<String, ConfigError> {
+        let name = host.text()?;
+        let short = name.split('.').next().unwrap_or(name);
+        let with_port = port.map(|port| [format!("{name}:{port}"), format!("{short}:{port}")]);
+        if let Some(found) = with_port.into_iter().flatten().find(|name| self.upstreams.contains_key(name)) {
+            return Ok(found);
+        }
+        let Some((found, ports)) = [name, short].iter().find_map(|name| self.upstreams.get_key_value(*name)) else {
+            let why = format!("no upstream of proxy.yaml is named {name:?} or {short:?}: add it, or leave this out");
+            return Err(host.error(&why));
+        };
+        match port.filter(|port| !ports.is_empty() && ports.iter().any(|other| other != port)) {
+            None => Ok(found.clone()),
+            Some(port) => Err(host.error(&format!(
+                "the endpoints of upstream {found:?} have other ports than {port}: name an upstream \"{found}:{port}\" \
+                 in proxy.yaml, or leave port out"
+            ))),
+        }
+    }
+}
+
+/// What the upstream of a subset is called.
+pub(super) fn subset_name(upstream: &str, subset: &str) -> String {
+    format!("{upstream}/{subset}")
+}

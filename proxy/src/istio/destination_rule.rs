@@ -1,0 +1,52 @@
+//! `DestinationRule` → what upstreams do; a subset becomes an upstream that takes the endpoints with its labels.
+
+use crate::{
+    config::{Config, ConfigError, SubsetOf, Upstream},
+    istio::{
+        destination::{Registry, subset_name},
+        fields::Node,
+        spec, traffic_policy, virtual_service,
+    },
+};
+
+/// Applies a document to the upstreams of `config`.
+pub(super) fn apply(root: Node<'_>, config: &mut Config) -> Result<(), ConfigError> {
+    let (metadata, spec) = spec(root)?;
+    metadata.need("name")?;
+    virtual_service::check_exported(&spec.list("exportTo")?)?;
+    let host = Registry::new(&config.upstreams).find(&spec.need("host")?, None)?;
+    let (policy, subsets) = (spec.get("trafficPolicy"), spec.list("subsets")?);
+    spec.done(&[("workloadSelector", "name the file only in the proxy.yaml of those workloads")])?;
+    let has_locality = config.locality.is_some();
+    let upstream = config.upstreams.iter_mut().find(|upstream| upstream.name == host);
+    let upstream = upstream.ok_or_else(|| spec.error("no such upstream"))?;
+    if let Some(policy) = &policy {
+        traffic_policy::apply(policy, upstream, has_locality)?;
+    }
+    let parent = upstream.clone();
+    for subset in &subsets {
+        let part = self::subset(subset, &parent, has_locality)?;
+        if config.upstreams.iter().any(|upstream| upstream.name == part.name) {
+            return Err(subset.error(&format!("there is an upstream {:?} already", part.name)));
+        }
+        config.upstreams.push(part);
+    }
+    Ok(())
+}
+
+fn subset(node: &Node<'_>, parent: &Upstream, has_locality: bool) -> Result<Upstream, ConfigError> {
+    let fields = node.fields()?;
+    let name = fields.need("name")?.text()?;
+    let labels = fields.map("labels", |node| node.texts())?.unwrap_or_default();
+    let mut upstream = Upstream {
+        name: subset_name(&parent.name, name),
+        service: Some(parent.service().to_owned()),
+        endpoints: Vec::new(),
+        discover: None,
+        subset_of: Some(SubsetOf { upstream: parent.name.clone(), labels }),
+        ..parent.clone()
+    };
+    fields.map("trafficPolicy", |node| traffic_policy::apply(&node, &mut upstream, has_locality))?;
+    fields.done(&[])?;
+    Ok(upstream)
+}

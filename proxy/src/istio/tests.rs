@@ -1,0 +1,339 @@
+//! What becomes of documents: routes and upstreams, or an error that says where.
+
+use super::*;
+use crate::config::{Balance, HashOn, Match, Share, Upstream};
+
+/// A proxy that calls `reviews` (9080) and `ratings` (9081), after `yaml`.
+fn compiled(yaml: &str) -> Result<Config, ConfigError> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("istio.yaml");
+    fs::write(&path, yaml).unwrap();
+    let text = format!(
+        "service: productpage\nlisteners: [{{ address: '127.0.0.1:0', direction: outbound, istio: [{path:?}] }}]\n\
+         upstreams:\n  - name: reviews\n    endpoints:\n      \
+         - {{ address: '10.0.0.1:9080', labels: {{ version: v1 }} }}\n      \
+         - {{ address: '10.0.0.2:9080', labels: {{ version: v2 }} }}\n  \
+         - {{ name: ratings, endpoints: ['10.0.1.1:9081'] }}\n"
+    );
+    let config = Config::from_yaml(&text)?
+        .with_istio()
+        .map_err(|error| ConfigError(error.0.replace(&path.display().to_string(), "istio.yaml")))?;
+    // rules alone route nothing, which a whole file may not do
+    if yaml.contains("kind: VirtualService") {
+        config.validate()?;
+    }
+    Ok(config)
+}
+
+fn virtual_service(http: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{ name: reviews }}\n\
+         spec:\n  hosts: [reviews]\n  http: {http}\n"
+    )
+}
+
+fn destination_rule(spec: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1beta1\nkind: DestinationRule\nmetadata: {{ name: reviews }}\n\
+         spec: {{ host: reviews, {spec} }}\n"
+    )
+}
+
+fn routes(http: &str) -> Vec<Route> {
+    let subsets =
+        destination_rule("subsets: [{ name: v1, labels: { version: v1 } }, { name: v2, labels: { version: v2 } }]");
+    let yaml = format!("{}---\n{subsets}", virtual_service(http));
+    compiled(&yaml).unwrap().listeners.remove(0).routes
+}
+
+fn upstream(policy: &str) -> Upstream {
+    compiled(&destination_rule(&format!("trafficPolicy: {policy}")))
+        .map(|mut config| config.upstreams.remove(0))
+        .unwrap()
+}
+
+const TO_REVIEWS: &str = "route: [{ destination: { host: reviews } }]";
+
+#[test]
+fn weights_and_subsets_become_a_split_between_labelled_endpoints() {
+    let to = "[{ route: [{ destination: { host: reviews, subset: v1 }, weight: 90 }, \
+              { destination: { host: reviews.default.svc.cluster.local, subset: v2, port: { number: 9080 } }, weight: 10 }] }]";
+    let routes = routes(to);
+    let share = |upstream: &str, weight| Share { upstream: upstream.into(), weight, ..Share::default() };
+    assert_eq!(routes.len(), 1);
+    assert_eq!(routes[0].split, [share("reviews/v1", 90), share("reviews/v2", 10)]);
+    let hosts = ["reviews", "reviews.default", "reviews.default.svc", "reviews.default.svc.cluster.local"];
+    assert_eq!(routes[0].matches.hosts, hosts);
+}
+
+#[test]
+fn every_look_of_a_match_becomes_one_of_a_route() {
+    for (matches, expected) in [
+        ("{ uri: { exact: /a } }", "path: /a"),
+        ("{ uri: { prefix: /a }, ignoreUriCase: true }", "{ path_starts_with: /a, ignore_path_case: true }"),
+        ("{ uri: { regex: '/a/.*' } }", "path_regex: '/a/.*'"),
+        (
+            "{ headers: { end-user: { exact: jason }, x-any: {} } }",
+            "headers: { end-user: { exact: jason }, x-any: { present: true } }",
+        ),
+        ("{ withoutHeaders: { x-test: { prefix: a } } }", "without_headers: { x-test: { prefix: a } }"),
+        ("{ queryParams: { v: { regex: '[0-9]+' } } }", "query: { v: { regex: '[0-9]+' } }"),
+        ("{ method: { exact: GET } }", "methods: [GET]"),
+        ("{ method: { regex: 'GET|PUT' } }", "methods: [GET, PUT]"),
+        (
+            "{ authority: { prefix: reviews }, port: 9080, scheme: { exact: http } }",
+            "{ authority: { prefix: reviews }, port: 9080 }",
+        ),
+        ("{ name: named, gateways: [mesh] }", "{}"),
+    ] {
+        let route = routes(&format!("[{{ match: [{matches}], {TO_REVIEWS} }}]")).remove(0);
+        let expected: Match = serde_saphyr::from_str(expected).unwrap();
+        assert_eq!(route.matches, Match { hosts: route.matches.hosts.clone(), ..expected }, "{matches}");
+    }
+}
+
+#[test]
+fn rules_become_routes_with_everything_they_say() {
+    let route = routes(
+        "[{ name: main, match: [{ uri: { prefix: /api } }, { uri: { exact: /healthz } }], \
+         rewrite: { uri: /v2, authority: reviews.internal }, timeout: 1.5s, \
+         retries: { attempts: 3, perTryTimeout: 500ms, retryOn: 'gateway-error, connect-failure,reset,503', backoff: 10ms }, \
+         fault: { delay: { fixedDelay: 5s, percentage: { value: 0.1 } }, abort: { httpStatus: 503, percentage: { value: 50 } } }, \
+         mirror: { host: reviews, subset: v2 }, mirrorPercentage: { value: 12.5 }, \
+         headers: { request: { set: { x-a: '1' }, add: { x-b: '2' }, remove: [x-c] }, response: { set: { x-d: '4' } } }, \
+         route: [{ destination: { host: ratings, port: { number: 9081 } }, headers: { request: { set: { x-e: '5' } } } }] }]",
+    )
+    .remove(0);
+    let expected: Route = serde_saphyr::from_str(
+        "{ name: main, split: [{ upstream: ratings, weight: 1, request_headers: { set: { x-e: '5' } } }], match: { path_starts_with: /api }, rewrite: { path: /v2, host: reviews.internal }, \
+         timeout_ms: 1500, max_stream_duration_ms: 1500, \
+         retries: { attempts: 3, per_try_timeout_ms: 500, on: [gateway-error, connect-failure, reset, '503'], backoff_ms: 10, max_backoff_ms: 100 }, \
+         fault: { delay: { ms: 5000, percent: 0.1 }, abort: { status: 503, percent: 50 } }, \
+         mirror: { upstream: reviews/v2, percent: 12.5 }, \
+         request_headers: { set: { x-a: '1' }, add: { x-b: '2' }, remove: [x-c] }, response_headers: { set: { x-d: '4' } } }",
+    )
+    .unwrap();
+    let expected =
+        Route { matches: Match { hosts: route.matches.hosts.clone(), ..expected.matches.clone() }, ..expected };
+    assert_eq!(format!("{route:#?}"), format!("{expected:#?}"));
+}
+
+#[test]
+fn a_host_without_a_rule_for_a_request_is_not_found() {
+    let names = |routes: Vec<Route>| routes.into_iter().filter_map(|route| route.name).collect::<Vec<_>>();
+    let some = format!("[{{ match: [{{ uri: {{ exact: /a }} }}, {{ uri: {{ exact: /b }} }}], {TO_REVIEWS} }}]");
+    let all = routes(&some);
+    assert_eq!(all[2].respond.as_ref().map(|respond| respond.status), Some(404));
+    assert_eq!(names(all), ["reviews", "reviews.2", "reviews.3"]);
+    assert_eq!(names(routes(&format!("[{{ {TO_REVIEWS} }}]"))), ["reviews"]);
+}
+
+#[test]
+fn exact_hosts_come_before_wildcards() {
+    let of = |name: &str, host: &str| {
+        virtual_service(&format!("[{{ {TO_REVIEWS} }}]"))
+            .replace("name: reviews }", &format!("name: {name} }}"))
+            .replace("[reviews]", host)
+    };
+    let yaml =
+        [of("any", "['*']"), of("wide", "['*.example']"), of("near", "['*.a.example']"), of("exact", "[b.a.example]")];
+    let routes = compiled(&yaml.join("---\n")).unwrap().listeners.remove(0).routes;
+    let names: Vec<_> = routes.into_iter().filter_map(|route| route.name).collect();
+    assert_eq!(names, ["exact", "near", "wide", "any"]);
+}
+
+#[test]
+fn redirects_and_direct_responses_are_answered_here() {
+    let route = routes("[{ redirect: { uri: /new, authority: other, port: 8080, scheme: https, redirectCode: 308 } }]")
+        .remove(0);
+    let redirect = route.redirect.unwrap();
+    assert_eq!(
+        (redirect.path.as_deref(), redirect.host.as_deref(), redirect.status),
+        (Some("/new"), Some("other:8080"), 308)
+    );
+    let route = routes("[{ directResponse: { status: 418, body: { string: tea } } }]").remove(0);
+    assert_eq!(route.respond.map(|respond| (respond.status, respond.body)), Some((418, "tea".into())));
+    let route = routes(&format!("[{{ rewrite: {{ uri: /v2 }}, {TO_REVIEWS} }}]")).remove(0);
+    assert_eq!(route.matches.path_starts_with.as_deref(), Some("/"));
+}
+
+#[test]
+fn retrying_what_is_not_idempotent_is_said_by_an_annotation() {
+    let http = format!("[{{ retries: {{ attempts: 2 }}, {TO_REVIEWS} }}]");
+    let asked = |yaml: &str| compiled(yaml).unwrap().listeners[0].routes[0].retries.clone().unwrap().non_idempotent;
+    let plain = virtual_service(&http);
+    assert!(!asked(&plain));
+    assert!(asked(
+        &plain.replace("name: reviews }", "name: reviews, annotations: { weir/retry-non-idempotent: 'true' } }")
+    ));
+}
+
+#[test]
+fn policies_become_keys_of_upstreams() {
+    for (policy, expected) in [
+        ("{ loadBalancer: { simple: ROUND_ROBIN } }", Balance::RoundRobin),
+        ("{ loadBalancer: { simple: LEAST_REQUEST } }", Balance::LeastRequest),
+        ("{ loadBalancer: { simple: RANDOM } }", Balance::Random),
+        (
+            "{ loadBalancer: { consistentHash: { httpHeaderName: x-user } } }",
+            Balance::RingHash(HashOn::Header("x-user".into())),
+        ),
+        (
+            "{ loadBalancer: { consistentHash: { useSourceIp: true, ringHash: {} } } }",
+            Balance::RingHash(HashOn::SourceAddress),
+        ),
+        ("{ tls: { mode: DISABLE } }", Balance::P2cPeakEwma),
+    ] {
+        assert_eq!(upstream(policy).balance, expected, "{policy}");
+    }
+    let upstream = upstream(
+        "{ connectionPool: { tcp: { connectTimeout: 30ms, maxConnections: 4 }, http: { http1MaxPendingRequests: 3, maxRequestsPerConnection: 2, idleTimeout: 7s, http2MaxRequests: 100, maxRetries: 5, h2UpgradePolicy: DEFAULT } }, \
+         outlierDetection: { consecutive5xxErrors: 7, consecutiveGatewayErrors: 3, interval: 5m, baseEjectionTime: 15m, \
+         maxEjectionPercent: 100, minHealthPercent: 30 }, retryBudget: { percent: 25, minRetryConcurrency: 1 } }",
+    );
+    let expected: Upstream = serde_saphyr::from_str(
+        "{ name: reviews, connect_timeout_ms: 30, max_requests: 100, max_connections: 4, max_pending_requests: 3, max_requests_per_connection: 2, pool_idle_ms: 7000, panic_threshold_percent: 30, \
+         retry_budget: { budget_percent: 25, min_retry_concurrency: 1, max_retries: 5 }, \
+         outlier_detection: { consecutive_5xx: 7, consecutive_gateway_errors: 3, interval_ms: 300000, \
+         base_ejection_time_ms: 900000, max_ejection_time_ms: 900000, max_ejection_percent: 100 } }",
+    )
+    .unwrap();
+    let expected = Upstream { endpoints: upstream.endpoints.clone(), ..expected };
+    assert_eq!(format!("{upstream:#?}"), format!("{expected:#?}"));
+}
+
+#[test]
+fn a_subset_inherits_and_overrides() {
+    let yaml = destination_rule(
+        "trafficPolicy: { loadBalancer: { simple: RANDOM }, connectionPool: { http: { http2MaxRequests: 9 } } }, \
+         subsets: [{ name: v1, labels: { version: v1 } }, { name: v2, labels: { version: v2 }, trafficPolicy: { loadBalancer: { simple: ROUND_ROBIN } } }]",
+    );
+    let upstreams = compiled(&yaml).unwrap().upstreams;
+    let of = |name: &str| {
+        let upstream = upstreams.iter().find(|upstream| upstream.name == name).unwrap();
+        (upstream.service().to_owned(), upstream.balance.clone(), upstream.max_requests.map(std::num::NonZero::get))
+    };
+    assert_eq!(of("reviews/v1"), ("reviews".into(), Balance::Random, Some(9)));
+    assert_eq!(of("reviews/v2"), ("reviews".into(), Balance::RoundRobin, Some(9)));
+}
+
+/// What is refused, below `spec`: the field, where the error says it is, and what it says to do.
+#[test]
+fn what_cannot_be_honoured_is_named_with_what_to_do() {
+    let service = |http: &str| virtual_service(&format!("[{{ {http} }}]"));
+    let matching = |what: &str| service(&format!("match: [{{ {what} }}], {TO_REVIEWS}"));
+    let rule = |what: &str| service(&format!("{what}, {TO_REVIEWS}"));
+    let top = |what: &str| virtual_service(&format!("[{{ {TO_REVIEWS} }}]\n  {what}"));
+    let policy = |what: &str| destination_rule(&format!("trafficPolicy: {{ {what} }}"));
+    for (yaml, place, advice) in [
+        (top("tls: []"), "VirtualService \"reviews\": spec.tls", "route its plaintext"),
+        (top("tcp: []"), "spec.tcp", "a listener of its own"),
+        (top("gateways: [bookinfo]"), "spec.gateways[0]", "only \"mesh\""),
+        (top("exportTo: [prod]"), "spec.exportTo[0]", "only \"*\" or \".\""),
+        (top("hots: []"), "spec.hots", "not a field that is known here"),
+        (matching("sourceLabels: { app: a }"), "spec.http[0].match[0].sourceLabels", "keep this rule in its file only"),
+        (matching("sourceNamespace: a"), "match[0].sourceNamespace", "workloads"),
+        (matching("statPrefix: a"), "match[0].statPrefix", "give the rule a name"),
+        (matching("scheme: { exact: https }"), "match[0].scheme", "exact: http"),
+        (matching("method: { prefix: G }"), "match[0].method", "regex: GET|PUT"),
+        (matching("method: { regex: 'G.*' }"), "match[0].method", "regex: GET|PUT"),
+        (matching("headers: { uri: { exact: /a } }"), "match[0].headers.uri", "beside headers"),
+        (matching("uri: { suffix: /a }"), "match[0].uri.suffix", "not a field that is known here"),
+        (matching("uri: { exact: /a, prefix: /b }"), "match[0].uri", "one of exact, prefix and regex"),
+        (matching("uri: { regex: '(' }"), "spec.http[0]", "match.path_regex"),
+        (matching("gateways: [edge]"), "match[0].gateways[0]", "only \"mesh\""),
+        (rule("corsPolicy: {}"), "spec.http[0].corsPolicy", "in the application"),
+        (rule("delegate: { name: a }"), "http[0].delegate", "put the rules of the delegate here"),
+        (rule("mirrorPercent: 5"), "http[0].mirrorPercent", "mirrorPercentage"),
+        (rule("rewrite: { uriRegexRewrite: {} }"), "rewrite.uriRegexRewrite", "say uri"),
+        (rule("timeout: 0s"), "http[0].timeout", "a duration from 1ms"),
+        (rule("timeout: 5"), "http[0].timeout", "must be text"),
+        (rule("retries: { retryRemoteLocalities: true }"), "retries.retryRemoteLocalities", "wherever the balance"),
+        (rule("retries: { retryIgnorePreviousHosts: false }"), "retries.retryIgnorePreviousHosts", "another endpoint"),
+        (rule("retries: { retryOn: 'envoy-ratelimited' }"), "retries.retryOn", "is none of 5xx"),
+        (rule("fault: { delay: { percent: 5, fixedDelay: 1s } }"), "fault.delay.percent", "percentage"),
+        (rule("fault: { delay: { exponentialDelay: 1s, fixedDelay: 1s } }"), "delay.exponentialDelay", "fixedDelay"),
+        (rule("fault: { abort: { grpcStatus: UNAVAILABLE } }"), "fault.abort.grpcStatus", "httpStatus"),
+        (rule("fault: { abort: { httpStatus: 99 } }"), "fault.abort.httpStatus", "from 200 to 599"),
+        (
+            rule("fault: { abort: { httpStatus: 500, percentage: { value: 101 } } }"),
+            "percentage.value",
+            "from 0 to 100",
+        ),
+        (rule("headers: { request: { set: { Host: a } } }"), "headers.request.set.Host", "rewrite.authority"),
+        (rule("headers: { request: { set: { x: '%START_TIME% %' } } }"), "headers.request.set.x", "a plain value"),
+        (rule("mirror: { host: nowhere }"), "http[0].mirror.host", "no upstream of proxy.yaml"),
+        (rule("redirect: { uri: /a }"), "spec.http[0]", "one of route, redirect and directResponse"),
+        (service("redirect: { derivePort: FROM_REQUEST_PORT }"), "redirect.derivePort", "say port"),
+        (service("redirect: { uri: '%PREFIX()%/a' }"), "redirect.uri", "say a path"),
+        (service("redirect: { port: 80 }"), "redirect.port", "authority"),
+        (service("directResponse: { status: 200, body: { bytes: aa } }"), "body.bytes", "say string"),
+        (
+            service("route: [{ destination: { host: reviews, subset: v9 } }]"),
+            "destination.subset",
+            "has a subset \"v9\"",
+        ),
+        (
+            service("route: [{ destination: { host: reviews, port: { number: 80 } } }]"),
+            "destination.host",
+            "\"reviews:80\"",
+        ),
+        (destination_rule("workloadSelector: {}"), "DestinationRule \"reviews\": spec.workloadSelector", "proxy.yaml"),
+        (destination_rule("").replace("host: reviews", "host: nowhere"), "spec.host", "add it, or leave this out"),
+        (policy("portLevelSettings: []"), "trafficPolicy.portLevelSettings", "give each port an upstream"),
+        (policy("tls: { mode: ISTIO_MUTUAL }"), "trafficPolicy.tls", "mode: DISABLE"),
+        (policy("tunnel: {}"), "trafficPolicy.tunnel", "directly"),
+        (policy("loadBalancer: { simple: PASSTHROUGH }"), "loadBalancer.simple", "not to where the client meant"),
+        (policy("loadBalancer: { warmupDurationSecs: 5s }"), "loadBalancer.warmupDurationSecs", "tried at once"),
+        (
+            policy("loadBalancer: { consistentHash: { maglev: {}, useSourceIp: true } }"),
+            "consistentHash.maglev",
+            "ringHash",
+        ),
+        (
+            policy("loadBalancer: { consistentHash: { useSourceIp: true, ringHash: { minimumRingSize: 9 } } }"),
+            "ringHash.minimumRingSize",
+            "160",
+        ),
+        (
+            policy("loadBalancer: { localityLbSetting: { enabled: true } }"),
+            "loadBalancer.localityLbSetting",
+            "its key locality",
+        ),
+        (policy("loadBalancer: { localityLbSetting: { distribute: [] } }"), "localityLbSetting.distribute", "weights"),
+        (policy("loadBalancer: { localityLbSetting: { failover: [] } }"), "localityLbSetting.failover", "priorities"),
+        (policy("connectionPool: { tcp: { tcpKeepalive: {} } }"), "tcp.tcpKeepalive", "timeouts"),
+        (
+            policy("connectionPool: { http: { useClientProtocol: true } }"),
+            "http.useClientProtocol",
+            "protocol in proxy.yaml",
+        ),
+        (
+            policy("outlierDetection: { consecutiveErrors: 5 }"),
+            "outlierDetection.consecutiveErrors",
+            "consecutive5xxErrors",
+        ),
+        (
+            policy("outlierDetection: { splitExternalLocalOriginErrors: true }"),
+            "splitExternalLocalOriginErrors",
+            "gateway error",
+        ),
+        (service("route: []").replace("VirtualService", "Gateway"), "kind", "leave it out"),
+        (service("route: []").replace("networking.istio.io/v1", "networking.istio.io/v2"), "apiVersion", "v1beta1"),
+        (policy("connectionPool: { tcp: { idleTimeout: 5s } }"), "tcp.idleTimeout", "say http.idleTimeout"),
+        (
+            policy("connectionPool: { tcp: { maxConnections: 1 }, http: { h2UpgradePolicy: UPGRADE } }"),
+            "connectionPool",
+            "say http.http2MaxRequests",
+        ),
+        (
+            policy("connectionPool: { http: { maxConcurrentStreams: 1 } }"),
+            "http.maxConcurrentStreams",
+            "say http2MaxRequests",
+        ),
+    ] {
+        let why = compiled(&yaml).map(|_| ()).unwrap_err().0;
+        let said = why.starts_with("istio.yaml: ") && why.contains(place) && why.contains(advice);
+        assert!(said, "{yaml}\nexpected {place:?} and {advice:?}, got: {why}");
+    }
+}

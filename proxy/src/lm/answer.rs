@@ -1,0 +1,275 @@
+//! [`Answer`]: what a model's answer says of itself, read as it passes: chat completions, completions,
+//! the responses API and messages, whole or as server-sent events.
+
+use http::{HeaderMap, header::CONTENT_ENCODING, header::CONTENT_TYPE};
+use memchr::memmem;
+
+use crate::lm::{
+    Name,
+    json::{Scalar, Scanner, Word},
+    sse::{Events, Part},
+};
+
+/// Whether and how an answer is read.
+#[derive(Debug, Default)]
+pub(crate) enum Reading {
+    /// It is nothing that could hold a usage.
+    #[default]
+    Not,
+    /// It could, but it is compressed, and is left alone.
+    Compressed,
+    /// JSON of an unknown kind: read from where it first says `"usage"`, so other JSON costs one search.
+    Waiting,
+    /// A model's.
+    On(Box<Answer>),
+}
+
+/// What is known of an answer so far.
+#[derive(Debug, Default)]
+pub(crate) struct Answer {
+    events: Option<Events>,
+    scanner: Scanner,
+    pub(crate) model: Option<Name>,
+    pub(crate) input_tokens: Option<u64>,
+    pub(crate) output_tokens: Option<u64>,
+    pub(crate) finish_reasons: FinishReasons,
+    /// Events that brought text: about one a token.
+    pub(crate) token_events: u64,
+    /// Events with data.
+    pub(crate) data_events: u64,
+    /// Whether the event under way brought text.
+    has_text: bool,
+}
+
+/// Why a model stopped; several choices may have several reasons.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct FinishReasons(u16);
+
+impl FinishReasons {
+    /// Those of OpenAI and Anthropic; another is kept as `other`.
+    const NAMES: [&str; 13] = [
+        "stop",
+        "length",
+        "tool_calls",
+        "content_filter",
+        "function_call",
+        "end_turn",
+        "max_tokens",
+        "stop_sequence",
+        "tool_use",
+        "completed",
+        "incomplete",
+        "failed",
+        "other",
+    ];
+
+    #[cfg(test)]
+    pub(crate) fn of(names: &[&str]) -> Self {
+        let mut reasons = Self::default();
+        names.iter().for_each(|name| reasons.add(name.as_bytes()));
+        reasons
+    }
+
+    fn add(&mut self, name: &[u8]) {
+        let known = Self::NAMES.iter().position(|known| known.as_bytes() == name);
+        self.0 |= 1 << known.unwrap_or(Self::NAMES.len() - 1);
+    }
+
+    pub(crate) fn names(self) -> impl Iterator<Item = &'static str> {
+        Self::NAMES.into_iter().enumerate().filter(move |(at, _)| self.0 >> at & 1 == 1).map(|(_, name)| name)
+    }
+}
+
+impl Reading {
+    /// As the head of the answer has it.
+    pub(crate) fn of(headers: &HeaderMap, of_a_model: bool) -> Self {
+        let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+        let essence = kind.split(';').next().unwrap_or_default().trim();
+        let stream = essence.eq_ignore_ascii_case("text/event-stream");
+        let json = essence.eq_ignore_ascii_case("application/json");
+        if !stream && !json {
+            return Self::Not;
+        }
+        let plain = headers.get(CONTENT_ENCODING).is_none_or(|encoding| encoding == "identity");
+        match (plain, of_a_model) {
+            (false, _) => Self::Compressed,
+            (true, false) if json => Self::Waiting,
+            (true, _) => Self::On(Box::new(Answer { events: stream.then(Events::default), ..Answer::default() })),
+        }
+    }
+
+    /// Looks at a chunk that passes; whether it brought data, and whether tokens.
+    pub(crate) fn watch(&mut self, chunk: &[u8]) -> Watched {
+        match self {
+            Self::Not | Self::Compressed => Watched::default(),
+            Self::On(answer) => answer.watch(chunk),
+            Self::Waiting => {
+                if let Some(at) = memmem::find(chunk, b"\"usage\"") {
+                    let mut answer = Answer { scanner: Scanner::inside_object(), ..Answer::default() };
+                    answer.watch(&chunk[at..]);
+                    *self = Self::On(Box::new(answer));
+                }
+                Watched::default()
+            }
+        }
+    }
+
+    /// What was read, once the answer has ended.
+    pub(crate) fn answer(&self) -> Option<&Answer> {
+        if let Self::On(answer) = self { Some(answer) } else { None }
+    }
+}
+
+/// What a chunk of a stream brought.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Watched {
+    pub(crate) data: bool,
+    pub(crate) token: bool,
+}
+
+impl Answer {
+    /// Whether it comes event by event.
+    pub(crate) fn is_stream(&self) -> bool {
+        self.events.is_some()
+    }
+
+    /// Whether it said anything of itself.
+    pub(crate) fn says_something(&self) -> bool {
+        self.output_tokens.is_some() || self.input_tokens.is_some() || self.is_stream()
+    }
+
+    fn watch(&mut self, chunk: &[u8]) -> Watched {
+        let before = (self.data_events, self.token_events);
+        match self.events.take() {
+            None => self.read(chunk),
+            Some(mut events) => {
+                events.push(chunk, &mut |part| match part {
+                    Part::Data(data) => self.read(data),
+                    Part::End => self.event_ends(),
+                });
+                self.events = Some(events);
+            }
+        }
+        Watched { data: self.data_events > before.0, token: self.token_events > before.1 }
+    }
+
+    fn event_ends(&mut self) {
+        self.data_events += 1;
+        self.token_events += u64::from(std::mem::take(&mut self.has_text));
+        self.scanner.reset();
+    }
+
+    fn read(&mut self, json: &[u8]) {
+        let mut scanner = std::mem::take(&mut self.scanner);
+        scanner.push(json, &mut |path, scalar| self.has_text |= self.note(path, scalar));
+        self.scanner = scanner;
+    }
+
+    /// Takes note of one scalar; whether it is text of the model's.
+    fn note(&mut self, path: &[Word], scalar: Scalar<'_>) -> bool {
+        use Word::{
+            Choices, CompletionTokens, Content, Delta, FinishReason, InputTokens, Item, Message, Model, OutputTokens,
+            PromptTokens, ReasoningContent, Response, Status, StopReason, Text, ToolCalls, Usage,
+        };
+        // the responses API and messages wrap what others say at the top
+        let inner = if let [Response | Message, inner @ ..] = path { inner } else { path };
+        match (inner, scalar) {
+            ([Model], Scalar::Text(name)) => self.model = std::str::from_utf8(name).ok().map(Name::new),
+            ([Usage, PromptTokens | InputTokens], Scalar::Number(n)) => self.input_tokens = Some(n),
+            ([Usage, CompletionTokens | OutputTokens], Scalar::Number(n)) => self.output_tokens = Some(n),
+            ([Choices, Item, FinishReason] | [Delta, StopReason] | [StopReason], Scalar::Text(reason)) => {
+                self.finish_reasons.add(reason);
+            }
+            ([Status], Scalar::Text(status @ (b"completed" | b"incomplete" | b"failed"))) => {
+                self.finish_reasons.add(status);
+            }
+            (
+                [Choices, Item, Delta, Content | ReasoningContent]
+                | [Choices, Item, Text]
+                | [Choices, Item, Delta, ToolCalls, ..]
+                | [Delta]
+                | [Delta, Text],
+                Scalar::Text(text),
+            ) => return !text.is_empty(),
+            _ => {}
+        }
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn read(kind: &'static str, of_a_model: bool, text: &str, size: usize) -> Reading {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+        let mut reading = Reading::of(&headers, of_a_model);
+        text.as_bytes().chunks(size).for_each(|chunk| {
+            reading.watch(chunk);
+        });
+        reading
+    }
+
+    fn summary(reading: &Reading) -> String {
+        let Some(a) = reading.answer() else { return format!("{reading:?}") };
+        let reasons: Vec<&str> = a.finish_reasons.names().collect();
+        let model = a.model.as_ref().map_or("-", Name::as_str);
+        format!("{model} {:?}/{:?} {reasons:?} {} tokens seen", a.input_tokens, a.output_tokens, a.token_events)
+    }
+
+    #[test]
+    fn streams_are_read_wherever_chunks_end() {
+        let chat = "data: {\"model\":\"gpt-x\",\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":\"\"}}]}\n\n\
+            data: {\"model\":\"gpt-x\",\"choices\":[{\"delta\":{\"content\":\"Hel\"}}]}\r\n\r\n: ping\n\n\
+            data: {\"choices\":[{\"delta\":{\"content\":\"lo \\\"usage\\\":{\\\"prompt_tokens\\\":9}\"},\ndata: \"finish_reason\":null}]}\n\n\
+            data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"length\"}]}\n\n\
+            data: {\"choices\":[],\"usage\":{\"prompt_tokens\":12,\"completion_tokens\":34,\"total_tokens\":46}}\n\ndata: [DONE]\n\n";
+        let responses = "event: response.created\ndata: {\"type\":\"response.created\",\"response\":{\"model\":\"o-1\",\"status\":\"in_progress\"}}\n\n\
+            data: {\"type\":\"response.output_text.delta\",\"delta\":\"Hi\"}\n\n\
+            data: {\"type\":\"response.completed\",\"response\":{\"status\":\"completed\",\"usage\":{\"input_tokens\":3,\"input_tokens_details\":{\"cached_tokens\":1},\"output_tokens\":4}}}\n\n";
+        let messages = "data: {\"type\":\"message_start\",\"message\":{\"model\":\"c-1\",\"usage\":{\"input_tokens\":5,\"output_tokens\":1}}}\n\n\
+            data: {\"type\":\"content_block_delta\",\"delta\":{\"type\":\"text_delta\",\"text\":\"Hi\"}}\n\n\
+            data: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"end_turn\"},\"usage\":{\"output_tokens\":15}}\n\n";
+        let tools = "data: {\"choices\":[{\"delta\":{\"tool_calls\":[{\"function\":{\"arguments\":\"{\"}}]},\"finish_reason\":\"tool_calls\"}]}\n\n";
+        for (text, expected) in [
+            (chat, "gpt-x Some(12)/Some(34) [\"length\"] 2 tokens seen"),
+            (responses, "o-1 Some(3)/Some(4) [\"completed\"] 1 tokens seen"),
+            (messages, "c-1 Some(5)/Some(15) [\"end_turn\"] 1 tokens seen"),
+            (tools, "- None/None [\"tool_calls\"] 1 tokens seen"),
+            ("data: one\n\ndata: 2\n\n", "- None/None [] 0 tokens seen"),
+        ] {
+            for size in 1..=text.len() {
+                assert_eq!(summary(&read("text/event-stream", false, text, size)), expected, "pieces of {size}");
+            }
+        }
+    }
+
+    #[test]
+    fn whole_answers_are_read() {
+        let chat = r#"{"model":"gpt-x","choices":[{"message":{"content":"x"},"finish_reason":"stop"},{"finish_reason":"odd"}],
+            "usage":{"prompt_tokens":5,"completion_tokens":6,"prompt_tokens_details":{"cached_tokens":2}}}"#;
+        for size in 1..=chat.len() {
+            let reading = read("application/json; charset=utf-8", true, chat, size);
+            assert_eq!(summary(&reading), "gpt-x Some(5)/Some(6) [\"stop\", \"other\"] 0 tokens seen");
+        }
+        let elsewhere = "{\"content\":\"x\",\"usage\":{\"input_tokens\":5,\"output_tokens\":6,\"cache\":{\"read\":1}}}";
+        assert_eq!(summary(&read("application/json", false, elsewhere, 30)), "- Some(5)/Some(6) [] 0 tokens seen");
+        for nothing in ["{\"usage\":null}", "{\"usage\":{\"of\":\"land\"}}", "{\"usage\":[{\"prompt_tokens\":1}]}"] {
+            let reading = read("application/json", false, nothing, 99);
+            assert!(!reading.answer().unwrap().says_something(), "{nothing}");
+        }
+        assert_eq!(summary(&read("application/json", false, "{}", 99)), "Waiting");
+        assert_eq!(summary(&read("text/html", true, chat, 99)), "Not");
+    }
+
+    #[test]
+    fn compressed_answers_are_left_alone() {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        assert!(matches!(Reading::of(&headers, true), Reading::Compressed));
+    }
+}

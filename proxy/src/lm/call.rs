@@ -1,0 +1,150 @@
+//! [`Call`]: one call to a model: what was asked, what of the token budget was set aside for it, and
+//! what it came to in the end. [`Pace`] is when its tokens came.
+
+use std::{cell::RefCell, rc::Rc};
+
+use tokio::time::Instant;
+
+use crate::{
+    lm::{Answer, Asked, Operation, Reading, Watched},
+    regulate::{Reservation, TokenEstimate},
+    telemetry::LmRecord,
+};
+
+/// What an answer without a `usage` is booked at: four bytes of JSON a token, as for prompts.
+const BYTES_PER_TOKEN: u64 = 4;
+
+/// One call to a model.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) operation: Option<Operation>,
+    /// Shared with the request's body, which fills it as it passes.
+    pub(crate) asked: Rc<RefCell<Asked>>,
+    /// As the request announced it.
+    pub(crate) body_bytes: Option<u64>,
+    reservations: Vec<Reservation>,
+}
+
+/// When the events of a streamed answer came, in nanoseconds since the request.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Pace {
+    first_event_ns: Option<u64>,
+    first_token_ns: Option<u64>,
+    last_token_ns: u64,
+}
+
+impl Call {
+    pub(crate) fn new(operation: Option<Operation>, body_bytes: Option<u64>) -> Self {
+        Self { operation, asked: Rc::default(), body_bytes, reservations: Vec::new() }
+    }
+
+    /// What it will cost, as far as the request says.
+    pub(crate) fn estimate(&self) -> TokenEstimate {
+        let asked = self.asked.borrow();
+        TokenEstimate { prompt: asked.prompt_tokens(self.body_bytes), max_output: asked.max_output_tokens() }
+    }
+
+    /// Sets tokens aside until the call is settled.
+    pub(crate) fn reserve(&mut self, reservation: Reservation) {
+        self.reservations.push(reservation);
+    }
+
+    /// The call never reached the model.
+    pub(crate) fn refund(&mut self) {
+        let now = Instant::now();
+        self.reservations.drain(..).for_each(|reservation| reservation.settle(0, 0, now));
+    }
+
+    /// What it came to will never be known: what was set aside stays taken.
+    pub(crate) fn keep(&mut self) {
+        self.reservations.clear();
+    }
+
+    /// Books what the call came to; `None` for an answer that was not read.
+    pub(crate) fn settle(&mut self, answer: Option<&Answer>, status: u16, response_bytes: u64) {
+        if self.reservations.is_empty() {
+            return;
+        }
+        let (input, output) = self.bill(answer, status, response_bytes);
+        let now = Instant::now();
+        self.reservations.drain(..).for_each(|reservation| reservation.settle(input, output, now));
+    }
+
+    fn bill(&self, answer: Option<&Answer>, status: u16, response_bytes: u64) -> (u64, u64) {
+        let prompt = self.estimate().prompt;
+        match answer {
+            Some(answer) if answer.input_tokens.is_some() || answer.output_tokens.is_some() => {
+                (answer.input_tokens.unwrap_or(prompt), answer.output_tokens.unwrap_or(0))
+            }
+            // a refusal or a failure of the model's: nothing was generated
+            _ if status >= 400 => (0, 0),
+            // a stream without a usage, or cut off before it: about one token came with each event
+            Some(answer) if answer.is_stream() => (prompt, answer.token_events.max(answer.data_events)),
+            _ => (prompt, response_bytes / BYTES_PER_TOKEN),
+        }
+    }
+}
+
+impl Pace {
+    /// Takes note of a chunk that came `elapsed_ns` after the request.
+    pub(crate) fn note(&mut self, watched: Watched, elapsed_ns: u64) {
+        if watched.data {
+            self.first_event_ns.get_or_insert(elapsed_ns);
+        }
+        if watched.token {
+            self.first_token_ns.get_or_insert(elapsed_ns);
+            self.last_token_ns = elapsed_ns;
+        }
+    }
+
+    /// What there is to record of an answer, if it is a model's.
+    pub(crate) fn record(&self, call: Option<&Call>, reading: &Reading) -> Option<LmRecord> {
+        let answer = reading.answer();
+        let operation = call.and_then(|call| call.operation);
+        let of_a_model = operation.is_some() || answer.is_some_and(Answer::says_something);
+        let output_tokens = answer.and_then(|a| a.output_tokens);
+        of_a_model.then(|| LmRecord {
+            operation,
+            request_model: call.and_then(|call| call.asked.borrow().model),
+            response_model: answer.and_then(|a| a.model),
+            input_tokens: answer.and_then(|a| a.input_tokens),
+            output_tokens,
+            time_to_first_token_ns: self.time_to_first_token_ns(),
+            time_per_output_token_ns: output_tokens.and_then(|n| self.time_per_output_token_ns(n)),
+            finish_reasons: answer.map(|a| a.finish_reasons).unwrap_or_default(),
+            compressed: matches!(reading, Reading::Compressed),
+        })
+    }
+
+    /// The first event with text; the first event at all where none is known to have any.
+    fn time_to_first_token_ns(&self) -> Option<u64> {
+        self.first_token_ns.or(self.first_event_ns)
+    }
+
+    /// The mean gap after the first token.
+    fn time_per_output_token_ns(&self, output_tokens: u64) -> Option<u64> {
+        let spread = self.last_token_ns.checked_sub(self.first_token_ns?)?;
+        (output_tokens > 1).then(|| spread / (output_tokens - 1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pace_is_that_of_events_with_text() {
+        let mut pace = Pace::default();
+        let event = |token| Watched { data: true, token };
+        for (watched, at) in
+            [(Watched::default(), 5), (event(false), 10), (event(true), 20), (event(true), 60), (event(false), 90)]
+        {
+            pace.note(watched, at);
+        }
+        assert_eq!((pace.time_to_first_token_ns(), pace.time_per_output_token_ns(5)), (Some(20), Some(10)));
+        assert_eq!(pace.time_per_output_token_ns(1), None);
+        let mut unknown = Pace::default();
+        unknown.note(event(false), 7);
+        assert_eq!((unknown.time_to_first_token_ns(), unknown.time_per_output_token_ns(5)), (Some(7), None));
+    }
+}

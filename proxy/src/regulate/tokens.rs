@@ -1,0 +1,320 @@
+//! [`TokenLimiter`]: tokens of language models per second, of a service, a route, or each tenant of it.
+//!
+//! A bucket of `burst` tokens fills at `tokens_per_s`. What a call will cost is not known when it comes:
+//! an estimate is taken out then, and what the answer's `usage` differs from it is put back or taken
+//! later, so a bucket can be in debt and then refuses until it has filled up again. A call whose
+//! estimate exceeds the whole burst is let in when the bucket is full, or it could never be.
+//!
+//! ```text
+//! level(t) = min(burst, level + tokens_per_s · Δt)      admit if level ≥ min(estimate, burst)
+//! level ← level − estimate, and at the end  level ← min(burst, level + estimate − used)
+//! ```
+//!
+//! Where a request says no `max_tokens`, the mean output of past calls stands for it. Calls to models
+//! take milliseconds at least, so one short lock is nothing to them; without a limit there is none.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use http::{HeaderMap, HeaderName};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use weir_policy::TokenRateLimit;
+
+/// 256 tokens of answer until a call has shown what is usual: a few paragraphs.
+const FIRST_MEAN: f64 = 256.0;
+
+/// What one more call weighs in the mean.
+const WEIGHT: f64 = 1.0 / 8.0;
+
+/// 10,000 tenants with a bucket each, about 1 MiB; those beyond share one, after idle ones were dropped.
+const MAX_TENANTS: usize = 10_000;
+
+/// A look at all tenants for idle ones takes a millisecond: it is not taken for each newcomer.
+const PURGE_PAUSE: Duration = Duration::from_secs(1);
+
+/// A debt of a day's length, or of ten bursts: what is owed beyond is forgiven, or one absurd `usage`
+/// would lock out for ever.
+const MAX_DEBT_S: f64 = 86_400.0;
+const MAX_DEBT_BURSTS: f64 = 10.0;
+
+/// The token budget of one service or route.
+#[derive(Debug, Default)]
+pub(crate) struct TokenLimiter {
+    armed: AtomicBool,
+    state: Mutex<State>,
+}
+
+/// What a call will cost, as far as its request says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TokenEstimate {
+    pub(crate) prompt: u64,
+    pub(crate) max_output: Option<u64>,
+}
+
+/// Tokens set aside for a call.
+#[derive(Debug)]
+pub(crate) struct Reservation {
+    limiter: Arc<TokenLimiter>,
+    tenant: Option<Box<str>>,
+    tokens: f64,
+}
+
+/// What a budget looks like to its user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Budget {
+    pub(crate) limit: u64,
+    pub(crate) remaining: u64,
+    /// Until it is full again.
+    pub(crate) reset: Duration,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    limit: Option<TokenRateLimit>,
+    tenant_header: Option<HeaderName>,
+    shared: Bucket,
+    tenants: HashMap<Box<str>, Bucket>,
+    mean_output: Option<f64>,
+    purged: Option<Instant>,
+}
+
+/// How full it was at a moment; a new one is full.
+#[derive(Clone, Copy, Debug, Default)]
+struct Bucket {
+    level: Option<(f64, Instant)>,
+}
+
+impl TokenLimiter {
+    /// Changes the budget; levels and debts stay.
+    pub(crate) fn set(&self, limit: Option<&TokenRateLimit>) {
+        let mut state = self.state.lock();
+        state.tenant_header = limit.and_then(|l| l.tenant_header()).and_then(|name| name.parse().ok());
+        state.limit = limit.cloned();
+        self.armed.store(limit.is_some(), Relaxed);
+    }
+
+    /// Whether there is a budget at all.
+    pub(crate) fn is_armed(&self) -> bool {
+        self.armed.load(Relaxed)
+    }
+
+    /// Sets the estimate aside and says what is left; or says how long until there is enough.
+    pub(crate) fn reserve(
+        self: &Arc<Self>,
+        headers: &HeaderMap,
+        estimate: TokenEstimate,
+        now: Instant,
+    ) -> Option<Result<(Reservation, Budget), (Duration, Budget)>> {
+        let mut state = self.state.lock();
+        let limit = state.limit.clone()?;
+        let tenant = state.tenant(headers);
+        let output = estimate.max_output.map_or_else(|| state.mean_output.unwrap_or(FIRST_MEAN), |max| max as f64);
+        let tokens = estimate.prompt as f64 + output;
+        let bucket = state.bucket(tenant.as_deref(), &limit, now);
+        let taken = bucket.take(&limit, tokens, now);
+        let budget = bucket.budget(&limit, now);
+        let reservation = || Reservation { limiter: self.clone(), tenant, tokens };
+        Some(match taken {
+            Ok(()) => Ok((reservation(), budget)),
+            Err(wait) => Err((wait, budget)),
+        })
+    }
+}
+
+impl Reservation {
+    /// Puts back what was too much, or takes what was too little.
+    pub(crate) fn settle(self, input: u64, output: u64, now: Instant) {
+        let mut state = self.limiter.state.lock();
+        let Some(limit) = state.limit.clone() else { return };
+        if output > 0 {
+            let mean = state.mean_output.unwrap_or(output as f64);
+            state.mean_output = Some(mean + (output as f64 - mean) * WEIGHT);
+        }
+        let used = input as f64 + output as f64;
+        state.bucket(self.tenant.as_deref(), &limit, now).add(&limit, self.tokens - used, now);
+    }
+}
+
+impl State {
+    fn tenant(&self, headers: &HeaderMap) -> Option<Box<str>> {
+        let value = headers.get(self.tenant_header.as_ref()?)?;
+        value.to_str().ok().map(Into::into)
+    }
+
+    fn bucket(&mut self, tenant: Option<&str>, limit: &TokenRateLimit, now: Instant) -> &mut Bucket {
+        let Some(tenant) = tenant else { return &mut self.shared };
+        if !self.tenants.contains_key(tenant) {
+            let rested = self.purged.is_none_or(|at| now.saturating_duration_since(at) >= PURGE_PAUSE);
+            if self.tenants.len() >= MAX_TENANTS && rested {
+                self.purged = Some(now);
+                // a full bucket says no more than none
+                self.tenants.retain(|_, bucket| bucket.level(limit, now) < limit.burst().get() as f64);
+            }
+            if self.tenants.len() >= MAX_TENANTS {
+                return &mut self.shared;
+            }
+        }
+        self.tenants.entry(tenant.into()).or_default()
+    }
+}
+
+impl Bucket {
+    fn take(&mut self, limit: &TokenRateLimit, tokens: f64, now: Instant) -> Result<(), Duration> {
+        let (level, needed) = (self.level(limit, now), tokens.min(limit.burst().get() as f64));
+        if level < needed {
+            return Err(seconds((needed - level) / limit.tokens_per_s()));
+        }
+        self.add(limit, -tokens, now);
+        Ok(())
+    }
+
+    fn add(&mut self, limit: &TokenRateLimit, tokens: f64, now: Instant) {
+        let burst = limit.burst().get() as f64;
+        let debt = (limit.tokens_per_s() * MAX_DEBT_S).max(burst * MAX_DEBT_BURSTS);
+        let level = (self.level(limit, now) + tokens).clamp(-debt, burst);
+        self.level = Some((level, now));
+    }
+
+    fn level(&self, limit: &TokenRateLimit, now: Instant) -> f64 {
+        let burst = limit.burst().get() as f64;
+        self.level.map_or(burst, |(level, at)| {
+            let filled = now.saturating_duration_since(at).as_secs_f64() * limit.tokens_per_s();
+            (level + filled).min(burst)
+        })
+    }
+
+    fn budget(&self, limit: &TokenRateLimit, now: Instant) -> Budget {
+        let (level, burst) = (self.level(limit, now), limit.burst().get());
+        let reset = seconds((burst as f64 - level) / limit.tokens_per_s());
+        Budget { limit: burst, remaining: level.max(0.0) as u64, reset }
+    }
+}
+
+/// At most ten years, whatever the numbers say.
+fn seconds(s: f64) -> Duration {
+    Duration::from_secs_f64(s.clamp(0.0, 3.2e8))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limiter(tokens_per_s: f64, burst: u64, tenant_header: Option<&str>) -> Arc<TokenLimiter> {
+        let limiter = Arc::new(TokenLimiter::default());
+        let limit = TokenRateLimit::new(tokens_per_s, burst, tenant_header.map(str::to_owned));
+        limiter.set(Some(&limit.unwrap()));
+        limiter
+    }
+
+    fn ask(
+        limiter: &Arc<TokenLimiter>,
+        prompt: u64,
+        max_output: Option<u64>,
+    ) -> Result<(Reservation, Budget), (Duration, Budget)> {
+        ask_as(limiter, "", prompt, max_output)
+    }
+
+    fn ask_as(
+        limiter: &Arc<TokenLimiter>,
+        tenant: &str,
+        prompt: u64,
+        max_output: Option<u64>,
+    ) -> Result<(Reservation, Budget), (Duration, Budget)> {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-tenant", tenant.parse().unwrap());
+        limiter.reserve(&headers, TokenEstimate { prompt, max_output }, Instant::now()).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_too_much_comes_back_and_what_was_too_little_is_owed() {
+        for (used, then_remaining, wait_ms) in [(20, 980, 0), (400, 600, 0), (1_000, 0, 1_000), (1_500, 0, 6_000)] {
+            let limiter = limiter(100.0, 1_000, None);
+            let (reservation, budget) = ask(&limiter, 100, Some(300)).unwrap();
+            assert_eq!((budget.limit, budget.remaining), (1_000, 600));
+            reservation.settle(used / 2, used - used / 2, Instant::now());
+            match ask(&limiter, 0, Some(100)) {
+                Ok((_, budget)) => assert_eq!((budget.remaining, 0), (then_remaining - 100, wait_ms), "{used} used"),
+                Err((wait, budget)) => {
+                    assert_eq!((budget.remaining, wait.as_millis()), (then_remaining, wait_ms), "{used} used");
+                }
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn debts_are_paid_by_time() {
+        let limiter = limiter(100.0, 1_000, None);
+        ask(&limiter, 0, Some(0)).unwrap().0.settle(0, 1_500, Instant::now());
+        let (wait, budget) = ask(&limiter, 100, Some(0)).unwrap_err();
+        assert_eq!((wait.as_secs(), budget.reset.as_secs()), (6, 15));
+        tokio::time::advance(wait - Duration::from_millis(1)).await;
+        assert!(ask(&limiter, 100, Some(0)).is_err());
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert!(ask(&limiter, 100, Some(0)).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn in_the_long_run_the_rate_is_the_rate_whatever_was_estimated() {
+        for (estimate, used) in [(50, 80), (500, 80), (80, 80)] {
+            let limiter = limiter(1_000.0, 2_000, None);
+            let mut spent = 0;
+            for _ in 0..6_000 {
+                tokio::time::advance(Duration::from_millis(10)).await;
+                if let Ok((reservation, _)) = ask(&limiter, 0, Some(estimate)) {
+                    reservation.settle(0, used, Instant::now());
+                    spent += used;
+                }
+            }
+            assert!((58_000..=62_000).contains(&spent), "{spent} tokens in 60 s, {estimate} estimated");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_mean_of_past_answers_stands_for_what_is_not_said() {
+        let limiter = limiter(100.0, 100_000, None);
+        let (first, budget) = ask(&limiter, 0, None).unwrap();
+        assert_eq!(budget.remaining, 100_000 - 256);
+        first.settle(0, 40, Instant::now());
+        let (_second, budget) = ask(&limiter, 10, None).unwrap();
+        assert_eq!(budget.remaining, 100_000 - 40 - 10 - 40);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_larger_than_the_burst_needs_a_full_bucket() {
+        let limiter = limiter(100.0, 1_000, None);
+        let (huge, budget) = ask(&limiter, 0, Some(5_000)).unwrap();
+        assert_eq!((budget.remaining, budget.reset.as_secs()), (0, 50));
+        huge.settle(0, 500, Instant::now());
+        assert_eq!(ask(&limiter, 0, Some(5_000)).unwrap_err().0.as_secs(), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn tenants_do_not_pay_for_each_other() {
+        let limiter = limiter(1.0, 100, Some("x-tenant"));
+        assert!(ask_as(&limiter, "a", 100, Some(0)).is_ok());
+        assert!(ask_as(&limiter, "a", 100, Some(0)).is_err());
+        assert!(ask_as(&limiter, "b", 100, Some(0)).is_ok());
+        for n in 0..2 * MAX_TENANTS {
+            let _ = ask_as(&limiter, &n.to_string(), 100, Some(0));
+        }
+        assert!(limiter.state.lock().tenants.len() <= MAX_TENANTS);
+        tokio::time::advance(Duration::from_secs(200)).await;
+        assert!(ask_as(&limiter, "new", 100, Some(0)).is_ok());
+        assert_eq!(limiter.state.lock().tenants.len(), 1, "full buckets go when there are too many");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_absurd_usage_does_not_lock_out_for_ever() {
+        let limiter = limiter(100.0, 1_000, None);
+        ask(&limiter, 0, Some(1)).unwrap().0.settle(u64::MAX, u64::MAX, Instant::now());
+        let (wait, _) = ask(&limiter, 0, Some(1)).unwrap_err();
+        assert!(wait <= Duration::from_secs(86_401), "{wait:?}");
+    }
+}

@@ -1,0 +1,157 @@
+//! [`Reloader`]: a new configuration for a proxy that runs, without a request lost: compiled and bound
+//! beside the old, then swapped on every thread. What cannot be used is refused whole and the old stays.
+//!
+//! Limits, breakers and counts of routes that stay are carried over, so a reload lets nobody in twice.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use rustls::crypto::CryptoProvider;
+use serde::Serialize;
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{info, warn};
+
+use crate::{
+    config::{Config, ConfigError},
+    proxy::StartError,
+    security::{Security, SecurityError},
+    sockets::{Addresses, bind_missing, listener_keys},
+    traffic::Order,
+    workload::Current,
+};
+
+/// Why a configuration is not taken while the proxy runs.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// It cannot be used at all.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// It could be used, but not by a proxy that runs already.
+    #[error("{key} cannot change while the proxy runs: restart it")]
+    Fixed {
+        /// The first key that differs.
+        key: &'static str,
+    },
+    /// A certificate, a key or a set of keys cannot be used.
+    #[error(transparent)]
+    Security(#[from] SecurityError),
+    /// A new listener cannot be bound.
+    #[error(transparent)]
+    Bind(#[from] StartError),
+    /// The data threads are ending.
+    #[error("the proxy is draining")]
+    Draining,
+}
+
+/// What `/config` tells.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Status {
+    /// How many were taken since the start, the first not counted.
+    pub(crate) reloads: u64,
+    /// Why the last one was refused, unless one was taken since.
+    pub(crate) refused: Option<String>,
+    /// What is in force.
+    pub(crate) config: Arc<Config>,
+}
+
+/// Takes configurations one after the other.
+pub(crate) struct Reloader {
+    current: Current,
+    orders: Vec<mpsc::Sender<Order>>,
+    /// One reload at a time.
+    addresses: tokio::sync::Mutex<Addresses>,
+    /// The same, for those who only ask.
+    listening: Mutex<Vec<SocketAddr>>,
+    status: Arc<ArcSwap<Status>>,
+    /// Tells the control thread.
+    reloaded: watch::Sender<Arc<Config>>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl Reloader {
+    pub(crate) fn new(
+        current: Current,
+        orders: Vec<mpsc::Sender<Order>>,
+        addresses: Addresses,
+        status: Arc<ArcSwap<Status>>,
+        reloaded: watch::Sender<Arc<Config>>,
+        provider: Arc<CryptoProvider>,
+    ) -> Self {
+        let listening = Mutex::new(in_order(&status.load().config, &addresses));
+        Self { current, orders, addresses: tokio::sync::Mutex::new(addresses), listening, status, reloaded, provider }
+    }
+
+    /// Where it listens, in the order of the configuration in force.
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        self.listening.lock().clone()
+    }
+
+    /// Puts `config` in force, or says why not; when it returns, every thread obeys.
+    pub(crate) async fn reload(&self, config: Config) -> Result<(), ReloadError> {
+        let taken = self.take(config).await;
+        match &taken {
+            Ok(()) => info!("a new configuration is in force"),
+            Err(error) => self.refuse(&error.to_string()),
+        }
+        taken
+    }
+
+    /// Notes that a configuration could not be used.
+    pub(crate) fn refuse(&self, why: &str) {
+        warn!(why, "a new configuration was refused whole; the one before stays");
+        self.status.rcu(|status| Status { refused: Some(why.to_owned()), ..Status::clone(status) });
+    }
+
+    async fn take(&self, config: Config) -> Result<(), ReloadError> {
+        config.validate()?;
+        let config = config.with_istio()?;
+        config.validate()?;
+        let mut addresses = self.addresses.lock().await;
+        if let Some(key) = fixed(&self.status.load().config, &config) {
+            return Err(ReloadError::Fixed { key });
+        }
+        let (now, sockets) = bind_missing(&listener_keys(&config), self.orders.len(), &addresses)?;
+        let security = Security::open(&config, &self.provider)?;
+        let before = self.current.load_full();
+        let after = Arc::new(before.succeeded_by(&config, security));
+        self.current.store(after.clone());
+        // a policy that came in between went to the one before
+        after.inherit_policy(&before);
+        let mut obeyed = Vec::new();
+        for (orders, sockets) in self.orders.iter().zip(sockets) {
+            let (done, told) = oneshot::channel();
+            let order = Order { workload: after.clone(), sockets, done };
+            orders.send(order).await.map_err(|_| ReloadError::Draining)?;
+            obeyed.push(told);
+        }
+        for told in obeyed {
+            told.await.map_err(|_| ReloadError::Draining)?;
+        }
+        *self.listening.lock() = in_order(&config, &now);
+        *addresses = now;
+        let config = Arc::new(config);
+        self.status.rcu(|status| Status { reloads: status.reloads + 1, refused: None, config: config.clone() });
+        self.reloaded.send_replace(config);
+        Ok(())
+    }
+}
+
+/// The first key that differs although it holds for as long as the process.
+fn fixed(old: &Config, new: &Config) -> Option<&'static str> {
+    let differs = [
+        ("service", old.service != new.service),
+        ("instance", old.instance != new.instance),
+        ("threads", old.thread_count() != new.thread_count()),
+        ("admin", old.admin != new.admin),
+        ("admin_token", old.admin_token != new.admin_token || old.admin_token_file != new.admin_token_file),
+        ("limits.local_limit", old.limits.local_limit != new.limits.local_limit),
+        ("telemetry", old.telemetry != new.telemetry),
+        ("policy", old.policy != new.policy),
+    ];
+    differs.into_iter().find_map(|(key, differs)| differs.then_some(key))
+}
+
+fn in_order(config: &Config, addresses: &Addresses) -> Vec<SocketAddr> {
+    listener_keys(config).iter().filter_map(|key| addresses.get(key).copied()).collect()
+}

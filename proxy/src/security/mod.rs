@@ -1,0 +1,136 @@
+//! Who is at the other end, and what it may do: mutual TLS with SPIFFE ids (`tls`), JSON web tokens
+//! (`jwt`), rules over both (`authorize`).
+//!
+//! [`Security`] is compiled at start beside the routes. A listener without `tls`, `jwt` and
+//! `authorization` has no [`Guard`], so its requests pay for nothing here. Everything that comes from files or
+//! addresses is kept fresh by the control thread ([`Security::watch`]) and swapped in whole; what cannot be used
+//! leaves the last good one in place, with a log line and a count.
+
+mod authorize;
+mod claims;
+mod guard;
+mod jwt;
+mod stats;
+mod tls;
+
+use std::sync::Arc;
+
+use rustls::crypto::CryptoProvider;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub(crate) use authorize::{Decision, is_normal_path};
+pub(crate) use guard::{Denial, Guard};
+pub(crate) use stats::SecurityStats;
+pub(crate) use tls::{Accepted, ClientTls, Peer, ServerTls, Watched};
+
+use crate::config::{Config, TlsMode};
+
+/// Security that cannot be set up: which key, which file, and why.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{key}: {why}")]
+pub struct SecurityError {
+    /// Where it stands in the configuration.
+    pub key: String,
+    /// What is wrong.
+    pub why: String,
+}
+
+/// What all listeners and upstreams ask for, compiled.
+#[derive(Debug, Default)]
+pub(crate) struct Security {
+    listeners: Vec<ListenerSecurity>,
+    upstreams: Vec<Option<Arc<ClientTls>>>,
+    watched: Vec<Watched>,
+    key_sources: Vec<Arc<jwt::KeySource>>,
+    pub(crate) stats: Arc<SecurityStats>,
+}
+
+#[derive(Debug, Default)]
+struct ListenerSecurity {
+    tls: Option<Arc<ServerTls>>,
+    guard: Option<Guard>,
+}
+
+impl Security {
+    /// Reads every file that is named; `provider` does the cryptography of TLS.
+    pub(crate) fn open(config: &Config, provider: &Arc<CryptoProvider>) -> Result<Self, SecurityError> {
+        let mut security = Self::default();
+        for (i, listener) in config.listeners.iter().enumerate() {
+            let key = format!("listeners[{i}]");
+            let mut tls = None;
+            if let Some(asked) = listener.tls.as_ref().filter(|tls| tls.mode != TlsMode::Off) {
+                let (server, watched) = ServerTls::open(asked, &key, provider, security.stats.clone())?;
+                security.watched.push(watched);
+                tls = Some(server);
+            }
+            let guard = Guard::open(listener, &key, &config.service, provider, &security.stats)?;
+            security.key_sources.extend(guard.iter().flat_map(Guard::key_sources).cloned());
+            security.listeners.push(ListenerSecurity { tls, guard });
+        }
+        for (i, upstream) in config.upstreams.iter().enumerate() {
+            let mut tls = None;
+            if let Some(asked) = &upstream.tls {
+                let key = format!("upstreams[{i}].tls");
+                let (client, watched) = ClientTls::open(asked, &key, upstream.protocol, provider)?;
+                security.watched.push(watched);
+                tls = Some(client);
+            }
+            security.upstreams.push(tls);
+        }
+        Ok(security)
+    }
+
+    /// What stands before the requests of a listener; nothing when it asks for none.
+    pub(crate) fn guard(&self, listener: usize) -> Option<&Guard> {
+        self.listeners.get(listener)?.guard.as_ref()
+    }
+
+    /// The TLS of a listener.
+    pub(crate) fn server_tls(&self, listener: usize) -> Option<&Arc<ServerTls>> {
+        self.listeners.get(listener)?.tls.as_ref()
+    }
+
+    /// The TLS towards an upstream.
+    pub(crate) fn client_tls(&self, upstream: usize) -> Option<&Arc<ClientTls>> {
+        self.upstreams.get(upstream)?.as_ref()
+    }
+
+    /// Keeps certificates and keys fresh until `stop`.
+    pub(crate) fn watch(&self, tasks: &TaskTracker, stop: &CancellationToken) {
+        if !self.watched.is_empty() {
+            tasks.spawn(tls::watch(self.watched.clone(), self.stats.clone(), stop.clone()));
+        }
+        for source in &self.key_sources {
+            tasks.spawn(source.clone().run(stop.clone()));
+        }
+    }
+
+    /// Prometheus text.
+    pub(crate) fn write_metrics(&self, text: &mut String) {
+        if self.is_asked_for() {
+            self.stats.write_metrics(text);
+            tls::write_expiry(&self.watched, text);
+        }
+    }
+
+    /// Whether the configuration has any of it.
+    pub(crate) fn is_asked_for(&self) -> bool {
+        self.listeners.iter().any(|l| l.guard.is_some()) || !self.watched.is_empty()
+    }
+
+    /// When the first certificate in use ends, in seconds since the Unix epoch.
+    pub(crate) fn first_expiry_unix_s(&self) -> Option<i64> {
+        self.watched.iter().filter_map(Watched::not_after_unix_s).min()
+    }
+}
+
+impl SecurityError {
+    fn new(key: impl Into<String>, why: impl Into<String>) -> Self {
+        Self { key: key.into(), why: why.into() }
+    }
+}
+
+/// The cryptography this crate is built with; named everywhere, so that no process default decides.
+pub(crate) fn default_provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}

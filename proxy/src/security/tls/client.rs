@@ -1,0 +1,115 @@
+//! [`ClientTls`]: TLS towards an upstream.
+
+use std::{io, sync::Arc};
+
+use arc_swap::ArcSwap;
+use rustls::{ClientConfig, client::Resumption, crypto::CryptoProvider, pki_types::ServerName, sign::SingleCertAndKey};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use crate::{
+    config::{Protocol, UpstreamTls},
+    security::{
+        SecurityError,
+        tls::{
+            identity::unix_s_now,
+            material::{Files, Material},
+            peer::Peer,
+            verify::ServerVerifier,
+            watch::{Target, Watched},
+        },
+    },
+};
+
+/// Endpoints whose sessions can go on; an upstream has fewer.
+const SESSIONS: usize = 256;
+
+/// TLS towards one upstream.
+#[derive(Debug)]
+pub(crate) struct ClientTls {
+    asked: UpstreamTls,
+    protocol: Protocol,
+    provider: Arc<CryptoProvider>,
+    current: ArcSwap<ClientConfig>,
+}
+
+impl ClientTls {
+    /// Reads the files of an upstream; the second is for who watches them.
+    pub(crate) fn open(
+        asked: &UpstreamTls,
+        key: &str,
+        protocol: Protocol,
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<(Arc<Self>, Watched), SecurityError> {
+        let pair = asked.certificate.clone().zip(asked.key.clone());
+        let files = Files { key: key.to_owned(), pair, trust: Some(asked.trust.clone()) };
+        let (material, fingerprint) = Watched::first(&files, provider)?;
+        let config = compile(asked, protocol, provider, &material).map_err(|why| SecurityError::new(key, why))?;
+        let (asked, provider) = (asked.clone(), provider.clone());
+        let client = Arc::new(Self { asked, protocol, provider, current: ArcSwap::from_pointee(config) });
+        let target = Target::Client(client.clone());
+        let watched = Watched::new(files, client.provider.clone(), &material, fingerprint, target);
+        Ok((client, watched))
+    }
+
+    /// New handshakes use `material`.
+    pub(super) fn swap(&self, material: &Material) -> Result<(), String> {
+        self.current.store(Arc::new(compile(&self.asked, self.protocol, &self.provider, material)?));
+        Ok(())
+    }
+
+    /// Shakes hands with the endpoint at `address`; the caller bounds the time.
+    ///
+    /// # Errors
+    /// Who answers is not whom it should be, or speaks no TLS, or not the protocol.
+    pub(crate) async fn connect(
+        &self,
+        address: &str,
+        stream: TcpStream,
+    ) -> io::Result<(TlsStream<TcpStream>, Arc<Peer>)> {
+        let name = self.server_name(address)?;
+        let stream = TlsConnector::from(self.current.load_full()).connect(name, stream).await?;
+        let session = stream.get_ref().1;
+        // HTTP/1.1 is what a server without ALPN speaks; HTTP/2 must be agreed on (RFC 9113 §3.2)
+        if self.protocol == Protocol::H2 && session.alpn_protocol() != Some(b"h2") {
+            return Err(io::Error::other("the upstream does not speak HTTP/2"));
+        }
+        let peer = Peer::of(session.peer_certificates(), None, unix_s_now()).map_err(io::Error::other)?;
+        Ok((stream, Arc::new(peer)))
+    }
+
+    fn server_name(&self, address: &str) -> io::Result<ServerName<'static>> {
+        let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let name = self.asked.verify.server_name.as_deref().unwrap_or(host);
+        ServerName::try_from(name.to_owned()).map_err(io::Error::other)
+    }
+}
+
+fn compile(
+    asked: &UpstreamTls,
+    protocol: Protocol,
+    provider: &Arc<CryptoProvider>,
+    material: &Material,
+) -> Result<ClientConfig, String> {
+    let roots = material.roots.clone().ok_or("roots to trust are missing")?;
+    let verifier = ServerVerifier {
+        roots,
+        spiffe_ids: asked.verify.spiffe_ids.clone(),
+        algorithms: provider.signature_verification_algorithms,
+    };
+    let builder = ClientConfig::builder_with_provider(provider.clone());
+    let builder = builder.with_safe_default_protocol_versions().map_err(|error| error.to_string())?;
+    // "dangerous" is rustls's word for any verifier but its own; ours asks its functions and for the SPIFFE id
+    let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
+    let mut config = match material.pair.as_deref() {
+        Some(pair) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(pair.clone()))),
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![match protocol {
+        Protocol::Http1 => b"http/1.1".to_vec(),
+        Protocol::H2 => b"h2".to_vec(),
+    }];
+    config.resumption = Resumption::in_memory_sessions(SESSIONS);
+    Ok(config)
+}

@@ -1,0 +1,177 @@
+//! [`Recorder`]: where a data thread leaves its records: a ring of its own, which nobody else writes to.
+//!
+//! A push is a copy and one atomic store: it takes no lock, allocates nothing, wakes nobody until the
+//! ring is half full, and never waits: what does not fit is dropped and counted. [`Gatherer`] empties
+//! the rings on the control thread and hands each record to whom it is for: the exporter, the access
+//! log, and whoever taps.
+
+use std::{
+    cell::RefCell,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use rtrb::{Consumer, Producer, RingBuffer};
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::{AccessLog, Telemetry},
+    counters::{Tally, add},
+    telemetry::{Action, LogWriter, SpanRecord, Taps},
+};
+
+/// 4,096 records a thread, about 1 MiB: 80 ms of the fastest traffic, and gathering is waked at half of it.
+const RING_RECORDS: usize = 4_096;
+
+/// 50 ms between two looks at rings that fill slowly: soon enough for who watches a tap.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// A data thread's end of its ring.
+pub(crate) struct Recorder {
+    ring: RefCell<Producer<SpanRecord>>,
+    wanted: Arc<Wanted>,
+    wake: Arc<Notify>,
+}
+
+/// Whom records are for; without anybody none is kept.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    /// Whether spans are exported.
+    pub(crate) spans: bool,
+    access_log: AccessLog,
+    access_log_ratio: f64,
+    /// How many tap.
+    pub(crate) taps: AtomicU32,
+}
+
+/// The other end of all rings.
+pub(crate) struct Gatherer {
+    rings: Vec<Consumer<SpanRecord>>,
+    wake: Arc<Notify>,
+    exporter: Option<mpsc::Sender<SpanRecord>>,
+    access_log: Option<LogWriter>,
+    taps: Arc<Taps>,
+    tally: Arc<Tally>,
+}
+
+/// One ring for each data thread; the other ends wait for their [`Gatherer`].
+pub(crate) fn rings(config: &Telemetry, wanted: &Arc<Wanted>, threads: usize) -> (Vec<Recorder>, Rings) {
+    let wake = Arc::new(Notify::new());
+    let ring = |_| RingBuffer::new(RING_RECORDS.min(config.queue_records));
+    let (producers, rings): (Vec<_>, Vec<_>) = (0..threads).map(ring).unzip();
+    let recorder = |ring| Recorder { ring: RefCell::new(ring), wanted: wanted.clone(), wake: wake.clone() };
+    (producers.into_iter().map(recorder).collect(), Rings { rings, wake: wake.clone() })
+}
+
+/// What a [`Gatherer`] is made of.
+pub(crate) struct Rings {
+    rings: Vec<Consumer<SpanRecord>>,
+    wake: Arc<Notify>,
+}
+
+impl Wanted {
+    pub(crate) fn new(config: &Telemetry) -> Self {
+        let logs = config.otlp.is_some() || config.access_log_file.is_some();
+        Self {
+            spans: config.otlp.is_some(),
+            access_log: if logs { config.access_log } else { AccessLog::Off },
+            access_log_ratio: config.access_log_ratio,
+            taps: AtomicU32::new(0),
+        }
+    }
+
+    fn logs(&self, record: &SpanRecord) -> bool {
+        self.access_log.wants(record) && (self.access_log_ratio >= 1.0 || rand::random::<f64>() < self.access_log_ratio)
+    }
+}
+
+impl AccessLog {
+    fn wants(self, record: &SpanRecord) -> bool {
+        match self {
+            Self::Off => false,
+            Self::Errors => record.failed() || matches!(record.action, Action::Shed(_) | Action::Denied),
+            Self::All => true,
+        }
+    }
+}
+
+impl Recorder {
+    /// Leaves a record if anybody wants it; never waits.
+    pub(crate) fn record(&self, mut record: SpanRecord, tally: &Tally) {
+        record.trace.sampled &= self.wanted.spans;
+        record.log = self.wanted.logs(&record);
+        let (span, log) = (record.trace.sampled, record.log);
+        if !span && !log && self.wanted.taps.load(Relaxed) == 0 {
+            return;
+        }
+        add(&tally.spans_recorded, usize::from(span));
+        let mut ring = self.ring.borrow_mut();
+        if ring.push(record).is_err() {
+            add(&tally.spans_dropped, usize::from(span));
+            add(&tally.logs_dropped, usize::from(log));
+        }
+        // once on the way up: a wake of another thread is a system call
+        let half = ring.buffer().capacity() / 2;
+        if ring.slots() == half {
+            self.wake.notify_one();
+        }
+    }
+}
+
+impl Gatherer {
+    pub(crate) fn new(
+        Rings { rings, wake }: Rings,
+        exporter: Option<mpsc::Sender<SpanRecord>>,
+        access_log: Option<LogWriter>,
+        taps: Arc<Taps>,
+        tally: Arc<Tally>,
+    ) -> Self {
+        Self { rings, wake, exporter, access_log, taps, tally }
+    }
+
+    /// Gathers until `stop`; when it returns the rings are empty, and the exporter's queue is closed.
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        loop {
+            let stopping = tokio::select! {
+                biased;
+                () = stop.cancelled() => true,
+                () = self.wake.notified() => false,
+                () = tokio::time::sleep(LOOK) => false,
+            };
+            self.gather();
+            if stopping {
+                return;
+            }
+        }
+    }
+
+    fn gather(&mut self) {
+        let mut rings = std::mem::take(&mut self.rings);
+        for ring in &mut rings {
+            while let Ok(record) = ring.pop() {
+                self.hand_on(record);
+            }
+        }
+        self.rings = rings;
+    }
+
+    fn hand_on(&self, record: SpanRecord) {
+        self.taps.show(&record);
+        if record.log
+            && let Some(access_log) = &self.access_log
+        {
+            access_log.write(&record);
+        }
+        let Some(exporter) = self.exporter.as_ref().filter(|_| record.trace.sampled || record.log) else { return };
+        let (span, log) = (record.trace.sampled, record.log);
+        if exporter.try_send(record).is_err() {
+            let tally = &self.tally;
+            add(&tally.spans_dropped, usize::from(span));
+            add(&tally.logs_dropped, usize::from(log));
+        }
+    }
+}

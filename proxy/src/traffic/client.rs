@@ -1,0 +1,213 @@
+//! One connection of a client: which protocol it speaks, its requests one after the other, its end.
+//!
+//! When the proxy drains, HTTP/2 is told so at once. An HTTP/1.1 client is told with its next answer,
+//! and only one that stays silent is closed, so that no request is met by a closing socket.
+
+use std::{convert::Infallible, net::IpAddr, rc::Rc, sync::Arc, time::Duration};
+
+use http::{Request, Response};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::Instant,
+};
+use tracing::debug;
+
+use crate::{
+    config::{Http, ListenerProtocol},
+    connection::{Detected, Guard, Patience, Verdict, detect},
+    security::Peer,
+    traffic::{
+        body::ProxyBody,
+        forward::handle,
+        handshake::{Secured, secure},
+        listener::Slot,
+        serve::LocalExecutor,
+        tunnel,
+    },
+};
+
+/// Half a second that an idle HTTP/1.1 client gets when the proxy drains: longer than a request is on its way.
+const LINGER: Duration = Duration::from_millis(500);
+
+/// Both ends of an HTTP/2 connection see within a minute that the other is gone.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+
+/// 64 KiB that a stream keeps of an answer nobody reads: with 100 streams, 6.4 MiB a connection at worst.
+const SEND_BUFFER_BYTES: usize = 64 * 1024;
+
+/// 256 KiB that a client may send ahead on a stream, and 1 MiB on a connection: 2 ms at 1 Gbit/s.
+const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+
+/// hyper allocates for more fields than this, and only then.
+const HEADERS_ON_STACK: usize = 100;
+
+/// Who is at the other end.
+#[derive(Clone)]
+struct Client {
+    address: IpAddr,
+    /// As TLS has proved it.
+    peer: Option<Arc<Peer>>,
+}
+
+/// Serves a connection to its end.
+pub(crate) async fn serve(slot: Rc<Slot>, stream: TcpStream, address: IpAddr) {
+    let Some(Secured { mut wire, peer, http2: agreed }) = secure(&slot, stream).await else { return };
+    let Some((detected, ahead)) = first_bytes(&slot, &mut wire, agreed).await else { return };
+    let client = Client { address, peer };
+    let (worker, listener) = slot.current();
+    let (tally, patience) = (worker.workload.tally.clone(), Patience(worker.workload.timeouts.write_idle()));
+    let Http { max_header_bytes, max_control_frames_per_s, .. } = worker.workload.http;
+    let tcp = worker.workload.accepts[listener].tcp.clone();
+    match detected {
+        Detected::Http1 => {
+            // hyper counts the whole head and answers 431; the guard's bound is on what it keeps, and comes later
+            let guard = Guard::http1(wire, ahead, 2 * max_header_bytes, tally, patience);
+            http1(slot, client, guard).await;
+        }
+        Detected::Http2 => {
+            let guard = Guard::http2(wire, ahead, max_control_frames_per_s, tally, patience);
+            http2(slot, client, guard).await;
+        }
+        Detected::Tcp => {
+            let Some(route) = tcp else { return };
+            tunnel::tcp(worker, route, client.address, client.peer, Guard::open(wire, ahead, tally, patience)).await;
+        }
+    }
+}
+
+/// What the client speaks and what it said so far; `None` when there is nothing to serve.
+async fn first_bytes<S>(slot: &Slot, stream: &mut S, agreed: Option<bool>) -> Option<(Detected, Vec<u8>)>
+where
+    S: AsyncRead + Unpin,
+{
+    let (worker, listener) = slot.current();
+    let timeouts = &worker.workload.timeouts;
+    let (tcp_too, wait) = match worker.workload.accepts[listener].protocol {
+        ListenerProtocol::Tcp => return Some((Detected::Tcp, Vec::new())),
+        // TLS has settled it
+        _ if agreed == Some(true) => return Some((Detected::Http2, Vec::new())),
+        _ if agreed == Some(false) => return Some((Detected::Http1, Vec::new())),
+        ListenerProtocol::Http => (false, timeouts.header_read()),
+        ListenerProtocol::Detect => (true, timeouts.detect()),
+    };
+    let found = detect(stream, tcp_too, Instant::now() + wait);
+    let found = tokio::select! {
+        found = found => found,
+        () = lingered(slot) => return None,
+    };
+    found.unwrap_or_else(|error| {
+        debug!(%error, "a connection ended before it said anything");
+        None
+    })
+}
+
+async fn http1<S>(slot: Rc<Slot>, client: Client, guard: Guard<S>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (worker, _) = slot.current();
+    let Http { max_header_bytes, max_headers, .. } = worker.workload.http;
+    let verdict = guard.verdict();
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(worker.workload.timeouts.header_read());
+    builder.max_buf_size(max_header_bytes).max_header_size(max_header_bytes);
+    if max_headers != HEADERS_ON_STACK {
+        builder.max_headers(max_headers);
+    }
+    drop(worker); // a connection that lasts must not keep an old configuration
+    let service = service_fn(|request| {
+        let (slot, verdict, client) = (slot.clone(), verdict.clone(), client.clone());
+        async move {
+            let asked_connect = request_is_connect(&request);
+            let mut response = client.ask(&slot, request).await;
+            settle(&verdict, asked_connect, response.status());
+            if slot.draining.is_cancelled() {
+                response.headers_mut().entry(http::header::CONNECTION).or_insert(CLOSE);
+            }
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let connection = builder.serve_connection(TokioIo::new(guard), service).with_upgrades();
+    let mut connection = std::pin::pin!(connection);
+    let served = tokio::select! {
+        served = connection.as_mut() => served,
+        () = lingered(&slot) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    ended(served);
+}
+
+const CLOSE: http::HeaderValue = http::HeaderValue::from_static("close");
+
+/// Resolves when the proxy has drained for long enough that a silent client may be closed.
+async fn lingered(slot: &Slot) {
+    slot.draining.cancelled().await;
+    tokio::time::sleep(LINGER).await;
+}
+
+async fn http2<S>(slot: Rc<Slot>, client: Client, guard: Guard<S>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (worker, _) = slot.current();
+    let Http { max_header_bytes, max_streams, max_pending_resets, .. } = worker.workload.http;
+    let mut builder = http2::Builder::new(LocalExecutor);
+    builder.timer(TokioTimer::new()).keep_alive_interval(Some(KEEP_ALIVE));
+    builder.max_concurrent_streams(max_streams).max_pending_accept_reset_streams(max_pending_resets);
+    builder.max_header_list_size(u32::try_from(max_header_bytes).unwrap_or(u32::MAX));
+    builder.initial_stream_window_size(STREAM_WINDOW_BYTES).initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+    builder.max_send_buf_size(SEND_BUFFER_BYTES).enable_connect_protocol();
+    drop(worker);
+    let service = service_fn(|request| {
+        let (slot, client) = (slot.clone(), client.clone());
+        async move { Ok::<_, Infallible>(client.ask(&slot, request).await) }
+    });
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(guard), service));
+    let served = tokio::select! {
+        served = connection.as_mut() => served,
+        () = slot.draining.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    ended(served);
+}
+
+impl Client {
+    /// Puts a request to the configuration in force.
+    async fn ask(self, slot: &Slot, mut request: Request<Incoming>) -> Response<ProxyBody> {
+        if let Some(peer) = self.peer {
+            request.extensions_mut().insert(peer);
+        }
+        let (worker, listener) = slot.current();
+        handle(worker, listener, self.address, request).await
+    }
+}
+
+fn request_is_connect<B>(request: &http::Request<B>) -> bool {
+    request.method() == http::Method::CONNECT
+}
+
+/// Lets the guard know what the bytes behind an upgrade are.
+fn settle(verdict: &Verdict, asked_connect: bool, status: http::StatusCode) {
+    if verdict.is_awaited() {
+        let tunnel = status == http::StatusCode::SWITCHING_PROTOCOLS || asked_connect && status.is_success();
+        verdict.settle(tunnel);
+    }
+}
+
+fn ended(served: hyper::Result<()>) {
+    if let Err(error) = served {
+        debug!(%error, "connection ended");
+    }
+}

@@ -1,0 +1,100 @@
+//! [`DataThread`]: one data thread's share of the traffic: its listeners, its orders, its drain.
+//!
+//! The first order starts it, each later one is a reload: listeners that stay get the new
+//! configuration, new ones begin to accept, others drain.
+
+use std::{cell::Cell, collections::HashMap, rc::Rc, sync::Arc};
+
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::warn;
+
+use crate::{
+    sockets::{ListenerKey, Sockets},
+    telemetry::Recorder,
+    traffic::{listener::Slot, pool::Pool, serve::Worker},
+    workload::Workload,
+};
+
+/// A configuration to obey from now on.
+pub(crate) struct Order {
+    pub(crate) workload: Arc<Workload>,
+    /// Sockets of this thread for listeners it does not have yet.
+    pub(crate) sockets: Sockets,
+    /// Told when it is obeyed.
+    pub(crate) done: oneshot::Sender<()>,
+}
+
+/// The listeners of one thread and what runs for them.
+pub(crate) struct DataThread {
+    slots: HashMap<ListenerKey, Rc<Slot>>,
+    /// Connections to upstreams outlive configurations.
+    pool: Option<Rc<Pool>>,
+    recorder: Rc<Recorder>,
+    tasks: TaskTracker,
+    open: Rc<Cell<usize>>,
+    shutdown: CancellationToken,
+}
+
+impl DataThread {
+    pub(crate) fn new(recorder: Recorder, shutdown: CancellationToken) -> Self {
+        let (slots, recorder) = (HashMap::new(), Rc::new(recorder));
+        Self { slots, pool: None, recorder, tasks: TaskTracker::new(), open: Rc::default(), shutdown }
+    }
+
+    /// Obeys until the shutdown; requests under way then get until the drain's end.
+    pub(crate) async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
+        let mut drain = std::time::Duration::ZERO;
+        loop {
+            let order = tokio::select! {
+                biased;
+                Some(order) = orders.recv() => order,
+                () = self.shutdown.cancelled() => break,
+            };
+            drain = order.workload.timeouts.drain();
+            self.obey(order);
+        }
+        self.tasks.close();
+        if tokio::time::timeout(drain, self.tasks.wait()).await.is_err() {
+            warn!("requests were still under way at the end of the drain");
+        }
+    }
+
+    fn obey(&mut self, order: Order) {
+        let Order { workload, sockets, done } = order;
+        let pool = self.pool.get_or_insert_with(|| Rc::new(Pool::new(workload.timeouts)));
+        pool.obey(workload.timeouts);
+        let worker = Worker::new(workload.clone(), pool.clone(), self.recorder.clone(), self.tasks.clone());
+        let mut sockets: HashMap<_, _> = sockets.into_iter().collect();
+        for (index, accepts) in workload.accepts.iter().enumerate() {
+            match (self.slots.get(&accepts.key), sockets.remove(&accepts.key)) {
+                (Some(slot), _) => slot.set(worker.clone(), index),
+                (None, Some(socket)) => self.listen(accepts.key, socket, &worker, index),
+                (None, None) => warn!(address = %accepts.key.address, "no socket came with a new listener"),
+            }
+        }
+        self.slots.retain(|key, slot| {
+            let stays = workload.accepts.iter().any(|accepts| accepts.key == *key);
+            if !stays {
+                slot.draining.cancel();
+            }
+            stays
+        });
+        // whoever gave the order may have left
+        let _ = done.send(());
+    }
+
+    fn listen(&mut self, key: ListenerKey, socket: std::net::TcpListener, worker: &Rc<Worker>, index: usize) {
+        match TcpListener::from_std(socket) {
+            Ok(listener) => {
+                let slot = Slot::new(worker.clone(), index, self.open.clone(), self.shutdown.child_token());
+                self.tasks.spawn_local(slot.clone().accept(listener));
+                self.slots.insert(key, slot);
+            }
+            Err(error) => warn!(%error, address = %key.address, "a listener cannot be used"),
+        }
+    }
+}

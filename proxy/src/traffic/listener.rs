@@ -1,0 +1,116 @@
+//! [`Slot`]: one listener of one data thread: it accepts, and knows which configuration is in force.
+//!
+//! A reload changes what the slot points to, so a connection that lasts gets the new routes with its
+//! next request; a listener that is gone from the file stops accepting and its connections end.
+
+use std::{
+    cell::{Cell, RefCell},
+    net::SocketAddr,
+    rc::Rc,
+    time::Duration,
+};
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::{
+    counters::add,
+    traffic::{client, serve::Worker},
+};
+
+/// When accepting fails (no file descriptor left), the time until it is tried again.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Where connections of one listener find what they obey.
+pub(crate) struct Slot {
+    current: RefCell<(Rc<Worker>, usize)>,
+    /// Connections open on this thread, of all its listeners.
+    open: Rc<Cell<usize>>,
+    /// Handshakes of TLS under way.
+    pub(crate) handshakes: Cell<usize>,
+    pub(crate) draining: CancellationToken,
+}
+
+/// Counts as an open connection until it is dropped.
+struct Open(Rc<Cell<usize>>);
+
+impl Slot {
+    /// `index` is the listener's place in the worker's configuration.
+    pub(crate) fn new(
+        worker: Rc<Worker>,
+        index: usize,
+        open: Rc<Cell<usize>>,
+        draining: CancellationToken,
+    ) -> Rc<Self> {
+        Rc::new(Self { current: RefCell::new((worker, index)), open, handshakes: Cell::new(0), draining })
+    }
+
+    /// From now on requests obey `worker`.
+    pub(crate) fn set(&self, worker: Rc<Worker>, index: usize) {
+        *self.current.borrow_mut() = (worker, index);
+    }
+
+    /// What a request that comes now obeys.
+    pub(crate) fn current(&self) -> (Rc<Worker>, usize) {
+        self.current.borrow().clone()
+    }
+
+    /// Accepts until the slot drains.
+    pub(crate) async fn accept(self: Rc<Self>, listener: TcpListener) {
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = self.draining.cancelled() => return self.sweep(listener),
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, client)) => self.clone().serve(stream, client),
+                Err(error) => {
+                    warn!(%error, "cannot accept");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Takes what the kernel has accepted already, which would be reset with the socket.
+    fn sweep(self: Rc<Self>, listener: TcpListener) {
+        let Ok(listener) = listener.into_std() else { return };
+        while let Ok((stream, client)) = listener.accept() {
+            if stream.set_nonblocking(true).is_ok()
+                && let Ok(stream) = TcpStream::from_std(stream)
+            {
+                self.clone().serve(stream, client);
+            }
+        }
+    }
+
+    fn serve(self: Rc<Self>, stream: TcpStream, client: SocketAddr) {
+        let (worker, _) = self.current();
+        if self.open.get() >= worker.workload.max_connections {
+            // one too many is closed at once: a client sees that, and a backlog would only hide it
+            return add(&worker.workload.tally.connections_refused, 1);
+        }
+        // small answers must not wait for more to fill a packet; a socket that refuses still works
+        let _ = stream.set_nodelay(true);
+        let open = Open::new(self.open.clone());
+        worker.tasks.spawn_local(async move {
+            client::serve(self, stream, client.ip()).await;
+            drop(open);
+        });
+    }
+}
+
+impl Open {
+    fn new(open: Rc<Cell<usize>>) -> Self {
+        open.set(open.get() + 1);
+        Self(open)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}

@@ -1,0 +1,110 @@
+//! Mirroring: a copy of a request goes to another upstream, and its answer to nobody.
+//!
+//! The copy leaves once the whole request has passed, and only if its body stayed within the bound; it
+//! runs beside the request and never holds it up. More than `max_in_flight` at once are dropped and counted.
+
+use std::{
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+};
+
+use bytes::{Bytes, BytesMut};
+use http::{Request, request::Parts};
+use http_body_util::{BodyExt, Full};
+use tokio::time::{Duration, Instant, timeout};
+
+use crate::{
+    config,
+    counters::add,
+    regulate::{Ask, Priority},
+    traffic::{
+        address,
+        attempt::{Answer, send_to},
+        replay::{Recording, RequestBody},
+        serve::Worker,
+    },
+    upstream::Upstream,
+};
+
+/// Where copies go.
+pub(crate) struct Mirror {
+    upstream: Arc<Upstream>,
+    percent: f64,
+    pub(crate) body_bytes: usize,
+    max_in_flight: u32,
+    under_way: AtomicU32,
+}
+
+impl Mirror {
+    pub(crate) fn new(config: &config::Mirror, upstream: Arc<Upstream>) -> Arc<Self> {
+        let config::Mirror { percent, body_bytes, max_in_flight, .. } = *config;
+        Arc::new(Self { upstream, percent, body_bytes, max_in_flight, under_way: AtomicU32::new(0) })
+    }
+
+    fn enter(self: &Arc<Self>) -> Option<Place> {
+        let room = |n| (n < self.max_in_flight).then_some(n + 1);
+        self.under_way.fetch_update(Relaxed, Relaxed, room).ok().map(|_| Place(self.clone()))
+    }
+}
+
+/// A copy under way.
+struct Place(Arc<Mirror>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Begins to mirror a request, if the dice say so and there is room; `parts` are those of the request as it goes on.
+pub(crate) fn begin(worker: &Rc<Worker>, mirror: &Arc<Mirror>, parts: &Parts, recording: &Recording) {
+    if rand::random::<f64>() * 100.0 >= mirror.percent {
+        return;
+    }
+    let Some(place) = mirror.enter() else {
+        return add(&worker.workload.tally.mirrors_dropped, 1);
+    };
+    let (worker, mut parts, copied) = (worker.clone(), parts.clone(), recording.copy());
+    address::shadow(&mut parts, &mirror.upstream);
+    let longest = worker.workload.timeouts.response();
+    tokio::task::spawn_local(async move {
+        let sent = timeout(longest, async {
+            let chunks = copied.await.ok()?;
+            deliver(&worker, &place.0.upstream, Request::from_parts(parts, RequestBody::Whole(whole(&chunks)))).await
+        });
+        let tally = &worker.workload.tally;
+        let delivered = matches!(sent.await, Ok(Some(())));
+        add(if delivered { &tally.mirrored } else { &tally.mirrors_dropped }, 1);
+    });
+}
+
+/// Sends, and reads the answer to its end so that the connection can be kept.
+async fn deliver(worker: &Worker, upstream: &Arc<Upstream>, request: Request<RequestBody>) -> Option<()> {
+    /// Nobody waits for it, so an answer that trickles may not hold its place for long.
+    const LONGEST_ANSWER: Duration = Duration::from_secs(10);
+    let now = Instant::now();
+    let ask = Ask { now, give_up: now + LONGEST_ANSWER, priority: Priority::Low };
+    let _place = upstream.enter(ask).await.ok()?;
+    let pick = upstream.pick(None, &[], Instant::now())?;
+    let Answer { response, lease, .. } = send_to(worker, &pick, request).await.ok()?;
+    let mut body = response.into_body();
+    let read = timeout(LONGEST_ANSWER, async {
+        while let Some(frame) = body.frame().await {
+            frame.ok()?;
+        }
+        Some(())
+    });
+    if let Ok(Some(())) = read.await {
+        lease.give_back();
+    }
+    Some(())
+}
+
+fn whole(chunks: &[Bytes]) -> Full<Bytes> {
+    let mut all = BytesMut::with_capacity(chunks.iter().map(Bytes::len).sum());
+    chunks.iter().for_each(|chunk| all.extend_from_slice(chunk));
+    Full::new(all.freeze())
+}

@@ -1,0 +1,173 @@
+//! [`Streams`]: the HTTP/2 connections of one thread to one endpoint.
+//!
+//! A request takes a place on a connection that has a stream free; when none has, one more connection
+//! is opened, and all who need it wait for the same. At the bound on connections the least loaded takes
+//! them, and its streams wait for the peer's.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::poll_fn,
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::{FutureExt, future::Shared};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::Notify;
+
+use super::{Pool, connect, open};
+use crate::{
+    security::Peer,
+    telemetry::Failure,
+    traffic::{replay::RequestBody, serve::LocalExecutor},
+    upstream::{Endpoint, Pick, Upstream},
+};
+
+/// 32 connections carry 3,200 streams to a peer that allows 100 on each.
+const MAX_CONNECTIONS: usize = 32;
+
+/// What a connection believes of its peer until the settings come: nothing a peer would say.
+const UNTOLD: usize = 0x7e57_0001;
+
+/// How often a new connection looks whether they have come.
+const SETTINGS_TICK: Duration = Duration::from_millis(1);
+
+/// Dead peers are noticed within twenty seconds.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+type Connecting = Shared<Pin<Box<dyn Future<Output = Result<Rc<Shareable>, Failure>>>>>;
+
+/// Connections that can be shared.
+#[derive(Default)]
+pub(super) struct Streams {
+    open: RefCell<Vec<Rc<Shareable>>>,
+    connecting: RefCell<Option<Connecting>>,
+}
+
+/// One connection and how busy it is.
+struct Shareable {
+    sender: http2::SendRequest<RequestBody>,
+    peer: Option<Arc<Peer>>,
+    in_use: Cell<usize>,
+    /// As the peer's settings say.
+    max_streams: Rc<Cell<usize>>,
+}
+
+/// One stream's place; given back when dropped.
+pub(crate) struct Place(Rc<Shareable>);
+
+impl Streams {
+    /// A place on a kept connection or a new one; the flag says whether it was kept.
+    pub(super) async fn place(
+        &self,
+        pool: &Pool,
+        pick: &Pick,
+        kept_too: bool,
+    ) -> Result<(http2::SendRequest<RequestBody>, Place, bool), Failure> {
+        if !kept_too {
+            // kept ones closed under the request several times in a row: trust none of them
+            self.open.borrow_mut().clear();
+        }
+        let mut kept = true;
+        loop {
+            if let Some(connection) = self.free() {
+                return Ok((connection.sender.clone(), Place::on(connection), kept));
+            }
+            kept = false;
+            self.open(pool, pick).await?;
+        }
+    }
+
+    /// The first with a free stream, so that later ones run empty and end; at the bound, the least busy.
+    fn free(&self) -> Option<Rc<Shareable>> {
+        let mut open = self.open.borrow_mut();
+        open.retain(|connection| !connection.sender.is_closed());
+        let free = open.iter().find(|c| c.in_use.get() < c.max_streams.get());
+        let full = || open.iter().min_by_key(|c| c.in_use.get()).filter(|_| open.len() >= MAX_CONNECTIONS);
+        free.or_else(full).cloned()
+    }
+
+    async fn open(&self, pool: &Pool, pick: &Pick) -> Result<(), Failure> {
+        let under_way = self.connecting.borrow().clone();
+        let (first, connecting) = match under_way {
+            Some(connecting) => (false, connecting),
+            None => {
+                let connecting = handshake(pick.upstream.clone(), pick.endpoint.clone(), pool.timeouts.get().connect());
+                let connecting = connecting.boxed_local().shared();
+                *self.connecting.borrow_mut() = Some(connecting.clone());
+                (true, connecting)
+            }
+        };
+        let connection = connecting.clone().await;
+        // whoever is woken first makes it known; the one who asked may have left
+        let mut waiting = self.connecting.borrow_mut();
+        let mine = waiting.as_ref().is_some_and(|waiting| first || waiting.ptr_eq(&connecting));
+        if mine {
+            *waiting = None;
+        }
+        let connection = connection?;
+        let mut open = self.open.borrow_mut();
+        if !open.iter().any(|known| Rc::ptr_eq(known, &connection)) && !connection.sender.is_closed() {
+            open.push(connection);
+        }
+        Ok(())
+    }
+}
+
+impl Place {
+    fn on(connection: Rc<Shareable>) -> Self {
+        connection.in_use.set(connection.in_use.get() + 1);
+        Self(connection)
+    }
+
+    /// Who is at the other end, if TLS has proved it.
+    pub(crate) fn peer(&self) -> Option<Arc<Peer>> {
+        self.0.peer.clone()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.in_use.set(self.0.in_use.get() - 1);
+    }
+}
+
+async fn handshake(
+    upstream: Arc<Upstream>,
+    endpoint: Arc<Endpoint>,
+    longest: Duration,
+) -> Result<Rc<Shareable>, Failure> {
+    let (wire, peer) = connect(&upstream, &endpoint, longest).await?;
+    let mut builder = http2::Builder::new(LocalExecutor);
+    builder.timer(TokioTimer::new()).keep_alive_interval(Some(KEEP_ALIVE)).initial_max_send_streams(UNTOLD);
+    let (sender, mut connection) = builder.handshake(TokioIo::new(wire)).await.map_err(|_| Failure::ConnectFailed)?;
+    let max_streams = Rc::new(Cell::new(UNTOLD));
+    let (told, settled) = (max_streams.clone(), Rc::new(Notify::new()));
+    let settles = settled.clone();
+    open(endpoint, async move {
+        // hyper reads frames on a task of its own and says nothing of settings, so they are asked for
+        let mut ask = tokio::time::interval(SETTINGS_TICK);
+        let run = poll_fn(|cx| {
+            let polled = connection.poll_unpin(cx);
+            let allowed = connection.current_max_send_streams();
+            // at least one, or a peer that allows none would be connected to for ever
+            told.set(allowed.max(1));
+            if polled.is_ready() || allowed != UNTOLD {
+                settles.notify_one();
+            } else {
+                while ask.poll_tick(cx).is_ready() {}
+            }
+            polled
+        });
+        // how it ended is told to the requests on it
+        let _ = run.await;
+    });
+    // streams beyond what the peer allows would wait in its connection while others are free
+    tokio::time::timeout(upstream.connect_timeout.unwrap_or(longest), settled.notified())
+        .await
+        .map_err(|_| Failure::ConnectTimeout)?;
+    Ok(Rc::new(Shareable { sender, peer, in_use: Cell::new(0), max_streams }))
+}

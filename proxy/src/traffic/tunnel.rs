@@ -1,0 +1,141 @@
+//! Bytes that are passed on and not read: plain TCP, `CONNECT`, and what an upgrade became.
+//!
+//! A tunnel is one exchange: admitted, picked and recorded like a request, with the span ending when
+//! the tunnel does.
+
+use std::{net::IpAddr, rc::Rc, sync::Arc};
+
+use http::{HeaderValue, Method, Request, Response};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::Instant,
+};
+
+use crate::{
+    connection::{Ended, splice},
+    counters::add,
+    lm::{Reading, Watched},
+    routing::{Route, Target},
+    security::Peer,
+    telemetry::Failure,
+    traffic::{
+        admission::Entrance, attempt::Answer, body::ProxyBody, exchange::Exchange, headers::strip_hop_by_hop,
+        pool::Wire, serve::Worker, upgrade::Upgrade,
+    },
+    upstream::{Affinity, Upstream},
+};
+
+/// As the status of a tunnel's span: it had no other answer than to be opened.
+const OPENED: u16 = 200;
+const REFUSED: u16 = 503;
+const UNREACHABLE: u16 = 502;
+
+/// Passes a TCP connection on to an endpoint of the route's upstream.
+pub(crate) async fn tcp<S>(worker: Rc<Worker>, route: Arc<Route>, address: IpAddr, peer: Option<Arc<Peer>>, client: S)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut request = Request::new(());
+    *request.method_mut() = Method::from_bytes(b"TCP").expect("a token");
+    if let Some(peer) = peer {
+        request.extensions_mut().insert(peer);
+    }
+    let target = route.next_target();
+    let mut exchange = Exchange::begin(&worker, route.clone(), target.map(|target| target.upstream.clone()), &request);
+    exchange.tunnels(HeaderValue::from_static("tcp"));
+    let Some(Target { upstream, .. }) = target else { return exchange.failed(Failure::NoEndpoint, REFUSED) };
+    let give_up = exchange.started() + route.timeout;
+    let entrance = Entrance { worker: &worker, route: &route, upstream, give_up };
+    if let Err(refusal) = entrance.admit(request.headers(), &mut exchange).await {
+        return exchange.shed(refusal, REFUSED);
+    }
+    let Affinity { hash, .. } = Affinity::of(upstream, &request, address);
+    match connect(&worker, upstream, hash, &mut exchange).await {
+        Ok(wire) => {
+            exchange.opened(OPENED);
+            run(&worker, exchange, client, wire).await;
+        }
+        Err(failure) => exchange.failed(failure, UNREACHABLE),
+    }
+}
+
+/// A connection of its own to an endpoint, for `CONNECT` and TCP.
+pub(crate) async fn connect(
+    worker: &Worker,
+    upstream: &Arc<Upstream>,
+    hash: Option<u64>,
+    exchange: &mut Exchange,
+) -> Result<Wire, Failure> {
+    let pick = upstream.pick(hash, &[], Instant::now()).ok_or(Failure::NoEndpoint)?;
+    exchange.picked(pick);
+    let pick = exchange.pick().ok_or(Failure::NoEndpoint)?;
+    let (wire, peer) = worker.pool.connect(pick).await?;
+    exchange.answered_by(peer);
+    Ok(wire)
+}
+
+/// A tunnel for `CONNECT`, on a connection that was made for it.
+pub(crate) fn open(worker: &Rc<Worker>, mut exchange: Exchange, client: OnUpgrade, wire: Wire) -> Response<ProxyBody> {
+    exchange.opened(OPENED);
+    exchange.tunnels(HeaderValue::from_static("connect"));
+    start(worker, exchange, client, async move { Ok(wire) });
+    Response::new(ProxyBody::empty())
+}
+
+/// The upstream leaves HTTP, and so does the client: what follows are bytes.
+pub(crate) fn switch(
+    worker: &Rc<Worker>,
+    answer: Answer,
+    upgrade: Upgrade,
+    mut exchange: Exchange,
+) -> Response<ProxyBody> {
+    let Answer { mut response, peer, .. } = answer;
+    exchange.answered_by(peer);
+    exchange.opened(response.status().as_u16());
+    exchange.tunnels(upgrade.protocol.clone());
+    let upstream = hyper::upgrade::on(&mut response);
+    strip_hop_by_hop(response.headers_mut());
+    upgrade.grant(&mut response);
+    let (parts, _) = response.into_parts();
+    start(worker, exchange, upgrade.client, async move { upstream.await.map(TokioIo::new) });
+    Response::from_parts(parts, ProxyBody::empty())
+}
+
+/// Runs a tunnel once the client's side has become one; the upstream's side may have to, too.
+fn start<U>(
+    worker: &Rc<Worker>,
+    exchange: Exchange,
+    client: OnUpgrade,
+    upstream: impl Future<Output = hyper::Result<U>> + 'static,
+) where
+    U: Stream + 'static,
+{
+    let tunnel = {
+        let worker = worker.clone();
+        async move {
+            let (Ok(client), Ok(upstream)) = tokio::join!(client, upstream) else {
+                return exchange.broken(Failure::UpstreamReset, &Reading::Not);
+            };
+            run(&worker, exchange, TokioIo::new(client), upstream).await;
+        }
+    };
+    worker.tasks.spawn_local(tunnel);
+}
+
+/// What a tunnel can be made of.
+trait Stream: AsyncRead + AsyncWrite + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
+
+async fn run(worker: &Worker, mut exchange: Exchange, client: impl Stream, upstream: impl Stream) {
+    let workload = &worker.workload;
+    add(&workload.tally.tunnels, 1);
+    let spliced = splice(client, upstream, workload.timeouts.tunnel_idle()).await;
+    exchange.chunk(usize::try_from(spliced.to_client_bytes).unwrap_or(usize::MAX), Watched::default());
+    match spliced.ended {
+        Ended::Well => exchange.complete(&Reading::Not),
+        Ended::Broken => exchange.broken(Failure::UpstreamReset, &Reading::Not),
+        Ended::Idle => exchange.broken(Failure::TunnelIdle, &Reading::Not),
+    }
+}

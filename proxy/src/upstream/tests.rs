@@ -1,0 +1,208 @@
+//! Upstreams as requests see them: who is picked, who is left out, who takes over.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::config::{Balance, HashOn, OutlierDetection};
+
+fn upstream(config: &config::Upstream) -> (Arc<Upstream>, AtomicUsize) {
+    let (upstream, ids) = (Upstream::new(config, Some(&locality("a")), 1, None), AtomicUsize::new(0));
+    upstream.update(&config.endpoints, &ids, Instant::now());
+    (Arc::new(upstream), ids)
+}
+
+fn locality(zone: &str) -> Locality {
+    Locality { region: "eu".into(), zone: zone.into() }
+}
+
+/// Endpoints `e0:1`, `e1:1`, … after `change`.
+fn config(n: usize, change: impl Fn(usize, &mut config::Endpoint)) -> config::Upstream {
+    let endpoints = (0..n).map(|n| {
+        let mut endpoint = config::Endpoint::from(format!("e{n}:1"));
+        change(n, &mut endpoint);
+        endpoint
+    });
+    config::Upstream::new("u", endpoints.collect())
+}
+
+/// How many of `n` picks, none of which lasts, each endpoint gets.
+fn counts(upstream: &Arc<Upstream>, n: usize, now: Instant) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for _ in 0..n {
+        let pick = upstream.pick(None, &[], now).unwrap();
+        *counts.entry(pick.endpoint.address().to_owned()).or_default() += 1;
+    }
+    counts
+}
+
+fn fail(upstream: &Arc<Upstream>, endpoint: usize, times: usize, now: Instant) {
+    let endpoint = upstream.endpoints()[endpoint].clone();
+    (0..times).for_each(|_| upstream.observe(&endpoint, Verdict::GatewayError, now));
+}
+
+fn detecting(config: config::Upstream, max_ejection_percent: u8) -> config::Upstream {
+    let outlier_detection = Some(OutlierDetection { max_ejection_percent, ..OutlierDetection::default() });
+    config::Upstream { outlier_detection, ..config }
+}
+
+#[test]
+fn a_slow_endpoint_is_left_and_tried_again() {
+    let ((upstream, _), now) = (upstream(&config(2, |_, _| {})), Instant::now());
+    let endpoints = upstream.endpoints();
+    endpoints[0].latency.lock().observe(Duration::from_millis(500), now);
+    endpoints[1].latency.lock().observe(Duration::from_millis(5), now);
+    assert_eq!(counts(&upstream, 100, now), BTreeMap::from([("e1:1".into(), 100)]));
+    let later = now + Duration::from_secs(120);
+    endpoints[1].latency.lock().observe(Duration::from_millis(5), later);
+    assert_eq!(
+        counts(&upstream, 100, later),
+        BTreeMap::from([("e0:1".into(), 100)]),
+        "nothing was heard of it for long"
+    );
+}
+
+#[test]
+fn calls_spread_by_what_is_in_flight_and_by_weight() {
+    for (balance, weights, expected) in [
+        (Balance::P2cPeakEwma, [1, 1], [200, 200]),
+        (Balance::LeastRequest, [1, 1], [200, 200]),
+        (Balance::LeastRequest, [1, 3], [100, 300]),
+        (Balance::P2cPeakEwma, [1, 3], [100, 300]),
+    ] {
+        let config = config(2, |n, endpoint| endpoint.weight = weights[n]);
+        let ((upstream, _), now) = (upstream(&config::Upstream { balance: balance.clone(), ..config }), Instant::now());
+        let picks: Vec<Pick> = (0..400).map(|_| upstream.pick(None, &[], now).unwrap()).collect();
+        let loads: Vec<u32> = upstream.endpoints().iter().map(|e| e.in_flight.load(Relaxed)).collect();
+        let near = loads.iter().zip(expected).all(|(load, expected)| load.abs_diff(expected) <= 15);
+        assert!(near, "{balance:?} {weights:?}: {loads:?}");
+        drop(picks);
+        assert!(upstream.endpoints().iter().all(|e| e.in_flight.load(Relaxed) == 0));
+    }
+}
+
+#[test]
+fn round_robin_deals_exactly() {
+    let config = config(3, |n, endpoint| endpoint.weight = [1, 2, 7][n]);
+    let (upstream, _) = upstream(&config::Upstream { balance: Balance::RoundRobin, ..config });
+    let expected = [("e0:1", 10), ("e1:1", 20), ("e2:1", 70)].map(|(name, n)| (name.to_owned(), n));
+    assert_eq!(counts(&upstream, 100, Instant::now()), expected.into());
+}
+
+#[test]
+fn an_outlier_is_left_out_and_comes_back() {
+    let ((upstream, _), now) = (upstream(&detecting(config(3, |_, _| {}), 50)), Instant::now());
+    fail(&upstream, 0, 4, now);
+    upstream.observe(&upstream.endpoints()[0].clone(), Verdict::Fine, now);
+    fail(&upstream, 0, 4, now);
+    assert_eq!(counts(&upstream, 300, now).len(), 3, "never five in a row");
+    fail(&upstream, 0, 1, now);
+    assert_eq!(counts(&upstream, 300, now).get("e0:1"), None);
+    fail(&upstream, 1, 5, now);
+    assert_eq!(counts(&upstream, 300, now).len(), 2, "half of three is one: the second stays");
+    let later = now + Duration::from_secs(30);
+    assert_eq!(counts(&upstream, 300, later).len(), 3);
+    fail(&upstream, 0, 5, later);
+    let until = later + Duration::from_secs(60);
+    assert_eq!(counts(&upstream, 300, until - Duration::from_millis(1)).len(), 2, "twice as long the second time");
+    assert_eq!(counts(&upstream, 300, until).len(), 3);
+}
+
+#[test]
+fn below_the_panic_threshold_all_are_used() {
+    let ((upstream, _), now) = (upstream(&detecting(config(4, |_, _| {}), 100)), Instant::now());
+    for (failing, expected) in [(0, 3), (1, 2), (2, 4), (3, 4)] {
+        fail(&upstream, failing, 5, now);
+        assert_eq!(counts(&upstream, 400, now).len(), expected, "{} of 4 are out", failing + 1);
+    }
+}
+
+#[test]
+fn a_lower_priority_takes_what_a_higher_cannot_carry() {
+    let config = config(6, |n, endpoint| endpoint.priority = u32::from(n >= 4));
+    let ((upstream, _), now) = (upstream(&detecting(config, 100)), Instant::now());
+    let second = |upstream: &Arc<Upstream>| {
+        let counts = counts(upstream, 4_000, now);
+        counts.iter().filter(|(name, _)| ["e4:1", "e5:1"].contains(&name.as_str())).map(|(_, n)| n).sum::<usize>()
+    };
+    assert_eq!(second(&upstream), 0);
+    fail(&upstream, 0, 5, now);
+    assert_eq!(second(&upstream), 0, "three of four carry everything");
+    fail(&upstream, 1, 5, now);
+    let spilled = second(&upstream);
+    assert!((1_000..1_400).contains(&spilled), "two of four carry 0.7 of 4,000; {spilled} went on");
+    fail(&upstream, 2, 5, now);
+    fail(&upstream, 3, 5, now);
+    assert_eq!(second(&upstream), 4_000);
+}
+
+#[test]
+fn the_own_zone_comes_first() {
+    let config = config(4, |n, endpoint| endpoint.locality = Some(locality(["a", "b"][n / 2])));
+    let config = detecting(config::Upstream { prefer_local: true, ..config }, 100);
+    let ((upstream, _), now) = (upstream(&config), Instant::now());
+    let names = |now| counts(&upstream, 400, now).into_keys().collect::<Vec<_>>();
+    assert_eq!(names(now), ["e0:1", "e1:1"]);
+    fail(&upstream, 0, 5, now);
+    fail(&upstream, 1, 5, now);
+    assert_eq!(names(now), ["e2:1", "e3:1"]);
+    let (far, _) = self::upstream(&config::Upstream { prefer_local: false, ..config });
+    assert_eq!(counts(&far, 400, now).len(), 4);
+}
+
+#[test]
+fn a_ring_keeps_keys_where_they_are() {
+    let config = config::Upstream { balance: Balance::RingHash(HashOn::SourceAddress), ..config(10, |_, _| {}) };
+    let ((upstream, ids), now) = (upstream(&detecting(config.clone(), 50)), Instant::now());
+    let owner = |key: u64| {
+        let hash = key.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        upstream.pick(Some(hash), &[], now).unwrap().endpoint.address().to_owned()
+    };
+    let owners = || (0..5_000).map(owner).collect::<Vec<String>>();
+    let before = owners();
+    assert_eq!(before, owners());
+    let moved = |after: &[String]| before.iter().zip(after).filter(|(b, a)| b != a).count();
+    upstream.update(&config.endpoints[..9], &ids, now);
+    let after = owners();
+    let gone = before.iter().filter(|name| *name == "e9:1").count();
+    assert_eq!(moved(&after), gone, "only the keys of the one that went move");
+    upstream.update(&config.endpoints, &ids, now);
+    assert_eq!(moved(&owners()), 0, "and they come back");
+    fail(&upstream, 3, 5, now);
+    let ejected = before.iter().filter(|name| *name == "e3:1").count();
+    assert_eq!(moved(&owners()), ejected);
+}
+
+#[test]
+fn another_attempt_goes_elsewhere() {
+    let ((upstream, _), now) = (upstream(&config(3, |_, _| {})), Instant::now());
+    let ids: Vec<usize> = upstream.endpoints().iter().map(|endpoint| endpoint.id).collect();
+    for _ in 0..50 {
+        assert_eq!(upstream.pick(None, &ids[..2], now).unwrap().endpoint.id, ids[2]);
+    }
+    assert!(upstream.pick(None, &ids, now).is_some(), "when all were tried, any will do");
+}
+
+#[test]
+fn a_set_is_replaced_and_what_stays_is_known() {
+    let ((upstream, ids), now) = (upstream(&config(2, |_, _| {})), Instant::now());
+    let held = upstream.pick(None, &[], now).unwrap();
+    let before = upstream.endpoints();
+    let more = config(3, |_, _| {}).endpoints;
+    assert!(!upstream.update(&more, &ids, now), "none went");
+    assert!(upstream.endpoints().iter().zip(&before).all(|(new, old)| Arc::ptr_eq(new, old)));
+    assert!(upstream.update(&[], &ids, now));
+    assert!(upstream.pick(None, &[], now).is_none());
+    assert_eq!(held.endpoint.in_flight.load(Relaxed), 1, "a request under way keeps its endpoint");
+}
+
+#[test]
+fn a_subset_takes_what_carries_its_labels() {
+    let labels = |version: &str| BTreeMap::from([("version".to_owned(), version.to_owned())]);
+    let parent = config(4, |n, endpoint| endpoint.labels = labels(["v1", "v2"][n % 2]));
+    let subset_of = Some(config::SubsetOf { upstream: "u".into(), labels: labels("v2") });
+    let subset = config::Upstream { subset_of, ..config::Upstream::new("u-v2", Vec::new()) };
+    let subset = Upstream::new(&subset, None, 1, None);
+    subset.update(&parent.endpoints, &AtomicUsize::new(0), Instant::now());
+    let addresses: Vec<String> = subset.endpoints().iter().map(|e| e.address().to_owned()).collect();
+    assert_eq!(addresses, ["e1:1", "e3:1"]);
+}

@@ -1,0 +1,19 @@
+//! How the proxy behaves on the wire, byte by byte: clients and upstreams are written out here over raw
+//! sockets, so that what passes is exactly what a test says. The topics follow the behaviours that mesh
+//! proxies are tested for; each file is one.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod bodies;
+mod bounds;
+mod connections;
+mod floods;
+mod frames;
+mod http10;
+mod http2;
+mod interim;
+mod peer;
+mod pressure;
+mod targets;
+mod tcp;
+mod upgrades;

@@ -1,0 +1,80 @@
+//! Back-pressure: who reads slowly slows the writer down, and nothing is gathered in between.
+
+use tokio::io::AsyncWriteExt;
+
+use crate::{
+    http2,
+    peer::{Peer, Upstream, proxy, soon, with},
+};
+
+/// Far more than the sockets' buffers and the proxy's together may hold.
+const LONG_BYTES: usize = 64 << 20;
+
+/// What those buffers may hold.
+const BUFFERED_BYTES: usize = 24 << 20;
+
+/// Writes until nothing more is taken for a while; returns how much was.
+async fn fill(peer: &mut Peer, most: usize) -> usize {
+    let chunk = vec![b'x'; 64 * 1024];
+    let mut written = 0;
+    while written < most {
+        let wait = std::time::Duration::from_millis(300);
+        match tokio::time::timeout(wait, peer.stream.write(&chunk)).await {
+            Ok(count) => written += count.unwrap(),
+            Err(_stalled) => break,
+        }
+    }
+    written
+}
+
+#[tokio::test]
+async fn a_slow_client_slows_the_upstream() {
+    let upstream = Upstream::new().await;
+    let proxy = proxy(&upstream);
+    let mut client = Peer::say(&proxy, "GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {LONG_BYTES}\r\n\r\n");
+    let (mut server, _) = upstream.answer(&answer).await;
+    let written = fill(&mut server, LONG_BYTES).await;
+    assert!(written < BUFFERED_BYTES, "{written} bytes were taken for a client that reads none");
+    client.head().await;
+    let read = client.bytes(written).await;
+    assert!(fill(&mut server, 1 << 20).await > 0, "it goes on when the client does");
+    drop((client, server, read));
+    proxy.drain().await;
+}
+
+#[tokio::test]
+async fn a_slow_http2_stream_slows_its_upstream_only() {
+    let upstream = Upstream::new().await;
+    let proxy = proxy(&upstream);
+    let mut client = http2::connect(&proxy).await;
+    let get = || http::Request::get("http://a/").body(()).unwrap();
+    let (slow, _) = client.send_request(get(), true).unwrap();
+    let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {LONG_BYTES}\r\n\r\n");
+    let (mut server, _) = upstream.answer(&answer).await;
+    let slow = soon(slow).await.unwrap();
+    let written = fill(&mut server, LONG_BYTES).await;
+    assert!(written < BUFFERED_BYTES, "{written} bytes were taken for a stream that is not read");
+    let (quick, _) = client.send_request(get(), true).unwrap();
+    let _quick = upstream.answer("HTTP/1.1 204 No Content\r\n\r\n").await;
+    assert_eq!(soon(quick).await.unwrap().status(), 204, "other streams pass it");
+    drop((slow, server, client));
+    proxy.drain().await;
+}
+
+#[tokio::test]
+async fn a_slow_upstream_slows_the_client() {
+    let upstream = Upstream::new().await;
+    for (listener, opening) in [
+        ("routes: [{ upstream: app }]", format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {LONG_BYTES}\r\n\r\n")),
+        ("protocol: tcp, upstream: app", "x".into()),
+    ] {
+        let proxy = with(&upstream, listener, "", "timeouts: { drain_ms: 50 }\n");
+        let mut client = Peer::say(&proxy, &opening).await;
+        let server = upstream.accept().await;
+        let written = fill(&mut client, LONG_BYTES).await;
+        assert!(written < BUFFERED_BYTES, "{written} bytes were taken for an upstream that reads none");
+        drop((client, server));
+        proxy.drain().await;
+    }
+}

@@ -1,0 +1,74 @@
+//! What whole flows need: an application, a client, a sidecar between them, and its admin address.
+
+#![allow(dead_code, reason = "each test file needs some of it")]
+
+pub(crate) mod collector;
+
+use std::{net::SocketAddr, time::Duration};
+
+use axum::Router;
+use tokio::net::TcpListener;
+use weir_proxy::{Config, Proxy};
+
+/// An application on a free port.
+pub(crate) async fn app(router: Router) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    address
+}
+
+/// A sidecar of `tagger` with one inbound listener, these routes, and whatever else the file says.
+pub(crate) fn proxy(app: SocketAddr, routes: &str, more: &str) -> Proxy {
+    Proxy::start(config(app, routes, more)).unwrap()
+}
+
+/// As [`proxy`], not started.
+pub(crate) fn config(app: SocketAddr, routes: &str, more: &str) -> Config {
+    let text = format!(
+        "service: tagger\ninstance: tagger-0\nthreads: 1\nadmin: 127.0.0.1:0\n\
+         listeners:\n  - address: 127.0.0.1:0\n    direction: inbound\n    routes:\n{routes}\n\
+         upstreams:\n  - {{ name: app, endpoints: [\"{app}\"] }}\n{more}"
+    );
+    Config::from_yaml(&text).unwrap_or_else(|why| panic!("{why}\n{text}"))
+}
+
+/// The address of a path at the first listener.
+pub(crate) fn url(proxy: &Proxy, path: &str) -> String {
+    format!("http://{}{path}", proxy.addresses()[0])
+}
+
+/// A client that fails rather than hang.
+pub(crate) fn client() -> reqwest::Client {
+    reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(60)).build().unwrap()
+}
+
+/// Asks, and gives the status and the reason that the proxy states, if it answered itself.
+pub(crate) async fn ask(request: reqwest::RequestBuilder) -> (u16, String) {
+    let response = request.send().await.unwrap();
+    let reason = response.headers().get("x-weir-reason").map(|reason| reason.to_str().unwrap().to_owned());
+    (response.status().as_u16(), reason.unwrap_or_default())
+}
+
+/// What the admin address answers.
+pub(crate) async fn admin(proxy: &Proxy, path: &str) -> String {
+    let address = proxy.admin_address().unwrap();
+    client().get(format!("http://{address}{path}")).send().await.unwrap().text().await.unwrap()
+}
+
+/// The value of a metric without labels.
+pub(crate) async fn metric(proxy: &Proxy, name: &str) -> f64 {
+    let text = admin(proxy, "/metrics").await;
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no {name} in\n{text}")).parse().unwrap()
+}
+
+/// Waits for what another task will make true.
+pub(crate) async fn until<F: Future<Output = bool>>(what: &str, done: impl Fn() -> F) {
+    let wait = async {
+        while !done().await {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), wait).await.unwrap_or_else(|_| panic!("{what}: it never came true"));
+}

@@ -1,0 +1,131 @@
+//! Routes in whole flows: who gets which request, and what it looks like when it arrives.
+
+#![allow(clippy::unwrap_used, reason = "a test that meets what it did not expect is to stop")]
+
+mod support;
+
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+
+use axum::{
+    Router,
+    extract::{Request, State},
+    http::StatusCode,
+};
+use support::{client, serve, start, url};
+use tokio::time::Instant;
+use weir_proxy::Proxy;
+
+/// An application that says who it is and what it was sent.
+async fn app(name: &'static str) -> SocketAddr {
+    let answer = async |State(name): State<&'static str>, request: Request| {
+        let mut fields: Vec<String> = request
+            .headers()
+            .iter()
+            .filter(|(field, _)| field.as_str() == "host" || field.as_str().starts_with("x-test"))
+            .map(|(field, value)| format!("{field}={}", value.to_str().unwrap()))
+            .collect();
+        fields.sort();
+        ([("x-test-app", name)], format!("{name} {} {}", request.uri(), fields.join(" ")))
+    };
+    serve(Router::new().fallback(answer).with_state(name)).await
+}
+
+/// A sidecar with these routes in front of three applications, `reviews-v1`, `reviews-v2` and `other`.
+async fn proxy(routes: &str) -> Proxy {
+    let [v1, v2, other] = [app("v1").await, app("v2").await, app("other").await].map(|address| address.to_string());
+    let upstreams = format!(
+        "{{ name: reviews-v1, service: reviews, endpoints: [{v1:?}] }},
+         {{ name: reviews-v2, service: reviews, endpoints: [{v2:?}] }}, {{ name: other, endpoints: [{other:?}] }}"
+    );
+    start(routes, &upstreams, "")
+}
+
+async fn text(request: reqwest::RequestBuilder) -> String {
+    request.send().await.unwrap().text().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ninety_to_ten_is_ninety_to_ten() {
+    let split = "{ split: [{ upstream: reviews-v1, weight: 90 }, { upstream: reviews-v2, weight: 10 }] }";
+    let proxy = proxy(split).await;
+    let (client, url) = (client(), url(&proxy, "/"));
+    let mut counts: BTreeMap<String, u32> = BTreeMap::new();
+    for _ in 0..1_000 {
+        let answer = text(client.get(&url)).await;
+        *counts.entry(answer[..2].to_owned()).or_default() += 1;
+    }
+    assert_eq!(counts, BTreeMap::from([("v1".into(), 900), ("v2".into(), 100)]));
+    proxy.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_route_that_matches_is_taken() {
+    let routes = "
+        { match: { path_prefix: /reviews, headers: { x-test-user: { exact: anna } } }, upstream: reviews-v2 },
+        { match: { path_regex: '/reviews/[0-9]+', methods: [GET], query: { full: { present: true } } }, upstream: other },
+        { match: { path_prefix: /reviews }, upstream: reviews-v1 }";
+    let proxy = proxy(routes).await;
+    let client = client();
+    let to = |path: &str| client.get(url(&proxy, path));
+    for (request, expected) in [
+        (to("/reviews").header("x-test-user", "anna"), "v2 /reviews "),
+        (to("/reviews/12?full").header("x-test-user", "bert"), "other /reviews/12?full "),
+        (to("/reviews/12"), "v1 /reviews/12 "),
+        (client.post(url(&proxy, "/reviews/12?full")), "v1 /reviews/12?full "),
+    ] {
+        let answer = text(request).await;
+        assert!(answer.starts_with(expected), "{expected}: {answer}");
+    }
+    let nowhere = to("/nowhere").send().await.unwrap();
+    assert_eq!(
+        (nowhere.status(), nowhere.headers()["x-weir-reason"].to_str().unwrap()),
+        (StatusCode::NOT_FOUND, "no_route")
+    );
+    proxy.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_and_answers_are_changed_on_the_way() {
+    let routes = "
+        { match: { path_prefix: /old }, upstream: other, rewrite: { path: /new, host: other.internal }, request_headers: { remove: [x-test-secret], set: { x-test-a: one }, add: { x-test-b: two } }, response_headers: { remove: [x-test-app], set: { x-test-via: weir } } }";
+    let proxy = proxy(routes).await;
+    let request = client().get(url(&proxy, "/old/thing?x=1")).header("x-test-secret", "1").header("x-test-b", "1");
+    let answer = request.send().await.unwrap();
+    assert_eq!(answer.headers()["x-test-via"], "weir");
+    assert!(answer.headers().get("x-test-app").is_none());
+    let seen = answer.text().await.unwrap();
+    assert_eq!(seen, "other /new/thing?x=1 host=other.internal x-test-a=one x-test-b=1 x-test-b=two");
+    proxy.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_are_sent_elsewhere_and_faults_strike_as_often_as_asked() {
+    let routes = "
+        { match: { path_prefix: /moved }, redirect: { path: /here, host: elsewhere.example, status: 308 } },
+        { match: { path: /broken }, upstream: other, fault: { abort: { percent: 100, status: 418 } } },
+        { match: { path: /half }, upstream: other, fault: { abort: { percent: 50, status: 503 } } },
+        { match: { path: /slow }, upstream: other, fault: { delay: { ms: 150 } } }";
+    let proxy = proxy(routes).await;
+    let client = client();
+    let get = async |path: &str| client.get(url(&proxy, path)).send().await.unwrap();
+    let moved = get("/moved/on?x=1").await;
+    assert_eq!(
+        (moved.status().as_u16(), moved.headers()["location"].to_str().unwrap()),
+        (308, "http://elsewhere.example/here?x=1")
+    );
+    let broken = get("/broken").await;
+    assert_eq!(
+        (broken.status().as_u16(), broken.headers()["x-weir-reason"].to_str().unwrap()),
+        (418, "fault_injected")
+    );
+    let mut aborted = 0;
+    for _ in 0..400 {
+        aborted += u32::from(get("/half").await.status().as_u16() == 503);
+    }
+    // five standard deviations of 400 fair coins
+    assert!((150..=250).contains(&aborted), "{aborted} of 400");
+    let before = Instant::now();
+    assert_eq!(get("/slow").await.status().as_u16(), 200);
+    assert!(before.elapsed() >= Duration::from_millis(150));
+    assert_eq!(proxy.drain().await.requests, 403);
+}

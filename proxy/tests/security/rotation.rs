@@ -1,0 +1,180 @@
+//! Certificates, keys and roots are replaced under load: nothing is lost, and what is not fit is not used.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    os::unix::fs::symlink,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, SystemTime},
+};
+
+use http::StatusCode;
+use weir_ca::{CERTIFICATE, KEY, TRUST, WorkloadRequest};
+use weir_proxy::{Config, Proxy};
+
+use crate::mesh::{
+    Mesh, app, client, client_of, connect, get, get_plain, inbound, listener_tls, metric, request, until,
+};
+
+const RELOADED: &str = "weir_proxy_certificates_reloaded_total";
+const REFUSED: &str = "weir_proxy_certificates_refused_total";
+
+/// Rotations of the test under load, both sides each time.
+const ROTATIONS: usize = 4;
+
+/// SHA-256 of the certificate that a new handshake meets.
+async fn shown(address: SocketAddr, folder: &Path) -> String {
+    let stream = connect(address, &client_of(folder)).await.unwrap();
+    let der = stream.get_ref().1.peer_certificates().unwrap()[0].to_vec();
+    hex::encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &der))
+}
+
+/// SHA-256 of the certificate in `folder`.
+fn certified(folder: &Path) -> String {
+    weir_ca::inspect(&fs::read_to_string(folder.join(CERTIFICATE)).unwrap()).unwrap().remove(0).sha256
+}
+
+/// A sidecar that calls `callee` as `tagger`, with a connection for each request: none is kept longer than 1 ms.
+fn caller(callee: SocketAddr, mesh: &Mesh, folder: &Path) -> Proxy {
+    let (certificate, key) = (folder.join(CERTIFICATE), folder.join(KEY));
+    let text = format!(
+        "service: tagger\ninstance: tagger-0\nthreads: 1\nadmin: 127.0.0.1:0\ntimeouts: {{ pool_idle_ms: 1 }}\n\
+         listeners: [{{ address: \"127.0.0.1:0\", direction: outbound, routes: [{{ upstream: parser }}] }}]\n\
+         upstreams: [{{ name: parser, endpoints: [\"{callee}\"], tls: {{ certificate: {certificate:?}, key: {key:?}, \
+         trust: {:?}, verify: {{ spiffe_ids: [\"spiffe://mesh.local/ns/shop/sa/parser\"] }} }} }}]\n",
+        mesh.trust()
+    );
+    Proxy::start(Config::from_yaml(&text).unwrap()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_under_load_loses_no_request() {
+    let mesh = Mesh::new("mesh.local");
+    let (parser, tagger) = (mesh.workload("parser"), mesh.workload("tagger"));
+    let callee = inbound(app().await, &listener_tls(&parser, &mesh.trust(), ""), "");
+    let caller = caller(callee.addresses()[0], &mesh, &tagger);
+    let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let load = |address: SocketAddr| {
+        let (stop, answered) = (stop.clone(), answered.clone());
+        tokio::spawn(async move {
+            while !stop.load(Relaxed) {
+                let answer = get_plain(address, request("/")).await.unwrap();
+                assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+                answered.fetch_add(1, Relaxed);
+            }
+        })
+    };
+    let clients: Vec<_> = (0..4).map(|_| load(caller.addresses()[0])).collect();
+    for n in 1..=ROTATIONS {
+        let before = answered.load(Relaxed);
+        for folder in [&parser, &tagger] {
+            mesh.root.renew(folder, WorkloadRequest::LIFETIME, SystemTime::now()).unwrap();
+        }
+        until(&callee, RELOADED, n as f64).await;
+        until(&caller, RELOADED, n as f64).await;
+        while answered.load(Relaxed) < before + 20 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    stop.store(true, Relaxed);
+    for client in clients {
+        client.await.expect("a request was lost");
+    }
+    assert_eq!(shown(callee.addresses()[0], &tagger).await, certified(&parser), "the newest is in use");
+    assert!(metric(&callee, "weir_proxy_tls_handshakes_total").await > ROTATIONS as f64);
+    assert_eq!(metric(&callee, REFUSED).await, 0.0, "a pair seen half replaced is no alarm");
+    let sent = answered.load(Relaxed) as u64;
+    let (caller, callee) = (caller.drain().await, callee.drain().await);
+    assert_eq!((caller.requests, callee.requests), (sent, sent));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_fit_leaves_the_last_good_pair() {
+    let mesh = Mesh::new("mesh.local");
+    let (parser, tagger) = (mesh.workload("parser"), mesh.workload("tagger"));
+    let proxy = inbound(app().await, &listener_tls(&parser, &mesh.trust(), ""), "");
+    let (address, good) = (proxy.addresses()[0], certified(&parser));
+    let old = (fs::read(parser.join(CERTIFICATE)).unwrap(), fs::read(parser.join(KEY)).unwrap());
+    let past = SystemTime::now() - Duration::from_secs(3 * 24 * 3600);
+    let late = mesh.workload_at("late", past);
+    let half = &old.0[..old.0.len() / 2];
+    for (n, (what, certificate, key)) in [
+        ("another's key", old.0.clone(), fs::read(tagger.join(KEY)).unwrap()),
+        ("half a certificate", half.to_vec(), old.1.clone()),
+        ("an expired one", fs::read(late.join(CERTIFICATE)).unwrap(), fs::read(late.join(KEY)).unwrap()),
+        ("nothing", Vec::new(), Vec::new()),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let refused = metric(&proxy, REFUSED).await;
+        fs::write(parser.join(CERTIFICATE), certificate).unwrap();
+        fs::write(parser.join(KEY), key).unwrap();
+        until(&proxy, REFUSED, refused + 1.0).await;
+        assert_eq!(shown(address, &tagger).await, good, "{n}: {what}");
+    }
+    fs::remove_file(parser.join(KEY)).unwrap();
+    until(&proxy, REFUSED, metric(&proxy, REFUSED).await + 1.0).await;
+    assert_eq!(shown(address, &tagger).await, good, "no file at all");
+    assert_eq!(metric(&proxy, RELOADED).await, 0.0);
+
+    fs::write(parser.join(CERTIFICATE), &old.0).unwrap();
+    fs::write(parser.join(KEY), &old.1).unwrap();
+    let renewed = mesh.root.renew(&parser, WorkloadRequest::LIFETIME, SystemTime::now()).unwrap();
+    until(&proxy, RELOADED, 1.0).await;
+    assert_eq!(shown(address, &tagger).await, certified(&parser));
+    let ends = renewed.not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    assert_eq!(metric(&proxy, "weir_proxy_certificate_expiry_timestamp_seconds").await, ends as f64);
+    proxy.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_turned_by_a_symlink_is_noticed() {
+    let mesh = Mesh::new("mesh.local");
+    let tagger = mesh.workload("tagger");
+    // as the kubelet does: files lead through ..data, which is replaced by a rename
+    let (volume, one) = (mesh.dir.path().join("volume"), mesh.workload("parser"));
+    let two = mesh.dir.path().join("two");
+    fs::create_dir_all(&volume).unwrap();
+    fs::create_dir_all(&two).unwrap();
+    for name in [CERTIFICATE, KEY, TRUST] {
+        fs::copy(one.join(name), two.join(name)).unwrap();
+        symlink(Path::new("..data").join(name), volume.join(name)).unwrap();
+    }
+    mesh.root.renew(&two, WorkloadRequest::LIFETIME, SystemTime::now()).unwrap();
+    symlink(&one, volume.join("..data")).unwrap();
+    let proxy = inbound(app().await, &listener_tls(&volume, &volume.join(TRUST), ""), "");
+    assert_eq!(shown(proxy.addresses()[0], &tagger).await, certified(&one));
+    symlink(&two, volume.join("..data_tmp")).unwrap();
+    fs::rename(volume.join("..data_tmp"), volume.join("..data")).unwrap();
+    until(&proxy, RELOADED, 1.0).await;
+    assert_eq!(shown(proxy.addresses()[0], &tagger).await, certified(&two));
+    assert_eq!(metric(&proxy, REFUSED).await, 0.0, "it was turned in one step");
+    proxy.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn roots_that_are_taken_out_are_obeyed_from_the_next_handshake() {
+    let (old, new) = (Mesh::new("mesh.local"), Mesh::new("mesh.local"));
+    let parser = old.workload("parser");
+    let trust = old.dir.path().join("trust.crt");
+    fs::write(&trust, old.root.certificate_pem()).unwrap();
+    let proxy = inbound(app().await, &listener_tls(&parser, &trust, ""), "");
+    let address = proxy.addresses()[0];
+    let before = client_of(&old.workload("tagger"));
+    let after = client(&old.trust(), Some(&new.workload("tagger")), &["http/1.1"]);
+    let open = connect(address, &before).await.unwrap();
+    assert_eq!(get(address, &before, "/").await.unwrap().status, StatusCode::OK);
+    assert!(get(address, &after, "/").await.is_err());
+    fs::write(&trust, new.root.certificate_pem()).unwrap();
+    until(&proxy, RELOADED, 1.0).await;
+    assert!(get(address, &before, "/").await.is_err(), "its session cannot go on either");
+    assert_eq!(get(address, &after, "/").await.unwrap().status, StatusCode::OK);
+    let answer = crate::mesh::ask(open, false, request("/")).await.unwrap();
+    assert_eq!(answer.status, StatusCode::OK, "what was open stays open");
+    proxy.drain().await;
+}

@@ -1,0 +1,362 @@
+//! Telemetry in whole flows: traces in every form, access logs in files, metrics that a scraper can
+//! read, and the live view.
+
+#![allow(clippy::unwrap_used, reason = "a test that meets what it did not expect is to stop")]
+
+mod flow;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    http::{HeaderMap, StatusCode},
+    routing::get,
+};
+use futures::StreamExt;
+use weir_proxy::{Config, Proxy};
+
+use flow::{
+    admin, app, ask, client,
+    collector::{Collector, attributes},
+    config, proxy, url,
+};
+
+/// Says what it was sent of traces.
+async fn mirror(headers: HeaderMap) -> String {
+    let about = |name: &str| name.contains("trace") || name.contains("b3") || name == "baggage";
+    let fields = headers.iter().filter(|(name, _)| about(name.as_str()));
+    fields.map(|(name, value)| format!("{name}={}\n", value.to_str().unwrap())).collect()
+}
+
+async fn answers() -> Router {
+    Router::new()
+        .route("/ok", get(async || "fine"))
+        .route("/slow", get(async || tokio::time::sleep(Duration::from_millis(60)).await))
+        .route("/bad", get(async || StatusCode::INTERNAL_SERVER_ERROR))
+        .fallback(get(mirror))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trace_is_continued_in_the_forms_that_are_configured() {
+    let (collector, otlp) = Collector::start().await;
+    let telemetry = format!("telemetry: {{ otlp: \"http://{otlp}\", span_ratio: 0, propagation: [b3, tracecontext] }}");
+    let proxy = proxy(app(answers().await).await, "      - { upstream: app }", &telemetry);
+    let request = client().get(url(&proxy, "/"));
+    let request = request.header("b3", "463ac35c9f6413ad48485a3953bb6124-a2fb4a1d1a96d312-1");
+    let request = request.header("baggage", "user=anna").header("x-b3-other", "kept");
+    let seen = request.send().await.unwrap().text().await.unwrap();
+    for expected in [
+        "b3=463ac35c9f6413ad48485a3953bb6124-",
+        "-a2fb4a1d1a96d312\n",
+        "traceparent=00-463ac35c9f6413ad48485a3953bb6124-",
+        "baggage=user=anna\n",
+        "x-b3-other=kept\n",
+    ] {
+        assert!(seen.contains(expected), "{expected} in {seen}");
+    }
+    assert_eq!(ask(client().get(url(&proxy, "/"))).await.0, 200, "not sampled: the ratio is 0");
+    let counters = proxy.drain().await;
+    assert_eq!((counters.spans_recorded, counters.spans_sent), (1, 1), "{counters:?}");
+    let span = &collector.spans()[0];
+    assert_eq!(span.parent_span_id, [0xa2, 0xfb, 0x4a, 0x1d, 0x1a, 0x96, 0xd3, 0x12]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn access_logs_are_lines_in_a_file_and_records_at_the_collector() {
+    let (collector, otlp) = Collector::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    for (format, which, expected) in [("json", "all", 4), ("text", "errors", 2)] {
+        let path = folder.path().join(format);
+        let telemetry = format!(
+            "telemetry: {{ otlp: \"http://{otlp}\", access_log: {which}, access_log_file: {path:?}, access_log_format: {format} }}"
+        );
+        let proxy = proxy(app(answers().await).await, "      - { name: all, upstream: app }", &telemetry);
+        for path in ["/ok", "/bad", "/ok", "/bad?secret=1"] {
+            ask(client().get(url(&proxy, path)).header("x-weir-peer", "tokenizer/tokenizer-0")).await;
+        }
+        let counters = proxy.drain().await;
+        assert_eq!((counters.logs_sent, counters.logs_dropped), (expected, 0), "{counters:?}");
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text.lines().count() as u64, expected, "{text}");
+        assert!(!text.contains("secret"), "{text}");
+        for line in text.lines() {
+            if format == "json" {
+                let line: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|why| panic!("{why}: {line}"));
+                assert_eq!((&line["weir.route"], &line["peer.service"]), (&"all".into(), &"tokenizer".into()));
+                assert!(
+                    line["duration_ns"].as_u64() > Some(0) && line["time"].as_str().unwrap().ends_with('Z'),
+                    "{line}"
+                );
+                assert_eq!(line["trace_id"].as_str().unwrap().len(), 32);
+            } else {
+                assert!(line.contains("Z inbound all GET /bad 500 "), "{line}");
+                assert!(line.contains(" admitted peer=\"tokenizer/tokenizer-0\" trace="), "{line}");
+            }
+        }
+    }
+    assert_eq!(collector.logs().len(), 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_share_of_access_logs_is_a_share_and_needs_no_collector() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log");
+    let telemetry = format!("telemetry: {{ access_log: all, access_log_ratio: 0.3, access_log_file: {path:?} }}");
+    let proxy = proxy(app(answers().await).await, "      - { upstream: app }", &telemetry);
+    let client = client();
+    for _ in 0..300 {
+        ask(client.get(url(&proxy, "/ok"))).await;
+    }
+    let counters = proxy.drain().await;
+    assert_eq!((counters.requests, counters.spans_recorded), (300, 0));
+    let lines = std::fs::read_to_string(&path).unwrap().lines().count();
+    // 90 expected, 8 the standard deviation: six of them to either side
+    assert!((42..=138).contains(&lines), "{lines} of 300");
+}
+
+/// One sample: its name, its labels, its value.
+type Sample = (String, BTreeMap<String, String>, f64);
+
+/// Reads Prometheus text as its specification has it, and complains of what does not hold.
+fn exposition(text: &str) -> (BTreeMap<String, String>, Vec<Sample>) {
+    let (mut kinds, mut helped, mut samples, mut family) =
+        (BTreeMap::new(), BTreeSet::new(), Vec::new(), String::new());
+    assert!(text.ends_with('\n'));
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            assert!(helped.insert(rest.split_once(' ').unwrap().0.to_owned()), "twice: {line}");
+        } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap();
+            assert!(["counter", "gauge", "histogram"].contains(&kind) && helped.contains(name), "{line}");
+            assert!(kinds.insert(name.to_owned(), kind.to_owned()).is_none(), "twice: {line}");
+            family = name.to_owned();
+        } else {
+            let sample = sample(line);
+            let base = sample.0.strip_prefix(family.as_str()).unwrap_or_else(|| panic!("{line} under {family}"));
+            assert!(["", "_bucket", "_sum", "_count"].contains(&base), "{line} under {family}");
+            samples.push(sample);
+        }
+    }
+    (kinds, samples)
+}
+
+fn sample(line: &str) -> Sample {
+    let (series, value) = line.rsplit_once(' ').unwrap();
+    let value = value.parse().unwrap_or_else(|_| panic!("{line}"));
+    let Some((name, rest)) = series.split_once('{') else { return (series.to_owned(), BTreeMap::new(), value) };
+    let mut labels = BTreeMap::new();
+    let mut rest = rest.strip_suffix('}').unwrap();
+    while !rest.is_empty() {
+        let (label, after) = rest.split_once("=\"").unwrap();
+        assert!(label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'), "{line}");
+        let mut text = String::new();
+        let mut chars = after.char_indices();
+        let end = loop {
+            match chars.next().unwrap() {
+                (at, '"') => break at,
+                (_, '\\') => match chars.next().unwrap().1 {
+                    'n' => text.push('\n'),
+                    c @ ('\\' | '"') => text.push(c),
+                    c => panic!("\\{c} in {line}"),
+                },
+                (_, c) => text.push(c),
+            }
+        };
+        assert!(labels.insert(label.to_owned(), text).is_none(), "{line}");
+        rest = after[end + 1..].trim_start_matches(',');
+    }
+    (name.to_owned(), labels, value)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_are_valid_and_count_what_happened() {
+    let routes = r#"
+      - { name: "od\"d\\", match: { path_prefix: /bad }, upstream: app }
+      - { name: none, match: { path_prefix: /none }, upstream: gone }
+      - { name: rest, upstream: app, limits: { rate_limit: { rate_per_s: 0.001, burst: 3 } } }"#;
+    let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let address = app(answers().await).await;
+    let text = format!(
+        "service: tagger\nthreads: 1\nadmin: 127.0.0.1:0\nlisteners:\n  - address: 127.0.0.1:0\n    direction: inbound\n    routes:{routes}\n\
+         upstreams:\n  - {{ name: app, endpoints: [\"{address}\"] }}\n  - {{ name: gone, endpoints: [\"{gone}\"] }}\n"
+    );
+    let proxy = Proxy::start(Config::from_yaml(&text).unwrap()).unwrap();
+    let client = client();
+    for path in ["/ok", "/ok", "/slow", "/ok", "/bad", "/none"] {
+        ask(client.get(url(&proxy, path))).await;
+    }
+    let (kinds, samples) = exposition(&admin(&proxy, "/metrics").await);
+    let value = |name: &str, wanted: &[(&str, &str)]| {
+        let fits = |labels: &BTreeMap<String, String>| {
+            wanted.iter().all(|(k, v)| labels.get(*k).map(String::as_str) == Some(v))
+        };
+        samples.iter().filter(|(n, labels, _)| n == name && fits(labels)).map(|(_, _, value)| value).sum::<f64>()
+    };
+    for (name, labels, expected) in [
+        ("weir_proxy_requests_total", &[][..], 6.0),
+        ("weir_proxy_shed_total", &[], 1.0),
+        ("weir_proxy_responses_total", &[("route", "rest"), ("class", "2")], 3.0),
+        ("weir_proxy_responses_total", &[("route", "rest"), ("class", "4")], 1.0),
+        ("weir_proxy_responses_total", &[("route", "od\"d\\"), ("class", "5")], 1.0),
+        ("weir_proxy_route_shed_total", &[("route", "rest"), ("reason", "rate_limited")], 1.0),
+        ("weir_proxy_request_duration_seconds_count", &[("route", "rest")], 4.0),
+        ("weir_proxy_request_duration_seconds_bucket", &[("route", "rest"), ("le", "+Inf")], 4.0),
+        ("weir_proxy_endpoint_requests_total", &[("upstream", "app")], 4.0),
+        ("weir_proxy_endpoint_failures_total", &[("upstream", "app")], 1.0),
+        ("weir_proxy_endpoint_connects_total", &[("upstream", "app")], 1.0),
+        ("weir_proxy_endpoint_connections_open", &[("upstream", "app")], 1.0),
+        ("weir_proxy_endpoint_connections_idle", &[("upstream", "app")], 1.0),
+        ("weir_proxy_endpoint_connect_failures_total", &[("upstream", "gone")], 1.0),
+        ("weir_proxy_endpoint_in_flight", &[], 0.0),
+    ] {
+        assert_eq!(value(name, labels), expected, "{name} {labels:?}");
+    }
+    assert_eq!(kinds["weir_proxy_queue_wait_seconds"], "histogram");
+    let slow = value("weir_proxy_request_duration_seconds_sum", &[("route", "rest")]);
+    assert!(slow >= 0.06, "{slow}");
+    for (name, labels, count) in samples.iter().filter(|(name, ..)| name.ends_with("_count")) {
+        let (bucket, mut labels) = (name.replace("_count", "_bucket"), labels.clone());
+        labels.insert("le".into(), "+Inf".into());
+        let whole = samples.iter().find(|(n, l, _)| *n == bucket && *l == labels).unwrap();
+        assert_eq!(whole.2, *count, "{name} {labels:?}");
+    }
+    proxy.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tap_shows_what_it_is_asked_for_and_drops_the_rest() {
+    let routes = "
+      - { name: bad, match: { path_prefix: /bad }, upstream: app }
+      - { name: rest, upstream: app }";
+    let proxy = proxy(app(answers().await).await, routes, "");
+    let tap = async |query: &str| {
+        let address = proxy.admin_address().unwrap();
+        let response = client().get(format!("http://{address}/tap?{query}")).send().await.unwrap();
+        assert_eq!(response.status(), 200, "{query}");
+        response.bytes_stream()
+    };
+    let mut taps = Vec::new();
+    for query in ["status=5xx", "route=rest&min_duration_ms=50", "path_prefix=/o&rate_per_s=2"] {
+        taps.push(tap(query).await);
+    }
+    let client = client();
+    for path in ["/ok", "/slow", "/bad", "/ok", "/ok", "/ok"] {
+        ask(client.get(url(&proxy, path))).await;
+    }
+    let mut paths = Vec::new();
+    for tap in &mut taps {
+        let line: serde_json::Value = serde_json::from_slice(&tap.next().await.unwrap().unwrap()).unwrap();
+        paths.push((line["url.path"].as_str().unwrap().to_owned(), line["dropped"].as_u64()));
+    }
+    assert_eq!(paths, ["/bad", "/slow", "/ok"].map(|path| (path.to_owned(), Some(0))));
+    let second: serde_json::Value = serde_json::from_slice(&taps[2].next().await.unwrap().unwrap()).unwrap();
+    assert_eq!(second["url.path"], "/ok");
+    // two a second were asked for, four came at once; the next that is shown says how many were not
+    let dropped = tokio::time::timeout(Duration::from_secs(30), async {
+        loop {
+            ask(client.get(url(&proxy, "/ok"))).await;
+            if let Ok(Some(line)) = tokio::time::timeout(Duration::from_millis(100), taps[2].next()).await {
+                let line: serde_json::Value = serde_json::from_slice(&line.unwrap()).unwrap();
+                return line["dropped"].as_u64().unwrap();
+            }
+        }
+    });
+    assert!(dropped.await.unwrap() >= 2);
+    let refused = admin(&proxy, "/tap?who=me").await;
+    assert!(refused.contains("\"who\" is not known"), "{refused}");
+    let mut more = Vec::new();
+    for _ in 3..8 {
+        more.push(tap("").await);
+    }
+    assert!(admin(&proxy, "/tap").await.contains("8 tap already"));
+    drop((taps, more));
+    proxy.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn beyond_loopback_the_admin_address_asks_for_a_token() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, "hush\n").unwrap();
+    let app = app(answers().await).await;
+    for token in ["admin_token: hush".to_owned(), format!("admin_token_file: {file:?}")] {
+        let mut config = config(app, "      - { upstream: app }", &token);
+        assert!(!format!("{config:?}").contains("hush"));
+        config.admin = Some("0.0.0.0:0".parse().unwrap());
+        let proxy = Proxy::start(config).unwrap();
+        let address = format!("http://127.0.0.1:{}", proxy.admin_address().unwrap().port());
+        for (path, token, expected) in [
+            ("/metrics", Some("Bearer hush"), 200),
+            ("/metrics", Some("Bearer hus"), 401),
+            ("/metrics", Some("hush"), 401),
+            ("/metrics", None, 401),
+            ("/policy", None, 401),
+            ("/tap", None, 401),
+            ("/nowhere", None, 401),
+            ("/healthz", None, 200),
+            ("/healthz/live", None, 200),
+        ] {
+            let request = client().get(format!("{address}{path}"));
+            let request = token.into_iter().fold(request, |request, token| request.header("authorization", token));
+            assert_eq!(request.send().await.unwrap().status(), expected, "{path} {token:?}");
+        }
+        proxy.drain().await;
+    }
+    std::fs::write(&file, "\n").unwrap();
+    let empty = Proxy::start(config(app, "      - { upstream: app }", &format!("admin_token_file: {file:?}"))).err();
+    assert!(empty.unwrap().to_string().starts_with("admin_token_file "));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_admin_address_says_what_is_in_force_and_whether_it_is_ready() {
+    let limits = "limits: { rate_limit: { rate_per_s: 5.0, burst: 1 } }";
+    let proxy = proxy(app(answers().await).await, "      - { upstream: app }", limits);
+    let policy: serde_json::Value = serde_json::from_str(&admin(&proxy, "/policy").await).unwrap();
+    assert_eq!(policy["source"], "static");
+    assert!(policy["age_ms"].is_u64(), "{policy}");
+    assert_eq!(policy["policies"][0]["rate_limit"]["rate_per_s"], 5.0);
+    assert_eq!(admin(&proxy, "/healthz/ready").await, "ok\n");
+    let address = proxy.admin_address().unwrap();
+    client().post(format!("http://{address}/drain")).send().await.unwrap();
+    proxy.drain_requested().await;
+    assert_eq!(admin(&proxy, "/healthz/live").await, "ok\n");
+    assert_eq!(admin(&proxy, "/healthz/ready").await, "draining\n");
+    proxy.drain().await;
+}
+
+/// More records than the ring and the queue behind it hold, and nobody who takes them: all are counted.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_record_is_sent_or_counted_as_dropped() {
+    let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let (collector, here) = Collector::start().await;
+    let address = app(answers().await).await;
+    for (otlp, queue, sent) in [(gone, 8, 0), (here, 65_536, 300)] {
+        let telemetry = format!(
+            "telemetry: {{ otlp: \"http://{otlp}\", access_log: all, queue_records: {queue}, batch_spans: 4, retry_ms: 50, flush_ms: 2000 }}"
+        );
+        let proxy = proxy(address, "      - { upstream: app }", &telemetry);
+        let client = client();
+        for _ in 0..300 {
+            ask(client.get(url(&proxy, "/ok"))).await;
+        }
+        let c = proxy.drain().await;
+        if otlp == here {
+            use opentelemetry_proto::tonic::metrics::v1::metric::Data;
+            let Some(Data::Gauge(open)) = collector.metric("http.client.open_connections").unwrap().data else {
+                panic!()
+            };
+            let states: Vec<_> =
+                open.data_points.iter().map(|p| attributes(&p.attributes)["http.connection.state"].clone()).collect();
+            assert_eq!(states, ["idle", "active"]);
+            let Some(Data::Sum(requests)) = collector.metric("weir.proxy.endpoint.requests").unwrap().data else {
+                panic!()
+            };
+            assert_eq!(format!("{:?}", requests.data_points[0].value), "Some(AsInt(300))");
+        }
+        assert_eq!((c.spans_recorded, c.spans_sent, c.spans_dropped), (300, sent, 300 - sent), "{c:?}");
+        assert_eq!(c.logs_sent + c.logs_dropped, 300, "{c:?}");
+    }
+}
