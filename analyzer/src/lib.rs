@@ -22,6 +22,7 @@ mod held;
 pub mod queueing;
 pub mod report;
 mod rollup;
+pub mod servers;
 pub mod sketch;
 pub mod snapshot;
 mod spans;

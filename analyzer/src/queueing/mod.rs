@@ -11,5 +11,5 @@ pub mod mmck;
 pub mod mva;
 pub mod ps;
 #[cfg(test)]
-mod simulation;
+pub(crate) mod simulation;
 pub mod usl;

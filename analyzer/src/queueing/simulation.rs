@@ -88,6 +88,58 @@ impl Station {
         })
     }
 
+    /// The same station shared by all who are there, in order of departure. `start` is that of service: at once.
+    pub(crate) fn run_shared(&self, seed: u64, requests: usize) -> Vec<Request> {
+        let Self { arrivals, service, servers, load } = *self;
+        let mut random = StdRng::seed_from_u64(seed);
+        let between = 1.0 / (load * f64::from(servers));
+        // who is there, and what is left to do for each
+        let mut there: Vec<(f64, f64)> = Vec::new();
+        let (mut now, mut next) = (0.0, arrivals.sample(&mut random) * between);
+        let mut done = Vec::with_capacity(requests);
+        while done.len() < requests {
+            let share = (f64::from(servers) / there.len().max(1) as f64).min(1.0);
+            let first = (0..there.len()).min_by(|a, b| there[*a].1.total_cmp(&there[*b].1));
+            let departs = first.map_or(f64::INFINITY, |first| now + there[first].1 / share);
+            let until = departs.min(next);
+            there.iter_mut().for_each(|(_, left)| *left -= (until - now) * share);
+            now = until;
+            match first.filter(|_| departs <= next) {
+                Some(first) => {
+                    let (arrival, _) = there.swap_remove(first);
+                    done.push(Request { arrival, start: arrival, departure: now });
+                }
+                None => {
+                    there.push((now, service.sample(&mut random)));
+                    next += arrivals.sample(&mut random) * between;
+                }
+            }
+        }
+        done
+    }
+
+    /// The same station, but whoever waits is taken at random.
+    pub(crate) fn run_random_order(&self, seed: u64, requests: usize) -> Vec<Request> {
+        let Self { arrivals, service, servers, load } = *self;
+        let mut random = StdRng::seed_from_u64(seed);
+        let between = 1.0 / (load * f64::from(servers));
+        let (mut free, mut waiting) = (vec![0.0_f64; servers as usize], Vec::new());
+        let mut next = 0.0;
+        let mut done = Vec::with_capacity(requests);
+        while done.len() < requests {
+            let first = (0..free.len()).min_by(|a, b| free[*a].total_cmp(&free[*b])).expect("at least one server");
+            while next <= free[first] || waiting.is_empty() {
+                waiting.push(next);
+                next += arrivals.sample(&mut random) * between;
+            }
+            let arrival = waiting.swap_remove(random.random_range(0..waiting.len()));
+            let start = free[first].max(arrival);
+            free[first] = start + service.sample(&mut random);
+            done.push(Request { arrival, start, departure: free[first] });
+        }
+        done
+    }
+
     /// What was drawn and what came of it, the first tenth left out.
     pub(crate) fn means(&self, seed: u64, requests: usize) -> Means {
         let mut steady = self.run(seed, requests).skip(requests / 10);
