@@ -26,6 +26,7 @@ pub mod servers;
 pub mod sketch;
 pub mod snapshot;
 mod spans;
+mod stations;
 mod view;
 mod window;
 

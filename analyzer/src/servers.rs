@@ -124,6 +124,18 @@ pub fn identify(visits: &[Visit]) -> Result<Station, Unidentifiable> {
     best(&accounts).ok_or(Unidentifiable::NoModel)
 }
 
+/// Splits visits to c servers that all share: what a visit got is service, what it took longer is wait.
+#[must_use]
+pub fn shared(visits: &[Visit], servers: NonZeroU32) -> Vec<Served> {
+    let attained = States::of(visits).attained(visits, servers);
+    let split = |(visit, service_ns): (&Visit, f64)| {
+        let service_ns = service_ns as i64;
+        let wait_ns = (visit.departure - visit.arrival - service_ns).max(0);
+        Served { wait_ns, service_ns, complete: !visit.gave_up, overrun_ns: 0 }
+    };
+    visits.iter().zip(attained).map(split).collect()
+}
+
 /// The account that fits best.
 fn best(accounts: &[Account]) -> Option<Station> {
     let fitting = accounts.iter().filter(|account| account.misfit <= MAX_DEVIATION);

@@ -130,8 +130,14 @@ pub struct Estimate {
     pub arrival_rate_per_s: f64,
     /// S; `None` when it cannot be identified.
     pub service_time_ms: Option<f64>,
-    /// c.
+    /// Half the width of the 95 % interval of S.
+    #[serde(default)]
+    pub service_time_ms_error: Option<f64>,
+    /// c, of all replicas together.
     pub servers: Option<u32>,
+    /// Replicas, each with a queue of its own; 1 when they are taken together.
+    #[serde(default)]
+    pub replicas: Option<u32>,
     /// ρ = λS/c.
     pub utilization: Option<f64>,
     /// Wq.
@@ -142,7 +148,7 @@ pub struct Estimate {
     pub cs2: Option<f64>,
     /// How much λ may grow, as a share, until ρ reaches 1.
     pub headroom: Option<f64>,
-    /// `mm1`, `mmc` or `unknown`.
+    /// `gg1`, `ggc`, `ps` (shared) or `unknown`.
     pub model: String,
     /// How S and c were found.
     pub rule: String,

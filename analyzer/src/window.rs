@@ -4,32 +4,23 @@
 //! itself holds it: the time in which it only waits for calls to others is taken off, because that
 //! is not service, and a caller must not be accused of it.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    num::NonZeroU32,
-};
+use std::{collections::BTreeMap, num::NonZeroU32};
 
 use hashbrown::{HashMap, HashSet};
 use weir_schema::UnixNanos;
 
 use crate::{
     analyzer::moments,
-    departures::{Visit, reconstruct},
+    departures::Visit,
     held::Held,
     sketch::Sketch,
     snapshot::NodeKind,
     spans::{Name, Side, Span},
+    stations::{Ended, Known, Stations},
 };
 
 /// Spans of one window kept for estimates; further ones are in the rollups only.
 const MAX_SPANS: usize = 500_000;
-
-/// Visits of a service kept, so that the queue at a window's start is known.
-const CARRIED_VISITS: usize = 20_000;
-
-/// Share of visits that must be known before a moment is judged: a visit shows only when its whole
-/// request ends, which may be long after the service itself was done with it.
-const KNOWN_SHARE: f64 = 0.99;
 
 /// What one service did in a window.
 #[derive(Clone, Debug, Default)]
@@ -45,6 +36,8 @@ pub(crate) struct ServiceWindow {
     pub(crate) own_ms: Vec<f64>,
     /// What each request spent waiting for calls to others: it holds a place, but no worker.
     pub(crate) downstream_ms: Vec<f64>,
+    /// What is known of its servers.
+    pub(crate) known: Known,
     /// Reconstructed, when c is known.
     pub(crate) service_ms: Vec<f64>,
     /// Time in service of requests whose client gave up before its end.
@@ -89,19 +82,11 @@ pub(crate) struct Windows {
     open: BTreeMap<i64, Vec<Span>>,
     /// Windows up to this one are closed.
     closed_until: Option<i64>,
-    stations: HashMap<Name, Station>,
+    stations: Stations,
     /// Children by parent: a call may end a window before its caller does.
     children: [ChildMap; 2],
     turned_at: i64,
     pub(crate) late: u64,
-}
-
-/// The visits of one service, over windows.
-#[derive(Debug, Default)]
-struct Station {
-    visits: VecDeque<Visit>,
-    /// Visits that departed before this are judged.
-    judged_until: i64,
 }
 
 /// A child of a span, as its parent needs it.
@@ -122,7 +107,7 @@ impl Windows {
             length_ns,
             open: BTreeMap::new(),
             closed_until: None,
-            stations: HashMap::new(),
+            stations: Stations::default(),
             children: Default::default(),
             turned_at: i64::MIN,
             late: 0,
@@ -191,7 +176,7 @@ impl Windows {
         servers: &HashMap<Name, NonZeroU32>,
     ) -> Window {
         let mut window = Window { end, length_ns: self.length_ns, ..Window::default() };
-        let mut visits: HashMap<Name, Vec<(Visit, i64)>> = HashMap::new();
+        let mut visits: HashMap<Name, Vec<Ended>> = HashMap::new();
         for span in spans {
             let parent = (span.parent != 0).then(|| held.service_of((span.trace, span.parent))).flatten();
             let calls = self.calls_of(span);
@@ -207,50 +192,25 @@ impl Windows {
                 // a client that leaves while a call is under way leaves that call: the work here was done
                 let gave_up = span.abandoned && !calls.failed;
                 let visit = Visit { arrival, departure: arrival + own_ns, gave_up };
-                visits.entry(span.service).or_default().push((visit, span.end()));
+                let ended = Ended { visit, instance: span.instance, end: span.end() };
+                visits.entry(span.service).or_default().push(ended);
             }
         }
-        for (service, visits) in visits {
-            self.add_queue(&mut window, service, visits, servers.get(&service).copied());
+        for (name, visits) in visits {
+            let Some(service) = window.services.get_mut(&name) else { continue };
+            service.interarrival_ms = between_arrivals(&visits);
+            let configured = servers.get(&name).copied();
+            self.stations.window(name, service, visits, configured, (end, self.length_ns));
         }
+        self.stations.identify(end, |name| servers.contains_key(&name));
         window
     }
+}
 
-    /// Splits own time into wait and service, for visits that departed long enough ago that those
-    /// beside them are known too.
-    fn add_queue(&mut self, window: &mut Window, name: Name, new: Vec<(Visit, i64)>, servers: Option<NonZeroU32>) {
-        let Some(service) = window.services.get_mut(&name) else { return };
-        let mut arrivals: Vec<i64> = new.iter().map(|(visit, _)| visit.arrival).collect();
-        arrivals.sort_unstable();
-        service.interarrival_ms = arrivals.windows(2).map(|pair| (pair[1] - pair[0]) as f64 / 1e6).collect();
-        let Some(servers) = servers else { return };
-        let mut lags: Vec<i64> = new.iter().map(|(visit, end)| end - visit.departure).collect();
-        lags.sort_unstable();
-        let lag = lags[((lags.len() - 1) as f64 * KNOWN_SHARE) as usize];
-        let station = self.stations.entry(name).or_default();
-        station.visits.extend(new.into_iter().map(|(visit, _)| visit));
-        let until = (window.end - lag).max(station.judged_until);
-        let judged = station.judged_until..until;
-        let visits = station.visits.make_contiguous();
-        for (visit, served) in visits.iter().zip(reconstruct(visits, servers)) {
-            if !judged.contains(&visit.departure) {
-                continue;
-            }
-            let service_ms = served.service_ns as f64 / 1e6;
-            if served.complete {
-                service.service_ms.push(service_ms);
-            } else {
-                service.cut_service_ms += service_ms;
-            }
-            service.app_wait_ms.push(served.wait_ns as f64 / 1e6);
-        }
-        station.judged_until = until;
-        // two windows back are enough to know the queue at the start of the next
-        let forget = until - 2 * self.length_ns;
-        station.visits.retain(|visit| visit.departure >= forget);
-        let surplus = station.visits.len().saturating_sub(CARRIED_VISITS);
-        station.visits.drain(..surplus);
-    }
+fn between_arrivals(visits: &[Ended]) -> Vec<f64> {
+    let mut arrivals: Vec<i64> = visits.iter().map(|ended| ended.visit.arrival).collect();
+    arrivals.sort_unstable();
+    arrivals.windows(2).map(|pair| (pair[1] - pair[0]) as f64 / 1e6).collect()
 }
 
 impl ServiceWindow {
