@@ -19,6 +19,7 @@ pub mod departures;
 mod findings_rows;
 pub mod graph;
 mod held;
+pub mod model;
 pub mod queueing;
 pub mod report;
 mod rollup;
@@ -28,6 +29,7 @@ pub mod snapshot;
 mod spans;
 mod stations;
 mod view;
+pub mod whatif;
 mod window;
 
 pub use alert::{Alert, AlertState, Severity};

@@ -68,6 +68,9 @@ pub struct ServiceView {
     pub rate_per_s: f64,
     /// Share that failed.
     pub error_ratio: f64,
+    /// Mean duration of those that were not shed.
+    #[serde(default)]
+    pub duration_ms_mean: f64,
     /// Median duration.
     pub duration_ms_p50: f64,
     /// 95th percentile.
@@ -203,6 +206,9 @@ pub struct EdgeView {
     pub duration_ms_p99: f64,
     /// Median of client minus server duration.
     pub gap_ms_p50: Option<f64>,
+    /// Share of the calls' time in which the caller waits for them and for nothing that ends later.
+    #[serde(default)]
+    pub critical_share: Option<f64>,
     /// How it does.
     pub health: Health,
     /// The caller's breaker for it.

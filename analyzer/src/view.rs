@@ -8,7 +8,7 @@ use weir_policy::PolicySet;
 use crate::{
     analyzer::{middle, moments},
     bottleneck::mean,
-    queueing::{ggc, mmc},
+    model::queue_wait_ms,
     servers::Discipline,
     snapshot::{
         BreakerView, ControlView, EdgeView, Estimate, FindingState, FindingView, Health, NodeKind, OperationView,
@@ -159,6 +159,7 @@ fn service_view(service: &ServiceWindow, names: &Names, seconds: f64) -> Service
     ServiceView {
         rate_per_s: service.requests as f64 / seconds,
         error_ratio: service.errors as f64 / service.requests.max(1) as f64,
+        duration_ms_mean: service.busy_ns / 1e6 / (service.requests - service.shed).max(1) as f64,
         duration_ms_p50: quantile(0.5),
         duration_ms_p95: quantile(0.95),
         duration_ms_p99: quantile(0.99),
@@ -200,27 +201,40 @@ fn estimate(service: &ServiceWindow, seconds: f64) -> Estimate {
     };
     let c = f64::from(servers.get());
     let utilization = arrival_rate_per_s * service_ms / 1e3 / c;
-    let model = Model { rule: &rule, servers, service_ms, ca2: ca2.unwrap_or(1.0), cs2 };
-    let wait = |load: f64| model.queue_wait_ms(load * arrival_rate_per_s);
+    let model = match (rule.discipline, servers.get()) {
+        (Discipline::ProcessorSharing, _) => "ps",
+        (Discipline::Fifo, 1) => "gg1",
+        (Discipline::Fifo, _) => "ggc",
+    };
     let observed_app = mean(&service.app_wait_ms);
     let observed = Some(observed_app.unwrap_or(0.0) + observed_proxy.unwrap_or(0.0));
     // 95 % of the interval of the mean: of this window's requests, and of those that identified c
     let error = 1.96 * (cs2 / service.service_ms.len().max(1) as f64).sqrt();
-    Estimate {
+    let estimate = Estimate {
         service_time_ms: Some(service_ms),
         service_time_ms_error: Some(service_ms * error),
         servers: Some(servers.get()),
         replicas: Some(rule.replicas),
         utilization: Some(utilization),
-        queue_wait_ms: QueueWait { predicted: wait(1.0), observed, observed_proxy, observed_app },
+        queue_wait_ms: QueueWait { predicted: None, observed, observed_proxy, observed_app },
         cs2: Some(cs2),
         headroom: Some(1.0 / utilization.max(1e-9) - 1.0),
-        model: model.name().into(),
+        model: model.into(),
         rule: rule.name.into(),
         confidence: rule.confidence * (served as f64 / SURE_SAMPLES).min(1.0),
-        what_if: LOAD_FACTORS.map(|load_factor| WhatIf { load_factor, queue_wait_ms: wait(load_factor) }).to_vec(),
         ..unknown
-    }
+    };
+    predicted(estimate)
+}
+
+/// The wait by the model, at this load and at more.
+fn predicted(mut estimate: Estimate) -> Estimate {
+    let (Some(service_ms), Some(servers)) = (estimate.service_time_ms, estimate.servers) else { return estimate };
+    let wait = |load: f64| queue_wait_ms(&estimate, load * estimate.arrival_rate_per_s, service_ms, servers);
+    let what_if = LOAD_FACTORS.map(|load_factor| WhatIf { load_factor, queue_wait_ms: wait(load_factor) });
+    estimate.queue_wait_ms.predicted = wait(1.0);
+    estimate.what_if = what_if.to_vec();
+    estimate
 }
 
 /// How c was found.
@@ -256,39 +270,6 @@ fn rule(known: &Known) -> Result<(Rule, NonZeroU32), String> {
     }
 }
 
-/// What predicts the wait.
-struct Model<'a> {
-    rule: &'a Rule,
-    servers: NonZeroU32,
-    service_ms: f64,
-    ca2: f64,
-    cs2: f64,
-}
-
-impl Model<'_> {
-    fn name(&self) -> &'static str {
-        match (self.rule.discipline, self.rule.name, self.servers.get()) {
-            (Discipline::ProcessorSharing, ..) => "ps",
-            (Discipline::Fifo, _, 1) => "gg1",
-            (Discipline::Fifo, ..) => "ggc",
-        }
-    }
-
-    /// Each replica has its share of the arrivals and of the servers. Of a share that is drawn at random the
-    /// times between arrivals are more like Poisson's: `ca²/m + (m−1)/m` (D. P. Heyman and M. J. Sobel, 1982).
-    fn queue_wait_ms(&self, arrival_rate_per_s: f64) -> Option<f64> {
-        let replicas = f64::from(self.rule.replicas.max(1));
-        let servers = NonZeroU32::new((self.servers.get() / self.rule.replicas.max(1)).max(1))?;
-        let rate = arrival_rate_per_s / replicas;
-        let ca2 = (self.ca2 + replicas - 1.0) / replicas;
-        let seconds = match self.rule.discipline {
-            Discipline::Fifo => ggc::queue_wait(rate, self.service_ms / 1e3, servers, ca2, self.cs2),
-            Discipline::ProcessorSharing => mmc::queue_wait(rate, self.service_ms / 1e3, servers),
-        };
-        seconds.map(|seconds| seconds * 1e3)
-    }
-}
-
 fn edge_view(edge: &EdgeWindow, caller: &str, callee: &str, seconds: f64, callee_named: bool) -> EdgeView {
     let error_ratio = edge.errors as f64 / edge.calls.max(1) as f64;
     let quantile = |q| edge.duration_ms.quantile(q).unwrap_or(0.0);
@@ -301,6 +282,7 @@ fn edge_view(edge: &EdgeWindow, caller: &str, callee: &str, seconds: f64, callee
         duration_ms_p95: quantile(0.95),
         duration_ms_p99: quantile(0.99),
         gap_ms_p50: edge.gap_ms.quantile(0.5),
+        critical_share: (edge.waited_ns > 0).then(|| edge.critical_ns as f64 / edge.waited_ns as f64),
         health: health(0.0, error_ratio, callee_named),
         breaker: breaker(edge),
         last_seen_unix_nano: 0,

@@ -22,6 +22,9 @@ use crate::{
 /// Spans of one window kept for estimates; further ones are in the rollups only.
 const MAX_SPANS: usize = 500_000;
 
+/// Spans of one service within one request that are looked through for calls.
+const MAX_SPANS_WITHIN: usize = 1_000;
+
 /// What one service did in a window.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ServiceWindow {
@@ -61,6 +64,10 @@ pub(crate) struct EdgeWindow {
     pub(crate) errors: u64,
     pub(crate) duration_ms: Sketch,
     pub(crate) gap_ms: Sketch,
+    /// Time of calls, as the caller sees it.
+    pub(crate) waited_ns: i64,
+    /// The part of it in which the caller waited for nothing that ended later.
+    pub(crate) critical_ns: i64,
     /// Calls that the caller's breaker shed: nobody answered them.
     pub(crate) shed: u64,
     pub(crate) kind: NodeKind,
@@ -92,6 +99,7 @@ pub(crate) struct Windows {
 /// A child of a span, as its parent needs it.
 #[derive(Clone, Copy, Debug)]
 struct Child {
+    id: u64,
     start: i64,
     end: i64,
     service: Name,
@@ -126,8 +134,14 @@ impl Windows {
         }
         window.push(span);
         if span.parent != 0 {
-            let child =
-                Child { start: span.start, end: span.end(), service: span.service, side: span.side, error: span.error };
+            let child = Child {
+                id: span.id,
+                start: span.start,
+                end: span.end(),
+                service: span.service,
+                side: span.side,
+                error: span.error,
+            };
             self.children[0].entry((span.trace, span.parent)).or_default().push(child);
         }
     }
@@ -140,16 +154,40 @@ impl Windows {
         }
     }
 
-    /// What a span called: its client spans, and its children in other services.
+    /// What a span called: client spans, and children in other services, its own and those of spans
+    /// between them in the same service.
     fn calls_of(&self, span: &Span) -> Calls {
-        let key = span.key();
-        let children = self.children.iter().filter_map(|map| map.get(&key)).flatten();
         let mut calls = Calls::default();
-        for child in children.filter(|child| child.side == Side::Client || child.service != span.service) {
-            calls.intervals.push((child.start, child.end));
-            calls.failed |= child.error;
+        let mut within = vec![span.id];
+        let mut looked_at = 0;
+        while let Some(parent) = within.pop() {
+            looked_at += 1;
+            if looked_at > MAX_SPANS_WITHIN {
+                break;
+            }
+            for child in self.children_of(span.trace, parent) {
+                if child.side == Side::Client || child.service != span.service {
+                    let callee = self.callee(span, child);
+                    calls.made.push(Call { start: child.start, end: child.end, callee });
+                    calls.failed |= child.error;
+                } else if child.id != parent {
+                    within.push(child.id);
+                }
+            }
         }
         calls
+    }
+
+    fn children_of(&self, trace: u128, parent: u64) -> impl Iterator<Item = &Child> {
+        self.children.iter().filter_map(move |map| map.get(&(trace, parent))).flatten()
+    }
+
+    /// Who answered: the service of the child, or of a client span's own child.
+    fn callee(&self, span: &Span, child: &Child) -> Option<Name> {
+        if child.service != span.service {
+            return Some(child.service);
+        }
+        self.children_of(span.trace, child.id).map(|answer| answer.service).find(|service| *service != span.service)
     }
 
     /// Windows that ended before `before`, oldest first.
@@ -180,17 +218,19 @@ impl Windows {
         for span in spans {
             let parent = (span.parent != 0).then(|| held.service_of((span.trace, span.parent))).flatten();
             let calls = self.calls_of(span);
-            add_edge(&mut window, span, parent, calls.intervals.is_empty());
+            add_edge(&mut window, span, parent, calls.made.is_empty());
             if !is_entry(span, parent) {
                 continue;
             }
-            let own_ns = own_time(span, &calls.intervals);
+            let own_ns = own_time(span, &calls.made);
+            let failed = calls.failed;
+            add_waits(&mut window, span, calls.made);
             let service = window.services.entry(span.service).or_default();
-            add_request(service, span, own_ns, calls.failed);
+            add_request(service, span, own_ns, failed);
             if !span.shed {
                 let arrival = span.start + span.queue_wait_ns.unwrap_or(0);
                 // a client that leaves while a call is under way leaves that call: the work here was done
-                let gave_up = span.abandoned && !calls.failed;
+                let gave_up = span.abandoned && !failed;
                 let visit = Visit { arrival, departure: arrival + own_ns, gave_up };
                 let ended = Ended { visit, instance: span.instance, end: span.end() };
                 visits.entry(span.service).or_default().push(ended);
@@ -227,8 +267,16 @@ impl ServiceWindow {
 /// The calls a span made.
 #[derive(Default)]
 struct Calls {
-    intervals: Vec<(i64, i64)>,
+    made: Vec<Call>,
     failed: bool,
+}
+
+/// One call.
+#[derive(Clone, Copy, Debug)]
+struct Call {
+    start: i64,
+    end: i64,
+    callee: Option<Name>,
 }
 
 /// A span that a request enters a service by. One whose parent is not known is taken for one.
@@ -238,9 +286,9 @@ fn is_entry(span: &Span, parent: Option<Name>) -> bool {
         && (span.side != Side::Internal || span.parent == 0)
 }
 
-fn own_time(span: &Span, calls: &[(i64, i64)]) -> i64 {
+fn own_time(span: &Span, calls: &[Call]) -> i64 {
     let from = span.start + span.queue_wait_ns.unwrap_or(0);
-    let mut calls: Vec<_> = calls.iter().map(|(start, end)| ((*start).max(from), (*end).min(span.end()))).collect();
+    let mut calls: Vec<_> = calls.iter().map(|call| (call.start.max(from), call.end.min(span.end()))).collect();
     calls.sort_unstable();
     let (mut covered, mut until) = (0, from);
     for (start, end) in calls {
@@ -251,6 +299,27 @@ fn own_time(span: &Span, calls: &[(i64, i64)]) -> i64 {
         }
     }
     (span.end() - from - covered).max(0)
+}
+
+/// Walks back from the span's end: the call that ended last was waited for, and before its start the one
+/// that ended last by then. Others ran beside them.
+fn add_waits(window: &mut Window, span: &Span, mut calls: Vec<Call>) {
+    calls.sort_unstable_by_key(|call| std::cmp::Reverse((call.end.min(span.end()), call.start)));
+    let mut cursor = span.end();
+    for Call { start, end, callee } in calls {
+        let (start, end) = (start.max(span.start), end.min(span.end()));
+        if end <= start {
+            continue;
+        }
+        let waited_for = end <= cursor;
+        if waited_for {
+            cursor = start;
+        }
+        let Some(callee) = callee else { continue };
+        let edge = window.edges.entry((span.service, callee)).or_default();
+        edge.waited_ns += end - start;
+        edge.critical_ns += if waited_for { end - start } else { 0 };
+    }
 }
 
 fn add_request(service: &mut ServiceWindow, span: &Span, own_ns: i64, call_failed: bool) {
