@@ -48,7 +48,7 @@ pub async fn run(args: AnalyzeArgs) -> Result<Exit, anyhow::Error> {
     Ok(Exit::Ok)
 }
 
-async fn scan(place: &Place, from: i64, to: i64) -> Result<Vec<RecordBatch>, anyhow::Error> {
+pub(crate) async fn scan(place: &Place, from: i64, to: i64) -> Result<Vec<RecordBatch>, anyhow::Error> {
     match place {
         Place::Local(store) => scan_store(store, from, to).await,
         Place::Remote(server) => scan_server(place, server, from, to).await,

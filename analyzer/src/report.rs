@@ -118,6 +118,19 @@ pub fn report(
     gathered.report()
 }
 
+/// The last whole window of spans given by start time: one that others follow. `None` when there is none.
+pub fn last_window(spans: impl Iterator<Item = RecordBatch>, config: Config) -> Option<Snapshot> {
+    let mut analyzer = Analyzer::new(Config { lateness_ms: 0, ..config });
+    let (mut last, mut before) = (None, None);
+    run(&mut analyzer, spans, |step| {
+        if step.snapshot.is_some() {
+            before = last.take();
+            last = step.snapshot;
+        }
+    });
+    before
+}
+
 fn run(analyzer: &mut Analyzer, batches: impl Iterator<Item = RecordBatch>, mut each: impl FnMut(Step)) {
     use arrow::{array::AsArray, datatypes::Int64Type};
     for batch in batches {
