@@ -181,10 +181,10 @@ pub struct AnalyzeArgs {
     /// End of the incident, RFC 3339
     #[arg(long, value_name = "T", value_parser = timestamp)]
     pub to: i64,
-    /// Start of a healthy time to compare with
+    /// Start of a time to compare with [default: the hour before --from]
     #[arg(long, value_name = "T", value_parser = timestamp, requires = "baseline_to")]
     pub baseline_from: Option<i64>,
-    /// End of that healthy time
+    /// End of that time
     #[arg(long, value_name = "T", value_parser = timestamp, requires = "baseline_from")]
     pub baseline_to: Option<i64>,
     /// Which store.

@@ -12,6 +12,7 @@
 pub mod alert;
 mod analyzer;
 pub mod bottleneck;
+pub mod causes;
 pub mod config;
 pub mod control;
 pub mod critical_path;

@@ -376,7 +376,10 @@ mod tests {
     use std::num::NonZeroU32;
 
     use super::*;
-    use crate::{queueing::mmc, snapshot::QueueWait};
+    use crate::{
+        queueing::mmc,
+        snapshot::{EdgeView, QueueWait},
+    };
 
     fn service(name: &str, rate: f64, service_ms: f64, servers: u32, duration_ms: f64) -> ServiceView {
         let wait = mmc::queue_wait(rate, service_ms / 1e3, NonZeroU32::new(servers).unwrap()).map(|s| s * 1e3);
