@@ -31,8 +31,9 @@ pub async fn run(args: AnalyzeArgs) -> Result<Exit, anyhow::Error> {
     anyhow::ensure!(args.from < args.to, "--from must be before --to");
     let place = Place::open_existing(&args.target).await?;
     let spans = scan(&place, args.from, args.to).await?;
-    let (earlier, until) = args.baseline_from.zip(args.baseline_to).unwrap_or((args.from - HISTORY_NS, args.from));
-    let before = scan(&place, earlier, until).await?;
+    let (from, to) = args.baseline_from.zip(args.baseline_to).unwrap_or((args.from - HISTORY_NS, args.from));
+    let (history, range) = (from..to, args.from..args.to);
+    let before = scan(&place, history.start, history.end).await?;
     place.close().await?;
     let rows: usize = spans.iter().map(RecordBatch::num_rows).sum();
     anyhow::ensure!(
@@ -40,8 +41,8 @@ pub async fn run(args: AnalyzeArgs) -> Result<Exit, anyhow::Error> {
         "no span starts between --from and --to: `weir sql \"SELECT min(start_unix_nano), max(start_unix_nano) FROM spans\"` shows what there is"
     );
     let config = weir_analyzer::Config::default();
-    let range = (args.from, args.to);
-    let report = tokio::task::spawn_blocking(move || report(spans.into_iter(), before.into_iter(), range, config));
+    let analyzed = move || report(spans.into_iter(), before.into_iter(), &history, &range, config);
+    let report = tokio::task::spawn_blocking(analyzed);
     let report = report.await.context("analyzing")?;
     if args.json {
         output::line(&serde_json::to_string(&report)?)?;

@@ -1,7 +1,7 @@
 //! [`Report`]: the answer of `weir analyze`, after an incident: the same analyzer, fed with stored
 //! spans in event time.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 use arrow::record_batch::RecordBatch;
 use serde::Serialize;
@@ -105,11 +105,12 @@ pub struct EntryWhatIf {
     pub response_time_ms: Option<f64>,
 }
 
-/// Analyzes spans of `[from, to)` given by start time, with those of an earlier time as history.
+/// Analyzes spans of `range` given by start time, with those of `history` to compare with.
 pub fn report(
     spans: impl Iterator<Item = RecordBatch>,
     before: impl Iterator<Item = RecordBatch>,
-    (from, to): (UnixNanos, UnixNanos),
+    history: &Range<UnixNanos>,
+    range: &Range<UnixNanos>,
     config: Config,
 ) -> Report {
     let mut analyzer = Analyzer::new(Config { lateness_ms: 0, ..config });
@@ -117,7 +118,7 @@ pub fn report(
     run(&mut analyzer, before.inspect(|batch| incident.add(batch)), |_| {});
     let mut gathered = Gathered::default();
     run(&mut analyzer, spans.inspect(|batch| incident.add(batch)), |step| gathered.take(step));
-    gathered.report(incident.verdict(from, to))
+    gathered.report(incident.verdict(history, range))
 }
 
 /// The last whole window of spans given by start time: one that others follow. `None` when there is none.

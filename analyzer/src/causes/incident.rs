@@ -3,6 +3,8 @@
 //! The time before is cut into minutes that become history one after the other, unless one looks like a
 //! fault itself. A long range is cut too, and the piece that says most speaks for it.
 
+use std::ops::Range;
+
 use arrow::record_batch::RecordBatch;
 use foldhash::{HashMap, HashMapExt};
 use weir_schema::UnixNanos;
@@ -54,35 +56,39 @@ impl Incident {
         }
     }
 
-    /// Ranks the requests that began in `[from, to)` against those that began before. Requests that had not ended by `to`
-    /// are left out: their last calls are not known.
+    /// Ranks the requests that began in `range` against those that began in `history`, which may be before or after.
+    /// Requests that had not ended by the end of what was read are left out: their last calls are not known.
     #[must_use]
-    pub fn verdict(self, from: UnixNanos, to: UnixNanos) -> Verdict {
+    pub fn verdict(self, history: &Range<UnixNanos>, range: &Range<UnixNanos>) -> Verdict {
         let Self { names, traces } = self;
-        let mut traces: Vec<(UnixNanos, Vec<Span>)> =
-            traces.into_values().filter_map(|spans| whole(spans, to)).collect();
-        traces.sort_by_key(|(start, spans)| (*start, spans[0].trace));
-        let during = traces.split_off(traces.partition_point(|(start, _)| *start < from));
+        let known_until = if history.end == range.start { range.end } else { history.end };
+        let mut traces: Vec<Trace> = traces.into_values().filter_map(Trace::of).collect();
+        traces.sort_by_key(|trace| (trace.start, trace.spans[0].trace));
+        let began_in = |time: &Range<UnixNanos>, known_until: UnixNanos| {
+            let inside = |trace: &&Trace| time.contains(&trace.start) && trace.end <= known_until;
+            traces.iter().filter(inside).collect::<Vec<_>>()
+        };
         let mut causes = Causes::default();
-        for minute in traces.chunk_by(|a, b| (from - a.0) / HISTORY_NS == (from - b.0) / HISTORY_NS) {
+        let minute = |trace: &&Trace| (history.end - trace.start) / HISTORY_NS;
+        for minute in began_in(history, known_until).chunk_by(|a, b| minute(a) == minute(b)) {
             causes.learn(minute, &names);
         }
-        let pieces = during.chunk_by(|a, b| (a.0 - from) / PIECE_NS == (b.0 - from) / PIECE_NS);
-        let mut verdicts: Vec<Verdict> = Vec::new();
-        for piece in pieces {
-            let ranking = causes.learn(piece, &names);
-            verdicts.push(Verdict { ranking, onset: from + (piece[0].0 - from) / PIECE_NS * PIECE_NS });
-        }
+        let piece = |trace: &&Trace| (trace.start - range.start) / PIECE_NS;
+        let during = began_in(range, range.end);
+        let verdicts = during.chunk_by(|a, b| piece(a) == piece(b)).map(|traces| {
+            let onset = range.start + piece(&traces[0]) * PIECE_NS;
+            Verdict { ranking: causes.learn(traces, &names), onset }
+        });
         let sure = |verdict: &Verdict| verdict.ranking.causes.first().map_or(-1.0, |cause| cause.confidence);
-        let surest = verdicts.into_iter().reduce(|best, next| if sure(&next) > sure(&best) { next } else { best });
-        surest.unwrap_or(Verdict { ranking: Ranking::default(), onset: from })
+        let surest = verdicts.reduce(|best, next| if sure(&next) > sure(&best) { next } else { best });
+        surest.unwrap_or(Verdict { ranking: Ranking::default(), onset: range.start })
     }
 }
 
 impl Causes {
     /// Ranks a window, then remembers it unless it looks like a fault.
-    fn learn(&mut self, window: &[(UnixNanos, Vec<Span>)], names: &Names) -> Ranking {
-        let traces: Vec<&[Span]> = window.iter().map(|(_, spans)| spans.as_slice()).collect();
+    fn learn(&mut self, window: &[&Trace], names: &Names) -> Ranking {
+        let traces: Vec<&[Span]> = window.iter().map(|trace| trace.spans.as_slice()).collect();
         let (ranking, observed) = self.rank(&traces, names);
         let suspicious = ranking.history_windows >= MIN_WINDOWS
             && ranking.causes.first().is_some_and(|cause| cause.confidence >= SUSPICIOUS);
@@ -93,12 +99,20 @@ impl Causes {
     }
 }
 
-/// The spans of a trace, each once, with its start; `None` when its longest root ends after `to`.
-fn whole(mut spans: Vec<Span>, to: UnixNanos) -> Option<(UnixNanos, Vec<Span>)> {
-    spans.sort_by_key(|span| (span.start, span.id));
-    spans.dedup_by_key(|span| span.id);
-    let roots = spans.iter().filter(|span| span.parent == 0);
-    let root = roots.max_by_key(|span| span.duration_ns).or(spans.first())?;
-    let (start, end) = (root.start, root.end());
-    (end <= to).then_some((start, spans))
+/// A trace and when its longest root was.
+struct Trace {
+    start: UnixNanos,
+    end: UnixNanos,
+    /// Each once, by start.
+    spans: Vec<Span>,
+}
+
+impl Trace {
+    fn of(mut spans: Vec<Span>) -> Option<Self> {
+        spans.sort_by_key(|span| (span.start, span.id));
+        spans.dedup_by_key(|span| span.id);
+        let roots = spans.iter().filter(|span| span.parent == 0);
+        let root = roots.max_by_key(|span| span.duration_ns).or(spans.first())?;
+        Some(Self { start: root.start, end: root.end(), spans })
+    }
 }
