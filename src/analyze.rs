@@ -17,6 +17,12 @@ use crate::{
 /// The columns a remote server is asked for; a local scan gives whole batches.
 const COLUMNS: &str = "*";
 
+/// An hour before the incident is what it is compared with when nothing else is said.
+const HISTORY_NS: i64 = 3_600_000_000_000;
+
+/// Below this a finding is one of several that it could be.
+const WORTH_SAYING: f64 = 0.2;
+
 /// Runs `weir analyze`.
 ///
 /// # Errors
@@ -25,10 +31,9 @@ pub async fn run(args: AnalyzeArgs) -> Result<Exit, anyhow::Error> {
     anyhow::ensure!(args.from < args.to, "--from must be before --to");
     let place = Place::open_existing(&args.target).await?;
     let spans = scan(&place, args.from, args.to).await?;
-    let baseline = match args.baseline_from.zip(args.baseline_to) {
-        Some((from, to)) => Some(scan(&place, from, to).await?),
-        None => None,
-    };
+    let (from, to) = args.baseline_from.zip(args.baseline_to).unwrap_or((args.from - HISTORY_NS, args.from));
+    let (history, range) = (from..to, args.from..args.to);
+    let before = scan(&place, history.start, history.end).await?;
     place.close().await?;
     let rows: usize = spans.iter().map(RecordBatch::num_rows).sum();
     anyhow::ensure!(
@@ -36,10 +41,9 @@ pub async fn run(args: AnalyzeArgs) -> Result<Exit, anyhow::Error> {
         "no span starts between --from and --to: `weir sql \"SELECT min(start_unix_nano), max(start_unix_nano) FROM spans\"` shows what there is"
     );
     let config = weir_analyzer::Config::default();
-    let report =
-        tokio::task::spawn_blocking(move || report(spans.into_iter(), baseline.map(IntoIterator::into_iter), config))
-            .await
-            .context("analyzing")?;
+    let analyzed = move || report(spans.into_iter(), before.into_iter(), &history, &range, config);
+    let report = tokio::task::spawn_blocking(analyzed);
+    let report = report.await.context("analyzing")?;
     if args.json {
         output::line(&serde_json::to_string(&report)?)?;
     } else {
@@ -48,7 +52,7 @@ pub async fn run(args: AnalyzeArgs) -> Result<Exit, anyhow::Error> {
     Ok(Exit::Ok)
 }
 
-async fn scan(place: &Place, from: i64, to: i64) -> Result<Vec<RecordBatch>, anyhow::Error> {
+pub(crate) async fn scan(place: &Place, from: i64, to: i64) -> Result<Vec<RecordBatch>, anyhow::Error> {
     match place {
         Place::Local(store) => scan_store(store, from, to).await,
         Place::Remote(server) => scan_server(place, server, from, to).await,
@@ -88,10 +92,16 @@ fn print(report: &Report) -> Result<(), anyhow::Error> {
         ]);
     }
     output::line(&table.to_string())?;
-    if report.findings.is_empty() {
+    let (said, unsure): (Vec<_>, Vec<_>) =
+        report.findings.iter().partition(|finding| finding.confidence >= WORTH_SAYING);
+    if said.is_empty() {
         output::line("no finding")?;
     }
-    for finding in &report.findings {
+    if !unsure.is_empty() {
+        let names: Vec<&str> = unsure.iter().take(5).map(|finding| finding.service.as_str()).collect();
+        output::line(&format!("below {:.0} %: {}", WORTH_SAYING * 100.0, names.join(", ")))?;
+    }
+    for finding in said {
         let confidence = finding.confidence * 100.0;
         output::line(&format!(
             "{}. {} in {} ({confidence:.0} %), since {}",

@@ -26,6 +26,9 @@ pub enum Command {
     Import(ImportArgs),
     /// Analyze stored spans of a time range, after an incident
     Analyze(AnalyzeArgs),
+    /// Ask what would happen if one service had more arrivals, other servers or another service time
+    #[command(name = "whatif")]
+    WhatIf(WhatIfArgs),
     /// Show one trace as a waterfall
     Trace(TraceArgs),
     /// Copy all tables, while requests are taken
@@ -180,16 +183,46 @@ pub struct AnalyzeArgs {
     /// End of the incident, RFC 3339
     #[arg(long, value_name = "T", value_parser = timestamp)]
     pub to: i64,
-    /// Start of a healthy time to compare with
+    /// Start of a time to compare with [default: the hour before --from]
     #[arg(long, value_name = "T", value_parser = timestamp, requires = "baseline_to")]
     pub baseline_from: Option<i64>,
-    /// End of that healthy time
+    /// End of that time
     #[arg(long, value_name = "T", value_parser = timestamp, requires = "baseline_from")]
     pub baseline_to: Option<i64>,
     /// Which store.
     #[command(flatten)]
     pub target: TargetArgs,
     /// Print JSON instead of a report
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `weir whatif`.
+#[derive(Clone, Debug, Args)]
+#[command(group = clap::ArgGroup::new("change").required(true).multiple(true).args(["arrivals", "servers", "service_time"]))]
+pub struct WhatIfArgs {
+    /// The service that changes
+    #[arg(long, value_name = "S")]
+    pub service: String,
+    /// Its arrivals times this, e.g. ×1.5; the calls it makes grow with them
+    #[arg(long, value_name = "×F", value_parser = factor)]
+    pub arrivals: Option<f64>,
+    /// Servers more or fewer, e.g. +2
+    #[arg(long, value_name = "+N", allow_hyphen_values = true)]
+    pub servers: Option<i64>,
+    /// Its service time times this, e.g. ×0.5
+    #[arg(long, value_name = "×F", value_parser = factor)]
+    pub service_time: Option<f64>,
+    /// Start of stored spans to look at instead of what a server sees now, RFC 3339
+    #[arg(long, value_name = "T", value_parser = timestamp, requires = "to")]
+    pub from: Option<i64>,
+    /// Their end; the last whole window before it is taken
+    #[arg(long, value_name = "T", value_parser = timestamp, requires = "from")]
+    pub to: Option<i64>,
+    /// Which store.
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// Print JSON instead of tables
     #[arg(long)]
     pub json: bool,
 }
@@ -314,6 +347,13 @@ fn timestamp(text: &str) -> Result<i64, String> {
     i64::try_from(time.as_nanosecond()).map_err(|_| format!("{text:?} is out of range"))
 }
 
+/// `×1.5`, `x1.5` or `1.5`.
+fn factor(text: &str) -> Result<f64, String> {
+    let digits = text.trim_start_matches(['×', 'x', '*']);
+    let value = digits.parse::<f64>().ok().filter(|value| *value > 0.0 && value.is_finite());
+    value.ok_or_else(|| format!("{text:?} is not a factor above 0 such as ×1.5"))
+}
+
 /// `60s`, `5m`, `1500ms`, `1h`.
 fn duration(text: &str) -> Result<std::time::Duration, String> {
     let expected = || format!("{text:?} is not a duration such as 60s, 5m or 1500ms");
@@ -338,5 +378,7 @@ mod tests {
         assert!(duration("-1s").is_err() && duration("soon").is_err());
         assert_eq!(timestamp("1970-01-01T00:00:01Z"), Ok(1_000_000_000));
         assert!(timestamp("yesterday").is_err());
+        assert_eq!([factor("×1.5"), factor("x1.5"), factor("1.5")], [Ok(1.5), Ok(1.5), Ok(1.5)]);
+        assert!(factor("-1").is_err() && factor("much").is_err());
     }
 }

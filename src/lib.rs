@@ -18,6 +18,7 @@ pub mod serve;
 pub mod server;
 pub mod sql;
 pub mod trace;
+pub mod whatif;
 
 mod door;
 mod remote;

@@ -32,6 +32,7 @@ fn main() -> ExitCode {
             Command::Sql(args) => weir::sql::run(args).await,
             Command::Import(args) => weir::import::run(args).await,
             Command::Analyze(args) => weir::analyze::run(args).await,
+            Command::WhatIf(args) => weir::whatif::run(args).await,
             Command::Trace(args) => weir::trace::run(args).await,
             Command::Backup(args) => weir::backup::run(args).await,
             Command::Restore(args) => weir::backup::restore(args).await,

@@ -133,6 +133,20 @@ impl Server {
         let _ = std::fs::remove_file(dir.join(DOORS));
     }
 
+    /// Asks the HTTP API for JSON.
+    pub(crate) async fn get<T: serde::de::DeserializeOwned>(
+        &self,
+        path: &str,
+        fields: &[(&str, String)],
+    ) -> Result<T, anyhow::Error> {
+        let response = client()?.get(format!("{}{path}", self.web)).query(fields).send().await;
+        let response = response.map_err(|error| Unreachable(format!("{} does not answer: {error}", self.web)))?;
+        let status = response.status();
+        let body = response.bytes().await.context("reading the answer")?;
+        anyhow::ensure!(status.is_success(), "{}", api_error(status.as_u16(), &body));
+        serde_json::from_slice(&body).context("reading the answer")
+    }
+
     async fn query(&self, statement: &str) -> Result<Answer, anyhow::Error> {
         let request =
             client()?.post(format!("{}/api/v1/sql", self.web)).header("accept", "application/vnd.apache.arrow.stream");

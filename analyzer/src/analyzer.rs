@@ -209,7 +209,7 @@ impl Analyzer {
         let mut step = Step::default();
         let orders_only = closed.is_empty();
         for window in closed {
-            self.window(&window, &servers, &mut step);
+            self.window(&window, &mut step);
         }
         if orders_only {
             // an order from people does not wait for a window
@@ -229,14 +229,14 @@ impl Analyzer {
         step
     }
 
-    fn window(&mut self, window: &Window, servers: &HashMap<Name, NonZeroU32>, step: &mut Step) {
+    fn window(&mut self, window: &Window, step: &mut Step) {
         self.graph = self.graph_of(window);
         let changes = self.judge.window(window, &self.names, &self.graph, self.config.min_history);
         if self.judge.open().next().is_none() {
             self.remember_usual(window);
         }
         let findings = self.judge.findings();
-        let mut snapshot = view::snapshot(window, &self.names, servers, findings);
+        let mut snapshot = view::snapshot(window, &self.names, findings);
         if let Some(before) = step.snapshot.as_ref().or(self.last_snapshot.as_ref()) {
             view::carry_over(&mut snapshot, before);
         }

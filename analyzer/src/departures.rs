@@ -23,7 +23,7 @@ pub struct Visit {
 }
 
 /// What one visit was made of.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Served {
     /// Before service.
     pub wait_ns: i64,
@@ -31,6 +31,9 @@ pub struct Served {
     pub service_ns: i64,
     /// Whether service came to its end.
     pub complete: bool,
+    /// By how much it left before a server was free for it: a clock that is off, or a station that has
+    /// more servers or does not serve in order.
+    pub overrun_ns: i64,
 }
 
 /// Splits visits into wait and service, in the order given.
@@ -44,14 +47,18 @@ pub fn reconstruct(visits: &[Visit], servers: NonZeroU32) -> Vec<Served> {
     by_arrival.sort_by_key(|i| (visits[*i].arrival, visits[*i].departure));
     // when each server is free again, the first on top
     let mut free = BinaryHeap::with_capacity(c);
-    let mut served = vec![Served { wait_ns: 0, service_ns: 0, complete: false }; visits.len()];
+    let mut served = vec![Served::default(); visits.len()];
     for i in by_arrival {
         let Visit { arrival, departure, gave_up } = visits[i];
         let idle = free.len() < c;
         let freed = free.peek().map_or(arrival, |Reverse(at)| *at);
-        // a clock that is off, or a station that is not first come first served
         let start = if idle { arrival } else { freed.clamp(arrival, departure.max(arrival)) };
-        served[i] = Served { wait_ns: start - arrival, service_ns: (departure - start).max(0), complete: !gave_up };
+        served[i] = Served {
+            wait_ns: start - arrival,
+            service_ns: (departure - start).max(0),
+            complete: !gave_up,
+            overrun_ns: if idle { 0 } else { (freed - departure.max(arrival)).max(0) },
+        };
         if gave_up && start >= departure {
             continue;
         }
@@ -84,7 +91,12 @@ mod tests {
             let start = free[server].max(now);
             free[server] = start + service;
             visits.push(Visit { arrival: now as i64, departure: free[server] as i64, gave_up: false });
-            truth.push(Served { wait_ns: (start - now) as i64, service_ns: service as i64, complete: true });
+            truth.push(Served {
+                wait_ns: (start - now) as i64,
+                service_ns: service as i64,
+                complete: true,
+                overrun_ns: 0,
+            });
         }
         (visits, truth)
     }

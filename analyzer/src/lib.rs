@@ -12,6 +12,7 @@
 pub mod alert;
 mod analyzer;
 pub mod bottleneck;
+pub mod causes;
 pub mod config;
 pub mod control;
 pub mod critical_path;
@@ -19,13 +20,17 @@ pub mod departures;
 mod findings_rows;
 pub mod graph;
 mod held;
+pub mod model;
 pub mod queueing;
 pub mod report;
 mod rollup;
+pub mod servers;
 pub mod sketch;
 pub mod snapshot;
 mod spans;
+mod stations;
 mod view;
+pub mod whatif;
 mod window;
 
 pub use alert::{Alert, AlertState, Severity};

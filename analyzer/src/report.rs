@@ -1,13 +1,15 @@
 //! [`Report`]: the answer of `weir analyze`, after an incident: the same analyzer, fed with stored
 //! spans in event time.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 use arrow::record_batch::RecordBatch;
 use serde::Serialize;
+use weir_schema::UnixNanos;
 
 use crate::{
     analyzer::{Analyzer, Step},
+    causes::{Incident, Verdict},
     config::Config,
     snapshot::{Estimate, Evidence, FindingView, QueueWait, ServiceView, Snapshot, WhatIf},
     view::middle_of,
@@ -84,7 +86,7 @@ pub struct FindingReport {
     pub kind: String,
     /// When it began, RFC 3339.
     pub onset: String,
-    /// Higher is worse.
+    /// Milliseconds that requests lost by it; higher is worse.
     pub score: f64,
     /// Probability that it is right.
     pub confidence: f64,
@@ -103,19 +105,33 @@ pub struct EntryWhatIf {
     pub response_time_ms: Option<f64>,
 }
 
-/// Analyzes spans given by start time, with an earlier healthy time as history if there is one.
+/// Analyzes spans of `range` given by start time, with those of `history` to compare with.
 pub fn report(
     spans: impl Iterator<Item = RecordBatch>,
-    baseline: Option<impl Iterator<Item = RecordBatch>>,
+    before: impl Iterator<Item = RecordBatch>,
+    history: &Range<UnixNanos>,
+    range: &Range<UnixNanos>,
     config: Config,
 ) -> Report {
     let mut analyzer = Analyzer::new(Config { lateness_ms: 0, ..config });
-    if let Some(baseline) = baseline {
-        run(&mut analyzer, baseline, |_| {});
-    }
+    let mut incident = Incident::new();
+    run(&mut analyzer, before.inspect(|batch| incident.add(batch)), |_| {});
     let mut gathered = Gathered::default();
-    run(&mut analyzer, spans, |step| gathered.take(step));
-    gathered.report()
+    run(&mut analyzer, spans.inspect(|batch| incident.add(batch)), |step| gathered.take(step));
+    gathered.report(incident.verdict(history, range))
+}
+
+/// The last whole window of spans given by start time: one that others follow. `None` when there is none.
+pub fn last_window(spans: impl Iterator<Item = RecordBatch>, config: Config) -> Option<Snapshot> {
+    let mut analyzer = Analyzer::new(Config { lateness_ms: 0, ..config });
+    let (mut last, mut before) = (None, None);
+    run(&mut analyzer, spans, |step| {
+        if step.snapshot.is_some() {
+            before = last.take();
+            last = step.snapshot;
+        }
+    });
+    before
 }
 
 fn run(analyzer: &mut Analyzer, batches: impl Iterator<Item = RecordBatch>, mut each: impl FnMut(Step)) {
@@ -158,7 +174,7 @@ impl Gathered {
         }
     }
 
-    fn report(self) -> Report {
+    fn report(self, verdict: Verdict) -> Report {
         let services: Vec<ServiceReport> =
             self.services.iter().map(|(name, views)| service_report(name, views)).collect();
         let edges = self.edges.iter().map(|((caller, callee), views)| {
@@ -174,9 +190,7 @@ impl Gathered {
                 duration_ms_p99: middle(|v| v.duration_ms_p99),
             }
         });
-        let mut findings: Vec<FindingView> = self.findings.into_values().collect();
-        findings.sort_by(|a, b| b.score.total_cmp(&a.score));
-        let findings = findings.into_iter().zip(1..).map(|(finding, rank)| finding_report(finding, rank)).collect();
+        let findings = findings(verdict, self.findings.into_values().collect());
         let what_if = self.entries.iter().flat_map(|entry| entry_what_if(entry, &services, &self.services)).collect();
         Report { services, edges: edges.collect(), findings, what_if }
     }
@@ -214,18 +228,38 @@ fn service_report(name: &str, views: &[ServiceView]) -> ServiceReport {
     }
 }
 
-fn finding_report(finding: FindingView, rank: u32) -> FindingReport {
-    let FindingView { service, operation, kind, score, confidence, evidence, .. } = finding;
-    FindingReport {
-        rank,
-        service,
-        operation,
-        kind,
+/// The causes by rank, then what the windows found beside them.
+fn findings(verdict: Verdict, mut found: Vec<FindingView>) -> Vec<FindingReport> {
+    found.sort_by(|a, b| b.score.total_cmp(&a.score));
+    let caused = |service: &str| verdict.ranking.causes.iter().any(|cause| cause.service == service);
+    let onset = |service: &str| {
+        let windows = found.iter().filter(|finding| finding.service == service);
+        windows.map(|finding| finding.onset_unix_nano).min().unwrap_or(verdict.onset)
+    };
+    let causes = verdict.ranking.causes.iter().map(|cause| FindingReport {
+        rank: 0,
+        service: cause.service.clone(),
+        operation: cause.operation.clone(),
+        kind: cause.kind.as_str().to_owned(),
+        onset: rfc3339(onset(&cause.service)),
+        score: cause.lost_ms,
+        confidence: cause.confidence,
+        evidence: cause.evidence.clone(),
+    });
+    let beside = found.iter().filter(|finding| !caused(&finding.service)).map(|finding| FindingReport {
+        rank: 0,
+        service: finding.service.clone(),
+        operation: finding.operation.clone(),
+        kind: finding.kind.clone(),
         onset: rfc3339(finding.onset_unix_nano),
-        score,
-        confidence,
-        evidence,
-    }
+        score: finding.score,
+        // it has the windows' votes, but no part in what requests lost against history
+        confidence: finding.confidence / 2.0,
+        evidence: finding.evidence.clone(),
+    });
+    let mut all: Vec<FindingReport> = causes.chain(beside).collect();
+    all.iter_mut().zip(1..).for_each(|(finding, rank)| finding.rank = rank);
+    all
 }
 
 /// Measured response time plus what each queue adds, in proportion to the load.

@@ -68,6 +68,9 @@ pub struct ServiceView {
     pub rate_per_s: f64,
     /// Share that failed.
     pub error_ratio: f64,
+    /// Mean duration of those that were not shed.
+    #[serde(default)]
+    pub duration_ms_mean: f64,
     /// Median duration.
     pub duration_ms_p50: f64,
     /// 95th percentile.
@@ -130,8 +133,14 @@ pub struct Estimate {
     pub arrival_rate_per_s: f64,
     /// S; `None` when it cannot be identified.
     pub service_time_ms: Option<f64>,
-    /// c.
+    /// Half the width of the 95 % interval of S.
+    #[serde(default)]
+    pub service_time_ms_error: Option<f64>,
+    /// c, of all replicas together.
     pub servers: Option<u32>,
+    /// Replicas, each with a queue of its own; 1 when they are taken together.
+    #[serde(default)]
+    pub replicas: Option<u32>,
     /// ρ = λS/c.
     pub utilization: Option<f64>,
     /// Wq.
@@ -142,7 +151,7 @@ pub struct Estimate {
     pub cs2: Option<f64>,
     /// How much λ may grow, as a share, until ρ reaches 1.
     pub headroom: Option<f64>,
-    /// `mm1`, `mmc` or `unknown`.
+    /// `gg1`, `ggc`, `ps` (shared) or `unknown`.
     pub model: String,
     /// How S and c were found.
     pub rule: String,
@@ -197,6 +206,9 @@ pub struct EdgeView {
     pub duration_ms_p99: f64,
     /// Median of client minus server duration.
     pub gap_ms_p50: Option<f64>,
+    /// Share of the calls' time in which the caller waits for them and for nothing that ends later.
+    #[serde(default)]
+    pub critical_share: Option<f64>,
     /// How it does.
     pub health: Health,
     /// The caller's breaker for it.

@@ -4,32 +4,26 @@
 //! itself holds it: the time in which it only waits for calls to others is taken off, because that
 //! is not service, and a caller must not be accused of it.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    num::NonZeroU32,
-};
+use std::{collections::BTreeMap, num::NonZeroU32};
 
 use hashbrown::{HashMap, HashSet};
 use weir_schema::UnixNanos;
 
 use crate::{
     analyzer::moments,
-    departures::{Visit, reconstruct},
+    departures::Visit,
     held::Held,
     sketch::Sketch,
     snapshot::NodeKind,
     spans::{Name, Side, Span},
+    stations::{Ended, Known, Stations},
 };
 
 /// Spans of one window kept for estimates; further ones are in the rollups only.
 const MAX_SPANS: usize = 500_000;
 
-/// Visits of a service kept, so that the queue at a window's start is known.
-const CARRIED_VISITS: usize = 20_000;
-
-/// Share of visits that must be known before a moment is judged: a visit shows only when its whole
-/// request ends, which may be long after the service itself was done with it.
-const KNOWN_SHARE: f64 = 0.99;
+/// Spans of one service within one request that are looked through for calls.
+const MAX_SPANS_WITHIN: usize = 1_000;
 
 /// What one service did in a window.
 #[derive(Clone, Debug, Default)]
@@ -45,6 +39,8 @@ pub(crate) struct ServiceWindow {
     pub(crate) own_ms: Vec<f64>,
     /// What each request spent waiting for calls to others: it holds a place, but no worker.
     pub(crate) downstream_ms: Vec<f64>,
+    /// What is known of its servers.
+    pub(crate) known: Known,
     /// Reconstructed, when c is known.
     pub(crate) service_ms: Vec<f64>,
     /// Time in service of requests whose client gave up before its end.
@@ -68,6 +64,10 @@ pub(crate) struct EdgeWindow {
     pub(crate) errors: u64,
     pub(crate) duration_ms: Sketch,
     pub(crate) gap_ms: Sketch,
+    /// Time of calls, as the caller sees it.
+    pub(crate) waited_ns: i64,
+    /// The part of it in which the caller waited for nothing that ended later.
+    pub(crate) critical_ns: i64,
     /// Calls that the caller's breaker shed: nobody answered them.
     pub(crate) shed: u64,
     pub(crate) kind: NodeKind,
@@ -89,24 +89,17 @@ pub(crate) struct Windows {
     open: BTreeMap<i64, Vec<Span>>,
     /// Windows up to this one are closed.
     closed_until: Option<i64>,
-    stations: HashMap<Name, Station>,
+    stations: Stations,
     /// Children by parent: a call may end a window before its caller does.
     children: [ChildMap; 2],
     turned_at: i64,
     pub(crate) late: u64,
 }
 
-/// The visits of one service, over windows.
-#[derive(Debug, Default)]
-struct Station {
-    visits: VecDeque<Visit>,
-    /// Visits that departed before this are judged.
-    judged_until: i64,
-}
-
 /// A child of a span, as its parent needs it.
 #[derive(Clone, Copy, Debug)]
 struct Child {
+    id: u64,
     start: i64,
     end: i64,
     service: Name,
@@ -122,7 +115,7 @@ impl Windows {
             length_ns,
             open: BTreeMap::new(),
             closed_until: None,
-            stations: HashMap::new(),
+            stations: Stations::default(),
             children: Default::default(),
             turned_at: i64::MIN,
             late: 0,
@@ -141,8 +134,14 @@ impl Windows {
         }
         window.push(span);
         if span.parent != 0 {
-            let child =
-                Child { start: span.start, end: span.end(), service: span.service, side: span.side, error: span.error };
+            let child = Child {
+                id: span.id,
+                start: span.start,
+                end: span.end(),
+                service: span.service,
+                side: span.side,
+                error: span.error,
+            };
             self.children[0].entry((span.trace, span.parent)).or_default().push(child);
         }
     }
@@ -155,16 +154,40 @@ impl Windows {
         }
     }
 
-    /// What a span called: its client spans, and its children in other services.
+    /// What a span called: client spans, and children in other services, its own and those of spans
+    /// between them in the same service.
     fn calls_of(&self, span: &Span) -> Calls {
-        let key = span.key();
-        let children = self.children.iter().filter_map(|map| map.get(&key)).flatten();
         let mut calls = Calls::default();
-        for child in children.filter(|child| child.side == Side::Client || child.service != span.service) {
-            calls.intervals.push((child.start, child.end));
-            calls.failed |= child.error;
+        let mut within = vec![span.id];
+        let mut looked_at = 0;
+        while let Some(parent) = within.pop() {
+            looked_at += 1;
+            if looked_at > MAX_SPANS_WITHIN {
+                break;
+            }
+            for child in self.children_of(span.trace, parent) {
+                if child.side == Side::Client || child.service != span.service {
+                    let callee = self.callee(span, child);
+                    calls.made.push(Call { start: child.start, end: child.end, callee });
+                    calls.failed |= child.error;
+                } else if child.id != parent {
+                    within.push(child.id);
+                }
+            }
         }
         calls
+    }
+
+    fn children_of(&self, trace: u128, parent: u64) -> impl Iterator<Item = &Child> {
+        self.children.iter().filter_map(move |map| map.get(&(trace, parent))).flatten()
+    }
+
+    /// Who answered: the service of the child, or of a client span's own child.
+    fn callee(&self, span: &Span, child: &Child) -> Option<Name> {
+        if child.service != span.service {
+            return Some(child.service);
+        }
+        self.children_of(span.trace, child.id).map(|answer| answer.service).find(|service| *service != span.service)
     }
 
     /// Windows that ended before `before`, oldest first.
@@ -191,66 +214,43 @@ impl Windows {
         servers: &HashMap<Name, NonZeroU32>,
     ) -> Window {
         let mut window = Window { end, length_ns: self.length_ns, ..Window::default() };
-        let mut visits: HashMap<Name, Vec<(Visit, i64)>> = HashMap::new();
+        let mut visits: HashMap<Name, Vec<Ended>> = HashMap::new();
         for span in spans {
             let parent = (span.parent != 0).then(|| held.service_of((span.trace, span.parent))).flatten();
             let calls = self.calls_of(span);
-            add_edge(&mut window, span, parent, calls.intervals.is_empty());
+            add_edge(&mut window, span, parent, calls.made.is_empty());
             if !is_entry(span, parent) {
                 continue;
             }
-            let own_ns = own_time(span, &calls.intervals);
+            let own_ns = own_time(span, &calls.made);
+            let failed = calls.failed;
+            add_waits(&mut window, span, calls.made);
             let service = window.services.entry(span.service).or_default();
-            add_request(service, span, own_ns, calls.failed);
+            add_request(service, span, own_ns, failed);
             if !span.shed {
                 let arrival = span.start + span.queue_wait_ns.unwrap_or(0);
                 // a client that leaves while a call is under way leaves that call: the work here was done
-                let gave_up = span.abandoned && !calls.failed;
+                let gave_up = span.abandoned && !failed;
                 let visit = Visit { arrival, departure: arrival + own_ns, gave_up };
-                visits.entry(span.service).or_default().push((visit, span.end()));
+                let ended = Ended { visit, instance: span.instance, end: span.end() };
+                visits.entry(span.service).or_default().push(ended);
             }
         }
-        for (service, visits) in visits {
-            self.add_queue(&mut window, service, visits, servers.get(&service).copied());
+        for (name, visits) in visits {
+            let Some(service) = window.services.get_mut(&name) else { continue };
+            service.interarrival_ms = between_arrivals(&visits);
+            let configured = servers.get(&name).copied();
+            self.stations.window(name, service, visits, configured, (end, self.length_ns));
         }
+        self.stations.identify(end, |name| servers.contains_key(&name));
         window
     }
+}
 
-    /// Splits own time into wait and service, for visits that departed long enough ago that those
-    /// beside them are known too.
-    fn add_queue(&mut self, window: &mut Window, name: Name, new: Vec<(Visit, i64)>, servers: Option<NonZeroU32>) {
-        let Some(service) = window.services.get_mut(&name) else { return };
-        let mut arrivals: Vec<i64> = new.iter().map(|(visit, _)| visit.arrival).collect();
-        arrivals.sort_unstable();
-        service.interarrival_ms = arrivals.windows(2).map(|pair| (pair[1] - pair[0]) as f64 / 1e6).collect();
-        let Some(servers) = servers else { return };
-        let mut lags: Vec<i64> = new.iter().map(|(visit, end)| end - visit.departure).collect();
-        lags.sort_unstable();
-        let lag = lags[((lags.len() - 1) as f64 * KNOWN_SHARE) as usize];
-        let station = self.stations.entry(name).or_default();
-        station.visits.extend(new.into_iter().map(|(visit, _)| visit));
-        let until = (window.end - lag).max(station.judged_until);
-        let judged = station.judged_until..until;
-        let visits = station.visits.make_contiguous();
-        for (visit, served) in visits.iter().zip(reconstruct(visits, servers)) {
-            if !judged.contains(&visit.departure) {
-                continue;
-            }
-            let service_ms = served.service_ns as f64 / 1e6;
-            if served.complete {
-                service.service_ms.push(service_ms);
-            } else {
-                service.cut_service_ms += service_ms;
-            }
-            service.app_wait_ms.push(served.wait_ns as f64 / 1e6);
-        }
-        station.judged_until = until;
-        // two windows back are enough to know the queue at the start of the next
-        let forget = until - 2 * self.length_ns;
-        station.visits.retain(|visit| visit.departure >= forget);
-        let surplus = station.visits.len().saturating_sub(CARRIED_VISITS);
-        station.visits.drain(..surplus);
-    }
+fn between_arrivals(visits: &[Ended]) -> Vec<f64> {
+    let mut arrivals: Vec<i64> = visits.iter().map(|ended| ended.visit.arrival).collect();
+    arrivals.sort_unstable();
+    arrivals.windows(2).map(|pair| (pair[1] - pair[0]) as f64 / 1e6).collect()
 }
 
 impl ServiceWindow {
@@ -267,8 +267,16 @@ impl ServiceWindow {
 /// The calls a span made.
 #[derive(Default)]
 struct Calls {
-    intervals: Vec<(i64, i64)>,
+    made: Vec<Call>,
     failed: bool,
+}
+
+/// One call.
+#[derive(Clone, Copy, Debug)]
+struct Call {
+    start: i64,
+    end: i64,
+    callee: Option<Name>,
 }
 
 /// A span that a request enters a service by. One whose parent is not known is taken for one.
@@ -278,9 +286,9 @@ fn is_entry(span: &Span, parent: Option<Name>) -> bool {
         && (span.side != Side::Internal || span.parent == 0)
 }
 
-fn own_time(span: &Span, calls: &[(i64, i64)]) -> i64 {
+fn own_time(span: &Span, calls: &[Call]) -> i64 {
     let from = span.start + span.queue_wait_ns.unwrap_or(0);
-    let mut calls: Vec<_> = calls.iter().map(|(start, end)| ((*start).max(from), (*end).min(span.end()))).collect();
+    let mut calls: Vec<_> = calls.iter().map(|call| (call.start.max(from), call.end.min(span.end()))).collect();
     calls.sort_unstable();
     let (mut covered, mut until) = (0, from);
     for (start, end) in calls {
@@ -291,6 +299,27 @@ fn own_time(span: &Span, calls: &[(i64, i64)]) -> i64 {
         }
     }
     (span.end() - from - covered).max(0)
+}
+
+/// Walks back from the span's end: the call that ended last was waited for, and before its start the one
+/// that ended last by then. Others ran beside them.
+fn add_waits(window: &mut Window, span: &Span, mut calls: Vec<Call>) {
+    calls.sort_unstable_by_key(|call| std::cmp::Reverse((call.end.min(span.end()), call.start)));
+    let mut cursor = span.end();
+    for Call { start, end, callee } in calls {
+        let (start, end) = (start.max(span.start), end.min(span.end()));
+        if end <= start {
+            continue;
+        }
+        let waited_for = end <= cursor;
+        if waited_for {
+            cursor = start;
+        }
+        let Some(callee) = callee else { continue };
+        let edge = window.edges.entry((span.service, callee)).or_default();
+        edge.waited_ns += end - start;
+        edge.critical_ns += if waited_for { end - start } else { 0 };
+    }
 }
 
 fn add_request(service: &mut ServiceWindow, span: &Span, own_ns: i64, call_failed: bool) {

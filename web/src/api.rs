@@ -23,6 +23,7 @@ use crate::{
     search::{self, FoundTrace, Search},
     sql_answer,
     trace::Trace,
+    whatif,
 };
 
 /// Rows of histories.
@@ -40,6 +41,7 @@ pub(crate) fn router() -> Router<Deps> {
         .route("/graph", get(graph))
         .route("/red", get(red_series))
         .route("/findings", get(findings))
+        .route("/whatif", get(what_if))
         .route("/policy", get(policy).post(order))
         .route("/alerts", get(alerts))
         .route("/alerts/test", post(test_alert))
@@ -109,6 +111,12 @@ async fn red_series(State(deps): State<Deps>, Query(fields): Query<Fields>) -> A
 async fn findings(State(deps): State<Deps>) -> Json<Value> {
     let snapshot = deps.snapshot.borrow().clone();
     Json(json!({ "findings": snapshot.findings }))
+}
+
+/// The last window with one service changed.
+async fn what_if(State(deps): State<Deps>, Query(fields): Query<Fields>) -> Answer {
+    let snapshot = deps.snapshot.borrow().clone();
+    Ok(Json(whatif::of(&fields, &snapshot)?).into_response())
 }
 
 async fn policy(State(deps): State<Deps>) -> Answer {

@@ -21,6 +21,7 @@ mod serve;
 mod sql_answer;
 mod trace;
 pub mod webhook;
+mod whatif;
 
 pub use config::{Config, Webhook};
 pub use deps::{Deps, Endpoints, ProxyView};

@@ -229,6 +229,25 @@ fn service_time_and_utilization_are_those_of_the_simulation() {
 }
 
 #[test]
+fn servers_are_found_where_nobody_said_them() {
+    let mut analyzer = Analyzer::new(Config { servers: BTreeMap::new(), ..config(false) });
+    let steps = replay(&mut analyzer, &chain(9, 60, 150.0, |_| 1.0));
+    let snapshots: Vec<_> = steps.iter().filter_map(|s| s.snapshot.as_ref()).collect();
+    let full = snapshots[snapshots.len() - 4]; // the last windows only see the end of the load
+    for service in CHAIN {
+        let service = full.services.iter().find(|s| s.service == service).unwrap();
+        let estimate = &service.estimate;
+        assert_eq!(
+            (estimate.servers, estimate.replicas, estimate.model.as_str()),
+            (Some(4), Some(1), "ggc"),
+            "{service:?}"
+        );
+        let (s, rho) = (estimate.service_time_ms.unwrap(), estimate.utilization.unwrap());
+        assert!((s - 20.0).abs() < 4.0 && (rho - 0.75).abs() < 0.2, "{}: S {s} ρ {rho}", service.service);
+    }
+}
+
+#[test]
 fn calls_are_counted_once_whatever_the_order_and_duplicates() {
     let rows = chain(3, 5, 50.0, |_| 1.0);
     let calls = rows.iter().filter(|row| row.kind == "server" && row.parent > 0).count() as i64;

@@ -1,0 +1,123 @@
+//! [`History`]: the windows before, and what of a key was usual in them.
+
+use std::{collections::VecDeque, hash::Hash};
+
+use super::{
+    Operation,
+    observed::{Map, Observed, OwnKey, Shape, Signatures, Stat},
+};
+
+/// An hour of minutes, or ten minutes of ten seconds.
+const MAX_WINDOWS: usize = 60;
+
+/// Windows whose distributions are compared.
+const SHAPE_WINDOWS: usize = 20;
+
+/// Spans of an operation that a window must have for the share of a signature in it to say something.
+const MIN_FOR_SHARE: u32 = 5;
+
+/// Makes the median distance from the median a standard deviation, for normal values.
+pub(super) const DEVIATION: f64 = 1.4826;
+
+/// The last windows, the oldest first.
+#[derive(Debug, Default)]
+pub(super) struct History {
+    windows: VecDeque<Observed>,
+}
+
+/// What was usual of a key.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Usual {
+    pub(super) median: f64,
+    /// Standard deviation between windows; 0 with fewer than three.
+    pub(super) between: f64,
+    /// As in [`Stat::spread`], the median of the windows.
+    pub(super) spread: f64,
+    pub(super) traces: u32,
+}
+
+/// How often a signature was among the spans of its operation.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct UsualShare {
+    pub(super) of_signature: u32,
+    pub(super) of_operation: u32,
+    /// Standard deviation of the share between windows; 0 with fewer than three.
+    pub(super) between: f64,
+}
+
+impl History {
+    pub(super) fn push(&mut self, observed: Observed) {
+        if observed.requests() == 0 {
+            return;
+        }
+        self.windows.push_back(observed.without_trees());
+        if self.windows.len() > MAX_WINDOWS {
+            self.windows.pop_front();
+        }
+    }
+
+    pub(super) fn windows(&self) -> usize {
+        self.windows.len()
+    }
+
+    /// What a request usually takes.
+    pub(super) fn root_ms(&self) -> Option<f64> {
+        median(self.windows.iter().filter_map(|window| window.root_ms).collect())
+    }
+
+    pub(super) fn own(&self, key: &OwnKey) -> Option<Usual> {
+        usual(self.windows.iter().map(|window| &window.own), key)
+    }
+
+    pub(super) fn gap(&self, key: &super::observed::GapKey) -> Option<Usual> {
+        usual(self.windows.iter().map(|window| &window.gap), key)
+    }
+
+    pub(super) fn share(&self, operation: &Operation, signature: u64) -> UsualShare {
+        let windows = self.windows.iter().filter_map(|window| window.signatures.get(operation));
+        let count = |all: &Signatures| all.counts.get(&signature).copied().unwrap_or(0);
+        let shares = windows.clone().filter(|all| all.spans >= MIN_FOR_SHARE);
+        let shares: Vec<f64> = shares.map(|all| f64::from(count(all)) / f64::from(all.spans)).collect();
+        UsualShare {
+            of_signature: windows.clone().map(count).sum(),
+            of_operation: windows.map(|all| all.spans).sum(),
+            between: between(&shares),
+        }
+    }
+
+    /// Own times and tails of a key in the newest windows.
+    pub(super) fn shape(&self, key: &OwnKey) -> Shape {
+        let mut all = Shape::default();
+        for shape in self.windows.iter().rev().take(SHAPE_WINDOWS).filter_map(|window| window.shapes.get(key)) {
+            all.own.extend(&shape.own);
+            all.tail.extend(&shape.tail);
+        }
+        all
+    }
+}
+
+fn usual<'a, K: Hash + Eq + 'a>(windows: impl Iterator<Item = &'a Map<K, Stat>>, key: &K) -> Option<Usual> {
+    let stats: Vec<&Stat> = windows.filter_map(|window| window.get(key)).collect();
+    let medians: Vec<f64> = stats.iter().map(|stat| stat.median).collect();
+    Some(Usual {
+        median: median(medians.clone())?,
+        between: between(&medians),
+        spread: median(stats.iter().map(|stat| stat.spread).collect())?,
+        traces: stats.iter().map(|stat| stat.traces).sum(),
+    })
+}
+
+/// Robust standard deviation; 0 with fewer than three values.
+fn between(values: &[f64]) -> f64 {
+    if values.len() < 3 {
+        return 0.0;
+    }
+    let Some(middle) = median(values.to_vec()) else { return 0.0 };
+    DEVIATION * median(values.iter().map(|value| (value - middle).abs()).collect()).unwrap_or(0.0)
+}
+
+pub(super) fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let upper = *values.get(values.len() / 2)?;
+    Some(if values.len() % 2 == 1 { upper } else { f64::midpoint(values[values.len() / 2 - 1], upper) })
+}

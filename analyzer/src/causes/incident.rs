@@ -1,0 +1,118 @@
+//! [`Incident`]: the ranking of a past time range, from stored spans of it and of the time before.
+//!
+//! The time before is cut into minutes that become history one after the other, unless one looks like a
+//! fault itself. A long range is cut too, and the piece that says most speaks for it.
+
+use std::ops::Range;
+
+use arrow::record_batch::RecordBatch;
+use foldhash::{HashMap, HashMapExt};
+use weir_schema::UnixNanos;
+
+use super::{Causes, Ranking, SUSPICIOUS};
+use crate::spans::{Names, Span, SpanColumns};
+
+/// A minute: traces of less say too little where requests are few.
+const HISTORY_NS: i64 = 60_000_000_000;
+
+/// A range up to this long is looked at as one.
+const PIECE_NS: i64 = 150_000_000_000;
+
+/// Requests of which a minute of history must hold so many.
+const MIN_REQUESTS: usize = 5;
+
+/// Windows before which nothing is suspicious: there is too little to compare with.
+const MIN_WINDOWS: usize = 2;
+
+/// Spans of an incident and of the time before it.
+#[derive(Debug, Default)]
+pub struct Incident {
+    names: Names,
+    traces: HashMap<u128, Vec<Span>>,
+}
+
+/// The ranking of an incident and when the piece of the range began that it is of.
+#[derive(Clone, Debug)]
+pub struct Verdict {
+    /// Services by blame.
+    pub ranking: Ranking,
+    /// The start of that piece.
+    pub onset: UnixNanos,
+}
+
+impl Incident {
+    /// Nothing read yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { names: Names::default(), traces: HashMap::new() }
+    }
+
+    /// Takes in spans in any order. A batch that lacks the columns of `spans` is ignored.
+    pub fn add(&mut self, spans: &RecordBatch) {
+        let Some(columns) = SpanColumns::of(spans) else { return };
+        for row in 0..columns.rows() {
+            let span = columns.span(row, &mut self.names);
+            self.traces.entry(span.trace).or_default().push(span);
+        }
+    }
+
+    /// Ranks the requests that began in `range` against those that began in `history`, which may be before or after.
+    /// Requests that had not ended by the end of what was read are left out: their last calls are not known.
+    #[must_use]
+    pub fn verdict(self, history: &Range<UnixNanos>, range: &Range<UnixNanos>) -> Verdict {
+        let Self { names, traces } = self;
+        let known_until = if history.end == range.start { range.end } else { history.end };
+        let mut traces: Vec<Trace> = traces.into_values().filter_map(Trace::of).collect();
+        traces.sort_by_key(|trace| (trace.start, trace.spans[0].trace));
+        let began_in = |time: &Range<UnixNanos>, known_until: UnixNanos| {
+            let inside = |trace: &&Trace| time.contains(&trace.start) && trace.end <= known_until;
+            traces.iter().filter(inside).collect::<Vec<_>>()
+        };
+        let mut causes = Causes::default();
+        let minute = |trace: &&Trace| (history.end - trace.start) / HISTORY_NS;
+        for minute in began_in(history, known_until).chunk_by(|a, b| minute(a) == minute(b)) {
+            causes.learn(minute, &names);
+        }
+        let piece = |trace: &&Trace| (trace.start - range.start) / PIECE_NS;
+        let during = began_in(range, range.end);
+        let verdicts = during.chunk_by(|a, b| piece(a) == piece(b)).map(|traces| {
+            let onset = range.start + piece(&traces[0]) * PIECE_NS;
+            Verdict { ranking: causes.learn(traces, &names), onset }
+        });
+        let sure = |verdict: &Verdict| verdict.ranking.causes.first().map_or(-1.0, |cause| cause.confidence);
+        let surest = verdicts.reduce(|best, next| if sure(&next) > sure(&best) { next } else { best });
+        surest.unwrap_or(Verdict { ranking: Ranking::default(), onset: range.start })
+    }
+}
+
+impl Causes {
+    /// Ranks a window, then remembers it unless it looks like a fault.
+    fn learn(&mut self, window: &[&Trace], names: &Names) -> Ranking {
+        let traces: Vec<&[Span]> = window.iter().map(|trace| trace.spans.as_slice()).collect();
+        let (ranking, observed) = self.rank(&traces, names);
+        let suspicious = ranking.history_windows >= MIN_WINDOWS
+            && ranking.causes.first().is_some_and(|cause| cause.confidence >= SUSPICIOUS);
+        if !suspicious && traces.len() >= MIN_REQUESTS {
+            self.remember(observed);
+        }
+        ranking
+    }
+}
+
+/// A trace and when its longest root was.
+struct Trace {
+    start: UnixNanos,
+    end: UnixNanos,
+    /// Each once, by start.
+    spans: Vec<Span>,
+}
+
+impl Trace {
+    fn of(mut spans: Vec<Span>) -> Option<Self> {
+        spans.sort_by_key(|span| (span.start, span.id));
+        spans.dedup_by_key(|span| span.id);
+        let roots = spans.iter().filter(|span| span.parent == 0);
+        let root = roots.max_by_key(|span| span.duration_ns).or(spans.first())?;
+        Some(Self { start: root.start, end: root.end(), spans })
+    }
+}

@@ -1,0 +1,63 @@
+//! [`Causes`]: which service a window's trouble comes from, by what its traces do otherwise than those before.
+//!
+//! Two kinds of evidence, each against history by robust statistics:
+//!
+//! - **latency**: own time of spans and the gap between a call as its caller and as its callee saw it, on the
+//!   critical path only ([`latency`]);
+//! - **structure**: spans whose set of children became more frequent than chance, which is what code that
+//!   returns early or throws looks like from outside ([`structure`]).
+//!
+//! Both end as milliseconds lost, a request that broke off counts as a whole one; the services are ranked by it
+//! ([`ranking`]). On recorded faults the constants may be moved by factors of two and more without changing
+//! the first rank; `compare/rca` has the table.
+
+mod history;
+mod incident;
+mod latency;
+mod observed;
+mod ranking;
+mod structure;
+mod tree;
+
+use crate::spans::{Name, Names, Span};
+use history::History;
+pub use incident::{Incident, Verdict};
+use observed::Observed;
+pub use ranking::{Cause, CauseKind, Ranking};
+
+/// A window whose first cause is at least this sure does not enter history: a fault must not become normal.
+pub(crate) const SUSPICIOUS: f64 = 0.5;
+
+/// What is known of the past, and the ranking of windows against it.
+#[derive(Debug, Default)]
+pub(crate) struct Causes {
+    history: History,
+}
+
+impl Causes {
+    /// Ranks what happened in these traces, each a list of its spans, against what was remembered.
+    pub(crate) fn rank(&self, traces: &[&[Span]], names: &Names) -> (Ranking, Observed) {
+        let observed = Observed::of(traces);
+        let ranking = ranking::rank(&observed, &self.history, names);
+        (ranking, observed)
+    }
+
+    /// Makes a window part of what is usual.
+    pub(crate) fn remember(&mut self, observed: Observed) {
+        self.history.push(observed);
+    }
+}
+
+/// What a label, a signature or another set of names comes to: no two are expected to meet in 64 bits.
+fn hashed(parts: impl IntoIterator<Item = u64>) -> u64 {
+    // FNV-1a over eight bytes at a time, then mixed (Stafford's thirteenth variant)
+    let folded = parts.into_iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, part| {
+        let mixed = (hash ^ part).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed ^ (mixed >> 29)
+    });
+    let mixed = (folded ^ (folded >> 30)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
+/// A service and its operation.
+type Operation = (Name, Name);

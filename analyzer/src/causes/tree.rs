@@ -1,0 +1,187 @@
+//! [`Tree`]: the spans of one trace with what each did itself: own time, gap, tail, signature, and whether
+//! the request waited for it.
+
+use std::collections::HashMap;
+
+use super::hashed;
+use crate::spans::{Name, Side, Span};
+
+/// One trace.
+#[derive(Debug)]
+pub(super) struct Tree {
+    /// By start.
+    pub(super) nodes: Vec<Node>,
+    /// Where it begins: the longest span without a parent, else the first.
+    pub(super) root: usize,
+}
+
+/// One span in its trace. Times are milliseconds.
+#[derive(Clone, Debug)]
+pub(super) struct Node {
+    pub(super) service: Name,
+    pub(super) operation: Name,
+    pub(super) parent: Option<usize>,
+    /// By start.
+    pub(super) children: Vec<usize>,
+    /// Whether it was entered from another service.
+    pub(super) entered: bool,
+    /// Whether the request waited for it.
+    pub(super) on_path: bool,
+    /// Duration without children.
+    pub(super) own_ms: f64,
+    /// From the end of the last child to its own end; `None` without children.
+    pub(super) tail_ms: Option<f64>,
+    /// Whom it only called: its time is that call's, not its own.
+    pub(super) call: Option<Call>,
+    /// Which children it has, as a set; whether it failed by itself.
+    pub(super) signature: u64,
+    pub(super) duration_ms: f64,
+}
+
+/// A call as its caller saw it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Call {
+    pub(super) callee: Name,
+    pub(super) operation: Name,
+    /// What the caller waited longer than the callee took; the whole time when the callee sends no spans. May be negative
+    /// when clocks differ.
+    pub(super) gap_ms: f64,
+}
+
+impl Tree {
+    pub(super) fn of(spans: &[Span]) -> Option<Self> {
+        let mut spans: Vec<&Span> = spans.iter().collect();
+        spans.sort_by_key(|span| (span.start, span.id));
+        let places: HashMap<u64, usize> = spans.iter().enumerate().map(|(place, span)| (span.id, place)).collect();
+        let parent = |place: usize| places.get(&spans[place].parent).copied().filter(|parent| *parent != place);
+        let parents: Vec<Option<usize>> = (0..spans.len()).map(parent).collect();
+        let mut children = vec![Vec::new(); spans.len()];
+        for (place, parent) in parents.iter().enumerate() {
+            if let Some(parent) = parent {
+                children[*parent].push(place);
+            }
+        }
+        let roots = (0..spans.len()).filter(|place| spans[*place].parent == 0);
+        let root = roots.max_by_key(|place| (spans[*place].duration_ns, std::cmp::Reverse(*place)));
+        let root = root.or(if spans.is_empty() { None } else { Some(0) })?;
+        let family = Family { spans: &spans, parents: &parents, children: &children };
+        let on_path = family.path(root);
+        let nodes = (0..spans.len()).map(|place| family.node(place, on_path[place])).collect();
+        Some(Self { nodes, root })
+    }
+
+    /// Places in an order in which children come before their parents.
+    pub(super) fn children_first(&self) -> Vec<usize> {
+        let mut order = Vec::with_capacity(self.nodes.len());
+        let tops = (0..self.nodes.len()).filter(|place| self.nodes[*place].parent.is_none());
+        let mut next: Vec<usize> = tops.collect();
+        while let Some(place) = next.pop() {
+            order.push(place);
+            next.extend(&self.nodes[place].children);
+        }
+        order.reverse();
+        order
+    }
+}
+
+/// Spans and who called whom.
+struct Family<'a> {
+    spans: &'a [&'a Span],
+    parents: &'a [Option<usize>],
+    children: &'a [Vec<usize>],
+}
+
+impl Family<'_> {
+    /// Walks back from the end of each span: a child is waited for if it ended before the next that was.
+    fn path(&self, root: usize) -> Vec<bool> {
+        let mut on_path = vec![false; self.spans.len()];
+        on_path[root] = true;
+        let mut next = vec![root];
+        while let Some(place) = next.pop() {
+            let span = self.spans[place];
+            let end = |child: usize| self.spans[child].end().min(span.end());
+            let mut children = self.children[place].clone();
+            children.sort_by_key(|child| (std::cmp::Reverse(end(*child)), self.spans[*child].start));
+            let mut cursor = span.end();
+            for child in children {
+                let start = self.spans[child].start;
+                if start >= end(child) || end(child) > cursor {
+                    continue;
+                }
+                cursor = start.max(span.start);
+                // a circle of parents would be walked for ever
+                if !std::mem::replace(&mut on_path[child], true) {
+                    next.push(child);
+                }
+            }
+        }
+        on_path
+    }
+
+    fn node(&self, place: usize, on_path: bool) -> Node {
+        let span = self.spans[place];
+        let (mut covered, mut until) = (0, span.start);
+        let mut last_end = None;
+        for child in self.children[place].iter().map(|child| self.spans[*child]) {
+            let (start, end) = (child.start.max(until), child.end().min(span.end()));
+            if end > start {
+                covered += end - start;
+                until = end;
+            }
+            last_end = last_end.max(Some(end));
+        }
+        let entered = self.parents[place].is_some_and(|parent| self.spans[parent].service != span.service);
+        Node {
+            service: span.service,
+            operation: span.operation,
+            parent: self.parents[place],
+            children: self.children[place].clone(),
+            entered,
+            on_path,
+            own_ms: ms((span.duration_ns - covered).max(0)),
+            tail_ms: last_end.map(|end| ms((span.end() - end).max(0))),
+            call: self.call(place),
+            signature: self.signature(place),
+            duration_ms: ms(span.duration_ns),
+        }
+    }
+
+    /// A span that is not a server's and was answered by another service, or names a peer that sends no spans.
+    fn call(&self, place: usize) -> Option<Call> {
+        let span = self.spans[place];
+        if span.side == Side::Server {
+            return None;
+        }
+        if let Some(answer) = self.answer(place) {
+            let gap_ms = ms(span.duration_ns - answer.duration_ns);
+            return Some(Call { callee: answer.service, operation: answer.operation, gap_ms });
+        }
+        let peer = span.peer.filter(|peer| span.side == Side::Client && *peer != span.service)?;
+        Some(Call { callee: peer, operation: span.operation, gap_ms: ms(span.duration_ns) })
+    }
+
+    /// The first child in another service.
+    fn answer(&self, place: usize) -> Option<&Span> {
+        let mut children = self.children[place].iter().map(|child| self.spans[*child]);
+        children.find(|child| child.service != self.spans[place].service)
+    }
+
+    fn signature(&self, place: usize) -> u64 {
+        let label = |child: &usize| match self.answer(*child) {
+            Some(answer) => hashed([1, u64::from(answer.service), u64::from(answer.operation)]),
+            None => {
+                hashed([0, u64::from(self.spans[*child].operation), u64::from(self.spans[*child].peer.unwrap_or(0))])
+            }
+        };
+        let mut labels: Vec<u64> = self.children[place].iter().map(label).collect();
+        labels.sort_unstable();
+        labels.dedup();
+        let failed_below = self.children[place].iter().any(|child| self.spans[*child].error);
+        let failed = self.spans[place].error && !failed_below;
+        hashed(labels.into_iter().chain(failed.then_some(u64::MAX)))
+    }
+}
+
+fn ms(ns: i64) -> f64 {
+    ns as f64 / 1e6
+}

@@ -1,0 +1,240 @@
+//! [`Stations`]: the visits of every service over windows, split into wait and service once the
+//! number of servers is known: from the configuration, or identified from the visits themselves.
+//!
+//! Replicas are stations of their own: one queue each. A service whose servers are configured is one
+//! station, as the number says. Identifying costs some milliseconds, so each window does a few
+//! stations, those first that were looked at longest ago.
+
+use std::{collections::VecDeque, num::NonZeroU32};
+
+use hashbrown::HashMap;
+use weir_schema::UnixNanos;
+
+use crate::{
+    departures::{Visit, reconstruct},
+    servers::{self, Discipline, Unidentifiable},
+    spans::Name,
+    window::ServiceWindow,
+};
+
+/// Visits of a station with configured servers that are kept, so that the queue at a window's start is known.
+const CARRIED_VISITS: usize = 20_000;
+
+/// The same of one that is to be identified: 120 KB.
+const CARRIED_UNIDENTIFIED: usize = IDENTIFYING_VISITS + 1_000;
+
+/// Stations, 240 MB at worst. The replicas of services that come then are not looked at.
+const MAX_STATIONS: usize = 2_000;
+
+/// Visits that identify a station: more make it slower and hardly surer.
+const IDENTIFYING_VISITS: usize = 4_000;
+
+/// Visits looked at for a station are this old at most: load and code change.
+const IDENTIFYING_NS: i64 = 600_000_000_000;
+
+/// How long an answer stands before the station is looked at again.
+const IDENTIFIED_FOR_NS: i64 = 60_000_000_000;
+
+/// Stations identified in one window: 8 take about 50 ms.
+const IDENTIFIED_A_WINDOW: usize = 8;
+
+/// Share of visits that must be known before a moment is judged: a visit shows only when its whole
+/// request ends, which may be long after the service itself was done with it.
+const KNOWN_SHARE: f64 = 0.99;
+
+/// A replica; `None` when replicas are taken together.
+type Replica = Option<Name>;
+
+/// A visit, and when its whole request ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ended {
+    pub(crate) visit: Visit,
+    pub(crate) instance: Option<Name>,
+    pub(crate) end: UnixNanos,
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(crate) struct Stations {
+    by_service: HashMap<Name, HashMap<Replica, Station>>,
+    count: usize,
+}
+
+/// The visits of one station, over windows.
+#[derive(Debug, Default)]
+struct Station {
+    visits: VecDeque<Visit>,
+    /// Visits that departed before this are judged.
+    judged_until: UnixNanos,
+    found: Option<Result<servers::Station, Unidentifiable>>,
+    /// When it was last identified, or tried.
+    tried: Option<UnixNanos>,
+}
+
+/// What is known of how a service serves.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) enum Known {
+    /// Somebody said so.
+    Configured(NonZeroU32),
+    /// From the visits of each replica.
+    Identified {
+        /// Of all replicas together.
+        servers: NonZeroU32,
+        replicas: u32,
+        discipline: Discipline,
+        /// Half the width of the 95 % interval of S, as a share of it.
+        service_error: f64,
+        /// Standard deviations to the next best explanation, of the least sure replica.
+        margin: f64,
+        visits: usize,
+    },
+    /// And why.
+    Unknown(String),
+    /// No visit yet.
+    #[default]
+    Unseen,
+}
+
+impl Stations {
+    /// Takes in what a service did in a window that ended at `end`, and says in `service` what of it was wait
+    /// and what service.
+    pub(crate) fn window(
+        &mut self,
+        name: Name,
+        service: &mut ServiceWindow,
+        visits: Vec<Ended>,
+        configured: Option<NonZeroU32>,
+        (end, length_ns): (UnixNanos, i64),
+    ) {
+        let known_until = end - lag(&visits);
+        let replicas = self.by_service.entry(name).or_default();
+        for ended in visits {
+            let replica = ended.instance.filter(|_| configured.is_none());
+            if !replicas.contains_key(&replica) {
+                if self.count >= MAX_STATIONS {
+                    continue;
+                }
+                self.count += 1;
+            }
+            replicas.entry(replica).or_default().visits.push_back(ended.visit);
+        }
+        let (keep_ns, most) = match configured {
+            Some(_) => (2 * length_ns, CARRIED_VISITS),
+            None => (IDENTIFYING_NS.max(2 * length_ns), CARRIED_UNIDENTIFIED),
+        };
+        for station in replicas.values_mut() {
+            station.judge(service, configured, known_until, length_ns);
+            station.forget(known_until - keep_ns, most);
+        }
+        service.known = configured.map_or_else(|| known(replicas), Known::Configured);
+    }
+
+    /// Identifies the stations that wait longest for it. Done after a window, for the next.
+    pub(crate) fn identify(&mut self, now: UnixNanos, configured: impl Fn(Name) -> bool) {
+        let of_services = self.by_service.iter_mut().filter(|(name, _)| !configured(**name));
+        let mut due: Vec<&mut Station> =
+            of_services.flat_map(|(_, replicas)| replicas.values_mut()).filter(|station| station.is_due(now)).collect();
+        due.sort_by_key(|station| station.tried);
+        due.into_iter().take(IDENTIFIED_A_WINDOW).for_each(|station| station.identify(now));
+        // replicas come and go: who had no visit for as long as visits are kept is forgotten
+        self.by_service.retain(|_, replicas| {
+            replicas.retain(|_, station| !station.visits.is_empty());
+            !replicas.is_empty()
+        });
+        self.count = self.by_service.values().map(HashMap::len).sum();
+    }
+}
+
+/// What the replicas together are.
+fn known(replicas: &HashMap<Replica, Station>) -> Known {
+    let mut all: Option<(servers::Station, u32, usize)> = None;
+    for station in replicas.values() {
+        let found = match &station.found {
+            None => return Known::Unknown("it was not looked at yet".into()),
+            Some(Err(why)) => return Known::Unknown(why.to_string()),
+            Some(Ok(found)) => found,
+        };
+        let visits = station.visits.len().min(IDENTIFYING_VISITS);
+        all = Some(match all {
+            None => (*found, 1, visits),
+            Some((sum, _, _)) if sum.discipline != found.discipline => {
+                return Known::Unknown("its replicas serve in different ways".into());
+            }
+            Some((sum, replicas, others)) => (together(sum, found), replicas + 1, others + visits),
+        });
+    }
+    all.map_or(Known::Unseen, |(sum, replicas, visits)| Known::Identified {
+        servers: sum.servers,
+        replicas,
+        discipline: sum.discipline,
+        service_error: sum.service_error_ns / sum.service_ns,
+        margin: sum.margin,
+        visits,
+    })
+}
+
+fn together(a: servers::Station, b: &servers::Station) -> servers::Station {
+    servers::Station {
+        servers: a.servers.saturating_add(b.servers.get()),
+        margin: a.margin.min(b.margin),
+        service_error_ns: a.service_error_ns.max(b.service_error_ns),
+        ..a
+    }
+}
+
+/// How long after a visit its whole request has ended, nearly always.
+fn lag(visits: &[Ended]) -> i64 {
+    let mut lags: Vec<i64> = visits.iter().map(|ended| ended.end - ended.visit.departure).collect();
+    lags.sort_unstable();
+    lags.get((lags.len().saturating_sub(1) as f64 * KNOWN_SHARE) as usize).copied().unwrap_or(0)
+}
+
+impl Station {
+    /// Splits what departed since the last time into wait and service: long enough ago that those
+    /// beside it are known too.
+    fn judge(
+        &mut self,
+        service: &mut ServiceWindow,
+        configured: Option<NonZeroU32>,
+        known_until: UnixNanos,
+        length_ns: i64,
+    ) {
+        let until = known_until.max(self.judged_until);
+        let judged = self.judged_until..until;
+        self.judged_until = until;
+        let identified = self.found.as_ref().and_then(|found| found.as_ref().ok());
+        let Some(servers) = configured.or(identified.map(|found| found.servers)) else { return };
+        let shared = configured.is_none() && identified.is_some_and(|f| f.discipline == Discipline::ProcessorSharing);
+        // two windows back are enough to know the queue at the start of this one
+        let from = judged.start.max(until - 4 * length_ns) - 2 * length_ns;
+        let visits: Vec<Visit> = self.visits.iter().copied().filter(|visit| visit.departure >= from).collect();
+        let served = if shared { servers::shared(&visits, servers) } else { reconstruct(&visits, servers) };
+        for (_, served) in visits.iter().zip(served).filter(|(visit, _)| judged.contains(&visit.departure)) {
+            let service_ms = served.service_ns as f64 / 1e6;
+            if served.complete {
+                service.service_ms.push(service_ms);
+            } else {
+                service.cut_service_ms += service_ms;
+            }
+            service.app_wait_ms.push(served.wait_ns as f64 / 1e6);
+        }
+    }
+
+    fn is_due(&self, now: UnixNanos) -> bool {
+        self.tried.is_none_or(|tried| now - tried >= IDENTIFIED_FOR_NS)
+    }
+
+    fn identify(&mut self, now: UnixNanos) {
+        self.tried = Some(now);
+        let known: Vec<Visit> =
+            self.visits.iter().copied().filter(|visit| visit.departure <= self.judged_until).collect();
+        let newest = known.len().saturating_sub(IDENTIFYING_VISITS);
+        self.found = Some(servers::identify(&known[newest..]));
+    }
+
+    fn forget(&mut self, before: UnixNanos, most: usize) {
+        self.visits.retain(|visit| visit.departure >= before);
+        let surplus = self.visits.len().saturating_sub(most);
+        self.visits.drain(..surplus);
+    }
+}

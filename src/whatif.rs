@@ -1,0 +1,100 @@
+//! `weir whatif --service S --arrivals ×1.5 | --servers +2 | --service-time ×0.5`: the mesh with one
+//! service changed, from what a running server sees now, or from stored spans of a time range.
+
+use anyhow::Context;
+use weir_analyzer::{
+    report::last_window,
+    whatif::{Change, Prediction, ServicePrediction, what_if},
+};
+
+use crate::{
+    analyze::scan,
+    cli::WhatIfArgs,
+    exit::Exit,
+    output,
+    remote::{Place, Server},
+};
+
+/// Runs `weir whatif`.
+///
+/// # Errors
+/// A server or store that cannot be reached, or a change that cannot be asked for.
+pub async fn run(args: WhatIfArgs) -> Result<Exit, anyhow::Error> {
+    let change = Change {
+        service: args.service.clone(),
+        arrivals: args.arrivals.unwrap_or(1.0),
+        servers: args.servers.unwrap_or(0),
+        service_time: args.service_time.unwrap_or(1.0),
+    };
+    let place = Place::open_existing(&args.target).await?;
+    let prediction = match (args.from.zip(args.to), &place) {
+        (Some(range), _) => of_range(&place, range, &change).await?,
+        (None, Place::Remote(server)) => of_server(server, &change).await?,
+        (None, Place::Local(_)) => {
+            anyhow::bail!("no server is running on this folder: say with --from and --to which stored spans to look at")
+        }
+    };
+    place.close().await?;
+    if args.json {
+        output::line(&serde_json::to_string(&prediction)?)?;
+    } else {
+        print(&prediction)?;
+    }
+    Ok(Exit::Ok)
+}
+
+async fn of_server(server: &Server, change: &Change) -> Result<Prediction, anyhow::Error> {
+    let fields = [
+        ("service", change.service.clone()),
+        ("arrivals", change.arrivals.to_string()),
+        ("servers", change.servers.to_string()),
+        ("service_time", change.service_time.to_string()),
+    ];
+    server.get("/api/v1/whatif", &fields).await
+}
+
+async fn of_range(place: &Place, (from, to): (i64, i64), change: &Change) -> Result<Prediction, anyhow::Error> {
+    anyhow::ensure!(from < to, "--from must be before --to");
+    let spans = scan(place, from, to).await?;
+    let config = weir_analyzer::Config::default();
+    let snapshot =
+        tokio::task::spawn_blocking(move || last_window(spans.into_iter(), config)).await.context("analyzing")?;
+    let snapshot = snapshot.context("no whole window of requests lies between --from and --to")?;
+    Ok(what_if(&snapshot, change)?)
+}
+
+fn print(prediction: &Prediction) -> Result<(), anyhow::Error> {
+    let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |v| format!("{v:.2}"));
+    let mut table = comfy_table::Table::new();
+    table.load_style(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
+    table.set_header(["service", "λ 1/s", "λ then", "ρ then", "Wq ms", "Wq then", ""]);
+    for service in &prediction.services {
+        table.add_row([
+            service.service.clone(),
+            format!("{:.1}", service.arrival_rate_per_s),
+            format!("{:.1}", service.arrival_rate_per_s_then),
+            number(service.utilization_then),
+            number(service.queue_wait_ms),
+            number(service.queue_wait_ms_then),
+            remark(service),
+        ]);
+    }
+    output::line(&table.to_string())?;
+    for entry in &prediction.entries {
+        let then = match (entry.response_time_ms_then, entry.low_ms, entry.high_ms) {
+            (Some(then), Some(low), Some(high)) => format!("{then:.1} ms ({low:.1} to {high:.1})"),
+            (Some(then), ..) => format!("{then:.1} ms"),
+            (None, ..) => "without bound: a service on the way saturates".to_owned(),
+        };
+        output::line(&format!("{}: {:.1} ms now, {then}", entry.entry, entry.response_time_ms))?;
+        if !entry.not_identified.is_empty() {
+            let names = entry.not_identified.join(", ");
+            output::line(&format!("   not identified, taken to wait as now: {names}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn remark(service: &ServicePrediction) -> String {
+    if service.saturated { "saturates".into() } else { service.reason.clone().unwrap_or_default() }
+}
