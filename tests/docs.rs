@@ -8,7 +8,7 @@ use weir_schema::{Table, columns};
 use crate::sql_examples::{EXAMPLES, functions};
 
 /// Where each part of the configuration is described: heading, file, and where it stands in the YAML.
-const CONFIGS: [(&str, &str); 14] = [
+const CONFIGS: [(&str, &str); 16] = [
     ("weir.yaml", "src/config.rs"),
     ("collector:", "collector/src/config.rs"),
     ("store:", "store/src/config.rs"),
@@ -20,6 +20,8 @@ const CONFIGS: [(&str, &str); 14] = [
     ("proxy.yaml, upstreams[]:", "proxy/src/config/upstream.rs"),
     ("proxy.yaml, upstreams[].endpoints[]:", "proxy/src/config/endpoint.rs"),
     ("proxy.yaml, upstreams[].discover:", "proxy/src/config/discovery.rs"),
+    ("proxy.yaml, limits:", "proxy/src/config/limits.rs"),
+    ("proxy.yaml, http:", "proxy/src/config/http.rs"),
     ("proxy.yaml: tls", "proxy/src/config/tls.rs"),
     ("proxy.yaml: jwt", "proxy/src/config/jwt.rs"),
     ("proxy.yaml: authorization", "proxy/src/config/authorization.rs"),
