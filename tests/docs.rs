@@ -8,18 +8,23 @@ use weir_schema::{Table, columns};
 use crate::sql_examples::{EXAMPLES, functions};
 
 /// Where each part of the configuration is described: heading, file, and where it stands in the YAML.
-const CONFIGS: [(&str, &str); 14] = [
+const CONFIGS: [(&str, &str); 19] = [
     ("weir.yaml", "src/config.rs"),
     ("collector:", "collector/src/config.rs"),
     ("store:", "store/src/config.rs"),
     ("analyzer:", "analyzer/src/config.rs"),
     ("web:", "web/src/config.rs"),
     ("proxy.yaml", "proxy/src/config.rs"),
+    ("proxy.yaml, listeners[]:", "proxy/src/config/listener.rs"),
     ("proxy.yaml, listeners[].routes[]:", "proxy/src/config/route.rs"),
     ("proxy.yaml, listeners[].routes[].match:", "proxy/src/config/matching.rs"),
     ("proxy.yaml, upstreams[]:", "proxy/src/config/upstream.rs"),
     ("proxy.yaml, upstreams[].endpoints[]:", "proxy/src/config/endpoint.rs"),
     ("proxy.yaml, upstreams[].discover:", "proxy/src/config/discovery.rs"),
+    ("proxy.yaml, limits:", "proxy/src/config/limits.rs"),
+    ("proxy.yaml, timeouts:", "proxy/src/config/timeouts.rs"),
+    ("proxy.yaml, telemetry:", "proxy/src/config/telemetry.rs"),
+    ("proxy.yaml, http:", "proxy/src/config/http.rs"),
     ("proxy.yaml: tls", "proxy/src/config/tls.rs"),
     ("proxy.yaml: jwt", "proxy/src/config/jwt.rs"),
     ("proxy.yaml: authorization", "proxy/src/config/authorization.rs"),

@@ -78,7 +78,8 @@ async fn a_request_is_passed_on_measured_and_stored_once() {
     assert_eq!(sql(&web, statement).await[..2], expected);
     assert_eq!(sql(&web, "SELECT count(*) FROM logs WHERE event_name = 'weir.access'").await, ["3"]);
     let metrics = "SELECT DISTINCT name FROM metrics WHERE name LIKE 'http.%' ORDER BY name";
-    assert_eq!(sql(&web, metrics).await, ["http.client.request.duration", "http.server.request.duration"]);
+    let expected = ["http.client.open_connections", "http.client.request.duration", "http.server.request.duration"];
+    assert_eq!(sql(&web, metrics).await, expected);
     weir.stop().await.unwrap();
 }
 

@@ -25,7 +25,7 @@ const MAX_BYTES: usize = 64 * 1024;
 
 type Target = (&'static str, fn(&[u8]), &'static [&'static str]);
 
-const TARGETS: [Target; 4] = [
+const TARGETS: [Target; 5] = [
     (
         "config",
         fuzz::config,
@@ -44,6 +44,28 @@ const TARGETS: [Target; 4] = [
             ".nan",
             "match:",
             "upstream: app",
+        ],
+    ),
+    (
+        "istio",
+        fuzz::istio,
+        &[
+            "---\n",
+            "http:",
+            "route:",
+            "- ",
+            "{",
+            "}",
+            "destination:",
+            "host: reviews",
+            "subset: v1",
+            "weight: ",
+            "match:",
+            "regex: ",
+            "1h30m",
+            "trafficPolicy:",
+            "\n",
+            "  ",
         ],
     ),
     (
@@ -116,7 +138,7 @@ fn main() -> ExitCode {
 }
 
 fn usage() -> ExitCode {
-    println!("fuzz <config|policy|stream|json> <seconds> [seed]");
+    println!("fuzz <config|istio|policy|stream|json> <seconds> [seed]");
     ExitCode::FAILURE
 }
 

@@ -1,7 +1,7 @@
 //! What fuzzers call: each parser of bytes that strangers send, with what has to hold of it whatever
 //! they send. Only with the feature `fuzzing`; nothing here is part of the proxy.
 
-use std::time::Duration;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};
 use prost::Message;
@@ -12,14 +12,42 @@ use crate::{
     Config,
     lm::{Asked, Reading},
     regulate::{Gate, RateLimiter},
+    security::Security,
+    workload::Workload,
 };
 
 /// A `proxy.yaml`: read or refused with words, and what was read can be read again.
 pub fn config(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     match Config::from_yaml(text) {
-        Ok(config) => assert_eq!(config.validate(), Ok(())),
+        Ok(config) => {
+            assert_eq!(config.validate(), Ok(()));
+            compile(&config);
+        }
         Err(why) => assert!(!why.to_string().is_empty()),
+    }
+}
+
+/// A file of Istio's: refused with words, or what becomes of it compiles.
+pub fn istio(data: &[u8]) {
+    const BASE: &str = "{ service: productpage, listeners: [{ address: '127.0.0.1:0', direction: outbound, \
+        istio: [fuzzed] }], upstreams: [{ name: reviews, endpoints: [{ address: '10.0.0.1:9080', labels: { version: v1 } }, \
+        { address: '10.0.0.2:9080', labels: { version: v2 } }] }, { name: ratings, endpoints: ['10.0.1.1:9081'] }] }";
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let mut base = Config::from_yaml(BASE).expect("it is one");
+    base.listeners[0].istio.clear();
+    match base.with_istio_text(text) {
+        Ok(config) if config.validate().is_ok() => compile(&config),
+        Ok(_) => {}
+        Err(why) => assert!(!why.to_string().is_empty()),
+    }
+}
+
+/// What was validated compiles; its files are not opened.
+fn compile(config: &Config) {
+    if config.thread_count() <= 1_024 && config.listeners.iter().all(|listener| listener.istio.is_empty()) {
+        let first = SocketAddr::from(([127, 0, 0, 1], 80));
+        Workload::new(config, first, Arc::default(), Security::default());
     }
 }
 

@@ -128,7 +128,8 @@ impl Workload {
         security: Security,
         before: Option<&Self>,
     ) -> Self {
-        let upstreams = upstreams(config, &security, before);
+        let endpoint_ids = shared(before, |before| &before.endpoint_ids);
+        let upstreams = upstreams(config, &security, before, &endpoint_ids);
         let (listeners, accepts) = listeners(config, &upstreams, before);
         let workload = Self {
             service: config.service.clone(),
@@ -154,7 +155,7 @@ impl Workload {
                 .map_or_else(|| Arc::new(Mutex::new((Origin::Static, Instant::now()))), |before| before.origin.clone()),
             applied: ArcSwap::default(),
             static_policy: config.static_policy(),
-            endpoint_ids: shared(before, |before| &before.endpoint_ids),
+            endpoint_ids,
             endpoint_changes: shared(before, |before| &before.endpoint_changes),
         };
         for upstream in config.upstreams.iter().filter(|upstream| !upstream.endpoints.is_empty()) {
@@ -247,14 +248,14 @@ fn shared<T: Default>(before: Option<&Workload>, of: impl Fn(&Workload) -> &Arc<
     before.map(|before| of(before).clone()).unwrap_or_default()
 }
 
-fn upstreams(config: &Config, security: &Security, before: Option<&Workload>) -> Vec<Arc<Upstream>> {
+fn upstreams(config: &Config, security: &Security, before: Option<&Workload>, ids: &AtomicUsize) -> Vec<Arc<Upstream>> {
     let threads = config.thread_count();
     let upstream = |(index, upstream): (usize, &config::Upstream)| {
         let tls = security.client_tls(index).cloned();
         let compiled = Upstream::new(upstream, config.locality.as_ref(), threads, tls);
         let known = before.and_then(|before| before.upstreams.iter().find(|known| known.name == upstream.name));
         Arc::new(match known {
-            Some(known) => compiled.known_by(known),
+            Some(known) => compiled.known_by(known, ids),
             None => compiled,
         })
     };

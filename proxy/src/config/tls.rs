@@ -73,7 +73,7 @@ pub enum ForwardClientCert {
 }
 
 /// TLS towards an upstream. The files are watched as those of a listener.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UpstreamTls {
     /// The certificate this workload shows, as PEM; none is shown when absent.

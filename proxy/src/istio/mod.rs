@@ -54,7 +54,18 @@ impl Config {
             let documents = paths.iter().map(|path| read(path)).collect::<Result<Vec<_>, _>>()?;
             of_listeners.push(documents.into_iter().flatten().collect::<Vec<Document>>());
         }
-        self.take_rules(&of_listeners)?;
+        self.with_documents(&of_listeners)
+    }
+
+    /// As [`Self::with_istio`], with `text` for the file of the first listener.
+    #[cfg(feature = "fuzzing")]
+    pub(crate) fn with_istio_text(self, text: &str) -> Result<Self, ConfigError> {
+        let documents = documents("fuzzed", text)?;
+        self.with_documents(&[documents])
+    }
+
+    fn with_documents(mut self, of_listeners: &[Vec<Document>]) -> Result<Self, ConfigError> {
+        self.take_rules(of_listeners)?;
         let registry = Registry::new(&self.upstreams);
         let mut names: HashSet<String> = self
             .listeners
@@ -62,7 +73,7 @@ impl Config {
             .flat_map(|listener| &listener.routes)
             .filter_map(|route| route.name.clone())
             .collect();
-        for (listener, documents) in self.listeners.iter_mut().zip(&of_listeners) {
+        for (listener, documents) in self.listeners.iter_mut().zip(of_listeners) {
             let services = documents.iter().filter(|document| document.kind == Kind::VirtualService);
             let compiled = services.map(|document| virtual_service::compile(document.root(), &registry));
             let routes = by_host(compiled.collect::<Result<Vec<_>, _>>()?);

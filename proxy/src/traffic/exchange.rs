@@ -1,22 +1,21 @@
 //! [`Exchange`]: one request and its answer as they happen; when it ends, however it ends, it is
 //! recorded, its place is given back and the endpoint's latency and the breaker learn of it.
 
+mod steps;
+
 use std::{rc::Rc, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use http::{HeaderValue, Method, Request};
-use http_body::Body;
+use http::Request;
 use tokio::time::Instant;
 
 use crate::{
-    config::Direction,
     counters::add,
-    lm::{Call, Conversation, Reading, Watched},
-    regulate::{Admission, Permit, Refusal},
+    lm::{Conversation, Reading},
+    regulate::{Permit, Refusal},
     routing::Route,
     security::{Decision, Peer},
     telemetry::{Action, Failure, Proof, SpanRecord, unix_nano_now},
-    traffic::{TraceContext, headers::PEER, outcome::Outcome, read_along::ReadAlong, serve::Worker},
+    traffic::{TraceContext, headers::PEER, outcome::Outcome, serve::Worker},
     upstream::{Pick, Upstream},
 };
 
@@ -114,13 +113,6 @@ impl Exchange {
         self.settled = true;
     }
 
-    /// Books that rules let it pass.
-    pub(crate) fn allowed(&mut self, decision: Option<Arc<Decision>>) {
-        if decision.is_some() {
-            self.proof().decision = decision;
-        }
-    }
-
     /// Books a request that may not do what it asks.
     pub(crate) fn denied(mut self, decision: Option<Arc<Decision>>, status: u16) {
         self.proof().decision = decision;
@@ -128,45 +120,6 @@ impl Exchange {
         record.action = Action::Denied;
         record.status = status;
         self.settled = true;
-    }
-
-    /// Reads along what is asked of a model, where one is asked or tokens are limited.
-    pub(crate) fn read_along<B>(&mut self, request: Request<B>) -> Request<ReadAlong<B>>
-    where
-        B: Body<Data = Bytes> + Unpin,
-    {
-        let (counts_tokens, size) = (self.counts_tokens(), request.body().size_hint().exact());
-        match self.model.begin(request.method(), request.uri().path(), size, counts_tokens) {
-            Some(call) => request.map(|body| ReadAlong::watched(body, call.asked.clone())),
-            None => request.map(ReadAlong::Plain),
-        }
-    }
-
-    /// Whether a budget of tokens applies: models are asked by POST, and a list of them costs none.
-    pub(crate) fn counts_tokens(&self) -> bool {
-        let SpanRecord { route, method, .. } = self.seen();
-        let of_service = route.direction == Direction::Inbound && self.worker.workload.gate.tokens.is_armed();
-        *method == Method::POST && (of_service || route.gate.tokens.is_armed())
-    }
-
-    /// What is known of the call to a model.
-    pub(crate) fn call(&mut self) -> Option<&mut Call> {
-        self.model.call.as_mut()
-    }
-
-    /// Holds places until the exchange ends.
-    pub(crate) fn admitted(&mut self, places: [Option<Admission>; 3]) {
-        let queued = places.iter().flatten().any(|place| place.queued);
-        let permits = places.map(|place| place.map(|place| place.permit));
-        let in_flight = permits.iter().flatten().map(|p| p.in_flight).max().unwrap_or(0);
-        let wait = self.asked.elapsed();
-        self.permits = permits;
-        let record = self.record();
-        record.in_flight = in_flight;
-        if queued {
-            record.action = Action::Queued;
-            record.queue_wait_ns = nanos(wait);
-        }
     }
 
     /// Books a request that policy turned away.
@@ -183,43 +136,8 @@ impl Exchange {
         self.settled = true;
     }
 
-    /// Books where it goes.
-    pub(crate) fn picked(&mut self, pick: Pick) {
-        self.record().endpoint = Some(pick.endpoint.clone());
-        let in_flight = pick.endpoint.in_flight.load(std::sync::atomic::Ordering::Relaxed);
-        if self.permits.iter().all(Option::is_none) {
-            self.record().in_flight = in_flight;
-        }
-        self.pick = Some((pick, Instant::now()));
-    }
-
     pub(crate) fn pick(&self) -> Option<&Pick> {
         self.pick.as_ref().map(|(pick, _)| pick)
-    }
-
-    /// Books who answers, as TLS has proved it.
-    pub(crate) fn answered_by(&mut self, peer: Option<Arc<Peer>>) {
-        if peer.is_some() {
-            self.proof().destination = peer;
-        }
-    }
-
-    /// Books an attempt that is followed by another one.
-    pub(crate) fn retried(&mut self, outcome: Outcome) {
-        self.record().retries += 1;
-        self.upstream_said(outcome);
-    }
-
-    /// Books the head of the answer.
-    pub(crate) fn answered(&mut self, status: u16, outcome: Outcome) {
-        self.record().status = status;
-        self.inform_local_limiter();
-        self.upstream_said(outcome);
-    }
-
-    /// Books that a tunnel was opened, which is all the answer there is.
-    pub(crate) fn opened(&mut self, status: u16) {
-        self.answered(status, Outcome::opened(status));
     }
 
     /// Books a failure before an answer; `status` is what the client is told.
@@ -239,18 +157,6 @@ impl Exchange {
         }
         self.settle(&Reading::Not);
         self.settled = true;
-    }
-
-    /// Books that it became a tunnel of `protocol`.
-    pub(crate) fn tunnels(&mut self, protocol: HeaderValue) {
-        self.record().tunnel = Some(Box::new(protocol));
-    }
-
-    /// Books bytes of the answer's body.
-    pub(crate) fn chunk(&mut self, bytes: usize, watched: Watched) {
-        self.record().response_bytes += bytes as u64;
-        let started = self.started;
-        self.model.heard(watched, || nanos(started.elapsed()));
     }
 
     /// The answer was passed on to its end.
@@ -276,37 +182,6 @@ impl Exchange {
     fn settle(&mut self, reading: &Reading) {
         let SpanRecord { status, response_bytes, .. } = *self.seen();
         self.record().lm = self.model.settle(reading, status, response_bytes).map(Box::new);
-    }
-
-    /// The time to the head is what the local limiter steers by: a stream may last as long as it likes.
-    fn inform_local_limiter(&self) {
-        let (Some((_, since)), SpanRecord { route, in_flight, .. }) = (&self.pick, self.seen()) else { return };
-        if route.direction == Direction::Inbound {
-            self.worker.workload.latencies.observe(since.elapsed(), *in_flight);
-        }
-    }
-
-    fn count_reset(&self, failure: Failure) {
-        if let (Failure::UpstreamReset, Some(pick)) = (failure, self.pick()) {
-            add(&pick.endpoint.stats.resets, 1);
-        }
-    }
-
-    fn upstream_said(&mut self, outcome: Outcome) {
-        // nobody was asked, so it says nothing of the endpoint that was asked before
-        if outcome == Outcome::Failed(Failure::NoEndpoint) {
-            return;
-        }
-        let Some((pick, since)) = &self.pick else { return };
-        if let Outcome::Failed(failure) = outcome {
-            self.count_reset(failure);
-        }
-        let now = Instant::now();
-        pick.observe(now.duration_since(*since), outcome.asks_to_slow_down(), outcome.retry_after(), now);
-        pick.upstream.observe(&pick.endpoint, outcome.verdict(), now);
-        let failed = outcome.is_server_error();
-        pick.upstream.circuit.observe(now, failed);
-        self.seen().route.circuit.observe(now, failed);
     }
 
     fn proof(&mut self) -> &mut Proof {

@@ -7,14 +7,14 @@ use std::{net::IpAddr, rc::Rc};
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, header::SET_COOKIE};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
-use tokio::time::{Duration, Instant};
+use tokio::time::Instant;
 
 use crate::{
-    config::{Direction, Protocol, Respond},
+    config::{Direction, Protocol},
     counters::add,
     lm::Reading,
     regulate::Budget,
-    routing::{Destination, Route, Target},
+    routing::{Route, Target},
     telemetry::Failure,
     traffic::{
         address::address,
@@ -28,7 +28,7 @@ use crate::{
         outcome::Outcome,
         pool::Wire,
         ratelimit,
-        reply::{Stop, explained, is_grpc, own, redirected, reject},
+        reply::{Stop, answer_here, explained, is_grpc, reject},
         serve::Worker,
         tunnel,
         upgrade::Upgrade,
@@ -45,17 +45,24 @@ struct Passage<'a> {
     client: IpAddr,
     route: &'a Route,
     target: Option<&'a Target>,
+    grpc: bool,
     upgrade: Option<Upgrade>,
 }
 
 /// What came of it.
 enum Arrived<'a> {
-    /// An answer, and what is added to it.
-    Answered { target: &'a Target, answer: Answer, set_cookie: Option<HeaderValue>, budget: Option<Budget> },
+    Answered(Answer, Additions<'a>),
     /// The upstream leaves HTTP.
     Switched(Answer, Upgrade),
     /// A connection for `CONNECT`, and the client's side of it.
     Opened(Wire, OnUpgrade),
+}
+
+/// What the answer of the upstream is given on its way back.
+struct Additions<'a> {
+    target: &'a Target,
+    set_cookie: Option<HeaderValue>,
+    budget: Option<Budget>,
 }
 
 /// Answers one request.
@@ -83,23 +90,13 @@ pub(crate) async fn handle(
     let mut exchange = Exchange::begin(&worker, route.clone(), upstream, &request);
     let request = request.map(|incoming| ClientBody::new(incoming, workload));
     let upload = request.body().upload();
-    let passage = Passage { worker: &worker, listener, client, route: &route, target, upgrade };
+    let passage = Passage { worker: &worker, listener, client, route: &route, target, grpc, upgrade };
     match passage.walk(request, &mut exchange).await {
-        Ok(Arrived::Answered { target, answer, set_cookie, budget }) => {
-            let more = Additions { set_cookie, budget, upload };
-            pass_on(&route, target, answer, more, exchange)
-        }
+        Ok(Arrived::Answered(answer, more)) => pass_on(&route, answer, &more, upload, exchange),
         Ok(Arrived::Switched(answer, upgrade)) => tunnel::switch(&worker, answer, upgrade, exchange),
         Ok(Arrived::Opened(wire, client)) => tunnel::open(&worker, exchange, client, wire),
         Err(stop) => stop.or_fault(upload.as_deref()).answer(exchange, grpc),
     }
-}
-
-/// What the answer of the upstream is given on its way back.
-struct Additions {
-    set_cookie: Option<HeaderValue>,
-    budget: Option<Budget>,
-    upload: Option<Rc<Upload>>,
 }
 
 impl<'a> Passage<'a> {
@@ -109,7 +106,7 @@ impl<'a> Passage<'a> {
         if let Some(guard) = worker.workload.security.guard(self.listener) {
             exchange.allowed(guard.check(&mut request).await?);
         }
-        answer_here(route, &request).await?;
+        answer_here(route, &request, self.grpc).await?;
         let target = self.target.ok_or(Failure::NoEndpoint)?;
         let upstream = &target.upstream;
         let give_up = exchange.started() + route.timeout;
@@ -131,7 +128,7 @@ impl<'a> Passage<'a> {
             (true, Some(upgrade)) => Ok(Arrived::Switched(answer, upgrade)),
             // nobody asked it to leave HTTP
             (true, None) => Err(Failure::UpstreamReset.into()),
-            (false, _) => Ok(Arrived::Answered { target, answer, set_cookie, budget }),
+            (false, _) => Ok(Arrived::Answered(answer, Additions { target, set_cookie, budget })),
         }
     }
 
@@ -158,34 +155,12 @@ impl<'a> Passage<'a> {
     }
 }
 
-/// What the route itself answers: a redirect, or trouble made on purpose.
-async fn answer_here<B>(route: &Route, request: &Request<B>) -> Result<(), Stop> {
-    let grpc = is_grpc(request);
-    let strikes = |percent: f64| rand::random::<f64>() * 100.0 < percent;
-    if let Some(delay) = route.fault.delay.filter(|delay| strikes(delay.percent)) {
-        tokio::time::sleep(Duration::from_millis(delay.ms)).await;
-    }
-    if let Some(abort) = route.fault.abort.filter(|abort| strikes(abort.percent)) {
-        let status = StatusCode::from_u16(abort.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
-        let why = "a fault that the configuration asks for";
-        return Err(Stop::Here(explained(status, "fault_injected", why, grpc)));
-    }
-    match &route.destination {
-        Destination::Upstreams(_) => Ok(()),
-        Destination::Elsewhere(redirect) => Err(Stop::Here(redirected(redirect, request, grpc))),
-        Destination::Here(Respond { status, body }) => {
-            let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::OK);
-            Err(Stop::Here(own(status, "responded", body.clone(), grpc)))
-        }
-    }
-}
-
 /// The upstream's answer as the client gets it.
 fn pass_on(
     route: &Route,
-    target: &Target,
     answer: Answer,
-    more: Additions,
+    more: &Additions<'_>,
+    upload: Option<Rc<Upload>>,
     mut exchange: Exchange,
 ) -> Response<ProxyBody> {
     let Answer { response, lease, peer } = answer;
@@ -194,15 +169,15 @@ fn pass_on(
     exchange.answered(parts.status.as_u16(), Outcome::answered(parts.status, &parts.headers));
     strip_hop_by_hop(&mut parts.headers);
     let reading = Reading::of(&parts.headers, exchange.call().is_some());
-    target.response_headers.apply(&mut parts.headers);
+    more.target.response_headers.apply(&mut parts.headers);
     route.response_headers.apply(&mut parts.headers);
-    if let Some(cookie) = more.set_cookie {
-        parts.headers.append(SET_COOKIE, cookie);
+    if let Some(cookie) = &more.set_cookie {
+        parts.headers.append(SET_COOKIE, cookie.clone());
     }
     if let Some(budget) = more.budget {
         ratelimit::say(&mut parts.headers, budget);
     }
     let ends = route.max_stream_duration.map(|longest| exchange.started() + longest);
     let clock = Clock::new(route.idle_timeout, ends, Instant::now());
-    Response::from_parts(parts, ProxyBody::upstream(incoming, reading, clock, exchange, lease, more.upload))
+    Response::from_parts(parts, ProxyBody::upstream(incoming, reading, clock, exchange, lease, upload))
 }

@@ -4,11 +4,12 @@ use http::{
     HeaderValue, Request, Response, StatusCode,
     header::{CONTENT_TYPE, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE},
 };
+use tokio::time::{Duration, sleep};
 
 use crate::{
-    config::Redirect,
+    config::{Redirect, Respond},
     regulate::Refusal,
-    routing::location,
+    routing::{Destination, Route, location},
     security::Denial,
     telemetry::Failure,
     traffic::{
@@ -78,8 +79,29 @@ impl Stop {
     }
 }
 
+/// What the route itself answers: a redirect, or trouble made on purpose.
+pub(crate) async fn answer_here<B>(route: &Route, request: &Request<B>, grpc: bool) -> Result<(), Stop> {
+    let strikes = |percent: f64| rand::random::<f64>() * 100.0 < percent;
+    if let Some(delay) = route.fault.delay.filter(|delay| strikes(delay.percent)) {
+        sleep(Duration::from_millis(delay.ms)).await;
+    }
+    if let Some(abort) = route.fault.abort.filter(|abort| strikes(abort.percent)) {
+        let status = StatusCode::from_u16(abort.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+        let why = "a fault that the configuration asks for";
+        return Err(Stop::Here(explained(status, "fault_injected", why, grpc)));
+    }
+    match &route.destination {
+        Destination::Upstreams(_) => Ok(()),
+        Destination::Elsewhere(redirect) => Err(Stop::Here(redirected(redirect, request, grpc))),
+        Destination::Here(Respond { status, body }) => {
+            let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::OK);
+            Err(Stop::Here(own(status, "responded", body.clone(), grpc)))
+        }
+    }
+}
+
 /// Sends a client elsewhere.
-pub(crate) fn redirected<B>(redirect: &Redirect, request: &Request<B>, grpc: bool) -> Response<ProxyBody> {
+fn redirected<B>(redirect: &Redirect, request: &Request<B>, grpc: bool) -> Response<ProxyBody> {
     let Some(location) = location(redirect, request) else {
         return explained(StatusCode::BAD_REQUEST, "bad_address", "the request names no host to be sent to", grpc);
     };
@@ -105,7 +127,7 @@ pub(crate) fn explained(status: StatusCode, reason: &'static str, why: &str, grp
 }
 
 /// An answer with a text.
-pub(crate) fn own(status: StatusCode, reason: &'static str, text: String, grpc: bool) -> Response<ProxyBody> {
+fn own(status: StatusCode, reason: &'static str, text: String, grpc: bool) -> Response<ProxyBody> {
     let mut response = Response::new(ProxyBody::text(if grpc { String::new() } else { text }));
     let headers = response.headers_mut();
     headers.insert(REASON, HeaderValue::from_static(reason));

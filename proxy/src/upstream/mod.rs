@@ -96,11 +96,15 @@ impl Upstream {
         }
     }
 
-    /// Shares what is known of the same upstream before a reload: its breaker and its endpoints.
-    pub(crate) fn known_by(mut self, known: &Self) -> Self {
+    /// Shares what is known of the same upstream before a reload: its breaker and its endpoints. Where TLS is
+    /// another they are new ones, because connections that are kept are not what is asked for now.
+    pub(crate) fn known_by(mut self, known: &Self, ids: &AtomicUsize) -> Self {
+        let (now, as_before) = (Instant::now(), self.config.tls == known.config.tls);
+        let renewed = |old: &Endpoint| Arc::new(Endpoint::new(ids.fetch_add(1, Relaxed), old.spec.clone(), now));
+        let endpoints = known.endpoints().into_iter().filter(|endpoint| self.takes(&endpoint.spec));
+        let endpoints = endpoints.map(|endpoint| if as_before { endpoint } else { renewed(&endpoint) }).collect();
         self.circuit = known.circuit.clone();
-        let endpoints = known.endpoints().into_iter().filter(|endpoint| self.takes(&endpoint.spec)).collect();
-        self.show(endpoints, Instant::now());
+        self.show(endpoints, now);
         self
     }
 

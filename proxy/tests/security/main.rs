@@ -7,4 +7,5 @@ mod rotation;
 mod rules;
 mod sink;
 mod tls;
+mod together;
 mod tokens;

@@ -1,0 +1,88 @@
+//! [`Listener`]: one address that takes traffic: what may be spoken there, by whom, and where it goes.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Authorization, Jwt, ListenerTls, Route};
+
+/// One address that takes traffic.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Listener {
+    /// Port 0 takes a free one. HTTP/1.1 and prior-knowledge h2c are told apart by the first bytes.
+    pub address: SocketAddr,
+    /// Which side of the workload this is.
+    pub direction: Direction,
+    /// What clients may speak here.
+    #[serde(default)]
+    pub protocol: ListenerProtocol,
+    /// The first that matches is taken. None where only plain TCP is spoken.
+    #[serde(default)]
+    pub routes: Vec<Route>,
+    /// Files of Istio's `VirtualService` and `DestinationRule`, outbound only; their routes come after those above.
+    /// A host in them is the upstream of that name, short or fully qualified. What cannot be honoured is an error.
+    /// Paths are as seen from where the proxy was started.
+    #[serde(default)]
+    pub istio: Vec<PathBuf>,
+    /// Where plain TCP goes: an upstream's name, for `protocol: tcp` and `detect` only.
+    #[serde(default)]
+    pub upstream: Option<String>,
+    /// What becomes of `CONNECT`.
+    #[serde(default)]
+    pub connect: Connect,
+    /// Who may connect, and how they prove it; no TLS when absent.
+    #[serde(default)]
+    pub tls: Option<ListenerTls>,
+    /// Whose tokens are believed; none are looked at when absent.
+    #[serde(default)]
+    pub jwt: Option<Jwt>,
+    /// Who may do what; all may when absent.
+    #[serde(default)]
+    pub authorization: Option<Authorization>,
+}
+
+/// What clients of a listener may speak.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ListenerProtocol {
+    /// HTTP/1.1 and prior-knowledge HTTP/2.
+    #[default]
+    Http,
+    /// Anything; bytes are passed on unread.
+    Tcp,
+    /// HTTP where the first bytes are HTTP, else TCP; TCP too when the client says nothing for `timeouts.detect_ms`.
+    Detect,
+}
+
+/// What becomes of `CONNECT`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Connect {
+    /// A 405: a sidecar that tunnels anywhere is a way around its own rules.
+    #[default]
+    Refused,
+    /// A tunnel to an endpoint of the upstream whose route matches the host; never to an address of the client's choice.
+    Tunnelled,
+}
+
+/// Which side of the workload a listener is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// Others call the workload.
+    Inbound,
+    /// The workload calls others.
+    Outbound,
+}
+
+impl Direction {
+    /// As in the attribute `weir.direction`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Inbound => "inbound",
+            Self::Outbound => "outbound",
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! [`Timeouts`]: how long things may take, and why no longer.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// How long things may take, in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Timeouts {
+    /// 1 s: a connection inside a cluster takes well under 1 ms, and one lost SYN is sent again after 1 s.
+    pub connect_ms: u64,
+    /// 10 s to send a request's head; also how long an idle client connection is kept.
+    pub header_read_ms: u64,
+    /// 60 s for the head of a response: model services may think for long before the first token.
+    pub response_ms: u64,
+    /// 1 s that a client of a listener with `protocol: detect` may stay silent before the server is let speak first.
+    pub detect_ms: u64,
+    /// 5 min without a byte of a request's body: long streams think, and nothing is gathered meanwhile.
+    pub body_idle_ms: u64,
+    /// 60 s that a client may not read while an answer waits for it.
+    pub write_idle_ms: u64,
+    /// 1 h in which nothing moves in a tunnel (TCP, WebSocket, `CONNECT`): database pools stay idle for long.
+    pub tunnel_idle_ms: u64,
+    /// 8 s an idle upstream connection is kept: below the 10 s after which our own inbound side closes it.
+    pub pool_idle_ms: u64,
+    /// 10 s that requests in flight get to finish when the proxy drains.
+    pub drain_ms: u64,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect_ms: 1_000,
+            header_read_ms: 10_000,
+            response_ms: 60_000,
+            detect_ms: 1_000,
+            body_idle_ms: 300_000,
+            write_idle_ms: 60_000,
+            tunnel_idle_ms: 3_600_000,
+            pool_idle_ms: 8_000,
+            drain_ms: 10_000,
+        }
+    }
+}
+
+impl Timeouts {
+    pub(crate) fn connect(&self) -> Duration {
+        Duration::from_millis(self.connect_ms)
+    }
+    pub(crate) fn header_read(&self) -> Duration {
+        Duration::from_millis(self.header_read_ms)
+    }
+    pub(crate) fn response(&self) -> Duration {
+        Duration::from_millis(self.response_ms)
+    }
+    pub(crate) fn detect(&self) -> Duration {
+        Duration::from_millis(self.detect_ms)
+    }
+    pub(crate) fn body_idle(&self) -> Duration {
+        Duration::from_millis(self.body_idle_ms)
+    }
+    pub(crate) fn write_idle(&self) -> Duration {
+        Duration::from_millis(self.write_idle_ms)
+    }
+    pub(crate) fn tunnel_idle(&self) -> Duration {
+        Duration::from_millis(self.tunnel_idle_ms)
+    }
+    pub(crate) fn pool_idle(&self) -> Duration {
+        Duration::from_millis(self.pool_idle_ms)
+    }
+    pub(crate) fn drain(&self) -> Duration {
+        Duration::from_millis(self.drain_ms)
+    }
+}
