@@ -4,6 +4,8 @@
 //!
 //! `rca DIR…`: folders with `spans.parquet` and `faults.json` as in README.md beside this file.
 
+#![allow(clippy::print_stdout)] // its output is the result
+
 use std::{collections::BTreeMap, fs::File, ops::Range, path::Path, sync::Arc};
 
 use anyhow::Context;
@@ -58,7 +60,10 @@ fn main() -> Result<(), anyhow::Error> {
         let said: Vec<_> = answers.iter().filter(|(confidence, _)| (low..high).contains(confidence)).collect();
         println!("| {low} to {high:.1} | {} | {} |", said.iter().filter(|(_, right)| *right).count(), said.len());
     }
-    println!("\nWindows without a fault: {confident} of {healthy} with a finding at 0.8 or more {}", wilson(confident, healthy));
+    println!(
+        "\nWindows without a fault: {confident} of {healthy} with a finding at 0.8 or more {}",
+        wilson(confident, healthy)
+    );
     Ok(())
 }
 
@@ -76,7 +81,7 @@ impl Day {
         let free = |row: &usize| source.as_string::<i32>().value(*row).starts_with("fault_free");
         let mut free_starts = (0..rows.num_rows()).filter(free).map(|row| starts[row]);
         let first = free_starts.next().context("no fault_free recording")?;
-        let fault_free = first..free_starts.last().unwrap_or(first) + 1;
+        let fault_free = first..free_starts.next_back().unwrap_or(first) + 1;
         let mut faults = faults(&std::fs::read(folder.join("faults.json"))?)?;
         faults.sort_by_key(|fault| fault.at);
         let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -118,8 +123,11 @@ impl Day {
         let rank = causes.iter().position(|cause| cause.service == fault.service).map(|place| place + 1);
         let first = causes.first().map_or(0.0, |cause| cause.confidence);
         if rank != Some(1) || std::env::var_os("VERBOSE").is_some() {
-            let said: Vec<String> =
-                causes.iter().take(3).map(|c| format!("{} {:.0} ms {:.2}", c.service, c.lost_ms, c.confidence)).collect();
+            let said: Vec<String> = causes
+                .iter()
+                .take(3)
+                .map(|c| format!("{} {:.0} ms {:.2}", c.service, c.lost_ms, c.confidence))
+                .collect();
             println!("- {} {} at {}: rank {rank:?}; {}", fault.service, fault.kind, fault.at / SECOND, said.join(", "));
             for evidence in causes.first().iter().flat_map(|cause| &cause.evidence) {
                 println!("    {}", evidence.text);
@@ -139,7 +147,9 @@ impl Day {
             let Some(cause) = verdict.ranking.causes.first().filter(|cause| cause.confidence >= 0.8) else { continue };
             confident += 1;
             let next = self.faults.iter().find(|fault| fault.at >= window.end);
-            let next = next.map_or(String::new(), |f| format!("; {} s later {} in {}", (f.at - window.end) / SECOND, f.kind, f.service));
+            let next = next.map_or(String::new(), |f| {
+                format!("; {} s later {} in {}", (f.at - window.end) / SECOND, f.kind, f.service)
+            });
             println!("- without a fault at {}: {} {:.2}{next}", window.start / SECOND, cause.service, cause.confidence);
         }
         println!("\n{windows} windows of up to a minute without a fault, {confident} with a finding at 0.8 or more");
@@ -222,7 +232,8 @@ fn service(pod: &str) -> &str {
 fn faults(json: &[u8]) -> Result<Vec<Fault>, anyhow::Error> {
     let hours: BTreeMap<String, Vec<BTreeMap<String, serde_json::Value>>> = serde_json::from_slice(json)?;
     let fault = |fields: BTreeMap<String, serde_json::Value>| {
-        let text = |name: &str| fields.get(name).and_then(|v| v.as_str()).map(str::to_owned).context("a field is missing");
+        let text =
+            |name: &str| fields.get(name).and_then(|v| v.as_str()).map(str::to_owned).context("a field is missing");
         let time = format!("{}Z", text("inject_time")?.replace(' ', "T"));
         let at = i64::try_from(time.parse::<jiff::Timestamp>()?.as_nanosecond())?;
         Ok(Fault { at, service: service(&text("inject_pod")?).to_owned(), kind: text("inject_type")? })
@@ -252,7 +263,14 @@ impl Table {
         println!("\n| {} | n | top-1 | top-3 | top-5 | top-1, 95 % |\n|---|---|---|---|---|---|", self.title);
         for (kind, ranks) in &self.ranks {
             let within = |most: usize| ranks.iter().filter(|rank| rank.is_some_and(|rank| rank <= most)).count();
-            println!("| {kind} | {} | {} | {} | {} | {} |", ranks.len(), within(1), within(3), within(5), wilson(within(1), ranks.len()));
+            println!(
+                "| {kind} | {} | {} | {} | {} | {} |",
+                ranks.len(),
+                within(1),
+                within(3),
+                within(5),
+                wilson(within(1), ranks.len())
+            );
         }
     }
 }

@@ -113,7 +113,8 @@ mod tests {
     fn a_fit_gives_the_law_back_through_noise() {
         let law = Usl { gamma: 1_000.0, sigma: 0.05, kappa: 0.001 };
         // two percent up and down by turns
-        let noisy = |n: u32| (f64::from(n), law.throughput(f64::from(n)) * if n % 2 == 0 { 1.02 } else { 0.98 });
+        let noisy =
+            |n: u32| (f64::from(n), law.throughput(f64::from(n)) * if n.is_multiple_of(2) { 1.02 } else { 0.98 });
         let found = Usl::fit(&(1..60).map(noisy).collect::<Vec<_>>()).unwrap();
         assert!((found.peak_concurrency().unwrap() / 30.822 - 1.0).abs() < 0.05, "{found:?}");
         assert!((found.gamma / 1_000.0 - 1.0).abs() < 0.03, "{found:?}");
