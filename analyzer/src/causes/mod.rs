@@ -61,3 +61,6 @@ fn hashed(parts: impl IntoIterator<Item = u64>) -> u64 {
 
 /// A service and its operation.
 type Operation = (Name, Name);
+
+#[cfg(test)]
+mod tests;
