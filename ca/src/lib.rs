@@ -1,7 +1,7 @@
 //! A small certificate authority for a mesh that has none: a root of its own, and short-lived
 //! certificates for workloads, each naming one SPIFFE id.
 //!
-//! [`Authority`] creates or opens a root in a folder and issues; [`inspect`] says what is in a
+//! [`Authority`] creates or opens a root in a folder and issues; [`inspect()`] says what is in a
 //! certificate. Keys are ECDSA P-256 in PKCS#8, readable by their owner only; every file appears whole or
 //! not at all ([`files`]). Nothing here revokes: a certificate lives a day and is renewed by half of it,
 //! so what leaks ends soon. The clock is an argument.

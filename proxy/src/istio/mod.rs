@@ -1,6 +1,6 @@
 //! Istio's `VirtualService` and `DestinationRule` as route files.
 //!
-//! They become the same [`Route`]s and [`Upstream`]s that `proxy.yaml` has, so there is one way in and
+//! They become the same `config::Route`s and `Upstream`s that `proxy.yaml` has, so there is one way in and
 //! one thing that runs. What cannot be honoured is an error that names the document, the field, and
 //! what to do; nothing is left out silently.
 
