@@ -95,7 +95,7 @@ def weir(ports, work, admin, collector=None, full=False):
     for case, port in ports.items():
         routes = [{"name": case, "upstream": case}]
         if full:
-            misses = [{"name": f"miss-{n}", "upstream": case, "match": {"path_prefix": f"/api/v{n}", "headers": {"x-tenant": {"exact": f"t{n}"}}}} for n in range(20)]
+            misses = [{"name": f"{case}-miss-{n}", "upstream": case, "match": {"path_prefix": f"/api/v{n}", "headers": {"x-tenant": {"exact": f"t{n}"}}}} for n in range(20)]
             routes = misses + routes
         listeners.append({"address": f"127.0.0.1:{port}", "direction": "inbound", "routes": routes})
         upstream = {"name": case, "endpoints": [f"127.0.0.1:{UPSTREAMS[case]}"], "protocol": "h2" if case == "grpc" else "http1"}
@@ -104,7 +104,7 @@ def weir(ports, work, admin, collector=None, full=False):
         upstreams.append(upstream)
     config = {"service": "bench", "threads": 1, "admin": f"127.0.0.1:{admin}", "listeners": listeners, "upstreams": upstreams}
     if full:
-        config["limits"] = {"concurrency_limit": {"limit": 1000, "queue": 1000, "timeout_ms": 1000}, "rate_limit": {"requests": 1_000_000, "per_ms": 1000, "burst": 100_000}}
+        config["limits"] = {"concurrency_limit": {"limit": 1000, "queue": 1000, "queue_timeout_ms": 1000}, "rate_limit": {"rate_per_s": 1_000_000, "burst": 100_000}}
     if collector:
         config["telemetry"] = {"otlp": f"http://127.0.0.1:{collector}", "span_ratio": 1.0}
     return json.dumps(config)

@@ -136,7 +136,7 @@ def load(case, port, work, seconds):
         out = pinned("wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", url)
         requests = int(re.search(r"(\d+) requests in", out).group(1))
         bad = re.search(r"Non-2xx or 3xx responses: (\d+)", out)
-        at = lambda share: milliseconds(re.search(rf"{share}%\s+(\S+)", out).group(1))
+        at = lambda share: milliseconds(re.search(rf"^\s+{share}%\s+(\S+)$", out, re.M).group(1))
         return requests, int(bad.group(1)) if bad else 0, at(50), at(99), None
     return h2load(case, url, work, ["-c8", "-m8", f"-D{seconds}"])
 
@@ -206,9 +206,13 @@ def table(rows):
 
 
 def versions():
-    first = lambda *command: next(iter((lambda r: (r.stdout + r.stderr).splitlines())(subprocess.run(command, capture_output=True, text=True))), "")
+    def version(name, *command):
+        found = subprocess.run(command, capture_output=True, text=True)
+        number = re.search(r"\d+\.\d+\.\d+", found.stdout + found.stderr)
+        return f"{name} {number.group(0) if number else 'unknown'}"
+
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True).stdout.strip()
-    return "; ".join([f"commit {commit}", first("nginx", "-v"), first("haproxy", "-v"), "Envoy " + first(os.environ["ENVOY"], "--version").rsplit("/", 3)[-3] if os.environ.get("ENVOY") else ""])
+    return "; ".join([f"commit {commit}", version("nginx", "nginx", "-v"), version("HAProxy", "haproxy", "-v"), version("Envoy", os.environ["ENVOY"], "--version")])
 
 
 def counters(name):
