@@ -5,7 +5,7 @@
 //! an open network, J. R. Jackson, 1957). Every queue is solved again by its own model, and its wait is scaled by
 //! what was measured over what the model says now: what the model lacks today it lacks tomorrow. The
 //! change of a request at an entry is the change at each service it visits, times the share of the
-//! call's time in which the caller waits for nothing else ([`EdgeView::critical_share`]).
+//! call's time in which the caller waits for nothing else ([`critical_share`](crate::snapshot::EdgeView::critical_share)).
 //!
 //! The range comes from the interval of S of the services that change; it does not hold errors of the model.
 

@@ -1,14 +1,14 @@
-//! [`Causes`]: which service a window's trouble comes from, by what its traces do otherwise than those before.
+//! [`Incident`]: which service a window's trouble comes from, by what its traces do otherwise than those before.
 //!
 //! Two kinds of evidence, each against history by robust statistics:
 //!
 //! - **latency**: own time of spans and the gap between a call as its caller and as its callee saw it, on the
-//!   critical path only ([`latency`]);
+//!   critical path only (`latency.rs`);
 //! - **structure**: spans whose set of children became more frequent than chance, which is what code that
-//!   returns early or throws looks like from outside ([`structure`]).
+//!   returns early or throws looks like from outside (`structure.rs`).
 //!
 //! Both end as milliseconds lost, a request that broke off counts as a whole one; the services are ranked by it
-//! ([`ranking`]). On recorded faults the constants may be moved by factors of two and more without changing
+//! (`ranking.rs`). On recorded faults the constants may be moved by factors of two and more without changing
 //! the first rank; `compare/rca` has the table.
 
 mod history;
