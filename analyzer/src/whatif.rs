@@ -93,8 +93,8 @@ pub struct EntryPrediction {
 /// A change that cannot be asked for.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum WhatIfError {
-    /// Nothing of that name had traffic lately.
-    #[error("no service {0} had traffic lately")]
+    /// Nothing of that name had traffic.
+    #[error("no service {0} had traffic in the window looked at")]
     NoSuchService(String),
     /// A factor that is not one.
     #[error("{field} {value}: must be a number above 0 and at most 1000")]
@@ -148,7 +148,7 @@ pub fn what_if(snapshot: &Snapshot, change: &Change) -> Result<Prediction, WhatI
 
 impl Change {
     fn validate(&self, snapshot: &Snapshot) -> Result<(), WhatIfError> {
-        let found = snapshot.services.iter().find(|s| s.service == self.service && s.kind == NodeKind::Service);
+        let found = services(snapshot).find(|s| s.service == self.service && s.rate_per_s > 0.0);
         let service = found.ok_or_else(|| WhatIfError::NoSuchService(self.service.clone()))?;
         for (field, value) in [("arrivals", self.arrivals), ("service_time", self.service_time)] {
             if !(value > 0.0 && value <= 1_000.0) {
@@ -495,7 +495,7 @@ mod tests {
     #[test]
     fn what_cannot_be_asked_says_why() {
         let refused = |change: Change| what_if(&mesh(), &change).unwrap_err().to_string();
-        assert_eq!(refused(change("nobody")), "no service nobody had traffic lately");
+        assert_eq!(refused(change("nobody")), "no service nobody had traffic in the window looked at");
         let zero = Change { arrivals: 0.0, ..change("tagger") };
         assert_eq!(refused(zero), "arrivals 0: must be a number above 0 and at most 1000");
         let fewer = Change { servers: -2, ..change("tagger") };
