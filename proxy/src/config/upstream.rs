@@ -24,7 +24,7 @@ pub struct Upstream {
     pub subset_of: Option<SubsetOf>,
     /// What the endpoints speak.
     pub protocol: Protocol,
-    /// TLS towards the endpoints; none when absent.
+    /// TLS towards the endpoints; none when absent, and of a subset that of its upstream.
     pub tls: Option<UpstreamTls>,
     /// When calls are shed while no policy says otherwise.
     pub breaker: Option<Breaker>,

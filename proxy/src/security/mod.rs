@@ -68,8 +68,11 @@ impl Security {
             security.listeners.push(ListenerSecurity { tls, guard });
         }
         for (i, upstream) in config.upstreams.iter().enumerate() {
+            // a part of an upstream is reached as the whole is, unless it says otherwise
+            let whole = upstream.subset_of.as_ref().map(|subset| subset.upstream.as_str());
+            let whole = config.upstreams.iter().find(|other| Some(other.name.as_str()) == whole);
             let mut tls = None;
-            if let Some(asked) = &upstream.tls {
+            if let Some(asked) = upstream.tls.as_ref().or_else(|| whole?.tls.as_ref()) {
                 let key = format!("upstreams[{i}].tls");
                 let (client, watched) = ClientTls::open(asked, &key, upstream.protocol, provider)?;
                 security.watched.push(watched);

@@ -74,3 +74,18 @@ async fn at_a_permissive_listener_nobody_has_no_identity() {
     assert_eq!(get(address, &tagger, "/private/x").await.unwrap().status, StatusCode::OK);
     proxy.drain().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_route_answers_itself_is_behind_the_rules_too() {
+    let text = "service: parser\nthreads: 1\nlisteners:\n  - address: 127.0.0.1:0\n    direction: inbound\n    routes:\n      \
+        - { name: secret, match: { path_prefix: /secret }, respond: { status: 200, body: told } }\n      \
+        - { name: moved, match: { path_prefix: /moved }, redirect: { path: /secret } }\n    \
+        authorization: { rules: [{ name: none, action: deny, match: { paths: [/secret, /moved] } }] }\nupstreams: []\n";
+    let proxy = weir_proxy::Proxy::start(weir_proxy::Config::from_yaml(text).unwrap()).unwrap();
+    for (path, status) in [("/secret", 403), ("//secret", 404), ("/secret/x", 200), ("/moved", 403), ("/moved/x", 301)]
+    {
+        let answer = get_plain(proxy.addresses()[0], request(path)).await.unwrap();
+        assert_eq!(answer.status.as_u16(), status, "{path}: {answer:?}");
+    }
+    proxy.drain().await;
+}

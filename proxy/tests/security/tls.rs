@@ -233,6 +233,28 @@ async fn two_sidecars_know_each_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_subset_is_reached_by_tls_as_its_upstream_is() {
+    let mesh = Mesh::new("mesh.local");
+    let (parser, tagger) = (mesh.workload("parser"), mesh.workload("tagger"));
+    let callee = inbound(app().await, &listener_tls(&parser, &mesh.trust(), ""), "");
+    let (certificate, key) = (tagger.join(CERTIFICATE), tagger.join(KEY));
+    let text = format!(
+        "service: tagger\nthreads: 1\n\
+         listeners: [{{ address: \"127.0.0.1:0\", direction: outbound, routes: [{{ upstream: parser-v1 }}] }}]\n\
+         upstreams:\n  - name: parser\n    endpoints: [{{ address: \"{}\", labels: {{ version: v1 }} }}]\n    \
+         tls: {{ certificate: {certificate:?}, key: {key:?}, trust: {:?}, verify: {{ server_name: parser }} }}\n  \
+         - {{ name: parser-v1, subset_of: {{ upstream: parser, labels: {{ version: v1 }} }} }}\n",
+        callee.addresses()[0],
+        mesh.trust()
+    );
+    let caller = Proxy::start(Config::from_yaml(&text).unwrap()).unwrap();
+    let answer = get_plain(caller.addresses()[0], request("/")).await.unwrap();
+    assert!(answer.sent("x-forwarded-client-cert").is_some(), "{answer:?}");
+    caller.drain().await;
+    callee.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_upstream_that_speaks_no_tls_is_said_so() {
     let mesh = Mesh::new("mesh.local");
     let tagger = mesh.workload("tagger");
