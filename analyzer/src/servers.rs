@@ -60,8 +60,6 @@ pub struct Station {
     pub service_ns: f64,
     /// cs².
     pub cs2: f64,
-    /// Half the width of the 95 % interval of S, nanoseconds.
-    pub service_error_ns: f64,
     /// By how many standard deviations the best other number of servers explains it worse.
     pub margin: f64,
 }
@@ -143,14 +141,7 @@ fn best(accounts: &[Account]) -> Option<Station> {
     let others = accounts.iter().filter(|other| !std::ptr::eq(*other, chosen));
     let margin = others.map(|other| other.misfit).fold(f64::INFINITY, f64::min) - chosen.misfit;
     let (mean, cs2) = mean_and_scv(&chosen.service_ns);
-    Some(Station {
-        discipline: chosen.discipline,
-        servers: chosen.servers,
-        service_ns: mean,
-        cs2,
-        service_error_ns: 1.96 * mean * (cs2 / chosen.service_ns.len() as f64).sqrt(),
-        margin,
-    })
+    Some(Station { discipline: chosen.discipline, servers: chosen.servers, service_ns: mean, cs2, margin })
 }
 
 impl Observed {

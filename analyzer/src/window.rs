@@ -178,6 +178,12 @@ impl Windows {
         calls
     }
 
+    /// Whether somebody else's span hangs below this one.
+    fn is_answered(&self, span: &Span) -> bool {
+        let mut children = self.children_of(span.trace, span.id);
+        children.any(|child| child.side == Side::Client || child.service != span.service)
+    }
+
     fn children_of(&self, trace: u128, parent: u64) -> impl Iterator<Item = &Child> {
         self.children.iter().filter_map(move |map| map.get(&(trace, parent))).flatten()
     }
@@ -217,11 +223,11 @@ impl Windows {
         let mut visits: HashMap<Name, Vec<Ended>> = HashMap::new();
         for span in spans {
             let parent = (span.parent != 0).then(|| held.service_of((span.trace, span.parent))).flatten();
-            let calls = self.calls_of(span);
-            add_edge(&mut window, span, parent, calls.made.is_empty());
+            add_edge(&mut window, span, parent, !self.is_answered(span));
             if !is_entry(span, parent) {
                 continue;
             }
+            let calls = self.calls_of(span);
             let own_ns = own_time(span, &calls.made);
             let failed = calls.failed;
             add_waits(&mut window, span, calls.made);

@@ -9,7 +9,7 @@
 //!
 //! Both end as milliseconds lost, a request that broke off counts as a whole one; the services are ranked by it
 //! (`ranking.rs`). On recorded faults the constants may be moved by factors of two and more without changing
-//! the first rank; `compare/rca` has the table.
+//! the first rank; `compare/rca/ablation.md` has the table.
 
 mod history;
 mod incident;
@@ -18,6 +18,10 @@ mod observed;
 mod ranking;
 mod structure;
 mod tree;
+
+use std::hash::{BuildHasher, Hasher};
+
+use foldhash::quality::FixedState;
 
 use crate::spans::{Name, Names, Span};
 use history::History;
@@ -50,13 +54,9 @@ impl Causes {
 
 /// What a label, a signature or another set of names comes to: no two are expected to meet in 64 bits.
 fn hashed(parts: impl IntoIterator<Item = u64>) -> u64 {
-    // FNV-1a over eight bytes at a time, then mixed (Stafford's thirteenth variant)
-    let folded = parts.into_iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, part| {
-        let mixed = (hash ^ part).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed ^ (mixed >> 29)
-    });
-    let mixed = (folded ^ (folded >> 30)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
+    let mut hasher = FixedState::default().build_hasher();
+    parts.into_iter().for_each(|part| hasher.write_u64(part));
+    hasher.finish()
 }
 
 /// A service and its operation.
