@@ -90,8 +90,11 @@ impl Start {
     ) {
         tokio::select! {
             biased;
-            () = stop.cancelled() => return, // the next start makes good what was acked meanwhile
             () = self.store.replayed() => {}
+            () = stop.cancelled() => {} // it may come as the replay ends
+        }
+        if self.store.status().replaying {
+            return; // the next start makes good what was acked meanwhile
         }
         // a span that is both read and sent counts once: the analyzer ignores exact duplicates
         self.live.store(true, SeqCst);
