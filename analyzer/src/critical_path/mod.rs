@@ -102,6 +102,9 @@ pub enum Undecided {
     /// It ended after its parent. Waited for until the parent's end, where it is cut: as when the parent gave up waiting, or its last
     /// answer came before it closed. It could have run beside the parent unwaited for.
     OutlivesParent,
+    /// It has no children and runs as long as a sibling with children: taken for a layer around that one, for which nobody waits apart
+    /// from it. It could be a task of its own.
+    CoversSibling,
     /// Its parent is not in the trace: it is a root of its own, and nobody is known to wait.
     ParentMissing,
     /// Its parents lead back to it; here, at the earliest of them, the circle is cut.
@@ -236,7 +239,11 @@ impl<'a> Timeline<'a> {
 
     /// The time of a span by the root's clock.
     fn interval(&self, position: usize) -> Interval {
-        Interval::of(&self.spans[self.tree.order[position]]).shifted(self.shifts[position])
+        Interval::of(self.span(position)).shifted(self.shifts[position])
+    }
+
+    fn span(&self, position: usize) -> &SpanNode {
+        &self.spans[self.tree.order[position]]
     }
 }
 
@@ -254,6 +261,7 @@ impl Undecided {
             Self::Messaging => "messaging",
             Self::StartsAfterParent => "starts_after_parent",
             Self::OutlivesParent => "outlives_parent",
+            Self::CoversSibling => "covers_sibling",
             Self::ParentMissing => "parent_missing",
             Self::Circle => "circle",
             Self::Duplicate => "duplicate",

@@ -101,6 +101,16 @@ fn what_spans_alone_do_not_tell_is_said() {
         of("a", "", span(3, 2, 120, 130)),
     ];
     assert_eq!(said(&outlives), "1: 40 0 100\n2: 60 0 60 outlives_parent\n3: 10 - 0\n");
+    let layer = |kind| {
+        [
+            of("a", "server", span(1, 0, 0, 1000)),
+            of("a", kind, span(2, 1, 10, 980)),
+            of("a", "client", span(3, 1, 20, 990)),
+            of("b", "server", span(4, 3, 30, 900)),
+        ]
+    };
+    assert_eq!(said(&layer("internal")), "1: 30 0 1000\n2: 970 - 0 covers_sibling\n3: 100 0 970\n4: 870 0 870\n");
+    assert!(said(&layer("client")).contains("\n3: 100 0 10\n"), "a call of its own that takes as long");
     let after = [of("a", "server", span(1, 0, 0, 100)), of("a", "internal", span(2, 1, 100, 150))];
     assert_eq!(said(&after), "1: 100 0 100\n2: 50 - 0 starts_after_parent\n");
     let orphan = [span(1, 9, 0, 500), span(2, 0, 0, 100), span(3, 1, 10, 20)];

@@ -5,6 +5,11 @@
 //!
 //! Siblings that overlap a little follow each other: a call's span often closes a few microseconds after the next has opened,
 //! in callbacks for instance, and taken literally nobody would have waited for the first.
+//!
+//! A span without children that runs as long as a sibling with children is most often of a layer around that sibling, whose context
+//! was lost (`FilteringWebHandler.handle` beside `HTTP POST`, in every trace of a recorded gateway). Taken for a thing of its
+//! own it would be an equally long way beside everything below the sibling, and no drag would be left. So nobody waits for it,
+//! unless it is a call to others.
 
 use super::{Interval, SpanNode, Timeline, Undecided, clocks::same_clock};
 
@@ -12,7 +17,7 @@ use super::{Interval, SpanNode, Timeline, Undecided, clocks::same_clock};
 /// a small shop 139,076 of 139,396 pairs that overlap do so by less of the first, most by 1 %; what runs side by side does so by far more.
 const OVERLAP: i64 = 20;
 
-/// Later siblings that are looked at for such an overlap.
+/// Later siblings that are looked at for such an overlap, or as what a span may be around.
 const MAX_NEXT: usize = 8;
 
 /// The spans under one root. A place here is a position in the tree, from the root on.
@@ -39,7 +44,7 @@ impl Waits {
             }
         }
         let mut waits = Self { root, counted: own, children, undecided };
-        (0..waits.len()).for_each(|place| waits.settle(place));
+        (0..waits.len()).for_each(|place| waits.settle(place, timeline));
         waits
     }
 
@@ -63,7 +68,7 @@ impl Waits {
     }
 
     /// Cuts the children of a span, whose own part is settled, to that part. Of what lies outside nothing was waited for.
-    fn settle(&mut self, place: usize) {
+    fn settle(&mut self, place: usize, timeline: &Timeline) {
         let whole = self.counted[place];
         let mut children = std::mem::take(&mut self.children[place]);
         children.retain(|child| {
@@ -74,8 +79,31 @@ impl Waits {
             self.counted[*child] = self.counted[*child].within(whole);
         }
         children.sort_unstable_by_key(|child| (self.counted[*child].start, self.counted[*child].end, *child));
+        for layer in self.layers(&children, timeline) {
+            self.undecided[layer] = Some(Undecided::CoversSibling);
+        }
+        children.retain(|child| self.undecided[*child] != Some(Undecided::CoversSibling));
         self.part_siblings(&children);
         self.children[place] = children;
+    }
+
+    /// Those that are taken for a layer around a sibling.
+    fn layers(&self, by_start: &[usize], timeline: &Timeline) -> Vec<usize> {
+        let has_children = |place: usize| timeline.tree.size[self.root + place] > 1;
+        let is_layer = |child: &usize| {
+            let own = self.counted[*child];
+            let near = own.duration() / OVERLAP;
+            let first = by_start.partition_point(|other| self.counted[*other].start < own.start);
+            let within = by_start[first..].iter().take_while(|other| self.counted[**other].start <= own.start + near);
+            let mut within = within.filter(|other| *other != child).take(MAX_NEXT);
+            let covered = |other: &usize| (self.counted[*other].end - own.end).abs() <= near;
+            within.any(|other| has_children(*other) && covered(other))
+        };
+        let may_be = |child: &&usize| {
+            let kind = timeline.span(self.root + **child).kind.as_str();
+            self.counted[**child].duration() > 0 && !has_children(**child) && !matches!(kind, "client" | "producer")
+        };
+        by_start.iter().filter(may_be).filter(|child| is_layer(child)).copied().collect()
     }
 
     /// Ends a child where the next begins, if they overlap by little.
@@ -96,7 +124,7 @@ impl Waits {
 
 fn undecided(timeline: &Timeline, position: usize) -> Option<Undecided> {
     let Some(above) = timeline.tree.parent[position] else { return timeline.tree.mark(position) };
-    let span = |position: usize| &timeline.spans[timeline.tree.order[position]];
+    let span = |position: usize| timeline.span(position);
     let (own, parent) = (timeline.interval(position), timeline.interval(above));
     let after = own.start > parent.end || own.start == parent.end && own.duration() > 0;
     if is_message(span(position), span(above)) {

@@ -244,6 +244,7 @@ fn said(undecided: Undecided) -> &'static str {
         Undecided::Messaging => "async: by a message",
         Undecided::StartsAfterParent => "async: after its parent",
         Undecided::OutlivesParent => "async? outlives its parent",
+        Undecided::CoversSibling => "around its sibling?",
         Undecided::ParentMissing => "parent missing",
         Undecided::Circle => "circle of parents",
         Undecided::Duplicate => "sent twice",
