@@ -33,7 +33,7 @@ use crate::support::{client, request, send, server_with, span};
 const TRACE: u128 = 0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c;
 
 /// Address, what the heading says, and a piece of text the page must hold.
-const PAGES: [(&str, &str, &str); 15] = [
+const PAGES: [(&str, &str, &str); 18] = [
     ("/", "Service graph", "cart"),
     ("/?service=gateway", "Service graph", "queue wait, predicted"),
     ("/?from=-15m", "Service graph", "cart"),
@@ -41,6 +41,9 @@ const PAGES: [(&str, &str, &str); 15] = [
     ("/services?from=-15m", "Services", "gateway"),
     ("/services?service=cart&from=-15m", "cart", "GET /cart"),
     ("/services?service=nobody", "nobody", "Nothing was measured"),
+    ("/critical-path?from=-15m", "Critical path", "GET /cart"),
+    ("/critical-path?service=gateway&operation=GET+/&from=-15m", "Critical path · gateway · GET /", "all 1 traces"),
+    ("/critical-path?service=nobody", "Critical path · nobody", "No request was found"),
     ("/traces", "Traces", "gateway GET /"),
     ("/traces?service=nobody", "Traces", "No trace matches"),
     ("/traces?service=cart&status=error&min_duration_ms=1&attribute=shop.tier=gold", "Traces", "GET /cart"),
@@ -140,6 +143,22 @@ async fn pages_answer_to_people() {
     page.find_element("a[rel=next]").await.unwrap().click().await.unwrap();
     until(page, &format!("document.querySelector('tbody code').innerText !== '{first}'")).await;
     assert!(evaluate::<bool>(page, "document.querySelector('a[rel=next]') === null").await, "there are two traces");
+
+    page.goto(format!("{web}/services?service=gateway&operation=GET+/&from=-15m")).await.unwrap();
+    page.find_element("a[href^='/critical-path']").await.unwrap().click().await.unwrap();
+    until(page, "document.querySelectorAll('a.frame').length === 2").await;
+    let rows: u32 = evaluate(page, "document.querySelectorAll('.twin tbody tr').length").await;
+    assert_eq!(rows, 2, "the table holds what the flame draws");
+    let widths = "[...document.querySelectorAll('a.frame .box')].map(b => b.getBoundingClientRect().width)";
+    let widths: Vec<f64> = evaluate(page, widths).await;
+    assert!((widths[1] / widths[0] - 0.6).abs() < 0.01, "3 of 5 ms: {widths:?}");
+    page.find_element("a.frame:nth-of-type(2)").await.unwrap().focus().await.unwrap().press_key("Enter").await.unwrap();
+    until(page, "document.querySelector('.panel h2')?.innerText === 'GET /cart'").await;
+    assert!(evaluate::<bool>(page, "location.search.includes('frame=')").await, "the address holds the state");
+    let panel: String = evaluate(page, "document.querySelector('.panel').innerText").await;
+    assert!(panel.contains("60 %") && panel.contains("1 of 1") && panel.contains("3.0 ms"), "{panel}");
+    page.find_element(".panel a.close").await.unwrap().click().await.unwrap();
+    until(page, "document.querySelector('.panel') === null").await;
 
     page.goto(format!("{web}/policy")).await.unwrap();
     page.find_element("button[data-order*=set_control]").await.unwrap().click().await.unwrap();

@@ -6,15 +6,12 @@
 //! The totals of the roots add up to the requests' durations: no time is lost or counted twice, also after a merge.
 //! (The picture is B. Gregg's, The flame graph, 2016; there the samples of one profile, here the critical path of each request.)
 
-use std::{
-    cmp::Reverse,
-    collections::HashMap,
-    hash::{BuildHasher, Hasher},
-    sync::Arc,
-};
+mod frame;
 
-use foldhash::quality::FixedState;
-use serde::Serialize;
+use std::{cmp::Reverse, collections::HashMap};
+
+pub use frame::FramePath;
+use frame::{Frame, Key, Sums};
 
 use crate::critical_path::{CriticalPath, OnPath, SpanNode, Undecided};
 
@@ -38,58 +35,6 @@ pub struct Flame {
     /// Parents before children.
     frames: Vec<Frame>,
     places: HashMap<Key, usize>,
-}
-
-/// The parent's place, service, operation.
-type Key = (Option<usize>, Arc<str>, Arc<str>);
-
-#[derive(Clone, Debug)]
-struct Frame {
-    key: Key,
-    depth: usize,
-    /// The request that was last seen here.
-    request: u64,
-    sums: Sums,
-}
-
-/// What adds up.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Sums {
-    requests: u64,
-    total_ns: i64,
-    self_ns: i64,
-    other_ns: i64,
-    undecided_ns: i64,
-    drag_ns: i64,
-}
-
-/// A way down from the root, and what it is of the requests' time.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct FramePath {
-    /// 16 hex digits that are the same for the same way.
-    pub id: String,
-    /// Place of the frame above in the list; none of a root.
-    pub parent: Option<usize>,
-    /// Levels below the root.
-    pub depth: usize,
-    /// Service of the last step.
-    pub service: String,
-    /// Operation of the last step.
-    pub operation: String,
-    /// In how many requests it is on the critical path.
-    pub requests: u64,
-    /// Time on the critical path, here and below.
-    pub total_ns: i64,
-    /// Time on the critical path here.
-    pub self_ns: i64,
-    /// The part of `total_ns` below it that has no frame of its own.
-    pub other_ns: i64,
-    /// The part of `total_ns` of which spans alone do not tell whether it was waited for.
-    pub undecided_ns: i64,
-    /// `total_ns` of all requests' durations.
-    pub share: f64,
-    /// By how much sooner a request with it would end if it took no time: the drags of its spans, added, a request.
-    pub mean_drag_ns: i64,
 }
 
 impl Flame {
@@ -253,44 +198,6 @@ fn totals_undecided(path: &CriticalPath) -> Vec<i64> {
         undecided.push(parent.is_some_and(here));
     }
     totals(path, |place| undecided[place])
-}
-
-impl Frame {
-    fn path(&self, above: &str, parent: Option<usize>, root_ns: i64) -> FramePath {
-        let (_, service, operation) = &self.key;
-        let mut hasher = FixedState::default().build_hasher();
-        [above, service, operation].iter().for_each(|part| {
-            hasher.write(part.as_bytes());
-            // the ends of the parts count: ("a", "bc") is not ("ab", "c")
-            hasher.write_usize(part.len());
-        });
-        let Sums { requests, total_ns, self_ns, other_ns, undecided_ns, drag_ns } = self.sums;
-        FramePath {
-            id: format!("{:016x}", hasher.finish()),
-            parent,
-            depth: self.depth,
-            service: service.to_string(),
-            operation: operation.to_string(),
-            requests,
-            total_ns,
-            self_ns,
-            other_ns,
-            undecided_ns,
-            share: if root_ns > 0 { total_ns as f64 / root_ns as f64 } else { 0.0 },
-            mean_drag_ns: drag_ns / i64::try_from(requests).unwrap_or(i64::MAX).max(1),
-        }
-    }
-}
-
-impl Sums {
-    fn add(&mut self, other: &Self) {
-        self.requests += other.requests;
-        self.total_ns += other.total_ns;
-        self.self_ns += other.self_ns;
-        self.other_ns += other.other_ns;
-        self.undecided_ns += other.undecided_ns;
-        self.drag_ns += other.drag_ns;
-    }
 }
 
 #[cfg(test)]

@@ -153,12 +153,13 @@ async fn sample(
         found.push(newest_of(*slice, limit / slices.len()).await?);
     }
     let taken: usize = found.iter().map(|(ids, _)| ids.len()).sum();
-    let with_more = found.iter().filter(|(_, more)| *more).count();
-    if with_more > 0 {
-        let further = limit.saturating_sub(taken) / with_more;
-        for (slice, found) in slices.iter().zip(&mut found).filter(|(_, (_, more))| *more && further > 0) {
+    let (mut left, mut with_more) = (limit.saturating_sub(taken), found.iter().filter(|(_, more)| *more).count());
+    for (slice, found) in slices.iter().zip(&mut found).filter(|(_, (_, more))| *more) {
+        let further = left.div_ceil(with_more);
+        if further > 0 {
             *found = newest_of(*slice, found.0.len() + further).await?;
         }
+        (left, with_more) = (left - further, with_more - 1);
     }
     let more = found.iter().any(|(_, more)| *more);
     let mut ids: Vec<_> = found.into_iter().flat_map(|(ids, _)| ids).collect();

@@ -22,7 +22,9 @@
 
 mod clocks;
 mod float;
+mod interval;
 mod tree;
+mod undecided;
 mod waits;
 mod walk;
 
@@ -31,7 +33,9 @@ mod definition_tests;
 #[cfg(test)]
 mod tests;
 
+use interval::Interval;
 use tree::Tree;
+pub use undecided::Undecided;
 use waits::Waits;
 
 /// A span as the tree needs it.
@@ -89,28 +93,6 @@ pub struct Timing {
     pub drag_ns: i64,
     /// What spans alone do not tell about its place in the trace.
     pub undecided: Option<Undecided>,
-}
-
-/// Why it is not certain that a span was waited for, and which rule was followed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Undecided {
-    /// A message led to it. Its sender is taken not to wait: OpenTelemetry's semantics of producers promise only that the
-    /// message was accepted. It could have waited for a reply.
-    Messaging,
-    /// It began when its parent had ended: nobody waited.
-    StartsAfterParent,
-    /// It ended after its parent. Waited for until the parent's end, where it is cut: as when the parent gave up waiting, or its last
-    /// answer came before it closed. It could have run beside the parent unwaited for.
-    OutlivesParent,
-    /// It has no children and runs as long as a sibling with children: taken for a layer around that one, for which nobody waits apart
-    /// from it. It could be a task of its own.
-    CoversSibling,
-    /// Its parent is not in the trace: it is a root of its own, and nobody is known to wait.
-    ParentMissing,
-    /// Its parents lead back to it; here, at the earliest of them, the circle is cut.
-    Circle,
-    /// The same span was given before.
-    Duplicate,
 }
 
 /// The spans of one trace as one forest, on one clock.
@@ -244,62 +226,5 @@ impl<'a> Timeline<'a> {
 
     fn span(&self, position: usize) -> &SpanNode {
         &self.spans[self.tree.order[position]]
-    }
-}
-
-impl Undecided {
-    /// Whether it may have run without anybody waiting for it.
-    #[must_use]
-    pub fn is_async(self) -> bool {
-        matches!(self, Self::Messaging | Self::StartsAfterParent | Self::OutlivesParent)
-    }
-
-    /// The word for it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Messaging => "messaging",
-            Self::StartsAfterParent => "starts_after_parent",
-            Self::OutlivesParent => "outlives_parent",
-            Self::CoversSibling => "covers_sibling",
-            Self::ParentMissing => "parent_missing",
-            Self::Circle => "circle",
-            Self::Duplicate => "duplicate",
-        }
-    }
-}
-
-/// The year 2116: what lies outside 1970 to then is cut to it, so that the sum of two times stays within 64 bits.
-const FARTHEST_NS: i64 = i64::MAX / 2;
-
-/// From and to, nanoseconds; never negative.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Interval {
-    start: i64,
-    end: i64,
-}
-
-impl Interval {
-    fn of(span: &SpanNode) -> Self {
-        let start = span.start.clamp(0, FARTHEST_NS);
-        Self { start, end: span.end.clamp(start, FARTHEST_NS) }
-    }
-
-    fn shifted(self, by: i64) -> Self {
-        Self { start: (self.start + by).clamp(0, FARTHEST_NS), end: (self.end + by).clamp(0, FARTHEST_NS) }
-    }
-
-    fn duration(self) -> i64 {
-        self.end - self.start
-    }
-
-    fn holds(self, other: Self) -> bool {
-        self.start <= other.start && other.end <= self.end
-    }
-
-    /// The part of it within another; empty, at the nearer end of that, where they do not meet.
-    fn within(self, other: Self) -> Self {
-        let start = self.start.clamp(other.start, other.end);
-        Self { start, end: self.end.clamp(start, other.end) }
     }
 }

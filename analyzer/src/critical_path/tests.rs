@@ -1,8 +1,10 @@
+//! Traces worked by hand: paths, slack and drag, clocks, what is undecided, ids that make no tree, and large ones.
+
 use std::fmt::Write;
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
-use super::*;
+use super::{interval::FARTHEST_NS, *};
 
 fn span(id: u8, parent: u8, start: i64, end: i64) -> SpanNode {
     let parent = (parent > 0).then_some([parent; 8]);

@@ -1,3 +1,5 @@
+//! Frames add up, merge to the same, and lose no time where they are folded.
+
 use super::*;
 use crate::critical_path::Timeline;
 
