@@ -5,7 +5,7 @@
 //! only if it began before it, to the parent's start. Spans on one clock are moved together, so a shift is inherited by
 //! all that the same process did below. A span on another clock keeps its own time if it fits so, else its parent's shift if it fits so.
 //!
-//! Beyond that rule: a child that began when its parent had ended is moved only where the kinds say that it was waited for
+//! Beyond that rule: a child that began when its parent had ended, by either clock, is moved only where the kinds say that it was waited for
 //! (client → server); else it is asynchronous. One that came by a message is moved only if it began before it was sent.
 
 use super::{Interval, SpanNode, tree::Tree, waits::is_message};
@@ -37,7 +37,9 @@ fn shift(child: &SpanNode, parent: &SpanNode, inherited: i64) -> i64 {
     let not_before_parent = (room.start - own.start).max(0);
     let spare = room.duration() - own.duration();
     let waited_for = parent.kind == "client" && child.kind == "server";
-    if spare < 0 || is_message(child, parent) || own.start > room.end && !waited_for {
+    // by its own clock and by its parent's
+    let after = own.start + inherited.min(0) > room.end;
+    if spare < 0 || is_message(child, parent) || after && !waited_for {
         return not_before_parent;
     }
     room.start + spare / 2 - own.start

@@ -144,6 +144,10 @@ fn clocks_are_set_by_the_caller() {
     assert_eq!(said(&call(1030, 1110, "two")), centred(-20), "it fits, so it was answered before its caller ended");
     let fits = said(&call(1015, 1095, "two"));
     assert!(!fits.contains("clock"), "{fits}");
+    // by b's clock c was called in time, and nothing says that nobody waited
+    let mut both_ahead = call(5010, 5090, "three");
+    (both_ahead[3].start, both_ahead[3].end) = (5085, 5093);
+    assert!(said(&both_ahead).contains("4: 8 31 0 clock -4039"), "{}", said(&both_ahead));
     // longer than its caller: it began no earlier; the caller gave up
     let gave_up = said(&call(980, 1200, "two"));
     assert!(gave_up.contains("2: 5 0 100 clock +20 outlives_parent"), "{gave_up}");

@@ -60,6 +60,8 @@ struct TracePage {
     services: usize,
     errors: usize,
     rows: Vec<Row>,
+    /// Whether a row has something undecided, or another clock.
+    has_notes: bool,
     cut: usize,
     selected: Option<Selected>,
     logs: Vec<Log>,
@@ -220,6 +222,7 @@ fn view(trace: &Trace, selected: Option<&str>) -> TracePage {
             critical: critical.get(&index).cloned().unwrap_or_default(),
         }
     };
+    let rows: Vec<Row> = trace.tree.iter().take(MAX_ROWS).map(row).collect();
     TracePage {
         page: "/traces",
         id_short: trace.id().chars().take(12).collect(),
@@ -229,7 +232,8 @@ fn view(trace: &Trace, selected: Option<&str>) -> TracePage {
         spans: trace.spans.len(),
         services: services.len(),
         errors: trace.spans.iter().filter(|span| span["status"] == "error").count(),
-        rows: trace.tree.iter().take(MAX_ROWS).map(row).collect(),
+        has_notes: rows.iter().any(|row| !row.undecided.is_empty() || !row.clock.is_empty()),
+        rows,
         cut: trace.tree.len().saturating_sub(MAX_ROWS),
         selected: selected.and_then(|id| trace.spans.iter().find(|span| span["span_id"] == id)).map(panel),
         logs: Vec::new(),

@@ -73,14 +73,11 @@ impl Drawing {
         let draw = |(place, at): (usize, Place)| {
             let path = &paths[place];
             let labelled = at.width >= LEAST_LABEL;
+            let above = selected.is_some_and(|selected| is_above(paths, place, selected));
             let label = || (path.service.clone(), path.operation.clone(), format::percent(path.share));
             Frame {
                 href: href(path),
-                class: class(
-                    path,
-                    selected == Some(place),
-                    selected.is_some_and(|selected| place < selected && is_above(paths, place, selected)),
-                ),
+                class: class(path, selected == Some(place), above),
                 colour: colours.of_service(&path.service),
                 x: format!("{:.3}", at.x),
                 y: path.depth * LEVEL,
