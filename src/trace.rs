@@ -1,8 +1,7 @@
 //! `weir trace ID`: one trace as a waterfall in the terminal, or as JSON with its critical path.
 
-use std::collections::HashSet;
-
 use anyhow::Context;
+use weir_analyzer::critical_path::Timing;
 use weir_web::Trace;
 
 use crate::{cli::TraceArgs, exit::Exit, output, remote::Place};
@@ -32,21 +31,32 @@ pub async fn run(args: TraceArgs) -> Result<Exit, anyhow::Error> {
 }
 
 fn print(trace: &Trace) -> Result<(), anyhow::Error> {
-    let start = trace.nodes.iter().map(|node| node.start).min().unwrap_or_default();
-    let end = trace.nodes.iter().map(|node| node.end).max().unwrap_or_default();
-    let critical: HashSet<_> = trace.critical_path.iter().map(|segment| segment.span_id).collect();
+    let (start, end) = trace.range();
     let (count, total) = (trace.nodes.len(), ms(end - start));
     output::line(&format!("trace {}: {count} spans, {total:.3} ms; █ on the critical path, ░ beside it", trace.id()))?;
-    for (index, depth) in trace.tree() {
-        let (span, node) = (&trace.spans[index], &trace.nodes[index]);
+    output::line("slack: how much later a span could have ended; drag: how much sooner the root would end without it")?;
+    for &(index, depth) in &trace.tree {
+        let (span, node, timing) = (&trace.spans[index], &trace.nodes[index], &trace.timings[index]);
         let operation = span["operation"].as_str().unwrap_or_default();
         let name = format!("{:indent$}{} {operation}", "", node.service, indent = 2 * depth);
         let failed = if span["status"] == "error" { " error" } else { "" };
-        let bar = bar(node.start - start, node.end - start, end - start, critical.contains(&node.span_id));
-        let (total, own) = (ms(node.end - node.start), ms(span["self_time_ns"].as_i64().unwrap_or_default()));
-        output::line(&format!("{name:<48.48} {bar} {total:>10.3} ms  self {own:.3} ms{failed}"))?;
+        let (from, to) = (timing.start_unix_nano, timing.end_unix_nano);
+        let bar = bar(from - start, to - start, end - start, timing.critical_ns > 0);
+        output::line(&format!("{name:<48.48} {bar} {:>10.3} ms  {}{failed}", ms(to - from), said(timing)))?;
     }
     Ok(())
+}
+
+fn said(timing: &Timing) -> String {
+    let slack = timing.slack_ns.map_or_else(|| "–".to_owned(), |slack| format!("{:.3}", ms(slack)));
+    let mut text = format!("self {:.3} slack {slack} drag {:.3} ms", ms(timing.self_time_ns), ms(timing.drag_ns));
+    if timing.skew_ns != 0 {
+        text += &format!(" clock {:+.3} ms", ms(timing.skew_ns));
+    }
+    if let Some(undecided) = timing.undecided {
+        text += &format!(" {}", undecided.name());
+    }
+    text
 }
 
 fn bar(start: i64, end: i64, whole: i64, on_path: bool) -> String {

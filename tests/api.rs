@@ -57,6 +57,8 @@ async fn what_is_missing_or_unknown_is_refused_by_name() {
         ("/operations", "service"),
         ("/red?service=cart&step=10s", "step"),
         ("/red?service=cart&from=-90000h&step=60s", "points"),
+        ("/critical-path?servce=cart", "servce"),
+        ("/critical-path?from=-1h&to=-2h", "from"),
         ("/attribute_values", "key"),
         ("/logs", "trace_id"),
         ("/logs?trace_id=xyz", "trace_id"),

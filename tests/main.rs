@@ -4,6 +4,7 @@
 
 mod api;
 mod crash;
+mod critical_path;
 mod demo;
 mod disk_full;
 mod docs;

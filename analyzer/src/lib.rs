@@ -18,6 +18,7 @@ pub mod control;
 pub mod critical_path;
 pub mod departures;
 mod findings_rows;
+pub mod flame;
 pub mod graph;
 mod held;
 pub mod model;

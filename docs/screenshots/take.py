@@ -25,6 +25,7 @@ slowest = "SELECT trace_id, service, operation, duration_ns / 1e6 AS duration_ms
 pages = {
     "graph": "/",
     "service": "/?service=tagger",
+    "critical-path": "/critical-path?service=gateway&from=-15m",
     "traces": "/traces?service=tagger",
     "trace": f"/traces/{newest_trace()}",
     "sql": f"/sql?q={urllib.request.quote(slowest)}",

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use weir_analyzer::{Alert, AlertState, Command, Severity, Snapshot};
 
 use crate::{
+    critical_path::CriticalPaths,
     deps::Deps,
     error::ApiError,
     fields::{Fields, TimeRange, now_unix_nano},
@@ -40,6 +41,7 @@ pub(crate) fn router() -> Router<Deps> {
         .route("/attribute_values", get(attribute_values))
         .route("/graph", get(graph))
         .route("/red", get(red_series))
+        .route("/critical-path", get(critical_path))
         .route("/findings", get(findings))
         .route("/whatif", get(what_if))
         .route("/policy", get(policy).post(order))
@@ -106,6 +108,11 @@ async fn red_series(State(deps): State<Deps>, Query(fields): Query<Fields>) -> A
     let mut json = Red::read(&deps, of, grid).await?.to_json();
     json["service"] = of.service.into();
     Ok(Json(json).into_response())
+}
+
+/// The critical paths of the requests to a service, or of whole traces, as one flame.
+async fn critical_path(State(deps): State<Deps>, Query(fields): Query<Fields>) -> Answer {
+    Ok(Json(CriticalPaths::read(&deps, &fields, now_unix_nano()).await?).into_response())
 }
 
 async fn findings(State(deps): State<Deps>) -> Json<Value> {

@@ -40,6 +40,11 @@ impl Fields {
         }
     }
 
+    /// All but the values of this name.
+    pub(crate) fn without(&self, name: &str) -> Self {
+        Self(self.0.iter().filter(|(key, _)| key != name).cloned().collect())
+    }
+
     /// A number from 0, if it is there.
     pub(crate) fn number(&self, name: &str) -> Result<Option<f64>, ApiError> {
         let Some(text) = self.get(name) else { return Ok(None) };

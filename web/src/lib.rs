@@ -5,6 +5,7 @@
 
 mod api;
 mod config;
+mod critical_path;
 mod deps;
 mod error;
 mod fields;

@@ -1,13 +1,10 @@
 //! [`Trace`]: one trace read whole, with self times and the critical path.
 
-use std::{
-    cmp::Reverse,
-    collections::{HashMap, HashSet},
-};
+use std::{cmp::Reverse, collections::HashSet};
 
 use arrow::record_batch::RecordBatch;
 use serde_json::{Value, json};
-use weir_analyzer::critical_path::{Segment, SpanNode, critical_path, self_times};
+use weir_analyzer::critical_path::{Segment, SpanNode, Timeline, Timing, Undecided};
 use weir_store::render;
 
 use crate::{deps::Deps, error::ApiError};
@@ -15,12 +12,17 @@ use crate::{deps::Deps, error::ApiError};
 /// A trace as it is stored, by start.
 pub struct Trace {
     id: String,
-    /// Every column of each span, and `self_time_ns`.
+    /// Every column of each span, and its timing.
     pub spans: Vec<Value>,
     /// The spans again, as the critical path wants them.
     pub nodes: Vec<SpanNode>,
+    /// What the critical path says of each.
+    pub timings: Vec<Timing>,
     /// Disjoint pieces that add up to the root's duration.
     pub critical_path: Vec<Segment>,
+    /// The places of the spans in the order of a walk down the tree, each with its depth. A span whose
+    /// parent is not in the trace is a root; one in a circle of parents comes last.
+    pub tree: Vec<(usize, usize)>,
 }
 
 impl Trace {
@@ -33,11 +35,12 @@ impl Trace {
         spans.retain(|span| seen.insert(identity(span)));
         spans.sort_by_key(|span| (span["start_unix_nano"].as_i64(), Reverse(span["duration_ns"].as_i64())));
         let nodes: Vec<SpanNode> = spans.iter().map(node).collect();
-        for (span, own) in spans.iter_mut().zip(self_times(&nodes)) {
-            span["self_time_ns"] = own.into();
+        let timeline = Timeline::of(&nodes);
+        let (tree, (critical_path, timings)) = (timeline.order(), timeline.whole());
+        for (span, timing) in spans.iter_mut().zip(&timings) {
+            add_timing(span, timing);
         }
-        let critical_path = critical_path(&nodes);
-        (!spans.is_empty()).then(|| Self { id: id.to_ascii_lowercase(), spans, nodes, critical_path })
+        (!spans.is_empty()).then(|| Self { id: id.to_ascii_lowercase(), spans, nodes, timings, critical_path, tree })
     }
 
     /// Reads the trace with this id, 32 hex digits.
@@ -55,11 +58,11 @@ impl Trace {
         &self.id
     }
 
-    /// The places of the spans in the order of a walk down the tree, each with its depth. A span whose
-    /// parent is not in the trace is a root; one in a circle of parents comes last.
+    /// From the first start to the last end, by the root's clock.
     #[must_use]
-    pub fn tree(&self) -> Vec<(usize, usize)> {
-        walk_down(&self.nodes)
+    pub fn range(&self) -> (i64, i64) {
+        let start = self.timings.iter().map(|timing| timing.start_unix_nano).min().unwrap_or_default();
+        (start, self.timings.iter().map(|timing| timing.end_unix_nano).max().unwrap_or(start))
     }
 
     /// As the API and `weir trace --json` answer it.
@@ -71,28 +74,15 @@ impl Trace {
     }
 }
 
-/// Puts children below their parent, by start.
-fn walk_down(nodes: &[SpanNode]) -> Vec<(usize, usize)> {
-    let known: HashMap<[u8; 8], usize> = nodes.iter().enumerate().map(|(i, n)| (n.span_id, i)).collect();
-    let mut children: HashMap<usize, Vec<usize>> = HashMap::new();
-    let mut stack = Vec::new();
-    for (index, node) in nodes.iter().enumerate() {
-        match node.parent.and_then(|parent| known.get(&parent)).filter(|parent| **parent != index) {
-            Some(parent) => children.entry(*parent).or_default().push(index),
-            None => stack.push((index, 0)),
-        }
-    }
-    // the stack gives back the last first
-    stack.reverse();
-    let mut order = Vec::with_capacity(nodes.len());
-    let mut seen = vec![false; nodes.len()];
-    while let Some((index, depth)) = stack.pop() {
-        seen[index] = true;
-        order.push((index, depth));
-        stack.extend(children.remove(&index).unwrap_or_default().into_iter().rev().map(|child| (child, depth + 1)));
-    }
-    order.extend(seen.iter().enumerate().filter(|(_, seen)| !**seen).map(|(index, _)| (index, 0)));
-    order
+/// Times of a span as recorded stay as they are; `skew_ns` says what was added to them for the path.
+fn add_timing(span: &mut Value, timing: &Timing) {
+    span["self_time_ns"] = timing.self_time_ns.into();
+    span["critical_ns"] = timing.critical_ns.into();
+    span["slack_ns"] = timing.slack_ns.into();
+    span["drag_ns"] = timing.drag_ns.into();
+    span["skew_ns"] = timing.skew_ns.into();
+    span["async"] = timing.undecided.is_some_and(Undecided::is_async).into();
+    span["undecided"] = timing.undecided.map(Undecided::name).into();
 }
 
 /// What tells an exact duplicate from another span with the same id (Zipkin's two sides share one).
@@ -114,6 +104,9 @@ fn node(span: &Value) -> SpanNode {
         end: start.saturating_add(span["duration_ns"].as_i64().unwrap_or_default()),
         kind: text("kind"),
         service: text("service"),
+        instance: text("instance"),
+        host: span["resource_attributes"]["host.name"].as_str().unwrap_or_default().to_owned(),
+        operation: text("operation"),
     }
 }
 
@@ -144,13 +137,29 @@ mod tests {
     }
 
     #[test]
-    fn children_stand_below_their_parent_and_a_circle_comes_last() {
-        let span = |id: u8, parent: Option<u8>| SpanNode {
-            span_id: [id; 8],
-            parent: parent.map(|parent| [parent; 8]),
-            ..SpanNode::default()
-        };
-        let nodes = [span(1, None), span(3, None), span(4, Some(5)), span(5, Some(4)), span(2, Some(1))];
-        assert_eq!(walk_down(&nodes), [(0, 0), (4, 1), (1, 0), (2, 0), (3, 0)]);
+    fn spans_say_what_the_critical_path_does() {
+        let span_id: [&[u8]; 3] = [&[1; 8], &[2; 8], &[3; 8]];
+        let parents: [Option<&[u8]>; 3] = [None, Some(&[1; 8]), Some(&[2; 8])];
+        let columns: [(&str, ArrayRef); 6] = [
+            ("span_id", Arc::new(BinaryArray::from_iter_values(span_id))),
+            ("parent_span_id", Arc::new(BinaryArray::from_iter(parents))),
+            ("start_unix_nano", Arc::new(Int64Array::from(vec![100, 250, 500]))),
+            ("duration_ns", Arc::new(Int64Array::from(vec![100, 60, 10]))),
+            ("kind", Arc::new(StringArray::from(vec!["client", "server", "internal"]))),
+            ("service", Arc::new(StringArray::from(vec!["a", "b", "b"]))),
+        ];
+        let rows = RecordBatch::try_from_iter(columns).unwrap();
+        let trace = Trace::from_rows("ab", &[rows]).unwrap();
+        let json = trace.to_json();
+        let said = |place: usize, key: &str| json["spans"][place][key].clone();
+        assert_eq!(
+            (said(1, "skew_ns"), said(1, "slack_ns"), said(1, "drag_ns")),
+            (json!(-130), json!(0), json!(60)),
+            "centred in its caller"
+        );
+        assert_eq!((said(2, "async"), said(2, "undecided")), (json!(true), json!("starts_after_parent")));
+        assert_eq!((said(2, "slack_ns"), said(1, "start_unix_nano")), (Value::Null, json!(250)));
+        assert_eq!(json["critical_path"][1]["start_unix_nano"], 120, "by the root's clock");
+        assert_eq!((trace.range(), trace.tree.len()), ((100, 380), 3));
     }
 }

@@ -6,6 +6,7 @@
 mod alerts;
 mod assets;
 mod findings;
+mod flame;
 mod format;
 mod graph;
 mod layout;
@@ -53,6 +54,7 @@ pub(crate) fn router(deps: Deps) -> Router {
         .route("/services", get(services::page))
         .route("/traces", get(traces::page))
         .route("/traces/{id}", get(trace::page))
+        .route("/critical-path", get(flame::page))
         .route("/sql", get(sql::page))
         .route("/findings", get(findings::page))
         .route("/policy", get(policy::page))

@@ -9,6 +9,7 @@ use axum::{
 };
 use serde::Deserialize;
 use serde_json::Value;
+use weir_analyzer::critical_path::Undecided;
 
 use super::{Pages, format, html, integer, text};
 use crate::{logs, trace::Trace};
@@ -26,13 +27,17 @@ const COLOURS: usize = 8;
 const LANE: f64 = 1_000.0;
 
 /// The columns that the panel of a span shows beside its attributes.
-const FACTS: [&str; 14] = [
+const FACTS: [&str; 18] = [
     "span_id",
     "parent_span_id",
     "trace_state",
     "start_unix_nano",
     "duration_ns",
     "self_time_ns",
+    "slack_ns",
+    "drag_ns",
+    "skew_ns",
+    "undecided",
     "instance",
     "kind",
     "status",
@@ -55,6 +60,8 @@ struct TracePage {
     services: usize,
     errors: usize,
     rows: Vec<Row>,
+    /// Whether a row has something undecided, or another clock.
+    has_notes: bool,
     cut: usize,
     selected: Option<Selected>,
     logs: Vec<Log>,
@@ -83,7 +90,14 @@ struct Row {
     depth: usize,
     duration: String,
     self_time: String,
+    slack: String,
+    drag: String,
     error: bool,
+    /// Whether it may have run without anybody waiting for it, and what else is undecided.
+    is_async: bool,
+    undecided: &'static str,
+    /// What was added to its clock; empty for nothing.
+    clock: String,
     state: &'static str,
     selected: bool,
     colour: usize,
@@ -126,7 +140,7 @@ pub(super) async fn page(
 }
 
 fn log_rows(records: &[Value], trace: &Trace, selected: Option<&str>) -> Vec<Log> {
-    let start = trace.nodes.iter().map(|n| n.start).min().unwrap_or(0);
+    let (start, _) = trace.range();
     let operations: HashMap<String, &str> = trace
         .nodes
         .iter()
@@ -173,21 +187,19 @@ fn severity(number: i64) -> &'static str {
 }
 
 fn view(trace: &Trace, selected: Option<&str>) -> TracePage {
-    let start = trace.nodes.iter().map(|n| n.start).min().unwrap_or(0);
-    let end = trace.nodes.iter().map(|n| n.end).max().unwrap_or(0);
+    let (start, end) = trace.range();
     let scale = Scale { start, length: (end - start).max(1) as f64 };
-    let order = trace.tree();
     let mut services: Vec<&str> = trace.nodes.iter().map(|n| n.service.as_str()).collect();
     services.sort_unstable();
     services.dedup();
-    let mut critical: HashMap<[u8; 8], Vec<(String, String)>> = HashMap::new();
+    let mut critical: HashMap<usize, Vec<(String, String)>> = HashMap::new();
     for segment in &trace.critical_path {
         let place = scale.place(segment.start_unix_nano, segment.end_unix_nano);
-        critical.entry(segment.span_id).or_default().push(place);
+        critical.entry(segment.span).or_default().push(place);
     }
     let row = |&(index, depth): &(usize, usize)| {
-        let (span, node) = (&trace.spans[index], &trace.nodes[index]);
-        let (x, width) = scale.place(node.start, node.end);
+        let (span, node, timing) = (&trace.spans[index], &trace.nodes[index], &trace.timings[index]);
+        let (x, width) = scale.place(timing.start_unix_nano, timing.end_unix_nano);
         let error = span["status"] == "error";
         Row {
             span_id: hex::encode(node.span_id),
@@ -195,16 +207,22 @@ fn view(trace: &Trace, selected: Option<&str>) -> TracePage {
             operation: text(span, "operation"),
             depth: depth.min(MAX_DEPTH),
             duration: format::ns(node.end - node.start),
-            self_time: format::ns(integer(span, "self_time_ns")),
+            self_time: format::ns(timing.self_time_ns),
+            slack: timing.slack_ns.map_or_else(|| format::NONE.to_owned(), format::ns),
+            drag: format::ns(timing.drag_ns),
             error,
+            is_async: timing.undecided.is_some_and(Undecided::is_async),
+            undecided: timing.undecided.map_or("", said),
+            clock: clock(timing.skew_ns),
             state: if error { "unhealthy" } else { "" },
             selected: selected == Some(hex::encode(node.span_id).as_str()),
             colour: services.binary_search(&node.service.as_str()).unwrap_or(0) % COLOURS,
             x,
             width,
-            critical: critical.get(&node.span_id).cloned().unwrap_or_default(),
+            critical: critical.get(&index).cloned().unwrap_or_default(),
         }
     };
+    let rows: Vec<Row> = trace.tree.iter().take(MAX_ROWS).map(row).collect();
     TracePage {
         page: "/traces",
         id_short: trace.id().chars().take(12).collect(),
@@ -214,12 +232,34 @@ fn view(trace: &Trace, selected: Option<&str>) -> TracePage {
         spans: trace.spans.len(),
         services: services.len(),
         errors: trace.spans.iter().filter(|span| span["status"] == "error").count(),
-        rows: order.iter().take(MAX_ROWS).map(row).collect(),
-        cut: order.len().saturating_sub(MAX_ROWS),
+        has_notes: rows.iter().any(|row| !row.undecided.is_empty() || !row.clock.is_empty()),
+        rows,
+        cut: trace.tree.len().saturating_sub(MAX_ROWS),
         selected: selected.and_then(|id| trace.spans.iter().find(|span| span["span_id"] == id)).map(panel),
         logs: Vec::new(),
         logs_cut: false,
         logs_error: String::new(),
+    }
+}
+
+/// What spans alone do not tell, for people.
+fn said(undecided: Undecided) -> &'static str {
+    match undecided {
+        Undecided::Messaging => "async: by a message",
+        Undecided::StartsAfterParent => "async: after its parent",
+        Undecided::OutlivesParent => "async? outlives its parent",
+        Undecided::CoversSibling => "around its sibling?",
+        Undecided::ParentMissing => "parent missing",
+        Undecided::Circle => "circle of parents",
+        Undecided::Duplicate => "sent twice",
+    }
+}
+
+fn clock(skew_ns: i64) -> String {
+    match skew_ns {
+        0 => String::new(),
+        ahead if ahead < 0 => format!("clock −{}", format::ns(-ahead)),
+        behind => format!("clock +{}", format::ns(behind)),
     }
 }
 

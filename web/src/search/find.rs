@@ -27,7 +27,7 @@ const MAX_SPANS: usize = 200_000;
 pub(super) const IDS_AT_ONCE: usize = 500;
 
 /// A trace is looked at within this time of the span that matched.
-pub(super) const NEAR_NS: i64 = 3_600_000_000_000;
+pub(crate) const NEAR_NS: i64 = 3_600_000_000_000;
 
 /// A page of traces.
 pub(crate) struct Found {
@@ -63,6 +63,12 @@ pub(crate) async fn find(deps: &Deps, search: &Search) -> Result<Found, ApiError
     let summaries = summary::of(deps, &matched).await?;
     let traces = matched.into_iter().zip(summaries).map(|(matched, summary)| FoundTrace { matched, summary });
     Ok(Found { traces: traces.collect(), next })
+}
+
+/// The ids of a page's traces alone, newest first, and whether older ones may match.
+pub(crate) async fn ids(deps: &Deps, search: &Search) -> Result<(Vec<[u8; 16]>, bool), ApiError> {
+    let Page { matched, last } = page(deps, search).await?;
+    Ok((matched.iter().map(|span| span.key.trace_id).collect(), last.is_some()))
 }
 
 struct Page {
@@ -152,7 +158,12 @@ async fn shown(deps: &Deps, search: &Search, cursor: Cursor, fresh: &[Matched]) 
 
 /// The condition that picks the traces of these spans.
 pub(super) fn among(matched: &[Matched]) -> String {
-    let ids: Vec<String> = matched.iter().map(|span| format!("'{}'", hex::encode(span.key.trace_id))).collect();
+    is_one_of(matched.iter().map(|span| span.key.trace_id))
+}
+
+/// The condition that picks these traces.
+pub(crate) fn is_one_of(ids: impl IntoIterator<Item = [u8; 16]>) -> String {
+    let ids: Vec<String> = ids.into_iter().map(|id| format!("'{}'", hex::encode(id))).collect();
     format!("trace_id IN ({})", ids.join(", "))
 }
 

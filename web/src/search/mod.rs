@@ -11,7 +11,7 @@ mod find;
 mod summary;
 
 pub(crate) use cursor::Cursor;
-pub(crate) use find::{Found, FoundTrace, find};
+pub(crate) use find::{Found, FoundTrace, NEAR_NS, find, ids, is_one_of};
 
 use crate::{
     error::ApiError,
@@ -74,6 +74,11 @@ impl Search {
         let after = fields.get("cursor").map(Cursor::parse).transpose()?;
         let as_of_unix_nano = after.map_or(now, |cursor| cursor.as_of_unix_nano);
         Ok(Self { conditions, limit: fields.limit(DEFAULT_TRACES, MAX_TRACES)?, after, as_of_unix_nano })
+    }
+
+    /// Traces with a span that has all of these conditions.
+    pub(crate) fn of_conditions(conditions: Vec<String>, limit: usize, now: i64) -> Self {
+        Self { conditions, limit: limit.clamp(1, MAX_TRACES), after: None, as_of_unix_nano: now }
     }
 
     /// Whether anything narrows it.
