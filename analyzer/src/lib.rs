@@ -20,6 +20,7 @@ pub mod departures;
 mod findings_rows;
 pub mod graph;
 mod held;
+pub mod lm;
 pub mod model;
 pub mod queueing;
 pub mod report;
