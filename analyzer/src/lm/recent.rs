@@ -1,8 +1,8 @@
 //! [`LmServices`]: the requests of LM services that are kept, and what follows from them.
 //!
-//! A service's ring holds its newest requests: 48 bytes each, 2,000 at most, for 30 min at most, and so 64 services take
-//! 6 MB. What comes to a service beyond the 64th is not looked at. A service is estimated again once a minute, one
-//! service a window: that costs tens of milliseconds (`compare/lm` says how many).
+//! A service's ring holds its newest requests: 40 bytes each, 2,000 at most, for 30 min at most; with as many
+//! arrivals of 32 bytes in the view, 64 services take 9 MB. What comes to a service beyond the 64th is not looked at. A service is estimated
+//! again once a minute, one service a window: that costs about 0.1 s with 2,000 requests (`compare/lm`).
 
 use std::collections::VecDeque;
 

@@ -123,3 +123,87 @@ fn too_little_is_refused() {
     assert!(matches!(refused, Err(LmUnidentifiable::TooFew { seen: 1..=60 })), "{refused:?}");
     assert!(matches!(estimate(&[], 0.0), Err(LmUnidentifiable::TooFew { seen: 0 })));
 }
+
+#[path = "../../../compare/lm/spans.rs"]
+mod spans;
+
+#[test]
+fn the_service_view_has_it_and_says_beside_each_other_what_is_predicted_and_seen() {
+    let server = server("3 replicas, named");
+    let coming = coming(9, 900, 5.0);
+    let view = spans::estimated(&server, &coming, &really(&server, &coming, 9));
+    let (predicted, observed) = (view.predicted.unwrap(), view.observed.unwrap());
+    let first = predicted.time_to_first_token_ms.unwrap().mean / observed.time_to_first_token_ms.mean;
+    let token = predicted.time_per_output_token_ms.unwrap().mean / observed.time_per_output_token_ms.mean;
+    assert!((first - 1.0).abs() < 0.09 && (token - 1.0).abs() < 0.09, "{first} {token}");
+    assert_eq!(view.server.unwrap().replicas, 3);
+    assert_eq!(view.what_if.iter().map(|w| w.load_factor).collect::<Vec<_>>(), [1.1, 1.2, 1.5, 2.0]);
+    assert!(view.utilization.unwrap() < 0.9 && view.headroom.unwrap() > 0.1 && view.confidence > 0.5);
+    let ca2: Vec<f64> = view.arrivals.iter().filter_map(|minute| minute.ca2).collect();
+    assert!(ca2.len() >= 2 && ca2.iter().all(|ca2| (0.7..1.4).contains(ca2)), "{ca2:?}");
+    assert!((view.longer.unwrap().ca2.unwrap() - 1.0).abs() < 0.2);
+    let again: LmView = serde_json::from_str(&serde_json::to_string(&view).unwrap()).unwrap();
+    assert_eq!((again.server, again.estimate), (view.server, None));
+}
+
+#[test]
+fn a_service_without_times_to_first_token_says_so() {
+    let mut services = LmServices::default();
+    services.push(&crate::spans::Span { output_tokens: 5, first_token_ns: None, ..a_span() });
+    services.close(60_000_000_000);
+    let view = services.view(1).unwrap();
+    assert_eq!(view.reason.unwrap(), "its spans carry no time to first token");
+    services.push(&crate::spans::Span { output_tokens: 0, service: 2, ..a_span() });
+    services.push(&crate::spans::Span { output_tokens: 5, service: 3, shed: true, ..a_span() });
+    assert!(services.view(2).is_none() && services.view(3).is_none(), "no model, or turned away");
+}
+
+#[test]
+fn what_is_kept_is_bounded_and_its_order_does_not_matter() {
+    let span = |at: i64| crate::spans::Span {
+        start: at * 50_000_000,
+        duration_ns: 40_000_000 + at % 7 * 1_000_000,
+        first_token_ns: Some(10_000_000),
+        input_tokens: 10 + at % 13,
+        output_tokens: 5 + at % 5,
+        ..a_span()
+    };
+    let run = |spans: Vec<crate::spans::Span>| {
+        let mut services = LmServices::default();
+        spans.iter().for_each(|span| services.push(span));
+        services.close(400_000_000_000);
+        services.view(1).unwrap()
+    };
+    let (forth, back) = (run((0..7_000).map(span).collect()), run((0..7_000).rev().map(span).collect()));
+    assert_eq!(serde_json::to_string(&forth).unwrap(), serde_json::to_string(&back).unwrap());
+    assert!(forth.samples <= 2_000);
+    let mut many = LmServices::default();
+    (0..100).for_each(|service| many.push(&crate::spans::Span { service, ..span(1) }));
+    many.close(10_000_000_000);
+    assert_eq!((0..100).filter(|service| many.view(*service).is_some()).count(), 64);
+}
+
+fn a_span() -> crate::spans::Span {
+    use crate::spans::{Side, Span};
+    Span {
+        trace: 1,
+        id: 1,
+        parent: 0,
+        start: 0,
+        duration_ns: 1_000_000,
+        service: 1,
+        operation: 2,
+        kind: 3,
+        side: Side::Server,
+        error: false,
+        abandoned: false,
+        peer: None,
+        peer_kind: crate::snapshot::NodeKind::Service,
+        instance: None,
+        queue_wait_ns: None,
+        shed: false,
+        input_tokens: 1,
+        output_tokens: 1,
+        first_token_ns: Some(1),
+    }
+}
