@@ -9,6 +9,10 @@
 //! Time is an argument, so an incident of years ago replays as it was, and the answer does not
 //! depend on the order of arrival within the stated lateness.
 
+// files of compare/ that tests share with the examples name the crate as those do
+#[cfg(test)]
+extern crate self as weir_analyzer;
+
 pub mod alert;
 mod analyzer;
 pub mod bottleneck;
@@ -21,6 +25,7 @@ mod findings_rows;
 pub mod flame;
 pub mod graph;
 mod held;
+pub mod lm;
 pub mod model;
 pub mod queueing;
 pub mod report;

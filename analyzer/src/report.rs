@@ -11,6 +11,7 @@ use crate::{
     analyzer::{Analyzer, Step},
     causes::{Incident, Verdict},
     config::Config,
+    lm::LmView,
     snapshot::{Estimate, Evidence, FindingView, QueueWait, ServiceView, Snapshot, WhatIf},
     view::middle_of,
 };
@@ -54,6 +55,9 @@ pub struct ServiceReport {
     pub reason: Option<String>,
     /// The wait under more load.
     pub what_if: Vec<WhatIf>,
+    /// Its model server as last estimated, if it streams a model's answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lm: Option<LmView>,
 }
 
 /// One edge.
@@ -225,7 +229,15 @@ fn service_report(name: &str, views: &[ServiceView]) -> ServiceReport {
         confidence: middle(&|e| Some(e.confidence)).unwrap_or(0.0),
         reason: last.and_then(|e| e.reason.clone()),
         what_if: last.map(|e| e.what_if.clone()).unwrap_or_default(),
+        lm: last_lm(views),
     }
+}
+
+/// The newest that was identified, else why the newest was not.
+fn last_lm(views: &[ServiceView]) -> Option<LmView> {
+    let known: Vec<&LmView> = views.iter().filter_map(|view| view.lm.as_ref()).collect();
+    let identified = known.iter().rev().find(|lm| lm.server.is_some());
+    identified.or(known.last()).map(|lm| (*lm).clone())
 }
 
 /// The causes by rank, then what the windows found beside them.

@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 use weir_policy::{Policy, PolicySet};
 use weir_schema::UnixNanos;
 
+use crate::lm::LmView;
+
 /// The mesh at the end of a window.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Snapshot {
@@ -103,6 +105,9 @@ pub struct ServiceView {
     pub output_tokens_per_s: f64,
     /// Median time to the first token.
     pub time_to_first_token_ms_p50: Option<f64>,
+    /// Its server, capacity and predictions, if it streams a model's answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lm: Option<LmView>,
     /// End of the last window in which it had traffic.
     pub last_seen_unix_nano: UnixNanos,
 }

@@ -173,6 +173,7 @@ fn service_view(service: &ServiceWindow, names: &Names, seconds: f64) -> Service
         input_tokens_per_s: service.input_tokens as f64 / seconds,
         output_tokens_per_s: service.output_tokens as f64 / seconds,
         time_to_first_token_ms_p50: service.first_token_ms.quantile(0.5),
+        lm: service.lm.clone(),
         ..ServiceView::default()
     }
 }

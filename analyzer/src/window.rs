@@ -13,6 +13,7 @@ use crate::{
     analyzer::moments,
     departures::Visit,
     held::Held,
+    lm::{LmServices, LmView},
     sketch::Sketch,
     snapshot::NodeKind,
     spans::{Name, Side, Span},
@@ -53,6 +54,8 @@ pub(crate) struct ServiceWindow {
     pub(crate) input_tokens: i64,
     pub(crate) output_tokens: i64,
     pub(crate) first_token_ms: Sketch,
+    /// What is known of its model, if it serves one.
+    pub(crate) lm: Option<LmView>,
     /// The slowest request.
     pub(crate) slowest: Option<(i64, u128)>,
 }
@@ -90,6 +93,7 @@ pub(crate) struct Windows {
     /// Windows up to this one are closed.
     closed_until: Option<i64>,
     stations: Stations,
+    lm: LmServices,
     /// Children by parent: a call may end a window before its caller does.
     children: [ChildMap; 2],
     turned_at: i64,
@@ -116,6 +120,7 @@ impl Windows {
             open: BTreeMap::new(),
             closed_until: None,
             stations: Stations::default(),
+            lm: LmServices::default(),
             children: Default::default(),
             turned_at: i64::MIN,
             late: 0,
@@ -233,6 +238,7 @@ impl Windows {
             add_waits(&mut window, span, calls.made);
             let service = window.services.entry(span.service).or_default();
             add_request(service, span, own_ns, failed);
+            self.lm.push(span);
             if !span.shed {
                 let arrival = span.start + span.queue_wait_ns.unwrap_or(0);
                 // a client that leaves while a call is under way leaves that call: the work here was done
@@ -249,6 +255,8 @@ impl Windows {
             self.stations.window(name, service, visits, configured, (end, self.length_ns));
         }
         self.stations.identify(end, |name| servers.contains_key(&name));
+        self.lm.close(end);
+        window.services.iter_mut().for_each(|(name, service)| service.lm = self.lm.view(*name));
         window
     }
 }

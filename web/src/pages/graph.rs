@@ -361,6 +361,21 @@ fn figures(service: &ServiceView, is_past: bool) -> Vec<(&'static str, String)> 
                 }
             }),
             ("time to first token, p50", format::maybe_ms(service.time_to_first_token_ms_p50)),
+            (
+                "… mean, predicted / observed",
+                service.lm.as_ref().map_or_else(
+                    || NONE.into(),
+                    |lm| {
+                        let predicted = lm.predicted.and_then(|p| p.time_to_first_token_ms).map(|times| times.mean);
+                        let observed = lm.observed.map(|o| o.time_to_first_token_ms.mean);
+                        format!("{} / {}", format::maybe_ms(predicted), format::maybe_ms(observed))
+                    },
+                ),
+            ),
+            ("output tokens, capacity", {
+                let capacity = service.lm.as_ref().and_then(|lm| lm.capacity_tokens_per_s);
+                capacity.map_or_else(|| NONE.into(), format::rate)
+            }),
             ("instances", service.instances.join(", ")),
         ]);
     }

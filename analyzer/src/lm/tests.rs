@@ -1,0 +1,209 @@
+//! The whole estimate on simulated servers with made arrivals: a reduced version of `compare/lm`.
+
+use rand::{Rng, SeedableRng, rngs::StdRng};
+
+use super::*;
+
+#[path = "../../../compare/lm/servers.rs"]
+mod servers;
+
+use servers::{Coming, Server, kinds, serve as really};
+
+/// Arrivals with the lengths of a conversation: prompts around 1,000 tokens, answers around 200.
+fn coming(seed: u64, count: usize, rate_per_s: f64) -> Vec<Coming> {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut exponential = move |mean: f64| -mean * (1.0 - random.random::<f64>()).ln();
+    let mut now = 0.0;
+    let one = |_| {
+        now += exponential(1e3 / rate_per_s);
+        Coming {
+            at_ms: now,
+            input_tokens: (200.0 + exponential(900.0)).min(4_000.0).round(),
+            output_tokens: (20.0 + exponential(190.0)).min(800.0).round(),
+        }
+    };
+    (0..count).map(one).collect()
+}
+
+/// What spans show of them.
+fn seen(server: &Server, coming: &[Coming], seed: u64) -> Vec<LmRequest> {
+    let shown = really(server, coming, seed);
+    let request = |(coming, shown): (&Coming, &servers::Shown)| LmRequest {
+        arrival_ms: coming.at_ms,
+        first_token_ms: shown.first_token_ms,
+        end_ms: shown.end_ms,
+        input_tokens: coming.input_tokens,
+        output_tokens: coming.output_tokens,
+        replica: if server.named { shown.replica as u32 } else { 0 },
+    };
+    coming.iter().zip(&shown).map(request).collect()
+}
+
+fn server(name: &str) -> Server {
+    kinds().into_iter().find(|server| server.name == name).unwrap()
+}
+
+fn estimated(server: &Server, seed: u64, count: usize, rate_per_s: f64) -> LmEstimate {
+    let requests = seen(server, &coming(seed, count, rate_per_s), seed);
+    let until = requests.iter().map(|r| r.end_ms).fold(0.0, f64::max);
+    estimate(&requests, until).unwrap()
+}
+
+/// Mean times to first token and per token at another load, really and as predicted.
+#[test]
+fn times_at_more_load_are_predicted_within_nine_percent() {
+    for (seed, name) in (1..).zip(["prefill first", "chunked, 512 tokens", "apart", "knee at 40"]) {
+        let server = server(name);
+        let estimate = estimated(&server, seed, 700, 4.0);
+        let then: Vec<Coming> =
+            coming(seed, 700, 4.0).into_iter().map(|c| Coming { at_ms: c.at_ms / 1.2, ..c }).collect();
+        let really = seen(&server, &then, seed + 50);
+        let settled = 70;
+        let arrivals: Vec<Arrival> = really.iter().map(LmRequest::arrival).collect();
+        let predicted = predict_on(&estimate, &arrivals, settled).unwrap();
+        let count = (really.len() - settled) as f64;
+        let first = really[settled..].iter().map(|r| r.first_token_ms - r.arrival_ms).sum::<f64>() / count;
+        let token = really[settled..].iter().map(LmRequest::per_token_ms).sum::<f64>() / count;
+        let first_error = predicted.time_to_first_token_ms.unwrap().mean / first - 1.0;
+        let token_error = predicted.time_per_output_token_ms.unwrap().mean / token - 1.0;
+        println!("seed {seed} {name}: {first_error:.3} {token_error:.3}, {:?}", estimate.server);
+        assert!(first_error.abs() < 0.09 && token_error.abs() < 0.09, "{name}: {first_error} {token_error}");
+    }
+}
+
+#[test]
+fn machines_apart_and_shared_are_told_apart() {
+    assert_eq!(estimated(&server("apart"), 3, 600, 4.0).server.sharing, Sharing::Apart);
+    for name in ["prefill first", "chunked, 512 tokens"] {
+        assert!(estimated(&server(name), 3, 600, 4.0).server.is_shared(), "{name}");
+    }
+}
+
+#[test]
+fn slots_are_found_when_full_and_not_made_up_when_not() {
+    let server = server("32 sequences");
+    let full = estimated(&server, 4, 700, 8.5);
+    assert_eq!(full.server.slots, Slots::Sequences(32), "{:?}", full.server);
+    let view = LmView::of(Ok(full));
+    assert_eq!(view.slots, Some(32));
+    let empty = LmView::of(Ok(estimated(&server, 4, 500, 2.0)));
+    assert_eq!((empty.slots, empty.kv_tokens), (None, None));
+    assert!(empty.slots_reason.unwrap().starts_with("not identifiable"));
+}
+
+#[test]
+fn capacity_is_what_it_does_when_everyone_waits() {
+    let server = server("32 sequences");
+    let estimate = estimated(&server, 5, 700, 8.5);
+    let mut all = coming(6, 1_500, 8.5);
+    all.iter_mut().for_each(|c| c.at_ms = 0.0);
+    let mut ends: Vec<f64> = really(&server, &all, 6).iter().map(|s| s.end_ms).collect();
+    ends.sort_by(f64::total_cmp);
+    let really = 900.0 / (ends[1_200] - ends[300]) * 1e3;
+    let error = estimate.capacity_requests_per_s / really - 1.0;
+    assert!(error.abs() < 0.09, "{} for {really}", estimate.capacity_requests_per_s);
+    let twice = predict(&estimate, 2.0 * really / 8.5).unwrap();
+    assert!(twice.saturated && twice.time_to_first_token_ms.is_none(), "{twice:?}");
+}
+
+#[test]
+fn times_rise_with_load() {
+    let estimate = estimated(&server("prefill first"), 7, 500, 4.0);
+    let at = |load| predict(&estimate, load).unwrap().time_to_first_token_ms.unwrap().mean;
+    let loads = [0.5, 0.8, 1.0, 1.1, 1.2, 1.3];
+    assert!(loads.windows(2).all(|pair| at(pair[0]) < at(pair[1]) * 1.01), "{:?}", loads.map(at));
+    assert_eq!(predict(&estimate, 0.0), None);
+    assert_eq!(predict(&estimate, f64::NAN), None);
+}
+
+#[test]
+fn too_little_is_refused() {
+    let requests = seen(&server("prefill first"), &coming(8, 60, 4.0), 8);
+    let refused = estimate(&requests, requests[59].end_ms);
+    assert!(matches!(refused, Err(LmUnidentifiable::TooFew { seen: 1..=60 })), "{refused:?}");
+    assert!(matches!(estimate(&[], 0.0), Err(LmUnidentifiable::TooFew { seen: 0 })));
+}
+
+#[path = "../../../compare/lm/spans.rs"]
+mod spans;
+
+#[test]
+fn the_service_view_has_it_and_says_beside_each_other_what_is_predicted_and_seen() {
+    let server = server("3 replicas, named");
+    let coming = coming(9, 900, 5.0);
+    let view = spans::estimated(&server, &coming, &really(&server, &coming, 9));
+    let (predicted, observed) = (view.predicted.unwrap(), view.observed.unwrap());
+    let first = predicted.time_to_first_token_ms.unwrap().mean / observed.time_to_first_token_ms.mean;
+    let token = predicted.time_per_output_token_ms.unwrap().mean / observed.time_per_output_token_ms.mean;
+    assert!((first - 1.0).abs() < 0.09 && (token - 1.0).abs() < 0.09, "{first} {token}");
+    assert_eq!(view.server.unwrap().replicas, 3);
+    assert_eq!(view.what_if.iter().map(|w| w.load_factor).collect::<Vec<_>>(), [1.1, 1.2, 1.5, 2.0]);
+    assert!(view.utilization.unwrap() < 0.9 && view.headroom.unwrap() > 0.1 && view.confidence > 0.5);
+    let ca2: Vec<f64> = view.arrivals.iter().filter_map(|minute| minute.ca2).collect();
+    assert!(ca2.len() >= 2 && ca2.iter().all(|ca2| (0.7..1.4).contains(ca2)), "{ca2:?}");
+    assert!((view.longer.unwrap().ca2.unwrap() - 1.0).abs() < 0.2);
+    let again: LmView = serde_json::from_str(&serde_json::to_string(&view).unwrap()).unwrap();
+    assert_eq!((again.server, again.estimate), (view.server, None));
+}
+
+#[test]
+fn a_service_without_times_to_first_token_says_so() {
+    let mut services = LmServices::default();
+    services.push(&crate::spans::Span { output_tokens: 5, first_token_ns: None, ..a_span() });
+    services.close(60_000_000_000);
+    let view = services.view(1).unwrap();
+    assert_eq!(view.reason.unwrap(), "its spans carry no time to first token");
+    services.push(&crate::spans::Span { output_tokens: 0, service: 2, ..a_span() });
+    services.push(&crate::spans::Span { output_tokens: 5, service: 3, shed: true, ..a_span() });
+    assert!(services.view(2).is_none() && services.view(3).is_none(), "no model, or turned away");
+}
+
+#[test]
+fn what_is_kept_is_bounded_and_its_order_does_not_matter() {
+    let span = |at: i64| crate::spans::Span {
+        start: at * 50_000_000,
+        duration_ns: 40_000_000 + at % 7 * 1_000_000,
+        first_token_ns: Some(10_000_000),
+        input_tokens: 10 + at % 13,
+        output_tokens: 5 + at % 5,
+        ..a_span()
+    };
+    let run = |spans: Vec<crate::spans::Span>| {
+        let mut services = LmServices::default();
+        spans.iter().for_each(|span| services.push(span));
+        services.close(400_000_000_000);
+        services.view(1).unwrap()
+    };
+    let (forth, back) = (run((0..7_000).map(span).collect()), run((0..7_000).rev().map(span).collect()));
+    assert_eq!(serde_json::to_string(&forth).unwrap(), serde_json::to_string(&back).unwrap());
+    assert!(forth.samples <= 2_000);
+    let mut many = LmServices::default();
+    (0..100).for_each(|service| many.push(&crate::spans::Span { service, ..span(1) }));
+    many.close(10_000_000_000);
+    assert_eq!((0..100).filter(|service| many.view(*service).is_some()).count(), 64);
+}
+
+fn a_span() -> crate::spans::Span {
+    use crate::spans::{Side, Span};
+    Span {
+        trace: 1,
+        id: 1,
+        parent: 0,
+        start: 0,
+        duration_ns: 1_000_000,
+        service: 1,
+        operation: 2,
+        kind: 3,
+        side: Side::Server,
+        error: false,
+        abandoned: false,
+        peer: None,
+        peer_kind: crate::snapshot::NodeKind::Service,
+        instance: None,
+        queue_wait_ns: None,
+        shed: false,
+        input_tokens: 1,
+        output_tokens: 1,
+        first_token_ns: Some(1),
+    }
+}
