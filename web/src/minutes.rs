@@ -74,31 +74,41 @@ pub(crate) async fn each_minute(
     let names = [("service", of.service), ("operation", of.operation)];
     let names = names.map(|(name, value)| value.map(|value| format!(" AND {name} = {}", quoted(value))));
     let names: String = names.into_iter().flatten().collect();
-    let statement = format!(
-        "SELECT minute_unix_nano, service, operation, kind, count, error_count, duration_sketch \
-         FROM operations WHERE {}{names}",
-        range.condition("minute_unix_nano")
-    );
-    ask_each(deps, &statement, |rows| {
-        rolled_up(&rows)?.into_iter().for_each(&mut take);
-        Ok(())
-    })
-    .await?;
-    for open in beyond(range, covered(deps).await?) {
-        let statement = format!(
-            "SELECT time_bucket('1 minute', start_unix_nano) AS minute, service, operation, kind, \
-             CAST(ceil(ln(greatest(duration_ns, 1) / 1e6) / {LN_GAMMA}) AS BIGINT) AS bucket, count(*) AS count, \
-             sum(CASE WHEN status = 'error' THEN 1 ELSE 0 END) AS error_count FROM spans WHERE {}{names} \
-             GROUP BY minute, service, operation, kind, bucket",
-            open.condition("start_unix_nano")
-        );
-        ask_each(deps, &statement, |rows| {
+    // asked first: a minute that is written meanwhile is counted from its spans, and only from them
+    let covered = covered(deps).await?;
+    if let Some(closed) = within(range, covered) {
+        ask_each(deps, &of_closed_minutes(closed, &names), |rows| {
+            rolled_up(&rows)?.into_iter().for_each(&mut take);
+            Ok(())
+        })
+        .await?;
+    }
+    for open in beyond(range, covered) {
+        ask_each(deps, &of_spans(open, &names), |rows| {
             counted(&rows)?.into_iter().for_each(&mut take);
             Ok(())
         })
         .await?;
     }
     Ok(())
+}
+
+fn of_closed_minutes(closed: TimeRange, names: &str) -> String {
+    format!(
+        "SELECT minute_unix_nano, service, operation, kind, count, error_count, duration_sketch \
+         FROM operations WHERE {}{names}",
+        closed.condition("minute_unix_nano")
+    )
+}
+
+fn of_spans(open: TimeRange, names: &str) -> String {
+    format!(
+        "SELECT time_bucket('1 minute', start_unix_nano) AS minute, service, operation, kind, \
+         CAST(ceil(ln(greatest(duration_ns, 1) / 1e6) / {LN_GAMMA}) AS BIGINT) AS bucket, count(*) AS count, \
+         sum(CASE WHEN status = 'error' THEN 1 ELSE 0 END) AS error_count FROM spans WHERE {}{names} \
+         GROUP BY minute, service, operation, kind, bucket",
+        open.condition("start_unix_nano")
+    )
 }
 
 fn rolled_up(rows: &Rows) -> Result<Vec<Minute>, ApiError> {
@@ -132,7 +142,7 @@ fn minutes(rows: &Rows, times: &[i64], sketch: impl Fn(usize, i64) -> Sketch) ->
 }
 
 /// From the first minute of `operations` to the end of its last; none while it is empty.
-pub(crate) async fn covered(deps: &Deps) -> Result<Option<TimeRange>, ApiError> {
+async fn covered(deps: &Deps) -> Result<Option<TimeRange>, ApiError> {
     let statement =
         "SELECT min(minute_unix_nano) AS first, max(minute_unix_nano) AS last, count(*) AS count FROM operations";
     let mut covered = None;
@@ -145,8 +155,15 @@ pub(crate) async fn covered(deps: &Deps) -> Result<Option<TimeRange>, ApiError> 
     Ok(covered)
 }
 
+/// The part of `range` that is covered.
+fn within(range: TimeRange, covered: Option<TimeRange>) -> Option<TimeRange> {
+    let covered = covered?;
+    let part = TimeRange { from: range.from.max(covered.from), to: range.to.min(covered.to) };
+    (part.from < part.to).then_some(part)
+}
+
 /// The parts of `range` that are not covered.
-pub(crate) fn beyond(range: TimeRange, covered: Option<TimeRange>) -> Vec<TimeRange> {
+fn beyond(range: TimeRange, covered: Option<TimeRange>) -> Vec<TimeRange> {
     let Some(covered) = covered else { return vec![range] };
     let before = TimeRange { from: range.from, to: range.to.min(covered.from) };
     let after = TimeRange { from: range.from.max(covered.to), to: range.to };
@@ -170,6 +187,10 @@ mod tests {
         ];
         for (asked, covered, expected) in cases {
             assert_eq!(beyond(asked, covered), expected, "{asked:?} {covered:?}");
+            let mut all: Vec<TimeRange> = within(asked, covered).into_iter().chain(expected).collect();
+            all.sort_by_key(|part| part.from);
+            assert!(all.windows(2).all(|pair| pair[0].to == pair[1].from), "{all:?}");
+            assert_eq!((all[0].from, all[all.len() - 1].to), (asked.from, asked.to), "every moment is in one part");
         }
     }
 }
