@@ -11,8 +11,11 @@ use serde::Serialize;
 use super::{
     history::History,
     latency::{self, Blame, GATE},
+    lines,
+    marks::{Mark, Sign},
     observed::Observed,
-    structure,
+    strain::{Strain, Strained, Surge},
+    structure::{self, Broken},
 };
 use crate::{
     snapshot::Evidence,
@@ -27,6 +30,10 @@ const MAX_EVIDENCE: usize = 5;
 
 /// Affected requests that are an e-fold of doubt less.
 const FEW_REQUESTS: f64 = 3.0;
+
+/// An instance stands out that has this part of what its service lost, and of its spans at most that.
+const INSTANCE_LOST: f64 = 0.8;
+const INSTANCE_SPANS: f64 = 0.6;
 
 /// Windows of history that halve the doubt.
 const FEW_WINDOWS: f64 = 0.5;
@@ -49,6 +56,8 @@ pub struct Cause {
     pub service: String,
     /// The operation that most of it is of, where one stands out.
     pub operation: Option<String>,
+    /// The instance that most of it is of, where one stands out among others that do well.
+    pub instance: Option<String>,
     /// What it is blamed for most.
     pub kind: CauseKind,
     /// Milliseconds lost in the window.
@@ -67,6 +76,8 @@ pub struct Cause {
 pub enum CauseKind {
     /// Its own code takes longer.
     SlowService,
+    /// It, or calls to it, take longer while its CPU is more used than before.
+    StarvedCpu,
     /// Calls to it, or by it, take longer than their answers: network, or a starved host.
     SlowNetwork,
     /// Requests stop early, fail, or call otherwise than before.
@@ -81,6 +92,7 @@ impl CauseKind {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::SlowService => "bottleneck",
+            Self::StarvedCpu => "starved_cpu",
             Self::SlowNetwork => "slow_dependency",
             Self::ChangedCalls => "changed_calls",
             Self::NoHistory => "no_history",
@@ -96,20 +108,29 @@ struct Sums {
     broken: f64,
     z: f64,
     slow_traces: f64,
+    /// Milliseconds by instance.
+    at: BTreeMap<Option<Name>, f64>,
+    strain: Strain,
     reasons: Vec<(f64, Option<Name>, Evidence)>,
 }
 
-pub(super) fn rank(observed: &Observed, history: &History, names: &Names) -> Ranking {
-    let sums = match history.root_ms() {
-        Some(request_ms) => against(observed, history, request_ms, names),
+pub(super) fn rank(observed: &Observed, history: &History, strained: &Strained, names: &Names) -> Ranking {
+    let mut sums = match history.root_ms() {
+        Some(request_ms) => against(observed, history, strained, request_ms, names),
         None => prior(observed),
     };
-    let cost = |sums: &Sums| sums.own_ms + sums.gap_ms + sums.broken;
-    let all: f64 = sums.values().map(cost).sum();
-    let mut ranked: Vec<(Name, Sums)> = sums.into_iter().filter(|(_, sums)| cost(sums) > 0.0).collect();
-    ranked.sort_by(|a, b| cost(&b.1).total_cmp(&cost(&a.1)));
+    sums.iter_mut().for_each(|(service, sums)| sums.strain(strained.get(service), names));
+    let all: f64 = sums.values().map(Sums::lost_ms).sum();
+    let mut ranked: Vec<(Name, Sums)> = sums.into_iter().filter(|(_, sums)| sums.lost_ms() > 0.0).collect();
+    ranked.sort_by(|a, b| b.1.lost_ms().total_cmp(&a.1.lost_ms()));
     let windows = history.windows();
-    let cause = |(service, sums): (Name, Sums)| cause(service, sums, all, windows, names);
+    let cause = |(service, sums): (Name, Sums)| {
+        let instance = sums.instance(observed.instances.get(&service).into_iter().flatten());
+        Cause {
+            instance: instance.map(|name| names.text(name).to_owned()),
+            ..cause(service, sums, all, windows, names)
+        }
+    };
     Ranking {
         causes: ranked.into_iter().take(LISTED).map(cause).collect(),
         requests: observed.requests(),
@@ -117,45 +138,50 @@ pub(super) fn rank(observed: &Observed, history: &History, names: &Names) -> Ran
     }
 }
 
-fn against(observed: &Observed, history: &History, request_ms: f64, names: &Names) -> BTreeMap<Name, Sums> {
+fn against(
+    observed: &Observed,
+    history: &History,
+    strained: &Strained,
+    request_ms: f64,
+    names: &Names,
+) -> BTreeMap<Name, Sums> {
     let mut sums = BTreeMap::<Name, Sums>::new();
-    for blame in latency::blames(observed, history) {
+    let at = |instance: Option<Name>| instance.map_or(String::new(), |name| format!(" at {}", names.text(name)));
+    for blame in latency::blames(observed, history, strained) {
         match blame {
-            Blame::Own { service, operation, excess } => {
+            Blame::Own { service, instance, operation, excess } => {
                 let sums = sums.entry(service).or_default();
                 sums.own_ms += excess.ms;
                 sums.saw(excess.z, f64::from(excess.now.traces) * excess.gate);
-                let what = format!("own time of {}", names.text(operation));
+                *sums.at.entry(instance).or_default() += excess.ms;
+                let what = format!("own time of {}{}", names.text(operation), at(instance));
                 sums.reasons.push((excess.ms, Some(operation), slower(&what, &excess)));
             }
-            Blame::Gap { service, caller, callee, excess, share } => {
+            Blame::Gap { service, instance, caller, callee, excess, share } => {
                 let sums = sums.entry(service).or_default();
                 sums.gap_ms += share * excess.ms;
                 sums.saw(share * excess.z, share * f64::from(excess.now.traces) * excess.gate);
-                let what = format!("between {} and {}", names.text(caller), names.text(callee));
+                *sums.at.entry(instance.filter(|_| service == callee)).or_default() += share * excess.ms;
+                let what = format!("between {} and {}{}", names.text(caller), names.text(callee), at(instance));
                 sums.reasons.push((share * excess.ms, None, slower(&what, &excess)));
             }
         }
     }
-    let mut places = BTreeMap::<(Name, Name, Name), f64>::new();
+    let mut places = BTreeMap::<(Name, Name, Name, Sign), f64>::new();
     for broken in structure::broken(observed, history) {
-        let sums = sums.entry(broken.service).or_default();
-        sums.broken += broken.requests * request_ms;
-        sums.z = sums.z.max(broken.z);
-        *places.entry((broken.service, broken.at.0, broken.at.1)).or_default() += broken.requests;
+        let Broken { service, instance, at, sign, requests, z } = broken;
+        let sums = sums.entry(service).or_default();
+        sums.broken += requests * request_ms;
+        sums.z = sums.z.max(z);
+        *sums.at.entry(instance).or_default() += requests * request_ms;
+        *places.entry((service, at.0, at.1, sign)).or_default() += requests;
     }
-    for ((service, at, operation), requests) in places {
+    for ((service, at, operation, sign), requests) in places {
         let sums = sums.entry(service).or_default();
         sums.slow_traces += requests;
-        let whose =
-            if at == service { String::new() } else { format!(" of {}, which called it last,", names.text(at)) };
-        let text = format!(
-            "{requests:.0} requests: {}{whose} stops early, fails or calls otherwise than before",
-            names.text(operation)
-        );
-        let evidence =
-            Evidence { text, value: Some(requests), unit: Some("requests".into()), trace_id: None, sql: None };
-        sums.reasons.push((requests * request_ms, (at == service).then_some(operation), evidence));
+        let own = (at == service).then_some(operation);
+        let evidence = otherwise(service, (at, operation), sign, requests, names);
+        sums.reasons.push((requests * request_ms, own, evidence));
     }
     sums
 }
@@ -180,9 +206,40 @@ impl Sums {
         self.slow_traces = self.slow_traces.max(traces);
     }
 
+    fn lost_ms(&self) -> f64 {
+        self.own_ms + self.gap_ms + self.broken
+    }
+
+    /// Metrics strengthen what there is.
+    fn strain(&mut self, strain: Option<&Strain>, names: &Names) {
+        let Some(strain) = strain else { return };
+        self.strain = *strain;
+        let factor = strain.factor();
+        for ms in [&mut self.own_ms, &mut self.gap_ms, &mut self.broken] {
+            *ms *= factor;
+        }
+        let surges = [("CPU", strain.cpu), ("network errors", strain.network)];
+        for (what, surge) in surges.into_iter().filter_map(|(what, surge)| Some((what, surge?))) {
+            // shown first: it is what tells the kind
+            self.reasons.push((f64::MAX, None, surged(what, &surge, names)));
+        }
+    }
+
+    fn instance<'a>(&self, spans: impl Iterator<Item = (&'a Name, &'a u32)> + Clone) -> Option<Name> {
+        let all: u32 = spans.clone().map(|(_, count)| count).sum();
+        let lost: f64 = self.at.values().sum();
+        let (worst, worst_ms) = self.at.iter().max_by(|a, b| a.1.total_cmp(b.1))?;
+        let instance = (*worst)?;
+        let of_worst = spans.into_iter().find(|(name, _)| **name == instance).map_or(0, |(_, count)| *count);
+        let alone = *worst_ms >= INSTANCE_LOST * lost;
+        (alone && f64::from(of_worst) <= INSTANCE_SPANS * f64::from(all)).then_some(instance)
+    }
+
     fn kind(&self) -> CauseKind {
         if self.broken >= self.own_ms.max(self.gap_ms) {
             CauseKind::ChangedCalls
+        } else if self.strain.cpu.is_some() {
+            CauseKind::StarvedCpu
         } else if self.own_ms >= self.gap_ms {
             CauseKind::SlowService
         } else {
@@ -193,21 +250,52 @@ impl Sums {
 
 fn cause(service: Name, mut sums: Sums, all: f64, windows: usize, names: &Names) -> Cause {
     sums.reasons.sort_by(|a, b| b.0.total_cmp(&a.0));
-    let lost_ms = sums.own_ms + sums.gap_ms + sums.broken;
+    let lost_ms = sums.lost_ms();
     let share = lost_ms / all;
     let beyond_chance = (1.0 - GATE / sums.z.max(GATE)).max(0.0);
     let enough = 1.0 - (-sums.slow_traces / FEW_REQUESTS).exp();
     let known = windows as f64 / (windows as f64 + FEW_WINDOWS);
-    let heaviest = sums.reasons.first().filter(|(ms, ..)| *ms >= lost_ms / 2.0);
+    let measured = sums.reasons.iter().find(|(ms, ..)| *ms < f64::MAX);
+    let heaviest = measured.filter(|(ms, ..)| *ms >= lost_ms / 2.0);
     Cause {
         service: names.text(service).to_owned(),
         operation: heaviest.and_then(|(_, operation, _)| *operation).map(|name| names.text(name).to_owned()),
+        instance: None,
         kind: if windows == 0 { CauseKind::NoHistory } else { sums.kind() },
         lost_ms,
         share,
         confidence: share * beyond_chance * enough * known,
         evidence: sums.reasons.into_iter().take(MAX_EVIDENCE).map(|(_, _, evidence)| evidence).collect(),
     }
+}
+
+/// What is otherwise at an operation that a service is blamed for.
+fn otherwise(service: Name, at: (Name, Name), sign: Sign, requests: f64, names: &Names) -> Evidence {
+    let whose = match at.0 == service {
+        true => String::new(),
+        false => format!(" of {}, which called it last,", names.text(at.0)),
+    };
+    let line = |mark: Mark, failed: &str, logged: &str| match mark {
+        Mark::Failed => failed.to_owned(),
+        Mark::Line(template) if lines::is_error(names.text(template)) => {
+            format!("{logged} the error line {:?}", names.text(template))
+        }
+        Mark::Line(template) => format!("{logged} the line {:?}", names.text(template)),
+    };
+    let how = match sign {
+        Sign::Calls => "stops early, fails or calls otherwise than before".to_owned(),
+        Sign::Shows(mark) => line(mark, "fails by itself more often than before", "logs, more often than before,"),
+        Sign::Lacks(mark) => line(mark, "fails by itself less often than before", "no longer logs"),
+    };
+    let text = format!("{requests:.0} requests: {}{whose} {how}", names.text(at.1));
+    Evidence { text, value: Some(requests), unit: Some("requests".into()), trace_id: None, sql: None }
+}
+
+fn surged(what: &str, surge: &Surge, names: &Names) -> Evidence {
+    let at = surge.instance.map_or(String::new(), |name| format!(" of {}", names.text(name)));
+    let Surge { now, usual, z, .. } = *surge;
+    let text = format!("{what}{at}: {now:.3} instead of {usual:.3} ({z:.0} standard deviations)");
+    Evidence { text, value: Some(now), unit: None, trace_id: None, sql: None }
 }
 
 fn slower(what: &str, excess: &latency::Excess) -> Evidence {
