@@ -39,6 +39,8 @@ pub(crate) struct Made {
     pub(crate) place: String,
     pub(crate) kind: &'static str,
     pub(crate) hit: usize,
+    /// Whether any span is gone or new: if not, only times and lines may show it.
+    pub(crate) seen: bool,
     pub(crate) window: Range<i64>,
     pub(crate) spans: Vec<Span>,
     pub(crate) lines: Vec<Line>,
@@ -78,7 +80,8 @@ pub(crate) fn make(day: &Day, windows: &[Range<i64>], random: &mut Random) -> Op
     let hit = fault.strike(&service, &operation, &place, kind);
     let (spans, lines) = fault.result();
     let place = format!("{place:?}");
-    (hit >= MIN_CALLS).then_some(Made { service, operation, place, kind, hit, window, spans, lines })
+    let seen = spans.len() != healthy.spans.len() || !fault.dead.is_empty();
+    (hit >= MIN_CALLS).then_some(Made { service, operation, place, kind, hit, seen, window, spans, lines })
 }
 
 /// Where in the code.
