@@ -9,7 +9,7 @@ use arrow::record_batch::RecordBatch;
 use foldhash::{HashMap, HashMapExt};
 use weir_schema::UnixNanos;
 
-use super::{Causes, Ranking, SUSPICIOUS, lines::Lines, strain::Readings};
+use super::{Causes, Ranking, SUSPICIOUS, lines::Lines, readings::Readings};
 use crate::spans::{Names, Span, SpanColumns};
 
 /// A minute: traces of less say too little where requests are few.

@@ -2,7 +2,7 @@
 //!
 //! Code that returns early no longer logs what comes after, code that throws logs what it never did, and both fail
 //! where they did not. So a mark counts whether it is there or gone, each against history as a share of
-//! its operation's spans, by the test of `structure.rs`. Errors and lines that are usual accuse nobody.
+//! its operation's spans, by the test of `abnormal.rs`. Errors and lines that are usual accuse nobody.
 
 use super::{
     Operation,
@@ -73,7 +73,7 @@ fn change(observed: &Observed, history: &History, operation: &Operation, mark: M
     let usual = history.mark(operation, mark);
     let without = UsualShare { of_signature: usual.of_operation - usual.of_signature, ..usual };
     let excess = |count, usual: &UsualShare, sign| {
-        let (share, z) = super::structure::excess(count, all, usual)?;
+        let (share, z) = super::abnormal::excess(count, all, usual)?;
         Some(Change { sign, share, z })
     };
     let lacks = || excess(all.spans - with, &without, Sign::Lacks(mark));

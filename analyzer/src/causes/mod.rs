@@ -9,10 +9,12 @@
 //! - **marks**: failures, exceptions and log lines that spans show or no longer show (`marks.rs`), where there are logs;
 //! - **strain**: CPU and network errors, where there are metrics (`strain.rs`): they strengthen, and name the kind.
 //!
-//! All ends as milliseconds lost, a request that broke off counts as a whole one; the services are ranked by it
+//! All ends as milliseconds lost, a request that broke off counts as three whole ones; the services are ranked by it
 //! (`ranking.rs`). On recorded faults the constants may be moved by factors of two and more without changing
 //! the first rank; `compare/rca/ablation.md` has the table.
 
+mod abnormal;
+mod evidence;
 mod history;
 mod incident;
 mod latency;
@@ -20,8 +22,10 @@ mod lines;
 mod marks;
 mod observed;
 mod ranking;
+mod readings;
 mod strain;
 mod structure;
+mod suspects;
 mod templates;
 mod tree;
 

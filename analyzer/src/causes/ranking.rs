@@ -9,12 +9,12 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::{
+    evidence::{otherwise, slower, surged},
     history::History,
     latency::{self, Blame, GATE},
-    lines,
-    marks::{Mark, Sign},
+    marks::Sign,
     observed::Observed,
-    strain::{Strain, Strained, Surge},
+    strain::{Strain, Strained},
     structure::{self, Broken},
 };
 use crate::{
@@ -27,6 +27,12 @@ const LISTED: usize = 10;
 
 /// What is said of one cause at most.
 const MAX_EVIDENCE: usize = 5;
+
+/// A request that breaks off is lost, and made again: it costs as much as so many usual ones.
+const BROKEN: f64 = 3.0;
+
+/// Requests below which a change is no evidence that is worth saying.
+const WORTH_SAYING: f64 = 0.5;
 
 /// Affected requests that are an e-fold of doubt less.
 const FEW_REQUESTS: f64 = 3.0;
@@ -168,20 +174,23 @@ fn against(
         }
     }
     let mut places = BTreeMap::<(Name, Name, Name, Sign), f64>::new();
+    let broken_ms = BROKEN * request_ms;
     for broken in structure::broken(observed, history) {
         let Broken { service, instance, at, sign, requests, z } = broken;
         let sums = sums.entry(service).or_default();
-        sums.broken += requests * request_ms;
+        sums.broken += requests * broken_ms;
         sums.z = sums.z.max(z);
-        *sums.at.entry(instance).or_default() += requests * request_ms;
+        *sums.at.entry(instance).or_default() += requests * broken_ms;
         *places.entry((service, at.0, at.1, sign)).or_default() += requests;
     }
     for ((service, at, operation, sign), requests) in places {
         let sums = sums.entry(service).or_default();
         sums.slow_traces += requests;
-        let own = (at == service).then_some(operation);
-        let evidence = otherwise(service, (at, operation), sign, requests, names);
-        sums.reasons.push((requests * request_ms, own, evidence));
+        if requests >= WORTH_SAYING {
+            let own = (at == service).then_some(operation);
+            let evidence = otherwise(service, (at, operation), sign, requests, names);
+            sums.reasons.push((requests * broken_ms, own, evidence));
+        }
     }
     sums
 }
@@ -267,42 +276,4 @@ fn cause(service: Name, mut sums: Sums, all: f64, windows: usize, names: &Names)
         confidence: share * beyond_chance * enough * known,
         evidence: sums.reasons.into_iter().take(MAX_EVIDENCE).map(|(_, _, evidence)| evidence).collect(),
     }
-}
-
-/// What is otherwise at an operation that a service is blamed for.
-fn otherwise(service: Name, at: (Name, Name), sign: Sign, requests: f64, names: &Names) -> Evidence {
-    let whose = match at.0 == service {
-        true => String::new(),
-        false => format!(" of {}, which called it last,", names.text(at.0)),
-    };
-    let line = |mark: Mark, failed: &str, logged: &str| match mark {
-        Mark::Failed => failed.to_owned(),
-        Mark::Line(template) if lines::is_error(names.text(template)) => {
-            format!("{logged} the error line {:?}", names.text(template))
-        }
-        Mark::Line(template) => format!("{logged} the line {:?}", names.text(template)),
-    };
-    let how = match sign {
-        Sign::Calls => "stops early, fails or calls otherwise than before".to_owned(),
-        Sign::Shows(mark) => line(mark, "fails by itself more often than before", "logs, more often than before,"),
-        Sign::Lacks(mark) => line(mark, "fails by itself less often than before", "no longer logs"),
-    };
-    let text = format!("{requests:.0} requests: {}{whose} {how}", names.text(at.1));
-    Evidence { text, value: Some(requests), unit: Some("requests".into()), trace_id: None, sql: None }
-}
-
-fn surged(what: &str, surge: &Surge, names: &Names) -> Evidence {
-    let at = surge.instance.map_or(String::new(), |name| format!(" of {}", names.text(name)));
-    let Surge { now, usual, z, .. } = *surge;
-    let text = format!("{what}{at}: {now:.3} instead of {usual:.3} ({z:.0} standard deviations)");
-    Evidence { text, value: Some(now), unit: None, trace_id: None, sql: None }
-}
-
-fn slower(what: &str, excess: &latency::Excess) -> Evidence {
-    let (now, usual) = (excess.now.median, excess.usual.median);
-    let text = format!(
-        "{what}: {now:.1} ms instead of {usual:.1} ms in {} requests ({:.0} standard deviations)",
-        excess.now.traces, excess.z
-    );
-    Evidence { text, value: Some(now), unit: Some("ms".into()), trace_id: None, sql: None }
 }

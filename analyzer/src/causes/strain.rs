@@ -1,28 +1,21 @@
-//! [`Readings`]: what metrics say of the CPU and the network of services, and [`Strain`]: that one is above history.
+//! [`Strain`]: that the CPU or the network of a service is above history.
 //!
 //! CPU names who starves and never whose network is slow, so it tells the two kinds apart and shares what callers and
-//! callees may both have lost; it strengthens other evidence by a factor of two at most and accuses
-//! nobody alone. Memory is left out: what injects a fault may need some.
+//! callees may both have lost; it strengthens other evidence by a factor of two at most and accuses nobody alone.
 //!
 //! A reading is of the time before it, so the first seconds of a range are skipped. Robust z as in `latency.rs`,
 //! with the median distance from the median of the readings before.
 
 use std::{collections::BTreeMap, ops::Range};
 
-use arrow::{
-    array::{Array, AsArray},
-    datatypes::{Float64Type, Int64Type},
-    record_batch::RecordBatch,
-};
 use weir_schema::UnixNanos;
 
 use super::{
-    hashed,
     history::{DEVIATION, median},
     latency::gate,
-    observed::Map,
+    readings::{Key, Reading, Readings, Resource, per_time},
 };
-use crate::spans::{Name, Names};
+use crate::spans::Name;
 
 /// After a range began, readings still are of the time before.
 const LAG_NS: i64 = 20_000_000_000;
@@ -30,57 +23,8 @@ const LAG_NS: i64 = 20_000_000_000;
 /// Readings before, to compare with.
 const MIN_READINGS: usize = 3;
 
-/// Readings kept of one series; later ones are left out. A day at ten seconds.
-const MAX_READINGS: usize = 10_000;
-
 /// The least share of the usual value that is worth a name.
 const LEAST_SHARE: f64 = 0.1;
-
-/// Metrics of CPU, the best first: as a share of what is allowed, as a share of a core, as time. Others whose name says
-/// that they are of CPU come last.
-const CPU: [&str; 9] = [
-    "k8s.pod.cpu_limit_utilization",
-    "k8s.container.cpu_limit_utilization",
-    "k8s.pod.cpu.usage",
-    "container.cpu.usage",
-    "container.cpu.utilization",
-    "process.cpu.utilization",
-    "container.cpu.time",
-    "k8s.pod.cpu.time",
-    "process.cpu.time",
-];
-
-/// Resource attributes that name a service where `service.name` is not known to the spans.
-const WORKLOAD: [&str; 5] =
-    ["k8s.deployment.name", "k8s.statefulset.name", "k8s.daemonset.name", "k8s.container.name", "container.name"];
-
-/// What is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) enum Resource {
-    /// By preference of the metric.
-    Cpu(usize),
-    /// Errors and drops.
-    Network,
-}
-
-/// Metrics of services and their instances.
-#[derive(Debug, Default)]
-pub(crate) struct Readings {
-    series: Map<Key, Vec<Reading>>,
-}
-
-/// The service, what is measured, where.
-type Key = (Name, Resource, Option<Name>);
-
-#[derive(Clone, Copy, Debug)]
-struct Reading {
-    at: UnixNanos,
-    value: f64,
-    /// Which of the series that are summed: by attributes.
-    stream: u64,
-    /// Whether it is a count from its start on.
-    cumulative: bool,
-}
 
 /// What is above history in a service.
 #[derive(Clone, Copy, Debug, Default)]
@@ -109,33 +53,6 @@ impl Strain {
 }
 
 impl Readings {
-    /// Takes in rows of `metrics`, of services that are known by their spans, in any order.
-    pub(crate) fn add(&mut self, metrics: &RecordBatch, names: &mut Names) {
-        let long = |name: &str| metrics.column_by_name(name)?.as_primitive_opt::<Int64Type>();
-        let text = |name: &str| metrics.column_by_name(name)?.as_string_opt::<i32>();
-        let values = metrics.column_by_name("value").and_then(|column| column.as_primitive_opt::<Float64Type>());
-        let (Some(times), Some(named), Some(values)) = (long("time_unix_nano"), text("name"), values) else { return };
-        let is = |name: &str, row: usize, is: &str| text(name).is_some_and(|c| c.is_valid(row) && c.value(row) == is);
-        for row in (0..metrics.num_rows()).filter(|row| values.is_valid(*row)) {
-            let Some(resource) = Resource::of(named.value(row)) else { continue };
-            let Some(service) = service(metrics, row, names) else { continue };
-            let attributes = pairs(metrics, "attributes", row);
-            if attributes.iter().any(|(_, value)| matches!(value.as_str(), "idle" | "wait" | "iowait")) {
-                continue;
-            }
-            let instance = text("instance").filter(|c| c.is_valid(row)).map(|c| c.value(row).to_owned());
-            let instance = instance.or_else(|| attribute(metrics, row, "k8s.pod.name"));
-            let instance = instance.map(|instance| names.intern(&instance));
-            let bytes = attributes.iter().flat_map(|(key, value)| key.bytes().chain(value.bytes()));
-            let readings = self.series.entry((service, resource, instance)).or_default();
-            if readings.len() < MAX_READINGS {
-                let cumulative = is("kind", row, "sum") && is("temporality", row, "cumulative");
-                let stream = hashed(bytes.map(u64::from));
-                readings.push(Reading { at: times.value(row), value: values.value(row), stream, cumulative });
-            }
-        }
-    }
-
     /// Who is strained in `range`, against `history`. Of a service's instances the worst speaks.
     pub(super) fn strained(&self, history: &Range<UnixNanos>, range: &Range<UnixNanos>) -> Strained {
         let mut best = BTreeMap::<(Name, bool), (Resource, Surge)>::new();
@@ -154,24 +71,6 @@ impl Readings {
             *(if network { &mut strain.network } else { &mut strain.cpu }) = Some(surge);
         }
         strained
-    }
-}
-
-impl Resource {
-    fn of(metric: &str) -> Option<Self> {
-        if let Some(place) = CPU.iter().position(|name| *name == metric) {
-            return Some(Self::Cpu(place));
-        }
-        let name = metric.to_ascii_lowercase();
-        let of_host = name.starts_with("node") || name.contains(".node.") || name.starts_with("system.cpu");
-        let used = ["util", "usage", "time"].iter().any(|word| name.contains(word));
-        // a share of what is allowed before an amount, where both have names of their own
-        let place = CPU.len() + usize::from(!name.contains("rate") && !name.contains("util"));
-        if name.contains("cpu") && used && !of_host {
-            return Some(Self::Cpu(place));
-        }
-        let failing = name.contains("error") || name.contains("drop");
-        (name.contains("network") && failing && !of_host).then_some(Self::Network)
     }
 }
 
@@ -197,53 +96,84 @@ fn surge(
     Some(Surge { instance, now, usual, z })
 }
 
-/// Values by time, summed over attributes; counts as what they grew by a second.
-fn per_time(readings: &[Reading]) -> BTreeMap<UnixNanos, f64> {
-    let mut sorted = readings.to_vec();
-    sorted.sort_by_key(|reading| (reading.stream, reading.at));
-    sorted.dedup_by_key(|reading| (reading.stream, reading.at));
-    let mut sums = BTreeMap::<UnixNanos, f64>::new();
-    let mut before: Option<Reading> = None;
-    for reading in sorted {
-        let last = before.replace(reading).filter(|last| last.stream == reading.stream);
-        let value = match (reading.cumulative, last) {
-            (false, _) => reading.value,
-            // a count that fell began anew
-            (true, Some(last)) if reading.value >= last.value => {
-                (reading.value - last.value) * 1e9 / (reading.at - last.at) as f64
-            }
-            (true, _) => continue,
-        };
-        *sums.entry(reading.at).or_default() += value;
-    }
-    sums
-}
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
 
-/// The service that a row is of, as spans call it.
-fn service(metrics: &RecordBatch, row: usize, names: &Names) -> Option<Name> {
-    let said = metrics.column_by_name("service").and_then(|c| c.as_string_opt::<i32>());
-    if let Some(name) = said.filter(|said| said.is_valid(row)).and_then(|said| names.find(said.value(row))) {
-        return Some(name);
-    }
-    let workload = WORKLOAD.iter().find_map(|key| names.find(&attribute(metrics, row, key)?));
-    workload.or_else(|| {
-        let pod = attribute(metrics, row, "k8s.pod.name")?;
-        names.find(pod.rsplitn(3, '-').last()?)
-    })
-}
-
-/// An attribute of the resource, or else of the point.
-fn attribute(metrics: &RecordBatch, row: usize, key: &str) -> Option<String> {
-    let of = |column| pairs(metrics, column, row).into_iter().find(|(name, _)| name == key);
-    of("resource_attributes").or_else(|| of("attributes")).map(|(_, value)| value)
-}
-
-fn pairs(metrics: &RecordBatch, column: &str, row: usize) -> Vec<(String, String)> {
-    let read = || {
-        let map = metrics.column_by_name(column)?.as_map_opt()?;
-        let entries = if map.is_valid(row) { map.value(row) } else { return None };
-        let (keys, values) = (entries.column(0).as_string_opt::<i32>()?, entries.column(1).as_string_opt::<i32>()?);
-        Some((0..entries.len()).map(|at| (keys.value(at).to_owned(), values.value(at).to_owned())).collect())
+    use arrow::{
+        array::{ArrayRef, Float64Array, Int64Array, StringArray},
+        datatypes::{DataType, Field, Schema},
+        record_batch::RecordBatch,
     };
-    read().unwrap_or_default()
+
+    use super::*;
+    use crate::spans::Names;
+
+    const SECOND: i64 = 1_000_000_000;
+
+    /// A reading a minute, as (metric, kind, temporality, value).
+    fn metrics(name: &str, kind: &str, temporality: &str, values: &[f64]) -> RecordBatch {
+        let strings = |text: &str| -> ArrayRef { Arc::new(StringArray::from(vec![text; values.len()])) };
+        let times = (1..).map(|minute| minute * 60 * SECOND).take(values.len());
+        let columns: [(&str, ArrayRef); 6] = [
+            ("time_unix_nano", Arc::new(Int64Array::from_iter_values(times))),
+            ("service", strings("tagger")),
+            ("name", strings(name)),
+            ("kind", strings(kind)),
+            ("temporality", strings(temporality)),
+            ("value", Arc::new(Float64Array::from(values.to_vec()))),
+        ];
+        let fields = columns.iter().map(|(name, column)| {
+            let data_type: &DataType = column.data_type();
+            Field::new(*name, data_type.clone(), true)
+        });
+        let schema = Schema::new(fields.collect::<Vec<_>>());
+        RecordBatch::try_new(Arc::new(schema), columns.into_iter().map(|(_, column)| column).collect()).unwrap()
+    }
+
+    /// The strain of the last two of these minutes against those before.
+    fn strain(name: &str, kind: &str, temporality: &str, values: &[f64]) -> Option<Strain> {
+        let (mut names, mut readings) = (Names::default(), Readings::default());
+        let tagger = names.intern("tagger");
+        readings.add(&metrics(name, kind, temporality, values), &mut names);
+        let start = (values.len() as i64 - 2) * 60 * SECOND + 1;
+        readings.strained(&(0..start), &(start..start + 150 * SECOND)).get(&tagger).copied()
+    }
+
+    #[test]
+    fn cpu_above_history_is_a_strain_however_it_is_measured() {
+        let gauge = [0.1, 0.11, 0.1, 0.12, 0.1, 0.9, 0.95];
+        let counted: Vec<f64> = gauge
+            .iter()
+            .scan(1_000.0, |sum, share| {
+                *sum += 60.0 * share;
+                Some(*sum)
+            })
+            .collect();
+        let cases: [(&str, &str, &str, &[f64]); 6] = [
+            ("k8s.pod.cpu.usage", "gauge", "", &gauge),
+            ("process.cpu.utilization", "gauge", "", &gauge),
+            ("k8s.pod.cpu_limit_utilization", "gauge", "", &gauge),
+            ("CpuUsageRate(%)", "gauge", "", &gauge),
+            ("container.cpu.time", "sum", "cumulative", &counted),
+            ("process.cpu.time", "sum", "delta", &gauge),
+        ];
+        for (name, kind, temporality, values) in cases {
+            let cpu = strain(name, kind, temporality, values).and_then(|strain| strain.cpu).expect(name);
+            assert!(cpu.z > 10.0 && (cpu.usual - cpu.now).abs() > 0.5, "{name}: {cpu:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_usual_or_of_something_else_is_none() {
+        let calm = [0.1, 0.11, 0.1, 0.12, 0.1, 0.11, 0.12];
+        let high = [0.1, 0.11, 0.1, 0.12, 0.1, 0.9, 0.95];
+        assert!(strain("k8s.pod.cpu.usage", "gauge", "", &calm).is_none());
+        for name in ["MemoryUsageRate(%)", "k8s.node.cpu.usage", "NodeCpuUsageRate(%)", "http.server.request.duration"]
+        {
+            assert!(strain(name, "gauge", "", &high).is_none(), "{name}");
+        }
+        let network = strain("k8s.pod.network.errors", "gauge", "", &high).expect("a strain of the network");
+        assert!(network.network.is_some() && network.cpu.is_none());
+    }
 }

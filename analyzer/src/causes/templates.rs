@@ -1,9 +1,10 @@
 //! [`Templates`]: which line of code a log record comes from, when only its text is known.
 //!
 //! Words that carry values are masked: those with a digit or a quote, and what follows a `=`. What is left is matched
-//! against the templates seen, as in Drain (P. He et al., ICWS 2017): a short way down by service, number of words,
-//! place in the code and first two words, then the nearest of a few, whose differing words become
-//! wildcards. Only the first words are compared, because lists of values stand at the end.
+//! against the templates seen, as in Drain (P. He et al., ICWS 2017): a short way down by service, number of words
+//! and first two words, then the nearest of a few, whose differing words become
+//! wildcards. Only the first words are compared, because lists of values stand at the end. A record that names its place in
+//! the code is of that place.
 
 use super::{hashed, observed::Map};
 use crate::spans::{Name, Names};
@@ -42,8 +43,11 @@ impl Templates {
         if words.is_empty() {
             return None;
         }
-        let group = self.groups.entry(group(service, &words)).or_default();
-        let nearest = group.iter_mut().map(|template| (template.similarity(&words), template));
+        let placed = words.iter().find(|word| is_place(word));
+        let group = self.groups.entry(group(service, &words, placed)).or_default();
+        // what stands in one place of the code is one template, whatever it says
+        let similarity = |template: &Template| if placed.is_some() { 1.0 } else { template.similarity(&words) };
+        let nearest = group.iter_mut().map(|template| (similarity(template), template));
         let nearest = nearest.filter(|(similarity, _)| *similarity >= SIMILAR).max_by(|a, b| a.0.total_cmp(&b.0));
         if let Some((_, template)) = nearest {
             template.widen(&words);
@@ -79,11 +83,13 @@ impl Template {
     }
 }
 
-fn group(service: Name, words: &[Box<str>]) -> u64 {
+fn group(service: Name, words: &[Box<str>], placed: Option<&Box<str>>) -> u64 {
     let text = |word: &str| hashed(word.bytes().map(u64::from));
-    let place = words.iter().find(|word| is_place(word)).map_or(0, |word| text(word));
+    if let Some(place) = placed {
+        return hashed([u64::from(service), 0, text(place)]);
+    }
     let leading = words.iter().filter(|word| &***word != WILDCARD).take(LEADING).map(|word| text(word));
-    hashed([u64::from(service), words.len() as u64, place].into_iter().chain(leading))
+    hashed([u64::from(service), words.len() as u64].into_iter().chain(leading))
 }
 
 fn mask(word: &str) -> Box<str> {
@@ -120,7 +126,7 @@ mod tests {
             ("order 17 paid", "order 17 refused", false),
             ("user=alice logged in", "user=bob logged in", true),
             ("12:01:02.106 INFO a.B#31 find", "12:01:03.001 INFO a.B#34 find", false),
-            ("main.go:31 find", "main.go:31 find", true),
+            ("main.go:31 found Shanghai", "main.go:31 found Suzhou and Nanjing", true),
             ("took \"a\" from the shelf", "took \"b\" from the shelf", true),
             ("visit to the town of Shanghai began", "visit to the town of Suzhou began", true),
             ("one two", "one two three", false),
