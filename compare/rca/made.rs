@@ -28,7 +28,7 @@ const LOGGED: &str = "0 ERROR o.a.c.c.C.[.[.[.[dispatcherServlet]#175 TraceID: 0
 /// What an operation must be called in a window, to be drawn.
 const MIN_CALLS: usize = 4;
 
-/// Operations of libraries, not of code that could be faulty.
+/// Operations of libraries, not of code that could be faulty; so are those whose only child is another service's.
 const NOT_CODE: [&str; 7] = ["HTTP ", "SELECT", "INSERT", "UPDATE", "DELETE", "Session.", "Transaction"];
 
 pub(crate) const KINDS: [&str; 4] = ["return", "return, callers fail", "exception", "exception at the end"];
@@ -138,7 +138,7 @@ impl<'a> Window<'a> {
         let fits = |(operation, spans): &(&(Arc<str>, Arc<str>), &Vec<usize>)| {
             let code = !NOT_CODE.iter().any(|of| operation.1.starts_with(of)) && &*operation.1 != HANDLER;
             let busy = kind == KINDS[3] || 2 * spans.iter().filter(busy).count() >= spans.len();
-            code && spans.len() >= MIN_CALLS && busy && !spans.iter().all(call)
+            code && spans.len() >= MIN_CALLS && busy && 2 * spans.iter().filter(|span| call(span)).count() < spans.len()
         };
         all.iter().filter(fits).map(|(operation, _)| operation.clone()).collect()
     }

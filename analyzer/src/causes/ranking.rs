@@ -1,8 +1,9 @@
-//! [`Ranking`]: services by what they cost the window, and how sure the first is.
+//! [`Ranking`]: services by what they cost the window as far as it is to be believed, and how sure each is.
 //!
 //! `confidence = share of all blame · (1 − 3/z) · (1 − e^(−traces/3)) · windows/(windows + ½)`: how much of it
-//! is this service's, how far beyond chance, from how many requests, against how much history. No factor is
-//! fitted; on recorded and on made faults it promises less than it keeps.
+//! is this service's, how far beyond chance, from how many requests, against how much history. Causes are in the order of
+//! it; without history, of what they cost. None of these factors is fitted; on recorded and on made faults it promises
+//! less than it keeps.
 
 use std::collections::BTreeMap;
 
@@ -128,7 +129,8 @@ pub(super) fn rank(observed: &Observed, history: &History, strained: &Strained, 
     sums.iter_mut().for_each(|(service, sums)| sums.strain(strained.get(service), names));
     let all: f64 = sums.values().map(Sums::lost_ms).sum();
     let mut ranked: Vec<(Name, Sums)> = sums.into_iter().filter(|(_, sums)| sums.lost_ms() > 0.0).collect();
-    ranked.sort_by(|a, b| b.1.lost_ms().total_cmp(&a.1.lost_ms()));
+    let lost = |sums: &Sums| (sums.belief() * sums.lost_ms(), sums.lost_ms());
+    ranked.sort_by(|a, b| lost(&b.1).0.total_cmp(&lost(&a.1).0).then(lost(&b.1).1.total_cmp(&lost(&a.1).1)));
     let windows = history.windows();
     let cause = |(service, sums): (Name, Sums)| {
         let instance = sums.instance(observed.instances.get(&service).into_iter().flatten());
@@ -219,6 +221,12 @@ impl Sums {
         self.own_ms + self.gap_ms + self.broken
     }
 
+    /// How far it is beyond chance and of many requests: 0 to 1.
+    fn belief(&self) -> f64 {
+        let beyond_chance = (1.0 - GATE / self.z.max(GATE)).max(0.0);
+        beyond_chance * (1.0 - (-self.slow_traces / FEW_REQUESTS).exp())
+    }
+
     /// Metrics strengthen what there is.
     fn strain(&mut self, strain: Option<&Strain>, names: &Names) {
         let Some(strain) = strain else { return };
@@ -261,8 +269,6 @@ fn cause(service: Name, mut sums: Sums, all: f64, windows: usize, names: &Names)
     sums.reasons.sort_by(|a, b| b.0.total_cmp(&a.0));
     let lost_ms = sums.lost_ms();
     let share = lost_ms / all;
-    let beyond_chance = (1.0 - GATE / sums.z.max(GATE)).max(0.0);
-    let enough = 1.0 - (-sums.slow_traces / FEW_REQUESTS).exp();
     let known = windows as f64 / (windows as f64 + FEW_WINDOWS);
     let measured = sums.reasons.iter().find(|(ms, ..)| *ms < f64::MAX);
     let heaviest = measured.filter(|(ms, ..)| *ms >= lost_ms / 2.0);
@@ -273,7 +279,7 @@ fn cause(service: Name, mut sums: Sums, all: f64, windows: usize, names: &Names)
         kind: if windows == 0 { CauseKind::NoHistory } else { sums.kind() },
         lost_ms,
         share,
-        confidence: share * beyond_chance * enough * known,
+        confidence: share * sums.belief() * known,
         evidence: sums.reasons.into_iter().take(MAX_EVIDENCE).map(|(_, _, evidence)| evidence).collect(),
     }
 }

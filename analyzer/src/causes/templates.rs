@@ -43,7 +43,7 @@ impl Templates {
         if words.is_empty() {
             return None;
         }
-        let placed = words.iter().find(|word| is_place(word));
+        let placed = words.iter().find(|word| is_place(word)).map(|word| &**word);
         let group = self.groups.entry(group(service, &words, placed)).or_default();
         // what stands in one place of the code is one template, whatever it says
         let similarity = |template: &Template| if placed.is_some() { 1.0 } else { template.similarity(&words) };
@@ -83,7 +83,7 @@ impl Template {
     }
 }
 
-fn group(service: Name, words: &[Box<str>], placed: Option<&Box<str>>) -> u64 {
+fn group(service: Name, words: &[Box<str>], placed: Option<&str>) -> u64 {
     let text = |word: &str| hashed(word.bytes().map(u64::from));
     if let Some(place) = placed {
         return hashed([u64::from(service), 0, text(place)]);
