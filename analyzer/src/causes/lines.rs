@@ -136,3 +136,61 @@ fn exceptions(events: &ListArray, row: usize) -> Vec<String> {
     let of_exceptions = (0..names.len()).filter(|place| names.is_valid(*place) && names.value(*place) == "exception");
     of_exceptions.map(|place| format!("exception {}", kind(place).unwrap_or_default())).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::{
+        array::{ArrayRef, Int64Array, MapBuilder, StringBuilder, StructArray},
+        buffer::OffsetBuffer,
+        datatypes::{Field, Schema},
+    };
+
+    use super::*;
+
+    /// Two spans of one trace, of which the second threw.
+    fn spans() -> RecordBatch {
+        let strings = |text: &str| -> ArrayRef { Arc::new(StringArray::from(vec![text; 2])) };
+        let ids = |ids: [&[u8]; 2]| -> ArrayRef { Arc::new(BinaryArray::from_iter_values(ids)) };
+        let mut attributes = MapBuilder::new(None, StringBuilder::new(), StringBuilder::new());
+        attributes.keys().append_value("exception.type");
+        attributes.values().append_value("TimeoutError");
+        attributes.append(true).unwrap();
+        let attributes: ArrayRef = Arc::new(attributes.finish());
+        let name: ArrayRef = Arc::new(StringArray::from(vec!["exception"]));
+        let field = |name: &str, column: &ArrayRef| Arc::new(Field::new(name, column.data_type().clone(), true));
+        let events = StructArray::from(vec![
+            (field("name", &name), name.clone()),
+            (field("attributes", &attributes), attributes.clone()),
+        ]);
+        let events: ArrayRef = Arc::new(events);
+        let offsets = OffsetBuffer::from_lengths([0, 1]);
+        let events: ArrayRef = Arc::new(ListArray::new(field("element", &events), offsets, events.clone(), None));
+        let columns: Vec<(&str, ArrayRef)> = vec![
+            ("trace_id", ids([&[7; 16], &[7; 16]])),
+            ("span_id", ids([&[1; 8], &[2; 8]])),
+            ("parent_span_id", ids([&[0; 8], &[1; 8]])),
+            ("start_unix_nano", Arc::new(Int64Array::from(vec![1, 2]))),
+            ("duration_ns", Arc::new(Int64Array::from(vec![9, 5]))),
+            ("service", strings("tagger")),
+            ("operation", strings("Tag")),
+            ("kind", strings("internal")),
+            ("status", strings("unset")),
+            ("events", events),
+        ];
+        let fields = columns.iter().map(|(name, column)| Field::new(*name, column.data_type().clone(), true));
+        let schema = Schema::new(fields.collect::<Vec<_>>());
+        RecordBatch::try_new(Arc::new(schema), columns.into_iter().map(|(_, column)| column).collect()).unwrap()
+    }
+
+    #[test]
+    fn an_exception_on_a_span_is_an_error_line_of_it() {
+        let (mut lines, mut names) = (Lines::default(), Names::default());
+        lines.add_events(&spans(), &mut names);
+        let [line] = lines.of(u128::from_be_bytes([7; 16])) else { panic!("one line: {lines:?}") };
+        assert_eq!(line.span, u64::from_be_bytes([2; 8]));
+        assert_eq!(names.text(line.template), "exception TimeoutError");
+        assert!(is_error(names.text(line.template)));
+    }
+}
