@@ -115,7 +115,7 @@ impl<'a> Window<'a> {
             spans.iter().map(|span| places.get(&(span.trace, span.parent)).copied()).collect();
         let mut children = vec![Vec::new(); spans.len()];
         for (place, parent) in parents.iter().enumerate() {
-            parent.into_iter().for_each(|parent| children[*parent].push(place));
+            parent.iter().for_each(|parent| children[*parent].push(place));
         }
         let lines: Vec<&Line> = day.lines.iter().filter(|line| places.contains_key(&(line.trace, line.span))).collect();
         let mut said = vec![Vec::new(); spans.len()];
