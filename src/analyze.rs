@@ -1,11 +1,13 @@
-//! `weir analyze --from T --to T`: queues, bottleneck and root cause of stored spans, after an
+//! `weir analyze --from T --to T`: queues, bottleneck and root cause of stored spans, logs and metrics, after an
 //! incident. The same analyzer as live, fed by a scan in event time.
+
+use std::ops::Range;
 
 use anyhow::Context;
 use arrow::record_batch::RecordBatch;
 use futures::{StreamExt, TryStreamExt};
-use weir_analyzer::report::{Report, report};
-use weir_store::Store;
+use weir_analyzer::report::{Beside, Report, report};
+use weir_store::{SqlConfig, Store};
 
 use crate::{
     cli::AnalyzeArgs,
@@ -16,6 +18,14 @@ use crate::{
 
 /// The columns a remote server is asked for; a local scan gives whole batches.
 const COLUMNS: &str = "*";
+
+/// Of `logs`: records of traces, since only those can be laid to a span.
+const LOGS: &str =
+    "time_unix_nano, service, trace_id, span_id, severity_number, body FROM logs WHERE trace_id IS NOT NULL";
+
+/// Of `metrics`: those of CPU and network.
+const METRICS: &str = "time_unix_nano, service, instance, name, kind, temporality, value, attributes, resource_attributes \
+    FROM metrics WHERE (lower(name) LIKE '%cpu%' OR lower(name) LIKE '%network%')";
 
 /// An hour before the incident is what it is compared with when nothing else is said.
 const HISTORY_NS: i64 = 3_600_000_000_000;
@@ -34,14 +44,16 @@ pub async fn run(args: AnalyzeArgs) -> Result<Exit, anyhow::Error> {
     let (from, to) = args.baseline_from.zip(args.baseline_to).unwrap_or((args.from - HISTORY_NS, args.from));
     let (history, range) = (from..to, args.from..args.to);
     let before = scan(&place, history.start, history.end).await?;
+    let ranges = [&history, &range];
+    let beside = Beside { logs: rows(&place, LOGS, ranges).await?, metrics: rows(&place, METRICS, ranges).await? };
     place.close().await?;
-    let rows: usize = spans.iter().map(RecordBatch::num_rows).sum();
+    let count: usize = spans.iter().map(RecordBatch::num_rows).sum();
     anyhow::ensure!(
-        rows > 0,
+        count > 0,
         "no span starts between --from and --to: `weir sql \"SELECT min(start_unix_nano), max(start_unix_nano) FROM spans\"` shows what there is"
     );
     let config = weir_analyzer::Config::default();
-    let analyzed = move || report(spans.into_iter(), before.into_iter(), &history, &range, config);
+    let analyzed = move || report(spans.into_iter(), before.into_iter(), &beside, &history, &range, config);
     let report = tokio::task::spawn_blocking(analyzed);
     let report = report.await.context("analyzing")?;
     if args.json {
@@ -62,6 +74,24 @@ pub(crate) async fn scan(place: &Place, from: i64, to: i64) -> Result<Vec<Record
 async fn scan_store(store: &Store, from: i64, to: i64) -> Result<Vec<RecordBatch>, anyhow::Error> {
     let batches = store.scan_spans(from, to).await?;
     Ok(batches.map_ok(|batch| batch.rows).try_collect().await?)
+}
+
+/// What else was recorded in these ranges, by time.
+async fn rows(place: &Place, what: &str, ranges: [&Range<i64>; 2]) -> Result<Vec<RecordBatch>, anyhow::Error> {
+    let within = ranges.map(|Range { start, end }| format!("time_unix_nano >= {start} AND time_unix_nano < {end}"));
+    let [before, during] = within;
+    let statement = format!("SELECT {what} AND (({before}) OR ({during})) ORDER BY time_unix_nano");
+    match place {
+        Place::Local(store) => {
+            let limits = SqlConfig { max_rows: usize::MAX, timeout_ms: 600_000, ..SqlConfig::default() };
+            let answer = store.sql(&statement, Some(limits)).await?;
+            Ok(answer.stream.try_collect().await?)
+        }
+        Place::Remote(server) => {
+            let answer = place.query(&statement).await.with_context(|| format!("reading from {}", server.web))?;
+            answer.collect().await
+        }
+    }
 }
 
 async fn scan_server(place: &Place, server: &Server, from: i64, to: i64) -> Result<Vec<RecordBatch>, anyhow::Error> {
@@ -103,8 +133,9 @@ fn print(report: &Report) -> Result<(), anyhow::Error> {
     }
     for finding in said {
         let confidence = finding.confidence * 100.0;
+        let at = finding.instance.as_ref().map_or(String::new(), |instance| format!(" at {instance}"));
         output::line(&format!(
-            "{}. {} in {} ({confidence:.0} %), since {}",
+            "{}. {} in {}{at} ({confidence:.0} %), since {}",
             finding.rank, finding.kind, finding.service, finding.onset
         ))?;
         for evidence in &finding.evidence {

@@ -86,6 +86,8 @@ pub struct FindingReport {
     pub service: String,
     /// The operation, when one stands out.
     pub operation: Option<String>,
+    /// The instance, when one stands out among others that do well.
+    pub instance: Option<String>,
     /// What it is.
     pub kind: String,
     /// When it began, RFC 3339.
@@ -109,10 +111,20 @@ pub struct EntryWhatIf {
     pub response_time_ms: Option<f64>,
 }
 
-/// Analyzes spans of `range` given by start time, with those of `history` to compare with.
+/// Rows of the range and of the history together, in any order; none where there are none.
+#[derive(Clone, Debug, Default)]
+pub struct Beside {
+    /// Of `logs`.
+    pub logs: Vec<RecordBatch>,
+    /// Of `metrics`.
+    pub metrics: Vec<RecordBatch>,
+}
+
+/// Analyzes spans of `range` given by start time, with those of `history` to compare with and what was recorded beside.
 pub fn report(
     spans: impl Iterator<Item = RecordBatch>,
     before: impl Iterator<Item = RecordBatch>,
+    beside: &Beside,
     history: &Range<UnixNanos>,
     range: &Range<UnixNanos>,
     config: Config,
@@ -122,6 +134,8 @@ pub fn report(
     run(&mut analyzer, before.inspect(|batch| incident.add(batch)), |_| {});
     let mut gathered = Gathered::default();
     run(&mut analyzer, spans.inspect(|batch| incident.add(batch)), |step| gathered.take(step));
+    beside.logs.iter().for_each(|logs| incident.add_logs(logs));
+    beside.metrics.iter().for_each(|metrics| incident.add_metrics(metrics));
     gathered.report(incident.verdict(history, range))
 }
 
@@ -252,6 +266,7 @@ fn findings(verdict: Verdict, mut found: Vec<FindingView>) -> Vec<FindingReport>
         rank: 0,
         service: cause.service.clone(),
         operation: cause.operation.clone(),
+        instance: cause.instance.clone(),
         kind: cause.kind.as_str().to_owned(),
         onset: rfc3339(onset(&cause.service)),
         score: cause.lost_ms,
@@ -262,6 +277,7 @@ fn findings(verdict: Verdict, mut found: Vec<FindingView>) -> Vec<FindingReport>
         rank: 0,
         service: finding.service.clone(),
         operation: finding.operation.clone(),
+        instance: None,
         kind: finding.kind.clone(),
         onset: rfc3339(finding.onset_unix_nano),
         score: finding.score,

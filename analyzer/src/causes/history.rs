@@ -4,8 +4,10 @@ use std::{collections::VecDeque, hash::Hash};
 
 use super::{
     Operation,
-    observed::{Map, Observed, OwnKey, Shape, Signatures, Stat},
+    marks::Mark,
+    observed::{GapKey, Map, Observed, OwnKey, Shape, Stat},
 };
+use crate::spans::Name;
 
 /// An hour of minutes, or ten minutes of ten seconds.
 const MAX_WINDOWS: usize = 60;
@@ -36,7 +38,7 @@ pub(super) struct Usual {
     pub(super) traces: u32,
 }
 
-/// How often a signature was among the spans of its operation.
+/// How often a signature, or a mark, was among the spans of its operation.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct UsualShare {
     pub(super) of_signature: u32,
@@ -69,20 +71,49 @@ impl History {
         usual(self.windows.iter().map(|window| &window.own), key)
     }
 
-    pub(super) fn gap(&self, key: &super::observed::GapKey) -> Option<Usual> {
+    pub(super) fn gap(&self, key: &GapKey) -> Option<Usual> {
         usual(self.windows.iter().map(|window| &window.gap), key)
     }
 
+    /// Of an instance, else of the service where it is new.
+    pub(super) fn own_at(&self, key: &(OwnKey, Name)) -> Option<Usual> {
+        usual(self.windows.iter().map(|window| &window.own_at), key).or_else(|| self.own(&key.0))
+    }
+
+    pub(super) fn gap_at(&self, key: &(GapKey, Name)) -> Option<Usual> {
+        usual(self.windows.iter().map(|window| &window.gap_at), key).or_else(|| self.gap(&key.0))
+    }
+
     pub(super) fn share(&self, operation: &Operation, signature: u64) -> UsualShare {
-        let windows = self.windows.iter().filter_map(|window| window.signatures.get(operation));
-        let count = |all: &Signatures| all.counts.get(&signature).copied().unwrap_or(0);
-        let shares = windows.clone().filter(|all| all.spans >= MIN_FOR_SHARE);
-        let shares: Vec<f64> = shares.map(|all| f64::from(count(all)) / f64::from(all.spans)).collect();
-        UsualShare {
-            of_signature: windows.clone().map(count).sum(),
-            of_operation: windows.map(|all| all.spans).sum(),
-            between: between(&shares),
+        let all = self.windows.iter().filter_map(|window| window.signatures.get(operation));
+        share(all.map(|all| (all.counts.get(&signature).copied().unwrap_or(0), all.spans)))
+    }
+
+    /// What an operation has ever shown.
+    pub(super) fn marks(&self, operation: &Operation) -> Vec<Mark> {
+        self.windows
+            .iter()
+            .filter_map(|window| window.marks.get(operation))
+            .flat_map(|marks| marks.keys().copied())
+            .collect()
+    }
+
+    /// How often an operation shows something. Windows in which its service logged nothing say nothing of lines.
+    pub(super) fn mark(&self, operation: &Operation, mark: Mark) -> UsualShare {
+        let silent = |window: &Observed| matches!(mark, Mark::Line(_)) && !window.logging.contains(&operation.0);
+        share(self.windows.iter().filter(|window| !silent(window)).filter_map(|window| {
+            let count = window.marks.get(operation).and_then(|marks| marks.get(&mark)).copied().unwrap_or(0);
+            Some((count, window.signatures.get(operation)?.spans))
+        }))
+    }
+
+    /// Who answers the calls of an operation, and how many.
+    pub(super) fn answers(&self, operation: &Operation) -> Map<Name, u32> {
+        let mut all = Map::default();
+        for (callee, count) in self.windows.iter().filter_map(|window| window.answers.get(operation)).flatten() {
+            *all.entry(*callee).or_default() += count;
         }
+        all
     }
 
     /// Own times and tails of a key in the newest windows.
@@ -93,6 +124,18 @@ impl History {
             all.tail.extend(&shape.tail);
         }
         all
+    }
+}
+
+/// Of counts and what they are counted among, window by window.
+fn share(windows: impl Iterator<Item = (u32, u32)>) -> UsualShare {
+    let windows: Vec<(u32, u32)> = windows.collect();
+    let shares = windows.iter().filter(|(_, spans)| *spans >= MIN_FOR_SHARE);
+    let shares: Vec<f64> = shares.map(|(count, spans)| f64::from(*count) / f64::from(*spans)).collect();
+    UsualShare {
+        of_signature: windows.iter().map(|(count, _)| count).sum(),
+        of_operation: windows.iter().map(|(_, spans)| spans).sum(),
+        between: between(&shares),
     }
 }
 

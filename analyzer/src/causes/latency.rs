@@ -6,13 +6,18 @@
 //! its own. The excess `(m − h)` of every span counts by `1 − (3/z)²`, so nothing hangs on where exactly z = 3 is.
 //!
 //! A gap is the caller's or the callee's: what delays a callee shows in all calls into it, a starved caller in its
-//! calls to several callees. It is shared in proportion to both.
+//! calls to several callees. It is shared in proportion to both, and to the strain that metrics show.
+//!
+//! Where a service has several instances each is looked at alone too: what one loses is more than what the median of
+//! all shows.
 
 use super::{
     history::{DEVIATION, History, Usual},
     observed::{GapKey, Map, Observed, Stat},
+    strain::Strained,
 };
 use crate::spans::Name;
+use std::hash::Hash;
 
 /// Standard deviations that are no chance.
 pub(super) const GATE: f64 = 3.0;
@@ -46,12 +51,15 @@ pub(super) struct Excess {
 pub(super) enum Blame {
     Own {
         service: Name,
+        instance: Option<Name>,
         operation: Name,
         excess: Excess,
     },
     /// Its share of a gap.
     Gap {
         service: Name,
+        /// Of the callee.
+        instance: Option<Name>,
         caller: Name,
         callee: Name,
         excess: Excess,
@@ -59,27 +67,48 @@ pub(super) enum Blame {
     },
 }
 
-pub(super) fn blames(observed: &Observed, history: &History) -> Vec<Blame> {
+pub(super) fn blames(observed: &Observed, history: &History, strained: &Strained) -> Vec<Blame> {
+    let own = excesses(&observed.own, &observed.own_at, |key| history.own(key), |key| history.own_at(key));
+    let gaps = excesses(&observed.gap, &observed.gap_at, |key| history.gap(key), |key| history.gap_at(key));
+    let lost = |excess: &Excess| excess.ms > 0.0;
     let mut blames = Vec::new();
-    for (key, now) in &observed.own {
-        if let Some(excess) = history.own(key).and_then(|usual| excess(*now, usual)).filter(|it| it.ms > 0.0) {
-            blames.push(Blame::Own { service: key.0, operation: key.1, excess });
-        }
+    for (key, instance, excess) in own.into_iter().filter(|(.., excess)| lost(excess)) {
+        blames.push(Blame::Own { service: key.0, instance, operation: key.1, excess });
     }
-    let known = observed.gap.iter().filter_map(|(key, now)| Some((*key, *now, history.gap(key)?)));
-    let gaps: Vec<(GapKey, Excess, u32)> =
-        known.filter_map(|(key, now, usual)| Some((key, excess(now, usual)?, now.spans))).collect();
     let calls = Calls::of(&gaps);
-    for (key, excess, _) in gaps.iter().filter(|(_, excess, _)| excess.ms > 0.0) {
-        let (caller, callee, _) = *key;
-        let share = calls.callee_share(caller, callee);
-        let of = |service, share| Blame::Gap { service, caller, callee, excess: *excess, share };
-        blames.push(of(callee, share));
+    for (key, instance, excess) in gaps.into_iter().filter(|(.., excess)| lost(excess)) {
+        let (caller, callee, _) = key;
+        let share = calls.callee_share(caller, callee, strained);
+        let of = |service, instance, share| Blame::Gap { service, instance, caller, callee, excess, share };
+        blames.push(of(callee, instance, share));
         if share < 1.0 {
-            blames.push(of(caller, 1.0 - share));
+            blames.push(of(caller, None, 1.0 - share));
         }
     }
     blames
+}
+
+/// Keys that are known, each whole or by instance, whichever loses more. No excess is 0 ms.
+fn excesses<K: Copy + Eq + Hash>(
+    all: &Map<K, Stat>,
+    at: &Map<(K, Name), Stat>,
+    usual: impl Fn(&K) -> Option<Usual>,
+    usual_at: impl Fn(&(K, Name)) -> Option<Usual>,
+) -> Vec<(K, Option<Name>, Excess)> {
+    let mut parts = Map::<K, Vec<(K, Option<Name>, Excess)>>::default();
+    for (key, now) in at {
+        if let Some(excess) = usual_at(key).and_then(|usual| excess(*now, usual)) {
+            parts.entry(key.0).or_default().push((key.0, Some(key.1), excess));
+        }
+    }
+    let ms = |parts: &[(K, Option<Name>, Excess)]| parts.iter().map(|(.., excess)| excess.ms.max(0.0)).sum::<f64>();
+    let heavier = |(key, now): (&K, &Stat)| {
+        let whole = usual(key).and_then(|usual| excess(*now, usual)).map(|excess| (*key, None, excess));
+        let whole: Vec<_> = whole.into_iter().collect();
+        let parts = parts.remove(key).unwrap_or_default();
+        if ms(&parts) > ms(&whole) { parts } else { whole }
+    };
+    all.iter().flat_map(heavier).collect()
 }
 
 /// `None` when too little is known; no excess is 0 ms.
@@ -92,9 +121,14 @@ fn excess(now: Stat, usual: Usual) -> Option<Excess> {
     let unknown = (LEAST_SHARE.powi(2) + 0.25 / before) * usual.median.powi(2);
     let deviation = (usual.between.powi(2) + within + unknown + LEAST_MS.powi(2)).sqrt();
     let z = if now.traces < MIN_TRACES { 0.0 } else { (now.median - usual.median) / deviation };
-    let gate = if z > GATE { 1.0 - (GATE / z).powi(2) } else { 0.0 };
+    let gate = gate(z);
     let ms = gate * (now.median - usual.median) * f64::from(now.spans);
     Some(Excess { ms, z, gate, now, usual })
+}
+
+/// How far beyond chance: 0 at three standard deviations, 1 far off.
+pub(super) fn gate(z: f64) -> f64 {
+    if z > GATE { 1.0 - (GATE / z).powi(2) } else { 0.0 }
 }
 
 /// Spans of calls, and how many of them are slow, by who is called and by who calls whom.
@@ -106,10 +140,11 @@ struct Calls {
 }
 
 impl Calls {
-    fn of(gaps: &[(GapKey, Excess, u32)]) -> Self {
+    fn of(gaps: &[(GapKey, Option<Name>, Excess)]) -> Self {
         let mut calls = Self::default();
-        for ((caller, callee, _), excess, spans) in gaps {
-            let (spans, slow) = (f64::from(*spans), f64::from(*spans) * excess.gate);
+        for ((caller, callee, _), _, excess) in gaps {
+            let spans = f64::from(excess.now.spans);
+            let slow = spans * excess.gate;
             let sums = [
                 calls.into.entry(*callee).or_default(),
                 calls.from.entry(*caller).or_default(),
@@ -121,7 +156,7 @@ impl Calls {
     }
 
     /// Which share of a slow gap is the callee's.
-    fn callee_share(&self, caller: Name, callee: Name) -> f64 {
+    fn callee_share(&self, caller: Name, callee: Name, strained: &Strained) -> f64 {
         let sum = |sum: Option<&(f64, f64)>| sum.copied().unwrap_or_default();
         let (into, slow_into) = sum(self.into.get(&callee));
         let (from, slow_from) = sum(self.from.get(&caller));
@@ -129,6 +164,8 @@ impl Calls {
         let of_callee = slow_into / into.max(1.0);
         let to_others = from - between;
         let of_caller = if to_others > 0.0 { (slow_from - slow_between).max(0.0) / to_others } else { 0.0 };
+        let strain = |service| strained.get(&service).map_or(1.0, |strain| strain.factor());
+        let (of_callee, of_caller) = (of_callee * strain(callee), of_caller * strain(caller));
         if of_callee + of_caller > 0.0 { of_callee / (of_callee + of_caller) } else { 1.0 }
     }
 }

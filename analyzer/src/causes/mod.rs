@@ -1,22 +1,32 @@
 //! [`Incident`]: which service a window's trouble comes from, by what its traces do otherwise than those before.
 //!
-//! Two kinds of evidence, each against history by robust statistics:
+//! Kinds of evidence, each against history by robust statistics:
 //!
 //! - **latency**: own time of spans and the gap between a call as its caller and as its callee saw it, on the
 //!   critical path only (`latency.rs`);
 //! - **structure**: spans whose set of children became more frequent than chance, which is what code that
-//!   returns early or throws looks like from outside (`structure.rs`).
+//!   returns early or throws looks like from outside (`structure.rs`);
+//! - **marks**: failures, exceptions and log lines that spans show or no longer show (`marks.rs`), where there are logs;
+//! - **strain**: CPU and network errors, where there are metrics (`strain.rs`): they strengthen, and name the kind.
 //!
-//! Both end as milliseconds lost, a request that broke off counts as a whole one; the services are ranked by it
+//! All ends as milliseconds lost, a request that broke off counts as three whole ones; the services are ranked by it
 //! (`ranking.rs`). On recorded faults the constants may be moved by factors of two and more without changing
 //! the first rank; `compare/rca/ablation.md` has the table.
 
+mod abnormal;
+mod evidence;
 mod history;
 mod incident;
 mod latency;
+mod lines;
+mod marks;
 mod observed;
 mod ranking;
+mod readings;
+mod strain;
 mod structure;
+mod suspects;
+mod templates;
 mod tree;
 
 use std::hash::{BuildHasher, Hasher};
@@ -26,23 +36,27 @@ use foldhash::quality::FixedState;
 use crate::spans::{Name, Names, Span};
 use history::History;
 pub use incident::{Incident, Verdict};
+use lines::Lines;
 use observed::Observed;
 pub use ranking::{Cause, CauseKind, Ranking};
+use strain::Strained;
 
 /// A window whose first cause is at least this sure does not enter history: a fault must not become normal.
 pub(crate) const SUSPICIOUS: f64 = 0.5;
 
-/// What is known of the past, and the ranking of windows against it.
+/// What is known of the past and beside spans, and the ranking of windows against it.
 #[derive(Debug, Default)]
 pub(crate) struct Causes {
     history: History,
+    lines: Lines,
+    strained: Strained,
 }
 
 impl Causes {
     /// Ranks what happened in these traces, each a list of its spans, against what was remembered.
     pub(crate) fn rank(&self, traces: &[&[Span]], names: &Names) -> (Ranking, Observed) {
-        let observed = Observed::of(traces);
-        let ranking = ranking::rank(&observed, &self.history, names);
+        let observed = Observed::of(traces, &self.lines);
+        let ranking = ranking::rank(&observed, &self.history, &self.strained, names);
         (ranking, observed)
     }
 

@@ -1,10 +1,18 @@
 //! [`Observed`]: what one window's traces did, by key, as it is compared with history and becomes it.
 
-use std::collections::HashMap;
+use std::{
+    collections::{HashMap, HashSet},
+    hash::Hash,
+};
 
 use foldhash::fast::RandomState;
 
-use super::{Operation, tree::Tree};
+use super::{
+    Operation,
+    lines::Lines,
+    marks::Mark,
+    tree::{Node, Tree},
+};
 use crate::spans::{Name, Span};
 
 /// Signatures kept apart of one operation in one window; further ones are one together.
@@ -12,9 +20,16 @@ const MAX_SIGNATURES: usize = 64;
 
 /// What stands for those.
 const OTHER: u64 = 0;
+const REST: Name = Name::MAX;
 
 /// Samples of a key kept for the comparison of whole distributions.
 const MAX_SAMPLES: usize = 200;
+
+/// Marks kept apart of one operation in one window; further ones are left out.
+const MAX_MARKS: usize = 256;
+
+/// Instances of a service kept apart in one window; further ones are one together.
+const MAX_INSTANCES: usize = 32;
 
 /// Own time: the service, the operation, which children it had.
 pub(super) type OwnKey = (Name, Name, u64);
@@ -30,7 +45,18 @@ pub(crate) struct Observed {
     pub(super) trees: Vec<Tree>,
     pub(super) own: Map<OwnKey, Stat>,
     pub(super) gap: Map<GapKey, Stat>,
+    /// The same of each instance, where a service has several; a gap is told apart by the callee's.
+    pub(super) own_at: Map<(OwnKey, Name), Stat>,
+    pub(super) gap_at: Map<(GapKey, Name), Stat>,
+    /// Spans by service and instance.
+    pub(super) instances: Map<Name, Map<Name, u32>>,
     pub(super) signatures: Map<Operation, Signatures>,
+    /// How many of an operation's spans show what.
+    pub(super) marks: Map<Operation, Map<Mark, u32>>,
+    /// Services that logged something.
+    pub(super) logging: HashSet<Name, RandomState>,
+    /// Who answered the calls that an operation is.
+    pub(super) answers: Map<Operation, Map<Name, u32>>,
     /// Of spans entered from another service: own times and tails, to compare distributions.
     pub(super) shapes: Map<OwnKey, Shape>,
     /// Median duration of a request.
@@ -72,28 +98,41 @@ struct Values {
 }
 
 impl Observed {
-    pub(crate) fn of(traces: &[&[Span]]) -> Self {
-        let mut observed =
-            Self { trees: traces.iter().filter_map(|spans| Tree::of(spans)).collect(), ..Self::default() };
-        observed.count_signatures();
+    pub(crate) fn of(traces: &[&[Span]], lines: &Lines) -> Self {
+        let trees = traces.iter().filter_map(|spans| Tree::of(spans, lines)).collect();
+        let mut observed = Self { trees, ..Self::default() };
+        observed.count();
+        observed.measure();
+        observed.take_shapes();
+        observed
+    }
+
+    /// Times of what requests waited for, by key.
+    fn measure(&mut self) {
         let (mut own, mut gap) = (Map::<OwnKey, Values>::default(), Map::<GapKey, Values>::default());
-        let mut roots = Vec::with_capacity(observed.trees.len());
-        for (number, tree) in observed.trees.iter().enumerate() {
+        let (mut own_at, mut gap_at) = (Map::<_, Values>::default(), Map::<_, Values>::default());
+        let mut roots = Vec::with_capacity(self.trees.len());
+        for (number, tree) in self.trees.iter().enumerate() {
             roots.push(tree.nodes[tree.root].duration_ms);
             for node in tree.nodes.iter().filter(|node| node.on_path) {
-                match node.call {
-                    Some(call) => {
-                        gap.entry((node.service, call.callee, call.operation)).or_default().add(call.gap_ms, number);
+                if let Some(call) = node.call {
+                    let key = (node.service, call.callee, call.operation);
+                    gap.entry(key).or_default().add(call.gap_ms, number);
+                    if let Some(instance) = self.instance(call.callee, call.instance) {
+                        gap_at.entry((key, instance)).or_default().add(call.gap_ms, number);
                     }
-                    None => own.entry(observed.key(node)).or_default().add(node.own_ms, number),
+                } else {
+                    let key = self.key(node);
+                    own.entry(key).or_default().add(node.own_ms, number);
+                    if let Some(instance) = self.instance(node.service, node.instance) {
+                        own_at.entry((key, instance)).or_default().add(node.own_ms, number);
+                    }
                 }
             }
         }
-        observed.root_ms = Stat::of(Values { ms: roots, ..Values::default() }).map(|stat| stat.median);
-        observed.own = own.into_iter().filter_map(|(key, values)| Some((key, Stat::of(values)?))).collect();
-        observed.gap = gap.into_iter().filter_map(|(key, values)| Some((key, Stat::of(values)?))).collect();
-        observed.take_shapes();
-        observed
+        self.root_ms = Stat::of(Values { ms: roots, ..Values::default() }).map(|stat| stat.median);
+        (self.own, self.gap) = (stats(own), stats(gap));
+        (self.own_at, self.gap_at) = (stats(own_at), stats(gap_at));
     }
 
     pub(super) fn requests(&self) -> usize {
@@ -101,7 +140,7 @@ impl Observed {
     }
 
     /// The key of a span's own time.
-    pub(super) fn key(&self, node: &super::tree::Node) -> OwnKey {
+    pub(super) fn key(&self, node: &Node) -> OwnKey {
         (node.service, node.operation, self.signature((node.service, node.operation), node.signature))
     }
 
@@ -111,17 +150,42 @@ impl Observed {
         if known { signature } else { OTHER }
     }
 
-    fn count_signatures(&mut self) {
+    /// The instance, where a service has several.
+    fn instance(&self, service: Name, instance: Option<Name>) -> Option<Name> {
+        let instance = instance?;
+        let all = self.instances.get(&service).filter(|all| all.len() > 1)?;
+        Some(if all.contains_key(&instance) { instance } else { REST })
+    }
+
+    fn count(&mut self) {
         let mut last = Map::<Operation, usize>::default();
-        for (number, tree) in self.trees.iter().enumerate() {
+        for (number, tree) in std::mem::take(&mut self.trees).into_iter().enumerate() {
             for node in &tree.nodes {
-                let operation = (node.service, node.operation);
-                let all = self.signatures.entry(operation).or_default();
-                all.spans += 1;
-                all.traces += u32::from(last.insert(operation, number) != Some(number));
-                let full = all.counts.len() >= MAX_SIGNATURES && !all.counts.contains_key(&node.signature);
-                *all.counts.entry(if full { OTHER } else { node.signature }).or_default() += 1;
+                let first = last.insert((node.service, node.operation), number) != Some(number);
+                self.count_node(node, first);
             }
+            self.trees.push(tree);
+        }
+    }
+
+    fn count_node(&mut self, node: &Node, first_of_trace: bool) {
+        let operation = (node.service, node.operation);
+        let all = self.signatures.entry(operation).or_default();
+        all.spans += 1;
+        all.traces += u32::from(first_of_trace);
+        let full = all.counts.len() >= MAX_SIGNATURES && !all.counts.contains_key(&node.signature);
+        *all.counts.entry(if full { OTHER } else { node.signature }).or_default() += 1;
+        for mark in &node.marks {
+            if matches!(mark, Mark::Line(_)) {
+                self.logging.insert(node.service);
+            }
+            count_up(self.marks.entry(operation).or_default(), *mark, MAX_MARKS);
+        }
+        if let Some(call) = node.call.filter(|_| !node.unanswered) {
+            count_up(self.answers.entry(operation).or_default(), call.callee, MAX_SIGNATURES);
+        }
+        if let Some(instance) = node.instance {
+            count_up(self.instances.entry(node.service).or_default(), instance, MAX_INSTANCES);
         }
     }
 
@@ -142,6 +206,17 @@ impl Observed {
     pub(super) fn without_trees(mut self) -> Self {
         self.trees = Vec::new();
         self
+    }
+}
+
+fn stats<K: Eq + Hash>(values: Map<K, Values>) -> Map<K, Stat> {
+    values.into_iter().filter_map(|(key, values)| Some((key, Stat::of(values)?))).collect()
+}
+
+/// One more of a key, unless it would be one key too many.
+fn count_up<K: Eq + Hash>(counts: &mut Map<K, u32>, key: K, most: usize) {
+    if counts.len() < most || counts.contains_key(&key) {
+        *counts.entry(key).or_default() += 1;
     }
 }
 

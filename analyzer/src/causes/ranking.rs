@@ -1,18 +1,22 @@
-//! [`Ranking`]: services by what they cost the window, and how sure the first is.
+//! [`Ranking`]: services by what they cost the window as far as it is to be believed, and how sure each is.
 //!
 //! `confidence = share of all blame · (1 − 3/z) · (1 − e^(−traces/3)) · windows/(windows + ½)`: how much of it
-//! is this service's, how far beyond chance, from how many requests, against how much history. No factor is
-//! fitted; on recorded and on made faults it promises less than it keeps.
+//! is this service's, how far beyond chance, from how many requests, against how much history. Causes are in the order of
+//! it; without history, of what they cost. None of these factors is fitted; on recorded and on made faults it promises
+//! less than it keeps.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
 use super::{
+    evidence::{otherwise, slower, surged},
     history::History,
     latency::{self, Blame, GATE},
+    marks::Sign,
     observed::Observed,
-    structure,
+    strain::{Strain, Strained},
+    structure::{self, Broken},
 };
 use crate::{
     snapshot::Evidence,
@@ -25,8 +29,18 @@ const LISTED: usize = 10;
 /// What is said of one cause at most.
 const MAX_EVIDENCE: usize = 5;
 
+/// A request that breaks off is lost, and made again: it costs as much as so many usual ones.
+const BROKEN: f64 = 3.0;
+
+/// Requests below which a change is no evidence that is worth saying.
+const WORTH_SAYING: f64 = 0.5;
+
 /// Affected requests that are an e-fold of doubt less.
 const FEW_REQUESTS: f64 = 3.0;
+
+/// An instance stands out that has this part of what its service lost, and of its spans at most that.
+const INSTANCE_LOST: f64 = 0.8;
+const INSTANCE_SPANS: f64 = 0.6;
 
 /// Windows of history that halve the doubt.
 const FEW_WINDOWS: f64 = 0.5;
@@ -49,6 +63,8 @@ pub struct Cause {
     pub service: String,
     /// The operation that most of it is of, where one stands out.
     pub operation: Option<String>,
+    /// The instance that most of it is of, where one stands out among others that do well.
+    pub instance: Option<String>,
     /// What it is blamed for most.
     pub kind: CauseKind,
     /// Milliseconds lost in the window.
@@ -67,6 +83,8 @@ pub struct Cause {
 pub enum CauseKind {
     /// Its own code takes longer.
     SlowService,
+    /// It, or calls to it, take longer while its CPU is more used than before.
+    StarvedCpu,
     /// Calls to it, or by it, take longer than their answers: network, or a starved host.
     SlowNetwork,
     /// Requests stop early, fail, or call otherwise than before.
@@ -81,6 +99,7 @@ impl CauseKind {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::SlowService => "bottleneck",
+            Self::StarvedCpu => "starved_cpu",
             Self::SlowNetwork => "slow_dependency",
             Self::ChangedCalls => "changed_calls",
             Self::NoHistory => "no_history",
@@ -96,20 +115,30 @@ struct Sums {
     broken: f64,
     z: f64,
     slow_traces: f64,
+    /// Milliseconds by instance.
+    at: BTreeMap<Option<Name>, f64>,
+    strain: Strain,
     reasons: Vec<(f64, Option<Name>, Evidence)>,
 }
 
-pub(super) fn rank(observed: &Observed, history: &History, names: &Names) -> Ranking {
-    let sums = match history.root_ms() {
-        Some(request_ms) => against(observed, history, request_ms, names),
+pub(super) fn rank(observed: &Observed, history: &History, strained: &Strained, names: &Names) -> Ranking {
+    let mut sums = match history.root_ms() {
+        Some(request_ms) => against(observed, history, strained, request_ms, names),
         None => prior(observed),
     };
-    let cost = |sums: &Sums| sums.own_ms + sums.gap_ms + sums.broken;
-    let all: f64 = sums.values().map(cost).sum();
-    let mut ranked: Vec<(Name, Sums)> = sums.into_iter().filter(|(_, sums)| cost(sums) > 0.0).collect();
-    ranked.sort_by(|a, b| cost(&b.1).total_cmp(&cost(&a.1)));
+    sums.iter_mut().for_each(|(service, sums)| sums.strain(strained.get(service), names));
+    let all: f64 = sums.values().map(Sums::lost_ms).sum();
+    let mut ranked: Vec<(Name, Sums)> = sums.into_iter().filter(|(_, sums)| sums.lost_ms() > 0.0).collect();
+    let lost = |sums: &Sums| (sums.belief() * sums.lost_ms(), sums.lost_ms());
+    ranked.sort_by(|a, b| lost(&b.1).0.total_cmp(&lost(&a.1).0).then(lost(&b.1).1.total_cmp(&lost(&a.1).1)));
     let windows = history.windows();
-    let cause = |(service, sums): (Name, Sums)| cause(service, sums, all, windows, names);
+    let cause = |(service, sums): (Name, Sums)| {
+        let instance = sums.instance(observed.instances.get(&service).into_iter().flatten());
+        Cause {
+            instance: instance.map(|name| names.text(name).to_owned()),
+            ..cause(service, sums, all, windows, names)
+        }
+    };
     Ranking {
         causes: ranked.into_iter().take(LISTED).map(cause).collect(),
         requests: observed.requests(),
@@ -117,45 +146,53 @@ pub(super) fn rank(observed: &Observed, history: &History, names: &Names) -> Ran
     }
 }
 
-fn against(observed: &Observed, history: &History, request_ms: f64, names: &Names) -> BTreeMap<Name, Sums> {
+fn against(
+    observed: &Observed,
+    history: &History,
+    strained: &Strained,
+    request_ms: f64,
+    names: &Names,
+) -> BTreeMap<Name, Sums> {
     let mut sums = BTreeMap::<Name, Sums>::new();
-    for blame in latency::blames(observed, history) {
+    let at = |instance: Option<Name>| instance.map_or(String::new(), |name| format!(" at {}", names.text(name)));
+    for blame in latency::blames(observed, history, strained) {
         match blame {
-            Blame::Own { service, operation, excess } => {
+            Blame::Own { service, instance, operation, excess } => {
                 let sums = sums.entry(service).or_default();
                 sums.own_ms += excess.ms;
                 sums.saw(excess.z, f64::from(excess.now.traces) * excess.gate);
-                let what = format!("own time of {}", names.text(operation));
+                *sums.at.entry(instance).or_default() += excess.ms;
+                let what = format!("own time of {}{}", names.text(operation), at(instance));
                 sums.reasons.push((excess.ms, Some(operation), slower(&what, &excess)));
             }
-            Blame::Gap { service, caller, callee, excess, share } => {
+            Blame::Gap { service, instance, caller, callee, excess, share } => {
                 let sums = sums.entry(service).or_default();
                 sums.gap_ms += share * excess.ms;
                 sums.saw(share * excess.z, share * f64::from(excess.now.traces) * excess.gate);
-                let what = format!("between {} and {}", names.text(caller), names.text(callee));
+                *sums.at.entry(instance.filter(|_| service == callee)).or_default() += share * excess.ms;
+                let what = format!("between {} and {}{}", names.text(caller), names.text(callee), at(instance));
                 sums.reasons.push((share * excess.ms, None, slower(&what, &excess)));
             }
         }
     }
-    let mut places = BTreeMap::<(Name, Name, Name), f64>::new();
+    let mut places = BTreeMap::<(Name, Name, Name, Sign), f64>::new();
+    let broken_ms = BROKEN * request_ms;
     for broken in structure::broken(observed, history) {
-        let sums = sums.entry(broken.service).or_default();
-        sums.broken += broken.requests * request_ms;
-        sums.z = sums.z.max(broken.z);
-        *places.entry((broken.service, broken.at.0, broken.at.1)).or_default() += broken.requests;
+        let Broken { service, instance, at, sign, requests, z } = broken;
+        let sums = sums.entry(service).or_default();
+        sums.broken += requests * broken_ms;
+        sums.z = sums.z.max(z);
+        *sums.at.entry(instance).or_default() += requests * broken_ms;
+        *places.entry((service, at.0, at.1, sign)).or_default() += requests;
     }
-    for ((service, at, operation), requests) in places {
+    for ((service, at, operation, sign), requests) in places {
         let sums = sums.entry(service).or_default();
         sums.slow_traces += requests;
-        let whose =
-            if at == service { String::new() } else { format!(" of {}, which called it last,", names.text(at)) };
-        let text = format!(
-            "{requests:.0} requests: {}{whose} stops early, fails or calls otherwise than before",
-            names.text(operation)
-        );
-        let evidence =
-            Evidence { text, value: Some(requests), unit: Some("requests".into()), trace_id: None, sql: None };
-        sums.reasons.push((requests * request_ms, (at == service).then_some(operation), evidence));
+        if requests >= WORTH_SAYING {
+            let own = (at == service).then_some(operation);
+            let evidence = otherwise(service, (at, operation), sign, requests, names);
+            sums.reasons.push((requests * broken_ms, own, evidence));
+        }
     }
     sums
 }
@@ -180,9 +217,46 @@ impl Sums {
         self.slow_traces = self.slow_traces.max(traces);
     }
 
+    fn lost_ms(&self) -> f64 {
+        self.own_ms + self.gap_ms + self.broken
+    }
+
+    /// How far it is beyond chance and of many requests: 0 to 1.
+    fn belief(&self) -> f64 {
+        let beyond_chance = (1.0 - GATE / self.z.max(GATE)).max(0.0);
+        beyond_chance * (1.0 - (-self.slow_traces / FEW_REQUESTS).exp())
+    }
+
+    /// Metrics strengthen what there is.
+    fn strain(&mut self, strain: Option<&Strain>, names: &Names) {
+        let Some(strain) = strain else { return };
+        self.strain = *strain;
+        let factor = strain.factor();
+        for ms in [&mut self.own_ms, &mut self.gap_ms, &mut self.broken] {
+            *ms *= factor;
+        }
+        let surges = [("CPU", strain.cpu), ("network errors", strain.network)];
+        for (what, surge) in surges.into_iter().filter_map(|(what, surge)| Some((what, surge?))) {
+            // shown first: it is what tells the kind
+            self.reasons.push((f64::MAX, None, surged(what, &surge, names)));
+        }
+    }
+
+    fn instance<'a>(&self, spans: impl Iterator<Item = (&'a Name, &'a u32)> + Clone) -> Option<Name> {
+        let all: u32 = spans.clone().map(|(_, count)| count).sum();
+        let lost: f64 = self.at.values().sum();
+        let (worst, worst_ms) = self.at.iter().max_by(|a, b| a.1.total_cmp(b.1))?;
+        let instance = (*worst)?;
+        let of_worst = spans.into_iter().find(|(name, _)| **name == instance).map_or(0, |(_, count)| *count);
+        let alone = *worst_ms >= INSTANCE_LOST * lost;
+        (alone && f64::from(of_worst) <= INSTANCE_SPANS * f64::from(all)).then_some(instance)
+    }
+
     fn kind(&self) -> CauseKind {
         if self.broken >= self.own_ms.max(self.gap_ms) {
             CauseKind::ChangedCalls
+        } else if self.strain.cpu.is_some() {
+            CauseKind::StarvedCpu
         } else if self.own_ms >= self.gap_ms {
             CauseKind::SlowService
         } else {
@@ -193,28 +267,19 @@ impl Sums {
 
 fn cause(service: Name, mut sums: Sums, all: f64, windows: usize, names: &Names) -> Cause {
     sums.reasons.sort_by(|a, b| b.0.total_cmp(&a.0));
-    let lost_ms = sums.own_ms + sums.gap_ms + sums.broken;
+    let lost_ms = sums.lost_ms();
     let share = lost_ms / all;
-    let beyond_chance = (1.0 - GATE / sums.z.max(GATE)).max(0.0);
-    let enough = 1.0 - (-sums.slow_traces / FEW_REQUESTS).exp();
     let known = windows as f64 / (windows as f64 + FEW_WINDOWS);
-    let heaviest = sums.reasons.first().filter(|(ms, ..)| *ms >= lost_ms / 2.0);
+    let measured = sums.reasons.iter().find(|(ms, ..)| *ms < f64::MAX);
+    let heaviest = measured.filter(|(ms, ..)| *ms >= lost_ms / 2.0);
     Cause {
         service: names.text(service).to_owned(),
         operation: heaviest.and_then(|(_, operation, _)| *operation).map(|name| names.text(name).to_owned()),
+        instance: None,
         kind: if windows == 0 { CauseKind::NoHistory } else { sums.kind() },
         lost_ms,
         share,
-        confidence: share * beyond_chance * enough * known,
+        confidence: share * sums.belief() * known,
         evidence: sums.reasons.into_iter().take(MAX_EVIDENCE).map(|(_, _, evidence)| evidence).collect(),
     }
-}
-
-fn slower(what: &str, excess: &latency::Excess) -> Evidence {
-    let (now, usual) = (excess.now.median, excess.usual.median);
-    let text = format!(
-        "{what}: {now:.1} ms instead of {usual:.1} ms in {} requests ({:.0} standard deviations)",
-        excess.now.traces, excess.z
-    );
-    Evidence { text, value: Some(now), unit: Some("ms".into()), trace_id: None, sql: None }
 }

@@ -1,9 +1,13 @@
-//! [`Tree`]: the spans of one trace with what each did itself: own time, gap, tail, signature, and whether
+//! [`Tree`]: the spans of one trace with what each did itself: own time, gap, tail, signature, marks, and whether
 //! the request waited for it.
 
 use std::collections::HashMap;
 
-use super::hashed;
+use super::{
+    hashed,
+    lines::{Line, Lines},
+    marks::Mark,
+};
 use crate::spans::{Name, Side, Span};
 
 /// One trace.
@@ -33,6 +37,12 @@ pub(super) struct Node {
     pub(super) tail_ms: Option<f64>,
     /// Whom it only called: its time is that call's, not its own.
     pub(super) call: Option<Call>,
+    /// Whether it may be a call, and none of another service's spans is its child.
+    pub(super) unanswered: bool,
+    /// Where its service ran.
+    pub(super) instance: Option<Name>,
+    /// What it shows of itself, each once.
+    pub(super) marks: Vec<Mark>,
     /// Which children it has, as a set; whether it failed by itself.
     pub(super) signature: u64,
     pub(super) duration_ms: f64,
@@ -46,10 +56,12 @@ pub(super) struct Call {
     /// What the caller waited longer than the callee took; the whole time when the callee sends no spans. May be negative
     /// when clocks differ.
     pub(super) gap_ms: f64,
+    /// Where the callee ran.
+    pub(super) instance: Option<Name>,
 }
 
 impl Tree {
-    pub(super) fn of(spans: &[Span]) -> Option<Self> {
+    pub(super) fn of(spans: &[Span], lines: &Lines) -> Option<Self> {
         let mut spans: Vec<&Span> = spans.iter().collect();
         spans.sort_by_key(|span| (span.start, span.id));
         let places: HashMap<u64, usize> = spans.iter().enumerate().map(|(place, span)| (span.id, place)).collect();
@@ -66,7 +78,13 @@ impl Tree {
         let root = root.or(if spans.is_empty() { None } else { Some(0) })?;
         let family = Family { spans: &spans, parents: &parents, children: &children };
         let on_path = family.path(root);
-        let nodes = (0..spans.len()).map(|place| family.node(place, on_path[place])).collect();
+        let mut nodes: Vec<Node> = (0..spans.len()).map(|place| family.node(place, on_path[place])).collect();
+        for line in lines.of(spans[0].trace) {
+            let place = places.get(&line.span).copied().or_else(|| family.first_of(line));
+            if let Some(node) = place.map(|place| &mut nodes[place]).filter(|node| node.service == line.service) {
+                node.marks.push(Mark::Line(line.template));
+            }
+        }
         Some(Self { nodes, root })
     }
 
@@ -141,6 +159,9 @@ impl Family<'_> {
             own_ms: ms((span.duration_ns - covered).max(0)),
             tail_ms: last_end.map(|end| ms((span.end() - end).max(0))),
             call: self.call(place),
+            unanswered: span.side != Side::Server && self.answer(place).is_none(),
+            instance: span.instance,
+            marks: if self.failed(place) { vec![Mark::Failed] } else { Vec::new() },
             signature: self.signature(place),
             duration_ms: ms(span.duration_ns),
         }
@@ -154,10 +175,11 @@ impl Family<'_> {
         }
         if let Some(answer) = self.answer(place) {
             let gap_ms = ms(span.duration_ns - answer.duration_ns);
-            return Some(Call { callee: answer.service, operation: answer.operation, gap_ms });
+            let (callee, operation, instance) = (answer.service, answer.operation, answer.instance);
+            return Some(Call { callee, operation, gap_ms, instance });
         }
         let peer = span.peer.filter(|peer| span.side == Side::Client && *peer != span.service)?;
-        Some(Call { callee: peer, operation: span.operation, gap_ms: ms(span.duration_ns) })
+        Some(Call { callee: peer, operation: span.operation, gap_ms: ms(span.duration_ns), instance: None })
     }
 
     /// The first child in another service.
@@ -176,9 +198,18 @@ impl Family<'_> {
         let mut labels: Vec<u64> = self.children[place].iter().map(label).collect();
         labels.sort_unstable();
         labels.dedup();
+        hashed(labels.into_iter().chain(self.failed(place).then_some(u64::MAX)))
+    }
+
+    /// Whether it failed and nothing it called did.
+    fn failed(&self, place: usize) -> bool {
         let failed_below = self.children[place].iter().any(|child| self.spans[*child].error);
-        let failed = self.spans[place].error && !failed_below;
-        hashed(labels.into_iter().chain(failed.then_some(u64::MAX)))
+        self.spans[place].error && !failed_below
+    }
+
+    /// Where a line belongs that names no span of the trace.
+    fn first_of(&self, line: &Line) -> Option<usize> {
+        self.spans.iter().position(|span| span.service == line.service)
     }
 }
 

@@ -1,0 +1,103 @@
+//! [`Mark`]: what a span shows of itself beside its children: that it failed, or a line it logged.
+//!
+//! Code that returns early no longer logs what comes after, code that throws logs what it never did, and both fail
+//! where they did not. So a mark counts whether it is there or gone, each against history as a share of
+//! its operation's spans, by the test of `abnormal.rs`. Errors and lines that are usual accuse nobody.
+
+use super::{
+    Operation,
+    history::{History, UsualShare},
+    observed::{Map, Observed},
+};
+use crate::spans::Name;
+
+/// What a span shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Mark {
+    /// It failed, and nothing it called did.
+    Failed,
+    /// It logged a line of this template.
+    Line(Name),
+}
+
+/// Why a span is abnormal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Sign {
+    /// It called otherwise than before.
+    Calls,
+    /// It shows what it did not.
+    Shows(Mark),
+    /// It no longer shows what it did.
+    Lacks(Mark),
+}
+
+/// A mark's presence or absence that became more frequent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Change {
+    pub(super) sign: Sign,
+    /// Share of these spans that is in excess.
+    pub(super) share: f64,
+    pub(super) z: f64,
+}
+
+/// What a line of a service is usual in so many of an operation's spans, when its silence would be heard.
+const USUAL: f64 = 0.9;
+
+/// Spans of an operation, and marks, before which nothing is usual.
+const MIN_SPANS: u32 = 5;
+
+/// Marks that changed, by operation.
+pub(super) fn changes(observed: &Observed, history: &History) -> Map<Operation, Vec<Change>> {
+    let mut changed = Map::<Operation, Vec<Change>>::default();
+    for operation in observed.signatures.keys() {
+        let now = observed.marks.get(operation);
+        let mut marks = history.marks(operation);
+        marks.extend(now.iter().flat_map(|counts| counts.keys()));
+        marks.sort_unstable();
+        marks.dedup();
+        let found: Vec<Change> = marks.iter().flat_map(|mark| change(observed, history, operation, *mark)).collect();
+        if !found.is_empty() {
+            changed.insert(*operation, found);
+        }
+    }
+    changed
+}
+
+/// A service that logs nothing at all says nothing by its silence.
+fn change(observed: &Observed, history: &History, operation: &Operation, mark: Mark) -> Option<Change> {
+    if matches!(mark, Mark::Line(_)) && !observed.logging.contains(&operation.0) {
+        return None;
+    }
+    let all = &observed.signatures[operation];
+    let with = observed.marks.get(operation).and_then(|counts| counts.get(&mark)).copied().unwrap_or(0);
+    let usual = history.mark(operation, mark);
+    let without = UsualShare { of_signature: usual.of_operation - usual.of_signature, ..usual };
+    let excess = |count, usual: &UsualShare, sign| {
+        let (share, z) = super::abnormal::excess(count, all, usual)?;
+        Some(Change { sign, share, z })
+    };
+    let lacks = || excess(all.spans - with, &without, Sign::Lacks(mark));
+    excess(with, &usual, Sign::Shows(mark)).or_else(|| if mark == Mark::Failed { None } else { lacks() })
+}
+
+/// Whether a service logs as it usually does: had it gone wrong, it would have been heard.
+pub(super) fn logs_as_usual(
+    service: Name,
+    observed: &Observed,
+    history: &History,
+    changed: &Map<Operation, Vec<Change>>,
+) -> bool {
+    let mut usual = false;
+    for (operation, all) in observed.signatures.iter().filter(|((of, _), _)| *of == service) {
+        if changed.contains_key(operation) {
+            return false;
+        }
+        let said = observed.marks.get(operation).into_iter().flatten();
+        usual |= said.filter(|(mark, _)| matches!(mark, Mark::Line(_))).any(|(mark, count)| {
+            let share = history.mark(operation, *mark);
+            let before = f64::from(share.of_signature) >= USUAL * f64::from(share.of_operation);
+            before && share.of_operation >= MIN_SPANS && f64::from(*count) >= USUAL * f64::from(all.spans)
+        });
+    }
+    usual
+}
