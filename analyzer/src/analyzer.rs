@@ -294,7 +294,7 @@ impl Analyzer {
     fn bottlenecks(&self, snapshot: &Snapshot) -> Vec<Bottleneck> {
         let usual = |service: &str| self.names.find(service).and_then(|name| self.usual_rates.get(&name)).copied();
         let full = |finding: &FindingView| match Kind::of_name(&finding.kind) {
-            Some(Kind::Bottleneck) => Some(finding.service.clone()),
+            Some(Kind::Bottleneck | Kind::RetryStorm) => Some(finding.service.clone()),
             // what it loads is as full as if it were slow
             Some(Kind::UpstreamSurge) => finding.peer.clone(),
             _ => None,

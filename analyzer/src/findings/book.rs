@@ -89,7 +89,12 @@ impl Book {
     /// Whether what happens now is usual: while a fault is open, waiting callers and starved callees are not, unless
     /// it lasts.
     pub(super) fn is_quiet(&self) -> bool {
-        self.at_fault == 0 || self.at_fault > USUAL_AFTER
+        self.at_fault == 0 || self.is_lasting()
+    }
+
+    /// Whether a fault is open for so long that it is what is usual.
+    pub(super) fn is_lasting(&self) -> bool {
+        self.at_fault > USUAL_AFTER
     }
 
     fn vote(&mut self, scene: &Scene, suspicions: &[Suspicion]) {

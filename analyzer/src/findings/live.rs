@@ -87,8 +87,12 @@ impl Live {
             self.since = start;
         }
         self.windows += 1;
-        self.spans += requests.iter().map(Vec::len).sum::<usize>();
-        self.gathered.extend(requests);
+        // what policy turned away stops early by design, not by a fault
+        let served = requests.into_iter().filter(|spans| !spans.iter().any(|span| span.shed));
+        for spans in served {
+            self.spans += spans.len();
+            self.gathered.push(spans);
+        }
         let enough = self.gathered.len() >= ENOUGH_REQUESTS || self.spans >= self.max_spans;
         if let Some(said) = &mut self.said {
             said.votes = 1;
@@ -222,5 +226,59 @@ fn summary(cause: &Cause) -> String {
         CauseKind::ChangedCalls => {
             format!("requests stop early, fail or call otherwise at {service}: {percent:.0} % of what requests lose")
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{snapshot::NodeKind, spans::Side};
+
+    fn requests(count: u128, shed: bool) -> Vec<Vec<Span>> {
+        let request = |trace| {
+            let (start, duration_ns) = (trace as i64 * 1_000_000, 500_000);
+            vec![Span {
+                trace,
+                id: 1,
+                parent: 0,
+                start,
+                duration_ns,
+                service: 0,
+                operation: 1,
+                kind: 2,
+                side: Side::Server,
+                error: shed,
+                abandoned: false,
+                peer: None,
+                peer_kind: NodeKind::Service,
+                instance: None,
+                queue_wait_ns: None,
+                shed,
+                input_tokens: 0,
+                output_tokens: 0,
+                first_token_ns: None,
+            }]
+        };
+        (0..count).map(request).collect()
+    }
+
+    #[test]
+    fn requests_are_gathered_to_fifty_and_what_policy_shed_is_none() {
+        let mut names = Names::default();
+        for name in ["gateway", "GET /", "server"] {
+            names.intern(name);
+        }
+        let mut live = Live::new(1_000);
+        let second = 1_000_000_000;
+        live.window(requests(30, false), (0, 10 * second), &names, true);
+        live.window(requests(80, true), (10 * second, 20 * second), &names, true);
+        assert!(live.said.is_none() && live.gathered.len() == 30);
+        live.window(requests(20, false), (20 * second, 30 * second), &names, true);
+        let said = live.said.as_ref().unwrap();
+        assert_eq!((said.ranking.requests, said.votes, said.since, said.until), (50, 3, 0, 30 * second));
+        for window in 3..18 {
+            live.window(requests(1, false), (window * 10 * second, (window + 1) * 10 * second), &names, true);
+        }
+        assert_eq!(live.said.as_ref().unwrap().ranking.requests, 15, "150 s are long enough");
     }
 }

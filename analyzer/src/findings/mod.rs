@@ -116,7 +116,7 @@ impl Findings {
         let history = &self.history;
         let scene = Scene { window, snapshot, names, graph, facts: &facts, history, min_history, wait_budget_ms };
         let suspicions = self.live.join(&scene, suspicions(&scene));
-        let suspected = suspected(&suspicions);
+        let suspected = if self.book.is_lasting() { BTreeSet::new() } else { suspected(&suspicions) };
         let changes = self.book.window(&scene, &merge::merged(suspicions));
         if self.book.is_quiet() {
             self.history.remember(&seen, &suspected);

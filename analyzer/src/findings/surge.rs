@@ -108,6 +108,7 @@ fn suspicion(scene: &Scene, surge: &Surge, most: &Slow, loaded: &[Slow]) -> Susp
     evidence.extend(scene.window.services.get(&most.service).map(station).unwrap_or_default());
     let of_surge = of_service(scene, surge, most.service);
     Suspicion {
+        touched: scene.reach(surge.entry, most.service),
         lost_ms_per_s: loaded.iter().map(|slow| slow.lost_ms_per_s).sum(),
         confidence: confidence(surge.deviations.min(most.deviations), surge.now.requests, surge.usual.windows),
         evidence: of_surge.evidence.iter().cloned().chain(evidence).collect(),

@@ -128,3 +128,14 @@ fn a_model_that_does_not_fit_is_told() {
     println!("{findings:#?}");
     assert_eq!(said(&findings), [("order", "model_mismatch")]);
 }
+
+#[test]
+fn what_lasts_an_hour_is_usual() {
+    let services = vec![service("api", 5.0, &[(1, 1.0)]), service("store", 5.0, &[])];
+    let event = (150, 150 + 4_200, Event::Returns("api"));
+    let mesh = Mesh { services, entries: vec![(0, 4.0)], events: vec![event], wave: (0.0, 600.0) };
+    let findings = replay(Config::default(), &mesh.run(1, 150 + 4_200));
+    assert_eq!(said(&findings), [("api", "missing_calls")]);
+    let lasted_s = (findings[0].closed_unix_nano.unwrap() - findings[0].onset_unix_nano) / SECOND;
+    assert!((3_600..4_100).contains(&lasted_s), "{lasted_s} s");
+}

@@ -4,8 +4,11 @@ mod calibration;
 mod faults;
 mod health;
 mod mesh;
+mod rows;
+mod run;
 
-use mesh::{Mesh, Row, SECOND, Service, batch, service};
+use mesh::{Mesh, Service, service};
+use rows::{Row, SECOND, batch};
 
 use crate::{
     analyzer::{Analyzer, Step},
