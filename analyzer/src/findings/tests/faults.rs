@@ -139,3 +139,28 @@ fn what_lasts_an_hour_is_usual() {
     let lasted_s = (findings[0].closed_unix_nano.unwrap() - findings[0].onset_unix_nano) / SECOND;
     assert!((3_600..4_100).contains(&lasted_s), "{lasted_s} s");
 }
+
+#[test]
+fn what_a_surge_loads_is_regulated_as_a_bottleneck_is() {
+    let mut mesh = shop();
+    mesh.entries = vec![(1, 20.0)];
+    mesh.services[5].servers = 1;
+    mesh.events = vec![(BEFORE, BEFORE + DURING, Event::Surge(3.5))];
+    let control = ControlConfig { enabled: true, ..ControlConfig::default() };
+    let servers = [("order".to_owned(), 1)].into_iter().collect();
+    let mut analyzer = Analyzer::new(Config { servers, control, ..Config::default() });
+    let rows = mesh.run(1, BEFORE + DURING);
+    let end = |row: &Row| row.start + row.duration;
+    let mut steps = rows.chunk_by(|a, b| end(a) / SECOND == end(b) / SECOND).map(|second| {
+        analyzer.push(&batch(second));
+        analyzer.step(end(&second[0]))
+    });
+    let step = steps.find(|step| step.policy.is_some()).expect("it is regulated");
+    let (policy, snapshot) = (step.policy.unwrap(), step.snapshot.unwrap());
+    assert_eq!(said(&snapshot.findings), [("api", "upstream_surge")]);
+    assert_eq!(snapshot.findings[0].peer.as_deref(), Some("order"));
+    assert!(policy.for_service("order").is_some_and(|policy| policy.concurrency_limit.is_some()), "{policy:?}");
+    assert!(policy.for_service("api").is_some_and(|policy| policy.rate_limit.is_some()), "{policy:?}");
+    let accused = |name: &str| snapshot.services.iter().any(|service| service.service == name && service.bottleneck);
+    assert!(!accused("api") && !accused("order"), "neither is to be mended");
+}

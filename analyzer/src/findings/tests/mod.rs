@@ -12,7 +12,7 @@ use rows::{Row, SECOND, batch};
 
 use crate::{
     analyzer::{Analyzer, Step},
-    config::Config,
+    config::{Config, ControlConfig},
     queueing::simulation::Law,
     snapshot::{FindingState, FindingView},
 };
