@@ -117,12 +117,18 @@ impl Live {
         self.said = Some(Said { ranking, since: self.since, until, votes });
     }
 
-    /// The detectors' suspicions and the ranking's as one.
-    pub(super) fn join(&self, scene: &Scene, mut suspicions: Vec<Suspicion>) -> Vec<Suspicion> {
+    /// The detectors' suspicions and the ranking's as one. What keeps a finding open need not be as sure as what opens it.
+    pub(super) fn join(
+        &self,
+        scene: &Scene,
+        mut suspicions: Vec<Suspicion>,
+        is_open: impl Fn(&str) -> bool,
+    ) -> Vec<Suspicion> {
         let Some(said) = self.said.as_ref().filter(|said| scene.is_known(said.ranking.history_windows)) else {
             return suspicions;
         };
-        let Some(first) = said.ranking.causes.first().filter(|first| first.confidence >= SURE) else {
+        let least = |cause: &Cause| if is_open(&cause.service) { SUSPICIOUS } else { SURE };
+        let Some(first) = said.ranking.causes.first().filter(|first| first.confidence >= least(first)) else {
             said.add_evidence(scene, &mut suspicions);
             return suspicions;
         };

@@ -115,7 +115,9 @@ impl Findings {
         self.history.follow(&seen);
         let history = &self.history;
         let scene = Scene { window, snapshot, names, graph, facts: &facts, history, min_history, wait_budget_ms };
-        let suspicions = self.live.join(&scene, suspicions(&scene));
+        let is_open =
+            |service: &str| self.book.open().any(|finding| finding.service == service && Kind::is_fault(&finding.kind));
+        let suspicions = self.live.join(&scene, suspicions(&scene), is_open);
         let suspected = if self.book.is_lasting() { BTreeSet::new() } else { suspected(&suspicions) };
         let changes = self.book.window(&scene, &merge::merged(suspicions));
         if self.book.is_quiet() {

@@ -130,6 +130,19 @@ fn a_model_that_does_not_fit_is_told() {
 }
 
 #[test]
+fn few_requests_are_gathered_until_they_tell() {
+    for seed in seeds() {
+        // under one request in two seconds reaches the service: no window has enough of them by itself
+        let mesh =
+            Mesh { entries: vec![(1, 0.9)], events: vec![(1_000, 1_300, Event::Slow("payment", 12.0))], ..shop() };
+        let findings = replay(Config::default(), &mesh.run(seed, 1_300));
+        println!("{findings:#?}");
+        assert_eq!(said(&findings), [("payment", "bottleneck")], "seed {seed}");
+        assert!(findings[0].confidence >= 0.8 && findings[0].impact_ms > 0.0);
+    }
+}
+
+#[test]
 fn what_lasts_an_hour_is_usual() {
     let services = vec![service("api", 5.0, &[(1, 1.0)]), service("store", 5.0, &[])];
     let event = (150, 150 + 4_200, Event::Returns("api"));
