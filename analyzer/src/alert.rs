@@ -5,7 +5,13 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use weir_schema::UnixNanos;
 
-use crate::snapshot::{FindingState, FindingView};
+use crate::{
+    findings::Kind,
+    snapshot::{FindingState, FindingView},
+};
+
+/// A fault said at this is worth waking somebody.
+const SURE: f64 = 0.8;
 
 /// Whether an alert fires or is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,7 +83,12 @@ impl Alert {
             FindingState::Closed => AlertState::Resolved,
         };
         let name = format!("weir_{}", finding.kind);
-        let severity = if finding.confidence >= 0.8 { Severity::Critical } else { Severity::Warning };
+        let severity = match Kind::of_name(&finding.kind) {
+            Some(Kind::ModelMismatch) => Severity::Info,
+            Some(Kind::SaturationAhead) => Severity::Warning,
+            _ if finding.confidence >= SURE => Severity::Critical,
+            _ => Severity::Warning,
+        };
         let label = |key: &str, value: &str| (key.to_owned(), value.to_owned());
         let labels = BTreeMap::from([
             label("alertname", &name),
@@ -88,6 +99,15 @@ impl Alert {
         let evidence: Vec<&str> = finding.evidence.iter().map(|e| e.text.as_str()).collect();
         let mut annotations =
             BTreeMap::from([label("summary", &finding.summary), label("evidence", &evidence.join("; "))]);
+        annotations.extend([
+            label("action", &finding.action),
+            label("impact", &impact(finding)),
+            label("victims", &finding.victims.join(", ")),
+        ]);
+        annotations.retain(|_, text| !text.is_empty());
+        if let Some(sql) = finding.evidence.iter().find_map(|e| e.sql.as_deref()) {
+            annotations.insert("sql".into(), sql.into());
+        }
         if let Some(trace) = finding.evidence.iter().find_map(|e| e.trace_id.as_deref()) {
             annotations.insert("trace_id".into(), trace.into());
         }
@@ -105,4 +125,10 @@ impl Alert {
             annotations,
         }
     }
+}
+
+/// Whom it costs what; empty when nobody anything.
+fn impact(finding: &FindingView) -> String {
+    let Some(entry) = finding.entry.as_ref().filter(|_| finding.impact_ratio > 0.0) else { return String::new() };
+    format!("{:.0} % of the requests at {entry}, {:.1} ms a request", finding.impact_ratio * 100.0, finding.impact_ms)
 }

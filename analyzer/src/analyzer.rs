@@ -12,14 +12,14 @@ use weir_schema::{Batch, Table, UnixNanos};
 
 use crate::{
     alert::Alert,
-    bottleneck::{Judge, mean, median},
     config::Config,
     control::{Bottleneck, Command, Controller},
+    findings::{Findings, Kind},
     findings_rows,
     graph::ServiceGraph,
     held::{As, Call, Held},
     rollup::{Rollup, minute},
-    snapshot::{Counters, Snapshot},
+    snapshot::{Counters, FindingView, Snapshot},
     spans::{Name, Names, SpanColumns},
     view,
     window::{Window, Windows},
@@ -33,7 +33,7 @@ pub struct Analyzer {
     held: Held,
     windows: Windows,
     rollup: Rollup,
-    judge: Judge,
+    findings: Findings,
     controller: Controller,
     /// Requests per second of each service in healthy windows, for visit ratios.
     usual_rates: BTreeMap<Name, f64>,
@@ -76,11 +76,11 @@ impl Analyzer {
         Self {
             controller: Controller::new(config.control.clone()),
             windows: Windows::new(length_ns),
+            findings: Findings::new(&config),
             config,
             names: Names::default(),
             held: Held::default(),
             rollup: Rollup::default(),
-            judge: Judge::default(),
             usual_rates: BTreeMap::new(),
             usual_service_ms: BTreeMap::new(),
             graph: ServiceGraph::default(),
@@ -105,6 +105,7 @@ impl Analyzer {
             self.counters.spans += 1;
             self.newest = self.newest.max(span.start);
             self.rollup.span(&span);
+            self.findings.push(&span);
             self.windows.push(span);
         }
         self.calls.drain(..).for_each(|call| self.rollup.call(&call));
@@ -128,6 +129,7 @@ impl Analyzer {
                 self.rollup.span(&span);
             }
             if span.start >= history_from {
+                self.findings.push(&span);
                 self.windows.push(span);
             }
         }
@@ -219,6 +221,7 @@ impl Analyzer {
         }
         self.counters.late = self.windows.late;
         self.counters.evicted = self.held.evicted;
+        self.counters.sampled_out = self.findings.sampled_out();
         if step.policy.is_some() || step.snapshot.is_some() {
             let mut snapshot = step.snapshot.take().or_else(|| self.last_snapshot.clone()).unwrap_or_default();
             view::regulate(&mut snapshot, self.controller.policy(), self.controller.view());
@@ -231,17 +234,16 @@ impl Analyzer {
 
     fn window(&mut self, window: &Window, step: &mut Step) {
         self.graph = self.graph_of(window);
-        let changes = self.judge.window(window, &self.names, &self.graph, self.config.min_history);
-        if self.judge.open().next().is_none() {
+        let mut snapshot = view::snapshot(window, &self.names);
+        let changed = self.findings.window(window, &snapshot, &self.names, &self.graph);
+        if self.findings.is_quiet() {
             self.remember_usual(window);
         }
-        let findings = self.judge.findings();
-        let mut snapshot = view::snapshot(window, &self.names, findings);
         if let Some(before) = step.snapshot.as_ref().or(self.last_snapshot.as_ref()) {
             view::carry_over(&mut snapshot, before);
         }
-        if !changes.is_empty() {
-            let changed: Vec<_> = changes.into_iter().map(|change| change.finding).collect();
+        view::judge(&mut snapshot, self.findings.all());
+        if !changed.is_empty() {
             step.alerts.extend(changed.iter().map(Alert::of_finding));
             step.rows.push(findings_rows::batch(&changed, window.end));
         }
@@ -288,29 +290,35 @@ impl Analyzer {
         self.names.find(service).and_then(|name| self.usual_service_ms.get(&name)).copied()
     }
 
-    /// Open bottlenecks as the controller needs them.
+    /// Services that open findings say are too slow for what comes, as the controller needs them.
     fn bottlenecks(&self, snapshot: &Snapshot) -> Vec<Bottleneck> {
-        let open = self.judge.open().filter(|finding| finding.kind == "bottleneck");
         let usual = |service: &str| self.names.find(service).and_then(|name| self.usual_rates.get(&name)).copied();
-        let bottleneck = |finding: &crate::snapshot::FindingView| {
-            let service = snapshot.services.iter().find(|s| s.service == finding.service)?;
-            let entry = self.graph.entry_of(&finding.service).and_then(|entry| {
-                let visits = usual(&finding.service)? / usual(&entry)?.max(1e-9);
+        let full = |finding: &FindingView| match Kind::of_name(&finding.kind) {
+            Some(Kind::Bottleneck | Kind::RetryStorm) => Some(finding.service.clone()),
+            // what it loads is as full as if it were slow
+            Some(Kind::UpstreamSurge) => finding.peer.clone(),
+            _ => None,
+        };
+        let bottleneck = |finding: &FindingView| {
+            let name = full(finding)?;
+            let service = snapshot.services.iter().find(|s| s.service == name)?;
+            let entry = self.graph.entry_of(&name).and_then(|entry| {
+                let visits = usual(&name)? / usual(&entry)?.max(1e-9);
                 Some((entry, visits))
             });
             Some(Bottleneck {
                 finding_id: finding.finding_id.clone(),
-                service: finding.service.clone(),
+                usual_service_time_ms: self.usual_service_time(&name),
+                service: name,
                 servers: service.estimate.servers.and_then(NonZeroU32::new),
                 service_time_ms: service.estimate.service_time_ms,
-                usual_service_time_ms: self.usual_service_time(&finding.service),
                 downstream_ms: service.downstream_ms,
                 utilization: service.estimate.utilization,
                 completions_per_s: service.rate_per_s,
                 entry,
             })
         };
-        open.filter_map(bottleneck).collect()
+        self.findings.open().filter_map(bottleneck).collect()
     }
 }
 
@@ -321,9 +329,15 @@ pub(crate) fn moments(values: &[f64]) -> Option<(f64, f64)> {
     Some((mean, variance / (mean * mean)))
 }
 
+pub(crate) fn mean(values: &[f64]) -> Option<f64> {
+    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+}
+
 /// The middle value.
 pub(crate) fn middle(values: &[f64]) -> Option<f64> {
-    median(values.iter().copied())
+    let mut values = values.to_vec();
+    let middle = values.len() / 2;
+    (!values.is_empty()).then(|| *values.select_nth_unstable_by(middle, f64::total_cmp).1)
 }
 
 #[cfg(test)]

@@ -18,6 +18,9 @@ pub struct Config {
     /// table is at most 7/8 full: 3,600,000 take 206 MB, hold 30,000 spans/s for a minute, and leave
     /// most of 1.5 GiB to the store. One more span in a half would double its table.
     pub max_held_spans: usize,
+    /// Spans of requests under way that are gathered for root causes; beyond it a share of all requests is, whole. A
+    /// span takes 144 bytes, and as many may wait for their ranking: 100,000 take 29 MB and hold 2,000 requests of 50 spans.
+    pub max_trace_spans: usize,
     /// Service level objective of a request at the entry, in milliseconds.
     pub slo_ms: f64,
     /// Workers of a service, where known.
@@ -53,6 +56,7 @@ impl Default for Config {
             lateness_ms: 2_000,
             hold_ms: 60_000,
             max_held_spans: 3_600_000,
+            max_trace_spans: 100_000,
             slo_ms: 1_000.0,
             servers: BTreeMap::new(),
             min_history: 4,
@@ -85,6 +89,7 @@ impl Config {
             (self.window_ms >= 100, "window_ms: must be at least 100"),
             (self.hold_ms >= self.window_ms + self.lateness_ms, "hold_ms: must be at least window_ms + lateness_ms"),
             (self.max_held_spans >= 1_000, "max_held_spans: must be at least 1000"),
+            (self.max_trace_spans >= 1_000, "max_trace_spans: must be at least 1000"),
             (self.slo_ms > 0.0, "slo_ms: must be above 0"),
             (self.servers.values().all(|c| *c > 0), "servers: each must be at least 1"),
             (self.min_history >= 2, "min_history: must be at least 2"),

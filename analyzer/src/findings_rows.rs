@@ -33,9 +33,25 @@ pub(crate) fn batch(findings: &[FindingView], time: UnixNanos) -> Batch {
         double(|f| f.score),
         double(|f| f.confidence),
         text(|f| Some(f.summary.clone())),
-        text(|f| Some(json!({"evidence": f.evidence, "victims": f.victims}).to_string())),
+        text(|f| Some(details(f))),
     ];
     let table = Table::Findings;
     let rows = RecordBatch::try_new(table.schema(), columns).expect("the columns above are the table's");
     Batch { table, rows }
+}
+
+/// What has no column of its own.
+fn details(finding: &FindingView) -> String {
+    let FindingView { evidence, victims, entry, impact_ms, impact_ratio, instance, peer, action, .. } = finding;
+    json!({
+        "evidence": evidence,
+        "victims": victims,
+        "entry": entry,
+        "impact_ms": impact_ms,
+        "impact_ratio": impact_ratio,
+        "instance": instance,
+        "peer": peer,
+        "action": action,
+    })
+    .to_string()
 }

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! push(spans) ─▶ held (dedupe, pairs) ─▶ rollup ─▶ rows of operations, edges
-//!                └▶ window ─▶ departures, queueing ─▶ graph ─▶ bottleneck ─▶ control ─▶ policy
+//!                ├▶ window ─▶ departures, queueing ─▶ graph ─▶ findings ─▶ control ─▶ policy
+//!                └▶ traces ─▶ facts, causes ──────────────────┘
 //! step(now)  closes windows and says what changed
 //! ```
 //!
@@ -15,12 +16,12 @@ extern crate self as weir_analyzer;
 
 pub mod alert;
 mod analyzer;
-pub mod bottleneck;
 pub mod causes;
 pub mod config;
 pub mod control;
 pub mod critical_path;
 pub mod departures;
+mod findings;
 mod findings_rows;
 pub mod flame;
 pub mod graph;

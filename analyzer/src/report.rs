@@ -9,8 +9,9 @@ use weir_schema::UnixNanos;
 
 use crate::{
     analyzer::{Analyzer, Step},
-    causes::{Incident, Verdict},
+    causes::{Cause, CauseKind, Incident, Verdict},
     config::Config,
+    findings::{Kind, action},
     lm::LmView,
     snapshot::{Estimate, Evidence, FindingView, QueueWait, ServiceView, Snapshot, WhatIf},
     view::middle_of,
@@ -86,8 +87,6 @@ pub struct FindingReport {
     pub service: String,
     /// The operation, when one stands out.
     pub operation: Option<String>,
-    /// The instance, when one stands out among others that do well.
-    pub instance: Option<String>,
     /// What it is.
     pub kind: String,
     /// When it began, RFC 3339.
@@ -98,6 +97,18 @@ pub struct FindingReport {
     pub confidence: f64,
     /// What it rests on.
     pub evidence: Vec<Evidence>,
+    /// Milliseconds that a request loses by it, on average.
+    pub impact_ms: f64,
+    /// Share of the requests at its entry that it touches; `None` where no window told.
+    pub impact_ratio: Option<f64>,
+    /// The replica, when it is one of several.
+    pub instance: Option<String>,
+    /// The other side, as in findings of windows.
+    pub peer: Option<String>,
+    /// Services that only wait for it.
+    pub victims: Vec<String>,
+    /// What to do about it.
+    pub action: String,
 }
 
 /// The end-to-end effect of more load.
@@ -254,40 +265,65 @@ fn last_lm(views: &[ServiceView]) -> Option<LmView> {
     identified.or(known.last()).map(|lm| (*lm).clone())
 }
 
-/// The causes by rank, then what the windows found beside them.
+/// The causes by rank, then what the windows found beside them. Of a cause that a window found too, the finding says
+/// the kind where it is the more precise, and whom it costs what.
 fn findings(verdict: Verdict, mut found: Vec<FindingView>) -> Vec<FindingReport> {
     found.sort_by(|a, b| b.score.total_cmp(&a.score));
+    let requests = verdict.ranking.requests.max(1) as f64;
     let caused = |service: &str| verdict.ranking.causes.iter().any(|cause| cause.service == service);
-    let onset = |service: &str| {
-        let windows = found.iter().filter(|finding| finding.service == service);
-        windows.map(|finding| finding.onset_unix_nano).min().unwrap_or(verdict.onset)
-    };
-    let causes = verdict.ranking.causes.iter().map(|cause| FindingReport {
-        rank: 0,
-        service: cause.service.clone(),
-        operation: cause.operation.clone(),
-        instance: cause.instance.clone(),
-        kind: cause.kind.as_str().to_owned(),
-        onset: rfc3339(onset(&cause.service)),
-        score: cause.lost_ms,
-        confidence: cause.confidence,
-        evidence: cause.evidence.clone(),
+    let causes = verdict.ranking.causes.iter().map(|cause| {
+        let windows = found.iter().filter(|f| f.service == cause.service && Kind::is_fault(&f.kind));
+        let onset = windows.clone().map(|finding| finding.onset_unix_nano).min().unwrap_or(verdict.onset);
+        of_cause(cause, windows.into_iter().next(), onset, requests)
     });
-    let beside = found.iter().filter(|finding| !caused(&finding.service)).map(|finding| FindingReport {
-        rank: 0,
-        service: finding.service.clone(),
-        operation: finding.operation.clone(),
-        instance: None,
-        kind: finding.kind.clone(),
-        onset: rfc3339(finding.onset_unix_nano),
-        score: finding.score,
-        // it has the windows' votes, but no part in what requests lost against history
-        confidence: finding.confidence / 2.0,
-        evidence: finding.evidence.clone(),
-    });
+    let beside = found.iter().filter(|finding| !caused(&finding.service)).map(of_finding);
     let mut all: Vec<FindingReport> = causes.chain(beside).collect();
     all.iter_mut().zip(1..).for_each(|(finding, rank)| finding.rank = rank);
     all
+}
+
+fn of_cause(cause: &Cause, found: Option<&FindingView>, onset: UnixNanos, requests: f64) -> FindingReport {
+    let kind = Kind::of_cause(cause.kind);
+    let precise = found.filter(|found| Kind::of_name(&found.kind).is_some_and(|found| found.explains(kind)));
+    let known = cause.kind != CauseKind::NoHistory;
+    let impact_ms = if known { cause.lost_ms / requests } else { 0.0 };
+    let action = action::cause(&cause.service, cause.operation.as_deref(), impact_ms);
+    FindingReport {
+        rank: 0,
+        service: cause.service.clone(),
+        operation: cause.operation.clone(),
+        kind: precise.map_or_else(|| cause.kind.as_str().to_owned(), |found| found.kind.clone()),
+        onset: rfc3339(onset),
+        score: cause.lost_ms,
+        confidence: cause.confidence,
+        evidence: cause.evidence.iter().chain(found.map_or(&[][..], |found| &found.evidence)).cloned().collect(),
+        impact_ms,
+        impact_ratio: found.map(|found| found.impact_ratio),
+        instance: cause.instance.clone().or_else(|| found.and_then(|found| found.instance.clone())),
+        peer: found.and_then(|found| found.peer.clone()),
+        victims: found.map(|found| found.victims.clone()).unwrap_or_default(),
+        action: found.map(|found| found.action.clone()).or(known.then_some(action)).unwrap_or_default(),
+    }
+}
+
+/// It has the windows' votes, but no part in what requests lost against history.
+fn of_finding(finding: &FindingView) -> FindingReport {
+    FindingReport {
+        rank: 0,
+        service: finding.service.clone(),
+        operation: finding.operation.clone(),
+        kind: finding.kind.clone(),
+        onset: rfc3339(finding.onset_unix_nano),
+        score: finding.score,
+        confidence: finding.confidence / 2.0,
+        evidence: finding.evidence.clone(),
+        impact_ms: finding.impact_ms,
+        impact_ratio: Some(finding.impact_ratio),
+        instance: finding.instance.clone(),
+        peer: finding.peer.clone(),
+        victims: finding.victims.clone(),
+        action: finding.action.clone(),
+    }
 }
 
 /// Measured response time plus what each queue adds, in proportion to the load.

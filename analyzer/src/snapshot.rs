@@ -83,7 +83,7 @@ pub struct ServiceView {
     pub estimate: Estimate,
     /// How it does.
     pub health: Health,
-    /// Whether an open finding names it.
+    /// Whether an open finding accuses it: a fault, and its own.
     pub bottleneck: bool,
     /// Its operations.
     pub operations: Vec<OperationView>,
@@ -255,22 +255,43 @@ pub struct FindingView {
     pub service: String,
     /// The operation, when one stands out.
     pub operation: Option<String>,
-    /// `bottleneck` or `error_source`.
+    /// `bottleneck`, `slow_instance`, `slow_dependency`, `error_source`, `retry_storm`, `upstream_surge`, `missing_calls`,
+    /// `new_calls`, `changed_calls`, `saturation_ahead` or `model_mismatch`.
     pub kind: String,
-    /// When it began.
+    /// When it began, as far as requests tell: before it opened.
     pub onset_unix_nano: UnixNanos,
     /// When it ended.
     pub closed_unix_nano: Option<UnixNanos>,
-    /// Milliseconds of excess per second: higher is worse.
+    /// Milliseconds that requests lose per second: higher is worse.
     pub score: f64,
-    /// Probability that the cause is right.
+    /// Probability that the cause is right: how far beyond chance, from how many requests, against how much history, and
+    /// its share of all that is lost.
     pub confidence: f64,
     /// One sentence.
     pub summary: String,
     /// What it rests on.
     pub evidence: Vec<Evidence>,
-    /// Services that only wait for it.
+    /// Services that only wait for it, or are loaded by it.
     pub victims: Vec<String>,
+    /// Where most of the requests that it touches enter.
+    #[serde(default)]
+    pub entry: Option<String>,
+    /// Milliseconds that a request at the entry loses by it, on average over all of them.
+    #[serde(default)]
+    pub impact_ms: f64,
+    /// Share of the entry's requests that it touches.
+    #[serde(default)]
+    pub impact_ratio: f64,
+    /// The replica, when it is one of several.
+    #[serde(default)]
+    pub instance: Option<String>,
+    /// The other side: the caller that waits or repeats calls, the service that a surge loads, the callee that is
+    /// called otherwise.
+    #[serde(default)]
+    pub peer: Option<String>,
+    /// What to do about it.
+    #[serde(default)]
+    pub action: String,
 }
 
 /// One thing a finding rests on.
@@ -323,4 +344,7 @@ pub struct Counters {
     pub late: u64,
     /// Spans let go early because too many were held.
     pub evicted: u64,
+    /// Spans of requests that were left out of root causes, whole requests at a time, because there were too many.
+    #[serde(default)]
+    pub sampled_out: u64,
 }

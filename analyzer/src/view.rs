@@ -6,8 +6,8 @@ use hashbrown::HashSet;
 use weir_policy::PolicySet;
 
 use crate::{
-    analyzer::{middle, moments},
-    bottleneck::mean,
+    analyzer::{mean, middle, moments},
+    findings::Kind,
     model::queue_wait_ms,
     servers::Discipline,
     snapshot::{
@@ -31,30 +31,18 @@ const SURE_MARGIN: f64 = 1.0;
 /// Samples at which an estimate is as sure as its rule allows.
 const SURE_SAMPLES: f64 = 200.0;
 
-pub(crate) fn snapshot(window: &Window, names: &Names, findings: Vec<FindingView>) -> Snapshot {
+pub(crate) fn snapshot(window: &Window, names: &Names) -> Snapshot {
     let seconds = window.length_ns as f64 / 1e9;
-    let named = |service: &str| findings.iter().any(|f| f.state == FindingState::Open && f.service == service);
-    let waits = |service: &str| {
-        let mut open = findings.iter().filter(|f| f.state == FindingState::Open);
-        open.any(|f| f.victims.iter().any(|victim| victim == service))
-    };
     let mut services: Vec<ServiceView> = Vec::new();
     for (name, service) in &window.services {
         let mut view = service_view(service, names, seconds);
         view.service = names.text(*name).to_owned();
-        view.bottleneck = named(&view.service);
-        view.health = health(view.own_error_ratio, view.error_ratio, view.bottleneck);
-        if view.health == Health::Healthy && waits(&view.service) {
-            view.health = Health::Degraded;
-        }
+        view.health = health(view.own_error_ratio, view.error_ratio);
         services.push(view);
     }
     let mut edges: Vec<EdgeView> = Vec::new();
     for ((caller, callee), edge) in &window.edges {
-        let mut view = edge_view(edge, names.text(*caller), names.text(*callee), seconds, named(names.text(*callee)));
-        if view.health == Health::Healthy && waits(&view.callee) {
-            view.health = Health::Degraded;
-        }
+        let view = edge_view(edge, names.text(*caller), names.text(*callee), seconds);
         if edge.kind != NodeKind::Service && !services.iter().any(|s| s.service == view.callee) {
             services.push(virtual_service(&view, edge.kind));
         }
@@ -68,8 +56,30 @@ pub(crate) fn snapshot(window: &Window, names: &Names, findings: Vec<FindingView
         window_ms: u64::try_from(window.length_ns / 1_000_000).unwrap_or(0),
         services,
         edges,
-        findings,
         ..Snapshot::default()
+    }
+}
+
+/// Colours what open findings accuse, and who suffers from it.
+pub(crate) fn judge(snapshot: &mut Snapshot, findings: Vec<FindingView>) {
+    snapshot.findings = findings;
+    let open = || snapshot.findings.iter().filter(|finding| finding.state == FindingState::Open);
+    let accused: HashSet<&str> =
+        open().filter(|finding| Kind::accuses(&finding.kind)).map(|finding| finding.service.as_str()).collect();
+    let touched: HashSet<&str> =
+        open().flat_map(|f| f.victims.iter().chain([&f.service])).map(String::as_str).collect();
+    let judged = |name: &str, health: Health| match health {
+        Health::Idle => Health::Idle,
+        _ if accused.contains(name) => Health::Unhealthy,
+        Health::Healthy if touched.contains(name) => Health::Degraded,
+        health => health,
+    };
+    for service in &mut snapshot.services {
+        service.bottleneck = accused.contains(service.service.as_str());
+        service.health = judged(&service.service, service.health);
+    }
+    for edge in &mut snapshot.edges {
+        edge.health = judged(&edge.callee, edge.health);
     }
 }
 
@@ -87,22 +97,16 @@ pub(crate) fn carry_over(snapshot: &mut Snapshot, before: &Snapshot) {
 fn idle(snapshot: &Snapshot, before: &Snapshot) -> (Vec<ServiceView>, Vec<EdgeView>) {
     let services: HashSet<&str> = snapshot.services.iter().map(|s| s.service.as_str()).collect();
     let edges: HashSet<(&str, &str)> = snapshot.edges.iter().map(|e| (e.caller.as_str(), e.callee.as_str())).collect();
-    let open = snapshot.findings.iter().filter(|f| f.state == FindingState::Open);
-    let named: HashSet<&str> = open.map(|f| f.service.as_str()).collect();
     let recent = |seen: i64| snapshot.time_unix_nano.saturating_sub(seen) <= CARRIED_NS;
     let idle_services = before.services.iter().filter(|old| recent(old.last_seen_unix_nano));
     let idle_services = idle_services.filter(|old| !services.contains(old.service.as_str()));
     let idle_edges = before.edges.iter().filter(|old| recent(old.last_seen_unix_nano));
     let idle_edges = idle_edges.filter(|old| !edges.contains(&(old.caller.as_str(), old.callee.as_str())));
-    (
-        idle_services.map(|old| idle_service(old, named.contains(old.service.as_str()))).collect(),
-        idle_edges.map(idle_edge).collect(),
-    )
+    (idle_services.map(idle_service).collect(), idle_edges.map(idle_edge).collect())
 }
 
-fn idle_service(old: &ServiceView, bottleneck: bool) -> ServiceView {
+fn idle_service(old: &ServiceView) -> ServiceView {
     ServiceView {
-        bottleneck,
         service: old.service.clone(),
         kind: old.kind,
         namespace: old.namespace.clone(),
@@ -154,7 +158,7 @@ fn service_view(service: &ServiceWindow, names: &Names, seconds: f64) -> Service
         duration_ms_p95: durations.quantile(0.95).unwrap_or(0.0),
         duration_ms_p99: durations.quantile(0.99).unwrap_or(0.0),
     });
-    let mut instances: Vec<String> = service.instances.iter().map(|name| names.text(*name).to_owned()).collect();
+    let mut instances: Vec<String> = service.by_instance.keys().map(|name| names.text(*name).to_owned()).collect();
     instances.sort();
     ServiceView {
         rate_per_s: service.requests as f64 / seconds,
@@ -271,7 +275,7 @@ fn rule(known: &Known) -> Result<(Rule, NonZeroU32), String> {
     }
 }
 
-fn edge_view(edge: &EdgeWindow, caller: &str, callee: &str, seconds: f64, callee_named: bool) -> EdgeView {
+fn edge_view(edge: &EdgeWindow, caller: &str, callee: &str, seconds: f64) -> EdgeView {
     let error_ratio = edge.errors as f64 / edge.calls.max(1) as f64;
     let quantile = |q| edge.duration_ms.quantile(q).unwrap_or(0.0);
     EdgeView {
@@ -284,7 +288,7 @@ fn edge_view(edge: &EdgeWindow, caller: &str, callee: &str, seconds: f64, callee
         duration_ms_p99: quantile(0.99),
         gap_ms_p50: edge.gap_ms.quantile(0.5),
         critical_share: (edge.waited_ns > 0).then(|| edge.critical_ns as f64 / edge.waited_ns as f64),
-        health: health(0.0, error_ratio, callee_named),
+        health: health(0.0, error_ratio),
         breaker: breaker(edge),
         last_seen_unix_nano: 0,
     }
@@ -317,10 +321,9 @@ fn virtual_service(edge: &EdgeView, kind: NodeKind) -> ServiceView {
     }
 }
 
-/// Red is for causes; who only passes on the errors of others, or is told to shed, is degraded, and
-/// so is who waits for a cause.
-fn health(own_error_ratio: f64, error_ratio: f64, named: bool) -> Health {
-    if named || own_error_ratio > 0.1 {
+/// Red is for causes; who only passes on the errors of others, or is told to shed, is degraded.
+fn health(own_error_ratio: f64, error_ratio: f64) -> Health {
+    if own_error_ratio > 0.1 {
         Health::Unhealthy
     } else if error_ratio > 0.01 {
         Health::Degraded

@@ -27,6 +27,8 @@ struct Finding {
     confidence: String,
     evidence: Vec<Line>,
     victims: String,
+    impact: String,
+    action: String,
 }
 
 struct Line {
@@ -68,5 +70,14 @@ fn finding(finding: &FindingView) -> Finding {
         confidence: format::percent(finding.confidence),
         evidence: evidence.collect(),
         victims: finding.victims.join(", "),
+        impact: impact(finding),
+        action: finding.action.clone(),
     }
+}
+
+/// Whom it costs what; empty when nobody anything.
+fn impact(finding: &FindingView) -> String {
+    let Some(entry) = finding.entry.as_ref().filter(|_| finding.impact_ratio > 0.0) else { return String::new() };
+    let share = format::percent(finding.impact_ratio);
+    format!("{share} of the requests at {entry}, {:.1} ms a request on average", finding.impact_ms)
 }

@@ -1,0 +1,265 @@
+//! [`Book`]: findings as they open, stay, close and are remembered.
+//!
+//! A finding opens with 3 votes of the last 5 windows and closes after 5 windows without one. A window in which a service
+//! has no requests neither votes nor speaks for it. There is one open finding of a service: a fault replaces an
+//! outlook. At most a hundred are open and fifty closed ones are kept; beyond that the least are not opened, the oldest
+//! forgotten.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use serde::{Deserialize, Serialize};
+use weir_schema::UnixNanos;
+
+use super::{
+    kind::{Class, Kind},
+    scene::Scene,
+    suspicion::Suspicion,
+};
+use crate::{
+    snapshot::{FindingState, FindingView},
+    spans::Name,
+};
+
+/// Windows that vote on a finding.
+const VOTES: usize = 5;
+
+/// Votes that open one.
+const OPENING_VOTES: usize = 3;
+
+/// Windows without cause that close one.
+const CLOSING_WINDOWS: u32 = 5;
+
+/// Findings that are open at once.
+const MAX_OPEN: usize = 100;
+
+/// Findings that are over and still shown.
+const KEPT_CLOSED: usize = 50;
+
+/// Windows after which a fault that stays is what is usual: an hour at 10 s.
+const USUAL_AFTER: u32 = 360;
+
+/// All findings, and the votes on those that may come.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Book {
+    findings: Vec<FindingView>,
+    votes: BTreeMap<(Name, Class), Votes>,
+    /// Findings ever made.
+    made: u64,
+    /// Windows in a row in which a fault was open.
+    at_fault: u32,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Votes {
+    /// How many windows each spoke for, the newest last.
+    last: VecDeque<usize>,
+    first: Option<UnixNanos>,
+    quiet: u32,
+}
+
+impl Book {
+    /// Takes in what is suspected in a window; says which findings opened or closed.
+    pub(super) fn window(&mut self, scene: &Scene, suspicions: &[Suspicion]) -> Vec<FindingView> {
+        self.vote(scene, suspicions);
+        let mut changed = Vec::new();
+        for suspicion in suspicions {
+            changed.extend(self.open_or_update(scene, suspicion));
+        }
+        changed.extend(self.close(scene));
+        self.rank();
+        let at_fault = self.open().any(|finding| Kind::is_fault(&finding.kind));
+        self.at_fault = if at_fault { self.at_fault + 1 } else { 0 };
+        // ranks are given last
+        let now =
+            |old: FindingView| self.findings.iter().find(|f| f.finding_id == old.finding_id).cloned().unwrap_or(old);
+        changed.into_iter().map(now).collect()
+    }
+
+    /// Open findings by rank, then closed ones, newest first.
+    pub(super) fn all(&self) -> Vec<FindingView> {
+        let mut findings = self.findings.clone();
+        findings.sort_by_key(|f| (f.state == FindingState::Closed, f.rank, std::cmp::Reverse(f.onset_unix_nano)));
+        findings
+    }
+
+    pub(super) fn open(&self) -> impl Iterator<Item = &FindingView> {
+        self.findings.iter().filter(|finding| finding.state == FindingState::Open)
+    }
+
+    /// Whether what happens now is usual: while a fault is open, waiting callers and starved callees are not, unless
+    /// it lasts.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.at_fault == 0 || self.is_lasting()
+    }
+
+    /// Whether a fault is open for so long that it is what is usual.
+    pub(super) fn is_lasting(&self) -> bool {
+        self.at_fault > USUAL_AFTER
+    }
+
+    fn vote(&mut self, scene: &Scene, suspicions: &[Suspicion]) {
+        let seen = |service: &Name| {
+            scene.window.services.contains_key(service) || scene.facts.calls.keys().any(|(_, callee)| callee == service)
+        };
+        let suspected: BTreeSet<(Name, Class)> = suspicions.iter().map(|s| (s.service, s.kind.class())).collect();
+        for (key, votes) in self.votes.iter_mut().filter(|(key, _)| !suspected.contains(key)) {
+            votes.quiet += 1;
+            if seen(&key.0) {
+                votes.cast(0);
+            }
+        }
+        for suspicion in suspicions {
+            let votes = self.votes.entry((suspicion.service, suspicion.kind.class())).or_default();
+            votes.quiet = 0;
+            votes.cast(suspicion.votes.max(1));
+            votes.first.get_or_insert(suspicion.onset);
+        }
+        self.votes.retain(|_, votes| votes.sum() > 0 || votes.quiet <= CLOSING_WINDOWS);
+    }
+
+    fn open_or_update(&mut self, scene: &Scene, suspicion: &Suspicion) -> Vec<FindingView> {
+        let text = scene.text(suspicion.service);
+        let votes = self.votes.get(&(suspicion.service, suspicion.kind.class()));
+        let (count, first) = votes.map_or((0, None), |votes| (votes.sum(), votes.first));
+        let class = suspicion.kind.class();
+        let of_service = |f: &&mut FindingView| f.state == FindingState::Open && f.service == text;
+        if let Some(open) = self.findings.iter_mut().find(of_service) {
+            let replaced = class == Class::Fault && !Kind::is_fault(&open.kind);
+            if !replaced {
+                update(open, scene, suspicion);
+                return Vec::new();
+            }
+            if count < OPENING_VOTES {
+                return Vec::new();
+            }
+            end(open, scene.window.end);
+            let ended = open.clone();
+            return [ended].into_iter().chain(self.make(scene, suspicion, first)).collect();
+        }
+        if count < OPENING_VOTES {
+            return Vec::new();
+        }
+        self.make(scene, suspicion, first).into_iter().collect()
+    }
+
+    fn make(&mut self, scene: &Scene, suspicion: &Suspicion, first: Option<UnixNanos>) -> Option<FindingView> {
+        if self.open().count() >= MAX_OPEN {
+            return None;
+        }
+        self.made += 1;
+        let onset = first.unwrap_or(suspicion.onset);
+        let finding = FindingView {
+            finding_id: format!("f{}-{}", onset / 1_000_000_000, self.made),
+            state: FindingState::Open,
+            service: scene.text(suspicion.service).to_owned(),
+            onset_unix_nano: onset,
+            ..said(scene, suspicion)
+        };
+        self.findings.push(finding.clone());
+        Some(finding)
+    }
+
+    fn close(&mut self, scene: &Scene) -> Vec<FindingView> {
+        let mut closed = Vec::new();
+        for finding in self.findings.iter_mut().filter(|f| f.state == FindingState::Open) {
+            let service = scene.names.find(&finding.service).unwrap_or(Name::MAX);
+            let of_class = [Class::Fault, Class::Outlook].map(|class| (service, class));
+            let quiet = of_class.iter().filter_map(|key| self.votes.get(key)).map(|votes| votes.quiet).min();
+            if quiet.is_none_or(|quiet| quiet >= CLOSING_WINDOWS) {
+                end(finding, scene.window.end);
+                of_class.iter().for_each(|key| drop(self.votes.remove(key)));
+                closed.push(finding.clone());
+            }
+        }
+        let over = self.findings.iter().filter(|f| f.state == FindingState::Closed).count();
+        for _ in KEPT_CLOSED..over {
+            if let Some(oldest) = self.findings.iter().position(|f| f.state == FindingState::Closed) {
+                self.findings.remove(oldest);
+            }
+        }
+        closed
+    }
+
+    /// By what is lost; outlooks last.
+    fn rank(&mut self) {
+        let mut open: Vec<&mut FindingView> =
+            self.findings.iter_mut().filter(|f| f.state == FindingState::Open).collect();
+        open.sort_by(|a, b| Kind::is_fault(&b.kind).cmp(&Kind::is_fault(&a.kind)).then(b.score.total_cmp(&a.score)));
+        for (rank, finding) in (1..).zip(open) {
+            finding.rank = rank;
+        }
+    }
+}
+
+impl Votes {
+    fn cast(&mut self, windows: usize) {
+        self.last.push_back(windows);
+        if self.last.len() > VOTES {
+            self.last.pop_front();
+        }
+        if self.sum() == 0 {
+            self.first = None;
+        }
+    }
+
+    fn sum(&self) -> usize {
+        self.last.iter().sum()
+    }
+}
+
+fn end(finding: &mut FindingView, at: UnixNanos) {
+    (finding.state, finding.rank, finding.closed_unix_nano) = (FindingState::Closed, 0, Some(at));
+}
+
+/// An open finding follows what is suspected now, unless that is of another kind that explains less.
+fn update(open: &mut FindingView, scene: &Scene, suspicion: &Suspicion) {
+    let same = open.kind == suspicion.kind.as_str();
+    let explains = Kind::of_name(&open.kind).is_some_and(|kind| suspicion.kind.explains(kind));
+    if !same && !explains {
+        return;
+    }
+    let mut now = said(scene, suspicion);
+    if now.entry.is_none() {
+        // no request that touches it ended in this window: what it cost is known from before
+        (now.entry, now.impact_ms, now.impact_ratio) = (open.entry.take(), open.impact_ms, open.impact_ratio);
+    }
+    *open = FindingView {
+        finding_id: std::mem::take(&mut open.finding_id),
+        rank: open.rank,
+        service: std::mem::take(&mut open.service),
+        state: open.state,
+        onset_unix_nano: open.onset_unix_nano,
+        confidence: now.confidence.max(open.confidence),
+        victims: now.victims.iter().chain(&open.victims).cloned().collect::<BTreeSet<_>>().into_iter().collect(),
+        ..now
+    };
+}
+
+/// What a suspicion says, as people read it. `impact_ms` is what is lost a second over the requests a second of the
+/// entry, so it is right for whatever is lost and wherever.
+fn said(scene: &Scene, suspicion: &Suspicion) -> FindingView {
+    let text = |name: Name| scene.text(name).to_owned();
+    let entry = scene.entry(suspicion.service);
+    let rate = entry.map_or(0.0, |entry| scene.entry_rate_per_s(entry));
+    let reach = entry.map_or(0.0, |entry| scene.reach(entry, suspicion.service));
+    let mut victims: BTreeSet<String> = suspicion.victims.iter().map(|name| text(*name)).collect();
+    if Kind::accuses(suspicion.kind.as_str()) {
+        victims.extend(scene.graph.upstream(scene.text(suspicion.service)));
+    }
+    FindingView {
+        operation: suspicion.operation.map(text),
+        kind: suspicion.kind.as_str().to_owned(),
+        score: suspicion.lost_ms_per_s,
+        confidence: suspicion.confidence,
+        summary: suspicion.summary.clone(),
+        evidence: suspicion.evidence.clone(),
+        victims: victims.into_iter().collect(),
+        entry: entry.map(text),
+        impact_ms: if rate > 0.0 { suspicion.lost_ms_per_s / rate } else { 0.0 },
+        impact_ratio: reach * suspicion.touched,
+        instance: suspicion.instance.map(text),
+        peer: suspicion.peer.map(text),
+        action: suspicion.action.clone(),
+        ..FindingView::default()
+    }
+}

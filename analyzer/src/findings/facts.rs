@@ -1,0 +1,278 @@
+//! [`Facts`]: what the complete requests of one window say: where they entered, whom they passed, how each call went,
+//! which calls each operation made.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hashbrown::HashMap;
+use weir_schema::UnixNanos;
+
+use crate::{
+    snapshot::NodeKind,
+    spans::{Name, Side, Span},
+};
+
+/// Spans below one span that are looked through for calls.
+const MAX_WITHIN: usize = 1_000;
+
+/// One window's requests.
+#[derive(Debug, Default)]
+pub(super) struct Facts {
+    /// By the service of the root.
+    pub(super) entries: BTreeMap<Name, Entry>,
+    pub(super) services: BTreeMap<Name, Served>,
+    /// By caller and callee.
+    pub(super) calls: BTreeMap<(Name, Name), Calls>,
+    /// By service and operation: which calls its succeeding requests made.
+    pub(super) made: BTreeMap<(Name, Name), Made>,
+}
+
+/// Requests that entered at one service.
+#[derive(Debug, Default)]
+pub(super) struct Entry {
+    pub(super) requests: u32,
+    pub(super) duration_ms: Vec<f64>,
+    /// How many passed a service, or called it where it sends no spans.
+    pub(super) passing: BTreeMap<Name, u32>,
+}
+
+/// What a service did.
+#[derive(Debug, Default)]
+pub(super) struct Served {
+    /// When each request came, and its own time.
+    pub(super) own: Vec<(UnixNanos, f64)>,
+    /// Of the longest own time.
+    pub(super) slowest: Option<(f64, u128)>,
+    /// Of a request that failed by the service's own doing.
+    pub(super) failed: Option<u128>,
+    /// Own errors by replica.
+    pub(super) failed_by_instance: BTreeMap<Name, u32>,
+}
+
+/// Calls of one service to another.
+#[derive(Debug, Default)]
+pub(super) struct Calls {
+    pub(super) calls: u32,
+    pub(super) errors: u32,
+    /// Calls after a failed one of the same operation under the same parent.
+    pub(super) retries: u32,
+    /// Calls that nobody answered with a span.
+    pub(super) unanswered: u32,
+    pub(super) kind: NodeKind,
+    /// Client minus server duration; the whole where the callee sends no spans.
+    pub(super) gap_ms: Vec<f64>,
+    pub(super) widest: Option<(f64, u128)>,
+    pub(super) failed: Option<u128>,
+    pub(super) retried: Option<u128>,
+}
+
+/// Succeeding requests of an operation and whom they called.
+#[derive(Debug, Default)]
+pub(super) struct Made {
+    pub(super) requests: u32,
+    pub(super) callees: BTreeMap<Name, u32>,
+    pub(super) example: Option<u128>,
+    /// A request that called so.
+    pub(super) examples: BTreeMap<Name, u128>,
+}
+
+/// A call as its caller saw it.
+struct Call<'a> {
+    span: &'a Span,
+    callee: Option<Name>,
+    answer: Option<&'a Span>,
+}
+
+/// One trace's spans by their parents.
+struct Family<'a> {
+    spans: &'a [Span],
+    by_id: HashMap<u64, usize>,
+    children: HashMap<u64, Vec<usize>>,
+}
+
+impl Facts {
+    pub(super) fn of(traces: &[Vec<Span>]) -> Self {
+        let mut facts = Self::default();
+        traces.iter().for_each(|spans| facts.add(spans));
+        facts
+    }
+
+    fn add(&mut self, spans: &[Span]) {
+        let family = Family::of(spans);
+        let Some(root) = family.root() else { return };
+        let entry = self.entries.entry(root.service).or_default();
+        entry.requests += 1;
+        entry.duration_ms.push(ms(root.duration_ns));
+        let services = spans.iter().map(|span| span.service);
+        let passed: BTreeSet<Name> = services.chain(spans.iter().filter_map(|span| span.peer)).collect();
+        passed.into_iter().for_each(|service| *entry.passing.entry(service).or_default() += 1);
+        for span in spans.iter().filter(|span| family.is_entered(span)) {
+            let calls = family.calls_of(span);
+            self.served(span, &calls);
+            self.called(span, &calls);
+        }
+    }
+
+    fn served(&mut self, span: &Span, calls: &[Call]) {
+        let failed_below = calls.iter().any(|call| call.span.error);
+        let own_ms = own_ms(span, calls);
+        let served = self.services.entry(span.service).or_default();
+        if !span.shed {
+            served.own.push((span.start, own_ms));
+            if served.slowest.is_none_or(|(most, _)| own_ms > most) {
+                served.slowest = Some((own_ms, span.trace));
+            }
+        }
+        if span.error && !failed_below && !span.shed && !span.abandoned {
+            served.failed.get_or_insert(span.trace);
+            if let Some(instance) = span.instance {
+                *served.failed_by_instance.entry(instance).or_default() += 1;
+            }
+        }
+        if !span.error && !failed_below && !span.shed && !span.abandoned {
+            let made = self.made.entry((span.service, span.operation)).or_default();
+            made.requests += 1;
+            let callees: BTreeSet<Name> = calls.iter().filter_map(|call| call.callee).collect();
+            for callee in callees {
+                *made.callees.entry(callee).or_default() += 1;
+                made.examples.entry(callee).or_insert(span.trace);
+            }
+            made.example = Some(span.trace);
+        }
+    }
+
+    fn called(&mut self, span: &Span, calls: &[Call]) {
+        let mut failed_before: BTreeSet<(Name, Name)> = BTreeSet::new();
+        for call in calls {
+            let Some(callee) = call.callee.filter(|callee| *callee != span.service) else { continue };
+            if call.span.shed {
+                continue;
+            }
+            let edge = self.calls.entry((span.service, callee)).or_default();
+            let failed = call.span.error && !call.span.abandoned;
+            edge.calls += 1;
+            edge.errors += u32::from(failed);
+            if failed {
+                edge.failed.get_or_insert(span.trace);
+            }
+            let what = (callee, call.answer.map_or(call.span.operation, |answer| answer.operation));
+            if failed_before.contains(&what) {
+                edge.retries += 1;
+                edge.retried.get_or_insert(span.trace);
+            }
+            if failed {
+                failed_before.insert(what);
+            }
+            edge.took(call, span.trace);
+        }
+    }
+
+    /// What a request through an entry takes.
+    pub(super) fn passing(&self, service: Name) -> impl Iterator<Item = (Name, u32, u32)> {
+        let of = move |(name, entry): (&Name, &Entry)| Some((*name, *entry.passing.get(&service)?, entry.requests));
+        self.entries.iter().filter_map(of)
+    }
+}
+
+impl Calls {
+    fn took(&mut self, call: &Call, trace: u128) {
+        self.unanswered += u32::from(call.answer.is_none());
+        if call.answer.is_none() {
+            self.kind = call.span.peer_kind;
+        }
+        // a call that failed at once says nothing of how long calls take
+        if call.span.error && call.answer.is_none() || call.span.side != Side::Client {
+            return;
+        }
+        let gap_ms = ms(call.span.duration_ns - call.answer.map_or(0, |answer| answer.duration_ns));
+        self.gap_ms.push(gap_ms);
+        if self.widest.is_none_or(|(most, _)| gap_ms > most) {
+            self.widest = Some((gap_ms, trace));
+        }
+    }
+
+    /// Whether most of them went to somebody who sends no spans.
+    pub(super) fn is_unseen(&self) -> bool {
+        2 * self.unanswered > self.calls
+    }
+}
+
+impl<'a> Family<'a> {
+    fn of(spans: &'a [Span]) -> Self {
+        let by_id = spans.iter().enumerate().map(|(place, span)| (span.id, place)).collect();
+        let mut children: HashMap<u64, Vec<usize>> = HashMap::with_capacity(spans.len());
+        for (place, span) in spans.iter().enumerate().filter(|(_, span)| span.parent != 0 && span.parent != span.id) {
+            children.entry(span.parent).or_default().push(place);
+        }
+        children.values_mut().for_each(|places| places.sort_by_key(|place| (spans[*place].start, spans[*place].id)));
+        Self { spans, by_id, children }
+    }
+
+    /// The longest span without a parent, else the first.
+    fn root(&self) -> Option<&Span> {
+        let roots = self.spans.iter().filter(|span| span.parent == 0);
+        let root = roots.max_by_key(|span| (span.duration_ns, span.id));
+        root.or_else(|| self.spans.iter().min_by_key(|span| (span.start, span.id)))
+    }
+
+    fn parent(&self, span: &Span) -> Option<&Span> {
+        self.by_id.get(&span.parent).map(|place| &self.spans[*place])
+    }
+
+    /// Whether a request enters its service by it.
+    fn is_entered(&self, span: &Span) -> bool {
+        span.side != Side::Client && self.parent(span).is_none_or(|parent| parent.service != span.service)
+    }
+
+    fn children_of(&self, id: u64) -> impl DoubleEndedIterator<Item = &'a Span> {
+        self.children.get(&id).into_iter().flatten().map(|place| &self.spans[*place])
+    }
+
+    /// Calls by start: client spans without another client span of the service below, and children in other services.
+    fn calls_of(&self, span: &Span) -> Vec<Call<'a>> {
+        let mut calls = Vec::new();
+        let mut within = vec![span.id];
+        let mut looked_at = 0;
+        while let Some(id) = within.pop() {
+            looked_at += 1;
+            if looked_at > MAX_WITHIN {
+                break;
+            }
+            for child in self.children_of(id) {
+                if child.service != span.service {
+                    calls.push(Call { span: child, callee: Some(child.service), answer: Some(child) });
+                } else if child.side == Side::Client
+                    && !self.children_of(child.id).any(|below| below.side == Side::Client)
+                {
+                    calls.push(self.call(child));
+                } else {
+                    within.push(child.id);
+                }
+            }
+        }
+        calls.sort_by_key(|call| (call.span.start, call.span.id));
+        calls
+    }
+
+    fn call(&self, client: &'a Span) -> Call<'a> {
+        let answer = self.children_of(client.id).find(|child| child.service != client.service);
+        Call { span: client, callee: answer.map(|answer| answer.service).or(client.peer), answer }
+    }
+}
+
+/// Duration without the wait in the proxy and without calls, where they do not overlap.
+fn own_ms(span: &Span, calls: &[Call]) -> f64 {
+    let from = span.start + span.queue_wait_ns.unwrap_or(0);
+    let (mut covered, mut until) = (0, from);
+    for call in calls {
+        let (start, end) = (call.span.start.max(until), call.span.end().min(span.end()));
+        if end > start {
+            covered += end - start;
+            until = end;
+        }
+    }
+    ms((span.end() - from - covered).max(0))
+}
+
+fn ms(ns: i64) -> f64 {
+    ns as f64 / 1e6
+}

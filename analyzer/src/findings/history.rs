@@ -1,0 +1,126 @@
+//! [`History`]: what each service, call, replica and operation did in the windows before. Plain values, so that a
+//! checkpoint can hold them.
+//!
+//! Each key has the last thirty windows, 24 bytes a window, so under 1 KB. There are at most 20,000 keys of a sort;
+//! one that was not seen for a day is forgotten, and while there is no room new ones are not judged.
+
+use std::{collections::BTreeMap, ops::RangeInclusive};
+
+use serde::{Deserialize, Serialize};
+use weir_schema::UnixNanos;
+
+use super::{
+    mismatch::Waits,
+    saturation::Trend,
+    usual::{Ring, Sample, Share, Usual, UsualShare},
+};
+use crate::spans::Name;
+
+/// Keys of one sort.
+const MAX_KEYS: usize = 20_000;
+
+/// A day.
+const FORGOTTEN_NS: i64 = 86_400_000_000_000;
+
+/// Rings by key.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(bound = "K: Ord + Serialize + serde::de::DeserializeOwned, R: Serialize + serde::de::DeserializeOwned")]
+pub(crate) struct Rings<K, R> {
+    rings: BTreeMap<K, (UnixNanos, R)>,
+}
+
+/// All of it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct History {
+    pub(super) own_ms: Rings<Name, Ring<Sample>>,
+    /// From departures.
+    pub(super) service_ms: Rings<Name, Ring<Sample>>,
+    pub(super) duration_ms: Rings<Name, Ring<Sample>>,
+    /// Requests that arrive per second.
+    pub(super) arrivals: Rings<Name, Ring<Sample>>,
+    pub(super) own_errors: Rings<Name, Ring<Share>>,
+    /// By caller and callee.
+    pub(super) gap_ms: Rings<(Name, Name), Ring<Sample>>,
+    pub(super) call_errors: Rings<(Name, Name), Ring<Share>>,
+    pub(super) retries: Rings<(Name, Name), Ring<Share>>,
+    /// By service, operation and callee: requests that called it.
+    pub(super) made: Rings<(Name, Name, Name), Ring<Share>>,
+    /// By service and operation: all of them.
+    pub(super) operations: Rings<(Name, Name), Ring<Share>>,
+    /// By service and replica: logarithm of its own time over its siblings'.
+    pub(super) replicas: Rings<(Name, Name), Ring<Sample>>,
+    pub(super) trends: Rings<Name, Trend>,
+    pub(super) waits: Rings<Name, Waits>,
+}
+
+impl<K, R> Default for Rings<K, R> {
+    fn default() -> Self {
+        Self { rings: BTreeMap::new() }
+    }
+}
+
+impl<K: Ord + Copy, R: Default> Rings<K, R> {
+    pub(super) fn get(&self, key: K) -> Option<&R> {
+        self.rings.get(&key).map(|(_, ring)| ring)
+    }
+
+    /// The ring of a key, to add to it; `None` when there is no room for a new one.
+    pub(super) fn of(&mut self, key: K, now: UnixNanos) -> Option<&mut R> {
+        if self.rings.len() >= MAX_KEYS && !self.rings.contains_key(&key) {
+            return None;
+        }
+        let (seen, ring) = self.rings.entry(key).or_default();
+        *seen = now;
+        Some(ring)
+    }
+
+    pub(super) fn keys(&self, between: RangeInclusive<K>) -> impl Iterator<Item = K> {
+        self.rings.range(between).map(|(key, _)| *key)
+    }
+
+    fn forget(&mut self, now: UnixNanos) {
+        self.rings.retain(|_, (seen, _)| now.saturating_sub(*seen) <= FORGOTTEN_NS);
+    }
+}
+
+impl<K: Ord + Copy> Rings<K, Ring<Sample>> {
+    pub(super) fn usual(&self, key: K) -> Option<Usual> {
+        self.get(key).and_then(Usual::of)
+    }
+
+    pub(super) fn remember(&mut self, key: K, sample: Option<Sample>, now: UnixNanos) {
+        if let Some((sample, ring)) = sample.and_then(|sample| Some((sample, self.of(key, now)?))) {
+            ring.push(sample);
+        }
+    }
+}
+
+impl<K: Ord + Copy> Rings<K, Ring<Share>> {
+    pub(super) fn usual_share(&self, key: K) -> Option<UsualShare> {
+        self.get(key).and_then(UsualShare::of)
+    }
+
+    pub(super) fn remember_share(&mut self, key: K, share: Share, now: UnixNanos) {
+        if let Some(ring) = self.of(key, now) {
+            ring.push(share);
+        }
+    }
+}
+
+impl History {
+    /// Lets go of what was not seen for long.
+    pub(super) fn forget(&mut self, now: UnixNanos) {
+        for rings in [&mut self.own_ms, &mut self.service_ms, &mut self.duration_ms, &mut self.arrivals] {
+            rings.forget(now);
+        }
+        self.own_errors.forget(now);
+        self.gap_ms.forget(now);
+        self.call_errors.forget(now);
+        self.retries.forget(now);
+        self.made.forget(now);
+        self.operations.forget(now);
+        self.replicas.forget(now);
+        self.trends.forget(now);
+        self.waits.forget(now);
+    }
+}

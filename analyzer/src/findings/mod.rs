@@ -1,0 +1,170 @@
+//! [`Findings`]: what is wrong in the mesh, where it began, whom it costs what, and what to do about it.
+//!
+//! ```text
+//! push(span) ─▶ traces ─▶ complete requests ─▶ facts ─┬▶ detectors ─▶ suspicions ┐
+//! window ──────▶ estimates ───────────────────────────┘                          ├▶ join ─▶ merge ─▶ book ─▶ findings
+//!                         gathered to fifty requests ──▶ causes (ranking) ───────┘
+//! history ◀── what nobody suspects
+//! ```
+//!
+//! Detectors look at one closed window beside its history, one file for each kind (`kind.rs` says what they mean);
+//! thresholds follow from a budget of false alarms (`budget.rs`). The ranking of traces is slower and surer
+//! (`live.rs`). What they suspect of a service becomes one suspicion (`merge.rs`), and a finding opens when it was
+//! suspected in 3 of 5 windows (`book.rs`). While a fault is open nothing becomes usual, or the fault would.
+//!
+//! What a finding says of itself rests on: `onset` on the first window that voted, and in it on the change point of own
+//! times (`onset.rs`); `impact_ms` on what is lost a second over the entry's requests a second; `impact_ratio` on
+//! the share of the entry's complete requests that pass the service, times the share of those that suffer;
+//! `confidence` on `suspicion.rs`.
+
+pub(crate) mod action;
+mod book;
+mod budget;
+mod calls;
+mod dependency;
+mod errors;
+mod evidence;
+mod facts;
+mod history;
+mod instance;
+mod kind;
+mod live;
+mod merge;
+mod mismatch;
+mod onset;
+mod own_time;
+mod remember;
+mod retries;
+mod saturation;
+mod scene;
+mod statements;
+mod surge;
+mod suspicion;
+mod traces;
+mod usual;
+
+use std::collections::BTreeSet;
+
+use self::{
+    book::Book, facts::Facts, history::History, live::Live, remember::Seen, scene::Scene, suspicion::Suspicion,
+    traces::Traces,
+};
+use crate::{
+    config::Config,
+    graph::ServiceGraph,
+    snapshot::{FindingView, Snapshot},
+    spans::{Name, Names, Span},
+    window::Window,
+};
+
+pub(crate) use kind::Kind;
+
+/// Detectors that look at a scene by themselves.
+const DETECTORS: [fn(&Scene) -> Vec<Suspicion>; 7] = [
+    errors::suspicions,
+    instance::suspicions,
+    dependency::suspicions,
+    retries::suspicions,
+    calls::suspicions,
+    saturation::suspicions,
+    mismatch::suspicions,
+];
+
+/// The state of all findings and of what they are told from.
+#[derive(Debug)]
+pub(crate) struct Findings {
+    traces: Traces,
+    live: Live,
+    history: History,
+    book: Book,
+    min_history: usize,
+    wait_budget_ms: f64,
+}
+
+impl Findings {
+    pub(crate) fn new(config: &Config) -> Self {
+        Self {
+            traces: Traces::new(config.max_trace_spans),
+            live: Live::new(config.max_trace_spans),
+            history: History::default(),
+            book: Book::default(),
+            min_history: config.min_history,
+            wait_budget_ms: config.control.wq_budget_ms,
+        }
+    }
+
+    /// Takes in a span that is no duplicate.
+    pub(crate) fn push(&mut self, span: &Span) {
+        self.traces.push(span);
+    }
+
+    /// Looks at a closed window and its estimates; says which findings opened or closed.
+    pub(crate) fn window(
+        &mut self,
+        window: &Window,
+        snapshot: &Snapshot,
+        names: &Names,
+        graph: &ServiceGraph,
+    ) -> Vec<FindingView> {
+        let requests = self.traces.complete(window.end);
+        let facts = Facts::of(&requests);
+        let quiet = self.book.is_quiet();
+        self.live.window(requests, (window.end - window.length_ns, window.end), names, quiet);
+        let (min_history, wait_budget_ms) = (self.min_history, self.wait_budget_ms);
+        let seen = Seen { window, snapshot, names, facts: &facts };
+        self.history.follow(&seen);
+        let history = &self.history;
+        let scene = Scene { window, snapshot, names, graph, facts: &facts, history, min_history, wait_budget_ms };
+        let is_open =
+            |service: &str| self.book.open().any(|finding| finding.service == service && Kind::is_fault(&finding.kind));
+        let suspicions = self.live.join(&scene, suspicions(&scene), is_open);
+        let suspected = if self.book.is_lasting() { BTreeSet::new() } else { suspected(&suspicions) };
+        let changes = self.book.window(&scene, &merge::merged(suspicions));
+        if self.book.is_quiet() {
+            self.history.remember(&seen, &suspected);
+        }
+        changes
+    }
+
+    /// Open findings by rank, then closed ones, newest first.
+    pub(crate) fn all(&self) -> Vec<FindingView> {
+        self.book.all()
+    }
+
+    pub(crate) fn open(&self) -> impl Iterator<Item = &FindingView> {
+        self.book.open()
+    }
+
+    /// Whether what happens now is usual.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.book.is_quiet()
+    }
+
+    /// Spans of requests that were left out of the ranking because there were too many.
+    pub(crate) fn sampled_out(&self) -> u64 {
+        self.traces.sampled_out
+    }
+}
+
+/// What the detectors say of a window.
+fn suspicions(scene: &Scene) -> Vec<Suspicion> {
+    let (mut found, mut loaded) = (Vec::new(), Vec::new());
+    for slow in own_time::slow(scene) {
+        match surge::behind(scene, slow.service) {
+            Some(surge) => loaded.push((surge, slow)),
+            None => found.push(own_time::bottleneck(scene, &slow)),
+        }
+    }
+    found.extend(surge::suspicions(scene, &loaded));
+    found.extend(DETECTORS.iter().flat_map(|detector| detector(scene)));
+    found
+}
+
+/// Everybody whose window is not usual: who is suspected of a fault, and whom it loads.
+fn suspected(suspicions: &[Suspicion]) -> BTreeSet<Name> {
+    let faults = suspicions.iter().filter(|suspicion| Kind::is_fault(suspicion.kind.as_str()));
+    faults.flat_map(|suspicion| suspicion.victims.iter().copied().chain([suspicion.service])).collect()
+}
+
+#[cfg(test)]
+mod tests;

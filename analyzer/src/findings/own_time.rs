@@ -1,0 +1,135 @@
+//! Services whose own time is far above its history: bottlenecks, unless a surge or one replica explains it.
+//!
+//! Own time is the duration without calls to others, so a caller that only waits is not slow. What half of all services
+//! share (a busy machine slows every one a little) is nobody's own and is taken off first.
+
+use std::collections::BTreeMap;
+
+use super::{
+    action, budget,
+    kind::Kind,
+    onset,
+    scene::{LEAST_MS, MIN_IMPACT, MIN_RATIO, Scene, own_time},
+    statements,
+    suspicion::{Suspicion, confidence},
+    usual::{Sample, Usual},
+};
+use crate::{analyzer::mean, snapshot::Evidence, spans::Name, window::ServiceWindow};
+
+/// Fewer services than this share nothing that could be told from a fault of one of them.
+const MIN_SHARING: usize = 4;
+
+/// What is shared is said when it is this share of a service's own excess.
+const SHARED_WORTH_SAYING: f64 = 0.1;
+
+/// A service that is slow in this window.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Slow {
+    pub(super) service: Name,
+    pub(super) now: Sample,
+    pub(super) usual: Usual,
+    /// What most services are slower by.
+    shared_ms: f64,
+    /// What is its own.
+    pub(super) excess_ms: f64,
+    pub(super) deviations: f64,
+    pub(super) lost_ms_per_s: f64,
+}
+
+/// Those whose excess is beyond chance, beyond half the usual time again, and felt at the entry.
+pub(super) fn slow(scene: &Scene) -> Vec<Slow> {
+    let mut slow = compared(scene);
+    let shared_ms = shared(&slow);
+    for service in &mut slow {
+        service.shared_ms = shared_ms;
+        service.excess_ms = service.now.median - service.usual.median - shared_ms;
+        service.deviations = service.excess_ms / service.usual.deviation(service.now.requests, LEAST_MS);
+        service.lost_ms_per_s = service.excess_ms * f64::from(service.now.requests) / scene.seconds();
+    }
+    slow.retain(|service| {
+        let usual_ms = service.usual.median;
+        let request_ms = scene.usual_request_ms(service.service).unwrap_or(usual_ms);
+        service.deviations >= budget::deviations(service.usual.windows)
+            && usual_ms + service.excess_ms >= MIN_RATIO * usual_ms
+            && service.excess_ms >= MIN_IMPACT * request_ms
+    });
+    slow
+}
+
+/// Every service with requests and history enough.
+fn compared(scene: &Scene) -> Vec<Slow> {
+    let compared = |(service, window): (&Name, &ServiceWindow)| {
+        let usual = scene.history.own_ms.usual(*service).filter(|usual| scene.is_known(usual.windows))?;
+        let now = own_time(window)?;
+        let (shared_ms, excess_ms, deviations, lost_ms_per_s) = Default::default();
+        Some(Slow { service: *service, now, usual, shared_ms, excess_ms, deviations, lost_ms_per_s })
+    };
+    scene.window.services.iter().filter_map(compared).collect()
+}
+
+/// The excess of the service in the middle.
+fn shared(services: &[Slow]) -> f64 {
+    if services.len() < MIN_SHARING {
+        return 0.0;
+    }
+    let mut excesses: Vec<f64> = services.iter().map(|slow| slow.now.median - slow.usual.median).collect();
+    excesses.sort_by(f64::total_cmp);
+    // of an even number the lower: two slow services of four share nothing
+    excesses[(excesses.len() - 1) / 2].max(0.0)
+}
+
+/// A service that is slow by its own doing.
+pub(super) fn bottleneck(scene: &Scene, slow: &Slow) -> Suspicion {
+    let text = scene.text(slow.service);
+    let (now_ms, usual_ms) = (slow.now.median, slow.usual.median);
+    let served = scene.facts.services.get(&slow.service);
+    let own = served.map(|served| served.own.as_slice()).unwrap_or_default();
+    Suspicion {
+        operation: only_operation(&scene.window.services, slow.service),
+        lost_ms_per_s: slow.lost_ms_per_s,
+        confidence: confidence(slow.deviations, slow.now.requests, slow.usual.windows),
+        onset: onset::began(own, f64::midpoint(now_ms, usual_ms), scene.start()),
+        summary: format!("{text} is slow by itself: {now_ms:.0} ms own time instead of {usual_ms:.0} ms"),
+        action: action::bottleneck(scene, slow),
+        evidence: evidence(scene, slow),
+        ..Suspicion::of(Kind::Bottleneck, slow.service, scene)
+    }
+}
+
+fn evidence(scene: &Scene, slow: &Slow) -> Vec<Evidence> {
+    let text = scene.text(slow.service);
+    let Slow { now, usual, shared_ms, deviations, .. } = slow;
+    let sentence = format!(
+        "own time of {text} is {:.1} ms, usually {:.1} ms ({deviations:.0} standard deviations)",
+        now.median, usual.median
+    );
+    let sql = statements::durations(text, &scene.shown());
+    let mut evidence = vec![Evidence::number(sentence, now.median, "ms").with_sql(sql)];
+    if *shared_ms >= SHARED_WORTH_SAYING * slow.excess_ms {
+        let sentence = format!("most services are {shared_ms:.1} ms slower; that is taken off");
+        evidence.push(Evidence::number(sentence, *shared_ms, "ms"));
+    }
+    if let Some((slowest_ms, trace)) = scene.facts.services.get(&slow.service).and_then(|served| served.slowest) {
+        let sentence = format!("the slowest request spent {slowest_ms:.0} ms in it");
+        evidence.push(Evidence::number(sentence, slowest_ms, "ms").with_trace(Some(trace)));
+    }
+    if let Some(service) = scene.window.services.get(&slow.service) {
+        evidence.extend(station(service));
+    }
+    evidence
+}
+
+/// What its queue says.
+pub(super) fn station(service: &ServiceWindow) -> Vec<Evidence> {
+    let served = service.service_time().map(|(service_ms, _)| {
+        Evidence::number(format!("service time from departures is {service_ms:.1} ms"), service_ms, "ms")
+    });
+    let waits = mean(&service.app_wait_ms)
+        .map(|wait_ms| Evidence::number(format!("requests wait {wait_ms:.1} ms for its workers"), wait_ms, "ms"));
+    served.into_iter().chain(waits).collect()
+}
+
+fn only_operation(services: &BTreeMap<Name, ServiceWindow>, service: Name) -> Option<Name> {
+    let operations = &services.get(&service)?.operations;
+    operations.keys().next().map(|(operation, _)| *operation).filter(|_| operations.len() == 1)
+}

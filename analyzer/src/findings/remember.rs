@@ -1,0 +1,100 @@
+//! What of a window becomes usual: all of it that nobody suspects.
+
+use std::collections::BTreeSet;
+
+use weir_schema::UnixNanos;
+
+use super::{
+    calls, dependency, errors,
+    facts::Facts,
+    history::History,
+    instance,
+    mismatch::Wait,
+    retries, saturation,
+    scene::own_time,
+    surge,
+    usual::{Sample, Share},
+};
+use crate::{
+    snapshot::{Estimate, Snapshot},
+    spans::{Name, Names},
+    window::{ServiceWindow, Window},
+};
+
+/// What was seen of one window.
+pub(super) struct Seen<'a> {
+    pub(super) window: &'a Window,
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) names: &'a Names,
+    pub(super) facts: &'a Facts,
+}
+
+impl History {
+    /// Utilization is followed whatever is wrong: a trend must not have holes.
+    pub(super) fn follow(&mut self, seen: &Seen) {
+        let end = seen.window.end;
+        for name in seen.window.services.keys() {
+            let utilization = seen.estimate(*name).and_then(saturation::utilization);
+            if let Some((rho, trend)) = utilization.and_then(|rho| Some((rho, self.trends.of(*name, end)?))) {
+                trend.push(end, rho);
+            }
+        }
+    }
+
+    /// Makes a window part of what is usual, without those who are suspected.
+    pub(super) fn remember(&mut self, seen: &Seen, suspected: &BTreeSet<Name>) {
+        let end = seen.window.end;
+        let trusted = |name: &Name| !suspected.contains(name);
+        for (name, service) in seen.window.services.iter().filter(|(name, _)| trusted(name)) {
+            self.remember_service(*name, service, end);
+            let wait = seen.estimate(*name).and_then(|estimate| Wait::of(estimate, end));
+            if let Some((wait, waits)) = wait.and_then(|wait| Some((wait, self.waits.of(*name, end)?))) {
+                waits.push(wait);
+            }
+        }
+        for ((caller, callee), calls) in &seen.facts.calls {
+            let key = (*caller, *callee);
+            if trusted(caller) && trusted(callee) {
+                self.gap_ms.remember(key, dependency::sample(calls), end);
+                self.call_errors.remember_share(key, Share { hits: calls.errors, of: calls.calls }, end);
+                self.retries.remember_share(key, retries::share(calls), end);
+            }
+        }
+        for ((service, operation), made) in seen.facts.made.iter().filter(|((service, _), _)| trusted(service)) {
+            for callee in calls::callees(self, *service, *operation, made) {
+                let hits = made.callees.get(&callee).copied().unwrap_or(0);
+                self.made.remember_share((*service, *operation, callee), Share { hits, of: made.requests }, end);
+            }
+            let all = Share { hits: made.requests, of: made.requests };
+            self.operations.remember_share((*service, *operation), all, end);
+        }
+        self.forget(end);
+    }
+
+    fn remember_service(&mut self, name: Name, service: &ServiceWindow, end: UnixNanos) {
+        let Some(own) = own_time(service) else { return };
+        self.own_ms.remember(name, Some(own), end);
+        self.service_ms.remember(name, surge::service_time(service), end);
+        let at = |q| service.duration_ms.quantile(q);
+        let duration = at(0.5).zip(at(0.25)).zip(at(0.75));
+        let duration = duration.map(|((median, low), high)| Sample { median, spread: (high - low) / 2.0, ..own });
+        self.duration_ms.remember(name, duration, end);
+        self.arrivals.remember(name, surge::arrivals(service), end);
+        self.own_errors.remember_share(name, errors::own_errors(service), end);
+        for replica in instance::replicas(service) {
+            self.replicas.remember((name, replica.instance), replica.log_ratio(), end);
+        }
+    }
+}
+
+impl Seen<'_> {
+    fn estimate(&self, service: Name) -> Option<&Estimate> {
+        estimate(self.snapshot, self.names.text(service))
+    }
+}
+
+/// The estimate of a service in a snapshot, whose services are by name.
+pub(super) fn estimate<'a>(snapshot: &'a Snapshot, service: &str) -> Option<&'a Estimate> {
+    let place = snapshot.services.binary_search_by(|view| view.service.as_str().cmp(service)).ok()?;
+    Some(&snapshot.services[place].estimate)
+}

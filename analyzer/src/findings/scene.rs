@@ -1,0 +1,121 @@
+//! [`Scene`]: what a detector looks at: one closed window, its requests, and what was usual.
+
+use std::ops::Range;
+
+use weir_schema::UnixNanos;
+
+use super::{
+    facts::Facts,
+    history::History,
+    usual::{Sample, median},
+};
+use crate::{
+    graph::ServiceGraph,
+    snapshot::{Estimate, Snapshot},
+    spans::{Name, Names},
+    window::{ServiceWindow, Window},
+};
+
+/// Requests a window needs before it says anything of a service.
+pub(super) const MIN_REQUESTS: u32 = 8;
+
+/// Excess, as a share of what a request at the entry usually takes, that somebody there would notice.
+pub(super) const MIN_IMPACT: f64 = 0.05;
+
+/// Least number of times the usual value that is slow.
+pub(super) const MIN_RATIO: f64 = 1.5;
+
+/// A spread of a median that no service is below: schedulers and clocks.
+pub(super) const LEAST_MS: f64 = 0.2;
+
+/// Requests of a window over complete ones from which these are a sample.
+const SAMPLED: f64 = 1.5;
+
+/// Windows that a statement shows: this one and those it is compared with.
+const SHOWN_WINDOWS: i64 = 30;
+
+/// One window and all that is known at its end.
+#[derive(Clone, Copy)]
+pub(super) struct Scene<'a> {
+    pub(super) window: &'a Window,
+    /// The estimates of this window.
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) names: &'a Names,
+    pub(super) graph: &'a ServiceGraph,
+    pub(super) facts: &'a Facts,
+    pub(super) history: &'a History,
+    /// Windows of history before anything is judged.
+    pub(super) min_history: usize,
+    /// How long a request may wait at a bottleneck.
+    pub(super) wait_budget_ms: f64,
+}
+
+impl<'a> Scene<'a> {
+    pub(super) fn seconds(&self) -> f64 {
+        self.window.length_ns as f64 / 1e9
+    }
+
+    pub(super) fn start(&self) -> UnixNanos {
+        self.window.end - self.window.length_ns
+    }
+
+    /// The time that statements show.
+    pub(super) fn shown(&self) -> Range<UnixNanos> {
+        self.window.end - SHOWN_WINDOWS * self.window.length_ns..self.window.end
+    }
+
+    pub(super) fn text(&self, name: Name) -> &'a str {
+        self.names.text(name)
+    }
+
+    pub(super) fn estimate(&self, service: Name) -> Option<&'a Estimate> {
+        super::remember::estimate(self.snapshot, self.text(service))
+    }
+
+    /// Where most of the requests that pass a service enter.
+    pub(super) fn entry(&self, service: Name) -> Option<Name> {
+        let passing = self.facts.passing(service).max_by_key(|(_, passing, _)| *passing);
+        let by_graph = || self.names.find(&self.graph.entry_of(self.text(service))?);
+        passing.map(|(entry, ..)| entry).or_else(by_graph)
+    }
+
+    /// What a request usually takes where those of a service enter.
+    pub(super) fn usual_request_ms(&self, service: Name) -> Option<f64> {
+        let entry = self.entry(service)?;
+        let usual = self.history.duration_ms.usual(entry).map(|usual| usual.median);
+        usual.or_else(|| median(self.facts.entries.get(&entry)?.duration_ms.clone()))
+    }
+
+    /// Requests per second at an entry.
+    pub(super) fn entry_rate_per_s(&self, entry: Name) -> f64 {
+        let by_window = self.window.services.get(&entry).map(|service| service.requests as f64);
+        let requests = by_window.or_else(|| Some(f64::from(self.facts.entries.get(&entry)?.requests)));
+        requests.unwrap_or(0.0) / self.seconds()
+    }
+
+    /// Which share of an entry's requests passes a service.
+    pub(super) fn reach(&self, entry: Name, service: Name) -> f64 {
+        let passing = self.facts.passing(service).find(|(name, ..)| *name == entry);
+        passing.map_or(f64::from(entry == service), |(_, passing, all)| f64::from(passing) / f64::from(all.max(1)))
+    }
+
+    /// How many a second there were of what was counted in complete requests: when there are too many, these are a sample.
+    pub(super) fn per_s(&self, counted: f64) -> f64 {
+        let of_window = |entry: &Name| self.window.services.get(entry).map_or(0, |service| service.requests) as f64;
+        let all: f64 = self.facts.entries.keys().map(of_window).sum();
+        let complete: f64 = self.facts.entries.values().map(|entry| f64::from(entry.requests)).sum();
+        let weight = all / complete.max(1.0);
+        // about one is one: a request may enter in one window and be complete in the next
+        counted / self.seconds() * if weight > SAMPLED { weight } else { 1.0 }
+    }
+
+    /// Whether that is history enough.
+    pub(super) fn is_known(&self, windows: usize) -> bool {
+        windows >= self.min_history
+    }
+}
+
+/// Own time of a window's requests; `None` of too few.
+pub(super) fn own_time(service: &ServiceWindow) -> Option<Sample> {
+    Sample::of(&service.own_ms).filter(|own| own.requests >= MIN_REQUESTS)
+}

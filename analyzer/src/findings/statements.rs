@@ -1,0 +1,120 @@
+//! SQL that shows what a finding rests on, over the table `spans` and a range of time: what `docs/sql.md` documents.
+
+use std::ops::Range;
+
+use weir_schema::UnixNanos;
+
+/// Requests that a service serves, and not calls it makes.
+const SERVED: &str = "kind IN ('server', 'consumer')";
+
+/// Who a client span calls, as it says itself.
+const PEER: &str = "coalesce(peer_service, db_system, messaging_system, server_address)";
+
+/// Requests and durations of a service, second by second.
+pub(super) fn durations(service: &str, time: &Range<UnixNanos>) -> String {
+    format!(
+        "SELECT time_bucket('1 second', start_unix_nano) AS second, count(*) AS requests, \
+         percentile(duration_ns, 0.5) / 1e6 AS duration_ms_p50, percentile(duration_ns, 0.99) / 1e6 AS duration_ms_p99 \
+         FROM spans WHERE service = {} AND {SERVED} AND {} GROUP BY second ORDER BY second",
+        text(service),
+        within("start_unix_nano", time)
+    )
+}
+
+/// The same by replica.
+pub(super) fn instances(service: &str, time: &Range<UnixNanos>) -> String {
+    format!(
+        "SELECT instance, count(*) AS requests, percentile(duration_ns, 0.5) / 1e6 AS duration_ms_p50, \
+         percentile(duration_ns, 0.99) / 1e6 AS duration_ms_p99 FROM spans \
+         WHERE service = {} AND {SERVED} AND {} GROUP BY instance ORDER BY duration_ms_p50 DESC",
+        text(service),
+        within("start_unix_nano", time)
+    )
+}
+
+/// What fails in a service, and how often.
+pub(super) fn errors(service: &str, time: &Range<UnixNanos>) -> String {
+    format!(
+        "SELECT operation, instance, http_response_status_code, status_message, count(*) AS errors FROM spans \
+         WHERE service = {} AND status = 'error' AND {} \
+         GROUP BY operation, instance, http_response_status_code, status_message ORDER BY errors DESC",
+        text(service),
+        within("start_unix_nano", time)
+    )
+}
+
+/// How much longer a caller waits than the callee takes, second by second.
+pub(super) fn gaps(caller: &str, callee: &str, time: &Range<UnixNanos>) -> String {
+    format!(
+        "SELECT time_bucket('1 second', c.start_unix_nano) AS second, count(*) AS calls, \
+         percentile(p.duration_ns - c.duration_ns, 0.5) / 1e6 AS gap_ms_p50 FROM spans c \
+         JOIN spans p ON c.trace_id = p.trace_id AND c.parent_span_id = p.span_id \
+         WHERE p.service = {} AND c.service = {} AND {} AND {} GROUP BY second ORDER BY second",
+        text(caller),
+        text(callee),
+        within("c.start_unix_nano", time),
+        within("p.start_unix_nano", time)
+    )
+}
+
+/// Calls to a peer that sends no spans, second by second.
+pub(super) fn calls_to_peer(caller: &str, peer: &str, time: &Range<UnixNanos>) -> String {
+    format!(
+        "SELECT time_bucket('1 second', start_unix_nano) AS second, count(*) AS calls, \
+         sum(CASE WHEN status = 'error' THEN 1 ELSE 0 END) AS errors, percentile(duration_ns, 0.5) / 1e6 AS duration_ms_p50 \
+         FROM spans WHERE service = {} AND kind IN ('client', 'producer') AND {PEER} = {} AND {} \
+         GROUP BY second ORDER BY second",
+        text(caller),
+        text(peer),
+        within("start_unix_nano", time)
+    )
+}
+
+/// Attempts under one parent, the most first.
+pub(super) fn attempts(caller: &str, time: &Range<UnixNanos>) -> String {
+    format!(
+        "SELECT trace_id, parent_span_id, operation, count(*) AS attempts, \
+         sum(CASE WHEN status = 'error' THEN 1 ELSE 0 END) AS errors FROM spans \
+         WHERE service = {} AND kind = 'client' AND {} \
+         GROUP BY trace_id, parent_span_id, operation ORDER BY attempts DESC LIMIT 20",
+        text(caller),
+        within("start_unix_nano", time)
+    )
+}
+
+/// How often an operation made each call.
+pub(super) fn calls_of(service: &str, operation: &str, time: &Range<UnixNanos>) -> String {
+    format!(
+        "SELECT coalesce(a.service, c.peer_service, c.db_system, c.service) AS callee, \
+         coalesce(a.operation, c.operation) AS call, count(DISTINCT p.span_id) AS requests FROM spans c \
+         JOIN spans p ON c.trace_id = p.trace_id AND c.parent_span_id = p.span_id \
+         LEFT JOIN spans a ON a.trace_id = c.trace_id AND a.parent_span_id = c.span_id AND {} \
+         WHERE p.service = {} AND p.operation = {} AND {} AND {} GROUP BY 1, 2 ORDER BY requests DESC",
+        within("a.start_unix_nano", time),
+        text(service),
+        text(operation),
+        within("c.start_unix_nano", time),
+        within("p.start_unix_nano", time)
+    )
+}
+
+fn within(column: &str, time: &Range<UnixNanos>) -> String {
+    format!("{column} >= {} AND {column} < {}", time.start, time.end)
+}
+
+/// A literal: names come from spans, so anything may be in them.
+fn text(value: &str) -> String {
+    format!("'{}'", value.replace('\'', "''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_literals_whatever_is_in_them() {
+        let sql = errors("o'hara' OR 1=1 --", &(5..9));
+        assert!(sql.contains("service = 'o''hara'' OR 1=1 --' AND"), "{sql}");
+        assert!(sql.contains("start_unix_nano >= 5 AND start_unix_nano < 9"));
+    }
+}

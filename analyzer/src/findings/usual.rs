@@ -1,0 +1,215 @@
+//! [`Usual`] and [`UsualShare`]: what a value or a share usually is, and how far from it is too far.
+//!
+//! A median `m` of `n` requests is `(m − h)/s` deviations from the usual `h`, with
+//! `s² = b² + (1.4826·1.2533·w)²(1/n + 1/n_h) + (0.05² + 0.25/n_h)h²`: b between windows, w within them, n_h requests
+//! of history; the last says that 5 % is nothing, and that few requests tell a median badly. It is the deviation of
+//! `causes/latency.rs`, so both judge alike. Medians and median distances, because one bad window must not
+//! become what is usual (F. Hampel, JASA 69, 1974).
+//!
+//! A share of `p = (x_h + ½)/(n_h + 1)` has `x` of `n` now with variance `n·p(1 − p)(1 + n/n_h) + ¼ + (n·b)²`.
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+
+/// Windows of history: the last five minutes at 10 s.
+const HISTORY: usize = 30;
+
+/// Makes the median distance from the median a standard deviation, for normal values.
+const DEVIATION: f64 = 1.4826;
+
+/// Error of a median over that of a mean: √(π/2).
+const OF_MEDIAN: f64 = 1.2533;
+
+/// A share of the usual value that is nothing.
+const LEAST_SHARE: f64 = 0.05;
+
+/// Windows that tell how much windows differ.
+const MIN_BETWEEN: usize = 3;
+
+/// A value in one window.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Sample {
+    pub(crate) median: f64,
+    /// Half the inter-quartile range.
+    pub(crate) spread: f64,
+    pub(crate) requests: u32,
+}
+
+/// How many of how many, in one window.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Share {
+    pub(crate) hits: u32,
+    pub(crate) of: u32,
+}
+
+/// The last thirty of something.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Ring<T> {
+    values: VecDeque<T>,
+}
+
+/// What a value usually is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Usual {
+    pub(crate) median: f64,
+    between: f64,
+    within: f64,
+    requests: f64,
+    pub(crate) windows: usize,
+    /// What all but a tenth of the windows were below: single windows were more.
+    pub(crate) most: f64,
+}
+
+/// What a share usually is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct UsualShare {
+    pub(crate) ratio: f64,
+    between: f64,
+    of: f64,
+    pub(crate) windows: usize,
+}
+
+impl Sample {
+    /// `None` of nothing.
+    pub(crate) fn of(values: &[f64]) -> Option<Self> {
+        let mut sorted = values.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let at = |share: f64| sorted.get((sorted.len().checked_sub(1)? as f64 * share).round() as usize).copied();
+        let (median, low, high) = (at(0.5)?, at(0.25)?, at(0.75)?);
+        let requests = u32::try_from(values.len()).unwrap_or(u32::MAX);
+        Some(Self { median, spread: (high - low) / 2.0, requests })
+    }
+}
+
+impl Share {
+    pub(crate) fn ratio(self) -> f64 {
+        f64::from(self.hits) / f64::from(self.of.max(1))
+    }
+}
+
+impl<T> Default for Ring<T> {
+    fn default() -> Self {
+        Self { values: VecDeque::new() }
+    }
+}
+
+impl<T> Ring<T> {
+    pub(crate) fn push(&mut self, value: T) {
+        self.values.push_back(value);
+        if self.values.len() > HISTORY {
+            self.values.pop_front();
+        }
+    }
+}
+
+impl Ring<Share> {
+    /// Of how many, in all windows.
+    pub(crate) fn total(&self) -> f64 {
+        self.values.iter().map(|share| f64::from(share.of)).sum()
+    }
+}
+
+impl Usual {
+    pub(crate) fn of(ring: &Ring<Sample>) -> Option<Self> {
+        Self::among(ring.values.iter())
+    }
+
+    /// Without the newest third: of what may have changed a while before it is felt.
+    pub(crate) fn of_older(ring: &Ring<Sample>) -> Option<Self> {
+        Self::among(ring.values.iter().take(ring.values.len() - ring.values.len() / 3))
+    }
+
+    fn among<'a>(samples: impl Iterator<Item = &'a Sample> + Clone) -> Option<Self> {
+        let mut medians: Vec<f64> = samples.clone().map(|sample| sample.median).collect();
+        medians.sort_by(f64::total_cmp);
+        Some(Self {
+            median: median(medians.clone())?,
+            between: between(&medians),
+            within: median(samples.clone().map(|sample| sample.spread).collect())?,
+            requests: samples.map(|sample| f64::from(sample.requests)).sum(),
+            windows: medians.len(),
+            most: *medians.get((medians.len() * 9 / 10).min(medians.len().checked_sub(1)?))?,
+        })
+    }
+
+    /// One standard deviation of a window's median from the usual one; `least` is nothing, however steady history was.
+    pub(crate) fn deviation(&self, requests: u32, least: f64) -> f64 {
+        let (n, before) = (f64::from(requests.max(1)), self.requests.max(1.0));
+        let within = (DEVIATION * OF_MEDIAN * self.within).powi(2) * (1.0 / n + 1.0 / before);
+        let unknown = (LEAST_SHARE.powi(2) + 0.25 / before) * self.median.powi(2);
+        (self.between.powi(2) + within + unknown + least.powi(2)).sqrt()
+    }
+}
+
+impl UsualShare {
+    pub(crate) fn of(ring: &Ring<Share>) -> Option<Self> {
+        let (hits, of) = ring
+            .values
+            .iter()
+            .fold((0.0, 0.0), |(hits, of), share| (hits + f64::from(share.hits), of + f64::from(share.of)));
+        let ratios: Vec<f64> = ring.values.iter().map(|share| share.ratio()).collect();
+        let (ratio, windows) = ((hits + 0.5) / (of + 1.0), ratios.len());
+        (windows > 0).then(|| Self { ratio, between: between(&ratios), of, windows })
+    }
+
+    /// Of what was not seen in so many, over so many windows.
+    pub(crate) fn never(of: f64, windows: usize) -> Self {
+        Self { ratio: 0.5 / (of + 1.0), between: 0.0, of, windows }
+    }
+
+    /// The share of those that are not.
+    pub(crate) fn other(self) -> Self {
+        Self { ratio: 1.0 - self.ratio, ..self }
+    }
+
+    /// Standard deviations of a window's share above the usual one.
+    pub(crate) fn deviations(&self, now: Share) -> f64 {
+        let n = f64::from(now.of);
+        let chance = n * self.ratio * (1.0 - self.ratio) * (1.0 + n / self.of.max(1.0));
+        let variance = chance + 0.25 + (n * self.between).powi(2);
+        (f64::from(now.hits) - n * self.ratio) / variance.sqrt()
+    }
+}
+
+/// Robust standard deviation; 0 with too few values.
+fn between(values: &[f64]) -> f64 {
+    let Some(middle) = median(values.to_vec()).filter(|_| values.len() >= MIN_BETWEEN) else { return 0.0 };
+    DEVIATION * median(values.iter().map(|value| (value - middle).abs()).collect()).unwrap_or(0.0)
+}
+
+/// The middle value, of an even number the mean of both.
+pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let upper = *values.get(values.len() / 2)?;
+    Some(if values.len() % 2 == 1 { upper } else { f64::midpoint(values[values.len() / 2 - 1], upper) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_bad_window_does_not_become_usual() {
+        let mut ring = Ring::default();
+        for place in 0..20 {
+            let median = if place == 10 { 500.0 } else { 10.0 + f64::from(place % 3) };
+            ring.push(Sample { median, spread: 2.0, requests: 100 });
+        }
+        let usual = Usual::of(&ring).unwrap();
+        assert!((10.0..=12.0).contains(&usual.median) && usual.deviation(100, 0.0) < 2.0, "{usual:?}");
+        assert!(usual.deviation(4, 0.0) > usual.deviation(400, 0.0), "few requests tell less");
+        assert_eq!((usual.most, usual.windows), (12.0, 20));
+    }
+
+    #[test]
+    fn a_share_of_few_says_little() {
+        let mut ring = Ring::default();
+        (0..30).for_each(|_| ring.push(Share { hits: 1, of: 100 }));
+        let usual = UsualShare::of(&ring).unwrap();
+        let z = |hits, of| usual.deviations(Share { hits, of });
+        assert!(z(1, 10) < 2.0 && z(10, 100) > 6.0 && z(0, 100) < 0.0);
+        assert!(UsualShare::never(3_000.0, 30).deviations(Share { hits: 20, of: 100 }) > 20.0);
+        assert!(UsualShare::of(&Ring::default()).is_none());
+    }
+}
