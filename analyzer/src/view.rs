@@ -154,7 +154,7 @@ fn service_view(service: &ServiceWindow, names: &Names, seconds: f64) -> Service
         duration_ms_p95: durations.quantile(0.95).unwrap_or(0.0),
         duration_ms_p99: durations.quantile(0.99).unwrap_or(0.0),
     });
-    let mut instances: Vec<String> = service.instances.iter().map(|name| names.text(*name).to_owned()).collect();
+    let mut instances: Vec<String> = service.by_instance.keys().map(|name| names.text(*name).to_owned()).collect();
     instances.sort();
     ServiceView {
         rate_per_s: service.requests as f64 / seconds,

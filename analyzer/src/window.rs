@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, num::NonZeroU32};
 
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashMap;
 use weir_schema::UnixNanos;
 
 use crate::{
@@ -49,12 +49,22 @@ pub(crate) struct ServiceWindow {
     pub(crate) proxy_wait_ms: Vec<f64>,
     pub(crate) interarrival_ms: Vec<f64>,
     pub(crate) operations: BTreeMap<(Name, Name), (u64, u64, Sketch)>,
-    pub(crate) instances: HashSet<Name>,
+    /// Each replica by itself; what spans do not say the replica of is in none.
+    pub(crate) by_instance: BTreeMap<Name, InstanceWindow>,
     pub(crate) input_tokens: i64,
     pub(crate) output_tokens: i64,
     pub(crate) first_token_ms: Sketch,
     /// The slowest request.
     pub(crate) slowest: Option<(i64, u128)>,
+}
+
+/// What one replica of a service did in a window.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct InstanceWindow {
+    pub(crate) requests: u64,
+    pub(crate) errors: u64,
+    /// Of requests that were not shed: the median is within 1 %.
+    pub(crate) own_ms: Sketch,
 }
 
 /// What one edge did in a window.
@@ -329,6 +339,9 @@ fn add_waits(window: &mut Window, span: &Span, mut calls: Vec<Call>) {
 }
 
 fn add_request(service: &mut ServiceWindow, span: &Span, own_ns: i64, call_failed: bool) {
+    if let Some(instance) = span.instance {
+        add_to_instance(service.by_instance.entry(instance).or_default(), span, own_ns);
+    }
     service.requests += 1;
     service.errors += u64::from(span.error);
     service.own_errors += u64::from(span.error && !call_failed && !span.shed && !span.abandoned);
@@ -340,7 +353,6 @@ fn add_request(service: &mut ServiceWindow, span: &Span, own_ns: i64, call_faile
     operation.2.add(duration_ms);
     service.input_tokens += span.input_tokens;
     service.output_tokens += span.output_tokens;
-    service.instances.extend(span.instance);
     if let Some(first) = span.first_token_ns {
         service.first_token_ms.add(first as f64 / 1e6);
     }
@@ -357,6 +369,14 @@ fn add_request(service: &mut ServiceWindow, span: &Span, own_ns: i64, call_faile
     }
     if service.slowest.is_none_or(|(duration, _)| span.duration_ns > duration) {
         service.slowest = Some((span.duration_ns, span.trace));
+    }
+}
+
+fn add_to_instance(instance: &mut InstanceWindow, span: &Span, own_ns: i64) {
+    instance.requests += 1;
+    instance.errors += u64::from(span.error);
+    if !span.shed {
+        instance.own_ms.add(own_ns as f64 / 1e6);
     }
 }
 
