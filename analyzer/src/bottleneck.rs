@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use serde::{Deserialize, Serialize};
 use weir_schema::UnixNanos;
 
 use crate::{
@@ -59,14 +60,14 @@ const SHARED_WORTH_SAYING: f64 = 0.1;
 const KEPT_CLOSED: usize = 50;
 
 /// The state of all services and findings.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Judge {
     histories: BTreeMap<Name, History>,
     findings: Vec<FindingView>,
     made: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct History {
     own_ms: VecDeque<f64>,
     duration_ms: VecDeque<f64>,
