@@ -28,9 +28,9 @@ use crate::{
 
 const MINUTE_NS: i64 = 60_000_000_000;
 
-/// Rows of open minutes, of operations and of edges each: 60 to 120 MB. Beyond, a minute's further operations of a
-/// service, or callees of a caller, are one row together.
-const MAX_ROWS: usize = 200_000;
+/// Rows of open minutes, of operations and of edges each: 200 bytes each and their sketch, 0.5 KB or 3 KB of a
+/// busy one. Beyond, a minute's further operations of a service, or callees of a caller, are one row together.
+const MAX_ROWS: usize = 100_000;
 
 /// Minutes this far ahead are written as they come: waiting for their time would hold them too long. Rows add up.
 const FAR_AHEAD_NS: i64 = 2 * 3_600_000_000_000;

@@ -12,7 +12,7 @@ use crate::{
     entry::EntryWindow,
     held::Call,
     names::OTHER,
-    sketch::Sketch,
+    sketch::{Sketch, bucket_of},
     snapshot::NodeKind,
     spans::{Name, Span},
     stations::Known,
@@ -111,6 +111,14 @@ pub(crate) struct Window {
 pub(crate) struct Edges(HashMap<(Name, Name), EdgeWindow, foldhash::fast::RandomState>);
 
 impl Edges {
+    pub(crate) fn with_room(edges: usize) -> Self {
+        Self(HashMap::with_capacity_and_hasher(edges, foldhash::fast::RandomState::default()))
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// The edge between two services, or to the others when there are too many.
     pub(crate) fn of(&mut self, caller: Name, callee: Name) -> &mut EdgeWindow {
         let full = self.0.len() >= MAX_EDGES && !self.0.contains_key(&(caller, callee));
@@ -237,22 +245,22 @@ pub(crate) fn add_request(service: &mut ServiceWindow, span: &Span, own_ns: i64,
     if let Some(first) = span.first_token_ns {
         service.first_token_ms.add_many(first as f64 / 1e6, times);
     }
-    let duration_ms = span.duration_ns as f64 / 1e6;
+    let duration = bucket_of(span.duration_ns as f64 / 1e6);
     let operation = bounded(&mut service.operations, (span.operation, span.kind), (OTHER, span.kind), MAX_OPERATIONS);
     operation.0 += weight;
     operation.1 += errors;
-    operation.2.add_many(duration_ms, times);
+    operation.2.add_bucket(duration, times);
     if let Some(instance) = span.instance {
         add_to_instance(bounded(&mut service.by_instance, instance, OTHER, MAX_INSTANCES), span, own_ns);
     }
     if !span.shed {
+        service.duration_ms.add_bucket(duration, times);
         add_served(service, span, own_ns);
     }
 }
 
 /// What only a request that was let in says.
 fn add_served(service: &mut ServiceWindow, span: &Span, own_ns: i64) {
-    service.duration_ms.add_many(span.duration_ns as f64 / 1e6, i64::from(span.weight));
     service.busy_ns += span.duration_ns as f64 * f64::from(span.weight);
     service.own_ms.push(own_ns as f64 / 1e6);
     let held_ns = span.duration_ns - span.queue_wait_ns.unwrap_or(0);

@@ -50,6 +50,8 @@ pub(crate) struct Windows {
     orphans: Vec<Orphan>,
     calls: Calls,
     follow: Follow,
+    /// Spans and edges of the last window: the next will have about as many.
+    room: (usize, usize),
     /// What ends later cannot be: its sender's clock is wrong.
     pub(crate) believed_until: UnixNanos,
     pub(crate) late: u64,
@@ -62,6 +64,13 @@ pub(crate) struct Windows {
 struct Open {
     spans: Vec<(Span, Place)>,
     edges: Edges,
+}
+
+impl Open {
+    /// One that takes so much without growing, which would copy it all again and again.
+    fn with_room(spans: usize, edges: usize) -> Self {
+        Self { spans: Vec::with_capacity(spans), edges: Edges::with_room(edges) }
+    }
 }
 
 /// A request whose parent had not come when its window closed.
@@ -80,7 +89,7 @@ struct Closing {
     end: UnixNanos,
     window: Window,
     edges: Edges,
-    services: HashMap<Name, (ServiceWindow, Vec<Ended>), foldhash::fast::RandomState>,
+    services: HashMap<Name, Box<(ServiceWindow, Vec<Ended>)>, foldhash::fast::RandomState>,
     /// Requests that came from outside.
     entered: Vec<Entered>,
     /// Client spans that nobody answered.
@@ -100,6 +109,7 @@ impl Windows {
             orphans: Vec::new(),
             calls: Calls::default(),
             follow: Follow::default(),
+            room: (0, 0),
             believed_until: UnixNanos::MAX,
             late: 0,
             skewed: 0,
@@ -143,7 +153,8 @@ impl Windows {
     fn of(&mut self, time: UnixNanos) -> Option<&mut Open> {
         let index = time.div_euclid(self.length_ns);
         let closed = self.closed_until.is_some_and(|closed| index <= closed);
-        (!closed).then(|| self.open.entry(index).or_default())
+        let (spans, edges) = self.room;
+        (!closed).then(|| self.open.entry(index).or_insert_with(|| Open::with_room(spans, edges)))
     }
 
     /// Stations as a checkpoint holds them, and the end of the last closed window.
@@ -185,6 +196,7 @@ impl Windows {
         held: &mut Held,
         servers: &HashMap<Name, NonZeroU32>,
     ) -> Window {
+        self.room = (open.spans.len(), open.edges.len());
         let mut closing = Closing { end, edges: open.edges, ..Closing::default() };
         if self.senders.len() > MAX_SENDERS {
             self.senders.clear();
@@ -199,7 +211,8 @@ impl Windows {
         (window.end, window.length_ns, window.edges) = (end, self.length_ns, edges.into_sorted());
         let mut services: Vec<_> = services.into_iter().collect();
         services.sort_unstable_by_key(|(name, _)| *name);
-        for (name, (mut service, visits)) in services {
+        for (name, gathered) in services {
+            let (mut service, visits) = *gathered;
             self.estimate(name, &mut service, visits, servers.get(&name).copied(), end);
             window.services.insert(name, service);
         }
@@ -225,7 +238,7 @@ impl Windows {
         let own_ns = self.calls.own_time(span);
         let failed = self.calls.failed;
         self.calls.add_waits(&mut closing.edges, span, held);
-        let (service, visits) = closing.services.entry(span.service).or_default();
+        let (service, visits) = &mut **closing.services.entry(span.service).or_default();
         add_request(service, span, own_ns, failed);
         visits.extend(ended(span, own_ns, failed));
         let entered = Entered { place, service: span.service, operation: span.operation, weight: span.weight };

@@ -189,7 +189,7 @@ fn difference(a: &Value, b: &Value, at: &str) -> Option<String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(16))]
+    #![proptest_config(ProptestConfig { cases: 12, max_shrink_iters: 50, ..ProptestConfig::default() })]
 
     #[test]
     fn live_and_replayed_say_the_same(seed in any::<u64>(), traces in 1_u32..120) {

@@ -8,7 +8,7 @@ use petgraph::{
 use super::{condensed::Condensed, visits::Visits};
 
 /// Entries whose visits are told apart, those with most requests; the sum counts all.
-const MAX_ENTRIES: usize = 200;
+const MAX_ENTRIES: usize = 50;
 
 /// A service that gets this share of its requests from nobody we see is an entry too.
 const MIN_OUTSIDE: f64 = 0.1;
@@ -106,11 +106,11 @@ impl Topology {
     ) {
         let mut from = Visits::new(graph, condensed);
         let mut sums = vec![0.0; graph.node_count()];
+        from.from(entries, |node, visits| sums[node as usize] = visits);
         solution.visits = vec![Vec::new(); graph.node_count()];
-        for (number, (entry, rate)) in entries.iter().enumerate() {
-            from.from(*entry, |node, visits| {
-                sums[node as usize] += rate * visits;
-                if number < MAX_ENTRIES && visits > 0.0 {
+        for (entry, _) in entries.iter().take(MAX_ENTRIES) {
+            from.from(&[(*entry, 1.0)], |node, visits| {
+                if visits > 0.0 {
                     solution.visits[node as usize].push((*entry, visits));
                 }
             });

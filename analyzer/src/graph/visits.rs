@@ -4,27 +4,26 @@
 //! visits: the traffic equations of an open network (J. R. Jackson, Networks of waiting lines,
 //! Operations Research 1957), in the mean, whatever the distributions. Callers first, each
 //! equation is solved when it is met; within a cycle by Gauss and Seidel's iteration, which converges
-//! because of each request into a cycle some part leaves it. Where none does, no number is given.
+//! because of each request into a cycle some part leaves it. Where none does, no number is given. The
+//! equations are linear, so all entries together cost as much as one.
 
-use petgraph::{
-    Direction,
-    graph::{DiGraph, NodeIndex},
-    visit::EdgeRef,
-};
+use petgraph::graph::{DiGraph, NodeIndex};
 
 use super::condensed::Condensed;
 
-/// Rounds within a cycle. A cycle in which half of the requests go round once more needs 30.
+/// Rounds within a cycle. A cycle in which half of the requests go round once more needs 40.
 const MAX_ROUNDS: usize = 200;
 
 /// Relative change at which a cycle is solved.
-const TOLERANCE: f64 = 1e-9;
+const TOLERANCE: f64 = 1e-11;
 
-/// Solves for one entry after another, in memory that is used again.
+/// Solves for some entries after others, in memory that is used again.
 pub(super) struct Visits<'a> {
     /// Weights are calls per request of the caller.
     graph: &'a DiGraph<(), f64>,
     condensed: &'a Condensed,
+    /// Callers of each node within its own cycle.
+    within: Vec<Vec<(u32, f64)>>,
     visits: Vec<f64>,
     touched: Vec<bool>,
 }
@@ -32,16 +31,27 @@ pub(super) struct Visits<'a> {
 impl<'a> Visits<'a> {
     pub(super) fn new(graph: &'a DiGraph<(), f64>, condensed: &'a Condensed) -> Self {
         let (visits, touched) = (vec![0.0; graph.node_count()], vec![false; condensed.components.len()]);
-        Self { graph, condensed, visits, touched }
+        let mut within = vec![Vec::new(); graph.node_count()];
+        for edge in graph.raw_edges() {
+            let (from, to) = (edge.source().index(), edge.target().index());
+            if condensed.of_node[from] == condensed.of_node[to] {
+                within[to].push((from as u32, edge.weight));
+            }
+        }
+        Self { graph, condensed, within, visits, touched }
     }
 
-    /// Hands on each node that a request at `entry` leads to, with its visits. Those of and behind a cycle that
+    /// Hands on each node that requests at these entries lead to, with its visits. Those of and behind a cycle that
     /// does not end are NaN.
-    pub(super) fn from(&mut self, entry: u32, mut each: impl FnMut(u32, f64)) {
+    pub(super) fn from(&mut self, entries: &[(u32, f64)], mut each: impl FnMut(u32, f64)) {
         let condensed = self.condensed;
-        let first = condensed.of_node[entry as usize] as usize;
-        self.visits[entry as usize] = 1.0;
-        self.touched[first] = true;
+        let mut first = condensed.components.len();
+        for (entry, requests) in entries {
+            let place = condensed.of_node[*entry as usize] as usize;
+            self.visits[*entry as usize] += requests;
+            self.touched[place] = true;
+            first = first.min(place);
+        }
         for place in first..condensed.components.len() {
             if !std::mem::take(&mut self.touched[place]) {
                 continue;
@@ -76,7 +86,7 @@ impl<'a> Visits<'a> {
         for _ in 0..MAX_ROUNDS {
             let mut change = 0.0_f64;
             for (node, entering) in component.iter().zip(&entering) {
-                let visits = entering + self.from_within(*node, component);
+                let visits = entering + self.from_within(*node);
                 change = change.max((visits - self.visits[*node as usize]).abs() / visits.max(f64::MIN_POSITIVE));
                 self.visits[*node as usize] = visits;
             }
@@ -87,10 +97,7 @@ impl<'a> Visits<'a> {
         component.iter().for_each(|node| self.visits[*node as usize] = f64::NAN);
     }
 
-    fn from_within(&self, node: u32, component: &[u32]) -> f64 {
-        let of_node = self.condensed.of_node[component[0] as usize];
-        let callers = self.graph.edges_directed(NodeIndex::new(node as usize), Direction::Incoming);
-        let within = callers.filter(|edge| self.condensed.of_node[edge.source().index()] == of_node);
-        within.map(|edge| self.visits[edge.source().index()] * edge.weight()).sum()
+    fn from_within(&self, node: u32) -> f64 {
+        self.within[node as usize].iter().map(|(caller, calls)| self.visits[*caller as usize] * calls).sum()
     }
 }
