@@ -90,9 +90,8 @@ fn batch(spans: std::ops::Range<u64>, names: Names, calls: Option<u64>) -> Recor
         let texts = spans.iter().map(|n| format!("{prefix}-of-the-mesh-{}", names(*n)[which]));
         Arc::new(StringArray::from_iter_values(texts)) as ArrayRef
     };
-    let long = |value: fn(u64) -> i64| {
-        Arc::new(Int64Array::from_iter_values(spans.iter().map(|n| value(*n)))) as ArrayRef
-    };
+    let long =
+        |value: fn(u64) -> i64| Arc::new(Int64Array::from_iter_values(spans.iter().map(|n| value(*n)))) as ArrayRef;
     let mixed = |n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let columns = Table::Spans.schema().fields().iter().map(|field| match field.name().as_str() {
         "trace_id" => {

@@ -157,8 +157,11 @@ struct NameColumn<'a> {
     texts: &'a StringArray,
     role: Role,
     /// By the last bytes of the text: where names differ.
-    seen: Box<[Cell<Option<(&'a str, Name)>>]>,
+    seen: Box<[Seen<'a>]>,
 }
+
+/// A text and its name.
+type Seen<'a> = Cell<Option<(&'a str, Name)>>;
 
 /// 512 of 24 bytes: a column's stay within the second cache; of 64, names of 1,000 services displaced each other.
 const SEEN_NAMES: usize = 512;

@@ -35,7 +35,7 @@ fn restarted(bytes: &[u8], rows: &[Row], at: i64) -> Analyzer {
     analyzer.restore_history(bytes).unwrap();
     let mut stored: Vec<&Row> = rows.iter().filter(|row| row.start + row.duration < at).collect();
     stored.sort_by_key(|row| row.start);
-    analyzer.restore(&batch(stored.into_iter()), &BTreeSet::new(), at - 120_000 * MS);
+    analyzer.restore(&batch(stored), &BTreeSet::new(), at - 120_000 * MS);
     analyzer
 }
 
@@ -72,7 +72,7 @@ fn stations_stay_identified() {
     anew.restore_history(&stayed.checkpoint().unwrap()).unwrap();
     let step = {
         let rest: Vec<&Row> = rows.iter().filter(|row| row.start >= 55_000 * MS).collect();
-        anew.push(&batch(rest.into_iter()));
+        anew.push(&batch(rest));
         anew.step(58_500 * MS)
     };
     for service in step.snapshot.unwrap().services {

@@ -86,7 +86,7 @@ impl<'a> Visits<'a> {
         for _ in 0..MAX_ROUNDS {
             let mut change = 0.0_f64;
             for (node, entering) in component.iter().zip(&entering) {
-                let visits = entering + self.from_within(*node);
+                let visits = entering + self.sent_within(*node);
                 change = change.max((visits - self.visits[*node as usize]).abs() / visits.max(f64::MIN_POSITIVE));
                 self.visits[*node as usize] = visits;
             }
@@ -97,7 +97,7 @@ impl<'a> Visits<'a> {
         component.iter().for_each(|node| self.visits[*node as usize] = f64::NAN);
     }
 
-    fn from_within(&self, node: u32) -> f64 {
+    fn sent_within(&self, node: u32) -> f64 {
         self.within[node as usize].iter().map(|(caller, calls)| self.visits[*caller as usize] * calls).sum()
     }
 }
