@@ -93,7 +93,8 @@ fn batch(spans: std::ops::Range<u64>, names: Names, calls: Option<u64>) -> Recor
     let long =
         |value: fn(u64) -> i64| Arc::new(Int64Array::from_iter_values(spans.iter().map(|n| value(*n)))) as ArrayRef;
     let mixed = |n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let columns = Table::Spans.schema().fields().iter().map(|field| match field.name().as_str() {
+    let schema = Table::Spans.schema();
+    let columns = schema.fields().iter().map(|field| match field.name().as_str() {
         "trace_id" => {
             let trace = |n: &u64| (u128::from(mixed(n / 2)) << 64 | u128::from(*n / 2)).to_be_bytes();
             Arc::new(BinaryArray::from_iter_values(spans.iter().map(trace))) as ArrayRef
@@ -113,7 +114,7 @@ fn batch(spans: std::ops::Range<u64>, names: Names, calls: Option<u64>) -> Recor
         "status" => Arc::new(StringArray::from_iter_values(spans.iter().map(|_| "unset"))),
         _ => new_null_array(field.data_type(), spans.len()),
     });
-    RecordBatch::try_new(Table::Spans.schema(), columns.collect()).unwrap()
+    RecordBatch::try_new(schema.clone(), columns.collect()).unwrap()
 }
 
 /// Bytes of this process that are in memory.

@@ -4,6 +4,7 @@
 use hashbrown::HashMap;
 
 use crate::{
+    entry::{EntryWindow, Need},
     graph::{Solution, Topology},
     snapshot::{BlastRadius, EdgeView, EntryView, NodeKind, ServiceView},
     spans::{Name, Names},
@@ -121,30 +122,41 @@ impl Solved {
     }
 }
 
+/// Requests that entered by one operation and need some service.
+type Needing<'a> = (&'a (Name, Name), &'a EntryWindow, &'a Need);
+
 /// For each service the entry operations whose requests need it, those with most of them first.
 fn entries_of(window: &Window, names: &Names) -> Map<Vec<EntryView>> {
-    let seconds = window.length_ns as f64 / 1e9;
-    let mut of_service: Map<Vec<(u64, EntryView)>> = Map::default();
-    for ((service, operation), entry) in &window.entries {
+    let mut of_service: Map<Vec<Needing<'_>>> = Map::default();
+    for (key, entry) in &window.entries {
         for (needed, need) in &entry.needed {
-            let view = EntryView {
-                service: names.text(*service).to_owned(),
-                operation: Some(names.text(*operation).to_owned()),
-                requests_per_s: entry.requests as f64 / seconds,
-                share: Some(need.requests as f64 / entry.requests as f64),
-                visits_per_request: need.visits as f64 / entry.requests as f64,
-            };
-            of_service.entry(*needed).or_default().push((need.requests, view));
+            of_service.entry(*needed).or_default().push((key, entry, need));
         }
     }
-    let most_first = |(name, mut entries): (Name, Vec<(u64, EntryView)>)| {
-        let key = |(requests, view): &(u64, EntryView)| {
-            (std::cmp::Reverse(*requests), view.service.clone(), view.operation.clone())
-        };
-        entries.sort_by_cached_key(key);
-        (name, entries.into_iter().take(SHOWN_ENTRIES).map(|(_, view)| view).collect())
+    let seconds = window.length_ns as f64 / 1e9;
+    let shown = |mut entries: Vec<Needing<'_>>| {
+        let texts = |needing: &Needing<'_>| (names.text(needing.0.0), names.text(needing.0.1));
+        let most_first =
+            |a: &Needing<'_>, b: &Needing<'_>| b.2.requests.cmp(&a.2.requests).then_with(|| texts(a).cmp(&texts(b)));
+        // of many only those that are shown are put in order and into words
+        if entries.len() > SHOWN_ENTRIES {
+            entries.select_nth_unstable_by(SHOWN_ENTRIES, most_first);
+            entries.truncate(SHOWN_ENTRIES);
+        }
+        entries.sort_unstable_by(most_first);
+        entries.into_iter().map(|needing| entry_view(needing, names, seconds)).collect()
     };
-    of_service.into_iter().map(most_first).collect()
+    of_service.into_iter().map(|(name, entries)| (name, shown(entries))).collect()
+}
+
+fn entry_view(((service, operation), entry, need): Needing<'_>, names: &Names, seconds: f64) -> EntryView {
+    EntryView {
+        service: names.text(*service).to_owned(),
+        operation: Some(names.text(*operation).to_owned()),
+        requests_per_s: entry.requests as f64 / seconds,
+        share: Some(need.requests as f64 / entry.requests as f64),
+        visits_per_request: need.visits as f64 / entry.requests as f64,
+    }
 }
 
 /// Shares of all requests that need each service, and that wait for it.
