@@ -40,6 +40,7 @@ fn main() {
     let few = bytes("few keys");
     println!("held span, known for its children, parents and duplicates: {:.0} bytes", bytes("held") / SPANS as f64);
     println!("span of an open window, held as well: {:.0} bytes", few / SPANS as f64);
+    let few = bytes("few keys, closed");
     for (case, keys, _) in &CASES[1..] {
         println!("each of {keys} {case}, {} spans: {:.0} bytes", SPANS / keys, (bytes(case) - few) / *keys as f64);
     }
