@@ -76,12 +76,12 @@ fn few(_: u64) -> [u64; 3] {
 /// 200 services call each 199 others: span 2n is the caller's, 2n + 1 the callee's.
 fn of_edges(n: u64) -> [u64; 3] {
     let (caller, ahead) = (n / 2 % 200, 1 + n / 400 % 199);
-    [if n % 2 == 0 { caller } else { (caller + ahead) % 200 }, 0, 0]
+    [if n.is_multiple_of(2) { caller } else { (caller + ahead) % 200 }, 0, 0]
 }
 
 fn of_edge(n: u64) -> [u64; 3] {
     let caller = n / 2 % 200;
-    [if n % 2 == 0 { caller } else { (caller + 1) % 200 }, 0, 0]
+    [if n.is_multiple_of(2) { caller } else { (caller + 1) % 200 }, 0, 0]
 }
 
 /// Spans of one request each, or, of calls, pairs of which the odd one is the even one's child.

@@ -1,7 +1,7 @@
 //! From spans to queues, causes and limits: pure functions over batches in event time.
 //!
 //! ```text
-//! push(spans) ─▶ held (dedupe, pairs) ─▶ rollup ─▶ rows of operations, edges
+//! push(spans) ─▶ names, held (dedupe, pairs, trees) ─▶ rollup ─▶ rows of operations, edges
 //!                └▶ window ─▶ departures, queueing ─▶ graph ─▶ bottleneck ─▶ control ─▶ policy
 //! step(now)  closes windows and says what changed
 //! ```
