@@ -12,6 +12,7 @@ use weir_schema::{Batch, Table, UnixNanos};
 
 use crate::{
     alert::Alert,
+    checkpoint::{Foreign, History},
     config::Config,
     control::{Bottleneck, Command, Controller},
     findings::{Findings, Kind},
@@ -19,10 +20,11 @@ use crate::{
     graph::ServiceGraph,
     held::{As, Call, Held},
     rollup::{Rollup, minute},
-    snapshot::{Counters, FindingView, Snapshot},
+    snapshot::{Counters, FindingView, NodeKind, Snapshot},
     spans::{Name, Names, SpanColumns},
     view,
-    window::{Window, Windows},
+    window::Window,
+    windows::Windows,
 };
 
 /// The state of the analysis.
@@ -54,6 +56,9 @@ const RATE_GAIN: f64 = 0.2;
 
 /// The same for the usual service time: slow, because the first windows of a fault still count.
 const SERVICE_TIME_GAIN: f64 = 0.05;
+
+/// Clocks are off by less: what a span says of later times than this after its receipt is not believed.
+const MAX_AHEAD_NS: i64 = 60_000_000_000;
 
 /// What a step says.
 #[derive(Debug, Default)]
@@ -95,20 +100,23 @@ impl Analyzer {
     /// Takes in rows of `spans`; exact duplicates are ignored.
     pub fn push(&mut self, spans: &RecordBatch) {
         let Some(columns) = SpanColumns::of(spans) else { return };
-        self.received_until = self.received_until.max(columns.received_until());
+        self.received(&columns);
         for row in 0..columns.rows() {
             let span = columns.span(row, &mut self.names);
-            if self.held.insert(&span, As::New, &mut self.calls).is_none() {
+            let Some(place) = self.held.insert(&span, As::New, &mut self.calls) else {
                 self.counters.duplicates += 1;
                 continue;
-            }
+            };
             self.counters.spans += 1;
-            self.newest = self.newest.max(span.start);
+            self.started(span.start);
             self.rollup.span(&span);
             self.findings.push(&span);
-            self.windows.push(span);
+            self.windows.push(span, place);
+            for call in self.calls.drain(..) {
+                self.rollup.call(&call);
+                self.windows.call(&call);
+            }
         }
-        self.calls.drain(..).for_each(|call| self.rollup.call(&call));
     }
 
     /// After a restart, takes in stored spans by start: rows of `minutes` are made anew, of others the
@@ -116,27 +124,44 @@ impl Analyzer {
     /// that start at `history_from` or later also open windows.
     pub fn restore(&mut self, spans: &RecordBatch, minutes: &BTreeSet<UnixNanos>, history_from: UnixNanos) {
         let Some(columns) = SpanColumns::of(spans) else { return };
-        self.received_until = self.received_until.max(columns.received_until());
+        self.received(&columns);
         for row in 0..columns.rows() {
             let span = columns.span(row, &mut self.names);
             let anew = minutes.contains(&minute(span.start));
             let taken = if anew { As::New } else { As::Context };
-            if self.held.insert(&span, taken, &mut self.calls).is_none() {
-                continue;
-            }
-            self.newest = self.newest.max(span.start);
+            let Some(place) = self.held.insert(&span, taken, &mut self.calls) else { continue };
+            self.started(span.start);
             if anew {
                 self.rollup.span(&span);
             }
             if span.start >= history_from {
                 self.findings.push(&span);
-                self.windows.push(span);
+                self.windows.push_stored(span, place);
             }
+            let of_history = self.calls.iter().filter(|call| call.known_at >= history_from);
+            of_history.for_each(|call| self.windows.call(call));
+            let anew = self.calls.drain(..).filter(|call| minutes.contains(&minute(call.start)));
+            anew.for_each(|call| self.rollup.call(&call));
         }
         // stored spans may be many: what is older than the hold time is let go as they pass
         self.held.turn(None, self.hold_ns(), self.config.max_held_spans, &mut self.calls);
         let anew = self.calls.drain(..).filter(|call| minutes.contains(&minute(call.start)));
         anew.for_each(|call| self.rollup.call(&call));
+    }
+
+    /// When spans were received says how far their own times can be.
+    fn received(&mut self, columns: &SpanColumns<'_>) {
+        self.received_until = self.received_until.max(columns.received_until());
+        if self.received_until > 0 {
+            self.windows.believed_until = self.received_until.saturating_add(MAX_AHEAD_NS);
+        }
+    }
+
+    /// Event time moves on, as far as it is believed.
+    fn started(&mut self, start: UnixNanos) {
+        let start = start.min(self.windows.believed_until);
+        self.newest = self.newest.max(start);
+        self.held.advance(start);
     }
 
     /// After [`Analyzer::restore`]: takes out what `operations` or `edges` have already of those minutes.
@@ -173,6 +198,42 @@ impl Analyzer {
         2 * i64::try_from(self.config.lateness_ms).unwrap_or(0) * 1_000_000 + 5_000_000_000
     }
 
+    /// What a restart must not lose, see [`checkpoint`](crate::checkpoint). Spans are not in it: they are stored.
+    #[must_use]
+    pub fn checkpoint(&self) -> Option<Vec<u8>> {
+        let (stations, closed_until) = self.windows.save();
+        let history = History {
+            window_ms: self.config.window_ms,
+            closed_until,
+            names: self.names.save(),
+            usual_rates: self.usual_rates.clone(),
+            usual_service_ms: self.usual_service_ms.clone(),
+            stations,
+            findings: self.findings.save(),
+            last_snapshot: self.last_snapshot.clone(),
+        };
+        history.to_bytes()
+    }
+
+    /// Before anything is taken in, brings back what [`Analyzer::checkpoint`] noted. Windows that were closed by
+    /// then are not judged again.
+    ///
+    /// # Errors
+    /// [`Foreign`] when the bytes are not a history that this version can use; the analyzer stays as it is, without one.
+    pub fn restore_history(&mut self, bytes: &[u8]) -> Result<(), Foreign> {
+        let history = History::of_bytes(bytes)?;
+        if history.window_ms != self.config.window_ms {
+            return Err(Foreign::Window { noted_ms: history.window_ms, configured_ms: self.config.window_ms });
+        }
+        self.names = Names::restored(&history.names).ok_or(Foreign::Damaged)?;
+        self.windows.restore(history.stations, history.closed_until);
+        self.usual_rates = history.usual_rates;
+        self.usual_service_ms = history.usual_service_ms;
+        self.findings.restore(history.findings);
+        self.last_snapshot = history.last_snapshot;
+        Ok(())
+    }
+
     /// Takes an order.
     pub fn command(&mut self, command: Command, _now: UnixNanos) {
         self.controller.command(command);
@@ -187,6 +248,7 @@ impl Analyzer {
         self.held.turn(Some(now), hold_ns, self.config.max_held_spans, &mut self.calls);
         self.calls.drain(..).for_each(|call| self.rollup.call(&call));
         step.rows.extend(self.rollup.closed(now.saturating_sub(self.slack_ns()), &self.names));
+        self.names.turn(now);
         step
     }
 
@@ -207,7 +269,7 @@ impl Analyzer {
 
     fn close_until(&mut self, before: UnixNanos, now: UnixNanos) -> Step {
         let servers = self.servers();
-        let closed = self.windows.close(before, &self.held, &servers);
+        let closed = self.windows.close(before, &mut self.held, &servers);
         let mut step = Step::default();
         let orders_only = closed.is_empty();
         for window in closed {
@@ -220,6 +282,9 @@ impl Analyzer {
             step.policy = decision.policy;
         }
         self.counters.late = self.windows.late;
+        self.counters.skewed = self.windows.skewed;
+        self.counters.beyond_window = self.windows.beyond;
+        self.counters.names_refused = self.names.refused;
         self.counters.evicted = self.held.evicted;
         self.counters.sampled_out = self.findings.sampled_out();
         if step.policy.is_some() || step.snapshot.is_some() {
@@ -267,7 +332,8 @@ impl Analyzer {
     fn graph_of(&self, window: &Window) -> ServiceGraph {
         let seconds = window.length_ns as f64 / 1e9;
         let nodes = window.services.keys().map(|name| self.names.text(*name));
-        let edges = window.edges.iter();
+        // who sends no spans is outside: traffic enters where it calls
+        let edges = window.edges.iter().filter(|(_, edge)| edge.caller_kind == NodeKind::Service);
         let edges =
             edges.map(|((from, to), edge)| (self.names.text(*from), self.names.text(*to), edge.calls as f64 / seconds));
         ServiceGraph::new(nodes, edges)
@@ -341,6 +407,14 @@ pub(crate) fn middle(values: &[f64]) -> Option<f64> {
 }
 
 #[cfg(test)]
+mod checkpoint_tests;
+#[cfg(test)]
+mod made;
+#[cfg(test)]
+mod replay_tests;
+#[cfg(test)]
 mod restore_tests;
+#[cfg(test)]
+mod sampled_tests;
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,7 @@
 //! From spans to queues, causes and limits: pure functions over batches in event time.
 //!
 //! ```text
-//! push(spans) ─▶ held (dedupe, pairs) ─▶ rollup ─▶ rows of operations, edges
+//! push(spans) ─▶ names, held (dedupe, pairs, trees) ─▶ rollup ─▶ rows of operations, edges
 //!                ├▶ window ─▶ departures, queueing ─▶ graph ─▶ findings ─▶ control ─▶ policy
 //!                └▶ traces ─▶ facts, causes ──────────────────┘
 //! step(now)  closes windows and says what changed
@@ -16,11 +16,14 @@ extern crate self as weir_analyzer;
 
 pub mod alert;
 mod analyzer;
+mod calls;
 pub mod causes;
+pub mod checkpoint;
 pub mod config;
 pub mod control;
 pub mod critical_path;
 pub mod departures;
+mod entry;
 mod findings;
 mod findings_rows;
 pub mod flame;
@@ -28,7 +31,9 @@ pub mod graph;
 mod held;
 pub mod lm;
 pub mod model;
+mod names;
 pub mod queueing;
+mod reach;
 pub mod report;
 mod rollup;
 pub mod servers;
@@ -39,9 +44,11 @@ mod stations;
 mod view;
 pub mod whatif;
 mod window;
+mod windows;
 
 pub use alert::{Alert, AlertState, Severity};
 pub use analyzer::{Analyzer, Step};
+pub use checkpoint::Foreign;
 pub use config::{Config, ControlConfig};
 pub use control::Command;
 pub use snapshot::Snapshot;

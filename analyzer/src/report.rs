@@ -13,7 +13,7 @@ use crate::{
     config::Config,
     findings::{Kind, action},
     lm::LmView,
-    snapshot::{Estimate, Evidence, FindingView, QueueWait, ServiceView, Snapshot, WhatIf},
+    snapshot::{Estimate, Evidence, FindingView, NodeKind, QueueWait, ServiceView, Snapshot, WhatIf},
     view::middle_of,
 };
 
@@ -226,8 +226,11 @@ impl Gathered {
 }
 
 fn entries(snapshot: &Snapshot) -> Vec<String> {
-    let called = |service: &str| snapshot.edges.iter().any(|edge| edge.callee == service);
-    snapshot.services.iter().map(|s| s.service.clone()).filter(|service| !called(service)).collect()
+    // who sends no spans is outside: traffic enters where it calls
+    let inside = || snapshot.edges.iter().filter(|edge| edge.caller_kind == NodeKind::Service);
+    let called = |service: &str| inside().any(|edge| edge.callee == service);
+    let services = snapshot.services.iter().filter(|service| service.kind == NodeKind::Service);
+    services.map(|s| s.service.clone()).filter(|service| !called(service)).collect()
 }
 
 fn service_report(name: &str, views: &[ServiceView]) -> ServiceReport {

@@ -20,12 +20,20 @@ use weir_schema::{Batch, Table, UnixNanos};
 
 use crate::{
     held::Call,
+    names::{OTHER, Role},
     sketch::Sketch,
     snapshot::NodeKind,
     spans::{Name, Names, Span},
 };
 
 const MINUTE_NS: i64 = 60_000_000_000;
+
+/// Rows of open minutes, of operations and of edges each: 200 bytes each and their sketch, 0.5 KB or 3 KB of a
+/// busy one. Beyond, a minute's further operations of a service, or callees of a caller, are one row together.
+const MAX_ROWS: usize = 100_000;
+
+/// Minutes this far ahead are written as they come: waiting for their time would hold them too long. Rows add up.
+const FAR_AHEAD_NS: i64 = 2 * 3_600_000_000_000;
 
 /// Durations of one key in one minute.
 #[derive(Clone, Debug, Default)]
@@ -39,14 +47,14 @@ struct Durations {
 }
 
 impl Durations {
-    fn add(&mut self, duration_ns: i64, error: bool) {
-        let duration = duration_ns as f64;
-        self.count += 1;
-        self.errors += i64::from(error);
-        self.sum += duration;
-        self.sum_squares += duration * duration;
+    fn add(&mut self, duration_ns: i64, error: bool, weight: u32) {
+        let (duration, times) = (duration_ns as f64, i64::from(weight));
+        self.count += times;
+        self.errors += if error { times } else { 0 };
+        self.sum += duration * f64::from(weight);
+        self.sum_squares += duration * duration * f64::from(weight);
         self.max = self.max.max(duration_ns);
-        self.sketch_ms.add(duration / 1e6);
+        self.sketch_ms.add_many(duration / 1e6, times);
     }
 
     fn subtract(&mut self, other: &Self) {
@@ -114,12 +122,9 @@ impl Rollup {
             let minute = stored.minutes.value(row);
             match table {
                 Table::Operations => {
-                    let mut name = |column| stored.text(column, row).map(|text| names.intern(text));
-                    let (Some(service), Some(operation), Some(kind)) =
-                        (name("service"), name("operation"), name("kind"))
-                    else {
-                        return;
-                    };
+                    let Some(service) = stored.text("service", row).map(|text| names.intern(text)) else { return };
+                    let mut name = |column| stored.text(column, row).map(|text| names.intern_as(Role::Operation, text));
+                    let (Some(operation), Some(kind)) = (name("operation"), name("kind")) else { return };
                     let key = (minute, service, operation, kind);
                     let open = self.operations.entry(key).or_default();
                     open.durations.subtract(&stored.durations(row));
@@ -128,7 +133,7 @@ impl Rollup {
                     open.output_tokens -= stored.long("output_tokens", row);
                 }
                 Table::Edges => {
-                    let mut name = |column| stored.text(column, row).map(|text| names.intern(text));
+                    let mut name = |column| stored.text(column, row).map(|text| names.intern_as(Role::Peer, text));
                     let (Some(caller), Some(callee)) = (name("caller"), name("callee")) else { return };
                     let Some(kind) = stored.text("callee_kind", row).map(kind_of) else { return };
                     let open = self.edges.entry((minute, caller, callee, kind)).or_default();
@@ -157,30 +162,39 @@ impl Rollup {
     }
 
     pub(crate) fn span(&mut self, span: &Span) {
-        let row = self.operations.entry((minute(span.start), span.service, span.operation, span.kind)).or_default();
-        row.durations.add(span.duration_ns, span.error);
-        row.queue_wait += span.queue_wait_ns.unwrap_or(0) as f64;
-        row.input_tokens += span.input_tokens;
-        row.output_tokens += span.output_tokens;
+        let key = (minute(span.start), span.service, span.operation, span.kind);
+        let row = bounded(&mut self.operations, key, (key.0, key.1, OTHER, key.3));
+        row.durations.add(span.duration_ns, span.error, span.weight);
+        row.queue_wait += span.queue_wait_ns.unwrap_or(0) as f64 * f64::from(span.weight);
+        row.input_tokens += span.input_tokens.saturating_mul(i64::from(span.weight));
+        row.output_tokens += span.output_tokens.saturating_mul(i64::from(span.weight));
     }
 
     pub(crate) fn call(&mut self, call: &Call) {
-        let row = self.edges.entry((minute(call.start), call.caller, call.callee, call.callee_kind as u8)).or_default();
-        row.durations.add(call.duration_ns, call.error);
-        row.gap += call.gap_ns.unwrap_or(0).max(0) as f64;
+        let key = (minute(call.start), call.caller, call.callee, call.callee_kind as u8);
+        let row = bounded(&mut self.edges, key, (key.0, key.1, OTHER, key.3));
+        row.durations.add(call.duration_ns, call.error, call.weight);
+        row.gap += call.gap_ns.unwrap_or(0).max(0) as f64 * f64::from(call.weight);
+        if self.last_call.len() >= MAX_ROWS {
+            self.last_call.clear(); // one gap of each edge is not counted
+        }
         let last = self.last_call.entry((call.caller, call.callee)).or_insert(call.start);
         if call.start > *last {
-            let gap = (call.start - *last) as f64;
-            row.gaps += 1;
-            row.gap_sum += gap;
-            row.gap_sum_squares += gap * gap;
+            // between calls that were sampled others were lost: the gap is not one between arrivals
+            if call.weight == 1 {
+                let gap = (call.start - *last) as f64;
+                row.gaps += 1;
+                row.gap_sum += gap;
+                row.gap_sum_squares += gap * gap;
+            }
             *last = call.start;
         }
     }
 
     /// The rows of minutes that ended before `before`, taken out.
     pub(crate) fn closed(&mut self, before: UnixNanos, names: &Names) -> Vec<Batch> {
-        let closed = |minute: UnixNanos| minute.saturating_add(MINUTE_NS) <= before;
+        let ahead = before.saturating_add(FAR_AHEAD_NS);
+        let closed = |minute: UnixNanos| minute.saturating_add(MINUTE_NS) <= before || minute > ahead;
         let last = before == UnixNanos::MAX;
         let due = |minute, durations: &Durations| closed(minute) && (last || !durations.owes());
         let operations: Vec<_> = self.operations.extract_if(|key, row| due(key.0, &row.durations)).collect();
@@ -196,6 +210,12 @@ impl Rollup {
         }
         batches
     }
+}
+
+/// The row of a key, or of `other` when it is new and there are too many.
+fn bounded<K: std::hash::Hash + Eq, V: Default>(rows: &mut Map<K, V>, key: K, other: K) -> &mut V {
+    let full = rows.len() >= MAX_ROWS && !rows.contains_key(&key);
+    rows.entry(if full { other } else { key }).or_default()
 }
 
 /// The start of the minute.

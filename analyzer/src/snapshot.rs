@@ -38,7 +38,7 @@ pub enum NodeKind {
     Database,
     /// A queue or topic.
     Messaging,
-    /// A host without spans of its own.
+    /// A host or client without spans of its own.
     External,
 }
 
@@ -110,6 +110,50 @@ pub struct ServiceView {
     pub lm: Option<LmView>,
     /// End of the last window in which it had traffic.
     pub last_seen_unix_nano: UnixNanos,
+    /// The requests that need it, by where they entered, those with most of them first; 20 at most.
+    #[serde(default)]
+    pub entries: Vec<EntryView>,
+    /// Requests it gets for one that enters the mesh anywhere, by the rates of all edges.
+    #[serde(default)]
+    pub visits_per_request: Option<f64>,
+    /// The nearest service through which every request to this one passes; `None` when requests enter
+    /// here, or on ways that share nothing.
+    #[serde(default)]
+    pub dominator: Option<String>,
+    /// Services that call each other in a circle with this one.
+    #[serde(default)]
+    pub cycle: Vec<String>,
+    /// What its failure would touch.
+    #[serde(default)]
+    pub blast_radius: BlastRadius,
+}
+
+/// Requests that entered by one operation, as one service sees them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct EntryView {
+    /// The service they entered by.
+    pub service: String,
+    /// Its operation; `None` when only the rates of edges tell of it.
+    pub operation: Option<String>,
+    /// How many enter there.
+    pub requests_per_s: f64,
+    /// Share of them that needs this service; `None` when only rates tell.
+    pub share: Option<f64>,
+    /// Calls to this service for one of them.
+    pub visits_per_request: f64,
+}
+
+/// What the failure of a service would touch.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct BlastRadius {
+    /// Share of all requests that entered the mesh and needs it; `None` when no trace shows one that does.
+    pub request_share: Option<f64>,
+    /// Share of all that waits for it: what is called beside something longer, or by nobody waiting, is left out.
+    pub critical_share: Option<f64>,
+    /// How many services call it, directly or not.
+    pub upstream: u32,
+    /// Their names, those with most requests first; 50 at most.
+    pub services: Vec<String>,
 }
 
 /// One operation of a service.
@@ -214,6 +258,12 @@ pub struct EdgeView {
     /// Share of the calls' time in which the caller waits for them and for nothing that ends later.
     #[serde(default)]
     pub critical_share: Option<f64>,
+    /// Calls for one request of the caller; `None` when no request is seen there.
+    #[serde(default)]
+    pub calls_per_request: Option<f64>,
+    /// What the caller is: `external` when it sends no spans.
+    #[serde(default)]
+    pub caller_kind: NodeKind,
     /// How it does.
     pub health: Health,
     /// The caller's breaker for it.
@@ -347,4 +397,13 @@ pub struct Counters {
     /// Spans of requests that were left out of root causes, whole requests at a time, because there were too many.
     #[serde(default)]
     pub sampled_out: u64,
+    /// Spans that end more than a minute after they were received: a clock is wrong. In the rollups, not in the estimates.
+    #[serde(default)]
+    pub skewed: u64,
+    /// Spans beyond those that one window keeps: in the rollups, not in the estimates.
+    #[serde(default)]
+    pub beyond_window: u64,
+    /// Uses of names beyond the bound: they count as `(other)` or `other hosts`.
+    #[serde(default)]
+    pub names_refused: u64,
 }

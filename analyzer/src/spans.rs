@@ -1,43 +1,16 @@
-//! [`SpanColumns`]: a batch of `spans` read column by column, and the [`Names`] that make service
-//! and operation names small numbers.
+//! [`SpanColumns`]: a batch of `spans` read column by column.
+
+use std::cell::Cell;
 
 use arrow::{
-    array::{Array, AsArray, BinaryArray, Int32Array, Int64Array, StringArray},
-    datatypes::{Int32Type, Int64Type},
+    array::{Array, AsArray, BinaryArray, Float64Array, Int32Array, Int64Array, StringArray},
+    datatypes::{Float64Type, Int32Type, Int64Type},
     record_batch::RecordBatch,
 };
-use hashbrown::HashMap;
 use weir_schema::UnixNanos;
 
-/// A name as a number.
-pub(crate) type Name = u32;
-
-/// Names, each once. Bounded by the caller: services and operations, not ids.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Names {
-    by_text: HashMap<Box<str>, Name, foldhash::fast::RandomState>,
-    texts: Vec<Box<str>>,
-}
-
-impl Names {
-    pub(crate) fn intern(&mut self, text: &str) -> Name {
-        if let Some(name) = self.by_text.get(text) {
-            return *name;
-        }
-        let name = self.texts.len() as Name;
-        self.texts.push(text.into());
-        self.by_text.insert(text.into(), name);
-        name
-    }
-
-    pub(crate) fn text(&self, name: Name) -> &str {
-        &self.texts[name as usize]
-    }
-
-    pub(crate) fn find(&self, text: &str) -> Option<Name> {
-        self.by_text.get(text).copied()
-    }
-}
+use crate::names::Role;
+pub(crate) use crate::names::{Name, Names};
 
 /// What proxies report, in want of a status, for a client that left before the answer.
 const CLIENT_CLOSED_REQUEST: i32 = 499;
@@ -45,12 +18,16 @@ const CLIENT_CLOSED_REQUEST: i32 = 499;
 /// The gRPC status of a call that its caller gave up.
 const GRPC_CANCELLED: i32 = 1;
 
+/// No span stands for more than this: a sender that claims to keep one of more claims what cannot be checked.
+const MAX_WEIGHT: f64 = 1e6;
+
 /// What side of a call a span saw.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) enum Side {
     Server,
     Client,
     Internal,
+    #[default]
     Unspecified,
 }
 
@@ -70,7 +47,7 @@ pub(crate) struct Span {
     pub(crate) error: bool,
     /// Whether its caller left before the answer: no fault of this service's.
     pub(crate) abandoned: bool,
-    /// The other end, where the span names one.
+    /// The other end, where the span names one: who is called, or of a server span who calls.
     pub(crate) peer: Option<Name>,
     pub(crate) peer_kind: crate::snapshot::NodeKind,
     pub(crate) instance: Option<Name>,
@@ -80,6 +57,35 @@ pub(crate) struct Span {
     pub(crate) input_tokens: i64,
     pub(crate) output_tokens: i64,
     pub(crate) first_token_ns: Option<i64>,
+    /// How many spans it stands for, see [`whole_weight`].
+    pub(crate) weight: u32,
+}
+
+impl Default for Span {
+    fn default() -> Self {
+        Self {
+            trace: 0,
+            id: 0,
+            parent: 0,
+            start: 0,
+            duration_ns: 0,
+            service: 0,
+            operation: 0,
+            kind: 0,
+            side: Side::default(),
+            error: false,
+            abandoned: false,
+            peer: None,
+            peer_kind: crate::snapshot::NodeKind::Service,
+            instance: None,
+            queue_wait_ns: None,
+            shed: false,
+            input_tokens: 0,
+            output_tokens: 0,
+            first_token_ns: None,
+            weight: 1,
+        }
+    }
 }
 
 impl Span {
@@ -93,7 +99,7 @@ impl Span {
 }
 
 /// The columns of `spans` that the analysis reads.
-pub const SPAN_COLUMNS: [&str; 22] = [
+pub const SPAN_COLUMNS: [&str; 23] = [
     "trace_id",
     "span_id",
     "parent_span_id",
@@ -115,6 +121,7 @@ pub const SPAN_COLUMNS: [&str; 22] = [
     "gen_ai_input_tokens",
     "gen_ai_output_tokens",
     "time_to_first_token_ns",
+    "sample_weight",
     "received_unix_nano",
 ];
 
@@ -125,15 +132,15 @@ pub(crate) struct SpanColumns<'a> {
     parent: &'a BinaryArray,
     start: &'a Int64Array,
     duration: &'a Int64Array,
-    service: &'a StringArray,
-    operation: &'a StringArray,
-    kind: &'a StringArray,
+    service: NameColumn<'a>,
+    operation: NameColumn<'a>,
+    kind: NameColumn<'a>,
     status: &'a StringArray,
     peer: Option<&'a StringArray>,
     database: Option<&'a StringArray>,
     messaging: Option<&'a StringArray>,
     address: Option<&'a StringArray>,
-    instance: Option<&'a StringArray>,
+    instance: Option<NameColumn<'a>>,
     action: Option<&'a StringArray>,
     http_status: Option<&'a Int32Array>,
     grpc_status: Option<&'a Int32Array>,
@@ -141,7 +148,46 @@ pub(crate) struct SpanColumns<'a> {
     input_tokens: Option<&'a Int64Array>,
     output_tokens: Option<&'a Int64Array>,
     first_token: Option<&'a Int64Array>,
+    weight: Option<&'a Float64Array>,
     received: Option<&'a Int64Array>,
+}
+
+/// A column of names that remembers some: rows of one sender stand together and name the same few.
+struct NameColumn<'a> {
+    texts: &'a StringArray,
+    role: Role,
+    /// By the last bytes of the text: where names differ.
+    seen: Box<[Seen<'a>]>,
+}
+
+/// A text and its name.
+type Seen<'a> = Cell<Option<(&'a str, Name)>>;
+
+/// 512 of 24 bytes: a column's stay within the second cache; of 64, names of 1,000 services displaced each other.
+const SEEN_NAMES: usize = 512;
+
+impl<'a> NameColumn<'a> {
+    fn new(role: Role, texts: &'a StringArray) -> Self {
+        Self { texts, role, seen: vec![Cell::new(None); SEEN_NAMES].into() }
+    }
+
+    fn name(&self, row: usize, names: &mut Names) -> Name {
+        let text = self.texts.value(row);
+        let place = &self.seen[place_of(text)];
+        if let Some((seen, name)) = place.get()
+            && seen == text
+        {
+            return name;
+        }
+        let name = names.intern_as(self.role, text);
+        place.set(Some((text, name)));
+        name
+    }
+}
+
+fn place_of(text: &str) -> usize {
+    let mix = |hash: usize, byte: &u8| hash.wrapping_mul(37).wrapping_add(*byte as usize);
+    text.as_bytes().iter().rev().take(6).fold(text.len(), mix) % SEEN_NAMES
 }
 
 impl<'a> SpanColumns<'a> {
@@ -150,21 +196,22 @@ impl<'a> SpanColumns<'a> {
         let text = |name: &str| batch.column_by_name(name)?.as_string_opt::<i32>();
         let long = |name: &str| batch.column_by_name(name)?.as_primitive_opt::<Int64Type>();
         let int = |name: &str| batch.column_by_name(name)?.as_primitive_opt::<Int32Type>();
+        let names = |role: Role, name: &str| text(name).map(|texts| NameColumn::new(role, texts));
         Some(Self {
             trace: binary("trace_id")?,
             id: binary("span_id")?,
             parent: binary("parent_span_id")?,
             start: long("start_unix_nano")?,
             duration: long("duration_ns")?,
-            service: text("service")?,
-            operation: text("operation")?,
-            kind: text("kind")?,
+            service: names(Role::Service, "service")?,
+            operation: names(Role::Operation, "operation")?,
+            kind: names(Role::Operation, "kind")?,
             status: text("status")?,
             peer: text("peer_service"),
             database: text("db_system"),
             messaging: text("messaging_system"),
             address: text("server_address"),
-            instance: text("instance"),
+            instance: names(Role::Instance, "instance"),
             action: text("policy_action"),
             http_status: int("http_response_status_code"),
             grpc_status: int("rpc_grpc_status_code"),
@@ -172,6 +219,7 @@ impl<'a> SpanColumns<'a> {
             input_tokens: long("gen_ai_input_tokens"),
             output_tokens: long("gen_ai_output_tokens"),
             first_token: long("time_to_first_token_ns"),
+            weight: batch.column_by_name("sample_weight").and_then(|column| column.as_primitive_opt::<Float64Type>()),
             received: long("received_unix_nano"),
         })
     }
@@ -186,8 +234,7 @@ impl<'a> SpanColumns<'a> {
     }
 
     pub(crate) fn span(&self, row: usize, names: &mut Names) -> Span {
-        let kind = self.kind.value(row);
-        let side = match kind {
+        let side = match self.kind.texts.value(row) {
             "server" | "consumer" => Side::Server,
             "client" | "producer" => Side::Client,
             "internal" => Side::Internal,
@@ -198,44 +245,66 @@ impl<'a> SpanColumns<'a> {
         let failed_server = side == Side::Server && http_status.is_some_and(|s| s >= 500);
         let cancelled = number(self.grpc_status, row) == Some(GRPC_CANCELLED);
         let action = text(self.action, row);
+        let duration_ns = self.duration.value(row).max(0);
+        let trace = self.trace.value(row).try_into().map_or(0, u128::from_be_bytes);
         Span {
-            trace: self.trace.value(row).try_into().map_or(0, u128::from_be_bytes),
+            trace,
             id: id(self.id.value(row)),
             parent: if self.parent.is_valid(row) { id(self.parent.value(row)) } else { 0 },
             start: self.start.value(row),
-            duration_ns: self.duration.value(row).max(0),
-            service: names.intern(self.service.value(row)),
-            operation: names.intern(self.operation.value(row)),
-            kind: names.intern(kind),
+            duration_ns,
+            service: self.service.name(row, names),
+            operation: self.operation.name(row, names),
+            kind: self.kind.name(row, names),
             side,
             error: self.status.value(row) == "error" || failed_server,
             abandoned: cancelled || http_status == Some(CLIENT_CLOSED_REQUEST),
-            peer: peer.map(|peer| names.intern(peer)),
+            peer: peer.map(|(role, peer)| names.intern_as(role, peer)),
             peer_kind,
-            instance: text(self.instance, row).map(|instance| names.intern(instance)),
-            queue_wait_ns: long(self.queue_wait, row),
+            instance: self.instance(row, names),
+            // what a hostile sender says does not reach beyond its span
+            queue_wait_ns: long(self.queue_wait, row).map(|wait| wait.clamp(0, duration_ns)),
             shed: action.is_some_and(|action| !matches!(action, "admitted" | "queued")),
-            input_tokens: long(self.input_tokens, row).unwrap_or(0),
-            output_tokens: long(self.output_tokens, row).unwrap_or(0),
+            input_tokens: long(self.input_tokens, row).unwrap_or(0).max(0),
+            output_tokens: long(self.output_tokens, row).unwrap_or(0).max(0),
             first_token_ns: long(self.first_token, row),
+            weight: self.weight.filter(|c| c.is_valid(row)).map_or(1, |c| whole_weight(c.value(row), trace)),
         }
     }
 
-    /// Who a client span calls, as far as the span itself says.
-    fn peer(&self, row: usize, side: Side) -> (Option<&'a str>, crate::snapshot::NodeKind) {
+    fn instance(&self, row: usize, names: &mut Names) -> Option<Name> {
+        let column = self.instance.as_ref()?;
+        text(Some(column.texts), row).map(|_| column.name(row, names))
+    }
+
+    /// Who a client span calls, or who a server span is called by, as far as the span itself says.
+    fn peer(&self, row: usize, side: Side) -> (Option<(Role, &'a str)>, crate::snapshot::NodeKind) {
         use crate::snapshot::NodeKind;
+        let peer = text(self.peer, row).map(|peer| (Role::Peer, peer));
         if side != Side::Client {
-            return (None, NodeKind::Service);
+            return (peer, NodeKind::Service);
         }
-        let peer = text(self.peer, row);
         if let Some(database) = text(self.database, row) {
-            return (peer.or(Some(database)), NodeKind::Database);
+            return (peer.or(Some((Role::Peer, database))), NodeKind::Database);
         }
         if let Some(messaging) = text(self.messaging, row) {
-            return (peer.or(Some(messaging)), NodeKind::Messaging);
+            return (peer.or(Some((Role::Peer, messaging))), NodeKind::Messaging);
         }
-        (peer.or(text(self.address, row)), NodeKind::External)
+        (peer.or(text(self.address, row).map(|address| (Role::Host, address))), NodeKind::External)
     }
+}
+
+/// A weight as a whole number: w of 4/3 is 1 for two traces of three and 2 for one, chosen by trace
+/// id. So its mean is right (D. Horvitz and D. Thompson, JASA 1952), counts stay exact and can be taken
+/// out again, all spans of a trace count alike, and a duplicate says the same twice.
+fn whole_weight(weight: f64, trace: u128) -> u32 {
+    let weight = if weight.is_nan() { 1.0 } else { weight.clamp(1.0, MAX_WEIGHT) };
+    // the low bits of an id decide whether it is sampled at all, so all its bits are mixed (splitmix64)
+    let mut mixed = ((trace >> 64) as u64 ^ (trace as u64).rotate_left(32)).wrapping_add(0x9e37_79b9_7f4a_7c15);
+    mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    let uniform = ((mixed ^ mixed >> 31) >> 11) as f64 / (1_u64 << 53) as f64;
+    (weight + uniform) as u32
 }
 
 fn id(bytes: &[u8]) -> u64 {
@@ -252,4 +321,21 @@ fn long(column: Option<&Int64Array>, row: usize) -> Option<i64> {
 
 fn number(column: Option<&Int32Array>, row: usize) -> Option<i32> {
     column.filter(|c| c.is_valid(row)).map(|c| c.value(row))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_are_whole_and_right_in_the_mean() {
+        assert_eq!(whole_weight(1.0, 7), 1);
+        assert_eq!(whole_weight(8.0, 7), 8);
+        assert_eq!((whole_weight(f64::NAN, 7), whole_weight(-3.0, 7), whole_weight(0.5, 7)), (1, 1, 1));
+        assert_eq!(whole_weight(f64::INFINITY, 7), 1_000_000);
+        for weight in [4.0 / 3.0, 1.1, 2.5, 10.25] {
+            let sum: f64 = (0..30_000_u128).map(|trace| f64::from(whole_weight(weight, trace << 40 | trace))).sum();
+            assert!((sum / 30_000.0 / weight - 1.0).abs() < 0.01, "{weight}: {}", sum / 30_000.0);
+        }
+    }
 }

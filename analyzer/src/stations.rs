@@ -5,9 +5,12 @@
 //! station, as the number says. Identifying costs 2 to 19 ms, so each window does a few
 //! stations, those first that were looked at longest ago.
 
-use std::{collections::VecDeque, num::NonZeroU32};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    num::NonZeroU32,
+};
 
-use hashbrown::HashMap;
+use serde::{Deserialize, Serialize};
 use weir_schema::UnixNanos;
 
 use crate::{
@@ -56,7 +59,8 @@ pub(crate) struct Ended {
 /// All of them.
 #[derive(Debug, Default)]
 pub(crate) struct Stations {
-    by_service: HashMap<Name, HashMap<Replica, Station>>,
+    /// In order, so that who is looked at first does not depend on chance.
+    by_service: BTreeMap<Name, BTreeMap<Replica, Station>>,
     count: usize,
 }
 
@@ -69,6 +73,19 @@ struct Station {
     found: Option<Result<servers::Station, Unidentifiable>>,
     /// When it was last identified, or tried.
     tried: Option<UnixNanos>,
+}
+
+/// A station as a checkpoint holds it: what it is, without its visits.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct SavedStation {
+    service: Name,
+    replica: Replica,
+    tried: UnixNanos,
+    shared: bool,
+    servers: NonZeroU32,
+    service_ns: f64,
+    cs2: f64,
+    margin: f64,
 }
 
 /// What is known of how a service serves.
@@ -99,12 +116,13 @@ impl Stations {
         &mut self,
         name: Name,
         service: &mut ServiceWindow,
-        visits: Vec<Ended>,
+        mut visits: Vec<Ended>,
         configured: Option<NonZeroU32>,
         (end, length_ns): (UnixNanos, i64),
     ) {
         let known_until = end - lag(&visits);
         let replicas = self.by_service.entry(name).or_default();
+        visits.sort_unstable_by_key(|ended| (ended.visit.departure, ended.visit.arrival, ended.end));
         for ended in visits {
             let replica = ended.instance.filter(|_| configured.is_none());
             if !replicas.contains_key(&replica) {
@@ -126,24 +144,65 @@ impl Stations {
         service.known = configured.map_or_else(|| known(replicas), Known::Configured);
     }
 
+    /// The stations that are identified.
+    pub(crate) fn save(&self) -> Vec<SavedStation> {
+        let stations = self.by_service.iter().flat_map(|(service, replicas)| {
+            replicas.iter().map(move |(replica, station)| (*service, *replica, station))
+        });
+        let saved = |(service, replica, station): (Name, Replica, &Station)| {
+            let found = station.found.as_ref()?.as_ref().ok()?;
+            Some(SavedStation {
+                service,
+                replica,
+                tried: station.tried?,
+                shared: found.discipline == Discipline::ProcessorSharing,
+                servers: found.servers,
+                service_ns: found.service_ns,
+                cs2: found.cs2,
+                margin: found.margin,
+            })
+        };
+        stations.filter_map(saved).collect()
+    }
+
+    /// Takes stations for what they were: until their visits say more.
+    pub(crate) fn restore(&mut self, saved: Vec<SavedStation>) {
+        for saved in saved.into_iter().take(MAX_STATIONS) {
+            let discipline = if saved.shared { Discipline::ProcessorSharing } else { Discipline::Fifo };
+            let SavedStation { servers, service_ns, cs2, margin, .. } = saved;
+            let found = servers::Station { discipline, servers, service_ns, cs2, margin };
+            let station = Station { found: Some(Ok(found)), tried: Some(saved.tried), ..Station::default() };
+            self.by_service.entry(saved.service).or_default().insert(saved.replica, station);
+        }
+        self.count = self.by_service.values().map(BTreeMap::len).sum();
+    }
+
+    /// Lets a service's stations go: their visits are no longer all there.
+    pub(crate) fn forget(&mut self, name: Name) {
+        self.count -= self.by_service.remove(&name).map_or(0, |replicas| replicas.len());
+    }
+
     /// Identifies the stations that wait longest for it. Done after a window, for the next.
     pub(crate) fn identify(&mut self, now: UnixNanos, configured: impl Fn(Name) -> bool) {
         let of_services = self.by_service.iter_mut().filter(|(name, _)| !configured(**name));
         let mut due: Vec<&mut Station> =
             of_services.flat_map(|(_, replicas)| replicas.values_mut()).filter(|station| station.is_due(now)).collect();
-        due.sort_by_key(|station| station.tried);
+        // of several the one that was visited first: numbers of names depend on who was heard of first
+        due.sort_by_key(|station| {
+            (station.tried, station.visits.front().map(|visit| (visit.departure, visit.arrival)))
+        });
         due.into_iter().take(IDENTIFIED_A_WINDOW).for_each(|station| station.identify(now));
         // replicas come and go: who had no visit for as long as visits are kept is forgotten
         self.by_service.retain(|_, replicas| {
-            replicas.retain(|_, station| !station.visits.is_empty());
+            replicas.retain(|_, station| !station.visits.is_empty() || station.was_tried_lately(now));
             !replicas.is_empty()
         });
-        self.count = self.by_service.values().map(HashMap::len).sum();
+        self.count = self.by_service.values().map(BTreeMap::len).sum();
     }
 }
 
 /// What the replicas together are.
-fn known(replicas: &HashMap<Replica, Station>) -> Known {
+fn known(replicas: &BTreeMap<Replica, Station>) -> Known {
     let mut all: Option<(servers::Station, u32)> = None;
     for station in replicas.values() {
         let found = match &station.found {
@@ -206,6 +265,11 @@ impl Station {
             }
             service.app_wait_ms.push(served.wait_ns as f64 / 1e6);
         }
+    }
+
+    /// One that a checkpoint brought has no visits yet.
+    fn was_tried_lately(&self, now: UnixNanos) -> bool {
+        self.tried.is_some_and(|tried| now.saturating_sub(tried) <= IDENTIFYING_NS)
     }
 
     fn is_due(&self, now: UnixNanos) -> bool {

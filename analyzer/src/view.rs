@@ -1,6 +1,6 @@
 //! From a closed window to the [`Snapshot`] that people see.
 
-use std::num::NonZeroU32;
+use std::{collections::BTreeMap, num::NonZeroU32};
 
 use hashbrown::HashSet;
 use weir_policy::PolicySet;
@@ -9,12 +9,13 @@ use crate::{
     analyzer::{mean, middle, moments},
     findings::Kind,
     model::queue_wait_ms,
+    reach,
     servers::Discipline,
     snapshot::{
         BreakerView, ControlView, EdgeView, Estimate, FindingState, FindingView, Health, NodeKind, OperationView,
         QueueWait, ServiceView, Snapshot, WhatIf,
     },
-    spans::Names,
+    spans::{Name, Names},
     stations::Known,
     window::{EdgeWindow, ServiceWindow, Window},
 };
@@ -42,15 +43,14 @@ pub(crate) fn snapshot(window: &Window, names: &Names) -> Snapshot {
     }
     let mut edges: Vec<EdgeView> = Vec::new();
     for ((caller, callee), edge) in &window.edges {
-        let view = edge_view(edge, names.text(*caller), names.text(*callee), seconds);
-        if edge.kind != NodeKind::Service && !services.iter().any(|s| s.service == view.callee) {
-            services.push(virtual_service(&view, edge.kind));
-        }
-        edges.push(view);
+        edges.push(edge_view(edge, names.text(*caller), names.text(*callee), seconds));
     }
+    add_virtual(&mut services, window, names);
+    reach::fill(&mut services, &mut edges, window, names);
     services.iter_mut().for_each(|service| service.last_seen_unix_nano = window.end);
     edges.iter_mut().for_each(|edge| edge.last_seen_unix_nano = window.end);
     services.sort_by(|a, b| a.service.cmp(&b.service));
+    edges.sort_by(|a, b| (&a.caller, &a.callee).cmp(&(&b.caller, &b.callee)));
     Snapshot {
         time_unix_nano: window.end,
         window_ms: u64::try_from(window.length_ns / 1_000_000).unwrap_or(0),
@@ -128,6 +128,7 @@ fn idle_edge(old: &EdgeView) -> EdgeView {
     EdgeView {
         caller: old.caller.clone(),
         callee: old.callee.clone(),
+        caller_kind: old.caller_kind,
         last_seen_unix_nano: old.last_seen_unix_nano,
         ..EdgeView::default()
     }
@@ -158,6 +159,8 @@ fn service_view(service: &ServiceWindow, names: &Names, seconds: f64) -> Service
         duration_ms_p95: durations.quantile(0.95).unwrap_or(0.0),
         duration_ms_p99: durations.quantile(0.99).unwrap_or(0.0),
     });
+    let mut operations: Vec<OperationView> = operations.collect();
+    operations.sort_by(|a, b| (&a.operation, &a.kind).cmp(&(&b.operation, &b.kind)));
     let mut instances: Vec<String> = service.by_instance.keys().map(|name| names.text(*name).to_owned()).collect();
     instances.sort();
     ServiceView {
@@ -168,7 +171,7 @@ fn service_view(service: &ServiceWindow, names: &Names, seconds: f64) -> Service
         duration_ms_p95: quantile(0.95),
         duration_ms_p99: quantile(0.99),
         estimate: estimate(service, seconds),
-        operations: operations.collect(),
+        operations,
         instances,
         in_flight: service.busy_ns / (seconds * 1e9),
         downstream_ms: mean(&service.downstream_ms).unwrap_or(0.0),
@@ -288,6 +291,8 @@ fn edge_view(edge: &EdgeWindow, caller: &str, callee: &str, seconds: f64) -> Edg
         duration_ms_p99: quantile(0.99),
         gap_ms_p50: edge.gap_ms.quantile(0.5),
         critical_share: (edge.waited_ns > 0).then(|| edge.critical_ns as f64 / edge.waited_ns as f64),
+        calls_per_request: None,
+        caller_kind: edge.caller_kind,
         health: health(0.0, error_ratio),
         breaker: breaker(edge),
         last_seen_unix_nano: 0,
@@ -300,17 +305,34 @@ fn breaker(edge: &EdgeWindow) -> Option<BreakerView> {
     (edge.shed > 0).then(|| BreakerView { state: "shedding".into(), shed_ratio })
 }
 
-/// A node that has no spans of its own: what its callers see.
-fn virtual_service(edge: &EdgeView, kind: NodeKind) -> ServiceView {
+/// Databases, queues, hosts and clients that send no spans are nodes too: what those beside them see, together.
+fn add_virtual(services: &mut Vec<ServiceView>, window: &Window, names: &Names) {
+    let mut nodes: BTreeMap<Name, (NodeKind, EdgeWindow)> = BTreeMap::new();
+    for ((caller, callee), edge) in &window.edges {
+        for (name, kind) in [(*callee, edge.kind), (*caller, edge.caller_kind)] {
+            if kind != NodeKind::Service && !window.services.contains_key(&name) {
+                let (_, seen) = nodes.entry(name).or_insert_with(|| (kind, EdgeWindow::default()));
+                seen.merge(edge);
+            }
+        }
+    }
+    let seconds = window.length_ns as f64 / 1e9;
+    services.extend(nodes.iter().map(|(name, (kind, edge))| virtual_service(names.text(*name), edge, *kind, seconds)));
+}
+
+/// A node that has no spans of its own.
+fn virtual_service(name: &str, edge: &EdgeWindow, kind: NodeKind, seconds: f64) -> ServiceView {
+    let quantile = |q| edge.duration_ms.quantile(q).unwrap_or(0.0);
+    let error_ratio = edge.errors as f64 / edge.calls.max(1) as f64;
     ServiceView {
-        service: edge.callee.clone(),
+        service: name.to_owned(),
         kind,
-        rate_per_s: edge.rate_per_s,
-        error_ratio: edge.error_ratio,
-        duration_ms_p50: edge.duration_ms_p50,
-        duration_ms_p95: edge.duration_ms_p95,
-        duration_ms_p99: edge.duration_ms_p99,
-        health: edge.health,
+        rate_per_s: edge.calls as f64 / seconds,
+        error_ratio,
+        duration_ms_p50: quantile(0.5),
+        duration_ms_p95: quantile(0.95),
+        duration_ms_p99: quantile(0.99),
+        health: health(0.0, error_ratio),
         estimate: Estimate {
             model: "unknown".into(),
             rule: "none".into(),

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     model::queue_wait_ms,
-    snapshot::{Estimate, NodeKind, ServiceView, Snapshot},
+    snapshot::{EdgeView, Estimate, NodeKind, ServiceView, Snapshot},
 };
 
 /// Rounds of the traffic equations; calls in circles die out or the change is refused.
@@ -196,8 +196,9 @@ fn rates<'a>(snapshot: &'a Snapshot, change: &Change) -> BTreeMap<&'a str, f64> 
 
 /// Services that nobody calls.
 fn entries(snapshot: &Snapshot) -> impl Iterator<Item = &ServiceView> {
+    let inside = |e: &&EdgeView| e.caller_kind == NodeKind::Service && e.rate_per_s > 0.0;
     let called =
-        |service: &str| snapshot.edges.iter().any(|e| e.callee == service && e.caller != service && e.rate_per_s > 0.0);
+        move |service: &str| snapshot.edges.iter().filter(inside).any(|e| e.callee == service && e.caller != service);
     snapshot.services.iter().filter(move |s| s.kind == NodeKind::Service && s.rate_per_s > 0.0 && !called(&s.service))
 }
 
@@ -376,10 +377,7 @@ mod tests {
     use std::num::NonZeroU32;
 
     use super::*;
-    use crate::{
-        queueing::mmc,
-        snapshot::{EdgeView, QueueWait},
-    };
+    use crate::{queueing::mmc, snapshot::QueueWait};
 
     fn service(name: &str, rate: f64, service_ms: f64, servers: u32, duration_ms: f64) -> ServiceView {
         let wait = mmc::queue_wait(rate, service_ms / 1e3, NonZeroU32::new(servers).unwrap()).map(|s| s * 1e3);

@@ -1,34 +1,41 @@
-//! [`Windows`]: spans by the window they ended in, and what a closed window says of each service.
+//! [`Window`]: what a window says of each service, replica, operation and edge.
 //!
-//! A station's visit begins when the proxy lets the request in and lasts as long as the service
-//! itself holds it: the time in which it only waits for calls to others is taken off, because that
-//! is not service, and a caller must not be accused of it.
+//! All of it adds up: the state of two sets of requests merged is the state of their union.
 
-use std::{collections::BTreeMap, num::NonZeroU32};
+use std::collections::BTreeMap;
 
 use hashbrown::HashMap;
 use weir_schema::UnixNanos;
 
 use crate::{
     analyzer::moments,
-    departures::Visit,
-    held::Held,
-    lm::{LmServices, LmView},
-    sketch::Sketch,
+    entry::EntryWindow,
+    held::Call,
+    lm::LmView,
+    names::OTHER,
+    sketch::{Sketch, bucket_of},
     snapshot::NodeKind,
-    spans::{Name, Side, Span},
-    stations::{Ended, Known, Stations},
+    spans::{Name, Span},
+    stations::Known,
 };
 
-/// Spans of one window kept for estimates; further ones are in the rollups only.
-const MAX_SPANS: usize = 500_000;
+/// Operations of one service that are told apart in one window; further ones are [`OTHER`]: paths with ids in them.
+const MAX_OPERATIONS: usize = 1_000;
 
-/// Spans of one service within one request that are looked through for calls.
-const MAX_SPANS_WITHIN: usize = 1_000;
+/// Replicas of one service that are told apart in one window; further ones are [`OTHER`].
+const MAX_INSTANCES: usize = 1_000;
+
+/// Services of one window; of more, those with least requests are [`OTHER`] together.
+const MAX_SERVICES: usize = 5_000;
+
+/// Edges of one window; to further callees a caller has one edge, to [`OTHER`].
+const MAX_EDGES: usize = 50_000;
 
 /// What one service did in a window.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ServiceWindow {
+    /// By weight: what was sampled stands for more, here and in all counts and sums below. Samples of
+    /// single requests are as they came.
     pub(crate) requests: u64,
     pub(crate) errors: u64,
     /// Errors while no call to another service failed.
@@ -59,6 +66,8 @@ pub(crate) struct ServiceWindow {
     pub(crate) lm: Option<LmView>,
     /// The slowest request.
     pub(crate) slowest: Option<(i64, u128)>,
+    /// Requests that stand for others as well: the visits beside them are not known.
+    pub(crate) sampled: u64,
 }
 
 /// What one replica of a service did in a window.
@@ -83,7 +92,10 @@ pub(crate) struct EdgeWindow {
     pub(crate) critical_ns: i64,
     /// Calls that the caller's breaker shed: nobody answered them.
     pub(crate) shed: u64,
+    /// Of the callee.
     pub(crate) kind: NodeKind,
+    /// Of the caller: external when it sends no spans.
+    pub(crate) caller_kind: NodeKind,
 }
 
 /// A closed window.
@@ -93,191 +105,125 @@ pub(crate) struct Window {
     pub(crate) length_ns: i64,
     pub(crate) services: BTreeMap<Name, ServiceWindow>,
     pub(crate) edges: BTreeMap<(Name, Name), EdgeWindow>,
+    /// Requests by the service and operation they entered by.
+    pub(crate) entries: BTreeMap<(Name, Name), EntryWindow>,
 }
 
-/// The open windows.
-#[derive(Debug)]
-pub(crate) struct Windows {
-    length_ns: i64,
-    open: BTreeMap<i64, Vec<Span>>,
-    /// Windows up to this one are closed.
-    closed_until: Option<i64>,
-    stations: Stations,
-    lm: LmServices,
-    /// Children by parent: a call may end a window before its caller does.
-    children: [ChildMap; 2],
-    turned_at: i64,
-    pub(crate) late: u64,
-}
+/// Edges as they are gathered.
+#[derive(Debug, Default)]
+pub(crate) struct Edges(HashMap<(Name, Name), EdgeWindow, foldhash::fast::RandomState>);
 
-/// A child of a span, as its parent needs it.
-#[derive(Clone, Copy, Debug)]
-struct Child {
-    id: u64,
-    start: i64,
-    end: i64,
-    service: Name,
-    side: Side,
-    error: bool,
-}
-
-type ChildMap = HashMap<(u128, u64), Vec<Child>, foldhash::fast::RandomState>;
-
-impl Windows {
-    pub(crate) fn new(length_ns: i64) -> Self {
-        Self {
-            length_ns,
-            open: BTreeMap::new(),
-            closed_until: None,
-            stations: Stations::default(),
-            lm: LmServices::default(),
-            children: Default::default(),
-            turned_at: i64::MIN,
-            late: 0,
-        }
+impl Edges {
+    pub(crate) fn with_room(edges: usize) -> Self {
+        Self(HashMap::with_capacity_and_hasher(edges, foldhash::fast::RandomState::default()))
     }
 
-    pub(crate) fn push(&mut self, span: Span) {
-        let index = span.end().div_euclid(self.length_ns);
-        if self.closed_until.is_some_and(|closed| index <= closed) {
-            self.late += 1;
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The edge between two services, or to the others when there are too many.
+    pub(crate) fn of(&mut self, caller: Name, callee: Name) -> &mut EdgeWindow {
+        let full = self.0.len() >= MAX_EDGES && !self.0.contains_key(&(caller, callee));
+        self.0.entry((caller, if full { OTHER } else { callee })).or_default()
+    }
+
+    /// Counts a call.
+    pub(crate) fn call(&mut self, call: &Call) -> &mut EdgeWindow {
+        let edge = self.of(call.caller, call.callee);
+        edge.calls += u64::from(call.weight);
+        edge.errors += u64::from(call.error) * u64::from(call.weight);
+        edge.duration_ms.add_many(call.duration_ns as f64 / 1e6, i64::from(call.weight));
+        if let Some(gap_ns) = call.gap_ns {
+            edge.gap_ms.add_many(gap_ns as f64 / 1e6, i64::from(call.weight));
+        }
+        edge.kind = call.callee_kind;
+        edge
+    }
+
+    pub(crate) fn into_sorted(self) -> BTreeMap<(Name, Name), EdgeWindow> {
+        self.0.into_iter().collect()
+    }
+}
+
+impl Window {
+    /// What is beyond the bound on services becomes one service, so that all requests are there still.
+    pub(crate) fn fold_least(&mut self) {
+        if self.services.len() <= MAX_SERVICES {
             return;
         }
-        let window = self.open.entry(index).or_default();
-        if window.len() >= MAX_SPANS {
-            return;
-        }
-        window.push(span);
-        if span.parent != 0 {
-            let child = Child {
-                id: span.id,
-                start: span.start,
-                end: span.end(),
-                service: span.service,
-                side: span.side,
-                error: span.error,
-            };
-            self.children[0].entry((span.trace, span.parent)).or_default().push(child);
-        }
-    }
-
-    /// Children are kept for two to four windows after the one they ended in.
-    fn turn_children(&mut self, closed_end: UnixNanos) {
-        if closed_end.saturating_sub(self.turned_at) > 2 * self.length_ns.max(15_000_000_000) {
-            self.turned_at = closed_end;
-            self.children[1] = std::mem::take(&mut self.children[0]);
-        }
-    }
-
-    /// What a span called: client spans, and children in other services, its own and those of spans
-    /// between them in the same service.
-    fn calls_of(&self, span: &Span) -> Calls {
-        let mut calls = Calls::default();
-        let mut within = vec![span.id];
-        let mut looked_at = 0;
-        while let Some(parent) = within.pop() {
-            looked_at += 1;
-            if looked_at > MAX_SPANS_WITHIN {
-                break;
-            }
-            for child in self.children_of(span.trace, parent) {
-                if child.side == Side::Client || child.service != span.service {
-                    let callee = self.callee(span, child);
-                    calls.made.push(Call { start: child.start, end: child.end, callee });
-                    calls.failed |= child.error;
-                } else if child.id != parent {
-                    within.push(child.id);
-                }
+        let mut by_requests: Vec<(u64, Name)> = self.services.iter().map(|(name, s)| (s.requests, *name)).collect();
+        by_requests.sort_unstable_by_key(|(requests, name)| (std::cmp::Reverse(*requests), *name));
+        for (_, name) in by_requests.drain(MAX_SERVICES - 1..).filter(|(_, name)| *name != OTHER) {
+            if let Some(least) = self.services.remove(&name) {
+                self.services.entry(OTHER).or_default().merge(least);
             }
         }
-        calls
-    }
-
-    /// Whether somebody else's span hangs below this one.
-    fn is_answered(&self, span: &Span) -> bool {
-        let mut children = self.children_of(span.trace, span.id);
-        children.any(|child| child.side == Side::Client || child.service != span.service)
-    }
-
-    fn children_of(&self, trace: u128, parent: u64) -> impl Iterator<Item = &Child> {
-        self.children.iter().filter_map(move |map| map.get(&(trace, parent))).flatten()
-    }
-
-    /// Who answered: the service of the child, or of a client span's own child.
-    fn callee(&self, span: &Span, child: &Child) -> Option<Name> {
-        if child.service != span.service {
-            return Some(child.service);
-        }
-        self.children_of(span.trace, child.id).map(|answer| answer.service).find(|service| *service != span.service)
-    }
-
-    /// Windows that ended before `before`, oldest first.
-    pub(crate) fn close(&mut self, before: UnixNanos, held: &Held, servers: &HashMap<Name, NonZeroU32>) -> Vec<Window> {
-        let mut closed = Vec::new();
-        while let Some((index, _)) = self.open.first_key_value() {
-            let end = (index + 1) * self.length_ns;
-            if end > before {
-                break;
-            }
-            let Some((index, spans)) = self.open.pop_first() else { break };
-            self.closed_until = Some(index);
-            closed.push(self.summarize(end, &spans, held, servers));
-            self.turn_children(end);
-        }
-        closed
-    }
-
-    fn summarize(
-        &mut self,
-        end: UnixNanos,
-        spans: &[Span],
-        held: &Held,
-        servers: &HashMap<Name, NonZeroU32>,
-    ) -> Window {
-        let mut window = Window { end, length_ns: self.length_ns, ..Window::default() };
-        let mut visits: HashMap<Name, Vec<Ended>> = HashMap::new();
-        for span in spans {
-            let parent = (span.parent != 0).then(|| held.service_of((span.trace, span.parent))).flatten();
-            add_edge(&mut window, span, parent, !self.is_answered(span));
-            if !is_entry(span, parent) {
-                continue;
-            }
-            let calls = self.calls_of(span);
-            let own_ns = own_time(span, &calls.made);
-            let failed = calls.failed;
-            add_waits(&mut window, span, calls.made);
-            let service = window.services.entry(span.service).or_default();
-            add_request(service, span, own_ns, failed);
-            self.lm.push(span);
-            if !span.shed {
-                let arrival = span.start + span.queue_wait_ns.unwrap_or(0);
-                // a client that leaves while a call is under way leaves that call: the work here was done
-                let gave_up = span.abandoned && !failed;
-                let visit = Visit { arrival, departure: arrival + own_ns, gave_up };
-                let ended = Ended { visit, instance: span.instance, end: span.end() };
-                visits.entry(span.service).or_default().push(ended);
-            }
-        }
-        for (name, visits) in visits {
-            let Some(service) = window.services.get_mut(&name) else { continue };
-            service.interarrival_ms = between_arrivals(&visits);
-            let configured = servers.get(&name).copied();
-            self.stations.window(name, service, visits, configured, (end, self.length_ns));
-        }
-        self.stations.identify(end, |name| servers.contains_key(&name));
-        self.lm.close(end);
-        window.services.iter_mut().for_each(|(name, service)| service.lm = self.lm.view(*name));
-        window
     }
 }
 
-fn between_arrivals(visits: &[Ended]) -> Vec<f64> {
-    let mut arrivals: Vec<i64> = visits.iter().map(|ended| ended.visit.arrival).collect();
-    arrivals.sort_unstable();
-    arrivals.windows(2).map(|pair| (pair[1] - pair[0]) as f64 / 1e6).collect()
+impl EdgeWindow {
+    /// Takes in what another part of the calls came to.
+    pub(crate) fn merge(&mut self, other: &Self) {
+        self.calls += other.calls;
+        self.errors += other.errors;
+        self.shed += other.shed;
+        self.duration_ms.merge(&other.duration_ms);
+        self.gap_ms.merge(&other.gap_ms);
+        self.waited_ns += other.waited_ns;
+        self.critical_ns += other.critical_ns;
+        let known = |mine, theirs| if mine == NodeKind::Service { theirs } else { mine };
+        self.kind = known(self.kind, other.kind);
+        self.caller_kind = known(self.caller_kind, other.caller_kind);
+    }
+}
+
+impl InstanceWindow {
+    fn merge(&mut self, other: &Self) {
+        self.requests += other.requests;
+        self.errors += other.errors;
+        self.own_ms.merge(&other.own_ms);
+    }
 }
 
 impl ServiceWindow {
+    /// Takes in what another part of the requests came to. Of two that were identified apart nothing is
+    /// known together.
+    pub(crate) fn merge(&mut self, other: Self) {
+        if self.known == Known::Unseen {
+            self.known = other.known.clone();
+        } else if self.known != other.known {
+            self.known = Known::Unknown("services are taken together".into());
+        }
+        self.requests += other.requests;
+        self.errors += other.errors;
+        self.own_errors += other.own_errors;
+        self.shed += other.shed;
+        self.sampled += other.sampled;
+        self.busy_ns += other.busy_ns;
+        self.cut_service_ms += other.cut_service_ms;
+        self.input_tokens += other.input_tokens;
+        self.output_tokens += other.output_tokens;
+        self.duration_ms.merge(&other.duration_ms);
+        self.first_token_ms.merge(&other.first_token_ms);
+        self.slowest = self.slowest.max(other.slowest);
+        self.own_ms.extend(other.own_ms);
+        self.downstream_ms.extend(other.downstream_ms);
+        self.service_ms.extend(other.service_ms);
+        self.app_wait_ms.extend(other.app_wait_ms);
+        self.proxy_wait_ms.extend(other.proxy_wait_ms);
+        self.interarrival_ms.extend(other.interarrival_ms);
+        for (key, (count, errors, durations)) in other.operations {
+            let mine = bounded(&mut self.operations, key, (OTHER, key.1), MAX_OPERATIONS);
+            mine.0 += count;
+            mine.1 += errors;
+            mine.2.merge(&durations);
+        }
+        for (name, instance) in &other.by_instance {
+            bounded(&mut self.by_instance, *name, OTHER, MAX_INSTANCES).merge(instance);
+        }
+    }
+
     /// Mean service time and its squared coefficient of variation; `None` with fewer than two requests
     /// served. The mean is time in service per completion: services that were cut short were the long
     /// ones, and leaving their time out would bias it. (For exponential times it is the maximum
@@ -288,126 +234,150 @@ impl ServiceWindow {
     }
 }
 
-/// The calls a span made.
-#[derive(Default)]
-struct Calls {
-    made: Vec<Call>,
-    failed: bool,
-}
-
-/// One call.
-#[derive(Clone, Copy, Debug)]
-struct Call {
-    start: i64,
-    end: i64,
-    callee: Option<Name>,
-}
-
-/// A span that a request enters a service by. One whose parent is not known is taken for one.
-fn is_entry(span: &Span, parent: Option<Name>) -> bool {
-    span.side != Side::Client
-        && parent.is_none_or(|parent| parent != span.service)
-        && (span.side != Side::Internal || span.parent == 0)
-}
-
-fn own_time(span: &Span, calls: &[Call]) -> i64 {
-    let from = span.start + span.queue_wait_ns.unwrap_or(0);
-    let mut calls: Vec<_> = calls.iter().map(|call| (call.start.max(from), call.end.min(span.end()))).collect();
-    calls.sort_unstable();
-    let (mut covered, mut until) = (0, from);
-    for (start, end) in calls {
-        let start = start.max(until);
-        if end > start {
-            covered += end - start;
-            until = end;
-        }
-    }
-    (span.end() - from - covered).max(0)
-}
-
-/// Walks back from the span's end: the call that ended last was waited for, and before its start the one
-/// that ended last by then. Others ran beside them.
-fn add_waits(window: &mut Window, span: &Span, mut calls: Vec<Call>) {
-    calls.sort_unstable_by_key(|call| std::cmp::Reverse((call.end.min(span.end()), call.start)));
-    let mut cursor = span.end();
-    for Call { start, end, callee } in calls {
-        let (start, end) = (start.max(span.start), end.min(span.end()));
-        if end <= start {
-            continue;
-        }
-        let waited_for = end <= cursor;
-        if waited_for {
-            cursor = start;
-        }
-        let Some(callee) = callee else { continue };
-        let edge = window.edges.entry((span.service, callee)).or_default();
-        edge.waited_ns += end - start;
-        edge.critical_ns += if waited_for { end - start } else { 0 };
-    }
-}
-
-fn add_request(service: &mut ServiceWindow, span: &Span, own_ns: i64, call_failed: bool) {
-    if let Some(instance) = span.instance {
-        add_to_instance(service.by_instance.entry(instance).or_default(), span, own_ns);
-    }
-    service.requests += 1;
-    service.errors += u64::from(span.error);
-    service.own_errors += u64::from(span.error && !call_failed && !span.shed && !span.abandoned);
-    service.shed += u64::from(span.shed);
-    let duration_ms = span.duration_ns as f64 / 1e6;
-    let operation = service.operations.entry((span.operation, span.kind)).or_default();
-    operation.0 += 1;
-    operation.1 += u64::from(span.error);
-    operation.2.add(duration_ms);
-    service.input_tokens += span.input_tokens;
-    service.output_tokens += span.output_tokens;
+/// Counts a request that ended here.
+pub(crate) fn add_request(service: &mut ServiceWindow, span: &Span, own_ns: i64, call_failed: bool) {
+    let (weight, times) = (u64::from(span.weight), i64::from(span.weight));
+    let errors = if span.error { weight } else { 0 };
+    service.requests += weight;
+    service.errors += errors;
+    service.own_errors += if !call_failed && !span.shed && !span.abandoned { errors } else { 0 };
+    service.shed += if span.shed { weight } else { 0 };
+    service.sampled += u64::from(span.weight > 1);
+    service.input_tokens += span.input_tokens.saturating_mul(times);
+    service.output_tokens += span.output_tokens.saturating_mul(times);
     if let Some(first) = span.first_token_ns {
-        service.first_token_ms.add(first as f64 / 1e6);
+        service.first_token_ms.add_many(first as f64 / 1e6, times);
     }
-    if span.shed {
-        return;
+    let duration = bucket_of(span.duration_ns as f64 / 1e6);
+    let operation = bounded(&mut service.operations, (span.operation, span.kind), (OTHER, span.kind), MAX_OPERATIONS);
+    operation.0 += weight;
+    operation.1 += errors;
+    operation.2.add_bucket(duration, times);
+    if let Some(instance) = span.instance {
+        add_to_instance(bounded(&mut service.by_instance, instance, OTHER, MAX_INSTANCES), span, own_ns);
     }
-    service.duration_ms.add(duration_ms);
-    service.busy_ns += span.duration_ns as f64;
+    if !span.shed {
+        service.duration_ms.add_bucket(duration, times);
+        add_served(service, span, own_ns);
+    }
+}
+
+/// What only a request that was let in says.
+fn add_served(service: &mut ServiceWindow, span: &Span, own_ns: i64) {
+    service.busy_ns += span.duration_ns as f64 * f64::from(span.weight);
     service.own_ms.push(own_ns as f64 / 1e6);
     let held_ns = span.duration_ns - span.queue_wait_ns.unwrap_or(0);
     service.downstream_ms.push((held_ns - own_ns).max(0) as f64 / 1e6);
     if let Some(wait) = span.queue_wait_ns {
         service.proxy_wait_ms.push(wait as f64 / 1e6);
     }
-    if service.slowest.is_none_or(|(duration, _)| span.duration_ns > duration) {
-        service.slowest = Some((span.duration_ns, span.trace));
-    }
+    service.slowest = service.slowest.max(Some((span.duration_ns, span.trace)));
 }
 
 fn add_to_instance(instance: &mut InstanceWindow, span: &Span, own_ns: i64) {
-    instance.requests += 1;
-    instance.errors += u64::from(span.error);
+    instance.requests += u64::from(span.weight);
+    instance.errors += if span.error { u64::from(span.weight) } else { 0 };
     if !span.shed {
-        instance.own_ms.add(own_ns as f64 / 1e6);
+        instance.own_ms.add_many(own_ns as f64 / 1e6, i64::from(span.weight));
     }
 }
 
-fn add_edge(window: &mut Window, span: &Span, parent: Option<Name>, childless: bool) {
-    if let Some(caller) = parent.filter(|caller| *caller != span.service) {
-        let edge = window.edges.entry((caller, span.service)).or_default();
-        edge.calls += 1;
-        edge.errors += u64::from(span.error);
-        edge.duration_ms.add(span.duration_ns as f64 / 1e6);
-        return;
+/// The value of a key, or of `other` when it is new and there are too many.
+fn bounded<K: Ord, V: Default>(map: &mut BTreeMap<K, V>, key: K, other: K, bound: usize) -> &mut V {
+    let full = map.len() >= bound && !map.contains_key(&key);
+    map.entry(if full { other } else { key }).or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spans::Side;
+
+    fn requests(from: u64, to: u64) -> impl Iterator<Item = (Span, i64, bool)> {
+        (from..to).map(|n| {
+            let span = Span {
+                trace: u128::from(n),
+                id: n + 1,
+                duration_ns: 1_000_000 + (n as i64 * 7_919) % 50_000_000,
+                service: 3,
+                operation: 10 + (n % 5) as Name,
+                kind: 4,
+                side: Side::Server,
+                error: n % 7 == 0,
+                instance: Some(20 + (n % 3) as Name),
+                queue_wait_ns: (n % 2 == 0).then_some(500_000),
+                shed: n % 11 == 0,
+                input_tokens: n as i64,
+                first_token_ns: (n % 4 == 0).then_some(300_000),
+                weight: 1 + (n % 3) as u32,
+                ..Span::default()
+            };
+            (span, span.duration_ns / 2, n % 14 == 0)
+        })
     }
-    if let Some(peer) = span.peer.filter(|_| span.side == Side::Client && span.shed) {
-        window.edges.entry((span.service, peer)).or_default().shed += 1;
-        return;
+
+    fn service(of: impl Iterator<Item = (Span, i64, bool)>) -> ServiceWindow {
+        let mut service = ServiceWindow::default();
+        of.for_each(|(span, own_ns, failed)| add_request(&mut service, &span, own_ns, failed));
+        service
     }
-    let unanswered = span.side == Side::Client && childless;
-    let virtual_peer =
-        span.peer.filter(|peer| unanswered && *peer != span.service && span.peer_kind != NodeKind::External);
-    if let Some(peer) = virtual_peer {
-        let edge = window.edges.entry((span.service, peer)).or_default();
-        edge.calls += 1;
-        edge.errors += u64::from(span.error);
-        edge.duration_ms.add(span.duration_ns as f64 / 1e6);
-        edge.kind = span.peer_kind;
+
+    fn edges(of: impl Iterator<Item = (Span, i64, bool)>) -> EdgeWindow {
+        let mut edges = Edges::default();
+        for (span, gap_ns, _) in of {
+            edges.call(&Call {
+                caller: 1,
+                callee: span.service,
+                callee_kind: NodeKind::Database,
+                start: 0,
+                duration_ns: span.duration_ns,
+                known_at: 0,
+                error: span.error,
+                gap_ns: Some(gap_ns),
+                weight: span.weight,
+            });
+        }
+        edges.into_sorted().remove(&(1, 3)).unwrap()
+    }
+
+    #[test]
+    fn two_parts_merged_are_the_whole() {
+        let mut merged = service(requests(0, 400));
+        merged.merge(service(requests(400, 1_000)));
+        assert_eq!(format!("{merged:?}"), format!("{:?}", service(requests(0, 1_000))));
+        let mut merged = edges(requests(0, 400));
+        merged.merge(&edges(requests(400, 1_000)));
+        assert_eq!(format!("{merged:?}"), format!("{:?}", edges(requests(0, 1_000))));
+    }
+
+    #[test]
+    fn a_request_of_weight_w_counts_as_w_requests() {
+        let heavy = |weight| (Span { weight, ..requests(1, 2).next().unwrap().0 }, 1_000_000, false);
+        let one = service([heavy(5)].into_iter());
+        let five = service((0..5).map(|_| heavy(1)));
+        assert_eq!((one.requests, one.busy_ns, one.input_tokens), (five.requests, five.busy_ns, five.input_tokens));
+        assert_eq!((&one.duration_ms, one.operations.len()), (&five.duration_ms, 1));
+        assert_eq!((one.sampled, five.sampled, one.own_ms.len()), (1, 0, 1));
+    }
+
+    #[test]
+    fn a_flood_of_keys_is_one_key_more() {
+        let flood = (0..5_000).map(|n| {
+            let (span, own_ns, failed) = requests(1, 2).next().unwrap();
+            (Span { operation: 100 + n, instance: Some(10_000 + n), weight: 1, ..span }, own_ns, failed)
+        });
+        let service = service(flood);
+        assert_eq!((service.operations.len(), service.by_instance.len()), (MAX_OPERATIONS + 1, MAX_INSTANCES + 1));
+        assert_eq!(service.operations[&(OTHER, 4)].0 as usize, 5_000 - MAX_OPERATIONS);
+        let mut window = Window::default();
+        for name in 1..=6_000 {
+            window.services.insert(name, ServiceWindow { requests: u64::from(name), ..ServiceWindow::default() });
+        }
+        window.fold_least();
+        assert_eq!(window.services.len(), MAX_SERVICES);
+        assert_eq!(window.services[&OTHER].requests, (1..=1_001).sum::<u64>(), "the least are together");
+        let mut edges = Edges::default();
+        (0..MAX_EDGES as Name + 100).for_each(|callee| edges.of(1, callee + 10).calls += 1);
+        assert_eq!(edges.into_sorted()[&(1, OTHER)].calls, 100);
     }
 }

@@ -41,6 +41,10 @@ const TICK: Duration = Duration::from_millis(250);
 /// them cost little, and a note costs a synced file.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(5);
 
+/// How often what the analyzer learnt is noted, in checkpoints: once a minute. It is up to some megabytes, and
+/// a start after a crash lacks a minute of it at most.
+const HISTORY_EVERY: u32 = 12;
+
 /// Spans held while a start reads the past back: seconds of a busy mesh, about 250 MB.
 const EARLY_SPANS: usize = 1_000_000;
 
@@ -146,6 +150,7 @@ impl Analysis {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut checkpoint = tokio::time::interval(CHECKPOINT_EVERY);
         checkpoint.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut checkpoints = 0_u32;
         loop {
             let event = tokio::select! {
                 biased;
@@ -166,7 +171,13 @@ impl Analysis {
                     let step = self.analyzer.step(now_unix_nano());
                     self.publish(step).await;
                 }
-                Event::Checkpoint => self.checkpoint(false).await,
+                Event::Checkpoint => {
+                    self.checkpoint(false).await;
+                    checkpoints = checkpoints.wrapping_add(1);
+                    if checkpoints.is_multiple_of(HISTORY_EVERY) {
+                        self.note_history().await;
+                    }
+                }
                 Event::Stop => break,
             }
         }
@@ -176,6 +187,15 @@ impl Analysis {
         let last = self.analyzer.finish();
         self.publish(last).await;
         self.checkpoint(self.unwritten.is_empty()).await;
+        self.note_history().await;
+    }
+
+    /// Notes what the analyzer learnt, which stored spans give back only in time.
+    async fn note_history(&self) {
+        match self.analyzer.checkpoint() {
+            Some(history) => checkpoint::write_history(&self.store, history).await,
+            None => warn!("what the analyzer learnt is too large to note: a restart learns it anew"),
+        }
     }
 
     /// Notes what a start after a crash has to make anew.

@@ -10,22 +10,25 @@ use crate::config::ControlConfig;
 
 const MS: i64 = 1_000_000;
 
-struct Row {
+#[derive(Clone)]
+pub(super) struct Row {
     trace: u128,
     id: u64,
     parent: u64,
-    start: i64,
-    duration: i64,
+    pub(super) start: i64,
+    pub(super) duration: i64,
     service: &'static str,
     kind: &'static str,
     /// Whether the client left before the answer.
     left: bool,
 }
 
-fn batch(rows: &[Row]) -> RecordBatch {
+pub(super) fn batch<'a>(rows: impl IntoIterator<Item = &'a Row>) -> RecordBatch {
+    let rows: Vec<&Row> = rows.into_iter().collect();
     let schema = Table::Spans.schema();
-    let text =
-        |value: fn(&Row) -> &'static str| Arc::new(StringArray::from_iter_values(rows.iter().map(value))) as ArrayRef;
+    let text = |value: fn(&Row) -> &'static str| {
+        Arc::new(StringArray::from_iter_values(rows.iter().map(|r| value(r)))) as ArrayRef
+    };
     let columns = schema.fields().iter().map(|field| -> ArrayRef {
         match field.name().as_str() {
             "trace_id" => Arc::new(BinaryArray::from_iter_values(rows.iter().map(|r| r.trace.to_be_bytes()))),
@@ -64,7 +67,7 @@ const CHAIN: [&str; 4] = ["gateway", "tokenizer", "tagger", "generator"];
 
 /// A chain of first-come-first-served stations with 4 workers each; every service works, lets its
 /// worker go, and calls the next. `slow(second)` multiplies the tagger's service time.
-fn chain(seed: u64, seconds: i64, rate: f64, slow: impl Fn(i64) -> f64) -> Vec<Row> {
+pub(super) fn chain(seed: u64, seconds: i64, rate: f64, slow: impl Fn(i64) -> f64) -> Vec<Row> {
     impatient_chain(seed, seconds, rate, f64::INFINITY, slow)
 }
 
@@ -128,7 +131,7 @@ fn delayed_chain(
     rows
 }
 
-fn config(control: bool) -> Config {
+pub(super) fn config(control: bool) -> Config {
     let control = ControlConfig { enabled: control, ..ControlConfig::default() };
     let servers = CHAIN.iter().map(|s| ((*s).to_owned(), 4)).collect();
     Config { window_ms: 2_000, lateness_ms: 500, servers, control, ..Config::default() }

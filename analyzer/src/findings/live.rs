@@ -247,6 +247,7 @@ mod tests {
         let request = |trace| {
             let (start, duration_ns) = (trace as i64 * 1_000_000, 500_000);
             vec![Span {
+                weight: 1,
                 trace,
                 id: 1,
                 parent: 0,

@@ -45,6 +45,8 @@ mod usual;
 
 use std::collections::BTreeSet;
 
+use serde::{Deserialize, Serialize};
+
 use self::{
     book::Book, facts::Facts, history::History, live::Live, remember::Seen, scene::Scene, suspicion::Suspicion,
     traces::Traces,
@@ -81,6 +83,13 @@ pub(crate) struct Findings {
     wait_budget_ms: f64,
 }
 
+/// What a restart must not lose of it; requests and their ranking are learnt anew from spans.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct SavedFindings {
+    history: History,
+    book: Book,
+}
+
 impl Findings {
     pub(crate) fn new(config: &Config) -> Self {
         Self {
@@ -91,6 +100,14 @@ impl Findings {
             min_history: config.min_history,
             wait_budget_ms: config.control.wq_budget_ms,
         }
+    }
+
+    pub(crate) fn save(&self) -> SavedFindings {
+        SavedFindings { history: self.history.clone(), book: self.book.clone() }
+    }
+
+    pub(crate) fn restore(&mut self, saved: SavedFindings) {
+        (self.history, self.book) = (saved.history, saved.book);
     }
 
     /// Takes in a span that is no duplicate.

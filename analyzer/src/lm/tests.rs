@@ -186,6 +186,7 @@ fn what_is_kept_is_bounded_and_its_order_does_not_matter() {
 fn a_span() -> crate::spans::Span {
     use crate::spans::{Side, Span};
     Span {
+        weight: 1,
         trace: 1,
         id: 1,
         parent: 0,

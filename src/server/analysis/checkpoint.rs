@@ -10,6 +10,9 @@ use weir_store::Store;
 
 const NAME: &str = "analysis";
 
+/// What the analyzer learnt is noted apart: it is larger, and less often.
+const HISTORY: &str = "analysis-history";
+
 /// Minutes that are named one by one; beyond, as when years are replayed at once, only the oldest
 /// is, and all after it count as open. 100,000 are 2 MB, or 70 days.
 const MAX_MINUTES: usize = 100_000;
@@ -59,6 +62,22 @@ impl Checkpoint {
     fn try_read(store: &Store) -> std::io::Result<Option<Self>> {
         Ok(store.read_checkpoint(NAME)?.and_then(|(bytes, _)| serde_json::from_slice(&bytes).ok()))
     }
+}
+
+/// Writes what the analyzer learnt; what cannot be written leaves the history before, which is right still, only older.
+pub(super) async fn write_history(store: &Store, history: Vec<u8>) {
+    let store = store.clone();
+    let written = tokio::task::spawn_blocking(move || store.checkpoint(HISTORY, &history, 0));
+    if let Ok(Err(error)) = written.await {
+        warn!(%error, "what the analyzer learnt is not noted: a restart knows what was noted before");
+    }
+}
+
+/// What the analyzer had learnt; `None` when nothing was noted, or it is damaged.
+pub(super) fn read_history(store: &Store) -> Option<Vec<u8>> {
+    let read = store.read_checkpoint(HISTORY);
+    let read = read.inspect_err(|error| warn!(%error, "what the analyzer learnt cannot be read"));
+    read.ok().flatten().map(|(bytes, _)| bytes)
 }
 
 /// The minutes that rows of `operations` or `edges` are about; none for other tables.

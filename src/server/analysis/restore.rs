@@ -11,6 +11,9 @@
 //! The same way an import makes the rows of what it stored, so importing a file twice, or one that
 //! was received live as well, counts its spans once.
 //!
+//! What is usual, how stations serve, and which findings are open is not read off spans but brought back from what was
+//! noted a minute ago at most; windows that were closed by then are not judged again.
+//!
 //! The scan goes in event time, some minutes at once, so it holds few spans besides what the analyzer
 //! holds anyway. Where tail sampling dropped spans from files, minutes made anew count what
 //! was kept; the rows of all others were made before sampling and count everything.
@@ -24,7 +27,7 @@ use weir_analyzer::{Analyzer, SPAN_COLUMNS};
 use weir_schema::{Table, UnixNanos};
 use weir_store::{SqlConfig, SqlError, Store};
 
-use super::{Checkpoint, now_unix_nano};
+use super::{Checkpoint, checkpoint, now_unix_nano};
 
 const MINUTE_NS: i64 = 60_000_000_000;
 
@@ -55,6 +58,11 @@ pub(super) struct Restored {
 pub(super) async fn restore(store: &Store, config: weir_analyzer::Config) -> Restored {
     let now = now_unix_nano();
     let mut analyzer = Analyzer::new(config.clone());
+    if let Some(history) = checkpoint::read_history(store)
+        && let Err(error) = analyzer.restore_history(&history)
+    {
+        warn!(%error, "what the analyzer had learnt cannot be used: it learns anew");
+    }
     let restored = async {
         let (minutes, why) = affected(store, now).await?;
         let scan = Scan { minutes: &minutes, hold_ms: config.hold_ms, history: Some(now) };

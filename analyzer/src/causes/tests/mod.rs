@@ -6,7 +6,7 @@ mod logs;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use super::*;
-use crate::{snapshot::NodeKind, spans::Side};
+use crate::spans::Side;
 
 const MS: f64 = 1e6;
 
@@ -124,16 +124,7 @@ impl Mesh {
             operation: self.names.intern(operation),
             kind: self.names.intern("kind"),
             side,
-            error: false,
-            abandoned: false,
-            peer: None,
-            peer_kind: NodeKind::Service,
-            instance: None,
-            queue_wait_ns: None,
-            shed: false,
-            input_tokens: 0,
-            output_tokens: 0,
-            first_token_ns: None,
+            ..Span::default()
         };
         spans.push(span);
         spans.len() - 1

@@ -1,0 +1,91 @@
+//! What a span costs from Arrow to closed windows, and what a window's graph costs.
+//! Run: `cargo bench -p weir-analyzer`.
+
+#![allow(clippy::unwrap_used, missing_docs)] // a bench stops where it fails; criterion's macros make the rest
+
+use std::{collections::BTreeMap, hint::black_box};
+
+use arrow::{array::AsArray, datatypes::Int64Type, record_batch::RecordBatch};
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use weir_analyzer::{Analyzer, Config, graph::Topology};
+
+mod cpu_time;
+mod spans;
+
+use cpu_time::CpuTime;
+use spans::Shape;
+
+/// 40 s of 10,000 spans/s: four windows of 10 s, each closed while the next one fills. As many before them are
+/// not measured: memory has its size then, as it has after a minute.
+const SPANS: usize = 400_000;
+const SPANS_PER_S: usize = 10_000;
+
+/// Everything the server does with spans, and nothing else: push, and step when time has come.
+fn analyze(analyzer: &mut Analyzer, batches: &[RecordBatch]) -> usize {
+    let mut rows = 0;
+    for batch in batches {
+        analyzer.push(batch);
+        let now = arrow::compute::max(batch["received_unix_nano"].as_primitive::<Int64Type>()).unwrap();
+        rows += analyzer.step(now).rows.len();
+    }
+    rows
+}
+
+fn windows_and_edges(criterion: &mut Criterion<CpuTime>) {
+    let mut group = criterion.benchmark_group("spans");
+    group.throughput(Throughput::Elements(SPANS as u64)).sample_size(10);
+    for services in [6, 100, 1_000] {
+        for trace_spans in [4, 40] {
+            let batches = spans::batches(Shape { services, trace_spans, spans: 2 * SPANS, spans_per_s: SPANS_PER_S });
+            group.bench_function(format!("{services} services, traces of {trace_spans}"), |bencher| {
+                let (before, measured) = batches.split_at(batches.len() / 2);
+                let warm = || {
+                    let mut analyzer = Analyzer::new(Config::default());
+                    analyze(&mut analyzer, before);
+                    analyzer
+                };
+                let run = |analyzer: &mut Analyzer| black_box(analyze(analyzer, measured));
+                bencher.iter_batched_ref(warm, run, BatchSize::PerIteration);
+            });
+        }
+    }
+    group.finish();
+}
+
+/// Five calls a service to others within 40 places ahead, one of 50 back: entries, chains, cycles.
+fn topology(services: u32, edges: usize) -> Topology {
+    let mut random = StdRng::seed_from_u64(7);
+    let mut calls = BTreeMap::new();
+    while calls.len() < edges {
+        let caller = random.random_range(0..services);
+        let ahead = random.random_range(1..=40);
+        let callee = if random.random_range(0..50) == 0 { caller.saturating_sub(ahead) } else { caller + ahead };
+        if callee < services && callee != caller {
+            calls.insert((caller, callee), random.random_range(1.0..20.0));
+        }
+    }
+    let edges: Vec<(u32, u32, f64)> = calls.into_iter().map(|((from, to), calls)| (from, to, calls)).collect();
+    // one service of twenty is asked from outside, the others only by services
+    let mut requests_per_s: Vec<f64> = (0..services).map(|n| if n % 20 == 0 { 100.0 } else { 1.0 }).collect();
+    edges.iter().for_each(|(_, callee, calls)| requests_per_s[*callee as usize] += calls);
+    Topology { requests_per_s, edges }
+}
+
+fn graph(criterion: &mut Criterion<CpuTime>) {
+    let mut group = criterion.benchmark_group("graph");
+    for (services, edges) in [(100, 500), (1_000, 5_000), (5_000, 25_000)] {
+        let topology = topology(services, edges);
+        group.bench_function(format!("{services} services, {edges} edges"), |bencher| {
+            bencher.iter(|| black_box(topology.solve()));
+        });
+    }
+    group.finish();
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().with_measurement(CpuTime);
+    targets = windows_and_edges, graph
+}
+criterion_main!(benches);

@@ -1,0 +1,93 @@
+//! Spans made for tests, with every column that the analysis reads.
+
+use std::sync::Arc;
+
+use arrow::{
+    array::{ArrayRef, BinaryArray, Float64Array, Int64Array, StringArray, new_null_array},
+    record_batch::RecordBatch,
+};
+use weir_schema::Table;
+
+/// A span.
+#[derive(Clone, Debug)]
+pub(super) struct Made {
+    pub(super) trace: u128,
+    pub(super) id: u64,
+    pub(super) parent: u64,
+    pub(super) start: i64,
+    pub(super) duration: i64,
+    pub(super) service: String,
+    pub(super) operation: String,
+    pub(super) kind: &'static str,
+    pub(super) error: bool,
+    pub(super) peer: Option<String>,
+    pub(super) database: Option<String>,
+    pub(super) address: Option<String>,
+    pub(super) instance: Option<String>,
+    pub(super) weight: Option<f64>,
+    pub(super) queue_wait: Option<i64>,
+    pub(super) received: i64,
+}
+
+impl Default for Made {
+    fn default() -> Self {
+        Self {
+            trace: 1,
+            id: 1,
+            parent: 0,
+            start: 0,
+            duration: 1_000_000,
+            service: "front".into(),
+            operation: "GET /".into(),
+            kind: "server",
+            error: false,
+            peer: None,
+            database: None,
+            address: None,
+            instance: None,
+            weight: None,
+            queue_wait: None,
+            received: 0,
+        }
+    }
+}
+
+impl Made {
+    pub(super) fn end(&self) -> i64 {
+        self.start + self.duration
+    }
+}
+
+pub(super) fn batch<'a>(spans: impl IntoIterator<Item = &'a Made>) -> RecordBatch {
+    let spans: Vec<&Made> = spans.into_iter().collect();
+    let long = |value: fn(&Made) -> Option<i64>| {
+        Arc::new(spans.iter().map(|span| value(span)).collect::<Int64Array>()) as ArrayRef
+    };
+    let text = |value: fn(&Made) -> Option<&str>| {
+        Arc::new(spans.iter().map(|span| value(span)).collect::<StringArray>()) as ArrayRef
+    };
+    let bytes = |value: fn(&Made) -> Option<Vec<u8>>| {
+        Arc::new(spans.iter().map(|span| value(span)).collect::<BinaryArray>()) as ArrayRef
+    };
+    let schema = Table::Spans.schema();
+    let columns = schema.fields().iter().map(|field| match field.name().as_str() {
+        "trace_id" => bytes(|s| Some(s.trace.to_be_bytes().to_vec())),
+        "span_id" => bytes(|s| Some(s.id.to_be_bytes().to_vec())),
+        "parent_span_id" => bytes(|s| (s.parent > 0).then(|| s.parent.to_be_bytes().to_vec())),
+        "start_unix_nano" => long(|s| Some(s.start)),
+        "duration_ns" => long(|s| Some(s.duration)),
+        "received_unix_nano" => long(|s| Some(s.received)),
+        "service" => text(|s| Some(&s.service)),
+        "operation" => text(|s| Some(&s.operation)),
+        "kind" => text(|s| Some(s.kind)),
+        "status" => text(|s| Some(if s.error { "error" } else { "unset" })),
+        "peer_service" => text(|s| s.peer.as_deref()),
+        "db_system" => text(|s| s.database.as_deref()),
+        "server_address" => text(|s| s.address.as_deref()),
+        "instance" => text(|s| s.instance.as_deref()),
+        "queue_wait_ns" => long(|s| s.queue_wait),
+        "sample_weight" => Arc::new(spans.iter().map(|s| s.weight).collect::<Float64Array>()),
+        _ => new_null_array(field.data_type(), spans.len()),
+    });
+    RecordBatch::try_new(schema.clone(), columns.collect()).unwrap()
+}
