@@ -298,6 +298,7 @@ mod tests {
             instance: None,
             queue_wait_ns: None,
             shed: false,
+            refused: false,
             input_tokens: 0,
             output_tokens: 0,
             first_token_ns: None,

@@ -42,6 +42,9 @@ impl Names {
 /// What proxies report, in want of a status, for a client that left before the answer.
 const CLIENT_CLOSED_REQUEST: i32 = 499;
 
+/// Why a proxy sheds what has no room, of all its reasons.
+const WANT_OF_ROOM: [&str; 4] = ["queue_full", "queue_timeout", "deadline_unmeetable", "displaced"];
+
 /// The gRPC status of a call that its caller gave up.
 const GRPC_CANCELLED: i32 = 1;
 
@@ -77,6 +80,8 @@ pub(crate) struct Span {
     pub(crate) queue_wait_ns: Option<i64>,
     /// Whether the proxy turned it away.
     pub(crate) shed: bool,
+    /// Whether it did so for want of room: a limit on who may be there was reached.
+    pub(crate) refused: bool,
     pub(crate) input_tokens: i64,
     pub(crate) output_tokens: i64,
     pub(crate) first_token_ns: Option<i64>,
@@ -215,6 +220,7 @@ impl<'a> SpanColumns<'a> {
             instance: text(self.instance, row).map(|instance| names.intern(instance)),
             queue_wait_ns: long(self.queue_wait, row),
             shed: action.is_some_and(|action| !matches!(action, "admitted" | "queued")),
+            refused: action.is_some_and(|action| WANT_OF_ROOM.contains(&action)),
             input_tokens: long(self.input_tokens, row).unwrap_or(0),
             output_tokens: long(self.output_tokens, row).unwrap_or(0),
             first_token_ns: long(self.first_token, row),

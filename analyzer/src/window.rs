@@ -4,19 +4,23 @@
 //! itself holds it: the time in which it only waits for calls to others is taken off, because that
 //! is not service, and a caller must not be accused of it.
 
-use std::{collections::BTreeMap, num::NonZeroU32};
+mod requests;
+
+use std::{collections::BTreeMap, num::NonZeroU32, sync::Arc};
 
 use hashbrown::{HashMap, HashSet};
+use requests::Sampled;
 use weir_schema::UnixNanos;
 
 use crate::{
     analyzer::moments,
     departures::Visit,
     held::Held,
+    retiming::Request,
     sketch::Sketch,
     snapshot::NodeKind,
     spans::{Name, Side, Span},
-    stations::{Ended, Known, Stations},
+    stations::{Ended, Known, StationWindow, Stations},
 };
 
 /// Spans of one window kept for estimates; further ones are in the rollups only.
@@ -47,7 +51,10 @@ pub(crate) struct ServiceWindow {
     pub(crate) cut_service_ms: f64,
     pub(crate) app_wait_ms: Vec<f64>,
     pub(crate) proxy_wait_ms: Vec<f64>,
-    pub(crate) interarrival_ms: Vec<f64>,
+    /// What its stations say.
+    pub(crate) station: StationWindow,
+    /// Of those that were shed, how many for want of room.
+    pub(crate) refused: u64,
     pub(crate) operations: BTreeMap<(Name, Name), (u64, u64, Sketch)>,
     pub(crate) instances: HashSet<Name>,
     pub(crate) input_tokens: i64,
@@ -80,6 +87,8 @@ pub(crate) struct Window {
     pub(crate) length_ns: i64,
     pub(crate) services: BTreeMap<Name, ServiceWindow>,
     pub(crate) edges: BTreeMap<(Name, Name), EdgeWindow>,
+    /// Some whole requests of the last windows.
+    pub(crate) requests: Arc<Vec<Request<Name>>>,
 }
 
 /// The open windows.
@@ -90,6 +99,7 @@ pub(crate) struct Windows {
     /// Windows up to this one are closed.
     closed_until: Option<i64>,
     stations: Stations,
+    sampled: Sampled,
     /// Children by parent: a call may end a window before its caller does.
     children: [ChildMap; 2],
     turned_at: i64,
@@ -116,6 +126,7 @@ impl Windows {
             open: BTreeMap::new(),
             closed_until: None,
             stations: Stations::default(),
+            sampled: Sampled::default(),
             children: Default::default(),
             turned_at: i64::MIN,
             late: 0,
@@ -238,25 +249,26 @@ impl Windows {
                 // a client that leaves while a call is under way leaves that call: the work here was done
                 let gave_up = span.abandoned && !failed;
                 let visit = Visit { arrival, departure: arrival + own_ns, gave_up };
-                let ended = Ended { visit, instance: span.instance, end: span.end() };
+                let ended = Ended {
+                    visit,
+                    instance: span.instance,
+                    operation: span.operation,
+                    start: span.start,
+                    end: span.end(),
+                };
                 visits.entry(span.service).or_default().push(ended);
             }
         }
         for (name, visits) in visits {
             let Some(service) = window.services.get_mut(&name) else { continue };
-            service.interarrival_ms = between_arrivals(&visits);
             let configured = servers.get(&name).copied();
             self.stations.window(name, service, visits, configured, (end, self.length_ns));
         }
         self.stations.identify(end, |name| servers.contains_key(&name));
+        self.sample(spans, held);
+        window.requests = self.sampled.requests();
         window
     }
-}
-
-fn between_arrivals(visits: &[Ended]) -> Vec<f64> {
-    let mut arrivals: Vec<i64> = visits.iter().map(|ended| ended.visit.arrival).collect();
-    arrivals.sort_unstable();
-    arrivals.windows(2).map(|pair| (pair[1] - pair[0]) as f64 / 1e6).collect()
 }
 
 impl ServiceWindow {
@@ -333,6 +345,7 @@ fn add_request(service: &mut ServiceWindow, span: &Span, own_ns: i64, call_faile
     service.errors += u64::from(span.error);
     service.own_errors += u64::from(span.error && !call_failed && !span.shed && !span.abandoned);
     service.shed += u64::from(span.shed);
+    service.refused += u64::from(span.refused);
     let duration_ms = span.duration_ns as f64 / 1e6;
     let operation = service.operations.entry((span.operation, span.kind)).or_default();
     operation.0 += 1;
