@@ -8,7 +8,7 @@
 //! which the departures are likeliest; the service that each visit then got must again know nothing of n. One whose requests
 //! hinder each other (locks, caches) leaves at the rate of Gunther's law instead, fitted to the departures in each state.
 //!
-//! A station is refused when it hardly ever queues, for then any number above the one seen explains it,
+//! A station is refused when its requests leave in batches, when it hardly ever queues, for then any number above the one seen explains it,
 //! and when no candidate does.
 
 mod observed;
@@ -97,15 +97,22 @@ pub fn identify(visits: &[Visit]) -> Result<Station, Unidentifiable> {
         return Err(Unidentifiable::TooFew { visits: visits.len() });
     }
     let observed = Observed::new(visits);
+    if observed.leaves_in_batches() {
+        return Err(Unidentifiable::NoModel);
+    }
     let (at_least, in_order) = observed.in_order();
     if !observed.waits(at_least) {
         return Err(Unidentifiable::HardlyQueues { at_least });
     }
     let states = States::of(&observed.visits);
     let accounts: Vec<Account> = in_order.into_iter().chain(observed.shared(&states)).collect();
-    // a law with two numbers more explains more: it is asked only where nothing simpler holds
-    let found = best(&accounts).or_else(|| best(&[observed.contended(&states)?]));
-    found.ok_or(Unidentifiable::NoModel)
+    let simple = best(&accounts);
+    if let Some(found) = simple.filter(|found| found.discipline == Discipline::Fifo) {
+        return Ok(found);
+    }
+    // sharing among many servers looks like hindering: the law is taken where departures are far likelier by it
+    let contended = observed.contended(&states).and_then(|account| best(&[account]));
+    contended.or(simple).ok_or(Unidentifiable::NoModel)
 }
 
 /// Splits visits to a station that all share: what a visit got is service, what it took longer is wait.

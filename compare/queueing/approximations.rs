@@ -91,7 +91,7 @@ fn stations(arrivals: &[Law]) -> impl Iterator<Item = Station> {
         Law::Hyperexponential(4.0),
     ];
     let of = move |arrivals: Law| {
-        services.into_iter().filter(move |service| (arrivals, *service) != (Law::Deterministic, Law::Deterministic)).flat_map(
+        services.into_iter().filter(move |service| arrivals.scv() + service.scv() > 0.0).flat_map(
             move |service| {
                 [1, 2, 4, 8, 16].into_iter().flat_map(move |servers| {
                     [0.7, 0.8, 0.9, 0.95].map(|load| Station { arrivals, service, servers, load })

@@ -43,8 +43,8 @@ pub(crate) enum Answer {
     Refused,
 }
 
-/// σ and κ of the contended station: most throughput is 4.4 times that of one, with ten there.
-pub(crate) const CONTENDED: Usl = Usl { gamma: 1.0, sigma: 0.05, kappa: 0.01 };
+/// σ and κ of the contended station: most throughput is 5.9 times that of one, with 15 there; beyond it collapses, so its load stays well below.
+pub(crate) const CONTENDED: Usl = Usl { gamma: 1.0, sigma: 0.05, kappa: 0.004 };
 
 impl Kind {
     pub(crate) const ALL: [Self; 11] = [
@@ -78,7 +78,7 @@ impl Kind {
             Self::Shared => station.run_shared(seed, requests),
             Self::Contended => {
                 let slowed = |there: usize| CONTENDED.throughput(there as f64) / there as f64;
-                Station { servers: 1, load: 3.0 * load, ..station }.run_slowed(seed, requests, slowed)
+                Station { servers: 1, load: 4.2 * load, ..station }.run_slowed(seed, requests, slowed)
             }
             Self::RandomOrder => station.run_random_order(seed, requests),
             Self::LastFirst => line(&station, seed, requests, |_, waiting| waiting.len() - 1),
@@ -88,7 +88,7 @@ impl Kind {
             Self::Batches => batches(&station, seed, requests),
             Self::VaryingServers => varying(&station, seed, requests),
             Self::Infinite => Station { servers: 200, load: 0.02, ..station }.run(seed, requests).collect(),
-            Self::Idle => Station { load: 0.02, ..station }.run(seed, requests).collect(),
+            Self::Idle => Station { load: 0.002, ..station }.run(seed, requests).collect(),
             Self::TooFew => station.run(seed, 150).collect(),
         }
     }

@@ -29,7 +29,7 @@ impl Errors {
 
     /// Median, 90th percentile and the worst, in percent.
     pub(crate) fn percents(&self) -> String {
-        let [median, most, worst] = [0.5, 0.9, 1.0].map(|share| 100.0 * self.quantile(share));
-        format!("{median:.2}, {most:.2}, {worst:.2}")
+        let [most, worst] = [0.9, 1.0].map(|share| 100.0 * self.quantile(share));
+        format!("{:.2}, {most:.2}, {worst:.2}", 100.0 * self.median())
     }
 }

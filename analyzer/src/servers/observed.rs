@@ -14,6 +14,12 @@ const CLOCK_TOLERANCE: f64 = 0.05;
 /// Impossible visits above this share rule a candidate out; one is chance.
 const MAX_IMPOSSIBLE: f64 = 0.003;
 
+/// Departures within this share of their mean distance are at one moment.
+const TOGETHER: f64 = 0.1;
+
+/// By chance one in ten departures is as near to the one before, of bursts two or three; of batches it is most of them.
+const MAX_TOGETHER: f64 = 0.4;
+
 /// Beyond these standard deviations further servers only fit worse.
 const HOPELESS: f64 = 12.0;
 
@@ -38,7 +44,8 @@ pub(super) struct Observed {
 impl Observed {
     pub(super) fn new(visits: &[Visit]) -> Self {
         let mut visits = visits.to_vec();
-        visits.sort_by_key(|visit| (visit.arrival, visit.departure));
+        // of those that came at one moment any may be first, but not by how long it took
+        visits.sort_by_key(|visit| (visit.arrival, scrambled(visit.departure)));
         let mut departures: Vec<i64> = visits.iter().map(|visit| visit.departure).collect();
         departures.sort_unstable();
         let mut left = 0;
@@ -54,6 +61,20 @@ impl Observed {
         let middle = sorted[sorted.len() / 2].max(1);
         let many = sorted[sorted.len() * 9 / 10].max(1);
         Self { most: sorted[sorted.len() - 1].saturating_add(1), middle, many, visits, met }
+    }
+
+    /// Whether many leave at one moment who did not come at one: a server takes several at once.
+    pub(super) fn leaves_in_batches(&self) -> bool {
+        let mut by_departure: Vec<&Visit> = self.visits.iter().collect();
+        by_departure.sort_by_key(|visit| (visit.departure, visit.arrival));
+        let first_and_last = by_departure.first().zip(by_departure.last());
+        let span = first_and_last.map_or(0, |(first, last)| last.departure - first.departure) as f64;
+        let near = TOGETHER * span / by_departure.len() as f64;
+        let together = by_departure.windows(2).filter(|pair| {
+            let apart = |a: i64, b: i64| (b - a).abs() as f64;
+            apart(pair[0].departure, pair[1].departure) < near && apart(pair[0].arrival, pair[1].arrival) > near
+        });
+        together.count() as f64 > MAX_TOGETHER * by_departure.len() as f64
     }
 
     /// Whether those who met others there took longer: with servers for everybody they would not.
@@ -133,4 +154,12 @@ impl Observed {
         let misfit = all_busy.map_or(f64::INFINITY, |d| d.worst()).max(middle.map_or(0.0, |d| d.worst()));
         Account { discipline, servers, service_ns, misfit, place }
     }
+}
+
+/// An order that knows nothing of the number's size (the finalizer of SplitMix64; G. L. Steele et al., 2014).
+fn scrambled(number: i64) -> u64 {
+    let mut bits = number as u64;
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^ (bits >> 31)
 }

@@ -134,16 +134,17 @@ fn a_station_that_serves_in_no_order_is_not_taken_for_another() {
 fn requests_that_hinder_each_other_are_told_and_fitted() {
     let (mut told, n) = (0, 8);
     for seed in 0..n {
-        let law = Usl { gamma: 1.0, sigma: 0.05, kappa: 0.01 };
+        let law = Usl { gamma: 1.0, sigma: 0.05, kappa: 0.004 };
         let service = [Law::Exponential, Law::Erlang(4)][seed as usize % 2];
-        // most is 4.4 at once, at 10; load is that over one server
-        let station = Simulated { arrivals: Law::Exponential, service, servers: 1, load: 2.8 };
+        // most is 5.9 times one, with 15 there; further up it collapses, which this load hardly ever reaches
+        let station = Simulated { arrivals: Law::Exponential, service, servers: 1, load: 3.6 };
         let slowed = |there: usize| law.throughput(there as f64) / there as f64;
         match identify(&visits(station.run_slowed(seed, VISITS, slowed), 0.0)) {
             Ok(Station { discipline: Discipline::Contended(found), service_ns, .. }) => {
-                let peak = found.peak_concurrency().unwrap_or(f64::INFINITY);
-                println!("seed {seed}: {found:?} peak {peak:.1} S {service_ns:.0}");
-                told += usize::from((peak / 9.75 - 1.0).abs() < 0.35 && (service_ns / 1e6 - 1.0).abs() < 0.15);
+                // the peak is hardly ever reached: what was seen is what can be fitted
+                let at_eight = found.throughput(8.0) * 1e6 / law.throughput(8.0);
+                println!("seed {seed}: {found:?} S {service_ns:.0} X(8) {at_eight:.3} of what it is");
+                told += usize::from((at_eight - 1.0).abs() < 0.05 && (service_ns / 1e6 - 1.0).abs() < 0.1);
             }
             other => println!("seed {seed}: {other:?}"),
         }

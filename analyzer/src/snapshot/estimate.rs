@@ -193,7 +193,7 @@ pub struct Scaling {
     pub sigma: f64,
     /// κ: what has to agree.
     pub kappa: f64,
-    /// Requests at once at which throughput is most; `None` when more never costs.
+    /// Requests at once at which throughput is most, an extrapolation where the service was never that full; `None` when more never costs.
     pub peak_in_flight: Option<f64>,
     /// Throughput there, or the bound it nears.
     pub peak_rate_per_s: Option<f64>,

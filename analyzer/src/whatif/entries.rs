@@ -18,6 +18,9 @@ use crate::{
     snapshot::{ServiceView, Snapshot},
 };
 
+/// A scatter between some ten windows is itself a guess: the 95 % interval of Student's t for as many is that much wider.
+const FEW_WINDOWS: f64 = 1.15;
+
 /// Fewer recorded requests say less than the shares of edges.
 const MIN_REQUESTS: usize = 30;
 
@@ -34,7 +37,7 @@ pub(super) fn predict(entry: &ServiceView, snapshot: &Snapshot, effects: &BTreeM
     });
     // what is measured now is one stretch of what could have been
     let chance = entry.estimate.steady.as_ref().and_then(|steady| steady.duration_ms_deviation);
-    let added = added.map(|added| added.widened(NINETY_FIVE * chance.unwrap_or(0.0)));
+    let added = added.map(|added| added.widened(FEW_WINDOWS * NINETY_FIVE * chance.unwrap_or(0.0)));
     let on_the_way = visits(&entry.service, snapshot, false).into_keys();
     let not_identified = on_the_way.filter(|service| effects.get(service).is_some_and(|effect| !effect.identified));
     EntryPrediction {

@@ -21,6 +21,10 @@ const MIN_CALIBRATING_MS: f64 = 0.05;
 /// What a model may be off by before it is fitted to what is measured: arrivals that come in waves, services that change.
 const MAY_BE_OFF: f64 = 0.2;
 
+/// Standard deviation of the logarithm of a wait then by what a change does that no queue alone knows: departures of one are
+/// the arrivals of the next. Chosen so that ranges hold what simulated meshes do (`compare/queueing`).
+const CHANGE_ERROR: f64 = 0.12;
+
 /// What changes at one service for one request, in milliseconds.
 pub(super) struct Effect {
     rate_then: f64,
@@ -131,7 +135,7 @@ fn refused(estimate: &Estimate, now: &Load, then: &Load) -> Option<f64> {
 fn wait(estimate: &Estimate, (now, model): (&Load, f64), (then, model_then): (&Load, f64)) -> Range {
     let (scale, of_scale) = calibration(estimate, now, model);
     let value = model_then * scale;
-    let deviation = interval::deviation(estimate, then).map(|deviation| deviation.hypot(of_scale));
+    let deviation = interval::deviation(estimate, then).map(|deviation| deviation.hypot(of_scale).hypot(CHANGE_ERROR));
     let above = deviation.map(|deviation| value * ((NINETY_FIVE * deviation).exp() - 1.0));
     let below = above.map_or(value, |above| value * above / (value + above).max(1e-12));
     Range { value, below, above: above.unwrap_or(f64::INFINITY) }
