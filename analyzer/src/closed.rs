@@ -65,7 +65,8 @@ struct ByThere {
 
 impl ByThere {
     fn of(requests: impl Iterator<Item = (i64, i64)>) -> Option<Self> {
-        let mut events: Vec<(i64, i32)> = requests.flat_map(|(start, end)| [(start, 1), (end.max(start), -1)]).collect();
+        let mut events: Vec<(i64, i32)> =
+            requests.flat_map(|(start, end)| [(start, 1), (end.max(start), -1)]).collect();
         if events.len() < 2 * MIN_REQUESTS {
             return None;
         }

@@ -198,7 +198,8 @@ fn closed(estimate: &Estimate, load: &Load) -> Option<f64> {
     let now = Load::now(estimate)?.arrival_rate_per_s.max(1e-9);
     let clients = f64::from(closed.clients) * load.arrival_rate_per_s / now;
     let parts = parts(estimate, load.servers)?;
-    let demand = |part: &Part| mva::Demand { service: load.service_time_ms * part.slower * part.share, servers: part.servers };
+    let demand =
+        |part: &Part| mva::Demand { service: load.service_time_ms * part.slower * part.share, servers: part.servers };
     let demands: Vec<mva::Demand> = parts.iter().map(demand).collect();
     let elsewhere = closed.think_time_ms + closed.elsewhere_ms;
     let wait = |clients: f64| {

@@ -48,8 +48,7 @@ impl Moments {
         let v = self.variance(mean);
         let mu3 = third - 3.0 * mean * second + 2.0 * mean.powi(3);
         let mu4 = fourth - 4.0 * mean * third + 6.0 * mean * mean * second - 3.0 * mean.powi(4);
-        let variance =
-            (mu4 - v * v) / mean.powi(4) + 4.0 * v.powi(3) / mean.powi(6) - 4.0 * v * mu3 / mean.powi(5);
+        let variance = (mu4 - v * v) / mean.powi(4) + 4.0 * v.powi(3) / mean.powi(6) - 4.0 * v * mu3 / mean.powi(5);
         Some((variance.max(0.0) / self.count).sqrt())
     }
 

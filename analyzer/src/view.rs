@@ -58,7 +58,9 @@ pub(crate) fn snapshot(window: &Window, names: &Names, findings: Vec<FindingView
         services,
         edges,
         findings,
-        requests: Arc::new(window.requests.iter().map(|request| request.named(|name| names.text(*name).into())).collect()),
+        requests: Arc::new(
+            window.requests.iter().map(|request| request.named(|name| names.text(*name).into())).collect(),
+        ),
         ..Snapshot::default()
     }
 }

@@ -27,7 +27,10 @@ const MIN_WAIT: f64 = 0.02;
 /// Prints errors against simulation by kind of arrivals, on seeds from `first_seed`.
 pub(crate) fn print(first_seed: u64, requests: usize) {
     println!("\n## G/G/c approximations, {requests} requests a case, seeds from {first_seed}\n");
-    println!("| arrivals | cases | {} |", APPROXIMATIONS.map(|(name, _)| format!("{name}: median, 90 %, worst")).join(" | "));
+    println!(
+        "| arrivals | cases | {} |",
+        APPROXIMATIONS.map(|(name, _)| format!("{name}: median, 90 %, worst")).join(" | ")
+    );
     println!("|---|---|{}", "---|".repeat(APPROXIMATIONS.len()));
     let mut seed = first_seed;
     for (name, laws) in arrivals() {
@@ -91,13 +94,11 @@ fn stations(arrivals: &[Law]) -> impl Iterator<Item = Station> {
         Law::Hyperexponential(4.0),
     ];
     let of = move |arrivals: Law| {
-        services.into_iter().filter(move |service| arrivals.scv() + service.scv() > 0.0).flat_map(
-            move |service| {
-                [1, 2, 4, 8, 16].into_iter().flat_map(move |servers| {
-                    [0.7, 0.8, 0.9, 0.95].map(|load| Station { arrivals, service, servers, load })
-                })
-            },
-        )
+        services.into_iter().filter(move |service| arrivals.scv() + service.scv() > 0.0).flat_map(move |service| {
+            [1, 2, 4, 8, 16]
+                .into_iter()
+                .flat_map(move |servers| [0.7, 0.8, 0.9, 0.95].map(|load| Station { arrivals, service, servers, load }))
+        })
     };
     arrivals.iter().copied().flat_map(of)
 }

@@ -56,9 +56,9 @@ pub(crate) fn visits(requests: &[Request], jitter: f64, seed: u64) -> Vec<Visit>
 /// Stations in order with servers from 1 to `most` and every law.
 pub(crate) fn clean(first_seed: u64, most: u32, loads: &[f64], jitter: f64) -> Score {
     let mut score = Score::default();
-    let stations = LAWS.into_iter().flat_map(|law| {
-        (1..=most).flat_map(move |servers| loads.iter().map(move |load| (law, servers, *load)))
-    });
+    let stations = LAWS
+        .into_iter()
+        .flat_map(|law| (1..=most).flat_map(move |servers| loads.iter().map(move |load| (law, servers, *load))));
     for (seed, (service, servers, load)) in (first_seed..).zip(stations) {
         let requests: Vec<Request> =
             Station { arrivals: Law::Exponential, service, servers, load }.run(seed, VISITS).collect();
@@ -146,8 +146,12 @@ pub(crate) fn refused_share(table: &BTreeMap<(usize, String), usize>, kind: Kind
 /// Prints [`clean`] with and without errors of the clocks, and [`told_apart`].
 pub(crate) fn print(first_seed: u64) {
     let loads = [0.3, 0.5, 0.7, 0.85, 0.95];
-    println!("\n## Clean stations in order: c 1 to 8, ρ {loads:?}, six laws, {VISITS} visits each, seeds from {first_seed}\n");
-    println!("| clocks off by | n | identified | c exact | ρ error %: median, 90 %, worst | refused |\n|---|---|---|---|---|---|");
+    println!(
+        "\n## Clean stations in order: c 1 to 8, ρ {loads:?}, six laws, {VISITS} visits each, seeds from {first_seed}\n"
+    );
+    println!(
+        "| clocks off by | n | identified | c exact | ρ error %: median, 90 %, worst | refused |\n|---|---|---|---|---|---|"
+    );
     let mut wrong = Vec::new();
     for (place, jitter) in [0.0, 0.01].into_iter().enumerate() {
         let score = clean(first_seed + 10_000 * place as u64, 8, &loads, jitter);
@@ -173,7 +177,8 @@ fn print_told_apart(first_seed: u64, runs: u64) {
     println!("| kind | should be | answers |\n|---|---|---|");
     let table = told_apart(first_seed, runs);
     for (place, kind) in Kind::ALL.into_iter().enumerate() {
-        let answers = table.iter().filter(|((of, _), _)| *of == place).map(|((_, answer), count)| format!("{answer}: {count}"));
+        let answers =
+            table.iter().filter(|((of, _), _)| *of == place).map(|((_, answer), count)| format!("{answer}: {count}"));
         let answers: Vec<String> = answers.collect();
         let refused = match kind.answer() {
             Answer::Refused => format!(" ({:.0} % refused)", 100.0 * refused_share(&table, kind)),

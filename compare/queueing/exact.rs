@@ -43,12 +43,18 @@ pub(crate) fn cases(first_seed: u64, requests: usize) -> Vec<Exact> {
             Exact { name: format!("{name}, ρ = {load}"), simulated: means.wait, exact: exact.unwrap_or(f64::NAN) }
         })
         .collect();
-    cases.extend([(1, 0.8, 5), (2, 0.9, 6), (4, 1.2, 10)].into_iter().zip(first_seed + 100..).flat_map(
-        |((servers, load, room), seed)| limited(servers, load, room, seed, requests),
-    ));
-    cases.extend([(Law::Exponential, 1), (Law::Erlang(4), 1), (Law::Hyperexponential(4.0), 2)].into_iter().zip(first_seed + 200..).map(
-        |((service, servers), seed)| shared(service, servers, seed, requests),
-    ));
+    cases.extend(
+        [(1, 0.8, 5), (2, 0.9, 6), (4, 1.2, 10)]
+            .into_iter()
+            .zip(first_seed + 100..)
+            .flat_map(|((servers, load, room), seed)| limited(servers, load, room, seed, requests)),
+    );
+    cases.extend(
+        [(Law::Exponential, 1), (Law::Erlang(4), 1), (Law::Hyperexponential(4.0), 2)]
+            .into_iter()
+            .zip(first_seed + 200..)
+            .map(|((service, servers), seed)| shared(service, servers, seed, requests)),
+    );
     cases
 }
 

@@ -28,9 +28,9 @@ pub(crate) struct Score {
 /// Stations of every law, with so many requests as spans.
 pub(crate) fn score(first_seed: u64, servers: &[u32], loads: &[f64], requests: usize, truth: usize) -> Score {
     let mut score = Score::default();
-    let stations = LAWS.into_iter().flat_map(|law| {
-        servers.iter().flat_map(move |servers| loads.iter().map(move |load| (law, *servers, *load)))
-    });
+    let stations = LAWS
+        .into_iter()
+        .flat_map(|law| servers.iter().flat_map(move |servers| loads.iter().map(move |load| (law, *servers, *load))));
     for (seed, (service, servers, load)) in (first_seed..).zip(stations) {
         let station = Station { arrivals: Law::Exponential, service, servers, load };
         let then = Station { load: 1.2 * load, ..station }.means(seed + 500_000, truth).wait * SERVICE_MS;
@@ -41,7 +41,9 @@ pub(crate) fn score(first_seed: u64, servers: &[u32], loads: &[f64], requests: u
         let error = predicted / then - 1.0;
         score.errors.add(error.abs());
         score.within += usize::from(low <= then && then <= high);
-        score.worst.push((error, format!("{service:?} c {servers} ρ {load} seed {seed}: {predicted:.2} for {then:.2} ms")));
+        score
+            .worst
+            .push((error, format!("{service:?} c {servers} ρ {load} seed {seed}: {predicted:.2} for {then:.2} ms")));
     }
     score.worst.sort_by(|a, b| b.0.abs().total_cmp(&a.0.abs()));
     score
@@ -58,8 +60,7 @@ fn predict(station: &Station, seed: u64, requests: usize) -> Option<(f64, f64, f
         kind: "server",
     };
     let snapshot = analyze((0..).zip(station.run(seed, requests)).map(row).collect())?;
-    let change =
-        Change { service: "station".into(), operation: None, arrivals: 1.2, servers: 0, service_time: 1.0 };
+    let change = Change { service: "station".into(), operation: None, arrivals: 1.2, servers: 0, service_time: 1.0 };
     let prediction = what_if(&snapshot, &change).ok()?;
     let found = prediction.services.first()?;
     let high = found.queue_wait_high_ms.unwrap_or(f64::INFINITY);
@@ -70,14 +71,18 @@ fn predict(station: &Station, seed: u64, requests: usize) -> Option<(f64, f64, f
 pub(crate) fn print(first_seed: u64) {
     let (servers, loads) = ([1, 2, 4, 8], [0.4, 0.5, 0.6, 0.7, 0.75]);
     println!("\n## The wait at +20 % load: c {servers:?}, ρ {loads:?} now, six laws, seeds from {first_seed}\n");
-    println!("| requests seen | n | refused | error %: median, 90 %, worst | 95 % range holds |\n|---|---|---|---|---|");
+    println!(
+        "| requests seen | n | refused | error %: median, 90 %, worst | 95 % range holds |\n|---|---|---|---|---|"
+    );
     let mut worst = Vec::new();
     for (place, requests) in (0..).zip([20_000, 60_000]) {
         let score = score(first_seed + 1_000 * place, &servers, &loads, requests, TRUTH);
         let n = score.errors.count();
         let within = 100.0 * score.within as f64 / n as f64;
         println!("| {requests} | {n} | {} | {} | {within:.0} % |", score.refused, score.errors.percents());
-        worst.extend(score.worst.into_iter().take(3).map(|(error, case)| format!("{requests}: {:+.0} % {case}", 100.0 * error)));
+        worst.extend(
+            score.worst.into_iter().take(3).map(|(error, case)| format!("{requests}: {:+.0} % {case}", 100.0 * error)),
+        );
     }
     println!("\nWorst:\n");
     worst.iter().for_each(|case| println!("- {case}"));

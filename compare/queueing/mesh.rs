@@ -8,7 +8,7 @@ use std::{
     collections::{BinaryHeap, VecDeque},
 };
 
-use rand::{SeedableRng, rngs::StdRng};
+use rand::{Rng, SeedableRng, rngs::StdRng};
 use weir_analyzer::{
     Snapshot,
     whatif::{Change, what_if},
@@ -39,7 +39,8 @@ struct Mesh {
     rate_per_s: f64,
 }
 
-const NETWORK_MS: f64 = 0.2;
+/// What a call takes to arrive, and an answer to come back, from and to: two that start at one moment arrive one after the other.
+const NETWORK_MS: [f64; 2] = [0.1, 0.3];
 
 fn service(name: &'static str, servers: u32, service_ms: f64, law: Law, calls: &'static [&'static [usize]]) -> Service {
     Service { name, servers, service_ms, law, calls }
@@ -79,6 +80,8 @@ struct Visit {
     service: usize,
     /// The visit that called it.
     parent: Option<usize>,
+    /// What the call took to arrive.
+    network: f64,
     arrived: f64,
     stage: usize,
     /// Calls of the stage that are not answered yet.
@@ -162,9 +165,11 @@ impl<'a> Simulation<'a> {
         }
     }
 
-    fn visit(&mut self, at: f64, request: usize, service: usize, parent: Option<usize>) {
-        self.visits.push(Visit { request, service, parent, arrived: at, stage: 0, open: 0, ended: 0.0 });
-        self.at(at, Event::Arrives(self.visits.len() - 1));
+    fn visit(&mut self, called: f64, request: usize, service: usize, parent: Option<usize>) {
+        let network = parent.map_or(0.0, |_| self.random.random_range(NETWORK_MS[0]..NETWORK_MS[1]));
+        let arrived = called + network;
+        self.visits.push(Visit { request, service, parent, network, arrived, stage: 0, open: 0, ended: 0.0 });
+        self.at(arrived, Event::Arrives(self.visits.len() - 1));
     }
 
     fn arrives(&mut self, now: f64, visit: usize) {
@@ -198,12 +203,12 @@ impl<'a> Simulation<'a> {
         if let Some(calls) = self.mesh.services[service].calls.get(stage) {
             self.visits[visit].stage += 1;
             self.visits[visit].open = calls.len();
-            calls.iter().for_each(|callee| self.visit(now + NETWORK_MS, request, *callee, Some(visit)));
+            calls.iter().for_each(|callee| self.visit(now, request, *callee, Some(visit)));
             return;
         }
         self.visits[visit].ended = now;
         if let Some(parent) = parent {
-            self.at(now + NETWORK_MS, Event::Answered(parent));
+            self.at(now + self.visits[visit].network, Event::Answered(parent));
         }
     }
 
@@ -235,7 +240,7 @@ fn spans(mesh: &Mesh, visits: &[Visit]) -> Vec<Row> {
             continue;
         };
         let caller = mesh.services[visits[parent].service].name;
-        let (start, end) = (visit.arrived - NETWORK_MS, visit.ended + NETWORK_MS);
+        let (start, end) = (visit.arrived - visit.network, visit.ended + visit.network);
         rows.push(row(2 * place + 1, 2 * (parent as u64 + 1), start, end, caller, "client"));
         rows.push(row(2 * place, 2 * place + 1, visit.arrived, visit.ended, name, "server"));
     }
@@ -290,7 +295,8 @@ fn visits_of(mesh: &Mesh, service: usize) -> f64 {
 fn changed(mesh: &Mesh, change: &Change) -> Mesh {
     let mut mesh = mesh.clone();
     mesh.rate_per_s *= change.arrivals;
-    let service = mesh.services.iter_mut().find(|service| service.name == change.service).expect("changes name services");
+    let service =
+        mesh.services.iter_mut().find(|service| service.name == change.service).expect("changes name services");
     service.servers = u32::try_from(i64::from(service.servers) + change.servers).expect("at least one is left");
     service.service_ms *= change.service_time;
     mesh
@@ -347,15 +353,21 @@ impl Score {
         let error = found / then - 1.0;
         self.errors.add(error.abs());
         self.of_change.add(((found - entry.response_time_ms) - (then - now)).abs() / now);
-        self.within += usize::from(entry.low_ms.unwrap_or(0.0) <= then && entry.high_ms.is_none_or(|high| then <= high));
-        self.cases.push((error, format!("{asked}: {found:.1} for {then:.1} ms (now {now:.1}, measured {:.1})", entry.response_time_ms)));
+        self.within +=
+            usize::from(entry.low_ms.unwrap_or(0.0) <= then && entry.high_ms.is_none_or(|high| then <= high));
+        self.cases.push((
+            error,
+            format!("{asked}: {found:.1} for {then:.1} ms (now {now:.1}, measured {:.1})", entry.response_time_ms),
+        ));
     }
 }
 
 /// Prints [`score`].
 pub(crate) fn print(first_seed: u64) {
     println!("\n## End-to-end what-if: three meshes through the whole analyzer, seeds from {first_seed}\n");
-    println!("| requests seen | n | refused | error of the response time then, %: median, 90 %, worst | of its change, % of now: median, 90 %, worst | 95 % range holds |");
+    println!(
+        "| requests seen | n | refused | error of the response time then, %: median, 90 %, worst | of its change, % of now: median, 90 %, worst | 95 % range holds |"
+    );
     println!("|---|---|---|---|---|---|");
     let mut rest = Vec::new();
     for (place, recorded) in (0..).zip([10_000, 40_000]) {
@@ -368,7 +380,9 @@ pub(crate) fn print(first_seed: u64) {
             score.errors.percents(),
             score.of_change.percents()
         );
-        rest.extend(score.cases.iter().take(6).map(|(error, case)| format!("{recorded}: {:+.1} % {case}", 100.0 * error)));
+        rest.extend(
+            score.cases.iter().take(6).map(|(error, case)| format!("{recorded}: {:+.1} % {case}", 100.0 * error)),
+        );
         rest.extend(score.refused.iter().take(12).map(|case| format!("{recorded}: refused: {case}")));
     }
     println!("\nWorst, and refused:\n");

@@ -33,9 +33,7 @@ pub(crate) struct Deviations {
 impl Deviations {
     pub(crate) fn of(estimate: &Estimate) -> Self {
         let (samples, ca2, cs2, of_ca2, of_cs2) = match &estimate.steady {
-            Some(steady) => {
-                (steady.samples as f64, steady.ca2, steady.cs2, steady.ca2_deviation, steady.cs2_deviation)
-            }
+            Some(steady) => (steady.samples as f64, steady.ca2, steady.cs2, steady.ca2_deviation, steady.cs2_deviation),
             None => (
                 estimate.samples as f64,
                 estimate.ca2.unwrap_or(1.0),
@@ -47,7 +45,8 @@ impl Deviations {
         let known = estimate.service_time_ms.zip(estimate.service_time_ms_error).filter(|_| estimate.steady.is_none());
         Self {
             arrival_rate: (ca2 / samples.max(1.0)).sqrt(),
-            service_time: known.map_or((cs2 / samples.max(1.0)).sqrt(), |(ms, error)| error / NINETY_FIVE / ms.max(1e-12)),
+            service_time: known
+                .map_or((cs2 / samples.max(1.0)).sqrt(), |(ms, error)| error / NINETY_FIVE / ms.max(1e-12)),
             ca2: of_ca2,
             cs2: of_cs2,
         }

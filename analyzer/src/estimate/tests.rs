@@ -25,12 +25,8 @@ fn window(station: &Station, discipline: Discipline, seed: u64) -> ServiceWindow
         replica.service_ms.add(served);
         replica.wait_ms.add(wait);
     }
-    service.known = Known::Identified {
-        servers: NonZeroU32::new(station.servers).unwrap(),
-        replicas: 1,
-        discipline,
-        margin: 5.0,
-    };
+    service.known =
+        Known::Identified { servers: NonZeroU32::new(station.servers).unwrap(), replicas: 1, discipline, margin: 5.0 };
     let between_ms = replica.between_ms;
     service.station = StationWindow {
         steady: Some(stations::Steady {
@@ -115,7 +111,11 @@ fn few_clients_are_solved_as_a_closed_network() {
     let mut looped = window(&station, Discipline::Fifo, 8);
     looped.station.closed = Some(crate::closed::Closed { clients: 1, think_ns: 1e6 });
     let found = of(&looped, &Names::default(), SECONDS);
-    assert_eq!((found.model.as_str(), found.queue_wait_ms.predicted), ("mva", Some(0.0)), "one client waits for nobody");
+    assert_eq!(
+        (found.model.as_str(), found.queue_wait_ms.predicted),
+        ("mva", Some(0.0)),
+        "one client waits for nobody"
+    );
 }
 
 #[test]

@@ -11,9 +11,7 @@ use crate::queueing::{
 
 #[test]
 fn laws_have_the_mean_and_variation_they_say() {
-    for law in
-        [Law::Exponential, Law::Erlang(4), Law::Hyperexponential(4.0), Law::Lognormal(4.0), Law::Deterministic]
-    {
+    for law in [Law::Exponential, Law::Erlang(4), Law::Hyperexponential(4.0), Law::Lognormal(4.0), Law::Deterministic] {
         let mut random = StdRng::seed_from_u64(1);
         let samples: Vec<f64> = (0..400_000).map(|_| law.sample(&mut random)).collect();
         let mean = samples.iter().sum::<f64>() / samples.len() as f64;

@@ -93,9 +93,7 @@ fn sharing_is_told_from_queueing() {
     for (seed, station) in grid().filter(|(_, station)| station.load > 0.6) {
         n += 1;
         match identify(&visits(station.run_shared(seed, VISITS), 0.0)) {
-            Ok(found)
-                if found.discipline == Discipline::ProcessorSharing && found.servers.get() == station.servers =>
-            {
+            Ok(found) if found.discipline == Discipline::ProcessorSharing && found.servers.get() == station.servers => {
                 right += 1
             }
             other => println!("seed {seed} shared {station:?}: {other:?}"),

@@ -6,10 +6,7 @@
 
 use std::collections::VecDeque;
 
-use crate::{
-    moments::Moments,
-    window::ServiceWindow,
-};
+use crate::{moments::Moments, window::ServiceWindow};
 
 /// Windows kept, 200 bytes each: five minutes at 10 s.
 const MAX_WINDOWS: usize = 30;

@@ -98,12 +98,8 @@ impl Change {
             }
         }
         self.validate_servers(&service.estimate)?;
-        let whole = Factors {
-            arrivals: self.arrivals,
-            service_time: self.service_time,
-            cs2: 1.0,
-            servers: self.servers,
-        };
+        let whole =
+            Factors { arrivals: self.arrivals, service_time: self.service_time, cs2: 1.0, servers: self.servers };
         match &self.operation {
             None => Ok(whole),
             Some(operation) => self.of_operation(operation, &service.estimate.operations, whole),
@@ -126,13 +122,17 @@ impl Change {
 
     /// The mix with more or longer requests of one operation beside the mix now.
     fn of_operation(&self, name: &str, all: &[OperationTime], whole: Factors) -> Result<Factors, WhatIfError> {
-        let then: Vec<OperationTime> = all.iter().cloned().map(|mut operation| {
-            if operation.operation == name {
-                operation.share *= self.arrivals;
-                operation.service_time_ms *= self.service_time;
-            }
-            operation
-        }).collect();
+        let then: Vec<OperationTime> = all
+            .iter()
+            .cloned()
+            .map(|mut operation| {
+                if operation.operation == name {
+                    operation.share *= self.arrivals;
+                    operation.service_time_ms *= self.service_time;
+                }
+                operation
+            })
+            .collect();
         let (mixed, mixed_then) = (Mix::of(all), Mix::of(&then));
         match mixed.zip(mixed_then).filter(|_| all.iter().any(|operation| operation.operation == name)) {
             Some((now, then)) => Ok(Factors {
@@ -141,9 +141,7 @@ impl Change {
                 cs2: if now.cs2 > 0.0 { then.cs2 / now.cs2 } else { 1.0 },
                 ..whole
             }),
-            None => {
-                Err(WhatIfError::NoSuchOperation { service: self.service.clone(), operation: name.to_owned() })
-            }
+            None => Err(WhatIfError::NoSuchOperation { service: self.service.clone(), operation: name.to_owned() }),
         }
     }
 }
@@ -159,7 +157,8 @@ impl Mix {
     fn of(operations: &[OperationTime]) -> Option<Self> {
         let share: f64 = operations.iter().map(|o| o.share).sum();
         let mean = operations.iter().map(|o| o.share * o.service_time_ms).sum::<f64>() / share;
-        let second = operations.iter().map(|o| o.share * o.service_time_ms.powi(2) * (1.0 + o.cs2)).sum::<f64>() / share;
+        let second =
+            operations.iter().map(|o| o.share * o.service_time_ms.powi(2) * (1.0 + o.cs2)).sum::<f64>() / share;
         (share > 0.0 && mean > 0.0).then(|| Self { share, mean, cs2: (second / (mean * mean) - 1.0).max(0.0) })
     }
 }

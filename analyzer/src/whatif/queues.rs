@@ -162,7 +162,8 @@ fn measured(estimate: &Estimate) -> Option<(f64, f64)> {
 
 /// What a request takes more: the wait then less the one that it waited, and the service time's change.
 fn added(estimate: &Estimate, (now, then): (&Load, &Load), wait: Range) -> Range {
-    let waited = measured(estimate).map_or_else(|| queue_wait_ms(estimate, now).unwrap_or(wait.value), |(wait, _)| wait);
+    let waited =
+        measured(estimate).map_or_else(|| queue_wait_ms(estimate, now).unwrap_or(wait.value), |(wait, _)| wait);
     let longer = then.service_time_ms - now.service_time_ms;
     // S is known to some percent, and so is what it changes by
     let error = estimate.service_time_ms_error.unwrap_or(0.0) / estimate.service_time_ms.unwrap_or(1.0).max(1e-12);

@@ -4,8 +4,8 @@ use std::num::NonZeroU32;
 
 use super::*;
 use crate::{
-    snapshot::Estimate,
     queueing::mmc,
+    snapshot::Estimate,
     snapshot::{EdgeView, QueueWait},
 };
 
@@ -69,10 +69,7 @@ fn nothing_changes_when_nothing_is_changed() {
 #[test]
 fn more_arrivals_reach_all_who_are_called_and_are_waited_for_where_they_block() {
     let found = what_if(&mesh(), &Change { arrivals: 1.1, ..change("gateway") }).unwrap();
-    assert_eq!(
-        found.services.iter().map(|s| s.service.as_str()).collect::<Vec<_>>(),
-        ["cache", "gateway", "tagger"]
-    );
+    assert_eq!(found.services.iter().map(|s| s.service.as_str()).collect::<Vec<_>>(), ["cache", "gateway", "tagger"]);
     let tagger = &found.services[2];
     assert!((tagger.arrival_rate_per_s_then - 88.0).abs() < 1e-9);
     assert!((tagger.queue_wait_ms_then.unwrap() - wait_of(88.0, 20.0, 2)).abs() < 1e-9);
