@@ -67,3 +67,30 @@ fn what_a_change_does_to_a_mesh_is_predicted_from_spans() {
     println!("seeds from 60000: {} {:?} {:?}", score.errors.percents(), score.cases, score.refused);
     assert!(score.errors.count() >= 8 && score.errors.median() <= 0.1);
 }
+
+#[test]
+fn growth_gives_the_time_to_saturation() {
+    use rand::{SeedableRng, rngs::StdRng};
+    use simulation::Law;
+
+    // from 20 to 58 a second in 190 s at a server that takes 10 ms: full at 100, 210 s later
+    let mut random = StdRng::seed_from_u64(12);
+    let (mut now, mut free, mut rows) = (0.0_f64, 0.0_f64, Vec::new());
+    while now < 195.0 {
+        now += Law::Exponential.sample(&mut random) / (20.0 + 0.2 * now);
+        free = free.max(now) + 0.01 * Law::Exponential.sample(&mut random);
+        let (id, start, end) = (rows.len() as u64 + 1, (now * 1e9) as i64, (free * 1e9) as i64);
+        rows.push(spans::Row { trace: u128::from(id), id, parent: 0, start, end, service: "station", kind: "server" });
+    }
+    let snapshot = spans::analyze(rows).expect("windows were closed");
+    let estimate = &snapshot.services[0].estimate;
+    println!("seed 12: {:?} {:?}", estimate.servers, estimate.capacity);
+    let capacity = estimate.capacity.as_ref().expect("its server is identified");
+    assert!((capacity.saturation_rate_per_s / 100.0 - 1.0).abs() < 0.1);
+    let [low, until, high] = [
+        capacity.time_to_saturation_low_s.expect("it grows"),
+        capacity.time_to_saturation_s.expect("it grows"),
+        capacity.time_to_saturation_high_s.expect("it grows"),
+    ];
+    assert!(low < until && until < high && low < 210.0 && 210.0 < high, "{low} {until} {high}");
+}
