@@ -225,7 +225,7 @@ pub struct Capacity {
     pub growth_seen_s: Option<f64>,
     /// Seconds until saturation if that goes on; `None` without growth, or when it lies too far off to be said.
     pub time_to_saturation_s: Option<f64>,
-    /// If it grows as fast as its interval allows.
+    /// If it grows as fast as its interval allows. That S, too, is known to some percent only is not in it.
     pub time_to_saturation_low_s: Option<f64>,
     /// As slowly.
     pub time_to_saturation_high_s: Option<f64>,
