@@ -204,6 +204,9 @@ pub struct WhatIfArgs {
     /// The service that changes
     #[arg(long, value_name = "S")]
     pub service: String,
+    /// Only this operation of it: its arrivals, its service time
+    #[arg(long, value_name = "NAME")]
+    pub operation: Option<String>,
     /// Its arrivals times this, e.g. ×1.5; the calls it makes grow with them
     #[arg(long, value_name = "×F", value_parser = factor)]
     pub arrivals: Option<f64>,

@@ -22,6 +22,7 @@ use crate::{
 pub async fn run(args: WhatIfArgs) -> Result<Exit, anyhow::Error> {
     let change = Change {
         service: args.service.clone(),
+        operation: args.operation.clone(),
         arrivals: args.arrivals.unwrap_or(1.0),
         servers: args.servers.unwrap_or(0),
         service_time: args.service_time.unwrap_or(1.0),
@@ -44,12 +45,13 @@ pub async fn run(args: WhatIfArgs) -> Result<Exit, anyhow::Error> {
 }
 
 async fn of_server(server: &Server, change: &Change) -> Result<Prediction, anyhow::Error> {
-    let fields = [
+    let mut fields = vec![
         ("service", change.service.clone()),
         ("arrivals", change.arrivals.to_string()),
         ("servers", change.servers.to_string()),
         ("service_time", change.service_time.to_string()),
     ];
+    fields.extend(change.operation.iter().map(|operation| ("operation", operation.clone())));
     server.get("/api/v1/whatif", &fields).await
 }
 

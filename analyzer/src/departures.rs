@@ -44,7 +44,8 @@ pub struct Served {
 pub fn reconstruct(visits: &[Visit], servers: NonZeroU32) -> Vec<Served> {
     let c = servers.get() as usize;
     let mut by_arrival: Vec<usize> = (0..visits.len()).collect();
-    by_arrival.sort_by_key(|i| (visits[*i].arrival, visits[*i].departure));
+    // of those that came at one moment the order given counts
+    by_arrival.sort_by_key(|i| visits[*i].arrival);
     // when each server is free again, the first on top
     let mut free = BinaryHeap::with_capacity(c);
     let mut served = vec![Served::default(); visits.len()];

@@ -251,6 +251,8 @@ fn service_report(name: &str, views: &[ServiceView]) -> ServiceReport {
             observed: wait(|w| w.observed),
             observed_proxy: wait(|w| w.observed_proxy),
             observed_app: wait(|w| w.observed_app),
+            predicted_low: wait(|w| w.predicted_low),
+            predicted_high: wait(|w| w.predicted_high),
         },
         headroom: middle(&|e| e.headroom),
         model: last.map_or_else(|| "unknown".to_owned(), |e| e.model.clone()),

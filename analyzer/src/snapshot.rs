@@ -1,10 +1,17 @@
 //! [`Snapshot`]: what the analyzer knows at the end of a window, for pages, API and commands.
 
+mod estimate;
+
+use std::sync::Arc;
+
+pub use estimate::{
+    Capacity, Closed, Estimate, Limited, OperationTime, QueueWait, ReplicaEstimate, Scaling, Steady, WhatIf,
+};
 use serde::{Deserialize, Serialize};
 use weir_policy::{Policy, PolicySet};
 use weir_schema::UnixNanos;
 
-use crate::lm::LmView;
+use crate::{lm::LmView, retiming::Request};
 
 /// The mesh at the end of a window.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -25,6 +32,9 @@ pub struct Snapshot {
     pub control: ControlView,
     /// What was counted.
     pub counters: Counters,
+    /// Some whole requests of the last windows, for what-if; not part of the JSON.
+    #[serde(skip)]
+    pub requests: Arc<Vec<Request<Arc<str>>>>,
 }
 
 /// What stands at a node of the graph.
@@ -173,67 +183,6 @@ pub struct OperationView {
     pub duration_ms_p95: f64,
     /// 99th percentile.
     pub duration_ms_p99: f64,
-}
-
-/// The queue of a service: what was measured, which model, and how sure.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Estimate {
-    /// λ.
-    pub arrival_rate_per_s: f64,
-    /// S; `None` when it cannot be identified.
-    pub service_time_ms: Option<f64>,
-    /// Half the width of the 95 % interval of S.
-    #[serde(default)]
-    pub service_time_ms_error: Option<f64>,
-    /// c, of all replicas together.
-    pub servers: Option<u32>,
-    /// Replicas, each with a queue of its own; 1 when they are taken together.
-    #[serde(default)]
-    pub replicas: Option<u32>,
-    /// ρ = λS/c.
-    pub utilization: Option<f64>,
-    /// Wq.
-    pub queue_wait_ms: QueueWait,
-    /// Squared coefficient of variation of the times between arrivals.
-    pub ca2: Option<f64>,
-    /// The same of service times.
-    pub cs2: Option<f64>,
-    /// How much λ may grow, as a share, until ρ reaches 1.
-    pub headroom: Option<f64>,
-    /// `gg1`, `ggc`, `ps` (shared) or `unknown`.
-    pub model: String,
-    /// How S and c were found.
-    pub rule: String,
-    /// Probability that the estimate holds.
-    pub confidence: f64,
-    /// Spans behind it.
-    pub samples: u64,
-    /// Why something is not identifiable.
-    pub reason: Option<String>,
-    /// The wait under more load.
-    pub what_if: Vec<WhatIf>,
-}
-
-/// The wait before service, predicted and measured.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct QueueWait {
-    /// By the model.
-    pub predicted: Option<f64>,
-    /// In proxy and application together.
-    pub observed: Option<f64>,
-    /// In the proxy.
-    pub observed_proxy: Option<f64>,
-    /// For the application's own workers, reconstructed.
-    pub observed_app: Option<f64>,
-}
-
-/// The predicted wait when arrivals grow.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct WhatIf {
-    /// λ is multiplied by this.
-    pub load_factor: f64,
-    /// Wq then; `None` when the queue would grow without bound.
-    pub queue_wait_ms: Option<f64>,
 }
 
 /// One edge of the graph.

@@ -15,6 +15,9 @@ pub(crate) use crate::names::{Name, Names};
 /// What proxies report, in want of a status, for a client that left before the answer.
 const CLIENT_CLOSED_REQUEST: i32 = 499;
 
+/// Why a proxy sheds what has no room, of all its reasons.
+const WANT_OF_ROOM: [&str; 4] = ["queue_full", "queue_timeout", "deadline_unmeetable", "displaced"];
+
 /// The gRPC status of a call that its caller gave up.
 const GRPC_CANCELLED: i32 = 1;
 
@@ -54,6 +57,8 @@ pub(crate) struct Span {
     pub(crate) queue_wait_ns: Option<i64>,
     /// Whether the proxy turned it away.
     pub(crate) shed: bool,
+    /// Whether it did so for want of room: a limit on who may be there was reached.
+    pub(crate) refused: bool,
     pub(crate) input_tokens: i64,
     pub(crate) output_tokens: i64,
     pub(crate) first_token_ns: Option<i64>,
@@ -80,6 +85,7 @@ impl Default for Span {
             instance: None,
             queue_wait_ns: None,
             shed: false,
+            refused: false,
             input_tokens: 0,
             output_tokens: 0,
             first_token_ns: None,
@@ -265,6 +271,7 @@ impl<'a> SpanColumns<'a> {
             // what a hostile sender says does not reach beyond its span
             queue_wait_ns: long(self.queue_wait, row).map(|wait| wait.clamp(0, duration_ns)),
             shed: action.is_some_and(|action| !matches!(action, "admitted" | "queued")),
+            refused: action.is_some_and(|action| WANT_OF_ROOM.contains(&action)),
             input_tokens: long(self.input_tokens, row).unwrap_or(0).max(0),
             output_tokens: long(self.output_tokens, row).unwrap_or(0).max(0),
             first_token_ns: long(self.first_token, row),

@@ -1,36 +1,25 @@
 //! From a closed window to the [`Snapshot`] that people see.
 
-use std::{collections::BTreeMap, num::NonZeroU32};
+use std::{collections::BTreeMap, sync::Arc};
 
 use hashbrown::HashSet;
 use weir_policy::PolicySet;
 
 use crate::{
-    analyzer::{mean, middle, moments},
+    analyzer::{mean, middle},
+    estimate,
     findings::Kind,
-    model::queue_wait_ms,
     reach,
-    servers::Discipline,
     snapshot::{
         BreakerView, ControlView, EdgeView, Estimate, FindingState, FindingView, Health, NodeKind, OperationView,
-        QueueWait, ServiceView, Snapshot, WhatIf,
+        ServiceView, Snapshot,
     },
     spans::{Name, Names},
-    stations::Known,
     window::{EdgeWindow, ServiceWindow, Window},
 };
 
-/// Loads the wait is predicted for.
-const LOAD_FACTORS: [f64; 4] = [1.1, 1.2, 1.5, 2.0];
-
 /// 10 min: as long as people look back when they ask where a service went.
 const CARRIED_NS: i64 = 600_000_000_000;
-
-/// Standard deviations between the best and the next best explanation of a station.
-const SURE_MARGIN: f64 = 1.0;
-
-/// Samples at which an estimate is as sure as its rule allows.
-const SURE_SAMPLES: f64 = 200.0;
 
 pub(crate) fn snapshot(window: &Window, names: &Names) -> Snapshot {
     let seconds = window.length_ns as f64 / 1e9;
@@ -56,6 +45,9 @@ pub(crate) fn snapshot(window: &Window, names: &Names) -> Snapshot {
         window_ms: u64::try_from(window.length_ns / 1_000_000).unwrap_or(0),
         services,
         edges,
+        requests: Arc::new(
+            window.requests.iter().map(|request| request.named(|name| names.text(*name).into())).collect(),
+        ),
         ..Snapshot::default()
     }
 }
@@ -139,6 +131,9 @@ pub(crate) fn regulate(snapshot: &mut Snapshot, policy: &PolicySet, control: Con
     for service in &mut snapshot.services {
         let limit = policy.for_service(&service.service).and_then(|p| p.concurrency_limit);
         service.limit = limit.map(|limit| limit.limit.get());
+        if let Some(limit) = limit {
+            estimate::limits::under_policy(service, limit.limit.get(), limit.queue);
+        }
     }
     for edge in snapshot.edges.iter_mut().filter(|edge| edge.breaker.is_none()) {
         let set = policy.for_service(&edge.callee).and_then(|p| p.breaker);
@@ -170,7 +165,7 @@ fn service_view(service: &ServiceWindow, names: &Names, seconds: f64) -> Service
         duration_ms_p50: quantile(0.5),
         duration_ms_p95: quantile(0.95),
         duration_ms_p99: quantile(0.99),
-        estimate: estimate(service, seconds),
+        estimate: estimate::of(service, names, seconds),
         operations,
         instances,
         in_flight: service.busy_ns / (seconds * 1e9),
@@ -182,99 +177,6 @@ fn service_view(service: &ServiceWindow, names: &Names, seconds: f64) -> Service
         time_to_first_token_ms_p50: service.first_token_ms.quantile(0.5),
         lm: service.lm.clone(),
         ..ServiceView::default()
-    }
-}
-
-/// λ from completions, S and the wait from departures where c is known.
-fn estimate(service: &ServiceWindow, seconds: f64) -> Estimate {
-    let served = service.requests - service.shed;
-    let arrival_rate_per_s = served as f64 / seconds;
-    let observed_proxy = mean(&service.proxy_wait_ms);
-    let ca2 = moments(&service.interarrival_ms).map(|(_, ca2)| ca2);
-    let unknown = Estimate {
-        arrival_rate_per_s,
-        ca2,
-        samples: served,
-        model: "unknown".into(),
-        rule: "none".into(),
-        queue_wait_ms: QueueWait { observed: observed_proxy, observed_proxy, ..QueueWait::default() },
-        ..Estimate::default()
-    };
-    let (rule, servers) = match rule(&service.known) {
-        Ok(known) => known,
-        Err(reason) => return Estimate { reason: Some(reason), ..unknown },
-    };
-    let Some((service_ms, cs2)) = service.service_time() else {
-        return Estimate { reason: Some("too few requests".into()), ..unknown };
-    };
-    let c = f64::from(servers.get());
-    let utilization = arrival_rate_per_s * service_ms / 1e3 / c;
-    let model = match (rule.discipline, servers.get()) {
-        (Discipline::ProcessorSharing, _) => "ps",
-        (Discipline::Fifo, 1) => "gg1",
-        (Discipline::Fifo, _) => "ggc",
-    };
-    let observed_app = mean(&service.app_wait_ms);
-    let observed = Some(observed_app.unwrap_or(0.0) + observed_proxy.unwrap_or(0.0));
-    // 95 % of the interval of the mean: of this window's requests, and of those that identified c
-    let error = 1.96 * (cs2 / service.service_ms.len().max(1) as f64).sqrt();
-    let estimate = Estimate {
-        service_time_ms: Some(service_ms),
-        service_time_ms_error: Some(service_ms * error),
-        servers: Some(servers.get()),
-        replicas: Some(rule.replicas),
-        utilization: Some(utilization),
-        queue_wait_ms: QueueWait { predicted: None, observed, observed_proxy, observed_app },
-        cs2: Some(cs2),
-        headroom: Some(1.0 / utilization.max(1e-9) - 1.0),
-        model: model.into(),
-        rule: rule.name.into(),
-        confidence: rule.confidence * (served as f64 / SURE_SAMPLES).min(1.0),
-        ..unknown
-    };
-    predicted(estimate)
-}
-
-/// The wait by the model, at this load and at more.
-fn predicted(mut estimate: Estimate) -> Estimate {
-    let (Some(service_ms), Some(servers)) = (estimate.service_time_ms, estimate.servers) else { return estimate };
-    let wait = |load: f64| queue_wait_ms(&estimate, load * estimate.arrival_rate_per_s, service_ms, servers);
-    let what_if = LOAD_FACTORS.map(|load_factor| WhatIf { load_factor, queue_wait_ms: wait(load_factor) });
-    estimate.queue_wait_ms.predicted = wait(1.0);
-    estimate.what_if = what_if.to_vec();
-    estimate
-}
-
-/// How c was found.
-struct Rule {
-    name: &'static str,
-    replicas: u32,
-    discipline: Discipline,
-    confidence: f64,
-}
-
-fn rule(known: &Known) -> Result<(Rule, NonZeroU32), String> {
-    match known {
-        Known::Configured(servers) => Ok((
-            Rule {
-                name: "departures with configured servers",
-                replicas: 1,
-                discipline: Discipline::Fifo,
-                confidence: 0.9,
-            },
-            *servers,
-        )),
-        Known::Identified { servers, replicas, discipline, margin } => {
-            let name = match discipline {
-                Discipline::Fifo => "departures, served in order",
-                Discipline::ProcessorSharing => "departures, shared",
-            };
-            // chosen with care, not fitted: of simulated stations in order 96 of 96 were right, of shared ones 69 of 72
-            let confidence = if *margin > SURE_MARGIN { 0.9 } else { 0.7 };
-            Ok((Rule { name, replicas: *replicas, discipline: *discipline, confidence }, *servers))
-        }
-        Known::Unknown(reason) => Err(format!("{reason}; analyzer.servers can say it")),
-        Known::Unseen => Err("no request was seen yet".into()),
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! All of it adds up: the state of two sets of requests merged is the state of their union.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use hashbrown::HashMap;
 use weir_schema::UnixNanos;
@@ -13,10 +13,11 @@ use crate::{
     held::Call,
     lm::LmView,
     names::OTHER,
+    retiming::Request,
     sketch::{Sketch, bucket_of},
     snapshot::NodeKind,
     spans::{Name, Span},
-    stations::Known,
+    stations::{Known, StationWindow},
 };
 
 /// Operations of one service that are told apart in one window; further ones are [`OTHER`]: paths with ids in them.
@@ -56,6 +57,10 @@ pub(crate) struct ServiceWindow {
     pub(crate) app_wait_ms: Vec<f64>,
     pub(crate) proxy_wait_ms: Vec<f64>,
     pub(crate) interarrival_ms: Vec<f64>,
+    /// What its stations say.
+    pub(crate) station: StationWindow,
+    /// Of those that were shed, how many for want of room.
+    pub(crate) refused: u64,
     pub(crate) operations: BTreeMap<(Name, Name), (u64, u64, Sketch)>,
     /// Each replica by itself; what spans do not say the replica of is in none.
     pub(crate) by_instance: BTreeMap<Name, InstanceWindow>,
@@ -107,6 +112,8 @@ pub(crate) struct Window {
     pub(crate) edges: BTreeMap<(Name, Name), EdgeWindow>,
     /// Requests by the service and operation they entered by.
     pub(crate) entries: BTreeMap<(Name, Name), EntryWindow>,
+    /// Some whole requests of the last windows.
+    pub(crate) requests: Arc<Vec<Request<Name>>>,
 }
 
 /// Edges as they are gathered.
@@ -199,6 +206,7 @@ impl ServiceWindow {
         self.errors += other.errors;
         self.own_errors += other.own_errors;
         self.shed += other.shed;
+        self.refused += other.refused;
         self.sampled += other.sampled;
         self.busy_ns += other.busy_ns;
         self.cut_service_ms += other.cut_service_ms;
@@ -242,6 +250,7 @@ pub(crate) fn add_request(service: &mut ServiceWindow, span: &Span, own_ns: i64,
     service.errors += errors;
     service.own_errors += if !call_failed && !span.shed && !span.abandoned { errors } else { 0 };
     service.shed += if span.shed { weight } else { 0 };
+    service.refused += if span.refused { weight } else { 0 };
     service.sampled += u64::from(span.weight > 1);
     service.input_tokens += span.input_tokens.saturating_mul(times);
     service.output_tokens += span.output_tokens.saturating_mul(times);

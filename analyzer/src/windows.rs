@@ -8,9 +8,12 @@
 //! spans that end later are not looked at, whether they have come or not. So the answer is the same
 //! live, where they have not, and replayed, where they have.
 
+mod requests;
+
 use std::{collections::BTreeMap, num::NonZeroU32};
 
 use hashbrown::{HashMap, HashSet};
+use requests::Sampled;
 use weir_schema::UnixNanos;
 
 use crate::{
@@ -47,6 +50,7 @@ pub(crate) struct Windows {
     closed_until: Option<i64>,
     stations: Stations,
     lm: LmServices,
+    sampled: Sampled,
     /// Services that sent spans, and peers that one of them answered for.
     senders: HashSet<Name, foldhash::fast::RandomState>,
     orphans: Vec<Orphan>,
@@ -108,6 +112,7 @@ impl Windows {
             closed_until: None,
             stations: Stations::default(),
             lm: LmServices::default(),
+            sampled: Sampled::default(),
             senders: HashSet::default(),
             orphans: Vec::new(),
             calls: Calls::default(),
@@ -222,6 +227,8 @@ impl Windows {
         self.stations.identify(end, |name| servers.contains_key(&name));
         self.lm.close(end);
         window.services.iter_mut().for_each(|(name, service)| service.lm = self.lm.view(*name));
+        self.sampled.window(&open.spans, held, end);
+        window.requests = self.sampled.requests();
         window.fold_least();
         window
     }
@@ -384,7 +391,8 @@ fn ended(span: &Span, own_ns: i64, call_failed: bool) -> Option<Ended> {
     // a client that leaves while a call is under way leaves that call: the work here was done
     let gave_up = span.abandoned && !call_failed;
     let visit = Visit { arrival, departure: arrival + own_ns, gave_up };
-    (!span.shed).then_some(Ended { visit, instance: span.instance, end: span.end() })
+    let ended = Ended { visit, instance: span.instance, operation: span.operation, start: span.start, end: span.end() };
+    (!span.shed).then_some(ended)
 }
 
 fn between_arrivals(visits: &[Ended]) -> Vec<f64> {

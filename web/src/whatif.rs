@@ -9,15 +9,16 @@ use crate::{error::ApiError, fields::Fields};
 
 /// Solves the mesh with what the address asks for.
 pub(crate) fn of(fields: &Fields, snapshot: &Snapshot) -> Result<Prediction, ApiError> {
-    fields.only(&["service", "arrivals", "servers", "service_time"])?;
+    fields.only(&["service", "operation", "arrivals", "servers", "service_time"])?;
     let change = Change {
         service: fields.required("service")?.to_owned(),
+        operation: fields.get("operation").map(str::to_owned),
         arrivals: fields.number("arrivals")?.unwrap_or(1.0),
         servers: whole(fields, "servers")?,
         service_time: fields.number("service_time")?.unwrap_or(1.0),
     };
     what_if(snapshot, &change).map_err(|error| match error {
-        WhatIfError::NoSuchService(_) => ApiError::not_found(error.to_string()),
+        WhatIfError::NoSuchService(_) | WhatIfError::NoSuchOperation { .. } => ApiError::not_found(error.to_string()),
         _ => ApiError::bad_request(error.to_string()),
     })
 }

@@ -240,11 +240,8 @@ fn servers_are_found_where_nobody_said_them() {
     for service in CHAIN {
         let service = full.services.iter().find(|s| s.service == service).unwrap();
         let estimate = &service.estimate;
-        assert_eq!(
-            (estimate.servers, estimate.replicas, estimate.model.as_str()),
-            (Some(4), Some(1), "ggc"),
-            "{service:?}"
-        );
+        assert_eq!((estimate.servers, estimate.replicas), (Some(4), Some(1)), "{service:?}");
+        assert!(matches!(estimate.model.as_str(), "mmc" | "ggc"), "{service:?}");
         let (s, rho) = (estimate.service_time_ms.unwrap(), estimate.utilization.unwrap());
         assert!((s - 20.0).abs() < 4.0 && (rho - 0.75).abs() < 0.2, "{}: S {s} ρ {rho}", service.service);
     }

@@ -12,4 +12,6 @@ pub mod mva;
 pub mod ps;
 #[cfg(test)]
 pub(crate) mod simulation;
+#[cfg(test)]
+mod simulation_tests;
 pub mod usl;

@@ -90,6 +90,12 @@ impl Station {
 
     /// The same station shared by all who are there, in order of departure. `start` is that of service: at once.
     pub(crate) fn run_shared(&self, seed: u64, requests: usize) -> Vec<Request> {
+        let servers = f64::from(self.servers);
+        self.run_slowed(seed, requests, |there| (servers / there as f64).min(1.0))
+    }
+
+    /// The same where each goes on at `share(n)` of the speed of being alone when n are there.
+    pub(crate) fn run_slowed(&self, seed: u64, requests: usize, share: impl Fn(usize) -> f64) -> Vec<Request> {
         let Self { arrivals, service, servers, load } = *self;
         let mut random = StdRng::seed_from_u64(seed);
         let between = 1.0 / (load * f64::from(servers));
@@ -98,7 +104,7 @@ impl Station {
         let (mut now, mut next) = (0.0, arrivals.sample(&mut random) * between);
         let mut done = Vec::with_capacity(requests);
         while done.len() < requests {
-            let share = (f64::from(servers) / there.len().max(1) as f64).min(1.0);
+            let share = share(there.len().max(1));
             let first = (0..there.len()).min_by(|a, b| there[*a].1.total_cmp(&there[*b].1));
             let departs = first.map_or(f64::INFINITY, |first| now + there[first].1 / share);
             let until = departs.min(next);
@@ -193,52 +199,5 @@ impl Moments {
 
     fn scv(&self) -> f64 {
         (self.squares / self.count / self.mean().powi(2) - 1.0).max(0.0)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::num::NonZeroU32;
-
-    use super::*;
-    use crate::queueing::{mg1, mmc};
-
-    #[test]
-    fn laws_have_the_mean_and_variation_they_say() {
-        for law in
-            [Law::Exponential, Law::Erlang(4), Law::Hyperexponential(4.0), Law::Lognormal(4.0), Law::Deterministic]
-        {
-            let mut random = StdRng::seed_from_u64(1);
-            let samples: Vec<f64> = (0..400_000).map(|_| law.sample(&mut random)).collect();
-            let mean = samples.iter().sum::<f64>() / samples.len() as f64;
-            let variance = samples.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / samples.len() as f64;
-            assert!(
-                (mean - 1.0).abs() < 0.02 && (variance - law.scv()).abs() < 0.15 * law.scv() + 1e-9,
-                "{law:?}: {mean} {variance}"
-            );
-        }
-    }
-
-    /// Half a percent takes 20 million requests; `TEST_REQUESTS` says how many there are.
-    #[test]
-    fn it_agrees_with_the_exact_formulas() {
-        let requests = std::env::var("TEST_REQUESTS").ok().and_then(|n| n.parse().ok()).unwrap_or(500_000);
-        let tolerance = 0.005 * (20e6 / requests as f64).sqrt().max(1.0);
-        let cases = [
-            (Law::Exponential, 1, 0.5),
-            (Law::Exponential, 4, 0.7),
-            (Law::Deterministic, 1, 0.7),
-            (Law::Erlang(4), 1, 0.6),
-        ];
-        for (seed, (service, servers, load)) in (11..).zip(cases) {
-            let station = Station { arrivals: Law::Exponential, service, servers, load };
-            let Means { wait: simulated, service: mean, arrival_rate, .. } = station.means(seed, requests);
-            let exact = match servers {
-                1 => mg1::queue_wait(arrival_rate, mean, service.scv()).unwrap(),
-                _ => mmc::queue_wait(arrival_rate, mean, NonZeroU32::new(servers).unwrap()).unwrap(),
-            };
-            println!("seed {seed} {station:?}: {simulated:.5} simulated, {exact:.5} exact");
-            assert!((simulated / exact - 1.0).abs() < tolerance, "{station:?}: {simulated} {exact}");
-        }
     }
 }

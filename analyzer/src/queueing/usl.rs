@@ -7,7 +7,7 @@
 //! the curve, and give no fit.
 
 /// A fitted law.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Usl {
     /// Throughput of one (γ), per unit of time.
     pub gamma: f64,
@@ -23,13 +23,22 @@ const MIN_SPAN: f64 = 2.0;
 /// Points that a fit of three numbers needs.
 const MIN_POINTS: usize = 5;
 
+/// Requests at once that a chain is followed to.
+const MAX_THERE: u32 = 100_000;
+
 impl Usl {
     /// Through points of concurrency and throughput; `None` when they do not tell.
     #[must_use]
     pub fn fit(points: &[(f64, f64)]) -> Option<Self> {
-        let usable: Vec<_> = points.iter().copied().filter(|(n, x)| *n >= 1.0 && *x > 0.0).collect();
-        let least = usable.iter().map(|(n, _)| *n).fold(f64::INFINITY, f64::min);
-        let most = usable.iter().map(|(n, _)| *n).fold(0.0, f64::max);
+        Self::fit_weighted(&points.iter().map(|(n, x)| (*n, *x, 1.0)).collect::<Vec<_>>())
+    }
+
+    /// The same where points are not alike sure: the third of each says how much it counts.
+    #[must_use]
+    pub fn fit_weighted(points: &[(f64, f64, f64)]) -> Option<Self> {
+        let usable: Vec<_> = points.iter().copied().filter(|(n, x, _)| *n >= 1.0 && *x > 0.0).collect();
+        let least = usable.iter().map(|(n, ..)| *n).fold(f64::INFINITY, f64::min);
+        let most = usable.iter().map(|(n, ..)| *n).fold(0.0, f64::max);
         if usable.len() < MIN_POINTS || most < MIN_SPAN * least {
             return None;
         }
@@ -38,12 +47,12 @@ impl Usl {
         attempts.into_iter().find_map(|terms| Self::with_terms(&usable, terms))
     }
 
-    fn with_terms(points: &[(f64, f64)], [sigma, kappa]: [bool; 2]) -> Option<Self> {
+    fn with_terms(points: &[(f64, f64, f64)], [sigma, kappa]: [bool; 2]) -> Option<Self> {
         let basis = |n: f64| [1.0, if sigma { n - 1.0 } else { 0.0 }, if kappa { n * (n - 1.0) } else { 0.0 }];
         let mut normal = [[0.0; 4]; 3];
-        for (n, x) in points {
+        for (n, x, counts) in points {
             // errors of X are about in proportion to X, so those of N/X are to N/X
-            let (row, value, weight) = (basis(*n), n / x, (x / n).powi(2));
+            let (row, value, weight) = (basis(*n), n / x, counts * (x / n).powi(2));
             for i in 0..3 {
                 for j in 0..3 {
                     normal[i][j] += weight * row[i] * row[j];
@@ -65,6 +74,37 @@ impl Usl {
     #[must_use]
     pub fn throughput(&self, n: f64) -> f64 {
         self.gamma * n / (1.0 + self.sigma * (n - 1.0) + self.kappa * n * (n - 1.0))
+    }
+
+    /// Mean response time of an open station of this law under Poisson arrivals, in the unit of 1/γ; `None` beyond its peak.
+    ///
+    /// The number there is a birth-death chain with deaths at X(n). Past its peak the law falls without end, so in the
+    /// long run every such station collapses; what is given holds until then: the chain ends where X falls below λ for good.
+    #[must_use]
+    pub fn response_time(&self, arrival_rate: f64) -> Option<f64> {
+        if !(arrival_rate > 0.0 && arrival_rate.is_finite()) {
+            return (arrival_rate == 0.0).then(|| 1.0 / self.gamma);
+        }
+        let (mut weight, mut total, mut there) = (1.0_f64, 1.0_f64, 0.0_f64);
+        let mut was_faster = false;
+        for n in 1..=MAX_THERE {
+            let served = self.throughput(f64::from(n));
+            let faster = served > arrival_rate;
+            if was_faster && !faster {
+                break;
+            }
+            was_faster |= faster;
+            weight *= arrival_rate / served;
+            total += weight;
+            there += weight * f64::from(n);
+            if faster && weight < 1e-12 * total {
+                break;
+            }
+            if weight > 1e200 {
+                return None;
+            }
+        }
+        was_faster.then(|| there / total / arrival_rate)
     }
 
     /// The concurrency of most throughput; `None` when more never costs.
@@ -124,6 +164,19 @@ mod tests {
     fn a_straight_line_has_neither_contention_nor_peak() {
         let found = Usl::fit(&(1..20).map(|n| (f64::from(n), 50.0 * f64::from(n))).collect::<Vec<_>>()).unwrap();
         assert!(found.sigma < 1e-9 && found.kappa < 1e-9 && (found.gamma - 50.0).abs() < 1e-6, "{found:?}");
+    }
+
+    #[test]
+    fn an_open_station_of_one_server_is_mm1_and_one_beyond_its_peak_has_no_steady_state() {
+        // all serial: X(n) is one whatever n
+        let serial = Usl { gamma: 1.0, sigma: 1.0, kappa: 0.0 };
+        assert!((serial.response_time(0.8).unwrap() - 5.0).abs() < 1e-6);
+        // nothing serial: everybody has a server
+        let delay = Usl { gamma: 1.0, sigma: 0.0, kappa: 0.0 };
+        assert!((delay.response_time(7.0).unwrap() - 1.0).abs() < 1e-6);
+        let law = Usl { gamma: 1.0, sigma: 0.05, kappa: 0.001 };
+        assert!(law.response_time(4.0).unwrap() > law.response_time(2.0).unwrap());
+        assert_eq!((law.response_time(9.1), law.response_time(0.0)), (None, Some(1.0)));
     }
 
     #[test]

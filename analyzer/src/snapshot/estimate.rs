@@ -1,0 +1,232 @@
+//! [`Estimate`]: the queue of a service for people: what was measured, which model, and how sure.
+
+use serde::{Deserialize, Serialize};
+
+/// The queue of a service: what was measured, which model, and how sure.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Estimate {
+    /// λ: requests served per second.
+    pub arrival_rate_per_s: f64,
+    /// S; `None` when it cannot be identified.
+    pub service_time_ms: Option<f64>,
+    /// Half the width of the 95 % interval of S.
+    #[serde(default)]
+    pub service_time_ms_error: Option<f64>,
+    /// c, of all replicas together.
+    pub servers: Option<u32>,
+    /// Replicas, each with a queue of its own; 1 when they are taken together.
+    #[serde(default)]
+    pub replicas: Option<u32>,
+    /// ρ = λS/c.
+    pub utilization: Option<f64>,
+    /// Half the width of the 95 % interval of ρ.
+    #[serde(default)]
+    pub utilization_error: Option<f64>,
+    /// Wq.
+    pub queue_wait_ms: QueueWait,
+    /// Squared coefficient of variation of the times between arrivals at a replica.
+    pub ca2: Option<f64>,
+    /// Half the width of its 95 % interval.
+    #[serde(default)]
+    pub ca2_error: Option<f64>,
+    /// The same of service times.
+    pub cs2: Option<f64>,
+    /// Half the width of its 95 % interval.
+    #[serde(default)]
+    pub cs2_error: Option<f64>,
+    /// How much λ may grow, as a share, until ρ reaches 1.
+    pub headroom: Option<f64>,
+    /// `mm1`, `mmc`, `mg1`, `gg1`, `ggc`, `ps` (shared), `mmck` (a limit in force), `usl` (requests hinder each other),
+    /// `mva` (clients that wait for their answer) or `unknown`.
+    pub model: String,
+    /// How S and c were found.
+    pub rule: String,
+    /// Probability that the estimate holds.
+    pub confidence: f64,
+    /// Spans behind it.
+    pub samples: u64,
+    /// Why something is not identifiable.
+    pub reason: Option<String>,
+    /// The wait under more load.
+    pub what_if: Vec<WhatIf>,
+    /// Standard deviations between the wait that was observed and the one predicted: far from 0, the model does not hold. Of the windows
+    /// in [`Estimate::steady`]; `None` where either is missing or too short to tell.
+    #[serde(default)]
+    pub mismatch: Option<f64>,
+    /// What held over the last windows: surer than this one alone, so predictions start from it.
+    #[serde(default)]
+    pub steady: Option<Steady>,
+    /// Service times by operation, most of the work first.
+    #[serde(default)]
+    pub operations: Vec<OperationTime>,
+    /// Each replica apart; empty when they are taken together.
+    #[serde(default)]
+    pub by_replica: Vec<ReplicaEstimate>,
+    /// A limit in force, or one that refuses requests.
+    #[serde(default)]
+    pub limited: Option<Limited>,
+    /// How requests hinder each other.
+    #[serde(default)]
+    pub scaling: Option<Scaling>,
+    /// A loop of clients that wait for their answer.
+    #[serde(default)]
+    pub closed: Option<Closed>,
+    /// What it can take, and when it will have to.
+    #[serde(default)]
+    pub capacity: Option<Capacity>,
+}
+
+/// The wait before service, predicted and measured.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct QueueWait {
+    /// By the model.
+    pub predicted: Option<f64>,
+    /// Lower end of its 95 % interval: of λ, S, ca2, cs2 and of the model itself.
+    #[serde(default)]
+    pub predicted_low: Option<f64>,
+    /// The upper end; `None` when ρ within its interval reaches 1.
+    #[serde(default)]
+    pub predicted_high: Option<f64>,
+    /// In proxy and application together.
+    pub observed: Option<f64>,
+    /// In the proxy.
+    pub observed_proxy: Option<f64>,
+    /// For the application's own workers, reconstructed.
+    pub observed_app: Option<f64>,
+}
+
+/// The predicted wait when arrivals grow.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct WhatIf {
+    /// λ is multiplied by this.
+    pub load_factor: f64,
+    /// Wq then; `None` when the queue would grow without bound.
+    pub queue_wait_ms: Option<f64>,
+}
+
+/// What held over the last windows.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Steady {
+    /// So many windows, this one included.
+    pub windows: u32,
+    /// Requests served in them.
+    pub samples: u64,
+    /// λ.
+    pub arrival_rate_per_s: f64,
+    /// S.
+    pub service_time_ms: f64,
+    /// ca2.
+    pub ca2: f64,
+    /// Its standard error.
+    pub ca2_deviation: f64,
+    /// cs2.
+    pub cs2: f64,
+    /// Its standard error.
+    pub cs2_deviation: f64,
+    /// Observed wait for the application's own workers.
+    pub queue_wait_ms: f64,
+    /// Mean duration of a request.
+    pub duration_ms: f64,
+    /// Its standard error, by the scatter between windows; `None` of fewer than three.
+    pub duration_ms_deviation: Option<f64>,
+}
+
+/// The service time of one operation.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct OperationTime {
+    /// The span name.
+    pub operation: String,
+    /// Share of the requests.
+    pub share: f64,
+    /// S of it.
+    pub service_time_ms: f64,
+    /// Half the width of its 95 % interval.
+    pub service_time_ms_error: f64,
+    /// cs2 of it.
+    pub cs2: f64,
+    /// Requests behind it.
+    pub samples: u64,
+}
+
+/// One replica: a queue of its own.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ReplicaEstimate {
+    /// Its name.
+    pub instance: String,
+    /// λ.
+    pub arrival_rate_per_s: f64,
+    /// c.
+    pub servers: Option<u32>,
+    /// S.
+    pub service_time_ms: Option<f64>,
+    /// ρ.
+    pub utilization: Option<f64>,
+    /// Observed wait for its workers.
+    pub queue_wait_ms: Option<f64>,
+    /// Why its servers are not known.
+    pub reason: Option<String>,
+}
+
+/// A limit, and what it does (M/M/c/K).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Limited {
+    /// K: requests there at once, served and waiting ones; one more is refused.
+    pub room: u32,
+    /// Whether a policy says so; else it is the most that were seen there while some were refused.
+    pub by_policy: bool,
+    /// Requests per second that wanted in.
+    pub offered_rate_per_s: f64,
+    /// Share refused for want of room, as measured.
+    pub refused_ratio: f64,
+    /// The same by the model.
+    pub refused_ratio_predicted: f64,
+    /// Wait of those let in, by the model.
+    pub queue_wait_ms_predicted: f64,
+}
+
+/// Gunther's law: throughput against requests there at once.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Scaling {
+    /// γ: requests per second of one alone.
+    pub gamma_per_s: f64,
+    /// σ: what is serial.
+    pub sigma: f64,
+    /// κ: what has to agree.
+    pub kappa: f64,
+    /// Requests at once at which throughput is most, an extrapolation where the service was never that full; `None` when more never costs.
+    pub peak_in_flight: Option<f64>,
+    /// Throughput there, or the bound it nears.
+    pub peak_rate_per_s: Option<f64>,
+}
+
+/// Clients that wait for their answer before they ask again.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Closed {
+    /// N.
+    pub clients: u32,
+    /// Z: mean time between an answer and the next request.
+    pub think_time_ms: f64,
+    /// Mean time of a request in calls to others.
+    pub elsewhere_ms: f64,
+}
+
+/// What a service can take, and when it will have to.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Capacity {
+    /// Arrivals per second at which ρ is 1 or throughput peaks.
+    pub saturation_rate_per_s: f64,
+    /// Growth of the arrival rate, per second, in an hour; `None` when it is not beyond chance.
+    pub growth_per_s_per_h: Option<f64>,
+    /// Lower end of its 99 % interval.
+    pub growth_low_per_s_per_h: Option<f64>,
+    /// The upper end.
+    pub growth_high_per_s_per_h: Option<f64>,
+    /// How long was looked at for it.
+    pub growth_seen_s: Option<f64>,
+    /// Seconds until saturation if that goes on; `None` without growth, or when it lies too far off to be said.
+    pub time_to_saturation_s: Option<f64>,
+    /// If it grows as fast as its interval allows. That S, too, is known to some percent only is not in it.
+    pub time_to_saturation_low_s: Option<f64>,
+    /// As slowly.
+    pub time_to_saturation_high_s: Option<f64>,
+}

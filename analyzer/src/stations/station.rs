@@ -1,0 +1,145 @@
+//! [`Station`]: the visits of one replica over windows.
+
+use std::{collections::VecDeque, num::NonZeroU32};
+
+use weir_schema::UnixNanos;
+
+use super::{Ended, IDENTIFIED_FOR_NS, IDENTIFYING_NS, ReplicaWindow};
+use crate::{
+    departures::{Visit, reconstruct},
+    servers::{self, Discipline, Unidentifiable},
+    spans::Name,
+    window::ServiceWindow,
+};
+
+/// Visits of a station with configured servers that are kept, so that the queue at a window's start is known.
+const CARRIED_VISITS: usize = 20_000;
+
+/// The same of one that is to be identified: 160 KB.
+const CARRIED_UNIDENTIFIED: usize = IDENTIFYING_VISITS + 1_000;
+
+/// Visits that identify a station: more make it slower and hardly surer.
+const IDENTIFYING_VISITS: usize = 4_000;
+
+/// The visits of one station, over windows.
+#[derive(Debug, Default)]
+pub(super) struct Station {
+    visits: VecDeque<(Visit, Name)>,
+    /// Visits that departed before this are judged.
+    judged_until: UnixNanos,
+    found: Option<Result<servers::Station, Unidentifiable>>,
+    /// When it was last identified, or tried.
+    tried: Option<UnixNanos>,
+}
+
+/// How long visits are kept, and how many.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Keep {
+    ns: i64,
+    most: usize,
+}
+
+impl Keep {
+    pub(super) fn of(configured: Option<NonZeroU32>, length_ns: i64) -> Self {
+        match configured {
+            Some(_) => Self { ns: 2 * length_ns, most: CARRIED_VISITS },
+            None => Self { ns: IDENTIFYING_NS.max(2 * length_ns), most: CARRIED_UNIDENTIFIED },
+        }
+    }
+}
+
+impl Station {
+    /// One that was identified once, without its visits.
+    pub(super) fn restored(found: servers::Station, tried: UnixNanos) -> Self {
+        Self { found: Some(Ok(found)), tried: Some(tried), ..Self::default() }
+    }
+
+    pub(super) fn take(&mut self, visits: Vec<Ended>) {
+        self.visits.extend(visits.into_iter().map(|ended| (ended.visit, ended.operation)));
+    }
+
+    /// Splits what departed since the last time into wait and service: long enough ago that those
+    /// beside it are known too.
+    pub(super) fn judge(
+        &mut self,
+        service: &mut ServiceWindow,
+        window: &mut ReplicaWindow,
+        configured: Option<NonZeroU32>,
+        known_until: UnixNanos,
+        length_ns: i64,
+    ) {
+        let until = known_until.max(self.judged_until);
+        let judged = self.judged_until..until;
+        self.judged_until = until;
+        let in_window = |visit: &Visit| judged.contains(&visit.departure);
+        let mut arrivals: Vec<i64> =
+            self.visits.iter().filter(|(visit, _)| in_window(visit)).map(|(visit, _)| visit.arrival).collect();
+        arrivals.sort_unstable();
+        arrivals.windows(2).for_each(|pair| window.between_ms.add((pair[1] - pair[0]) as f64 / 1e6));
+        window.visits = arrivals.len() as u64;
+        let identified = self.found.as_ref().and_then(|found| found.as_ref().ok()).copied();
+        window.found = identified;
+        window.reason = self.found.as_ref().and_then(|found| found.as_ref().err()).map(ToString::to_string);
+        // two windows back are enough to know the queue at the start of this one
+        let from = judged.start.max(until - 4 * length_ns) - 2 * length_ns;
+        let visits: Vec<(Visit, Name)> =
+            self.visits.iter().copied().filter(|(visit, _)| visit.departure >= from).collect();
+        let bare: Vec<Visit> = visits.iter().map(|(visit, _)| *visit).collect();
+        let served = match (configured, &identified) {
+            (Some(servers), _) => reconstruct(&bare, servers),
+            (None, Some(found)) if found.discipline == Discipline::Fifo => reconstruct(&bare, found.servers),
+            (None, Some(found)) => servers::shared(&bare, found),
+            (None, None) => return,
+        };
+        for ((_, operation), served) in visits.iter().zip(served).filter(|((visit, _), _)| in_window(visit)) {
+            let (service_ms, wait_ms) = (served.service_ns as f64 / 1e6, served.wait_ns as f64 / 1e6);
+            if served.complete {
+                service.service_ms.push(service_ms);
+                service.station.by_operation.entry(*operation).or_default().add(service_ms);
+                window.service_ms.add(service_ms);
+            } else {
+                service.cut_service_ms += service_ms;
+                window.cut_service_ms += service_ms;
+            }
+            service.app_wait_ms.push(wait_ms);
+            window.wait_ms.add(wait_ms);
+        }
+    }
+
+    pub(super) fn found(&self) -> Option<&Result<servers::Station, Unidentifiable>> {
+        self.found.as_ref()
+    }
+
+    pub(super) fn tried(&self) -> Option<UnixNanos> {
+        self.tried
+    }
+
+    pub(super) fn is_due(&self, now: UnixNanos) -> bool {
+        self.tried.is_none_or(|tried| now - tried >= IDENTIFIED_FOR_NS)
+    }
+
+    /// Whether it had no visit for as long as visits are kept; one that a checkpoint brought has none yet.
+    pub(super) fn is_gone(&self, now: UnixNanos) -> bool {
+        let tried_lately = self.tried.is_some_and(|tried| now.saturating_sub(tried) <= IDENTIFYING_NS);
+        self.visits.is_empty() && !tried_lately
+    }
+
+    /// The first visit that is kept.
+    pub(super) fn since(&self) -> Option<(UnixNanos, UnixNanos)> {
+        self.visits.front().map(|(visit, _)| (visit.departure, visit.arrival))
+    }
+
+    pub(super) fn identify(&mut self, now: UnixNanos) {
+        self.tried = Some(now);
+        let known = self.visits.iter().map(|(visit, _)| *visit).filter(|visit| visit.departure <= self.judged_until);
+        let known: Vec<Visit> = known.collect();
+        let newest = known.len().saturating_sub(IDENTIFYING_VISITS);
+        self.found = Some(servers::identify(&known[newest..]));
+    }
+
+    pub(super) fn forget(&mut self, known_until: UnixNanos, keep: Keep) {
+        self.visits.retain(|(visit, _)| visit.departure >= known_until - keep.ns);
+        let surplus = self.visits.len().saturating_sub(keep.most);
+        self.visits.drain(..surplus);
+    }
+}

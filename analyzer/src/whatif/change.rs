@@ -1,0 +1,164 @@
+//! [`Change`]: what is asked, whether it can be, and what it means for the service: of one operation, through the mix of all.
+//!
+//! Operations share their service's queue. With shares pᵢ, means Sᵢ and variations cᵢ² the mixture has `S = Σ pᵢSᵢ` and
+//! `1 + cs² = Σ pᵢSᵢ²(1 + cᵢ²)/S²`, and those two moments are what the wait follows (L. Kleinrock, "Queueing Systems, Volume II",
+//! 1976, section 3.2, for M/G/1).
+
+use serde::{Deserialize, Serialize};
+
+use super::services;
+use crate::snapshot::{Estimate, OperationTime, Snapshot};
+
+/// What is changed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Change {
+    /// Of which service.
+    pub service: String,
+    /// Of this operation only: its arrivals and its service time.
+    #[serde(default)]
+    pub operation: Option<String>,
+    /// Arrivals are multiplied by this, and with them the calls that are made for them.
+    #[serde(default = "one")]
+    pub arrivals: f64,
+    /// Servers added, or taken away.
+    #[serde(default)]
+    pub servers: i64,
+    /// Its service time is multiplied by this.
+    #[serde(default = "one")]
+    pub service_time: f64,
+}
+
+/// A change that cannot be asked for.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum WhatIfError {
+    /// Nothing of that name had traffic.
+    #[error("no service {0} had traffic in the window looked at")]
+    NoSuchService(String),
+    /// The service has no such operation, or its service time is not known.
+    #[error("of {service} no operation {operation} has a known service time in the window looked at")]
+    NoSuchOperation {
+        /// Of which service.
+        service: String,
+        /// What was asked.
+        operation: String,
+    },
+    /// A factor that is not one.
+    #[error("{field} {value}: must be a number above 0 and at most 1000")]
+    Factor {
+        /// Which.
+        field: &'static str,
+        /// What was given.
+        value: f64,
+    },
+    /// Fewer than one server would be left.
+    #[error("servers {change:+}: {service} has {servers}, and at least 1 must be left")]
+    TooFewServers {
+        /// Of which service.
+        service: String,
+        /// How many it has.
+        servers: u32,
+        /// What was asked.
+        change: i64,
+    },
+    /// Servers were changed of a service whose number is not known.
+    #[error("servers: how many {service} has is not known: {reason}")]
+    UnknownServers {
+        /// Of which service.
+        service: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A change as its service feels it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Factors {
+    pub(super) arrivals: f64,
+    pub(super) service_time: f64,
+    pub(super) cs2: f64,
+    pub(super) servers: i64,
+}
+
+impl Factors {
+    pub(super) const NONE: Self = Self { arrivals: 1.0, service_time: 1.0, cs2: 1.0, servers: 0 };
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+impl Change {
+    /// What it means, or why it cannot be asked.
+    pub(super) fn factors(&self, snapshot: &Snapshot) -> Result<Factors, WhatIfError> {
+        let found = services(snapshot).find(|s| s.service == self.service && s.rate_per_s > 0.0);
+        let service = found.ok_or_else(|| WhatIfError::NoSuchService(self.service.clone()))?;
+        for (field, value) in [("arrivals", self.arrivals), ("service_time", self.service_time)] {
+            if !(value > 0.0 && value <= 1_000.0) {
+                return Err(WhatIfError::Factor { field, value });
+            }
+        }
+        self.validate_servers(&service.estimate)?;
+        let whole =
+            Factors { arrivals: self.arrivals, service_time: self.service_time, cs2: 1.0, servers: self.servers };
+        match &self.operation {
+            None => Ok(whole),
+            Some(operation) => self.of_operation(operation, &service.estimate.operations, whole),
+        }
+    }
+
+    fn validate_servers(&self, estimate: &Estimate) -> Result<(), WhatIfError> {
+        if self.servers == 0 {
+            return Ok(());
+        }
+        let Some(servers) = estimate.servers else {
+            let reason = estimate.reason.clone().unwrap_or_default();
+            return Err(WhatIfError::UnknownServers { service: self.service.clone(), reason });
+        };
+        match i64::from(servers) + self.servers {
+            1.. => Ok(()),
+            _ => Err(WhatIfError::TooFewServers { service: self.service.clone(), servers, change: self.servers }),
+        }
+    }
+
+    /// The mix with more or longer requests of one operation beside the mix now.
+    fn of_operation(&self, name: &str, all: &[OperationTime], whole: Factors) -> Result<Factors, WhatIfError> {
+        let then: Vec<OperationTime> = all
+            .iter()
+            .cloned()
+            .map(|mut operation| {
+                if operation.operation == name {
+                    operation.share *= self.arrivals;
+                    operation.service_time_ms *= self.service_time;
+                }
+                operation
+            })
+            .collect();
+        let (mixed, mixed_then) = (Mix::of(all), Mix::of(&then));
+        match mixed.zip(mixed_then).filter(|_| all.iter().any(|operation| operation.operation == name)) {
+            Some((now, then)) => Ok(Factors {
+                arrivals: then.share / now.share,
+                service_time: then.mean / now.mean,
+                cs2: if now.cs2 > 0.0 { then.cs2 / now.cs2 } else { 1.0 },
+                ..whole
+            }),
+            None => Err(WhatIfError::NoSuchOperation { service: self.service.clone(), operation: name.to_owned() }),
+        }
+    }
+}
+
+/// Operations taken together.
+struct Mix {
+    share: f64,
+    mean: f64,
+    cs2: f64,
+}
+
+impl Mix {
+    fn of(operations: &[OperationTime]) -> Option<Self> {
+        let share: f64 = operations.iter().map(|o| o.share).sum();
+        let mean = operations.iter().map(|o| o.share * o.service_time_ms).sum::<f64>() / share;
+        let second =
+            operations.iter().map(|o| o.share * o.service_time_ms.powi(2) * (1.0 + o.cs2)).sum::<f64>() / share;
+        (share > 0.0 && mean > 0.0).then(|| Self { share, mean, cs2: (second / (mean * mean) - 1.0).max(0.0) })
+    }
+}

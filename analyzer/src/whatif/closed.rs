@@ -1,0 +1,94 @@
+//! [`Loop`]: what-if where all traffic enters by one service whose clients wait for their answers: a closed network, solved by
+//! mean value analysis. More arrivals mean more clients; a slower service slows the clients as well, so nothing saturates.
+
+use std::{collections::BTreeMap, num::NonZeroU32};
+
+use super::{
+    change::{Change, Factors},
+    services,
+    traffic::{entries, visits},
+};
+use crate::{
+    model::{Load, Model},
+    queueing::mva::{self, Demand, Solution},
+    snapshot::{ServiceView, Snapshot},
+};
+
+/// The loop before and after.
+pub(super) struct Loop<'a> {
+    throughput_growth: f64,
+    /// Wait now and then, by the model, milliseconds.
+    waits: BTreeMap<&'a str, (f64, f64)>,
+}
+
+/// A station of the network.
+struct Node<'a> {
+    service: &'a ServiceView,
+    visits: f64,
+    now: Load,
+    then: Load,
+}
+
+impl<'a> Loop<'a> {
+    /// `None` where traffic is open, or enters in several places.
+    pub(super) fn solve(snapshot: &'a Snapshot, change: &Change, factors: &Factors) -> Option<Self> {
+        let mut all = entries(snapshot);
+        let entry = all.next().filter(|_| all.next().is_none())?;
+        let closed = entry.estimate.closed.as_ref().filter(|_| Model::of(&entry.estimate) == Some(Model::Mva))?;
+        let often = visits(&entry.service, snapshot, false);
+        let node = |service: &'a ServiceView| {
+            let now = Load::now(&service.estimate)?;
+            let own = if service.service == change.service { *factors } else { Factors::NONE };
+            let then = Load {
+                service_time_ms: now.service_time_ms * own.service_time,
+                servers: u32::try_from(i64::from(now.servers) + own.servers).ok()?,
+                ..now
+            };
+            Some(Node { service, visits: *often.get(service.service.as_str())?, now, then })
+        };
+        let nodes: Vec<Node> = services(snapshot).filter_map(node).collect();
+        let known: f64 = nodes.iter().map(|node| node.visits * residence_ms(node.service)).sum();
+        // what is not a known station, and what calls beside each other hide, is a delay of its own
+        let elsewhere = (entry.duration_ms_mean - known).max(0.0) + closed.think_time_ms;
+        let clients_then = (f64::from(closed.clients) * factors.arrivals).round().max(1.0) as u32;
+        let now = solve(&nodes, |node| &node.now, elsewhere, closed.clients)?;
+        let then = solve(&nodes, |node| &node.then, elsewhere, clients_then)?;
+        let waits = nodes.iter().enumerate().map(|(place, node)| {
+            let wait = |solution: &Solution, load: &Load| {
+                let visit = solution.queue_length[place] / solution.throughput / node.visits;
+                (visit - load.service_time_ms).max(0.0)
+            };
+            (node.service.service.as_str(), (wait(&now, &node.now), wait(&then, &node.then)))
+        });
+        Some(Self { throughput_growth: then.throughput / now.throughput, waits: waits.collect() })
+    }
+
+    /// Every service is visited as often by each request.
+    pub(super) fn rates(&self, snapshot: &'a Snapshot) -> BTreeMap<&'a str, f64> {
+        let rate = |s: &'a ServiceView| (s.service.as_str(), s.rate_per_s * self.throughput_growth);
+        snapshot.services.iter().map(rate).collect()
+    }
+
+    pub(super) fn wait(&self, service: &str) -> Option<(f64, f64)> {
+        self.waits.get(service).copied()
+    }
+}
+
+fn residence_ms(service: &ServiceView) -> f64 {
+    let estimate = &service.estimate;
+    estimate.queue_wait_ms.observed.unwrap_or(0.0) + estimate.service_time_ms.unwrap_or(0.0)
+}
+
+fn solve<'n>(
+    nodes: &'n [Node<'_>],
+    load: impl Fn(&'n Node<'_>) -> &'n Load,
+    think_ms: f64,
+    clients: u32,
+) -> Option<Solution> {
+    let demand = |node: &'n Node<'_>| {
+        let load = load(node);
+        Some(Demand { service: node.visits * load.service_time_ms, servers: NonZeroU32::new(load.servers)? })
+    };
+    let demands: Vec<Demand> = nodes.iter().map(demand).collect::<Option<_>>()?;
+    mva::solve(&demands, think_ms, clients)
+}

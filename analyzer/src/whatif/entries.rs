@@ -1,0 +1,84 @@
+//! [`predict`]: a request at an entry, then.
+//!
+//! Recorded requests are timed again ([`crate::retiming`]), own work of each service scaled so that its mean changes by what was found for
+//! it: of calls beside each other whichever is the last then counts. Without recorded requests, what each service adds counts
+//! by its visits and the share of their time that was critical.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{
+    EntryPrediction,
+    queues::{Effect, Range},
+    traffic::visits,
+};
+use crate::{
+    estimate::interval::NINETY_FIVE,
+    moments::Moments,
+    retiming::Request,
+    snapshot::{ServiceView, Snapshot},
+};
+
+/// A scatter between some ten windows is itself a guess: the 95 % interval of Student's t for as many is that much wider.
+const FEW_WINDOWS: f64 = 1.15;
+
+/// Fewer recorded requests say less than the shares of edges.
+const MIN_REQUESTS: usize = 30;
+
+pub(super) fn predict(entry: &ServiceView, snapshot: &Snapshot, effects: &BTreeMap<&str, Effect>) -> EntryPrediction {
+    let now = entry.estimate.steady.as_ref().map_or(entry.duration_ms_mean, |steady| steady.duration_ms);
+    let critical = visits(&entry.service, snapshot, true);
+    let summed = summed(&critical, effects);
+    let recorded: Vec<&Request<Arc<str>>> =
+        snapshot.requests.iter().filter(|request| *request.service == *entry.service).collect();
+    let retimed = (recorded.len() >= MIN_REQUESTS).then(|| retimed(&recorded, effects)).flatten();
+    let added = summed.map(|summed| match &retimed {
+        Some((value, error)) => Range { value: *value, ..summed.widened(*error) },
+        None => summed,
+    });
+    // what is measured now is one stretch of what could have been
+    let chance = entry.estimate.steady.as_ref().and_then(|steady| steady.duration_ms_deviation);
+    let added = added.map(|added| added.widened(FEW_WINDOWS * NINETY_FIVE * chance.unwrap_or(0.0)));
+    let on_the_way = visits(&entry.service, snapshot, false).into_keys();
+    let not_identified = on_the_way.filter(|service| effects.get(service).is_some_and(|effect| !effect.identified));
+    EntryPrediction {
+        entry: entry.service.clone(),
+        response_time_ms: now,
+        response_time_ms_then: added.map(|added| (now + added.value).max(0.0)),
+        low_ms: added.map(|added| (now + added.value - added.below).max(0.0)),
+        high_ms: added.map(|added| now + added.value + added.above).filter(|high| high.is_finite()),
+        requests: if retimed.is_some() { recorded.len() as u64 } else { 0 },
+        not_identified: not_identified.map(str::to_owned).collect(),
+    }
+}
+
+/// What each service adds, by how often it is waited for; `None` when one saturates.
+fn summed(critical: &BTreeMap<&str, f64>, effects: &BTreeMap<&str, Effect>) -> Option<Range> {
+    let mut all = Range::default();
+    for (service, visits) in critical.iter().filter(|(_, visits)| **visits > 0.0) {
+        let Some(effect) = effects.get(service) else { continue };
+        let added = effect.added?;
+        all.value += visits * added.value;
+        all.below = all.below.hypot(visits * added.below);
+        all.above = all.above.hypot(visits * added.above);
+    }
+    Some(all)
+}
+
+/// What recorded requests take more on average, and how far that may be off for want of more of them.
+fn retimed(recorded: &[&Request<Arc<str>>], effects: &BTreeMap<&str, Effect>) -> Option<(f64, f64)> {
+    let mut own: BTreeMap<&str, Moments> = BTreeMap::new();
+    recorded.iter().for_each(|request| {
+        request.each(&mut |part| own.entry(&part.service).or_default().add(part.own_ms()));
+    });
+    let mut slower: BTreeMap<&str, f64> = BTreeMap::new();
+    for (service, own) in &own {
+        let mean = own.mean()?;
+        let added = effects.get(service).map_or(Some(0.0), |effect| effect.added.map(|added| added.value))?;
+        slower.insert(service, if mean > 0.0 { ((mean + added) / mean).max(0.0) } else { 1.0 });
+    }
+    let by_service = |service: &Arc<str>| slower.get(&**service).copied().unwrap_or(1.0);
+    let more: Vec<f64> = recorded.iter().map(|request| request.retimed_ms(&by_service) - request.duration_ms).collect();
+    let mean = more.iter().sum::<f64>() / more.len() as f64;
+    let variance = more.iter().map(|m| (m - mean).powi(2)).sum::<f64>() / (more.len() - 1) as f64;
+    Some((mean, NINETY_FIVE * (variance / more.len() as f64).sqrt()))
+}

@@ -1,0 +1,117 @@
+//! [`what_if`]: the mesh with one service changed: more or fewer arrivals, of one operation or all, other servers, another
+//! service time. What it does to every queue, and to a request at every entry.
+//!
+//! 1. [`traffic`]: arrivals propagate along edges in proportion to the calls each caller makes now.
+//! 2. [`queues`]: every queue is solved again by its own model; or all at once, where clients wait for their answers ([`closed`]).
+//! 3. [`entries`]: recorded requests are timed again with the own work of each service as it is then.
+//!
+//! The range holds the intervals of λ, S, ca² and cs², the error of the models as measured against simulation, and that of the
+//! requests looked at; what is in doubt at different services is independent, so it adds in squares.
+
+mod change;
+mod closed;
+mod entries;
+mod queues;
+mod traffic;
+
+use std::collections::BTreeMap;
+
+pub use change::{Change, WhatIfError};
+use serde::{Deserialize, Serialize};
+
+use crate::snapshot::{NodeKind, ServiceView, Snapshot};
+
+/// What follows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Prediction {
+    /// Services whose queue or rate changes, by name.
+    pub services: Vec<ServicePrediction>,
+    /// Every entry.
+    pub entries: Vec<EntryPrediction>,
+}
+
+/// One service before and after.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ServicePrediction {
+    /// Its name.
+    pub service: String,
+    /// λ now.
+    pub arrival_rate_per_s: f64,
+    /// λ then.
+    pub arrival_rate_per_s_then: f64,
+    /// ρ then; `None` when c or S is not known.
+    pub utilization_then: Option<f64>,
+    /// Wq now, as measured.
+    pub queue_wait_ms: Option<f64>,
+    /// Wq then; `None` when not known, or when the queue would grow without bound.
+    pub queue_wait_ms_then: Option<f64>,
+    /// Lower end of its 95 % range.
+    #[serde(default)]
+    pub queue_wait_low_ms: Option<f64>,
+    /// The upper end; `None` when within its range it may grow without bound.
+    #[serde(default)]
+    pub queue_wait_high_ms: Option<f64>,
+    /// Share of requests refused then, where a limit is in force.
+    #[serde(default)]
+    pub refused_ratio_then: Option<f64>,
+    /// Whether more would arrive than it can serve.
+    pub saturated: bool,
+    /// Why nothing is said of its queue.
+    pub reason: Option<String>,
+}
+
+/// A request at an entry before and after.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EntryPrediction {
+    /// Where traffic enters.
+    pub entry: String,
+    /// Mean response time now, milliseconds.
+    pub response_time_ms: f64,
+    /// Then; `None` when a service on the way saturates.
+    pub response_time_ms_then: Option<f64>,
+    /// The 95 % range of it.
+    pub low_ms: Option<f64>,
+    /// Its other end.
+    pub high_ms: Option<f64>,
+    /// Recorded requests that were timed again; 0 when only the shares of edges were known.
+    #[serde(default)]
+    pub requests: u64,
+    /// Services on the way of which nothing is known: their wait is taken not to change.
+    pub not_identified: Vec<String>,
+}
+
+/// Solves the mesh with `change`.
+///
+/// # Errors
+/// A [`WhatIfError`] when the change names what is not there or cannot be.
+pub fn what_if(snapshot: &Snapshot, change: &Change) -> Result<Prediction, WhatIfError> {
+    let factors = change.factors(snapshot)?;
+    let looped = closed::Loop::solve(snapshot, change, &factors);
+    let rates = match &looped {
+        Some(looped) => looped.rates(snapshot),
+        None => traffic::rates(snapshot, &change.service, factors.arrivals),
+    };
+    let effect = |service: &ServiceView| {
+        let name = service.service.as_str();
+        let own = if change.service == service.service { factors } else { change::Factors::NONE };
+        queues::Effect::of(service, &own, rates[name], looped.as_ref().and_then(|looped| looped.wait(name)))
+    };
+    let of_service = |service| (ServiceView::name(service), effect(service));
+    let effects: BTreeMap<&str, queues::Effect> = snapshot.services.iter().map(of_service).collect();
+    let services = snapshot.services.iter().filter_map(|service| effects[service.service.as_str()].view(service));
+    let entries = traffic::entries(snapshot).map(|entry| entries::predict(entry, snapshot, &effects));
+    Ok(Prediction { services: services.collect(), entries: entries.collect() })
+}
+
+impl ServiceView {
+    fn name(&self) -> &str {
+        &self.service
+    }
+}
+
+fn services(snapshot: &Snapshot) -> impl Iterator<Item = &ServiceView> {
+    snapshot.services.iter().filter(|service| service.kind == NodeKind::Service)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,172 @@
+//! [`Effect`]: what changes at one service for one request.
+//!
+//! The model's wait then is scaled by what was measured over what the model says now: what it lacks today it lacks tomorrow. But
+//! a measured mean is noisy too (one window near saturation by tens of percent), so the scale is drawn towards 1 by the share of noise in
+//! it, `ratio^(m²/(m² + n²))` with m what models are off by and n the noise of the measured mean.
+
+use super::{ServicePrediction, change::Factors};
+use crate::{
+    estimate::interval::{self, NINETY_FIVE},
+    model::{Load, queue_wait_ms},
+    queueing::mmck,
+    snapshot::{Estimate, NodeKind, ServiceView},
+};
+
+/// A measured wait this many times the predicted one, or this part of it, is another model, not an error of it.
+const MAX_CALIBRATION: f64 = 4.0;
+
+/// A wait below this, in milliseconds, says nothing of the model.
+const MIN_CALIBRATING_MS: f64 = 0.05;
+
+/// What a model may be off by before it is fitted to what is measured: arrivals that come in waves, services that change.
+const MAY_BE_OFF: f64 = 0.2;
+
+/// Standard deviation of the logarithm of a wait then by what a change does that no queue alone knows: departures of one are
+/// the arrivals of the next. Chosen so that ranges hold what simulated meshes do (`compare/queueing`).
+const CHANGE_ERROR: f64 = 0.12;
+
+/// What changes at one service for one request, in milliseconds.
+pub(super) struct Effect {
+    rate_then: f64,
+    utilization_then: Option<f64>,
+    wait_then: Option<Range>,
+    /// Wait and service together; `None` when it saturates.
+    pub(super) added: Option<Range>,
+    refused_then: Option<f64>,
+    pub(super) identified: bool,
+}
+
+/// A value and how far it may be off to either side; endless where it has no bound.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Range {
+    pub(super) value: f64,
+    pub(super) below: f64,
+    pub(super) above: f64,
+}
+
+impl Range {
+    /// With another, independent doubt.
+    pub(super) fn widened(self, by: f64) -> Self {
+        Self { below: self.below.hypot(by), above: self.above.hypot(by), ..self }
+    }
+}
+
+impl Effect {
+    /// `looped` is the wait now and then where all queues were solved together.
+    pub(super) fn of(service: &ServiceView, own: &Factors, rate_then: f64, looped: Option<(f64, f64)>) -> Self {
+        let estimate = &service.estimate;
+        let growth = rate_then / service.rate_per_s.max(1e-9);
+        let as_now = (growth - 1.0).abs() < 1e-12 && *own == Factors::NONE;
+        let Some(now) = Load::now(estimate) else { return Self::unknown(rate_then, own, as_now) };
+        let then = Load {
+            arrival_rate_per_s: now.arrival_rate_per_s * growth,
+            service_time_ms: now.service_time_ms * own.service_time,
+            servers: u32::try_from(i64::from(now.servers) + own.servers).unwrap_or(1),
+            cs2: now.cs2 * own.cs2,
+            ..now
+        };
+        let waits = match looped {
+            Some((now, then)) => Some(now).zip(Some(then)),
+            None => queue_wait_ms(estimate, &now).zip(queue_wait_ms(estimate, &then)),
+        };
+        let wait_then = waits.map(|(model, model_then)| wait(estimate, (&now, model), (&then, model_then)));
+        let added = wait_then.map(|wait| added(estimate, (&now, &then), wait));
+        Self {
+            rate_then,
+            utilization_then: Some(utilization(estimate, &then)),
+            wait_then,
+            added: if as_now { Some(Range::default()) } else { added },
+            refused_then: refused(estimate, &now, &then),
+            identified: true,
+        }
+    }
+
+    /// Its wait is taken not to change; what a changed service time of an unknown queue does is not known.
+    fn unknown(rate_then: f64, own: &Factors, as_now: bool) -> Self {
+        let said = as_now || own.service_time == 1.0;
+        Self {
+            rate_then,
+            utilization_then: None,
+            wait_then: None,
+            added: said.then(Range::default),
+            refused_then: None,
+            identified: false,
+        }
+    }
+
+    pub(super) fn view(&self, service: &ServiceView) -> Option<ServicePrediction> {
+        let changes = (self.rate_then - service.rate_per_s).abs() > 1e-9 || self.added != Some(Range::default());
+        let arrivals = Load::now(&service.estimate).map_or(service.rate_per_s, |now| now.arrival_rate_per_s);
+        (changes && service.kind == NodeKind::Service).then(|| ServicePrediction {
+            service: service.service.clone(),
+            arrival_rate_per_s: arrivals,
+            arrival_rate_per_s_then: arrivals * self.rate_then / service.rate_per_s.max(1e-9),
+            utilization_then: self.utilization_then,
+            queue_wait_ms: service.estimate.queue_wait_ms.observed,
+            queue_wait_ms_then: self.wait_then.map(|wait| wait.value),
+            queue_wait_low_ms: self.wait_then.map(|wait| (wait.value - wait.below).max(0.0)),
+            queue_wait_high_ms: self.wait_then.map(|wait| wait.value + wait.above).filter(|high| high.is_finite()),
+            refused_ratio_then: self.refused_then,
+            saturated: self.identified && self.wait_then.is_none(),
+            reason: if self.identified { None } else { service.estimate.reason.clone() },
+        })
+    }
+}
+
+fn utilization(estimate: &Estimate, then: &Load) -> f64 {
+    match &estimate.scaling {
+        Some(law) => {
+            let peak = law.peak_rate_per_s.unwrap_or(f64::INFINITY) * f64::from(estimate.replicas.unwrap_or(1));
+            let slower = then.service_time_ms / (1e3 / law.gamma_per_s);
+            then.arrival_rate_per_s * slower / peak
+        }
+        None => then.arrival_rate_per_s * then.service_time_ms / 1e3 / f64::from(then.servers),
+    }
+}
+
+fn refused(estimate: &Estimate, now: &Load, then: &Load) -> Option<f64> {
+    let limit = estimate.limited.as_ref()?;
+    let offered = limit.offered_rate_per_s * then.arrival_rate_per_s / now.arrival_rate_per_s.max(1e-9);
+    let servers = std::num::NonZeroU32::new(then.servers)?;
+    mmck::solve(offered, then.service_time_ms / 1e3, servers, limit.room).map(|found| found.rejected_ratio)
+}
+
+/// The wait then, fitted to what is measured now.
+fn wait(estimate: &Estimate, (now, model): (&Load, f64), (then, model_then): (&Load, f64)) -> Range {
+    let (scale, of_scale) = calibration(estimate, now, model);
+    let value = model_then * scale;
+    let deviation = interval::deviation(estimate, then).map(|deviation| deviation.hypot(of_scale).hypot(CHANGE_ERROR));
+    let above = deviation.map(|deviation| value * ((NINETY_FIVE * deviation).exp() - 1.0));
+    let below = above.map_or(value, |above| value * above / (value + above).max(1e-12));
+    Range { value, below, above: above.unwrap_or(f64::INFINITY) }
+}
+
+/// What the model is scaled by, and the standard deviation of its logarithm.
+fn calibration(estimate: &Estimate, now: &Load, model: f64) -> (f64, f64) {
+    let Some((measured, samples)) = measured(estimate) else { return (1.0, 0.0) };
+    if model < MIN_CALIBRATING_MS || measured < MIN_CALIBRATING_MS {
+        return (1.0, 0.0);
+    }
+    let noise = interval::wait_noise(now, samples);
+    let believed = MAY_BE_OFF.powi(2) / (MAY_BE_OFF.powi(2) + noise.powi(2));
+    ((measured / model).clamp(1.0 / MAX_CALIBRATION, MAX_CALIBRATION).powf(believed), believed * noise)
+}
+
+/// The mean wait that was measured, and over how many requests.
+fn measured(estimate: &Estimate) -> Option<(f64, f64)> {
+    match &estimate.steady {
+        Some(steady) => Some((steady.queue_wait_ms, steady.samples as f64)),
+        None => estimate.queue_wait_ms.observed_app.map(|wait| (wait, estimate.samples as f64)),
+    }
+}
+
+/// What a request takes more: the wait then less the one that it waited, and the service time's change.
+fn added(estimate: &Estimate, (now, then): (&Load, &Load), wait: Range) -> Range {
+    let waited =
+        measured(estimate).map_or_else(|| queue_wait_ms(estimate, now).unwrap_or(wait.value), |(wait, _)| wait);
+    let longer = then.service_time_ms - now.service_time_ms;
+    // S is known to some percent, and so is what it changes by
+    let error = estimate.service_time_ms_error.unwrap_or(0.0) / estimate.service_time_ms.unwrap_or(1.0).max(1e-12);
+    let of_longer = longer.abs() * error;
+    Range { value: wait.value - waited + longer, ..wait.widened(of_longer) }
+}

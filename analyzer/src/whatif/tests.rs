@@ -1,0 +1,129 @@
+//! Small meshes whose answer is known.
+
+use std::num::NonZeroU32;
+
+use super::*;
+use crate::{
+    queueing::mmc,
+    snapshot::Estimate,
+    snapshot::{EdgeView, QueueWait},
+};
+
+fn service(name: &str, rate: f64, service_ms: f64, servers: u32, duration_ms: f64) -> ServiceView {
+    let wait = mmc::queue_wait(rate, service_ms / 1e3, NonZeroU32::new(servers).unwrap()).map(|s| s * 1e3);
+    let estimate = Estimate {
+        arrival_rate_per_s: rate,
+        samples: 20_000,
+        service_time_ms: Some(service_ms),
+        service_time_ms_error: Some(0.01 * service_ms),
+        servers: Some(servers),
+        replicas: Some(1),
+        queue_wait_ms: QueueWait { predicted: wait, observed: wait, observed_app: wait, ..QueueWait::default() },
+        ca2: Some(1.0),
+        cs2: Some(1.0),
+        model: "ggc".into(),
+        ..Estimate::default()
+    };
+    ServiceView {
+        service: name.into(),
+        rate_per_s: rate,
+        duration_ms_mean: duration_ms,
+        estimate,
+        ..ServiceView::default()
+    }
+}
+
+fn edge(caller: &str, callee: &str, rate: f64, critical_share: f64) -> EdgeView {
+    let (caller, callee) = (caller.into(), callee.into());
+    EdgeView { caller, callee, rate_per_s: rate, critical_share: Some(critical_share), ..EdgeView::default() }
+}
+
+/// Each request of the gateway calls the tagger once and, beside it, the cache twice.
+fn mesh() -> Snapshot {
+    Snapshot {
+        services: vec![
+            service("cache", 160.0, 2.0, 2, 2.1),
+            service("gateway", 80.0, 1.0, 4, 40.0),
+            service("tagger", 80.0, 20.0, 2, 55.0),
+        ],
+        edges: vec![edge("gateway", "cache", 160.0, 0.0), edge("gateway", "tagger", 80.0, 1.0)],
+        ..Snapshot::default()
+    }
+}
+
+fn change(service: &str) -> Change {
+    Change { service: service.into(), operation: None, arrivals: 1.0, servers: 0, service_time: 1.0 }
+}
+
+fn wait_of(load: f64, service_ms: f64, servers: u32) -> f64 {
+    mmc::queue_wait(load, service_ms / 1e3, NonZeroU32::new(servers).unwrap()).unwrap() * 1e3
+}
+
+#[test]
+fn nothing_changes_when_nothing_is_changed() {
+    let found = what_if(&mesh(), &change("tagger")).unwrap();
+    assert_eq!(found.services, []);
+    assert_eq!(found.entries[0].response_time_ms_then, Some(40.0));
+}
+
+#[test]
+fn more_arrivals_reach_all_who_are_called_and_are_waited_for_where_they_block() {
+    let found = what_if(&mesh(), &Change { arrivals: 1.1, ..change("gateway") }).unwrap();
+    assert_eq!(found.services.iter().map(|s| s.service.as_str()).collect::<Vec<_>>(), ["cache", "gateway", "tagger"]);
+    let tagger = &found.services[2];
+    assert!((tagger.arrival_rate_per_s_then - 88.0).abs() < 1e-9);
+    assert!((tagger.queue_wait_ms_then.unwrap() - wait_of(88.0, 20.0, 2)).abs() < 1e-9);
+    let added = wait_of(88.0, 20.0, 2) - wait_of(80.0, 20.0, 2) + wait_of(88.0, 1.0, 4) - wait_of(80.0, 1.0, 4);
+    let entry = &found.entries[0];
+    assert!((entry.response_time_ms_then.unwrap() - 40.0 - added).abs() < 1e-9, "{entry:?}");
+    assert!(entry.low_ms < entry.response_time_ms_then && entry.response_time_ms_then < entry.high_ms);
+}
+
+#[test]
+fn servers_and_service_time_change_their_service_only() {
+    let found = what_if(&mesh(), &Change { servers: 2, ..change("tagger") }).unwrap();
+    assert_eq!(found.services.len(), 1);
+    let saved = wait_of(80.0, 20.0, 2) - wait_of(80.0, 20.0, 4);
+    assert!((found.entries[0].response_time_ms_then.unwrap() - (40.0 - saved).max(0.0)).abs() < 1e-9);
+    let found = what_if(&mesh(), &Change { service_time: 0.5, ..change("tagger") }).unwrap();
+    let saved = 10.0 + wait_of(80.0, 20.0, 2) - wait_of(80.0, 10.0, 2);
+    assert!((found.entries[0].response_time_ms_then.unwrap() - (40.0 - saved).max(0.0)).abs() < 1e-9);
+}
+
+#[test]
+fn what_saturates_has_no_wait_and_no_response_time() {
+    let found = what_if(&mesh(), &Change { arrivals: 1.5, ..change("gateway") }).unwrap();
+    let tagger = found.services.iter().find(|s| s.service == "tagger").unwrap();
+    assert!(tagger.saturated && tagger.queue_wait_ms_then.is_none() && tagger.utilization_then.unwrap() > 1.19);
+    assert_eq!(found.entries[0].response_time_ms_then, None);
+}
+
+#[test]
+fn circles_settle_and_what_is_not_identified_is_named() {
+    let mut mesh = mesh();
+    mesh.edges.push(edge("tagger", "gateway", 8.0, 1.0));
+    mesh.edges.push(edge("front", "gateway", 72.0, 1.0));
+    mesh.services.push(ServiceView {
+        service: "front".into(),
+        rate_per_s: 72.0,
+        duration_ms_mean: 50.0,
+        ..ServiceView::default()
+    });
+    let found = what_if(&mesh, &Change { arrivals: 1.05, ..change("front") }).unwrap();
+    let gateway = found.services.iter().find(|s| s.service == "gateway").unwrap();
+    // 3.6 more come in front, and a tenth of what the gateway gets comes back: 3.6/(1 − 0.1)
+    assert!((gateway.arrival_rate_per_s_then - 84.0).abs() < 1e-6, "{gateway:?}");
+    let entry = found.entries.iter().find(|e| e.entry == "front").unwrap();
+    assert!(entry.response_time_ms_then.unwrap() > 50.0);
+    assert_eq!(entry.not_identified, ["front"]);
+}
+
+#[test]
+fn what_cannot_be_asked_says_why() {
+    let refused = |change: Change| what_if(&mesh(), &change).unwrap_err().to_string();
+    assert_eq!(refused(change("nobody")), "no service nobody had traffic in the window looked at");
+    let zero = Change { arrivals: 0.0, ..change("tagger") };
+    assert_eq!(refused(zero), "arrivals 0: must be a number above 0 and at most 1000");
+    let fewer = Change { servers: -2, ..change("tagger") };
+    assert_eq!(refused(fewer), "servers -2: tagger has 2, and at least 1 must be left");
+}

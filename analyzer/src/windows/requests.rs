@@ -1,0 +1,120 @@
+//! [`Sampled`]: some whole requests of every entry, for what-if. Which ones is decided by their trace ids, so that it depends
+//! neither on the order of arrival nor on how long they took.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    hash::BuildHasher,
+    sync::Arc,
+};
+
+use weir_schema::UnixNanos;
+
+use crate::{
+    held::{Held, Node, Place},
+    retiming::{Call, Request},
+    spans::{Name, Side, Span},
+};
+
+/// Requests of an entry taken from a window: five windows of them know a mean to 4 % of its scatter.
+const A_WINDOW: usize = 100;
+
+/// Windows they are kept for.
+const WINDOWS: usize = 5;
+
+/// Requests taken from a window at most; with [`MAX_PARTS`] each, 64 MB are kept at worst.
+const MOST_A_WINDOW: usize = 1_000;
+
+/// Parts (one per service entered) of a request that is kept.
+const MAX_PARTS: usize = 200;
+
+/// Requests of the last windows.
+#[derive(Debug, Default)]
+pub(super) struct Sampled {
+    windows: VecDeque<Vec<Request<Name>>>,
+}
+
+impl Sampled {
+    pub(super) fn requests(&self) -> Arc<Vec<Request<Name>>> {
+        Arc::new(self.windows.iter().flatten().cloned().collect())
+    }
+
+    /// Takes some of the requests that ended in a window.
+    pub(super) fn window(&mut self, spans: &[(Span, Place)], held: &Held, known_until: UnixNanos) {
+        let hash = foldhash::fast::FixedState::default();
+        let mut by_entry: BTreeMap<Name, Vec<(u64, u64, Place)>> = BTreeMap::new();
+        for (span, place) in spans.iter().filter(|(span, place)| !span.shed && enters(span, *place, held)) {
+            by_entry.entry(span.service).or_default().push((hash.hash_one(span.trace), span.id, *place));
+        }
+        let whole = Whole { held, known_until };
+        let mut taken = Vec::new();
+        for mut roots in by_entry.into_values() {
+            roots.sort_unstable_by_key(|(hash, id, _)| (*hash, *id));
+            let some = roots.into_iter().take(A_WINDOW.min(MOST_A_WINDOW - taken.len()));
+            taken.extend(some.filter_map(|(.., place)| whole.part(place, held.node(place)?, &mut 0)));
+        }
+        self.windows.push_back(taken);
+        if self.windows.len() > WINDOWS {
+            self.windows.pop_front();
+        }
+    }
+}
+
+/// Whether a request enters the mesh by it: nobody called, or a client of which nothing more is known.
+fn enters(span: &Span, place: Place, held: &Held) -> bool {
+    let serves = span.side != Side::Client && (span.side != Side::Internal || span.parent == 0);
+    serves && held.parent_of(place).is_none_or(|parent| parent.is_client() && parent.is_root())
+}
+
+/// Reads requests from the spans that had ended by then.
+struct Whole<'a> {
+    held: &'a Held,
+    known_until: UnixNanos,
+}
+
+impl Whole<'_> {
+    /// One service's part, and those of whom it called; `None` when there are too many.
+    fn part(&self, place: Place, node: &Node, parts: &mut usize) -> Option<Request<Name>> {
+        let mut calls = Vec::new();
+        let mut within = vec![place];
+        while let Some(parent) = within.pop() {
+            *parts += 1;
+            if *parts > MAX_PARTS {
+                return None;
+            }
+            for (place, child) in self.children(parent) {
+                if child.is_client() || child.service != node.service {
+                    calls.push((child.id(), self.call(node, place, child, parts)?));
+                } else {
+                    within.push(place);
+                }
+            }
+        }
+        // of two that began together one comes first, always the same
+        calls.sort_by(|(a_id, a), (b_id, b)| a.start_ms.total_cmp(&b.start_ms).then(a_id.cmp(b_id)));
+        let calls = calls.into_iter().map(|(_, call)| call).collect();
+        Some(Request { service: node.service, duration_ms: ms(node.end() - node.start()), calls })
+    }
+
+    fn call(&self, caller: &Node, place: Place, child: &Node, parts: &mut usize) -> Option<Call<Name>> {
+        let answer = if child.service != caller.service {
+            Some((place, child))
+        } else {
+            let answers = self.children(place).filter(|(_, answer)| answer.service != caller.service);
+            answers.min_by_key(|(_, answer)| answer.id())
+        };
+        let callee = match answer {
+            Some((place, answer)) => Some(Box::new(self.part(place, answer, parts)?)),
+            None => None,
+        };
+        let start_ms = ms(child.start() - caller.start()).max(0.0);
+        Some(Call { start_ms, end_ms: ms(child.end() - caller.start()), callee })
+    }
+
+    fn children(&self, place: Place) -> impl Iterator<Item = (Place, &Node)> {
+        self.held.children(place).filter(|(_, child)| child.end() <= self.known_until)
+    }
+}
+
+fn ms(ns: i64) -> f64 {
+    ns as f64 / 1e6
+}
