@@ -4,6 +4,7 @@
 //! breakers and counts are state beside them, so a policy changes a number and nothing is compiled again.
 
 use std::{
+    borrow::Cow,
     collections::{HashMap, HashSet},
     net::SocketAddr,
     sync::{
@@ -164,12 +165,12 @@ impl Workload {
         workload
     }
 
-    /// Enforces `set`; what it does not mention is held to the static configuration.
+    /// Enforces `set`; what it does not mention, limit by limit, is held to the static configuration.
     pub(crate) fn apply(&self, set: Arc<PolicySet>) {
-        let of_service = |name: &str| set.for_service(name).or_else(|| self.static_policy.for_service(name));
-        self.gate.set(of_service(&self.service));
+        let of_service = |name: &str| over(set.for_service(name), self.static_policy.for_service(name));
+        self.gate.set(of_service(&self.service).as_deref());
         for upstream in &self.upstreams {
-            upstream.circuit.set(breaker(of_service(&upstream.service)));
+            upstream.circuit.set(breaker(of_service(&upstream.service).as_deref()));
         }
         for route in self.routes() {
             let regulated = match route.direction {
@@ -178,8 +179,8 @@ impl Workload {
             };
             let policy = regulated.and_then(|service| set.for_route(service, &route.name));
             let (inbound, own) = (route.direction == Direction::Inbound, route.static_policy.as_ref());
-            route.gate.set(policy.filter(|_| inbound).or(own));
-            route.circuit.set(breaker(policy.filter(|_| !inbound).or(own)));
+            route.gate.set(over(policy.filter(|_| inbound), own).as_deref());
+            route.circuit.set(breaker(over(policy.filter(|_| !inbound), own).as_deref()));
         }
         self.applied.store(set);
     }
@@ -289,3 +290,11 @@ fn listeners(
 fn breaker(policy: Option<&Policy>) -> Option<weir_policy::Breaker> {
     policy.and_then(|p| p.breaker)
 }
+/// What `said` says, and `file` where it says nothing.
+fn over<'a>(said: Option<&'a Policy>, file: Option<&'a Policy>) -> Option<Cow<'a, Policy>> {
+    match (said, file) {
+        (Some(said), Some(file)) => Some(Cow::Owned(said.or(file))),
+        (said, file) => said.or(file).map(Cow::Borrowed),
+    }
+}
+
