@@ -254,10 +254,12 @@ fn upstreams(config: &Config, security: &Security, before: Option<&Workload>, id
     let upstream = |(index, upstream): (usize, &config::Upstream)| {
         let tls = security.client_tls(index).cloned();
         let compiled = Upstream::new(upstream, config.locality.as_ref(), threads, tls);
-        let known = before.and_then(|before| before.upstreams.iter().find(|known| known.name == upstream.name));
-        Arc::new(match known {
-            Some(known) => compiled.known_by(known, ids),
-            None => compiled,
+        let known = |name: &str| before.and_then(|before| before.upstreams.iter().find(|known| known.name == name));
+        Arc::new(match (known(&upstream.name), compiled.parent().and_then(known)) {
+            (Some(known), _) => compiled.known_by(known, ids),
+            // a new part of an upstream has the endpoints that were found for it, until they are looked for again
+            (None, Some(whole)) => compiled.part_of(whole, ids),
+            (None, None) => compiled,
         })
     };
     config.upstreams.iter().enumerate().map(upstream).collect()

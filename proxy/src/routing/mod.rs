@@ -128,6 +128,9 @@ impl Route {
             self.gate = route.gate.clone();
             self.circuit = route.circuit.clone();
             self.stats = route.stats.clone();
+            if let (Some(mirror), Some(before)) = (self.mirror.as_mut().and_then(Arc::get_mut), &route.mirror) {
+                mirror.goes_on_from(before);
+            }
         }
         Arc::new(self)
     }
