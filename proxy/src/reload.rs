@@ -18,7 +18,7 @@ use crate::{
     security::{Security, SecurityError},
     sockets::{Addresses, bind_missing, listener_keys},
     traffic::Order,
-    workload::Current,
+    workload::{Current, Workload},
 };
 
 /// Why a configuration is not taken while the proxy runs.
@@ -113,11 +113,7 @@ impl Reloader {
         }
         let (now, sockets) = bind_missing(&listener_keys(&config), self.orders.len(), &addresses)?;
         let security = Security::open(&config, &self.provider)?;
-        let before = self.current.load_full();
-        let after = Arc::new(before.succeeded_by(&config, security));
-        self.current.store(after.clone());
-        // a policy that came in between went to the one before
-        after.inherit_policy(&before);
+        let after = Workload::succeed(&self.current, &config, security);
         let mut obeyed = Vec::new();
         for (orders, sockets) in self.orders.iter().zip(sockets) {
             let (done, told) = oneshot::channel();

@@ -102,9 +102,7 @@ impl Workload {
         workload
     }
 
-    /// Compiles what follows this one: same process, other routes. What is known of routes, upstreams and
-    /// endpoints that stay is shared with it, and so is the policy.
-    pub(crate) fn succeeded_by(&self, config: &Config, security: Security) -> Self {
+    fn succeeded_by(&self, config: &Config, security: Security) -> Self {
         let after = Self::compile(config, self.instance.clone(), self.tally.clone(), security, Some(self));
         after.inherit_policy(self);
         // some endpoints may have gone with the old configuration
@@ -113,7 +111,7 @@ impl Workload {
     }
 
     /// Enforces what `before` does; the static limits, though, are its own.
-    pub(crate) fn inherit_policy(&self, before: &Self) {
+    fn inherit_policy(&self, before: &Self) {
         let set = before.applied.load_full();
         if set.policies == before.static_policy.policies {
             self.apply(Arc::new(PolicySet { sequence: set.sequence, ..self.static_policy.clone() }));
@@ -185,16 +183,37 @@ impl Workload {
         self.applied.store(set);
     }
 
-    /// As [`Self::apply`], and keeps in mind where the set came from.
-    pub(crate) fn apply_from(&self, origin: Origin, set: Arc<PolicySet>) {
-        self.apply(set);
-        *self.origin.lock() = (origin, Instant::now());
+    /// Enforces `set` in the workload in force, and keeps in mind where it came from.
+    pub(crate) fn enforce(current: &Current, origin: Origin, set: Arc<PolicySet>) {
+        Self::regulate(current, origin, |_| set);
     }
 
     /// Falls back to the static configuration; never to "unlimited".
-    pub(crate) fn decay(&self) {
-        let numbered = PolicySet { sequence: self.applied.load().sequence, ..self.static_policy.clone() };
-        self.apply_from(Origin::Decayed, Arc::new(numbered));
+    pub(crate) fn decay(current: &Current) {
+        let numbered = |workload: &Self| {
+            let sequence = workload.applied.load().sequence;
+            Arc::new(PolicySet { sequence, ..workload.static_policy.clone() })
+        };
+        Self::regulate(current, Origin::Decayed, numbered);
+    }
+
+    /// A reload takes the same lock: it can neither miss a set nor put an older one back.
+    fn regulate(current: &Current, origin: Origin, set: impl FnOnce(&Self) -> Arc<PolicySet>) {
+        let known = current.load().origin.clone();
+        let mut known = known.lock();
+        let workload = current.load();
+        workload.apply(set(&workload));
+        *known = (origin, Instant::now());
+    }
+
+    /// Puts what follows this configuration in force: same process, other routes. What is known of routes, upstreams and
+    /// endpoints that stay is shared, and so is the policy.
+    pub(crate) fn succeed(current: &Current, config: &Config, security: Security) -> Arc<Self> {
+        let before = current.load_full();
+        let _nobody_regulates = before.origin.lock();
+        let after = Arc::new(before.succeeded_by(config, security));
+        current.store(after.clone());
+        after
     }
 
     /// How long one who came to the service now would wait, as far as is known.
@@ -289,9 +308,6 @@ fn listeners(
     (listeners, accepts)
 }
 
-fn breaker(policy: Option<&Policy>) -> Option<weir_policy::Breaker> {
-    policy.and_then(|p| p.breaker)
-}
 /// What `said` says, and `file` where it says nothing.
 fn over<'a>(said: Option<&'a Policy>, file: Option<&'a Policy>) -> Option<Cow<'a, Policy>> {
     match (said, file) {
@@ -300,3 +316,6 @@ fn over<'a>(said: Option<&'a Policy>, file: Option<&'a Policy>) -> Option<Cow<'a
     }
 }
 
+fn breaker(policy: Option<&Policy>) -> Option<weir_policy::Breaker> {
+    policy.and_then(|p| p.breaker)
+}

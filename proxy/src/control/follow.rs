@@ -139,8 +139,6 @@ impl Follower {
 
     /// Enforces a set, or says why not.
     fn take(&mut self, set: proto::PolicySet) -> Result<(), String> {
-        // even a set that is refused says that the control plane is there
-        self.current.load().policy_news.send_replace(Some(Instant::now()));
         let set = PolicySet::try_from(set).map_err(|error| {
             add(&self.current.load().tally.policies_refused, 1);
             warn!(%error, "policy refused whole; the one before stays");
@@ -152,6 +150,8 @@ impl Follower {
         if outdated {
             return Err(format!("sequence {} is older than {}", set.sequence, self.newest.0));
         }
+        // a control plane of which nothing can be enforced regulates no more than one that is silent
+        self.current.load().policy_news.send_replace(Some(Instant::now()));
         if in_force {
             self.decays = set.ttl().map(|ttl| Instant::now() + ttl);
             return Ok(());
@@ -168,21 +168,14 @@ impl Follower {
     fn enforce(&mut self, set: PolicySet, origin: Origin) {
         self.newest = (set.sequence, set.issued_unix_nano);
         self.decays = set.ttl().map(|ttl| Instant::now() + ttl);
-        let set = Arc::new(set);
-        loop {
-            let workload = self.current.load_full();
-            workload.apply_from(origin, set.clone());
-            // a reload in between may have missed it
-            if Arc::ptr_eq(&workload, &self.current.load()) {
-                return add(&workload.tally.policies_applied, 1);
-            }
-        }
+        Workload::enforce(&self.current, origin, Arc::new(set));
+        add(&self.current.load().tally.policies_applied, 1);
     }
 
     fn decay(&mut self) {
         warn!(sequence = self.newest.0, "no news of the policy for its time to live; the static limits hold");
         self.decays = None;
-        self.current.load().decay();
+        Workload::decay(&self.current);
     }
 
     fn status(&self, refused: String) -> proto::ProxyStatus {
