@@ -15,7 +15,12 @@ use hyper::body::Incoming;
 use crate::{
     lm::Reading,
     telemetry::Failure,
-    traffic::{clock::Clock, exchange::Exchange, pool::Lease, upload::Upload},
+    traffic::{
+        clock::Clock,
+        exchange::{End, Exchange},
+        pool::Lease,
+        upload::Upload,
+    },
 };
 
 /// A body of either kind.
@@ -82,6 +87,8 @@ impl Observed {
             Some(Ok(frame)) => {
                 if let Some(chunk) = frame.data_ref() {
                     self.watch(chunk);
+                } else if let (Some(trailers), Some(exchange)) = (frame.trailers_ref(), &mut self.exchange) {
+                    exchange.trailers(trailers);
                 }
                 // the client's side may not ask again once it has what was announced
                 if self.incoming.is_end_stream() {
@@ -119,14 +126,14 @@ impl Observed {
             lease.give_back();
         }
         if let Some(exchange) = self.exchange.take() {
-            exchange.complete(&self.reading);
+            exchange.end(End::Complete(&self.reading));
         }
     }
 
     fn broken(&mut self, failure: Failure) {
         (self.lease, self.clock) = (None, None);
         if let Some(exchange) = self.exchange.take() {
-            exchange.broken(failure, &self.reading);
+            exchange.end(End::Broken { failure, reading: &self.reading });
         }
     }
 }
@@ -135,7 +142,7 @@ impl Drop for Observed {
     fn drop(&mut self) {
         // whoever asked went away: what has come until now was generated, and is booked
         if let Some(exchange) = self.exchange.take() {
-            exchange.left(&self.reading);
+            exchange.end(End::Left(&self.reading));
         }
     }
 }

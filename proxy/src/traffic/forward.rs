@@ -5,7 +5,10 @@
 
 use std::{net::IpAddr, rc::Rc};
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, header::SET_COOKIE};
+use http::{
+    HeaderValue, Method, Request, Response, StatusCode,
+    header::{ACCEPT_ENCODING, SET_COOKIE},
+};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use tokio::time::Instant;
 
@@ -24,6 +27,7 @@ use crate::{
         client_body::{ClientBody, hold_back},
         clock::Clock,
         exchange::Exchange,
+        grpc,
         headers::{PEER, strip_hop_by_hop},
         outcome::Outcome,
         pool::Wire,
@@ -79,7 +83,7 @@ pub(crate) async fn handle(
         return reject(&worker, rejection, grpc);
     }
     let Some(route) = workload.route(listener, &request) else {
-        return explained(StatusCode::NOT_FOUND, "no_route", "no route matches this request", false);
+        return explained(StatusCode::NOT_FOUND, "no_route", "no route matches this request", grpc);
     };
     let target = route.next_target();
     let upgrade = match Upgrade::wanted(&mut request, target.map_or(Protocol::Http1, |t| t.upstream.protocol)) {
@@ -90,6 +94,7 @@ pub(crate) async fn handle(
     let mut exchange = Exchange::begin(&worker, route.clone(), upstream, &request);
     let request = request.map(|incoming| ClientBody::new(incoming, workload));
     let upload = request.body().upload();
+    exchange.uploads(upload.clone());
     let passage = Passage { worker: &worker, listener, client, route: &route, target, grpc, upgrade };
     match passage.walk(request, &mut exchange).await {
         Ok(Arrived::Answered(answer, more)) => pass_on(&route, answer, &more, upload, exchange),
@@ -103,6 +108,8 @@ impl<'a> Passage<'a> {
     /// To the upstream, and back with the head of its answer.
     async fn walk(self, mut request: Request<ClientBody>, exchange: &mut Exchange) -> Result<Arrived<'a>, Stop> {
         let Self { worker, route, client, .. } = self;
+        // before anything is added, or the client could have it taken out again by naming it in `Connection`
+        strip_hop_by_hop(request.headers_mut());
         if let Some(guard) = worker.workload.security.guard(self.listener) {
             exchange.allowed(guard.check(&mut request).await?);
         }
@@ -122,7 +129,8 @@ impl<'a> Passage<'a> {
         if upstream.protocol == Protocol::Http1 {
             hold_back(&mut request);
         }
-        let sending = Sending { worker, route, upstream, hash, give_up };
+        let upload = exchange.upload();
+        let sending = Sending { worker, route, upstream, hash, give_up, upload: upload.as_deref() };
         let answer = sending.send(exchange, request).await?;
         match (Upgrade::granted(&answer.response), self.upgrade) {
             (true, Some(upgrade)) => Ok(Arrived::Switched(answer, upgrade)),
@@ -137,7 +145,10 @@ impl<'a> Passage<'a> {
         let Self { worker, listener, route, upgrade, .. } = self;
         let (mut parts, body) = request.into_parts();
         let (headers, received) = (&mut parts.headers, parts.version);
-        strip_hop_by_hop(headers);
+        if exchange.counts_tokens() {
+            // what is compressed cannot be read, and so not be billed
+            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        }
         exchange.trace().inject(&worker.workload.propagation, headers);
         match route.direction {
             Direction::Inbound => headers.remove(PEER),
@@ -166,7 +177,10 @@ fn pass_on(
     let Answer { response, lease, peer } = answer;
     exchange.answered_by(peer);
     let (mut parts, incoming) = response.into_parts();
-    exchange.answered(parts.status.as_u16(), Outcome::answered(parts.status, &parts.headers));
+    match grpc::ends_with_trailers(&parts.headers) {
+        true => exchange.begun(parts.status.as_u16()),
+        false => exchange.answered(parts.status.as_u16(), Outcome::answered(parts.status, &parts.headers)),
+    }
     strip_hop_by_hop(&mut parts.headers);
     let reading = Reading::of(&parts.headers, exchange.call().is_some());
     more.target.response_headers.apply(&mut parts.headers);

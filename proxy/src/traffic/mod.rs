@@ -14,6 +14,7 @@ mod data_thread;
 mod deadline;
 mod exchange;
 mod forward;
+mod grpc;
 mod handshake;
 mod headers;
 mod listener;
@@ -33,6 +34,7 @@ mod vet;
 mod via;
 
 pub(crate) use data_thread::{DataThread, Order};
+pub(crate) use grpc::{http_status, name as grpc_name};
 pub(crate) use headers::PEER;
 pub(crate) use mirror::Mirror;
 pub(crate) use outcome::Outcome;
