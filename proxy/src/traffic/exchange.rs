@@ -193,7 +193,10 @@ impl Exchange {
     fn failed(&mut self, failure: Failure, status: u16) {
         match failure {
             // one that was only too slow may have generated all the same
-            Failure::UpstreamTimeout => self.model.keep(),
+            Failure::UpstreamTimeout => {
+                self.model.keep();
+                self.inform_local_limiter();
+            }
             _ => self.model.refund(),
         }
         self.record().failure = Some(failure);

@@ -112,7 +112,10 @@ impl Exchange {
     pub(crate) fn answered(&mut self, status: u16, outcome: Outcome) {
         self.record().status = status;
         self.record().grpc_status = outcome.grpc_status();
-        self.inform_local_limiter();
+        // a refusal is mostly quick, and says nothing of how long work takes
+        if status < 400 {
+            self.inform_local_limiter();
+        }
         self.upstream_said(outcome);
     }
 
@@ -154,7 +157,7 @@ impl Exchange {
     }
 
     /// The time to the head is what the local limiter steers by: a stream may last as long as it likes.
-    fn inform_local_limiter(&self) {
+    pub(super) fn inform_local_limiter(&self) {
         let (Some((_, since)), SpanRecord { route, in_flight, .. }) = (&self.pick, self.seen()) else { return };
         if route.direction == Direction::Inbound {
             self.worker.workload.latencies.observe(since.elapsed(), *in_flight);
