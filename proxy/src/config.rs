@@ -119,6 +119,11 @@ pub struct PolicySource {
 }
 
 /// A configuration that cannot be used: which key, and what would be accepted.
+    /// The least rate that a policy may hold this service to; a set with less is refused. 0.001, a request in a quarter of
+    /// an hour, unless it says otherwise: less is a slip, or worse. Nor can a policy's concurrency limit be less than
+    /// `servers`, where that is known.
+    #[serde(default = "min_rate_per_s")]
+    pub min_rate_per_s: f64,
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ConfigError(pub String);
@@ -126,6 +131,10 @@ pub struct ConfigError(pub String);
 fn max_connections() -> usize {
     10_000
 }
+fn min_rate_per_s() -> f64 {
+    0.001
+}
+
 
 impl Config {
     /// Reads and checks a `proxy.yaml`.
