@@ -63,7 +63,8 @@ impl Control {
         }
         if let Some(listener) = self.admin.and_then(|a| TcpListener::from_std(a).ok()) {
             let (taps, token, status) = (self.taps, self.token, self.status);
-            let admin = Admin { current, taps, token, status, drain: self.draining };
+            let local = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
+            let admin = Admin { current, taps, token, status, local, drain: self.draining };
             tasks.spawn(serve_admin(listener, admin, stopping));
         }
         tasks.close();
@@ -71,7 +72,6 @@ impl Control {
     }
 }
 
-/// Looks for endpoints, and watches certificates and keys, as the configuration in force asks; begins anew with each.
 /// How the control plane and the collector are reached: one that vanishes without a word, with its machine or behind a
 /// gateway that forgets, is noticed within a quarter of a minute.
 fn reached_at(url: String) -> Option<Endpoint> {
@@ -82,6 +82,7 @@ fn reached_at(url: String) -> Option<Endpoint> {
     Some(endpoint.http2_keep_alive_interval(PING).keep_alive_timeout(PATIENCE).keep_alive_while_idle(true))
 }
 
+/// Looks for endpoints, and watches certificates and keys, as the configuration in force asks; begins anew with each.
 async fn keep_fresh(mut configs: watch::Receiver<Arc<Config>>, current: Current, stop: CancellationToken) {
     loop {
         let (of_this_one, tasks) = (stop.child_token(), TaskTracker::new());
