@@ -112,7 +112,7 @@ impl Reloader {
             return Err(ReloadError::Fixed { key });
         }
         let (now, sockets) = bind_missing(&listener_keys(&config), self.orders.len(), &addresses)?;
-        let security = Security::open(&config, &self.provider)?;
+        let security = Security::open(&config, &self.provider, Some(&self.current.load().security))?;
         let after = Workload::succeed(&self.current, &config, security);
         let mut obeyed = Vec::new();
         for (orders, sockets) in self.orders.iter().zip(sockets) {
