@@ -73,7 +73,8 @@ impl Entrance<'_> {
                 }
             }
         }
-        Ok(())
+        // a wait is over by now, and others may have gone before
+        if self.upstream.has_room() { Ok(()) } else { Err(Refusal::UpstreamOverflow) }
     }
 
     /// Sets tokens aside at the route and at the service; says the budget that is nearer its end.
