@@ -88,7 +88,7 @@ impl Exchange {
         if worker.recorder.may_want(trace.sampled) {
             trace.keep_state(headers);
             path = request.uri().path_and_query().map(|path| kept(path.path(), MAX_PATH));
-            caller = headers.get(PEER).and_then(|caller| Some(kept(caller.to_str().ok()?, MAX_CALLER)));
+            caller = caller_of(request);
         }
         let proof = |peer: &Arc<Peer>| Box::new(Proof { source: Some(peer.clone()), ..Proof::default() });
         let record = SpanRecord {
@@ -268,6 +268,20 @@ impl Exchange {
     fn record(&mut self) -> &mut SpanRecord {
         self.record.as_mut().expect("taken only when closed")
     }
+}
+
+/// Who calls: as its sidecar says, unless TLS has proved somebody else. An account may say more than the service's name
+/// (`tagger-v2`), or nothing (`default`).
+fn caller_of<B>(request: &Request<B>) -> Option<Box<str>> {
+    let said = request.headers().get(PEER)?.to_str().ok()?;
+    let proved = request.extensions().get::<Arc<Peer>>().and_then(|peer| peer.principal.as_ref());
+    let account =
+        proved.and_then(|id| id.path().rsplit('/').next()).filter(|account| !matches!(*account, "" | "default"));
+    let service = said.split('/').next().unwrap_or_default();
+    let fits =
+        |account: &str| account.strip_prefix(service).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'));
+    let caller = account.filter(|account| !fits(account)).unwrap_or(said);
+    Some(kept(caller, MAX_CALLER))
 }
 
 impl Drop for Exchange {
