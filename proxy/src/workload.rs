@@ -6,7 +6,7 @@
 use std::{
     borrow::Cow,
     collections::{HashMap, HashSet},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed},
@@ -41,6 +41,7 @@ pub(crate) struct Workload {
     pub(crate) accepts: Vec<Accepts>,
     pub(crate) http: Http,
     pub(crate) max_connections: usize,
+    max_connections_per_client: Option<usize>,
     pub(crate) upstreams: Vec<Arc<Upstream>>,
     pub(crate) timeouts: Timeouts,
     pub(crate) span_ratio: f64,
@@ -138,6 +139,7 @@ impl Workload {
             accepts,
             http: config.http,
             max_connections: config.max_connections,
+            max_connections_per_client: config.max_connections_per_client,
             upstreams,
             timeouts: config.timeouts,
             span_ratio: config.telemetry.span_ratio,
@@ -226,6 +228,13 @@ impl Workload {
         u64::from(self.local_limit.load(Relaxed))
     }
 
+    /// How many connections `client` may have open on a thread. Half of all, unless the file says otherwise: one that goes
+    /// astray then leaves room for the others. From this machine all of them: there the workload is the only client.
+    pub(crate) fn connections_of(&self, client: IpAddr) -> usize {
+        let unsaid = if client.is_loopback() { self.max_connections } else { self.max_connections.div_ceil(2) };
+        self.max_connections_per_client.unwrap_or(unsaid)
+    }
+
     /// Every route of every listener.
     pub(crate) fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
         self.listeners.iter().flatten().chain(self.accepts.iter().filter_map(|accepts| accepts.tcp.as_ref()))
@@ -293,7 +302,8 @@ fn listeners(
     let upstream = |name: &str| (*by_name.get(name).expect("validated: the upstream exists")).clone();
     let mut known: Vec<&Arc<Route>> = before.iter().flat_map(|before| before.routes()).collect();
     let mut compiled = |route: &config::Route, direction| {
-        let standing = Standing { service: &config.service, direction, timeout: config.timeouts.response() };
+        let (timeout, idle_timeout) = (config.timeouts.response(), config.timeouts.stream_idle());
+        let standing = Standing { service: &config.service, direction, timeout, idle_timeout };
         let route = Route::new(route, standing, upstream).expect("validated: the route compiles");
         route.known_by(&mut known)
     };

@@ -370,8 +370,7 @@ mod tests {
             ),
         ] {
             let path = path.map(Into::into);
-            let record =
-                SpanRecord { path, tunnel: Some(tunnel.into()), ..record(&workload) };
+            let record = SpanRecord { path, tunnel: Some(tunnel.into()), ..record(&workload) };
             let request = decoded(&[record], &workload);
             let attributes = attributes(&request.resource_spans[0].scope_spans[0].spans[0]);
             for (key, value) in expected {

@@ -15,7 +15,7 @@ use tracing::warn;
 use crate::{
     sockets::{ListenerKey, Sockets},
     telemetry::Recorder,
-    traffic::{listener::Slot, pool::Pool, serve::Worker},
+    traffic::{listener::Slot, open::OpenConnections, pool::Pool, serve::Worker},
     workload::Workload,
 };
 
@@ -38,7 +38,7 @@ pub(crate) struct DataThread {
     pool: Option<Rc<Pool>>,
     recorder: Rc<Recorder>,
     tasks: TaskTracker,
-    open: Rc<Cell<usize>>,
+    open: Rc<OpenConnections>,
     shutdown: CancellationToken,
 }
 

@@ -3,14 +3,13 @@
 //! [`handle`] is one request's whole way; what stops it on the way is a [`Stop`], which `reply` puts into
 //! words. An [`Exchange`] goes along and books what happens.
 
-use std::{net::IpAddr, rc::Rc};
+use std::rc::Rc;
 
 use http::{
     HeaderValue, Method, Request, Response, StatusCode,
     header::{ACCEPT_ENCODING, SET_COOKIE},
 };
 use hyper::{body::Incoming, upgrade::OnUpgrade};
-use tokio::time::Instant;
 
 use crate::{
     config::{Direction, Protocol},
@@ -22,8 +21,10 @@ use crate::{
     traffic::{
         address::address,
         admission::Entrance,
+        answers::Answers,
         attempt::{Answer, Sending},
         body::ProxyBody,
+        client::Client,
         client_body::{ClientBody, hold_back},
         clock::Clock,
         exchange::Exchange,
@@ -46,7 +47,7 @@ use crate::{
 struct Passage<'a> {
     worker: &'a Rc<Worker>,
     listener: usize,
-    client: IpAddr,
+    client: &'a Client,
     route: &'a Route,
     target: Option<&'a Target>,
     grpc: bool,
@@ -73,7 +74,7 @@ struct Additions<'a> {
 pub(crate) async fn handle(
     worker: Rc<Worker>,
     listener: usize,
-    client: IpAddr,
+    client: &Client,
     mut request: Request<Incoming>,
 ) -> Response<ProxyBody> {
     let workload = &worker.workload;
@@ -97,7 +98,7 @@ pub(crate) async fn handle(
     exchange.uploads(upload.clone());
     let passage = Passage { worker: &worker, listener, client, route: &route, target, grpc, upgrade };
     match passage.walk(request, &mut exchange).await {
-        Ok(Arrived::Answered(answer, more)) => pass_on(&route, answer, &more, upload, exchange),
+        Ok(Arrived::Answered(answer, more)) => pass_on(&route, answer, &more, upload, client.answers.clone(), exchange),
         Ok(Arrived::Switched(answer, upgrade)) => tunnel::switch(&worker, answer, upgrade, exchange),
         Ok(Arrived::Opened(wire, client)) => tunnel::open(&worker, exchange, client, wire),
         Err(stop) => stop.or_fault(upload.as_deref()).answer(exchange, grpc),
@@ -120,7 +121,7 @@ impl<'a> Passage<'a> {
         let entrance = Entrance { worker, route, upstream, give_up };
         let mut request = exchange.read_along(request);
         let budget = entrance.admit_request(&mut request, exchange).await?;
-        let Affinity { hash, set_cookie } = Affinity::of(upstream, &request, client);
+        let Affinity { hash, set_cookie } = Affinity::of(upstream, &request, client.address);
         if self.upgrade.is_none() && request.method() == Method::CONNECT {
             let client = hyper::upgrade::on(&mut request);
             return Ok(Arrived::Opened(tunnel::connect(worker, upstream, hash, exchange).await?, client));
@@ -172,6 +173,7 @@ fn pass_on(
     answer: Answer,
     more: &Additions<'_>,
     upload: Option<Rc<Upload>>,
+    answers: Option<Rc<Answers>>,
     mut exchange: Exchange,
 ) -> Response<ProxyBody> {
     let Answer { response, lease, peer } = answer;
@@ -192,6 +194,6 @@ fn pass_on(
         ratelimit::say(&mut parts.headers, budget);
     }
     let ends = route.max_stream_duration.map(|longest| exchange.started() + longest);
-    let clock = Clock::new(route.idle_timeout, ends, Instant::now());
-    Response::from_parts(parts, ProxyBody::upstream(incoming, reading, clock, exchange, lease, upload))
+    let clock = Clock::new(Some(route.idle_timeout), ends);
+    Response::from_parts(parts, ProxyBody::upstream(incoming, reading, clock, exchange, lease, upload, answers))
 }

@@ -5,6 +5,7 @@
 
 mod address;
 mod admission;
+mod answers;
 mod attempt;
 mod body;
 mod client;
@@ -17,8 +18,10 @@ mod forward;
 mod grpc;
 mod handshake;
 mod headers;
+mod lifetime;
 mod listener;
 mod mirror;
+mod open;
 mod outcome;
 mod pool;
 mod ratelimit;

@@ -68,7 +68,14 @@ struct Pace {
 impl Upload {
     fn new() -> Self {
         let (ended, over, awaited) = (Cell::new(false), Cell::new(false), Cell::new(false));
-        Self { fault: Cell::new(None), ended, over, moved: Cell::new(Instant::now()), awaited, body: RefCell::new(None) }
+        Self {
+            fault: Cell::new(None),
+            ended,
+            over,
+            moved: Cell::new(Instant::now()),
+            awaited,
+            body: RefCell::new(None),
+        }
     }
 
     /// Since when it is the upstream's turn; `None` while the client is waited for.
