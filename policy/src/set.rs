@@ -189,7 +189,8 @@ mod tests {
     fn one_limit_lifts_no_other() {
         let concurrency_limit = Some(ConcurrencyLimit { limit: NonZeroU32::MIN, queue: 1, queue_timeout_ms: 1 });
         let breaker = Breaker::new(0.5, 1, Duration::from_secs(1));
-        let file = Policy { concurrency_limit, breaker, rate_limit: RateLimit::new(1.0, NonZeroU32::MIN), ..policy("a") };
+        let file =
+            Policy { concurrency_limit, breaker, rate_limit: RateLimit::new(1.0, NonZeroU32::MIN), ..policy("a") };
         let said = policy("a").or(&file);
         assert_eq!((said.concurrency_limit, said.breaker), (concurrency_limit, breaker));
         assert_eq!(said.rate_limit, policy("a").rate_limit, "what it says counts");
