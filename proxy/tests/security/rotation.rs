@@ -27,6 +27,9 @@ const REFUSED: &str = "weir_proxy_certificates_refused_total";
 /// Rotations of the test under load, both sides each time.
 const ROTATIONS: usize = 4;
 
+/// An idle client is not closed for being idle.
+const PATIENT: &str = "timeouts: { header_read_ms: 120000 }";
+
 /// SHA-256 of the certificate that a new handshake meets.
 async fn shown(address: SocketAddr, folder: &Path) -> String {
     let stream = connect(address, &client_of(folder)).await.unwrap();
@@ -164,7 +167,7 @@ async fn roots_that_are_taken_out_are_obeyed_at_once() {
     let parser = old.workload("parser");
     let trust = old.dir.path().join("trust.crt");
     fs::write(&trust, old.root.certificate_pem()).unwrap();
-    let proxy = inbound(app().await, &listener_tls(&parser, &trust, ""), "");
+    let proxy = inbound(app().await, &listener_tls(&parser, &trust, ""), PATIENT);
     let address = proxy.addresses()[0];
     let before = client_of(&old.workload("tagger"));
     let after = client(&old.trust(), Some(&new.workload("tagger")), &["http/1.1"]);
@@ -197,7 +200,7 @@ async fn a_root_that_is_added_ends_no_connection() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_is_believed_until_it_ends_and_no_longer() {
     let mesh = Mesh::new("mesh.local");
-    let proxy = inbound(app().await, &listener_tls(&mesh.workload("parser"), &mesh.trust(), ""), "");
+    let proxy = inbound(app().await, &listener_tls(&mesh.workload("parser"), &mesh.trust(), ""), PATIENT);
     // of its day all but a few seconds have passed
     let almost = SystemTime::now() - WorkloadRequest::LIFETIME + Duration::from_secs(4);
     let late = mesh.workload_at("late", almost);
@@ -222,22 +225,22 @@ async fn clients_without_tls_are_told_to_go_when_it_becomes_strict() {
     let permissive = listener_tls(&parser, &mesh.trust(), ", mode: permissive");
     let strict = listener_tls(&parser, &mesh.trust(), "");
     for before in ["", permissive.as_str()] {
-        let proxy = inbound(app, before, "");
+        let proxy = inbound(app, before, PATIENT);
         let address = proxy.addresses()[0];
         let open = tokio::net::TcpStream::connect(address).await.unwrap();
         assert_eq!(get_plain(address, request("/")).await.unwrap().status, StatusCode::OK);
-        proxy.reload(inbound_config(app, before, "timeouts: { connect_ms: 900 }")).await.unwrap();
+        proxy.reload(inbound_config(app, before, PATIENT)).await.unwrap();
         let http2 = tokio::net::TcpStream::connect(address).await.unwrap();
         let (mut sender, connection) = h2::client::handshake(http2).await.unwrap();
         let connection = tokio::spawn(connection);
         let uri = http::Request::get("http://parser/").body(()).unwrap();
         let (answer, _) = sender.send_request(uri, true).unwrap();
         assert_eq!(answer.await.unwrap().status(), StatusCode::OK, "another reload changes nothing");
-        proxy.reload(inbound_config(app, &strict, "")).await.unwrap();
+        proxy.reload(inbound_config(app, &strict, PATIENT)).await.unwrap();
         crate::mesh::is_closed(open).await;
-        drop(sender);
         let gone = tokio::time::timeout(Duration::from_secs(20), connection).await;
         assert!(gone.is_ok(), "an HTTP/2 connection stays without TLS");
+        drop(sender);
         assert!(get_plain(address, request("/")).await.is_err());
         proxy.drain().await;
     }
