@@ -97,11 +97,11 @@ async fn istios_files_are_read_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn bounds_on_connections_hold_over_a_reload() {
     let (entered, mut has_entered) = tokio::sync::mpsc::unbounded_channel();
-    let go_on = std::sync::Arc::new(tokio::sync::Notify::new());
+    let go_on = std::sync::Arc::new(tokio::sync::Semaphore::new(0));
     let held = go_on.clone();
     let work = async move || {
         entered.send(()).unwrap();
-        held.notified().await;
+        held.acquire().await.unwrap().forget();
     };
     let app = serve(Router::new().fallback(get(work))).await;
     let upstreams = format!("{{ name: app, endpoints: ['{app}'], max_connections: 1, max_pending_requests: 0 }}");
@@ -117,7 +117,7 @@ async fn bounds_on_connections_hold_over_a_reload() {
     proxy.reload(config("{ upstream: app }", &more)).await.unwrap();
     let second = tokio::spawn(client().get(url(&proxy, "/")).send());
     has_entered.recv().await.unwrap();
-    go_on.notify_waiters();
+    go_on.add_permits(2);
     for answer in [first, second] {
         assert_eq!(answer.await.unwrap().unwrap().status(), 200);
     }
