@@ -114,6 +114,20 @@ impl PolicySet {
 }
 
 impl Policy {
+    /// As it is, and where it says nothing, what `other` says: to set one limit lifts no other.
+    #[must_use]
+    pub fn or(&self, other: &Self) -> Self {
+        Self {
+            service: self.service.clone(),
+            route: self.route.clone(),
+            concurrency_limit: self.concurrency_limit.or(other.concurrency_limit),
+            rate_limit: self.rate_limit.or(other.rate_limit),
+            token_rate_limit: self.token_rate_limit.clone().or_else(|| other.token_rate_limit.clone()),
+            breaker: self.breaker.or(other.breaker),
+            reason: self.reason.clone(),
+        }
+    }
+
     fn validate(&self, index: usize) -> Result<(), InvalidPolicy> {
         if self.service.is_empty() {
             return Err(InvalidPolicy::NoService { index });
@@ -169,6 +183,17 @@ mod tests {
         assert!(matches!(set.validate(), Err(InvalidPolicy::Repeated { index: 2, .. })));
         set.policies[0].service.clear();
         assert_eq!(set.validate(), Err(InvalidPolicy::NoService { index: 0 }));
+    }
+
+    #[test]
+    fn one_limit_lifts_no_other() {
+        let concurrency_limit = Some(ConcurrencyLimit { limit: NonZeroU32::MIN, queue: 1, queue_timeout_ms: 1 });
+        let breaker = Breaker::new(0.5, 1, Duration::from_secs(1));
+        let file =
+            Policy { concurrency_limit, breaker, rate_limit: RateLimit::new(1.0, NonZeroU32::MIN), ..policy("a") };
+        let said = policy("a").or(&file);
+        assert_eq!((said.concurrency_limit, said.breaker), (concurrency_limit, breaker));
+        assert_eq!(said.rate_limit, policy("a").rate_limit, "what it says counts");
     }
 
     #[test]

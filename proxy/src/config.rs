@@ -66,6 +66,9 @@ pub struct Config {
     /// 10,000 connections a data thread keeps open: about 200 MiB at worst; one more is closed at once.
     #[serde(default = "max_connections")]
     pub max_connections: usize,
+    /// How many of them one client's address may have; half of them when absent, and from the same machine all.
+    #[serde(default)]
+    pub max_connections_per_client: Option<usize>,
     /// What who asks at the admin address has to know, as `authorization: Bearer …`; needed beyond loopback.
     #[serde(default)]
     pub admin_token: Option<Secret>,
@@ -108,7 +111,7 @@ pub enum Protocol {
 }
 
 /// Where limits come from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PolicySource {
     /// The controller's gRPC address, as `http://host:port`.
@@ -116,12 +119,21 @@ pub struct PolicySource {
     /// Where the last good policy is kept for the next start; nowhere when absent.
     #[serde(default)]
     pub state_dir: Option<PathBuf>,
+    /// The least rate that a policy may hold this service to; a set with less is refused. 0.001, a request in a quarter of
+    /// an hour, unless it says otherwise: less is a slip, or worse. Nor can a policy's concurrency limit be less than
+    /// `servers`, where that is known.
+    #[serde(default = "min_rate_per_s")]
+    pub min_rate_per_s: f64,
 }
 
 /// A configuration that cannot be used: which key, and what would be accepted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ConfigError(pub String);
+
+fn min_rate_per_s() -> f64 {
+    0.001
+}
 
 fn max_connections() -> usize {
     10_000

@@ -14,7 +14,7 @@ use weir_policy::PolicySet;
 
 use crate::{
     config::{Config, ConfigError, Secret},
-    control::{Control, StateFile},
+    control::{Control, Remembered, StateFile},
     counters::{Counters, Tally},
     reload::{ReloadError, Reloader, Status},
     security::{Security, SecurityError, default_provider},
@@ -92,7 +92,7 @@ impl Proxy {
         config.validate()?;
         let config = config.with_istio()?;
         config.validate()?;
-        let security = Security::open(&config, provider)?;
+        let security = Security::open(&config, provider, None)?;
         let keys = listener_keys(&config);
         let (addresses, sockets) = bind_missing(&keys, config.thread_count(), &Addresses::new())?;
         let admin = config.admin.map(bind_admin).transpose()?;
@@ -105,6 +105,9 @@ impl Proxy {
         let (recorders, rings) = telemetry::rings(&config.telemetry, &wanted, sockets.len());
         let workload = Arc::new(Workload::new(&config, addresses[&keys[0]], tally, security));
         let current: Current = Arc::new(ArcSwap::new(workload.clone()));
+        // before the first request
+        let kept = state.as_ref().and_then(StateFile::read);
+        let remembered = kept.map(|kept| Remembered::enforce(kept, &current)).unwrap_or_default();
         let (draining, stopping) = (CancellationToken::new(), CancellationToken::new());
         let config = Arc::new(config);
         let status = Arc::new(ArcSwap::from_pointee(Status { reloads: 0, refused: None, config: config.clone() }));
@@ -117,7 +120,7 @@ impl Proxy {
             access_log,
             taps: Arc::new(Taps::new(wanted)),
             token,
-            policy: config.policy.clone().map(|source| (source, state)),
+            policy: config.policy.clone().map(|source| (source, state, remembered)),
             local_limit: config.limits.local_limit,
             admin,
             status: status.clone(),
@@ -136,7 +139,7 @@ impl Proxy {
     /// What could not be used.
     pub fn check(config: &Config) -> Result<(), StartError> {
         config.validate()?;
-        Security::open(config, &default_provider())?;
+        Security::open(config, &default_provider(), None)?;
         Ok(())
     }
 

@@ -18,7 +18,7 @@ use crate::{
     security::{Security, SecurityError},
     sockets::{Addresses, bind_missing, listener_keys},
     traffic::Order,
-    workload::Current,
+    workload::{Current, Workload},
 };
 
 /// Why a configuration is not taken while the proxy runs.
@@ -112,12 +112,8 @@ impl Reloader {
             return Err(ReloadError::Fixed { key });
         }
         let (now, sockets) = bind_missing(&listener_keys(&config), self.orders.len(), &addresses)?;
-        let security = Security::open(&config, &self.provider)?;
-        let before = self.current.load_full();
-        let after = Arc::new(before.succeeded_by(&config, security));
-        self.current.store(after.clone());
-        // a policy that came in between went to the one before
-        after.inherit_policy(&before);
+        let security = Security::open(&config, &self.provider, Some(&self.current.load().security))?;
+        let after = Workload::succeed(&self.current, &config, security);
         let mut obeyed = Vec::new();
         for (orders, sockets) in self.orders.iter().zip(sockets) {
             let (done, told) = oneshot::channel();

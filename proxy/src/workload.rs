@@ -4,8 +4,9 @@
 //! breakers and counts are state beside them, so a policy changes a number and nothing is compiled again.
 
 use std::{
+    borrow::Cow,
     collections::{HashMap, HashSet},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed},
@@ -40,6 +41,7 @@ pub(crate) struct Workload {
     pub(crate) accepts: Vec<Accepts>,
     pub(crate) http: Http,
     pub(crate) max_connections: usize,
+    max_connections_per_client: Option<usize>,
     pub(crate) upstreams: Vec<Arc<Upstream>>,
     pub(crate) timeouts: Timeouts,
     pub(crate) span_ratio: f64,
@@ -101,9 +103,7 @@ impl Workload {
         workload
     }
 
-    /// Compiles what follows this one: same process, other routes. What is known of routes, upstreams and
-    /// endpoints that stay is shared with it, and so is the policy.
-    pub(crate) fn succeeded_by(&self, config: &Config, security: Security) -> Self {
+    fn succeeded_by(&self, config: &Config, security: Security) -> Self {
         let after = Self::compile(config, self.instance.clone(), self.tally.clone(), security, Some(self));
         after.inherit_policy(self);
         // some endpoints may have gone with the old configuration
@@ -112,7 +112,7 @@ impl Workload {
     }
 
     /// Enforces what `before` does; the static limits, though, are its own.
-    pub(crate) fn inherit_policy(&self, before: &Self) {
+    fn inherit_policy(&self, before: &Self) {
         let set = before.applied.load_full();
         if set.policies == before.static_policy.policies {
             self.apply(Arc::new(PolicySet { sequence: set.sequence, ..self.static_policy.clone() }));
@@ -139,6 +139,7 @@ impl Workload {
             accepts,
             http: config.http,
             max_connections: config.max_connections,
+            max_connections_per_client: config.max_connections_per_client,
             upstreams,
             timeouts: config.timeouts,
             span_ratio: config.telemetry.span_ratio,
@@ -164,12 +165,12 @@ impl Workload {
         workload
     }
 
-    /// Enforces `set`; what it does not mention is held to the static configuration.
+    /// Enforces `set`; what it does not mention, limit by limit, is held to the static configuration.
     pub(crate) fn apply(&self, set: Arc<PolicySet>) {
-        let of_service = |name: &str| set.for_service(name).or_else(|| self.static_policy.for_service(name));
-        self.gate.set(of_service(&self.service));
+        let of_service = |name: &str| over(set.for_service(name), self.static_policy.for_service(name));
+        self.gate.set(of_service(&self.service).as_deref());
         for upstream in &self.upstreams {
-            upstream.circuit.set(breaker(of_service(&upstream.service)));
+            upstream.circuit.set(breaker(of_service(&upstream.service).as_deref()));
         }
         for route in self.routes() {
             let regulated = match route.direction {
@@ -178,22 +179,43 @@ impl Workload {
             };
             let policy = regulated.and_then(|service| set.for_route(service, &route.name));
             let (inbound, own) = (route.direction == Direction::Inbound, route.static_policy.as_ref());
-            route.gate.set(policy.filter(|_| inbound).or(own));
-            route.circuit.set(breaker(policy.filter(|_| !inbound).or(own)));
+            route.gate.set(over(policy.filter(|_| inbound), own).as_deref());
+            route.circuit.set(breaker(over(policy.filter(|_| !inbound), own).as_deref()));
         }
         self.applied.store(set);
     }
 
-    /// As [`Self::apply`], and keeps in mind where the set came from.
-    pub(crate) fn apply_from(&self, origin: Origin, set: Arc<PolicySet>) {
-        self.apply(set);
-        *self.origin.lock() = (origin, Instant::now());
+    /// Enforces `set` in the workload in force, and keeps in mind where it came from.
+    pub(crate) fn enforce(current: &Current, origin: Origin, set: Arc<PolicySet>) {
+        Self::regulate(current, origin, |_| set);
     }
 
     /// Falls back to the static configuration; never to "unlimited".
-    pub(crate) fn decay(&self) {
-        let numbered = PolicySet { sequence: self.applied.load().sequence, ..self.static_policy.clone() };
-        self.apply_from(Origin::Decayed, Arc::new(numbered));
+    pub(crate) fn decay(current: &Current) {
+        let numbered = |workload: &Self| {
+            let sequence = workload.applied.load().sequence;
+            Arc::new(PolicySet { sequence, ..workload.static_policy.clone() })
+        };
+        Self::regulate(current, Origin::Decayed, numbered);
+    }
+
+    /// A reload takes the same lock: it can neither miss a set nor put an older one back.
+    fn regulate(current: &Current, origin: Origin, set: impl FnOnce(&Self) -> Arc<PolicySet>) {
+        let known = current.load().origin.clone();
+        let mut known = known.lock();
+        let workload = current.load();
+        workload.apply(set(&workload));
+        *known = (origin, Instant::now());
+    }
+
+    /// Puts what follows this configuration in force: same process, other routes. What is known of routes, upstreams and
+    /// endpoints that stay is shared, and so is the policy.
+    pub(crate) fn succeed(current: &Current, config: &Config, security: Security) -> Arc<Self> {
+        let before = current.load_full();
+        let _nobody_regulates = before.origin.lock();
+        let after = Arc::new(before.succeeded_by(config, security));
+        current.store(after.clone());
+        after
     }
 
     /// How long one who came to the service now would wait, as far as is known.
@@ -204,6 +226,13 @@ impl Workload {
     /// What the local limiter allows; 0 for no limit.
     pub(crate) fn local_limit(&self) -> u64 {
         u64::from(self.local_limit.load(Relaxed))
+    }
+
+    /// How many connections `client` may have open on a thread. Half of all, unless the file says otherwise: one that goes
+    /// astray then leaves room for the others. From this machine all of them: there the workload is the only client.
+    pub(crate) fn connections_of(&self, client: IpAddr) -> usize {
+        let unsaid = if client.is_loopback() { self.max_connections } else { self.max_connections.div_ceil(2) };
+        self.max_connections_per_client.unwrap_or(unsaid)
     }
 
     /// Every route of every listener.
@@ -253,10 +282,12 @@ fn upstreams(config: &Config, security: &Security, before: Option<&Workload>, id
     let upstream = |(index, upstream): (usize, &config::Upstream)| {
         let tls = security.client_tls(index).cloned();
         let compiled = Upstream::new(upstream, config.locality.as_ref(), threads, tls);
-        let known = before.and_then(|before| before.upstreams.iter().find(|known| known.name == upstream.name));
-        Arc::new(match known {
-            Some(known) => compiled.known_by(known, ids),
-            None => compiled,
+        let known = |name: &str| before.and_then(|before| before.upstreams.iter().find(|known| known.name == name));
+        Arc::new(match (known(&upstream.name), compiled.parent().and_then(known)) {
+            (Some(known), _) => compiled.known_by(known, ids),
+            // a new part of an upstream has the endpoints that were found for it, until they are looked for again
+            (None, Some(whole)) => compiled.part_of(whole, ids),
+            (None, None) => compiled,
         })
     };
     config.upstreams.iter().enumerate().map(upstream).collect()
@@ -271,7 +302,8 @@ fn listeners(
     let upstream = |name: &str| (*by_name.get(name).expect("validated: the upstream exists")).clone();
     let mut known: Vec<&Arc<Route>> = before.iter().flat_map(|before| before.routes()).collect();
     let mut compiled = |route: &config::Route, direction| {
-        let standing = Standing { service: &config.service, direction, timeout: config.timeouts.response() };
+        let (timeout, idle_timeout) = (config.timeouts.response(), config.timeouts.stream_idle());
+        let standing = Standing { service: &config.service, direction, timeout, idle_timeout };
         let route = Route::new(route, standing, upstream).expect("validated: the route compiles");
         route.known_by(&mut known)
     };
@@ -284,6 +316,14 @@ fn listeners(
         accepts.push(Accepts { key, protocol: listener.protocol, connect: listener.connect, tcp, via });
     }
     (listeners, accepts)
+}
+
+/// What `said` says, and `file` where it says nothing.
+fn over<'a>(said: Option<&'a Policy>, file: Option<&'a Policy>) -> Option<Cow<'a, Policy>> {
+    match (said, file) {
+        (Some(said), Some(file)) => Some(Cow::Owned(said.or(file))),
+        (said, file) => said.or(file).map(Cow::Borrowed),
+    }
 }
 
 fn breaker(policy: Option<&Policy>) -> Option<weir_policy::Breaker> {

@@ -202,3 +202,25 @@ async fn a_connection_carries_as_many_requests_as_it_may() {
         proxy.drain().await;
     }
 }
+
+/// Found in a review: an endpoint that hangs was never blamed, because its clients gave up before the proxy did.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_hangs_is_left_out_although_its_clients_give_up_first() {
+    let (well, _) = app(1).await;
+    let hangs = serve(Router::new().fallback(async || std::future::pending::<()>().await)).await;
+    let upstreams = format!(
+        "{{ name: app, endpoints: ['{hangs}', '{well}'], balance: round_robin, outlier_detection: {{ consecutive_gateway_errors: 2 }} }}"
+    );
+    let proxy = start("{ upstream: app }", &upstreams, "");
+    let impatient =
+        reqwest::Client::builder().no_proxy().timeout(std::time::Duration::from_millis(1_300)).build().unwrap();
+    let asked = (0..8).map(|_| async { impatient.get(url(&proxy, "/")).send().await.is_ok() });
+    let answered = futures::future::join_all(asked).await.into_iter().filter(|answered| *answered).count();
+    assert_eq!(answered, 4, "every second one hangs");
+    until("it is left out", async || {
+        let asked = (0..4).map(|_| async { impatient.get(url(&proxy, "/")).send().await.is_ok() });
+        futures::future::join_all(asked).await.into_iter().all(|answered| answered)
+    })
+    .await;
+    proxy.drain().await;
+}

@@ -9,7 +9,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -25,7 +25,7 @@ use weir_policy::wire::proto::{
 };
 use weir_proxy::{Config, Proxy};
 
-use flow::{app, ask, client, config, metric, proxy, until, url};
+use flow::{admin, app, ask, client, config, metric, proxy, until, url};
 
 /// An application that says when a request is in and holds it until told.
 struct Held {
@@ -213,6 +213,7 @@ type SetSender = mpsc::Sender<Result<proto::PolicySet, Status>>;
 /// A control plane that sends what the test gives it and keeps what proxies say.
 #[derive(Clone, Default)]
 struct ControlPlane {
+    subscriptions: Arc<AtomicUsize>,
     sets: Arc<Mutex<Option<SetSender>>>,
     statuses: Arc<Mutex<Vec<proto::ProxyStatus>>>,
 }
@@ -227,6 +228,7 @@ impl PolicyService for ControlPlane {
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let (sets, stream) = mpsc::channel(4_096);
         *self.sets.lock().unwrap() = Some(sets);
+        self.subscriptions.fetch_add(1, Relaxed);
         let (kept, mut statuses) = (self.statuses.clone(), request.into_inner());
         tokio::spawn(async move {
             while let Ok(Some(status)) = statuses.message().await {
@@ -337,4 +339,139 @@ async fn a_storm_of_policies_costs_no_request() {
     assert_eq!(proxy.drain().await.policies_applied, 1_020);
     let kept = std::fs::read_to_string(state.path().join("tagger.policy")).unwrap();
     assert!(kept.contains("\"sequence\":1020"), "{kept}");
+}
+
+/// Found in a review: a policy that sets one limit lifted all others, and the controller sends just such policies.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_sets_one_limit_leaves_the_others_of_the_file() {
+    let mut app = held().await;
+    let control = ControlPlane::default();
+    let (address, _serving) = control.start().await;
+    let more = format!(
+        "limits: {{ concurrency_limit: {{ limit: 1, queue: 0, queue_timeout_ms: 0 }} }}\npolicy: {{ from: \"http://{address}\" }}\n"
+    );
+    let proxy = proxy(app.address, "      - { upstream: app }", &more);
+    until("subscribed", async || control.last_status().is_some()).await;
+    control.send(set(1, 1e6));
+    until("applied", async || proxy.policy().sequence == 1).await;
+    let first = tokio::spawn(ask(client().get(url(&proxy, "/"))));
+    app.entered.recv().await.unwrap();
+    assert_eq!(ask(client().get(url(&proxy, "/"))).await, (503, "queue_full".into()));
+    app.go_on.notify_one();
+    assert_eq!(first.await.unwrap().0, 200);
+    proxy.drain().await;
+}
+
+/// Found in a review: a reload could put an older set back and report the newer one.
+#[tokio::test(flavor = "multi_thread")]
+async fn reloads_and_policies_take_turns() {
+    let app = app(Router::new().fallback(get(async || "ok"))).await;
+    let control = ControlPlane::default();
+    let (address, _serving) = control.start().await;
+    let more = format!("policy: {{ from: \"http://{address}\" }}\n");
+    let proxy = Proxy::start(config(app, "      - { upstream: app }", &more)).unwrap();
+    until("subscribed", async || control.last_status().is_some()).await;
+    for round in 0..20 {
+        for n in 1..=50 {
+            control.send(set(round * 50 + n, 1e6));
+        }
+        proxy.reload(config(app, "      - { upstream: app }", &more)).await.unwrap();
+    }
+    until("the last one", async || proxy.policy().sequence == 1_000).await;
+    proxy.drain().await;
+}
+
+/// Found in a review: a request that a fault delays asked for a place as of its arrival.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delayed_request_asks_when_its_delay_is_over() {
+    let app = app(Router::new().fallback(get(async || "ok"))).await;
+    let routes = "
+      - { name: slow, match: { path_prefix: /slow }, upstream: app, fault: { delay: { ms: 500 } } }
+      - { name: fast, upstream: app }";
+    let proxy = proxy(app, routes, "limits: { rate_limit: { rate_per_s: 2000, burst: 100 } }");
+    let (client, mut passed) = (client(), 0);
+    let slow = tokio::spawn(ask(client.get(url(&proxy, "/slow"))));
+    while !slow.is_finished() {
+        passed += usize::from(ask(client.get(url(&proxy, "/"))).await.0 == 200);
+    }
+    assert_eq!(slow.await.unwrap(), (200, String::new()), "{passed} passed it");
+    assert!(metric(&proxy, "weir_proxy_shed_total").await == 0.0 && passed > 0);
+    proxy.drain().await;
+}
+
+/// Passes bytes on until it is told to hold them, without closing anything; connections that come later pass.
+async fn relay(to: SocketAddr) -> (SocketAddr, Arc<AtomicBool>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, dead) = (listener.local_addr().unwrap(), Arc::new(AtomicBool::new(false)));
+    let holds = dead.clone();
+    tokio::spawn(async move {
+        let mut first = true;
+        loop {
+            let (mut client, _) = listener.accept().await.unwrap();
+            let (holds, ends) = (holds.clone(), std::mem::take(&mut first));
+            tokio::spawn(async move {
+                let mut server = tokio::net::TcpStream::connect(to).await.unwrap();
+                let pass = tokio::io::copy_bidirectional(&mut client, &mut server);
+                if !ends {
+                    return drop(pass.await);
+                }
+                let told = async {
+                    while !holds.load(Relaxed) {
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                    }
+                };
+                tokio::select! { _ = pass => return, () = told => {} }
+                std::future::pending::<()>().await;
+                drop((client, server));
+            });
+        }
+    });
+    (address, dead)
+}
+
+/// Found in a review: a stream whose other end vanished without a word was never opened again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_stream_that_died_silently_is_opened_again() {
+    let app = app(Router::new().fallback(get(async || "ok"))).await;
+    let control = ControlPlane::default();
+    let (address, _serving) = control.start().await;
+    let (relay, dead) = relay(address).await;
+    let proxy = proxy(app, "      - { upstream: app }", &format!("policy: {{ from: \"http://{relay}\" }}\n"));
+    until("subscribed", async || control.last_status().is_some()).await;
+    control.send(set(1, 1e6));
+    until("applied", async || proxy.policy().sequence == 1).await;
+    dead.store(true, Relaxed);
+    until("another stream is opened", async || control.subscriptions.load(Relaxed) == 2).await;
+    control.send(set(2, 1e6));
+    until("it brings the next one", async || proxy.policy().sequence == 2).await;
+    proxy.drain().await;
+}
+
+/// Found in a review: an expired policy came back with each start.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_policy_is_as_old_as_it_is() {
+    let state = tempfile::tempdir().unwrap();
+    let app = app(Router::new().fallback(get(async || "ok"))).await;
+    let control = ControlPlane::default();
+    let (address, serving) = control.start().await;
+    let more = format!("policy: {{ from: \"http://{address}\", state_dir: {:?} }}\n", state.path());
+    let start = || Proxy::start(config(app, "      - { upstream: app }", &more)).unwrap();
+    let first = start();
+    until("subscribed", async || control.last_status().is_some()).await;
+    control.send(proto::PolicySet { ttl_ms: 60_000, ..set(7, 1.0) });
+    until("applied", async || first.policy().sequence == 7).await;
+    first.drain().await;
+    serving.abort();
+    let kept = std::fs::read_dir(state.path()).unwrap().map(|file| file.unwrap().path()).next().unwrap();
+    for (age_s, source, second_passes) in [(1, "disk", false), (3_600, "decayed", true)] {
+        let heard = std::time::SystemTime::now() - Duration::from_secs(age_s);
+        std::fs::File::options().write(true).open(&kept).unwrap().set_modified(heard).unwrap();
+        let proxy = start();
+        // in force before the first request
+        let statuses = [ask(client().get(url(&proxy, "/"))).await.0, ask(client().get(url(&proxy, "/"))).await.0];
+        assert_eq!(statuses, [200, if second_passes { 200 } else { 429 }], "{age_s} s old");
+        let told = admin(&proxy, "/policy").await;
+        assert!(told.contains(&format!("\"source\": \"{source}\"")), "{age_s} s old: {told}");
+        proxy.drain().await;
+    }
 }

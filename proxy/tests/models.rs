@@ -238,3 +238,42 @@ async fn a_compressed_answer_is_left_alone_and_said_so() {
     );
     assert!(!said.contains_key("gen_ai.usage.input_tokens"), "{said:?}");
 }
+
+/// Found in a review: tokens that were set aside were lost when the client left before the answer, and nothing bounded how
+/// many one call could ask for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_its_client_leaves_costs_what_was_sent_of_it() {
+    let (entered, mut has_entered) = mpsc::unbounded_channel();
+    let hang = async |State(entered): State<mpsc::UnboundedSender<()>>, Json(asked): Json<Value>| {
+        if asked["metadata"]["hang"] == true {
+            entered.send(()).unwrap();
+            std::future::pending::<()>().await;
+        }
+        Json(json!({"usage": {"prompt_tokens": 1, "completion_tokens": 1}}))
+    };
+    let router = Router::new().route("/v1/chat/completions", post(hang)).with_state(entered);
+    let limits = "limits: { token_rate_limit: { tokens_per_s: 0.001, burst: 1000 } }";
+    let proxy = proxy(app(router).await, "      - { upstream: app }", limits);
+    let body = json!({"messages": [], "max_tokens": u64::MAX, "metadata": {"hang": true}});
+    let call = client().post(url(&proxy, "/v1/chat/completions")).json(&body);
+    let call = tokio::spawn(async move { call.send().await.map(|response| response.status()) });
+    has_entered.recv().await.unwrap();
+    assert_eq!(chat(&proxy, "a", 1, 20).await.status(), 429, "all of it is set aside");
+    call.abort();
+    flow::until("what was set aside is back", async || chat(&proxy, "a", 900, 20).await.status() == 200).await;
+    proxy.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_tokens_are_billed_no_answer_may_come_compressed() {
+    let echo = post(async |headers: HeaderMap| headers["accept-encoding"].to_str().unwrap().to_owned());
+    let routes = "
+      - { match: { path_prefix: /billed }, upstream: app, limits: { token_rate_limit: { tokens_per_s: 1e6, burst: 1000000 } } }
+      - { name: free, upstream: app }";
+    let proxy = proxy(app(Router::new().fallback(echo)).await, routes, "");
+    for (path, expected) in [("/billed", "identity"), ("/free", "gzip")] {
+        let request = client().post(url(&proxy, path)).header("accept-encoding", "gzip").body("{}");
+        assert_eq!(request.send().await.unwrap().text().await.unwrap(), expected, "{path}");
+    }
+    proxy.drain().await;
+}

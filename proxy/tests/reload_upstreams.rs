@@ -92,3 +92,55 @@ async fn istios_files_are_read_again() {
     assert_eq!(ask().await, "new");
     proxy.drain().await;
 }
+
+/// Found in a review: each reload counted from zero, so that ten of them let ten times as many through.
+#[tokio::test(flavor = "multi_thread")]
+async fn bounds_on_connections_hold_over_a_reload() {
+    let (entered, mut has_entered) = tokio::sync::mpsc::unbounded_channel();
+    let go_on = std::sync::Arc::new(tokio::sync::Semaphore::new(0));
+    let held = go_on.clone();
+    let work = async move || {
+        entered.send(()).unwrap();
+        held.acquire().await.unwrap().forget();
+    };
+    let app = serve(Router::new().fallback(get(work))).await;
+    let upstreams = format!("{{ name: app, endpoints: ['{app}'], max_connections: 1, max_pending_requests: 0 }}");
+    let proxy = start("{ upstream: app }", &upstreams, "");
+    let first = tokio::spawn(client().get(url(&proxy, "/")).send());
+    has_entered.recv().await.unwrap();
+    let mut more = upstreams.clone();
+    for _ in 0..2 {
+        proxy.reload(config("{ upstream: app }", &more)).await.unwrap();
+        assert_eq!(client().get(url(&proxy, "/")).send().await.unwrap().status(), 503, "one is at the upstream");
+    }
+    more = upstreams.replace("max_connections: 1", "max_connections: 2");
+    proxy.reload(config("{ upstream: app }", &more)).await.unwrap();
+    let second = tokio::spawn(client().get(url(&proxy, "/")).send());
+    has_entered.recv().await.unwrap();
+    go_on.add_permits(2);
+    for answer in [first, second] {
+        assert_eq!(answer.await.unwrap().unwrap().status(), 200);
+    }
+    proxy.drain().await;
+}
+
+/// Found in a review: a part of an upstream that is new in the file was empty until the search had an answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_part_of_an_upstream_has_what_was_found_for_the_whole() {
+    let app = serve(Router::new().fallback(get(async || "ok"))).await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("endpoints.yaml");
+    std::fs::write(&path, format!("- {{ address: '{app}', labels: {{ version: v2 }} }}\n")).unwrap();
+    let whole = format!("{{ name: app, discover: {{ file: {path:?} }} }}");
+    let proxy = start("{ upstream: app }", &whole, "");
+    let ask = async || client().get(url(&proxy, "/")).send().await.unwrap().status();
+    until("found", async || ask().await == 200).await;
+    std::fs::remove_file(&path).unwrap();
+    let part = "{ name: canary, subset_of: { upstream: app, labels: { version: v2 } } }";
+    proxy.reload(config("{ upstream: canary }", &format!("{whole}, {part}"))).await.unwrap();
+    assert_eq!(ask().await, 200);
+    let other = part.replace("v2", "v3");
+    proxy.reload(config("{ upstream: canary }", &format!("{whole}, {other}"))).await.unwrap();
+    assert_eq!(ask().await, 503, "there is no such version");
+    proxy.drain().await;
+}

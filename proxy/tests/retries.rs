@@ -394,3 +394,45 @@ async fn a_mirror_that_hangs_is_bounded_and_holds_nobody_up() {
     assert_eq!((seen.lock().len(), proxy.counters().mirrors_dropped), (5, 3));
     proxy.drain().await;
 }
+
+/// Found in a review: the route's timeout ran while the client was still sending, and the upstream was blamed.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_client_sends_no_time_counts_against_the_upstream() {
+    let (address, seen) = flaky(0, 503, None).await;
+    let endpoint = format!("{{ name: app, endpoints: ['{address}'] }}");
+    for retries in ["", ", retries: { on: [5xx], non_idempotent: true, per_try_timeout_ms: 300 }"] {
+        let proxy = start(&format!("{{ upstream: app, timeout_ms: 300{retries} }}"), &endpoint, "");
+        let pieces = stream::unfold(0, async |n| {
+            tokio::time::sleep(Duration::from_millis(60)).await; // a client on a slow line
+            (n < 15).then(|| (Ok::<_, std::convert::Infallible>("piece"), n + 1))
+        });
+        let request = client().post(url(&proxy, "/")).body(reqwest::Body::wrap_stream(pieces.boxed()));
+        let answer = request.send().await.unwrap();
+        assert_eq!((answer.status().as_u16(), answer.bytes().await.unwrap().len()), (200, 75), "{retries}");
+        let text = admin(&proxy, "/metrics").await;
+        let failures = text.lines().find(|line| line.starts_with("weir_proxy_endpoint_failures_total{")).unwrap();
+        assert!(failures.ends_with(" 0"), "{failures}");
+        proxy.drain().await;
+    }
+    assert_eq!(seen.lock().len(), 2);
+}
+
+/// An upstream that takes nothing of the body, or all of it, and then is silent is still cut off in time.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_that_stalls_is_cut_whatever_was_sent() {
+    let deaf = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let never = serve(Router::new().fallback(async |body: Bytes| {
+        drop(body);
+        std::future::pending::<()>().await;
+    }))
+    .await;
+    for (address, bytes) in [(deaf.local_addr().unwrap(), 32 << 20), (never, 1_000), (never, 0)] {
+        let proxy = start("{ upstream: app, timeout_ms: 300 }", &upstream(address), "");
+        let begun = Instant::now();
+        let answer = client().post(url(&proxy, "/")).body(vec![b'x'; bytes]).send().await.unwrap();
+        let reason = answer.headers()["x-weir-reason"].to_str().unwrap().to_owned();
+        assert_eq!((answer.status().as_u16(), reason.as_str()), (504, "upstream_timeout"), "{bytes}");
+        assert!(begun.elapsed() < Duration::from_secs(10), "{bytes}");
+        proxy.drain().await;
+    }
+}

@@ -360,3 +360,77 @@ async fn every_record_is_sent_or_counted_as_dropped() {
         assert_eq!(c.logs_sent + c.logs_dropped, 300, "{c:?}");
     }
 }
+
+fn resident_bytes() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+}
+
+/// Found in a review: records held slices of the buffers that requests were read into, so each kept a whole head alive
+/// for as long as the collector was away.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_collector_is_away_records_wait_and_not_what_was_read() {
+    const REQUESTS: usize = 2_000;
+    const HEAD_BYTES: usize = 50_000;
+    // it takes connections and says nothing
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let telemetry = format!("telemetry: {{ otlp: \"http://{}\", flush_ms: 1 }}", silent.local_addr().unwrap());
+    let proxy = proxy(app(answers().await).await, "      - { upstream: app }", &telemetry);
+    let (client, padding) = (client(), "x".repeat(HEAD_BYTES));
+    let ask = async || ask(client.get(url(&proxy, "/ok")).header("x-padding", &padding)).await;
+    assert_eq!(ask().await.0, 200);
+    let before = resident_bytes();
+    for _ in 0..REQUESTS {
+        assert_eq!(ask().await.0, 200);
+    }
+    let grown = resident_bytes().saturating_sub(before);
+    assert!(grown < (REQUESTS * HEAD_BYTES / 2) as u64, "{grown} bytes more for {REQUESTS} records");
+    let counters = proxy.drain().await;
+    assert_eq!((counters.spans_recorded, counters.spans_sent), (REQUESTS as u64 + 1, 0), "{counters:?}");
+}
+
+/// Found in a review: a web page could read the admin address of whoever looked at it, and drain the proxy.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_web_page_reaches_the_admin_address() {
+    let proxy = proxy(app(answers().await).await, "      - { upstream: app }", "");
+    let address = proxy.admin_address().unwrap();
+    let ask = async |host: &str, origin: Option<&str>, path: &str| {
+        let mut request = client().post(format!("http://{address}{path}")).header("host", host);
+        if path != "/drain" {
+            request = client().get(format!("http://{address}{path}")).header("host", host);
+        }
+        if let Some(origin) = origin {
+            request = request.header("origin", origin);
+        }
+        request.send().await.unwrap().status().as_u16()
+    };
+    for (host, origin, path, expected) in [
+        ("localhost", None, "/metrics", 200),
+        ("[::1]:15021", None, "/metrics", 200),
+        ("10.0.0.1", None, "/config", 200),
+        ("evil.example", None, "/config", 403),
+        ("evil.example", None, "/drain", 403),
+        ("127.0.0.1", Some("http://evil.example"), "/drain", 403),
+        ("evil.example", None, "/healthz", 200),
+        ("127.0.0.1", None, "/drain", 202),
+    ] {
+        assert_eq!(ask(host, origin, path).await, expected, "{host} {origin:?} {path}");
+    }
+    proxy.drain().await;
+}
+
+/// Found in a review: silent connections made a proxy that is well look ill.
+#[tokio::test(flavor = "multi_thread")]
+async fn health_is_told_however_many_connect() {
+    let proxy = proxy(app(answers().await).await, "      - { upstream: app }", "");
+    let address = proxy.admin_address().unwrap();
+    let mut silent = Vec::new();
+    for _ in 0..64 {
+        silent.push(tokio::net::TcpStream::connect(address).await.unwrap());
+    }
+    let ask =
+        async |path: &str| client().get(format!("http://{address}{path}")).send().await.map(|r| r.status().as_u16());
+    assert_eq!((ask("/healthz").await.unwrap(), ask("/metrics").await.unwrap()), (200, 503));
+    flow::until("they are not waited for", async || matches!(ask("/metrics").await, Ok(200))).await;
+    proxy.drain().await;
+}

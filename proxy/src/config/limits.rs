@@ -1,5 +1,5 @@
-//! What the file says of limits, of the service as a whole and of single routes. A policy for the same
-//! service or route takes the place of its limits here.
+//! What the file says of limits, of the service as a whole and of single routes. What a policy for the same
+//! service or route says takes the place of it, limit by limit; what it does not mention stays.
 
 use serde::{Deserialize, Serialize};
 use weir_policy::{Breaker, ConcurrencyLimit, Policy, RateLimit, TokenRateLimit};

@@ -35,7 +35,7 @@ pub struct Route {
     pub timeout_ms: Option<u64>,
     /// The longest time to the end of the response's body; unbounded when absent, because streams may be long.
     pub max_stream_duration_ms: Option<u64>,
-    /// The longest silence of the upstream inside the response's body; unbounded when absent.
+    /// The longest silence of the upstream inside the response's body; `timeouts.stream_idle_ms` when absent.
     pub idle_timeout_ms: Option<u64>,
     /// Which requests go out again when they fail; none when absent.
     pub retries: Option<Retries>,

@@ -4,6 +4,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::{
+    ConfigError,
+    validate::{LONGEST_MS, check},
+};
+
 /// How long things may take, in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -18,8 +23,13 @@ pub struct Timeouts {
     pub detect_ms: u64,
     /// 5 min without a byte of a request's body: long streams think, and nothing is gathered meanwhile.
     pub body_idle_ms: u64,
+    /// 5 min without a byte of an answer's body, as in Envoy, unless its route says otherwise: whoever stalls holds places.
+    pub stream_idle_ms: u64,
     /// 60 s that a client may not read while an answer waits for it.
     pub write_idle_ms: u64,
+    /// 5 min that an HTTP/2 connection of a client may carry no request; then it is told to go, and connects again when it
+    /// has one.
+    pub http2_idle_ms: u64,
     /// 1 h in which nothing moves in a tunnel (TCP, WebSocket, `CONNECT`): database pools stay idle for long.
     pub tunnel_idle_ms: u64,
     /// 8 s an idle upstream connection is kept: below the 10 s after which our own inbound side closes it.
@@ -36,7 +46,9 @@ impl Default for Timeouts {
             response_ms: 60_000,
             detect_ms: 1_000,
             body_idle_ms: 300_000,
+            stream_idle_ms: 300_000,
             write_idle_ms: 60_000,
+            http2_idle_ms: 300_000,
             tunnel_idle_ms: 3_600_000,
             pool_idle_ms: 8_000,
             drain_ms: 10_000,
@@ -45,6 +57,30 @@ impl Default for Timeouts {
 }
 
 impl Timeouts {
+    /// Refuses times in which nothing could be done, and those that no clock can hold.
+    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
+        let Self { connect_ms, header_read_ms, response_ms, detect_ms, body_idle_ms, stream_idle_ms, .. } = *self;
+        let Self { write_idle_ms, http2_idle_ms, tunnel_idle_ms, pool_idle_ms, drain_ms, .. } = *self;
+        let at_least_one = [
+            ("connect_ms", connect_ms),
+            ("header_read_ms", header_read_ms),
+            ("response_ms", response_ms),
+            ("detect_ms", detect_ms),
+            ("body_idle_ms", body_idle_ms),
+            ("stream_idle_ms", stream_idle_ms),
+            ("write_idle_ms", write_idle_ms),
+            ("http2_idle_ms", http2_idle_ms),
+            ("tunnel_idle_ms", tunnel_idle_ms),
+        ];
+        for (key, ms) in at_least_one {
+            check((1..=LONGEST_MS).contains(&ms), || format!("timeouts.{key} is {ms}: from 1 ms to a year"))?;
+        }
+        for (key, ms) in [("pool_idle_ms", pool_idle_ms), ("drain_ms", drain_ms)] {
+            check(ms <= LONGEST_MS, || format!("timeouts.{key} is {ms}: at most a year"))?;
+        }
+        Ok(())
+    }
+
     pub(crate) fn connect(&self) -> Duration {
         Duration::from_millis(self.connect_ms)
     }
@@ -59,6 +95,12 @@ impl Timeouts {
     }
     pub(crate) fn body_idle(&self) -> Duration {
         Duration::from_millis(self.body_idle_ms)
+    }
+    pub(crate) fn stream_idle(&self) -> Duration {
+        Duration::from_millis(self.stream_idle_ms)
+    }
+    pub(crate) fn http2_idle(&self) -> Duration {
+        Duration::from_millis(self.http2_idle_ms)
     }
     pub(crate) fn write_idle(&self) -> Duration {
         Duration::from_millis(self.write_idle_ms)

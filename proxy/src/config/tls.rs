@@ -116,6 +116,12 @@ impl ListenerTls {
         Duration::from_millis(self.handshake_timeout_ms)
     }
 
+    /// Whether it asks clients for the same proof as `other`, which it may read from files.
+    pub(crate) fn lets_in_as(&self, other: &Self) -> bool {
+        let asks = |tls: &Self| (tls.mode, tls.require_client_certificate);
+        asks(self) == asks(other) && self.trust == other.trust && self.trust_domains == other.trust_domains
+    }
+
     /// `key` is where it stands in the file.
     pub(crate) fn validate(&self, key: &str) -> Result<(), ConfigError> {
         if self.mode == TlsMode::Off {

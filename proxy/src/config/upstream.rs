@@ -126,7 +126,8 @@ pub struct OutlierDetection {
     pub base_ejection_time_ms: u64,
     /// 300 s at most.
     pub max_ejection_time_ms: u64,
-    /// 50: Envoy's 10 would let a single one of few endpoints go. One may always go, unless this is 0.
+    /// 50: Envoy's 10 would let a single one of few endpoints go. One of several may always go, unless this is 0; the last
+    /// one only if it is 100.
     pub max_ejection_percent: u8,
 }
 

@@ -4,7 +4,9 @@ use std::collections::HashSet;
 
 use weir_policy::{Breaker, Policy, PolicySet};
 
-use crate::config::{Config, ConfigError, Direction, Listener, ListenerProtocol, Route, Secret, limits::unregulated};
+use crate::config::{
+    Config, ConfigError, Direction, Listener, ListenerProtocol, PolicySource, Route, Secret, limits::unregulated,
+};
 
 /// A year: what is longer is a slip, and would not fit into a clock that runs long enough.
 pub(crate) const LONGEST_MS: u64 = 365 * 86_400_000;
@@ -25,6 +27,14 @@ impl Config {
         self.check_security()?;
         self.check_telemetry()?;
         self.http.validate()?;
+        self.timeouts.validate()?;
+        check(self.max_connections_per_client != Some(0), || {
+            "max_connections_per_client is 0: at least 1, or leave it out".into()
+        })?;
+        if let Some(PolicySource { min_rate_per_s: least, .. }) = &self.policy {
+            let usable = least.is_finite() && *least >= 0.0;
+            check(usable, || format!("policy.min_rate_per_s is {least}: a finite number, at least 0"))?;
+        }
         self.check_limits()?;
         self.static_policy().validate().map_err(|e| ConfigError(format!("limits: {e}")))
     }

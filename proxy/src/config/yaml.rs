@@ -71,6 +71,9 @@ policy: { from: \"http://127.0.0.1:4317\", state_dir: /var/lib/weir-proxy }
             ("span_ratio: 1.0", "access_log_ratio: -1", "telemetry.access_log_ratio"),
             ("span_ratio: 1.0", "propagation: [b3, b3]", "telemetry.propagation[1]"),
             ("span_ratio: 1.0", "propagation: [jaeger]", "jaeger"),
+            ("threads: 1", "timeouts: { connect_ms: 0 }", "timeouts.connect_ms is 0: from 1 ms to a year"),
+            ("threads: 1", "timeouts: { drain_ms: 18446744073709551615 }", "timeouts.drain_ms"),
+            ("threads: 1", "max_connections_per_client: 0", "max_connections_per_client is 0"),
             ("threads: 1", "http: { max_streams: 0 }", "http.max_streams is 0: at least 1"),
             ("threads: 1", "http: { max_header_bytes: 100 }", "http.max_header_bytes is 100: at least 8192"),
             (

@@ -1,14 +1,16 @@
 //! The admin address: `/metrics`, `/policy`, `/endpoints`, `/config`, `/tap`, `/healthz`, and `POST /drain`.
 //!
-//! On loopback it asks for nothing; beyond, every path but the health checks asks for the bearer token.
+//! On loopback it asks for nothing; beyond, every path but the health checks asks for the bearer token. Without a
+//! token it listens to programs, not to web pages: a `Host` that is a name (another's page, by a name that was turned
+//! here) and an `Origin` (a page, by the browser's own word) are refused.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, net::IpAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{
     HeaderValue, Method, Request, Response, StatusCode,
-    header::{AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE},
+    header::{AUTHORIZATION, CONTENT_TYPE, ORIGIN, WWW_AUTHENTICATE},
 };
 use http_body_util::{Either, Full};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -20,6 +22,7 @@ use tracing::warn;
 use weir_policy::PolicySet;
 
 use crate::{
+    authority::{authority_of, split_port},
     config::Secret,
     control::{endpoints, metrics::metrics},
     reload::Status,
@@ -27,8 +30,17 @@ use crate::{
     workload::Current,
 };
 
-/// Scrapers and people; more at once are closed.
+/// Scrapers and people; those who come when so many are there are told of health and of nothing else.
 const MAX_CONNECTIONS: usize = 64;
+
+/// 16 more for who only asks for health: silent connections of others must not make it look ill.
+const MAX_HEALTH_CHECKS: usize = 16;
+
+/// 2 s for a head: on this machine it takes none, and a silent connection is one fewer for others.
+const HEAD: Duration = Duration::from_secs(2);
+
+/// When accepting fails (no file descriptor left), the time until it is tried again.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 const TEXT: &str = "text/plain; charset=utf-8";
 
@@ -39,6 +51,8 @@ pub(crate) struct Admin {
     pub(crate) taps: Arc<Taps>,
     /// What a caller has to know; nothing when absent.
     pub(crate) token: Option<Secret>,
+    /// Whether it is reached from this machine only.
+    pub(crate) local: bool,
     /// What `POST /drain` begins.
     pub(crate) drain: CancellationToken,
 }
@@ -65,27 +79,42 @@ pub(crate) async fn serve(listener: TcpListener, admin: Admin, stop: Cancellatio
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) if connections.len() < MAX_CONNECTIONS => {
-                let admin = admin.clone();
+            Ok((stream, _)) if connections.len() < MAX_CONNECTIONS + MAX_HEALTH_CHECKS => {
+                let (admin, crowded) = (admin.clone(), connections.len() >= MAX_CONNECTIONS);
                 let service = service_fn(move |request| {
-                    let response = admin.answer(&request);
+                    let response = admin.answer(&request, crowded);
                     async move { Ok::<_, Infallible>(response) }
                 });
                 let mut builder = http1::Builder::new();
-                builder.timer(TokioTimer::new());
+                builder.timer(TokioTimer::new()).header_read_timeout(HEAD);
                 connections.spawn(builder.serve_connection(TokioIo::new(stream), service));
             }
             Ok((stream, _)) => drop(stream),
-            Err(error) => warn!(%error, "the admin address cannot accept"),
+            Err(error) => {
+                warn!(%error, "the admin address cannot accept");
+                // policies and telemetry have this thread too
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
         }
     }
 }
 
 impl Admin {
-    fn answer(&self, request: &Request<Incoming>) -> Answer {
+    fn answer(&self, request: &Request<Incoming>, crowded: bool) -> Answer {
         let path = request.uri().path();
-        if !path.starts_with("/healthz") && !self.knows(request.headers().get(AUTHORIZATION)) {
-            return self.unauthorized();
+        if !path.starts_with("/healthz") {
+            if crowded {
+                let why = format!("{MAX_CONNECTIONS} connections are open already\n");
+                return respond(StatusCode::SERVICE_UNAVAILABLE, TEXT, why).map(Either::Left);
+            }
+            if !self.knows(request.headers().get(AUTHORIZATION)) {
+                return self.unauthorized();
+            }
+            if self.local && self.token.is_none() && is_of_a_page(request) {
+                let why =
+                    "ask by an address or as localhost, and not from a web page; or set an admin_token\n".to_owned();
+                return respond(StatusCode::FORBIDDEN, TEXT, why).map(Either::Left);
+            }
         }
         if path == "/tap" && request.method() == Method::GET {
             return self.tap(request.uri().query().unwrap_or_default());
@@ -159,6 +188,16 @@ impl Admin {
         response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         response.map(Either::Left)
     }
+}
+
+/// Whether a browser asks for somebody's page: it says where from, or it was led here by a name.
+fn is_of_a_page<B>(request: &Request<B>) -> bool {
+    let named = || {
+        let host = split_port(authority_of(request)?).0.trim_matches(['[', ']']);
+        let here = host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok();
+        (!here).then_some(())
+    };
+    request.headers().contains_key(ORIGIN) || named().is_some()
 }
 
 fn respond(status: StatusCode, content_type: &'static str, text: String) -> Response<Full<Bytes>> {

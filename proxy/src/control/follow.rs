@@ -3,20 +3,20 @@
 //! A set that cannot be enforced is refused whole and the one before stays. Any message is news; when
 //! none came for the set's TTL, limits decay to the static configuration, never to "unlimited".
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Status, Streaming, transport::Channel};
+use tonic::{Status, Streaming, transport::Endpoint};
 use tracing::{debug, info, warn};
 use weir_policy::{
-    PolicySet,
+    ConcurrencyLimit, PolicySet,
     wire::proto::{self, policy_service_client::PolicyServiceClient},
 };
 
 use crate::{
-    control::{Keeper, StateFile},
+    control::{Keeper, StateFile, state::Kept},
     counters::add,
     telemetry::jittered,
     workload::{Current, Origin, Workload},
@@ -34,11 +34,20 @@ const STATUSES: usize = 16;
 /// The loop that follows.
 pub(crate) struct Follower {
     current: Current,
-    client: PolicyServiceClient<Channel>,
+    endpoint: Endpoint,
+    /// No policy may hold a service to fewer requests per second.
+    min_rate_per_s: f64,
     keeper: Option<Keeper>,
     /// The newest set accepted: its sequence and when it was issued.
     newest: (u64, u64),
     /// When the set in force decays.
+    decays: Option<Instant>,
+}
+
+/// What is enforced of an earlier run until the control plane speaks.
+#[derive(Debug, Default)]
+pub(crate) struct Remembered {
+    newest: (u64, u64),
     decays: Option<Instant>,
 }
 
@@ -49,18 +58,37 @@ enum Event {
     Stop,
 }
 
-impl Follower {
-    /// Enforces what was kept of the last run, if anything.
-    pub(crate) fn new(current: Current, channel: Channel, state: Option<StateFile>) -> Self {
-        let client = PolicyServiceClient::new(channel);
-        let kept = state.as_ref().and_then(StateFile::read);
-        let keeper = state.map(Keeper::start);
-        let mut follower = Self { current, client, keeper, newest: (0, 0), decays: None };
-        if let Some(set) = kept {
-            info!(sequence = set.sequence, "enforcing the policy kept from the last run");
-            follower.enforce(set, Origin::Disk);
+impl Remembered {
+    /// Enforces what was kept of the last run, unless it has outlived its time since it was last heard.
+    pub(crate) fn enforce(Kept { set, age }: Kept, current: &Current) -> Self {
+        let (newest, now) = ((set.sequence, set.issued_unix_nano), Instant::now());
+        let left = set.ttl().map(|ttl| ttl.saturating_sub(age));
+        if left.is_some_and(|left| left.is_zero()) {
+            warn!(
+                sequence = set.sequence,
+                "the policy kept from the last run has outlived its time; the static limits hold"
+            );
+            Workload::decay(current);
+            return Self { newest, decays: None };
         }
-        follower
+        info!(sequence = set.sequence, "enforcing the policy kept from the last run");
+        Workload::enforce(current, Origin::Disk, Arc::new(set));
+        add(&current.load().tally.policies_applied, 1);
+        Self { newest, decays: left.map(|left| now + left) }
+    }
+}
+
+impl Follower {
+    /// Goes on from what is `remembered`; within a runtime.
+    pub(crate) fn new(
+        current: Current,
+        endpoint: Endpoint,
+        min_rate_per_s: f64,
+        state: Option<StateFile>,
+        remembered: Remembered,
+    ) -> Self {
+        let Remembered { newest, decays } = remembered;
+        Self { current, endpoint, min_rate_per_s, keeper: state.map(Keeper::start), newest, decays }
     }
 
     /// Follows until `stop`; the newest set is on disk when it returns.
@@ -100,7 +128,9 @@ impl Follower {
         let (statuses, outgoing) = mpsc::channel(STATUSES);
         // there is room: the channel is new
         let _ = statuses.try_send(self.status(String::new()));
-        let sets = self.client.clone().subscribe(ReceiverStream::new(outgoing)).await?.into_inner();
+        // a connection of its own: the one before may be dead without a word
+        let mut client = PolicyServiceClient::new(self.endpoint.connect_lazy());
+        let sets = client.subscribe(ReceiverStream::new(outgoing)).await?.into_inner();
         Ok((statuses, sets))
     }
 
@@ -139,12 +169,10 @@ impl Follower {
 
     /// Enforces a set, or says why not.
     fn take(&mut self, set: proto::PolicySet) -> Result<(), String> {
-        // even a set that is refused says that the control plane is there
-        self.current.load().policy_news.send_replace(Some(Instant::now()));
-        let set = PolicySet::try_from(set).map_err(|error| {
+        let set = PolicySet::try_from(set).map_err(|error| error.to_string());
+        let set = set.and_then(|set| self.bearable(set)).inspect_err(|error| {
             add(&self.current.load().tally.policies_refused, 1);
             warn!(%error, "policy refused whole; the one before stays");
-            error.to_string()
         })?;
         let in_force = set.sequence == self.newest.0 && set.issued_unix_nano == self.newest.1 && self.decays.is_some();
         // a control plane that lost its count issues lower numbers, but later
@@ -152,8 +180,11 @@ impl Follower {
         if outdated {
             return Err(format!("sequence {} is older than {}", set.sequence, self.newest.0));
         }
+        // a control plane of which nothing can be enforced regulates no more than one that is silent
+        self.current.load().policy_news.send_replace(Some(Instant::now()));
         if in_force {
             self.decays = set.ttl().map(|ttl| Instant::now() + ttl);
+            self.keeper.iter().for_each(Keeper::heard);
             return Ok(());
         }
         info!(sequence = set.sequence, policies = set.policies.len(), "policy in force");
@@ -165,24 +196,38 @@ impl Follower {
         Ok(())
     }
 
+    /// A set that does not strangle this service: a rate below the least is refused, and a concurrency limit is not let
+    /// leave workers idle.
+    fn bearable(&self, mut set: PolicySet) -> Result<PolicySet, String> {
+        let workload = self.current.load();
+        let servers = workload.servers.and_then(NonZeroU32::new);
+        for (index, policy) in set.policies.iter_mut().enumerate().filter(|(_, p)| p.service == workload.service) {
+            let rate_per_s = policy.rate_limit.map(|rate| rate.rate_per_s());
+            if let Some(rate_per_s) = rate_per_s.filter(|rate| *rate < self.min_rate_per_s) {
+                let (min, key) = (self.min_rate_per_s, "rate_limit.rate_per_s");
+                return Err(format!("policies[{index}].{key} is {rate_per_s}: policy.min_rate_per_s is {min}"));
+            }
+            if let (None, Some(asked), Some(servers)) = (&policy.route, policy.concurrency_limit, servers)
+                && asked.limit < servers
+            {
+                warn!(asked = asked.limit, %servers, "a policy would leave workers idle; the limit is their number");
+                policy.concurrency_limit = Some(ConcurrencyLimit { limit: servers, ..asked });
+            }
+        }
+        Ok(set)
+    }
+
     fn enforce(&mut self, set: PolicySet, origin: Origin) {
         self.newest = (set.sequence, set.issued_unix_nano);
         self.decays = set.ttl().map(|ttl| Instant::now() + ttl);
-        let set = Arc::new(set);
-        loop {
-            let workload = self.current.load_full();
-            workload.apply_from(origin, set.clone());
-            // a reload in between may have missed it
-            if Arc::ptr_eq(&workload, &self.current.load()) {
-                return add(&workload.tally.policies_applied, 1);
-            }
-        }
+        Workload::enforce(&self.current, origin, Arc::new(set));
+        add(&self.current.load().tally.policies_applied, 1);
     }
 
     fn decay(&mut self) {
         warn!(sequence = self.newest.0, "no news of the policy for its time to live; the static limits hold");
         self.decays = None;
-        self.current.load().decay();
+        Workload::decay(&self.current);
     }
 
     fn status(&self, refused: String) -> proto::ProxyStatus {
@@ -197,5 +242,74 @@ async fn decay_at(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_policy::wire::proto;
+
+    use super::*;
+    use crate::{Config, counters::Tally, security::Security};
+
+    fn follower() -> Follower {
+        let text = "service: tagger\nservers: 4\n\
+            listeners: [{ address: '127.0.0.1:0', direction: inbound, routes: [{ upstream: app }] }]\n\
+            upstreams: [{ name: app, endpoints: ['127.0.0.1:9001'] }]";
+        let config = Config::from_yaml(text).unwrap();
+        let first = "127.0.0.1:80".parse().unwrap();
+        let workload = Workload::new(&config, first, Arc::new(Tally::default()), Security::default());
+        let current = Arc::new(arc_swap::ArcSwap::from_pointee(workload));
+        let endpoint = Endpoint::from_static("http://127.0.0.1:1");
+        Follower::new(current, endpoint, 0.5, None, Remembered::default())
+    }
+
+    fn set(sequence: u64, rate_per_s: f64, limit: u32) -> proto::PolicySet {
+        let rate_limit = Some(proto::RateLimit { rate_per_s, burst: 1 });
+        let concurrency_limit = Some(proto::ConcurrencyLimit { limit, queue: 1, queue_timeout_ms: 1 });
+        let policy = proto::Policy { service: "tagger".into(), rate_limit, concurrency_limit, ..Default::default() };
+        proto::PolicySet { sequence, policies: vec![policy], ..Default::default() }
+    }
+
+    /// Found in a review: a control plane that sends only what is refused silenced the local limiter.
+    #[tokio::test]
+    async fn only_what_is_enforced_is_news() {
+        let mut follower = follower();
+        let news = |follower: &Follower| follower.current.load().policy_news.borrow().is_some();
+        for bad in [f64::NAN, -1.0, 1e-300] {
+            assert!(follower.take(set(7, bad, 9)).is_err() && !news(&follower), "{bad}");
+        }
+        follower.take(set(7, 10.0, 9)).unwrap();
+        assert!(news(&follower));
+        follower.current.load().policy_news.send_replace(None);
+        assert!(follower.take(set(3, 10.0, 9)).is_err() && !news(&follower), "an old one");
+    }
+
+    #[tokio::test]
+    async fn a_policy_cannot_strangle_the_service() {
+        let mut follower = follower();
+        let refused = follower.take(set(1, 0.1, 9)).unwrap_err();
+        assert_eq!(refused, "policies[0].rate_limit.rate_per_s is 0.1: policy.min_rate_per_s is 0.5");
+        for (asked, held_to) in [(1, 4), (4, 4), (9, 9)] {
+            follower.take(set(10 + u64::from(asked), 1.0, asked)).unwrap();
+            let applied = follower.current.load().applied.load_full();
+            assert_eq!(applied.policies[0].concurrency_limit.unwrap().limit.get(), held_to, "{asked} asked");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_remembered_lives_on_for_what_is_left() {
+        for (ttl_ms, age_s, origin, left_s) in [
+            (60_000, 10, Origin::Disk, Some(50)),
+            (60_000, 60, Origin::Decayed, None),
+            (0, 1_000_000, Origin::Disk, None),
+        ] {
+            let current = follower().current;
+            let set = PolicySet { sequence: 7, ttl_ms, ..PolicySet::default() };
+            let remembered = Remembered::enforce(Kept { set, age: Duration::from_secs(age_s) }, &current);
+            assert_eq!(current.load().origin.lock().0, origin, "{ttl_ms} {age_s}");
+            let left = remembered.decays.map(|at| at.duration_since(Instant::now()).as_secs());
+            assert_eq!((remembered.newest.0, left), (7, left_s));
+        }
     }
 }

@@ -1,10 +1,6 @@
 //! Runs the local limiter while the control plane is silent, and takes its limit away when it speaks.
 
-use std::{
-    num::NonZeroU32,
-    sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
-};
+use std::{num::NonZeroU32, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -14,11 +10,11 @@ use weir_policy::ConcurrencyLimit;
 use crate::{
     config::LocalLimit,
     regulate::{LocalLimiter, STEP},
-    workload::Workload,
+    workload::{Current, Workload},
 };
 
 /// Steps the local limiter until `stop`; `followed` says whether there is a control plane at all.
-pub(crate) async fn hold(workload: Arc<Workload>, config: LocalLimit, followed: bool, stop: CancellationToken) {
+pub(crate) async fn hold(current: Current, config: LocalLimit, followed: bool, stop: CancellationToken) {
     let started = Instant::now();
     let silence = Duration::from_millis(config.silence_ms);
     let mut ticks = tokio::time::interval(STEP);
@@ -29,6 +25,8 @@ pub(crate) async fn hold(workload: Arc<Workload>, config: LocalLimit, followed: 
             () = stop.cancelled() => return,
             now = ticks.tick() => now,
         };
+        // each time that of now: a reload may know of more servers
+        let workload = current.load();
         let heard = workload.policy_news.borrow().unwrap_or(started);
         let silent = !followed || now.duration_since(heard) >= silence;
         match (&mut limiter, silent) {
@@ -44,7 +42,10 @@ pub(crate) async fn hold(workload: Arc<Workload>, config: LocalLimit, followed: 
                 enforce(&workload, &config, None);
                 limiter = None;
             }
-            (Some(limiter), true) => step(&workload, &config, limiter, now),
+            (Some(limiter), true) => {
+                limiter.set_floor(workload.servers.unwrap_or(1));
+                step(&workload, &config, limiter, now);
+            }
         }
     }
 }
@@ -78,6 +79,8 @@ fn wait(config: &LocalLimit) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use weir_policy::PolicySet;
 
     use super::*;
@@ -109,7 +112,8 @@ mod tests {
     async fn it_acts_within_100_ms_of_overload_once_nobody_else_does_and_steps_back() {
         let (workload, stop) = (workload(), CancellationToken::new());
         let config = LocalLimit { queue_wait_ms: 20, silence_ms: 1_000, queue: 4 };
-        let holding = tokio::spawn(hold(workload.clone(), config, true, stop.clone()));
+        let holding =
+            tokio::spawn(hold(Arc::new(arc_swap::ArcSwap::from(workload.clone())), config, true, stop.clone()));
         serve(&workload, 40, 990).await;
         assert_eq!(workload.local_limit(), 0, "the control plane may yet speak");
         serve(&workload, 1, 200).await;

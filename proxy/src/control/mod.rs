@@ -10,6 +10,6 @@ mod state;
 mod thread;
 
 pub(crate) use admin::{Admin, serve as serve_admin};
-pub(crate) use follow::Follower;
+pub(crate) use follow::{Follower, Remembered};
 pub(crate) use state::{Keeper, StateFile};
 pub(crate) use thread::Control;

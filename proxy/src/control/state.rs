@@ -2,13 +2,15 @@
 //! regulated as it was.
 //!
 //! One line of CRC-32 in hex, then the set as JSON. Written aside, synced and renamed, so a reader
-//! sees the old or the new set, never half of one; what does not hold its checksum is not used.
+//! sees the old or the new set, never half of one; what does not hold its checksum is not used. The file's time
+//! is when the control plane last said the set: its time to live goes on over a restart.
 
 use std::{
     fs, io,
     io::Write,
     path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, SystemTime},
 };
 
 use tokio::{sync::watch, task::JoinHandle};
@@ -21,16 +23,27 @@ pub(crate) struct StateFile {
     path: PathBuf,
 }
 
+/// The set of an earlier run.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Kept {
+    pub(crate) set: PolicySet,
+    /// How long ago the control plane last said it.
+    pub(crate) age: Duration,
+}
+
 impl StateFile {
     /// The file of `service` in `folder`, which is made if it is missing.
     pub(crate) fn new(folder: &Path, service: &str) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
-        let name: String = service.chars().map(|c| if c.is_alphanumeric() || c == '-' { c } else { '_' }).collect();
+        // two services never have one file
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        let name: String =
+            service.chars().map(|c| if plain(c) { c.into() } else { format!("%{:02X}", c as u32) }).collect();
         Ok(Self { path: folder.join(format!("{name}.policy")) })
     }
 
     /// The set of the last run, if it is whole and can be enforced.
-    pub(crate) fn read(&self) -> Option<PolicySet> {
+    pub(crate) fn read(&self) -> Option<Kept> {
         let text = match fs::read_to_string(&self.path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
@@ -43,13 +56,22 @@ impl StateFile {
         if set.is_none() {
             warn!(path = %self.path.display(), "the kept policy is damaged; the static limits hold");
         }
-        set
+        let heard = fs::metadata(&self.path).and_then(|file| file.modified());
+        // a clock that was turned back makes nothing younger than new
+        let age = heard.ok().and_then(|heard| heard.elapsed().ok()).unwrap_or_default();
+        Some(Kept { set: set?, age })
+    }
+
+    /// Notes that the control plane has said the kept set again.
+    fn touch(&self) -> io::Result<()> {
+        fs::File::options().write(true).open(&self.path)?.set_modified(SystemTime::now())
     }
 
     /// Replaces the kept set.
     pub(crate) fn write(&self, set: &PolicySet) -> io::Result<()> {
         let json = serde_json::to_string(set)?;
-        let aside = self.path.with_extension("new");
+        // another instance may write the same file
+        let aside = self.path.with_extension(format!("{}.new", std::process::id()));
         let mut file = fs::File::create(&aside)?;
         write!(file, "{:08x}\n{json}", crc32fast::hash(json.as_bytes()))?;
         file.sync_all()?;
@@ -64,21 +86,34 @@ impl StateFile {
 /// it syncs are skipped, because only the last one matters.
 #[derive(Debug)]
 pub(crate) struct Keeper {
-    newest: watch::Sender<Option<Arc<PolicySet>>>,
+    newest: watch::Sender<News>,
     writing: JoinHandle<()>,
+}
+
+/// What is to be kept; each word of the control plane counts.
+#[derive(Clone, Debug, Default)]
+struct News {
+    set: Option<Arc<PolicySet>>,
+    heard: u64,
 }
 
 impl Keeper {
     /// Starts the writer; within a runtime.
     pub(crate) fn start(file: StateFile) -> Self {
-        let (newest, mut changes) = watch::channel(None::<Arc<PolicySet>>);
+        let (newest, mut changes) = watch::channel(News::default());
         let file = Arc::new(file);
         let writing = tokio::spawn(async move {
+            let mut kept: Option<Arc<PolicySet>> = None;
             while changes.changed().await.is_ok() {
-                let Some(set) = changes.borrow_and_update().clone() else { continue };
+                let News { set, .. } = changes.borrow_and_update().clone();
+                let another = set.filter(|set| !kept.as_ref().is_some_and(|kept| Arc::ptr_eq(kept, set)));
+                kept = another.clone().or(kept);
                 let file = file.clone();
-                let written = tokio::task::spawn_blocking(move || file.write(&set)).await;
-                if let Ok(Err(error)) = written {
+                let written = tokio::task::spawn_blocking(move || match another {
+                    Some(set) => file.write(&set),
+                    None => file.touch(),
+                });
+                if let Ok(Err(error)) = written.await {
                     warn!(%error, "the policy is in force, but could not be kept for the next start");
                 }
             }
@@ -88,7 +123,12 @@ impl Keeper {
 
     /// Will write `set`, unless a newer one comes before.
     pub(crate) fn keep(&self, set: Arc<PolicySet>) {
-        self.newest.send_replace(Some(set));
+        self.newest.send_modify(|news| news.set = Some(set));
+    }
+
+    /// Will note that the kept set was said again.
+    pub(crate) fn heard(&self) {
+        self.newest.send_modify(|news| news.heard += 1);
     }
 
     /// Waits until the newest set is written.
@@ -119,7 +159,7 @@ mod tests {
         }
         keeper.finish().await;
         let kept = StateFile::new(folder.path(), "tagger").unwrap().read();
-        assert_eq!(kept.map(|set| set.sequence), Some(1_000));
+        assert_eq!(kept.map(|kept| kept.set.sequence), Some(1_000));
     }
 
     #[test]
@@ -129,8 +169,8 @@ mod tests {
         assert_eq!(file.read(), None);
         let set = PolicySet { sequence: 7, ..PolicySet::default() };
         file.write(&set).unwrap();
-        assert_eq!(file.read(), Some(set));
-        let path = folder.path().join("tag_ger.policy");
+        assert_eq!(file.read().map(|kept| kept.set), Some(set));
+        let path = folder.path().join("tag%2Fger.policy");
         let damaged = fs::read_to_string(&path).unwrap().replace("\"sequence\":7", "\"sequence\":9");
         fs::write(&path, damaged).unwrap();
         assert_eq!(file.read(), None);

@@ -1,6 +1,6 @@
 //! [`Control`]: what the control thread runs beside the traffic, until it is told to stop.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use tokio::{
@@ -12,7 +12,7 @@ use tonic::transport::Endpoint;
 
 use crate::{
     config::{Config, LocalLimit, PolicySource, Secret, Telemetry},
-    control::{Admin, Follower, StateFile, hold::hold, serve_admin},
+    control::{Admin, Follower, Remembered, StateFile, hold::hold, serve_admin},
     discovery,
     reload::Status,
     telemetry::{Exporter, Gatherer, LogWriter, Rings, Taps},
@@ -29,7 +29,7 @@ pub(crate) struct Control {
     pub(crate) access_log: Option<LogWriter>,
     pub(crate) taps: Arc<Taps>,
     pub(crate) token: Option<Secret>,
-    pub(crate) policy: Option<(PolicySource, Option<StateFile>)>,
+    pub(crate) policy: Option<(PolicySource, Option<StateFile>, Remembered)>,
     pub(crate) local_limit: Option<LocalLimit>,
     pub(crate) admin: Option<std::net::TcpListener>,
     pub(crate) status: Arc<ArcSwap<Status>>,
@@ -42,7 +42,7 @@ impl Control {
         let Self { current, telemetry, stopping, .. } = self;
         let tasks = TaskTracker::new();
         tasks.spawn(keep_fresh(self.configs, current.clone(), stopping.clone()));
-        let endpoint = telemetry.otlp.clone().and_then(|url| Endpoint::from_shared(url).ok());
+        let endpoint = telemetry.otlp.clone().and_then(reached_at);
         let records = endpoint.map(|endpoint| {
             let (records, queued) = mpsc::channel(telemetry.queue_records);
             let exporter = Exporter::new(telemetry, current.clone(), queued, endpoint.connect_lazy());
@@ -53,22 +53,33 @@ impl Control {
         let gatherer = Gatherer::new(self.rings, records, self.access_log, self.taps.clone(), tally);
         tasks.spawn(gatherer.run(stopping.clone()));
         if let Some(config) = self.local_limit {
-            tasks.spawn(hold(current.load_full(), config, self.policy.is_some(), stopping.clone()));
+            tasks.spawn(hold(current.clone(), config, self.policy.is_some(), stopping.clone()));
         }
-        if let Some((source, state)) = self.policy
-            && let Ok(endpoint) = Endpoint::from_shared(source.from)
+        if let Some((source, state, remembered)) = self.policy
+            && let Some(endpoint) = reached_at(source.from)
         {
-            let follower = Follower::new(current.clone(), endpoint.connect_lazy(), state);
+            let follower = Follower::new(current.clone(), endpoint, source.min_rate_per_s, state, remembered);
             tasks.spawn(follower.run(stopping.clone()));
         }
         if let Some(listener) = self.admin.and_then(|a| TcpListener::from_std(a).ok()) {
             let (taps, token, status) = (self.taps, self.token, self.status);
-            let admin = Admin { current, taps, token, status, drain: self.draining };
+            let local = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
+            let admin = Admin { current, taps, token, status, local, drain: self.draining };
             tasks.spawn(serve_admin(listener, admin, stopping));
         }
         tasks.close();
         tasks.wait().await;
     }
+}
+
+/// How the control plane and the collector are reached: one that vanishes without a word, with its machine or behind a
+/// gateway that forgets, is noticed within a quarter of a minute.
+fn reached_at(url: String) -> Option<Endpoint> {
+    const PING: Duration = Duration::from_secs(10);
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let endpoint = Endpoint::from_shared(url).ok()?;
+    let endpoint = endpoint.connect_timeout(PATIENCE).tcp_keepalive(Some(PING));
+    Some(endpoint.http2_keep_alive_interval(PING).keep_alive_timeout(PATIENCE).keep_alive_while_idle(true))
 }
 
 /// Looks for endpoints, and watches certificates and keys, as the configuration in force asks; begins anew with each.

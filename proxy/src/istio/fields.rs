@@ -60,10 +60,9 @@ impl<'a> Node<'a> {
         number.ok_or_else(|| self.error("must be a number from 0 to 100"))
     }
 
-    /// `{ value: 12.5 }`; everything when it is absent.
-    pub(super) fn percentage(node: Option<Self>) -> Result<f64, ConfigError> {
-        let Some(node) = node else { return Ok(100.0) };
-        let fields = node.fields()?;
+    /// `{ value: 12.5 }`.
+    pub(super) fn percentage(&self) -> Result<f64, ConfigError> {
+        let fields = self.fields()?;
         // in the wire format 0 is what is left out
         let percent = fields.get("value").map_or(Ok(0.0), |value| value.percent());
         fields.done(&[])?;

@@ -191,27 +191,35 @@ fn fault(node: &Node<'_>) -> Result<Fault, ConfigError> {
     let delay = fields.map("delay", |node| {
         let fields = node.fields()?;
         let ms = fields.need("fixedDelay")?.millis()?;
-        let percent = Node::percentage(fields.get("percentage"))?;
+        let percentage = fields.get("percentage");
         fields.done(&[("percent", "say percentage: { value: … }"), ("exponentialDelay", "say fixedDelay")])?;
+        let percent = share_of_faults(&fields, percentage)?;
         Ok(Delay { percent, ms })
     })?;
     let abort = fields.map("abort", |node| {
         let fields = node.fields()?;
-        let percent = Node::percentage(fields.get("percentage"))?;
+        let percentage = fields.get("percentage");
         let status = fields.map("httpStatus", |node| match node.whole()? {
             status @ 200..600 => Ok(status),
             _ => Err(node.error("must be from 200 to 599")),
         })?;
         fields.done(&[
             ("percent", "say percentage: { value: … }"),
-            ("grpcStatus", "say httpStatus: gRPC clients are told UNAVAILABLE"),
+            ("grpcStatus", "say httpStatus: gRPC clients are told what it means there"),
             ("http2Error", "say httpStatus"),
         ])?;
         let status = status.ok_or_else(|| fields.error("httpStatus is missing"))?;
+        let percent = share_of_faults(&fields, percentage)?;
         Ok(Abort { percent, status })
     })?;
     fields.done(&[])?;
     Ok(Fault { delay, abort })
+}
+
+/// Istio injects nothing where no percentage is said; here that would be a fault without effect, so it is asked for.
+fn share_of_faults(fields: &Fields<'_>, percentage: Option<Node<'_>>) -> Result<f64, ConfigError> {
+    let missing = || fields.error("percentage is missing: without it Istio injects nothing");
+    percentage.ok_or_else(missing)?.percentage()
 }
 
 fn mirror(fields: &Fields<'_>, registry: &Registry) -> Result<Option<Mirror>, ConfigError> {
@@ -220,13 +228,13 @@ fn mirror(fields: &Fields<'_>, registry: &Registry) -> Result<Option<Mirror>, Co
     let several = fields.list("mirrors")?;
     let (upstream, percent) = match (one, several.as_slice()) {
         (None, []) => return Ok(None),
-        (Some(upstream), []) => (upstream, Node::percentage(percentage)?),
+        (Some(upstream), []) => (upstream, percentage.map_or(Ok(100.0), |node| node.percentage())?),
         (None, [only]) => {
             let fields = only.fields()?;
             let upstream = registry.upstream(&fields.need("destination")?)?;
-            let percent = Node::percentage(fields.get("percentage"))?;
+            let percent = fields.map("percentage", |node| node.percentage())?;
             fields.done(&[])?;
-            (upstream, percent)
+            (upstream, percent.unwrap_or(100.0))
         }
         (Some(_), [more, ..]) | (None, [_, more, ..]) => {
             return Err(more.error("cannot be honoured: a request is mirrored to one place"));

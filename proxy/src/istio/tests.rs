@@ -252,6 +252,9 @@ fn what_cannot_be_honoured_is_named_with_what_to_do() {
         (rule("retries: { retryIgnorePreviousHosts: false }"), "retries.retryIgnorePreviousHosts", "another endpoint"),
         (rule("retries: { retryOn: 'envoy-ratelimited' }"), "retries.retryOn", "is none of 5xx"),
         (rule("fault: { delay: { percent: 5, fixedDelay: 1s } }"), "fault.delay.percent", "percentage"),
+        // found in a review: with nothing said Istio injects nothing, and here it was everything
+        (rule("fault: { delay: { fixedDelay: 1s } }"), "fault.delay", "percentage is missing"),
+        (rule("fault: { abort: { httpStatus: 503 } }"), "fault.abort", "percentage is missing"),
         (rule("fault: { delay: { exponentialDelay: 1s, fixedDelay: 1s } }"), "delay.exponentialDelay", "fixedDelay"),
         (rule("fault: { abort: { grpcStatus: UNAVAILABLE } }"), "fault.abort.grpcStatus", "httpStatus"),
         (rule("fault: { abort: { httpStatus: 99 } }"), "fault.abort.httpStatus", "from 200 to 599"),

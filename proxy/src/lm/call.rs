@@ -49,15 +49,20 @@ impl Call {
         self.reservations.push(reservation);
     }
 
-    /// The call never reached the model.
+    /// The call never reached the model: what was set aside goes back.
     pub(crate) fn refund(&mut self) {
-        let now = Instant::now();
-        self.reservations.drain(..).for_each(|reservation| reservation.settle(0, 0, now));
+        self.reservations.clear();
     }
 
     /// What it came to will never be known: what was set aside stays taken.
     pub(crate) fn keep(&mut self) {
-        self.reservations.clear();
+        self.reservations.drain(..).for_each(Reservation::keep);
+    }
+
+    /// The client left before there was an answer, and the model stops: it has read what was sent of the prompt.
+    pub(crate) fn leave(&mut self) {
+        let (now, read) = (Instant::now(), self.asked.borrow().prompt_tokens(None));
+        self.reservations.drain(..).for_each(|reservation| reservation.settle(read, 0, now));
     }
 
     /// Books what the call came to; `None` for an answer that was not read.

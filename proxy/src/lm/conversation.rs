@@ -43,6 +43,11 @@ impl Conversation {
         self.call.iter_mut().for_each(Call::refund);
     }
 
+    /// The client left before the answer; `reached` says whether the call went out.
+    pub(crate) fn left(&mut self, reached: bool) {
+        self.call.iter_mut().for_each(|call| if reached { call.leave() } else { call.refund() });
+    }
+
     /// What the call came to will never be known.
     pub(crate) fn keep(&mut self) {
         self.call.iter_mut().for_each(Call::keep);

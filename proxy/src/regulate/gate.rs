@@ -87,8 +87,13 @@ impl Gate {
     /// A gate that holds to one limit.
     pub(crate) fn of(limit: ConcurrencyLimit) -> Self {
         let gate = Self::default();
-        gate.limiter.set(Some(limit));
+        gate.hold_to(limit);
         gate
+    }
+
+    /// Another limit from now on; who is in stays.
+    pub(crate) fn hold_to(&self, limit: ConcurrencyLimit) {
+        self.limiter.set(Some(limit));
     }
 
     /// Lets a request in, at once or after a wait in the queue.

@@ -17,7 +17,9 @@
 //! Vegas", 1995, first set a window by it.
 //!
 //! `S` is the smallest mean of a step in the last one to two [`BASE_WINDOW`]s, and is not let rise while
-//! it limits, or it would creep up with the queue. If latency is above target even at the floor, where
+//! it limits, or it would creep up with the queue; means of fewer than [`MIN_SAMPLES`] are gathered until they are as many,
+//! because a lone health check is no measure of the service. Nothing is limited while no more are in flight than it
+//! can serve at once, for then nothing queues. If latency is above target even at the floor, where
 //! nothing queues, the service has become slower, and that latency is the new `S`.
 
 use std::{
@@ -67,6 +69,8 @@ pub(crate) struct LocalLimiter {
     limit: Option<u32>,
     /// Smallest mean latency of this window and of the one before.
     base_s: [f64; 2],
+    /// What is not enough to be believed yet.
+    few: Option<Measured>,
     base_since: Instant,
     last_step: Instant,
 }
@@ -102,6 +106,17 @@ impl Latencies {
     }
 }
 
+impl Measured {
+    /// The means of both.
+    fn and(self, other: Self) -> Self {
+        let count = self.count + other.count;
+        let share = self.count as f64 / count as f64;
+        let mean = |a: f64, b: f64| a * share + b * (1.0 - share);
+        let latency_s = mean(self.latency_s, other.latency_s);
+        Self { count, latency_s, in_flight: mean(self.in_flight, other.in_flight) }
+    }
+}
+
 impl LocalLimiter {
     /// `floor` is how many the service can serve at once, as far as is known.
     pub(crate) fn new(queue_wait: Duration, floor: u32, now: Instant) -> Self {
@@ -110,9 +125,15 @@ impl LocalLimiter {
             floor: floor.max(1),
             limit: None,
             base_s: [f64::INFINITY; 2],
+            few: None,
             base_since: now,
             last_step: now,
         }
+    }
+
+    /// How many the service can serve at once may change with its configuration.
+    pub(crate) fn set_floor(&mut self, floor: u32) {
+        self.floor = floor.max(1);
     }
 
     /// The limit that follows from what was measured since the last step; `None` as long as there was no
@@ -128,7 +149,9 @@ impl LocalLimiter {
         self.learn(measured, now);
         let target_s = self.base_s() + self.queue_wait_s;
         if measured.latency_s > target_s {
-            self.tighten(measured, target_s);
+            if self.limit.is_some() || measured.in_flight > f64::from(self.floor) {
+                self.tighten(measured, target_s);
+            }
         } else if let Some(limit) = self.limit.filter(|_| used_up) {
             let step = (f64::from(limit).sqrt() as u32).max(1);
             self.limit = Some(limit.saturating_add(step).min(wanted(measured, target_s)).max(limit));
@@ -147,7 +170,12 @@ impl LocalLimiter {
             self.base_s = [f64::INFINITY, self.base_s[0]];
             self.base_since = now;
         }
-        self.base_s[0] = self.base_s[0].min(measured.latency_s);
+        let known = self.few.take().map_or(measured, |few| few.and(measured));
+        if known.count < MIN_SAMPLES {
+            self.few = Some(known);
+        } else {
+            self.base_s[0] = self.base_s[0].min(known.latency_s);
+        }
         let floor = f64::from(self.floor);
         if self.limit == Some(self.floor) && measured.in_flight <= floor {
             self.base_s[0] = measured.latency_s;
@@ -235,6 +263,28 @@ mod tests {
         assert_eq!(limiter.step(one, false, start + STEP), (None, false));
         assert_eq!(limiter.step(None, false, start + PATIENCE), (None, false));
         assert_eq!(limiter.step(one, false, start + PATIENCE), (None, true));
+    }
+
+    /// Found in a review: after a quiet second one cheap answer was the base, and requests of the usual length seemed to queue.
+    #[test]
+    fn a_lone_cheap_answer_is_no_measure_of_the_service() {
+        let start = Instant::now();
+        let mut limiter = LocalLimiter::new(Duration::from_millis(50), 1, start);
+        let cheap = Some(Measured { count: 1, latency_s: 0.001, in_flight: 1.0 });
+        assert_eq!(limiter.step(cheap, false, start + PATIENCE), (None, true));
+        let usual = Some(Measured { count: 8, latency_s: 0.2, in_flight: 3.0 });
+        assert_eq!(limiter.step(usual, false, start + PATIENCE + STEP), (None, true));
+        assert!(limiter.base_s() > 0.17, "{}", limiter.base_s());
+    }
+
+    #[test]
+    fn where_fewer_are_in_flight_than_can_be_served_nothing_queues() {
+        let start = Instant::now();
+        let mut limiter = LocalLimiter::new(Duration::from_millis(50), 4, start);
+        let many = |latency_s, in_flight| Some(Measured { count: 100, latency_s, in_flight });
+        assert_eq!(limiter.step(many(0.001, 1.0), false, start + STEP).0, None);
+        assert_eq!(limiter.step(many(0.2, 4.0), false, start + 2 * STEP).0, None);
+        assert_eq!(limiter.step(many(0.2, 40.0), false, start + 3 * STEP).0, Some(11));
     }
 
     #[test]

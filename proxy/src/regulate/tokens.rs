@@ -2,11 +2,14 @@
 //!
 //! A bucket of `burst` tokens fills at `tokens_per_s`. What a call will cost is not known when it comes:
 //! an estimate is taken out then, and what the answer's `usage` differs from it is put back or taken
-//! later, so a bucket can be in debt and then refuses until it has filled up again. A call whose
-//! estimate exceeds the whole burst is let in when the bucket is full, or it could never be.
+//! later, so a bucket can be in debt and then refuses until it has filled up again. An estimate is never more
+//! than the whole burst: such a call is let in when the bucket is full, or it could never be, and whoever asks for
+//! the moon takes no more than there is. What was set aside goes back by itself unless it is settled or kept, so
+//! that no end of a call can forget it.
 //!
 //! ```text
-//! level(t) = min(burst, level + tokens_per_s · Δt)      admit if level ≥ min(estimate, burst)
+//! estimate = min(prompt + output, burst)
+//! level(t) = min(burst, level + tokens_per_s · Δt)      admit if level ≥ estimate
 //! level ← level − estimate, and at the end  level ← min(burst, level + estimate − used)
 //! ```
 //!
@@ -26,6 +29,7 @@ use http::{HeaderMap, HeaderName};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use weir_policy::TokenRateLimit;
+use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 /// 256 tokens of answer until a call has shown what is usual: a few paragraphs.
 const FIRST_MEAN: f64 = 256.0;
@@ -33,15 +37,16 @@ const FIRST_MEAN: f64 = 256.0;
 /// What one more call weighs in the mean.
 const WEIGHT: f64 = 1.0 / 8.0;
 
-/// 10,000 tenants with a bucket each, about 1 MiB; those beyond share one, after idle ones were dropped.
+/// 10,000 tenants with a bucket each, about 1 MiB however long their names are: they are known by a hash. Those beyond share
+/// one bucket, after idle ones were dropped.
 const MAX_TENANTS: usize = 10_000;
 
 /// A look at all tenants for idle ones takes a millisecond: it is not taken for each newcomer.
 const PURGE_PAUSE: Duration = Duration::from_secs(1);
 
-/// A debt of a day's length, or of ten bursts: what is owed beyond is forgiven, or one absurd `usage`
-/// would lock out for ever.
-const MAX_DEBT_S: f64 = 86_400.0;
+/// A debt of ten minutes, or of ten bursts: what is owed beyond is forgiven, or one absurd `usage` would lock out for
+/// ever.
+const MAX_DEBT_S: f64 = 600.0;
 const MAX_DEBT_BURSTS: f64 = 10.0;
 
 /// The token budget of one service or route.
@@ -58,13 +63,17 @@ pub(crate) struct TokenEstimate {
     pub(crate) max_output: Option<u64>,
 }
 
-/// Tokens set aside for a call.
+/// Tokens set aside for a call; dropped, they go back.
 #[derive(Debug)]
 pub(crate) struct Reservation {
     limiter: Arc<TokenLimiter>,
-    tenant: Option<Box<str>>,
-    tokens: f64,
+    tenant: Option<Tenant>,
+    /// Gone once it is settled or kept.
+    tokens: Option<f64>,
 }
+
+/// Who uses a budget, by the hash of its name; seeded, so that nobody can look for another of the same.
+type Tenant = u128;
 
 /// What a budget looks like to its user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +89,8 @@ struct State {
     limit: Option<TokenRateLimit>,
     tenant_header: Option<HeaderName>,
     shared: Bucket,
-    tenants: HashMap<Box<str>, Bucket>,
+    tenants: HashMap<Tenant, Bucket, foldhash::fast::RandomState>,
+    seed: Option<u64>,
     mean_output: Option<f64>,
     purged: Option<Instant>,
 }
@@ -116,11 +126,11 @@ impl TokenLimiter {
         let limit = state.limit.clone()?;
         let tenant = state.tenant(headers);
         let output = estimate.max_output.map_or_else(|| state.mean_output.unwrap_or(FIRST_MEAN), |max| max as f64);
-        let tokens = estimate.prompt as f64 + output;
-        let bucket = state.bucket(tenant.as_deref(), &limit, now);
+        let tokens = (estimate.prompt as f64 + output).min(limit.burst().get() as f64);
+        let bucket = state.bucket(tenant, &limit, now);
         let taken = bucket.take(&limit, tokens, now);
         let budget = bucket.budget(&limit, now);
-        let reservation = || Reservation { limiter: self.clone(), tenant, tokens };
+        let reservation = || Reservation { limiter: self.clone(), tenant, tokens: Some(tokens) };
         Some(match taken {
             Ok(()) => Ok((reservation(), budget)),
             Err(wait) => Err((wait, budget)),
@@ -130,27 +140,43 @@ impl TokenLimiter {
 
 impl Reservation {
     /// Puts back what was too much, or takes what was too little.
-    pub(crate) fn settle(self, input: u64, output: u64, now: Instant) {
+    pub(crate) fn settle(mut self, input: u64, output: u64, now: Instant) {
+        let tokens = self.tokens.take();
         let mut state = self.limiter.state.lock();
-        let Some(limit) = state.limit.clone() else { return };
+        let (Some(tokens), Some(limit)) = (tokens, state.limit.clone()) else { return };
         if output > 0 {
             let mean = state.mean_output.unwrap_or(output as f64);
             state.mean_output = Some(mean + (output as f64 - mean) * WEIGHT);
         }
         let used = input as f64 + output as f64;
-        state.bucket(self.tenant.as_deref(), &limit, now).add(&limit, self.tokens - used, now);
+        state.bucket(self.tenant, &limit, now).add(&limit, tokens - used, now);
+    }
+
+    /// Leaves taken what was set aside.
+    pub(crate) fn keep(mut self) {
+        self.tokens = None;
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        let Some(tokens) = self.tokens.take() else { return };
+        let (mut state, now) = (self.limiter.state.lock(), Instant::now());
+        let Some(limit) = state.limit.clone() else { return };
+        state.bucket(self.tenant, &limit, now).add(&limit, tokens, now);
     }
 }
 
 impl State {
-    fn tenant(&self, headers: &HeaderMap) -> Option<Box<str>> {
+    fn tenant(&mut self, headers: &HeaderMap) -> Option<Tenant> {
         let value = headers.get(self.tenant_header.as_ref()?)?;
-        value.to_str().ok().map(Into::into)
+        let seed = *self.seed.get_or_insert_with(rand::random);
+        Some(xxh3_128_with_seed(value.as_bytes(), seed))
     }
 
-    fn bucket(&mut self, tenant: Option<&str>, limit: &TokenRateLimit, now: Instant) -> &mut Bucket {
+    fn bucket(&mut self, tenant: Option<Tenant>, limit: &TokenRateLimit, now: Instant) -> &mut Bucket {
         let Some(tenant) = tenant else { return &mut self.shared };
-        if !self.tenants.contains_key(tenant) {
+        if !self.tenants.contains_key(&tenant) {
             let rested = self.purged.is_none_or(|at| now.saturating_duration_since(at) >= PURGE_PAUSE);
             if self.tenants.len() >= MAX_TENANTS && rested {
                 self.purged = Some(now);
@@ -161,7 +187,7 @@ impl State {
                 return &mut self.shared;
             }
         }
-        self.tenants.entry(tenant.into()).or_default()
+        self.tenants.entry(tenant).or_default()
     }
 }
 
@@ -290,23 +316,47 @@ mod tests {
     async fn a_call_larger_than_the_burst_needs_a_full_bucket() {
         let limiter = limiter(100.0, 1_000, None);
         let (huge, budget) = ask(&limiter, 0, Some(5_000)).unwrap();
-        assert_eq!((budget.remaining, budget.reset.as_secs()), (0, 50));
+        assert_eq!((budget.remaining, budget.reset.as_secs()), (0, 10));
         huge.settle(0, 500, Instant::now());
         assert_eq!(ask(&limiter, 0, Some(5_000)).unwrap_err().0.as_secs(), 5);
     }
 
     #[tokio::test(start_paused = true)]
+    async fn whoever_asks_for_the_moon_takes_no_more_than_there_is() {
+        for (prompt, output) in [(0, Some(u64::MAX)), (999_999_999_999_999_999 / 4, None), (u64::MAX, Some(u64::MAX))] {
+            let limiter = limiter(100.0, 1_000, None);
+            let (moon, _) = ask(&limiter, prompt, output).unwrap();
+            assert!(ask(&limiter, 0, Some(1)).unwrap_err().0 <= Duration::from_millis(10));
+            moon.keep();
+            tokio::time::advance(Duration::from_millis(10)).await;
+            assert!(ask(&limiter, 0, Some(1)).is_ok(), "{prompt} {output:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_settles_goes_back() {
+        let limiter = limiter(0.001, 1_000, None);
+        for _ in 0..5 {
+            drop(ask(&limiter, 100, Some(900)).unwrap());
+        }
+        ask(&limiter, 100, Some(900)).unwrap().0.keep();
+        assert!(ask(&limiter, 0, Some(1)).is_err(), "kept is kept");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn tenants_do_not_pay_for_each_other() {
         let limiter = limiter(1.0, 100, Some("x-tenant"));
-        assert!(ask_as(&limiter, "a", 100, Some(0)).is_ok());
-        assert!(ask_as(&limiter, "a", 100, Some(0)).is_err());
-        assert!(ask_as(&limiter, "b", 100, Some(0)).is_ok());
+        let spend = |tenant: &str| ask_as(&limiter, tenant, 100, Some(0)).map(|(reservation, _)| reservation.keep());
+        assert!(spend("a").is_ok());
+        assert!(spend("a").is_err());
+        assert!(spend("b").is_ok());
+        assert!(spend(&"b".repeat(50_000)).is_ok(), "a long name is a name");
         for n in 0..2 * MAX_TENANTS {
-            let _ = ask_as(&limiter, &n.to_string(), 100, Some(0));
+            let _ = spend(&n.to_string());
         }
         assert!(limiter.state.lock().tenants.len() <= MAX_TENANTS);
         tokio::time::advance(Duration::from_secs(200)).await;
-        assert!(ask_as(&limiter, "new", 100, Some(0)).is_ok());
+        assert!(spend("new").is_ok());
         assert_eq!(limiter.state.lock().tenants.len(), 1, "full buckets go when there are too many");
     }
 
@@ -315,6 +365,6 @@ mod tests {
         let limiter = limiter(100.0, 1_000, None);
         ask(&limiter, 0, Some(1)).unwrap().0.settle(u64::MAX, u64::MAX, Instant::now());
         let (wait, _) = ask(&limiter, 0, Some(1)).unwrap_err();
-        assert!(wait <= Duration::from_secs(86_401), "{wait:?}");
+        assert!(wait <= Duration::from_secs(601), "{wait:?}");
     }
 }

@@ -1,5 +1,7 @@
 //! [`Matcher`]: whether a route takes a request, compiled.
 
+use std::sync::Arc;
+
 use http::{HeaderName, Method, Request};
 use regex::Regex;
 
@@ -7,6 +9,7 @@ use crate::{
     authority::{authority_of, split_port},
     config::{ConfigError, Match, ValueMatch},
     routing::value::{ValueIs, fields, whole},
+    security::Peer,
 };
 
 /// All of it must hold.
@@ -86,7 +89,7 @@ impl Matcher {
         let Some(authority) = authority_of(request) else { return false };
         let (host, port) = split_port(authority);
         (self.hosts.is_empty() || self.hosts.iter().any(|wanted| wanted.accepts(host)))
-            && self.port.is_none_or(|wanted| port.unwrap_or(80) == wanted)
+            && self.port.is_none_or(|wanted| port.unwrap_or_else(|| default_port(request)) == wanted)
             && self.authority.as_ref().is_none_or(|wanted| wanted.accepts_one_of([Some(authority)].into_iter()))
     }
 
@@ -164,6 +167,11 @@ fn starts_with_segments(path: &str, prefix: &str) -> bool {
     prefix.ends_with('/') || rest.is_empty() || rest.starts_with('/')
 }
 
+/// What a client means that names none: with TLS, of which the peer tells, another than without.
+fn default_port<B>(request: &Request<B>) -> u16 {
+    if request.extensions().get::<Arc<Peer>>().is_some() { 443 } else { 80 }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -197,6 +205,18 @@ mod tests {
             let matches = Match { path_prefix: prefix.map(Into::into), host: host.map(Into::into), ..Match::default() };
             let request = Request::builder().uri(path).header("host", authority).body(()).unwrap();
             assert_eq!(Matcher::new(&matches).unwrap().accepts(&request), expected, "{matches:?} on {authority}{path}");
+        }
+    }
+
+    #[test]
+    fn a_port_that_is_not_named_is_that_of_the_scheme() {
+        for (tls, port, expected) in [(false, 80, true), (false, 443, false), (true, 443, true), (true, 80, false)] {
+            let mut request = Request::builder().header("host", "shop").body(()).unwrap();
+            if tls {
+                request.extensions_mut().insert(Arc::new(Peer::default()));
+            }
+            let matches: Match = serde_saphyr::from_str(&format!("port: {port}")).unwrap();
+            assert_eq!(Matcher::new(&matches).unwrap().accepts(&request), expected, "{tls} {port}");
         }
     }
 

@@ -33,7 +33,7 @@ pub(crate) struct Route {
     pub(crate) destination: Destination,
     pub(crate) timeout: Duration,
     pub(crate) max_stream_duration: Option<Duration>,
-    pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) idle_timeout: Duration,
     pub(crate) retries: Option<RetryPolicy>,
     pub(crate) mirror: Option<Arc<Mirror>>,
     pub(crate) gate: Arc<Gate>,
@@ -58,6 +58,7 @@ pub(crate) struct Standing<'a> {
     pub(crate) direction: Direction,
     /// Where the route says none.
     pub(crate) timeout: Duration,
+    pub(crate) idle_timeout: Duration,
 }
 
 /// Where a route's requests go.
@@ -103,7 +104,7 @@ impl Route {
             static_policy: route.limits.policy(standing.service, &name),
             name,
             max_stream_duration: route.max_stream_duration_ms.map(Duration::from_millis),
-            idle_timeout: route.idle_timeout_ms.map(Duration::from_millis),
+            idle_timeout: route.idle_timeout_ms.map_or(standing.idle_timeout, Duration::from_millis),
             retries: route.retries.as_ref().map(RetryPolicy::new).transpose()?,
             mirror: route.mirror.as_ref().map(|mirror| Mirror::new(mirror, upstream(&mirror.upstream))),
             gate: Arc::default(),
@@ -128,6 +129,9 @@ impl Route {
             self.gate = route.gate.clone();
             self.circuit = route.circuit.clone();
             self.stats = route.stats.clone();
+            if let (Some(mirror), Some(before)) = (self.mirror.as_mut().and_then(Arc::get_mut), &route.mirror) {
+                mirror.goes_on_from(before);
+            }
         }
         Arc::new(self)
     }

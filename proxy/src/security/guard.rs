@@ -4,15 +4,15 @@
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, Request};
-use rustls::crypto::CryptoProvider;
 
 use crate::{
     authority::host_of,
-    config::{ForwardClientCert, Listener, TlsMode},
+    config::{Direction, ForwardClientCert, Listener, TlsMode},
     security::{
-        Peer, SecurityError, SecurityStats,
+        Opening, Peer, SecurityError, SecurityStats,
         authorize::{Asked, Decision, Rules},
         claims::Claims,
+        fields,
         jwt::{KeySource, Problem, Tokens},
         stats::count,
     },
@@ -47,16 +47,20 @@ impl Guard {
         listener: &Listener,
         key: &str,
         realm: &str,
-        provider: &Arc<CryptoProvider>,
-        stats: &Arc<SecurityStats>,
+        opening: Opening<'_>,
     ) -> Result<Option<Self>, SecurityError> {
-        let forward = listener.tls.as_ref().filter(|tls| tls.mode != TlsMode::Off).map(|tls| tls.forward_client_cert);
-        let tokens = listener.jwt.as_ref().map(|jwt| Tokens::open(jwt, &format!("{key}.jwt"), provider, stats));
+        let forward = forward_at(listener);
+        let tokens = listener.jwt.as_ref().map(|jwt| Tokens::open(jwt, &format!("{key}.jwt"), opening));
         let tokens = tokens.transpose()?;
         let rules = listener.authorization.as_ref().map(Rules::new);
         let asked = forward.is_some() || tokens.is_some() || rules.is_some();
-        let (realm, stats) = (realm.to_owned(), stats.clone());
+        let (realm, stats) = (realm.to_owned(), opening.stats.clone());
         Ok(asked.then_some(Self { forward, tokens, rules, realm, stats }))
+    }
+
+    /// Whether requests are asked for anything.
+    pub(crate) fn asks(&self) -> bool {
+        self.tokens.is_some() || self.rules.is_some()
     }
 
     /// Where keys of token issuers come from.
@@ -105,16 +109,25 @@ fn decide<B>(rules: &Rules, peer: Option<&Peer>, claims: Option<&Claims>, reques
     rules.decide(&asked, request.uri().path())
 }
 
+/// Without TLS nobody has shown a certificate, so at an inbound listener what speaks of one goes, as in Envoy.
+fn forward_at(listener: &Listener) -> Option<ForwardClientCert> {
+    let inbound = listener.direction == Direction::Inbound;
+    match &listener.tls {
+        Some(tls) if tls.mode != TlsMode::Off => Some(tls.forward_client_cert),
+        Some(tls) if tls.forward_client_cert == ForwardClientCert::AlwaysForwardOnly => None,
+        _ => inbound.then_some(ForwardClientCert::Sanitize),
+    }
+}
+
 fn forward_client_cert<B>(forward: ForwardClientCert, peer: Option<&Peer>, request: &mut Request<B>) {
     use ForwardClientCert::{AlwaysForwardOnly, AppendForward, ForwardOnly, Sanitize, SanitizeSet};
     let headers = request.headers_mut();
     let shown = peer.and_then(|peer| peer.forwarded.clone());
     match (forward, shown) {
         (AlwaysForwardOnly, _) | (ForwardOnly, Some(_)) => {}
-        (Sanitize, _) | (_, None) => {
-            headers.remove(FORWARDED);
-        }
+        (Sanitize, _) | (_, None) => fields::remove(headers, &FORWARDED),
         (SanitizeSet, Some(element)) => {
+            fields::remove(headers, &FORWARDED);
             headers.insert(FORWARDED, element);
         }
         (AppendForward, Some(element)) => {
@@ -130,7 +143,7 @@ mod tests {
     #[test]
     fn the_certificates_header_is_as_envoy_has_it() {
         use ForwardClientCert::{AlwaysForwardOnly, AppendForward, ForwardOnly, Sanitize, SanitizeSet};
-        let shown = Peer { principal: None, forwarded: Some(HeaderValue::from_static("Hash=proved")) };
+        let shown = Peer { principal: None, forwarded: Some(HeaderValue::from_static("Hash=proved")), ends: None };
         let none = Peer::default();
         for (forward, mutual, plain) in [
             (Sanitize, vec![], vec![]),

@@ -1,13 +1,14 @@
 //! Who is at the other end, and what it may do: mutual TLS with SPIFFE ids (`tls`), JSON web tokens
 //! (`jwt`), rules over both (`authorize`).
 //!
-//! [`Security`] is compiled at start beside the routes. A listener without `tls`, `jwt` and
+//! [`Security`] is compiled at start beside the routes. An outbound listener without `tls`, `jwt` and
 //! `authorization` has no [`Guard`], so its requests pay for nothing here. Everything that comes from files or
 //! addresses is kept fresh by the control thread ([`Security::watch`]) and swapped in whole; what cannot be used
 //! leaves the last good one in place, with a log line and a count.
 
 mod authorize;
 mod claims;
+mod fields;
 mod guard;
 mod jwt;
 mod stats;
@@ -51,19 +52,36 @@ struct ListenerSecurity {
     guard: Option<Guard>,
 }
 
+/// What parts of it are opened with.
+#[derive(Clone, Copy)]
+pub(crate) struct Opening<'a> {
+    /// Does the cryptography of TLS.
+    provider: &'a Arc<CryptoProvider>,
+    stats: &'a Arc<SecurityStats>,
+    /// What was in force until now: keys that were fetched are known, and clients that were let in may stay.
+    before: Option<&'a Security>,
+}
+
 impl Security {
-    /// Reads every file that is named; `provider` does the cryptography of TLS.
-    pub(crate) fn open(config: &Config, provider: &Arc<CryptoProvider>) -> Result<Self, SecurityError> {
-        let mut security = Self::default();
+    /// Reads every file that is named; `provider` does the cryptography of TLS. Goes on from `before` a reload.
+    pub(crate) fn open(
+        config: &Config,
+        provider: &Arc<CryptoProvider>,
+        before: Option<&Self>,
+    ) -> Result<Self, SecurityError> {
+        let stats = before.map(|before| before.stats.clone()).unwrap_or_default();
+        let mut security = Self { stats: stats.clone(), ..Self::default() };
+        let opening = Opening { provider, stats: &stats, before };
+        let known: Vec<_> = before.iter().flat_map(|b| &b.listeners).filter_map(|l| l.tls.as_ref()).collect();
         for (i, listener) in config.listeners.iter().enumerate() {
             let key = format!("listeners[{i}]");
             let mut tls = None;
             if let Some(asked) = listener.tls.as_ref().filter(|tls| tls.mode != TlsMode::Off) {
-                let (server, watched) = ServerTls::open(asked, &key, provider, security.stats.clone())?;
+                let (server, watched) = ServerTls::open(asked, &key, provider, stats.clone(), &known)?;
                 security.watched.push(watched);
                 tls = Some(server);
             }
-            let guard = Guard::open(listener, &key, &config.service, provider, &security.stats)?;
+            let guard = Guard::open(listener, &key, &config.service, opening)?;
             security.key_sources.extend(guard.iter().flat_map(Guard::key_sources).cloned());
             security.listeners.push(ListenerSecurity { tls, guard });
         }
@@ -81,6 +99,15 @@ impl Security {
             security.upstreams.push(tls);
         }
         Ok(security)
+    }
+
+    /// Whether the listener `index` asks clients for the same proof as `known` of `before` did.
+    pub(crate) fn lets_in_as(&self, index: usize, before: &Self, known: usize) -> bool {
+        match (self.server_tls(index), before.server_tls(known)) {
+            (None, None) => true,
+            (Some(now), Some(then)) => now.is_of_the_era_of(then),
+            _ => false,
+        }
     }
 
     /// What stands before the requests of a listener; nothing when it asks for none.
@@ -118,7 +145,7 @@ impl Security {
 
     /// Whether the configuration has any of it.
     pub(crate) fn is_asked_for(&self) -> bool {
-        self.listeners.iter().any(|l| l.guard.is_some()) || !self.watched.is_empty()
+        self.listeners.iter().any(|l| l.guard.as_ref().is_some_and(Guard::asks)) || !self.watched.is_empty()
     }
 
     /// When the first certificate in use ends, in seconds since the Unix epoch.

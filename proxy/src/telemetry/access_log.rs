@@ -104,8 +104,8 @@ pub(crate) fn line(record: &SpanRecord, format: LogFormat) -> String {
 
 /// Time, direction, route, method, path, status, duration, bytes, wait, what policy did, peer, trace.
 fn text(record: &SpanRecord) -> String {
-    let path = record.path.as_ref().map_or("-", |path| path.path());
-    let peer = record.caller.as_ref().and_then(|caller| caller.to_str().ok()).unwrap_or("-");
+    let path = record.path.as_deref().unwrap_or("-");
+    let peer = record.caller.as_deref().unwrap_or("-");
     let millis = |ns: u64| ns as f64 / 1e6;
     let mut line = format!(
         "{} {} {} {} {path} {} {:.3}ms {}B wait={:.3}ms {} peer={peer:?} trace=",

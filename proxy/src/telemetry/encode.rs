@@ -14,6 +14,7 @@ use crate::{
     config::Direction,
     regulate::Refusal,
     telemetry::{Action, LmRecord, SpanRecord},
+    traffic::grpc_name,
     workload::Workload,
 };
 
@@ -37,7 +38,7 @@ pub(crate) enum Attribute<'a> {
 pub(crate) fn each_attribute(record: &SpanRecord, mut say: impl FnMut(&'static str, Attribute<'_>)) {
     use Attribute::{Int, Text};
     let route = &record.route;
-    match record.tunnel.as_ref().and_then(|t| t.to_str().ok()) {
+    match record.tunnel.as_deref() {
         Some("tcp") => say("network.transport", Text("tcp")),
         Some(protocol) => say("network.protocol.name", Text(protocol)),
         None => {}
@@ -48,8 +49,11 @@ pub(crate) fn each_attribute(record: &SpanRecord, mut say: impl FnMut(&'static s
     if record.status > 0 {
         say("http.response.status_code", Int(u64::from(record.status)));
     }
+    if let Some(status) = record.grpc_status {
+        say("rpc.grpc.status_code", Int(u64::from(status)));
+    }
     if let Some(path) = &record.path {
-        say("url.path", Text(path.path()));
+        say("url.path", Text(path));
     }
     say("weir.direction", Text(route.direction.as_str()));
     say("weir.route", Text(&route.name));
@@ -126,7 +130,7 @@ fn say_peer(record: &SpanRecord, say: &mut impl FnMut(&'static str, Attribute<'_
     if record.route.direction == Direction::Outbound {
         return record.upstream.iter().for_each(|upstream| say("peer.service", Attribute::Text(&upstream.service)));
     }
-    let Some(caller) = record.caller.as_ref().and_then(|c| c.to_str().ok()) else { return };
+    let Some(caller) = record.caller.as_deref() else { return };
     let (service, instance) = caller.split_once('/').unwrap_or((caller, ""));
     say("peer.service", Attribute::Text(service));
     if !instance.is_empty() {
@@ -155,14 +159,15 @@ fn error_type(record: &SpanRecord) -> Option<Cow<'static, str>> {
         (Some(failure), _) => Some(failure.as_str().into()),
         (None, Action::Shed(refusal)) => Some(refusal.as_str().into()),
         (None, Action::Denied) => Some(Action::Denied.as_str().into()),
-        (None, _) => (record.status >= 500).then(|| record.status.to_string().into()),
+        (None, _) if record.status >= 500 => Some(record.status.to_string().into()),
+        (None, _) => record.grpc_status.filter(|_| record.failed()).map(|status| grpc_name(status).into()),
     }
 }
 
 fn log(record: &SpanRecord) -> LogRecord {
     let end = record.start_unix_nano + record.duration_ns;
     let severity = if record.failed() { SeverityNumber::Error } else { SeverityNumber::Info };
-    let path = record.path.as_ref().map_or("", |p| p.path());
+    let path = record.path.as_deref().unwrap_or_default();
     let millis = record.duration_ns as f64 / 1e6;
     let body = format!("{} {path} {} {millis:.1} ms {}", record.method, record.status, record.action.as_str());
     LogRecord {

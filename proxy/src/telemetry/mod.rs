@@ -16,7 +16,7 @@ mod wire;
 pub(crate) use access_log::{LogWriter, line};
 pub(crate) use export::{Exporter, jittered, unix_nano_now};
 pub(crate) use lm_stats::{LmStats, Series};
-pub(crate) use record::{Action, Failure, LmRecord, Proof, SpanRecord};
+pub(crate) use record::{Action, Failure, LmRecord, MAX_CALLER, MAX_PATH, Proof, SpanRecord, kept};
 pub(crate) use ring::{Gatherer, Recorder, Rings, Wanted, rings};
 pub(crate) use stats::{BOUNDS_S, RouteStats, WAIT_BOUNDS_S};
 pub(crate) use tap::{TapBody, TapError, Taps};

@@ -1,20 +1,29 @@
-//! [`SpanRecord`]: everything that is kept of one request; strings are shared, not copied.
+//! [`SpanRecord`]: everything that is kept of one request.
+//!
+//! What comes from the configuration is shared. What the client said is copied, and cut: its own bytes are slices of
+//! a read buffer of 8 KiB and more, which would stay for as long as a record waits for its collector.
 
 use std::sync::Arc;
 
-use http::{HeaderValue, Method, uri::PathAndQuery};
+use http::Method;
 
 use crate::{
     lm::{FinishReasons, Name, Operation},
     regulate::Refusal,
     routing::Route,
     security::{Decision, Peer},
-    traffic::TraceContext,
+    traffic::{TraceContext, http_status},
     upstream::{Endpoint, Upstream},
 };
 
 /// Rings are made of these: it is to stay small, and what few requests have stands behind a pointer.
-const _: () = assert!(size_of::<SpanRecord>() <= 336);
+const _: () = assert!(size_of::<SpanRecord>() <= 272);
+
+/// 1 KiB of a path: longer ones tell nobody more, and records wait by the ten thousand.
+pub(crate) const MAX_PATH: usize = 1_024;
+
+/// 128 B of who calls: a service and an instance.
+pub(crate) const MAX_CALLER: usize = 128;
 
 /// One span and its access log.
 #[derive(Clone)]
@@ -26,14 +35,17 @@ pub(crate) struct SpanRecord {
     pub(crate) start_unix_nano: u64,
     pub(crate) duration_ns: u64,
     pub(crate) method: Method,
-    pub(crate) path: Option<PathAndQuery>,
+    /// Without its query, and cut.
+    pub(crate) path: Option<Box<str>>,
     /// What a tunnel carried: `tcp`, or what the request asked for. Nothing for requests with an answer.
-    pub(crate) tunnel: Option<Box<HeaderValue>>,
+    pub(crate) tunnel: Option<Box<str>>,
     /// `service/instance` of the caller, as its sidecar said; inbound only.
-    pub(crate) caller: Option<HeaderValue>,
+    pub(crate) caller: Option<Box<str>>,
     /// Who the two ends are and what rules said, where that is known.
     pub(crate) proof: Option<Box<Proof>>,
     pub(crate) status: u16,
+    /// What gRPC says beside it.
+    pub(crate) grpc_status: Option<u16>,
     pub(crate) action: Action,
     pub(crate) failure: Option<Failure>,
     pub(crate) queue_wait_ns: u64,
@@ -108,10 +120,23 @@ pub(crate) enum Failure {
     TunnelIdle,
 }
 
+/// A copy of the client's words that holds nothing else alive.
+pub(crate) fn kept(text: &str, max_bytes: usize) -> Box<str> {
+    text[..text.floor_char_boundary(max_bytes)].into()
+}
+
 impl SpanRecord {
     /// Whether the collector wants to hear of it as a failure.
     pub(crate) fn failed(&self) -> bool {
-        self.failure.is_some() || self.status >= 500
+        self.failure.is_some() || self.as_http() >= 500
+    }
+
+    /// The status as HTTP would have it.
+    pub(crate) fn as_http(&self) -> u16 {
+        match self.grpc_status {
+            Some(grpc) if grpc > 0 && self.status < 400 => http_status(grpc),
+            _ => self.status,
+        }
     }
 }
 

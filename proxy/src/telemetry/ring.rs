@@ -24,7 +24,7 @@ use crate::{
     telemetry::{Action, LogWriter, SpanRecord, Taps},
 };
 
-/// 4,096 records a thread, about 1 MiB: 80 ms of the fastest traffic, and gathering is waked at half of it.
+/// 4,096 records a thread, 1 MiB and what their requests said: 80 ms of the fastest traffic, and gathering is waked at half of it.
 const RING_RECORDS: usize = 4_096;
 
 /// 50 ms between two looks at rings that fill slowly: soon enough for who watches a tap.
@@ -100,6 +100,12 @@ impl AccessLog {
 }
 
 impl Recorder {
+    /// Whether anybody could want the record of a request that begins now; its end decides.
+    pub(crate) fn may_want(&self, sampled: bool) -> bool {
+        let Wanted { spans, access_log, taps, .. } = &*self.wanted;
+        (*spans && sampled) || *access_log != AccessLog::Off || taps.load(Relaxed) > 0
+    }
+
     /// Leaves a record if anybody wants it; never waits.
     pub(crate) fn record(&self, mut record: SpanRecord, tally: &Tally) {
         record.trace.sampled &= self.wanted.spans;

@@ -30,7 +30,7 @@ pub(crate) struct RouteStats {
 impl RouteStats {
     /// Adds one request.
     pub(crate) fn observe(&self, record: &SpanRecord) {
-        let class = usize::from(record.status / 100).min(5);
+        let class = usize::from(record.as_http() / 100).min(5);
         self.by_class[class].fetch_add(1, Relaxed);
         self.duration_ns.fetch_add(record.duration_ns, Relaxed);
         if let Action::Shed(refusal) = record.action {

@@ -73,7 +73,7 @@ impl SpanWriter {
         delimited(span, 1, &trace.trace_id);
         delimited(span, 2, &trace.span_id);
         if let Some(state) = &trace.state {
-            delimited(span, 3, state.to_str().unwrap_or_default().as_bytes());
+            delimited(span, 3, state.as_bytes());
         }
         if let Some(parent) = &trace.parent_span_id {
             delimited(span, 4, parent);
@@ -174,7 +174,7 @@ fn varint_length(value: u64) -> usize {
 mod tests {
     use std::sync::Arc;
 
-    use http::{HeaderValue, Method};
+    use http::Method;
     use opentelemetry_proto::tonic::{
         collector::trace::v1::ExportTraceServiceRequest, common::v1::any_value::Value, trace::v1::Span,
     };
@@ -206,7 +206,8 @@ mod tests {
                 span_id: [8; 8],
                 parent_span_id: Some([9; 8]),
                 sampled: true,
-                state: Some(HeaderValue::from_static("vendor=1")),
+                goes_on: true,
+                state: Some("vendor=1".into()),
             },
             route: workload.listeners[0][0].clone(),
             upstream: Some(workload.upstreams[0].clone()),
@@ -214,8 +215,8 @@ mod tests {
             duration_ns: 12_345_678,
             method: Method::POST,
             tunnel: None,
-            path: Some("/v1/generate?secret=1".parse().unwrap()),
-            caller: Some(HeaderValue::from_static("tokenizer/tokenizer-0")),
+            path: Some("/v1/generate".into()),
+            caller: Some("tokenizer/tokenizer-0".into()),
             proof: Some(Box::new(Proof {
                 source: Some(Arc::new(Peer {
                     principal: "spiffe://mesh.local/tokenizer".parse().ok(),
@@ -225,6 +226,7 @@ mod tests {
                 decision: Some(Arc::new(Decision { allowed: true, rule: Some("callers".to_owned()) })),
             })),
             status: 504,
+            grpc_status: Some(4),
             action: Action::Queued,
             failure: Some(Failure::UpstreamTimeout),
             queue_wait_ns: u64::from(u32::MAX) * 9,
@@ -286,6 +288,7 @@ mod tests {
         let expected = [
             ("http.request.method", "POST"),
             ("http.response.status_code", "504"),
+            ("rpc.grpc.status_code", "4"),
             ("url.path", "/v1/generate"),
             ("weir.direction", "inbound"),
             ("weir.route", "app"),
@@ -366,9 +369,8 @@ mod tests {
                 ],
             ),
         ] {
-            let path = path.map(|path| path.parse().unwrap());
-            let record =
-                SpanRecord { path, tunnel: Some(Box::new(HeaderValue::from_static(tunnel))), ..record(&workload) };
+            let path = path.map(Into::into);
+            let record = SpanRecord { path, tunnel: Some(tunnel.into()), ..record(&workload) };
             let request = decoded(&[record], &workload);
             let attributes = attributes(&request.resource_spans[0].scope_spans[0].spans[0]);
             for (key, value) in expected {

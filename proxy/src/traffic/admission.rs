@@ -33,7 +33,6 @@ impl Entrance<'_> {
         let budget = if exchange.counts_tokens() {
             // what an answer will cost stands in the request, mostly near its start
             request.body_mut().read_start(self.give_up).await;
-            exchange.asks_now();
             self.reserve_tokens(request.headers(), exchange)?
         } else {
             None
@@ -47,7 +46,8 @@ impl Entrance<'_> {
         if !self.upstream.has_room() {
             return Err(Refusal::UpstreamOverflow);
         }
-        let (route, ask) = (self.route, self.ask(headers, exchange));
+        let now = exchange.asks_now();
+        let (route, ask) = (self.route, self.ask(headers, exchange, now));
         match route.direction {
             Direction::Inbound => {
                 let route_place = route.gate.admit(ask).await?;
@@ -73,7 +73,8 @@ impl Entrance<'_> {
                 }
             }
         }
-        Ok(())
+        // a wait is over by now, and others may have gone before
+        if self.upstream.has_room() { Ok(()) } else { Err(Refusal::UpstreamOverflow) }
     }
 
     /// Sets tokens aside at the route and at the service; says the budget that is nearer its end.
@@ -92,9 +93,8 @@ impl Entrance<'_> {
         Ok(nearest)
     }
 
-    fn ask(self, headers: &HeaderMap, exchange: &Exchange) -> Ask {
+    fn ask(self, headers: &HeaderMap, exchange: &Exchange, now: Instant) -> Ask {
         let Self { worker, route, give_up, .. } = self;
-        let now = exchange.asked();
         let may_wait = route.gate.is_bounded() || worker.workload.gate.is_bounded() || self.upstream.is_bounded();
         if !may_wait {
             return Ask { now, give_up, priority: route.priority };

@@ -3,12 +3,15 @@
 //! Each attempt goes to an endpoint that did not fail this request yet, and is observed there. What
 //! stops another one: the policy, the deadline, the upstream's budget and breaker, a body that is gone.
 //! An answer whose head was passed on is never taken back.
+//!
+//! As in Envoy, time counts against the upstream once it has the whole request: while the client is still sending, its
+//! body has bounds of its own, and no endpoint is to blame for it.
 
-use std::{rc::Rc, sync::Arc};
+use std::{pin::pin, rc::Rc, sync::Arc};
 
 use http::{Request, Response, request::Parts};
 use hyper::body::Incoming;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Duration, Instant, sleep, timeout_at};
 
 use crate::{
     config::Protocol,
@@ -26,6 +29,7 @@ use crate::{
         read_along::ReadAlong,
         replay::{Recording, RequestBody},
         serve::Worker,
+        upload::Upload,
     },
     upstream::{Pick, RetryPermit, Upstream},
 };
@@ -50,6 +54,8 @@ pub(crate) struct Sending<'a> {
     /// What the endpoint is chosen by, if by anything of the request.
     pub(crate) hash: Option<u64>,
     pub(crate) give_up: Instant,
+    /// The request's body, if it has one.
+    pub(crate) upload: Option<&'a Upload>,
 }
 
 impl Sending<'_> {
@@ -62,7 +68,7 @@ impl Sending<'_> {
         let keep_bytes = self.route.keeps_bytes();
         if keep_bytes == 0 {
             self.pick(exchange, &[])?;
-            return self.attempt(exchange, request.map(RequestBody::Passing), self.give_up).await;
+            return self.attempt(exchange, request.map(RequestBody::Passing), None).await;
         }
         let (parts, body) = request.into_parts();
         let recording = Recording::new(body, keep_bytes);
@@ -74,7 +80,7 @@ impl Sending<'_> {
             None => {
                 self.pick(exchange, &[])?;
                 let body = recording.next_reader().ok_or(Failure::ClientDisconnected)?;
-                self.attempt(exchange, Request::from_parts(parts, body), self.give_up).await
+                self.attempt(exchange, Request::from_parts(parts, body), None).await
             }
         }
     }
@@ -92,15 +98,14 @@ impl Sending<'_> {
         for number in 1.. {
             let id = self.pick(exchange, &tried)?;
             let body = recording.next_reader().ok_or(Failure::ClientDisconnected)?;
-            let try_ends = policy.per_try.map_or(self.give_up, |per_try| self.give_up.min(Instant::now() + per_try));
-            let ended = self.attempt(exchange, Request::from_parts(parts.clone(), body), try_ends).await;
+            let ended = self.attempt(exchange, Request::from_parts(parts.clone(), body), policy.per_try).await;
             let outcome = Outcome::of(&ended);
             let wanted = number <= policy.attempts && recording.can_repeat() && policy.wants(outcome, &parts.method);
             if !wanted {
                 return ended;
             }
             let goes_out = Instant::now() + policy.wait(number, outcome, rand::random_range(0.5..1.0));
-            if goes_out >= self.give_up {
+            if goes_out >= self.gives_up() {
                 return ended;
             }
             _permit = None;
@@ -118,8 +123,9 @@ impl Sending<'_> {
     fn permit(&self) -> Option<RetryPermit> {
         let tally = &self.worker.workload.tally;
         let (now, dice) = (Instant::now(), rand::random());
-        let closed = self.upstream.circuit.admit(now, dice) && self.route.circuit.admit(now, dice);
-        let permit = closed.then(|| self.upstream.retry_permit()).flatten();
+        // the circuits last: what they let through may be their probe
+        let permit = self.upstream.retry_permit();
+        let permit = permit.filter(|_| self.upstream.circuit.admit(now, dice) && self.route.circuit.admit(now, dice));
         add(if permit.is_some() { &tally.retries } else { &tally.retries_refused }, 1);
         permit
     }
@@ -131,15 +137,41 @@ impl Sending<'_> {
         Ok(id)
     }
 
+    /// One attempt, which may take `longest` by itself.
     async fn attempt(
         &self,
         exchange: &Exchange,
         request: Request<RequestBody>,
-        deadline: Instant,
+        longest: Option<Duration>,
     ) -> Result<Answer, Failure> {
         let pick = exchange.pick().ok_or(Failure::NoEndpoint)?;
-        let answer = timeout_at(deadline, send_to(self.worker, pick, request)).await;
-        answer.unwrap_or(Err(Failure::UpstreamTimeout))
+        let mut answer = pin!(send_to(self.worker, pick, request));
+        let begun = Instant::now();
+        let deadline = || {
+            let own = longest.map(|longest| self.after_upload(begun + longest, longest));
+            own.map_or(self.gives_up(), |own| own.min(self.gives_up()))
+        };
+        loop {
+            let ends = deadline();
+            if let Ok(answer) = timeout_at(ends, answer.as_mut()).await {
+                return answer;
+            }
+            // the client may have been sending meanwhile
+            if deadline() <= Instant::now() {
+                return Err(Failure::UpstreamTimeout);
+            }
+        }
+    }
+
+    /// When the request stops making sense.
+    fn gives_up(&self) -> Instant {
+        self.after_upload(self.give_up, self.route.timeout)
+    }
+
+    /// `end`, or later: `longest` begins anew with all that the client sends.
+    fn after_upload(&self, end: Instant, longest: Duration) -> Instant {
+        let turn = |upload: &Upload| upload.quiet_since().unwrap_or_else(Instant::now);
+        self.upload.map_or(end, |upload| end.max(turn(upload) + longest))
     }
 }
 
@@ -176,8 +208,13 @@ pub(crate) async fn send_to(
     Err(Failure::UpstreamReset)
 }
 
-/// Whether the upstream promises that it did nothing (RFC 9113 §8.7).
+/// Whether the upstream promises that it did nothing (RFC 9113 §8.7): it refused the stream, or went away without it. One
+/// that leaves in peace ends only the streams beyond the last that it says it has looked at (§6.8).
 fn is_refused(error: &hyper::Error) -> bool {
     let cause = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
-    cause.is_some_and(|cause| cause.is_remote() && cause.reason() == Some(h2::Reason::REFUSED_STREAM))
+    cause.filter(|cause| cause.is_remote()).is_some_and(|cause| match cause.reason() {
+        Some(h2::Reason::REFUSED_STREAM) => true,
+        Some(h2::Reason::NO_ERROR) => cause.is_go_away(),
+        _ => false,
+    })
 }

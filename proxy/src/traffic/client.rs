@@ -15,18 +15,21 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    time::Instant,
+    time::{Instant, MissedTickBehavior},
 };
 use tracing::debug;
 
 use crate::{
     config::{Http, ListenerProtocol},
     connection::{Detected, Guard, Patience, Verdict, detect},
+    counters::add,
     security::Peer,
     traffic::{
+        answers::Answers,
         body::ProxyBody,
         forward::handle,
         handshake::{Secured, secure},
+        lifetime::Lifetime,
         listener::Slot,
         serve::LocalExecutor,
         tunnel,
@@ -51,17 +54,21 @@ const HEADERS_ON_STACK: usize = 100;
 
 /// Who is at the other end.
 #[derive(Clone)]
-struct Client {
-    address: IpAddr,
+pub(crate) struct Client {
+    pub(crate) address: IpAddr,
     /// As TLS has proved it.
     peer: Option<Arc<Peer>>,
+    /// The answers under way to it, if it speaks HTTP/2.
+    pub(crate) answers: Option<Rc<Answers>>,
 }
 
 /// Serves a connection to its end.
 pub(crate) async fn serve(slot: Rc<Slot>, stream: TcpStream, address: IpAddr) {
-    let Some(Secured { mut wire, peer, http2: agreed }) = secure(&slot, stream).await else { return };
-    let Some((detected, ahead)) = first_bytes(&slot, &mut wire, agreed).await else { return };
-    let client = Client { address, peer };
+    let era = slot.era();
+    let Some(Secured { mut wire, peer, http2: agreed, proof }) = secure(&slot, stream).await else { return };
+    let life = Lifetime::begin(&era, proof);
+    let Some((detected, ahead)) = first_bytes(&slot, &life, &mut wire, agreed).await else { return };
+    let client = Client { address, peer, answers: None };
     let (worker, listener) = slot.current();
     let (tally, patience) = (worker.workload.tally.clone(), Patience(worker.workload.timeouts.write_idle()));
     let Http { max_header_bytes, max_control_frames_per_s, .. } = worker.workload.http;
@@ -70,11 +77,11 @@ pub(crate) async fn serve(slot: Rc<Slot>, stream: TcpStream, address: IpAddr) {
         Detected::Http1 => {
             // hyper counts the whole head and answers 431; the guard's bound is on what it keeps, and comes later
             let guard = Guard::http1(wire, ahead, 2 * max_header_bytes, tally, patience);
-            http1(slot, client, guard).await;
+            http1(slot, client, life, guard).await;
         }
         Detected::Http2 => {
             let guard = Guard::http2(wire, ahead, max_control_frames_per_s, tally, patience);
-            http2(slot, client, guard).await;
+            http2(slot, client, life, guard).await;
         }
         Detected::Tcp => {
             let Some(route) = tcp else { return };
@@ -84,7 +91,12 @@ pub(crate) async fn serve(slot: Rc<Slot>, stream: TcpStream, address: IpAddr) {
 }
 
 /// What the client speaks and what it said so far; `None` when there is nothing to serve.
-async fn first_bytes<S>(slot: &Slot, stream: &mut S, agreed: Option<bool>) -> Option<(Detected, Vec<u8>)>
+async fn first_bytes<S>(
+    slot: &Slot,
+    life: &Lifetime,
+    stream: &mut S,
+    agreed: Option<bool>,
+) -> Option<(Detected, Vec<u8>)>
 where
     S: AsyncRead + Unpin,
 {
@@ -92,24 +104,26 @@ where
     let timeouts = &worker.workload.timeouts;
     let (tcp_too, wait) = match worker.workload.accepts[listener].protocol {
         ListenerProtocol::Tcp => return Some((Detected::Tcp, Vec::new())),
-        // TLS has settled it
-        _ if agreed == Some(true) => return Some((Detected::Http2, Vec::new())),
+        // TLS has settled it, and hyper gives a head no longer than it may take
         _ if agreed == Some(false) => return Some((Detected::Http1, Vec::new())),
+        // here the preface is waited for, which hyper would do for ever
+        _ if agreed == Some(true) => (false, timeouts.header_read()),
         ListenerProtocol::Http => (false, timeouts.header_read()),
         ListenerProtocol::Detect => (true, timeouts.detect()),
     };
     let found = detect(stream, tcp_too, Instant::now() + wait);
     let found = tokio::select! {
         found = found => found,
-        () = lingered(slot) => return None,
+        () = lingered(life) => return None,
     };
-    found.unwrap_or_else(|error| {
+    let found = found.unwrap_or_else(|error| {
         debug!(%error, "a connection ended before it said anything");
         None
-    })
+    });
+    found.filter(|(detected, _)| agreed != Some(true) || *detected == Detected::Http2)
 }
 
-async fn http1<S>(slot: Rc<Slot>, client: Client, guard: Guard<S>)
+async fn http1<S>(slot: Rc<Slot>, client: Client, life: Lifetime, guard: Guard<S>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -124,12 +138,12 @@ where
     }
     drop(worker); // a connection that lasts must not keep an old configuration
     let service = service_fn(|request| {
-        let (slot, verdict, client) = (slot.clone(), verdict.clone(), client.clone());
+        let (slot, verdict, client, over) = (slot.clone(), verdict.clone(), client.clone(), life.over.clone());
         async move {
             let asked_connect = request_is_connect(&request);
             let mut response = client.ask(&slot, request).await;
             settle(&verdict, asked_connect, response.status());
-            if slot.draining.is_cancelled() {
+            if over.is_cancelled() {
                 response.headers_mut().entry(http::header::CONNECTION).or_insert(CLOSE);
             }
             Ok::<_, Infallible>(response)
@@ -139,7 +153,7 @@ where
     let mut connection = std::pin::pin!(connection);
     let served = tokio::select! {
         served = connection.as_mut() => served,
-        () = lingered(&slot) => {
+        () = lingered(&life) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -149,13 +163,13 @@ where
 
 const CLOSE: http::HeaderValue = http::HeaderValue::from_static("close");
 
-/// Resolves when the proxy has drained for long enough that a silent client may be closed.
-async fn lingered(slot: &Slot) {
-    slot.draining.cancelled().await;
+/// Resolves when the connection is over for so long that a silent client may be closed.
+async fn lingered(life: &Lifetime) {
+    life.over.cancelled().await;
     tokio::time::sleep(LINGER).await;
 }
 
-async fn http2<S>(slot: Rc<Slot>, client: Client, guard: Guard<S>)
+async fn http2<S>(slot: Rc<Slot>, client: Client, life: Lifetime, guard: Guard<S>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -167,30 +181,52 @@ where
     builder.max_header_list_size(u32::try_from(max_header_bytes).unwrap_or(u32::MAX));
     builder.initial_stream_window_size(STREAM_WINDOW_BYTES).initial_connection_window_size(CONNECTION_WINDOW_BYTES);
     builder.max_send_buf_size(SEND_BUFFER_BYTES).enable_connect_protocol();
+    let timeouts = worker.workload.timeouts;
+    let tally = worker.workload.tally.clone();
     drop(worker);
+    let answers = Rc::new(Answers::default());
+    let client = Client { answers: Some(answers.clone()), ..client };
     let service = service_fn(|request| {
         let (slot, client) = (slot.clone(), client.clone());
         async move { Ok::<_, Infallible>(client.ask(&slot, request).await) }
     });
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(guard), service));
-    let served = tokio::select! {
-        served = connection.as_mut() => served,
-        () = slot.draining.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    let mut over = std::pin::pin!(life.over.cancelled());
+    // soon enough that nobody holds out for more than a half beyond what it may
+    let mut looks = tokio::time::interval(timeouts.write_idle().min(timeouts.http2_idle()) / 2);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // each request and each answer under way holds one more
+    let (nobody, mut busy) = (Rc::strong_count(&answers), Instant::now());
+    let mut told_to_go = false;
+    let served = loop {
+        tokio::select! {
+            biased;
+            served = connection.as_mut() => break served,
+            () = over.as_mut(), if !told_to_go => {}
+            now = looks.tick() => {
+                add(&tally.slow_clients, answers.end_unread(timeouts.write_idle(), now));
+                if Rc::strong_count(&answers) > nobody {
+                    busy = now;
+                }
+                if told_to_go || now.duration_since(busy) < timeouts.http2_idle() {
+                    continue;
+                }
+            }
         }
+        told_to_go = true;
+        connection.as_mut().graceful_shutdown();
     };
     ended(served);
 }
 
 impl Client {
     /// Puts a request to the configuration in force.
-    async fn ask(self, slot: &Slot, mut request: Request<Incoming>) -> Response<ProxyBody> {
-        if let Some(peer) = self.peer {
-            request.extensions_mut().insert(peer);
+    async fn ask(&self, slot: &Slot, mut request: Request<Incoming>) -> Response<ProxyBody> {
+        if let Some(peer) = &self.peer {
+            request.extensions_mut().insert(peer.clone());
         }
         let (worker, listener) = slot.current();
-        handle(worker, listener, self.address, request).await
+        handle(worker, listener, self, request).await
     }
 }
 

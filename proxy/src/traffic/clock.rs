@@ -9,20 +9,21 @@ use tokio::time::{Duration, Instant, Sleep, sleep_until};
 
 use crate::telemetry::Failure;
 
-/// One timer for both bounds: it is set to the nearer one.
+/// One timer for both bounds: it is set to the nearer one, and made when the upstream is first waited for, because most
+/// answers are there as a whole.
 pub(crate) struct Clock {
     idle: Option<Duration>,
     ends: Option<Instant>,
     /// Since when the upstream has nothing to read; a client that does not read is not its fault.
     silent: Option<Instant>,
-    timer: Pin<Box<Sleep>>,
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Clock {
     /// `None` when there is no bound to keep.
-    pub(crate) fn new(idle: Option<Duration>, ends: Option<Instant>, now: Instant) -> Option<Self> {
-        let first = [idle.map(|idle| now + idle), ends].into_iter().flatten().min()?;
-        Some(Self { idle, ends, silent: None, timer: Box::pin(sleep_until(first)) })
+    pub(crate) fn new(idle: Option<Duration>, ends: Option<Instant>) -> Option<Self> {
+        let bounded = idle.is_some() || ends.is_some();
+        bounded.then_some(Self { idle, ends, silent: None, timer: None })
     }
 
     /// A chunk came; the timer is only moved when it rings, because chunks are many.
@@ -32,19 +33,20 @@ impl Clock {
 
     /// Ready when a bound has passed, with which one.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Failure> {
-        let silent = *self.silent.get_or_insert_with(Instant::now);
+        let Self { idle, ends, silent, timer } = self;
+        let silent_until = idle.map(|idle| *silent.get_or_insert_with(Instant::now) + idle);
+        let Some(next) = [silent_until, *ends].into_iter().flatten().min() else { return Poll::Pending };
+        let timer = timer.get_or_insert_with(|| Box::pin(sleep_until(next)));
         loop {
-            ready!(self.timer.as_mut().poll(cx));
+            ready!(timer.as_mut().poll(cx));
             let now = Instant::now();
-            if self.ends.is_some_and(|ends| now >= ends) {
+            if ends.is_some_and(|ends| now >= ends) {
                 return Poll::Ready(Failure::StreamTimeout);
             }
-            let silent_until = self.idle.map(|idle| silent + idle);
             if silent_until.is_some_and(|until| now >= until) {
                 return Poll::Ready(Failure::IdleTimeout);
             }
-            let Some(next) = [silent_until, self.ends].into_iter().flatten().min() else { return Poll::Pending };
-            self.timer.as_mut().reset(next);
+            timer.as_mut().reset(next);
         }
     }
 }
@@ -58,11 +60,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn silence_and_length_are_bounded() {
         let (start, second) = (Instant::now(), Duration::from_secs(1));
-        assert!(Clock::new(None, None, start).is_none());
-        let mut clock = Clock::new(Some(second), Some(start + 3 * second), start).unwrap();
+        assert!(Clock::new(None, None).is_none());
+        let mut clock = Clock::new(Some(second), Some(start + 3 * second)).unwrap();
         assert_eq!(poll_fn(|cx| clock.poll(cx)).await, Failure::IdleTimeout);
         assert_eq!(start.elapsed(), second);
-        let mut clock = Clock::new(Some(2 * second), Some(start + 4 * second), start).unwrap();
+        let mut clock = Clock::new(Some(2 * second), Some(start + 4 * second)).unwrap();
         for _ in 0..3 {
             assert!(poll_fn(|cx| Poll::Ready(clock.poll(cx))).await.is_pending());
             tokio::time::advance(second).await;

@@ -3,7 +3,7 @@
 //! The first order starts it, each later one is a reload: listeners that stay get the new
 //! configuration, new ones begin to accept, others drain.
 
-use std::{cell::Cell, collections::HashMap, rc::Rc, sync::Arc};
+use std::{collections::HashMap, rc::Rc, sync::Arc, time::Duration};
 
 use tokio::{
     net::TcpListener,
@@ -15,9 +15,12 @@ use tracing::warn;
 use crate::{
     sockets::{ListenerKey, Sockets},
     telemetry::Recorder,
-    traffic::{listener::Slot, pool::Pool, serve::Worker},
+    traffic::{listener::Slot, open::OpenConnections, pool::Pool, serve::Worker},
     workload::Workload,
 };
+
+/// 1 s between two looks for connections that were idle for too long: they are looked at before they are used, too.
+const SWEEP: Duration = Duration::from_secs(1);
 
 /// A configuration to obey from now on.
 pub(crate) struct Order {
@@ -35,7 +38,7 @@ pub(crate) struct DataThread {
     pool: Option<Rc<Pool>>,
     recorder: Rc<Recorder>,
     tasks: TaskTracker,
-    open: Rc<Cell<usize>>,
+    open: Rc<OpenConnections>,
     shutdown: CancellationToken,
 }
 
@@ -47,12 +50,17 @@ impl DataThread {
 
     /// Obeys until the shutdown; requests under way then get until the drain's end.
     pub(crate) async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
-        let mut drain = std::time::Duration::ZERO;
+        let mut drain = Duration::ZERO;
+        let mut sweeps = tokio::time::interval(SWEEP);
         loop {
             let order = tokio::select! {
                 biased;
                 Some(order) = orders.recv() => order,
                 () = self.shutdown.cancelled() => break,
+                _ = sweeps.tick() => {
+                    self.pool.iter().for_each(|pool| pool.sweep());
+                    continue;
+                }
             };
             drain = order.workload.timeouts.drain();
             self.obey(order);

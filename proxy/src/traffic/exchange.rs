@@ -1,7 +1,12 @@
 //! [`Exchange`]: one request and its answer as they happen; when it ends, however it ends, it is
 //! recorded, its place is given back and the endpoint's latency and the breaker learn of it.
+//!
+//! How it ends is an [`End`], and what follows from each is in [`Exchange::close`] alone. An exchange that is
+//! dropped was left by its client, so that a cancelled future needs no care of its own.
 
 mod steps;
+#[cfg(test)]
+mod tests;
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
@@ -14,25 +19,58 @@ use crate::{
     regulate::{Permit, Refusal},
     routing::Route,
     security::{Decision, Peer},
-    telemetry::{Action, Failure, Proof, SpanRecord, unix_nano_now},
-    traffic::{TraceContext, headers::PEER, outcome::Outcome, serve::Worker},
+    telemetry::{Action, Failure, MAX_CALLER, MAX_PATH, Proof, SpanRecord, kept, unix_nano_now},
+    traffic::{TraceContext, headers::PEER, outcome::Outcome, serve::Worker, upload::Upload},
     upstream::{Pick, Upstream},
 };
 
 /// What a client that left before the answer is booked as; nobody is sent it.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
 
+/// 1 s: a client that gives up sooner is impatient, and says nothing of the endpoint's health.
+const SILENCE: Duration = Duration::from_secs(1);
+
 /// One request under way.
 pub(crate) struct Exchange {
     worker: Rc<Worker>,
     started: Instant,
     /// When it asked to be let in: a wait counts from here.
-    asked: Instant,
+    asked: Option<Instant>,
+    /// Gone once it is closed.
     record: Option<SpanRecord>,
     permits: [Option<Permit>; 3],
     pick: Option<(Pick, Instant)>,
+    awaited: Awaited,
+    upload: Option<Rc<Upload>>,
     model: Conversation,
-    settled: bool,
+}
+
+/// What the upstream has still to say before it can be judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Awaited {
+    Head,
+    /// gRPC says at the end how it went.
+    Trailers,
+    Nothing,
+}
+
+/// How an exchange ends.
+#[derive(Debug)]
+pub(crate) enum End<'a> {
+    /// The route has the answer itself.
+    Here { status: u16 },
+    /// It may not do what it asks.
+    Denied { decision: Option<Arc<Decision>>, status: u16 },
+    /// Policy turned it away.
+    Shed { refusal: Refusal, status: u16 },
+    /// There was no answer; `status` is what the client is told.
+    Failed { failure: Failure, status: u16 },
+    /// The answer was passed on to its end.
+    Complete(&'a Reading),
+    /// The answer broke off after its head was passed on.
+    Broken { failure: Failure, reading: &'a Reading },
+    /// The client left before the end.
+    Left(&'a Reading),
 }
 
 impl Exchange {
@@ -43,7 +81,16 @@ impl Exchange {
         upstream: Option<Arc<Upstream>>,
         request: &Request<B>,
     ) -> Self {
-        let trace = TraceContext::next(request.headers(), &worker.workload.propagation, worker.workload.span_ratio);
+        let headers = request.headers();
+        let mut trace = TraceContext::next(headers, &worker.workload.propagation, worker.workload.span_ratio);
+        let (mut path, mut caller) = (None, None);
+        // what the client says is copied where somebody will read it, and only there
+        if worker.recorder.may_want(trace.sampled) {
+            trace.keep_state(headers);
+            path = request.uri().path_and_query().map(|path| kept(path.path(), MAX_PATH));
+            caller = caller_of(request);
+        }
+        let proof = |peer: &Arc<Peer>| Box::new(Proof { source: Some(peer.clone()), ..Proof::default() });
         let record = SpanRecord {
             trace,
             route,
@@ -51,14 +98,12 @@ impl Exchange {
             start_unix_nano: unix_nano_now(),
             duration_ns: 0,
             method: request.method().clone(),
-            path: request.uri().path_and_query().cloned(),
+            path,
             tunnel: None,
-            caller: request.headers().get(PEER).cloned(),
-            proof: request
-                .extensions()
-                .get::<Arc<Peer>>()
-                .map(|peer| Box::new(Proof { source: Some(peer.clone()), ..Proof::default() })),
+            caller,
+            proof: request.extensions().get::<Arc<Peer>>().map(proof),
             status: 0,
+            grpc_status: None,
             action: Action::Admitted,
             failure: None,
             queue_wait_ns: 0,
@@ -69,31 +114,21 @@ impl Exchange {
             log: false,
             lm: None,
         };
-        let started = Instant::now();
         Self {
             worker: worker.clone(),
-            started,
-            asked: started,
+            started: Instant::now(),
+            asked: None,
             record: Some(record),
             permits: [None, None, None],
             pick: None,
+            awaited: Awaited::Head,
+            upload: None,
             model: Conversation::default(),
-            settled: false,
         }
     }
 
     pub(crate) fn started(&self) -> Instant {
         self.started
-    }
-
-    /// When it asked to be let in.
-    pub(crate) fn asked(&self) -> Instant {
-        self.asked
-    }
-
-    /// It asks only now: until here its own client was waited for.
-    pub(crate) fn asks_now(&mut self) {
-        self.asked = Instant::now();
     }
 
     /// As [`Self::started`], in milliseconds since the Unix epoch.
@@ -105,46 +140,63 @@ impl Exchange {
         &self.seen().trace
     }
 
-    /// Books an answer of the proxy's own that the route asks for.
-    pub(crate) fn answered_here(mut self, status: u16) {
-        let record = self.record();
-        record.status = status;
-        record.upstream = None;
-        self.settled = true;
-    }
-
-    /// Books a request that may not do what it asks.
-    pub(crate) fn denied(mut self, decision: Option<Arc<Decision>>, status: u16) {
-        self.proof().decision = decision;
-        let record = self.record();
-        record.action = Action::Denied;
-        record.status = status;
-        self.settled = true;
-    }
-
-    /// Books a request that policy turned away.
-    pub(crate) fn shed(mut self, refusal: Refusal, status: u16) {
-        let waited = self.asked.elapsed();
-        add(&self.worker.workload.tally.shed, 1);
-        self.model.refund();
-        let record = self.record();
-        record.action = Action::Shed(refusal);
-        record.status = status;
-        if matches!(refusal, Refusal::QueueTimeout | Refusal::Displaced) {
-            record.queue_wait_ns = nanos(waited);
-        }
-        self.settled = true;
-    }
-
     pub(crate) fn pick(&self) -> Option<&Pick> {
         self.pick.as_ref().map(|(pick, _)| pick)
     }
 
-    /// Books a failure before an answer; `status` is what the client is told.
-    pub(crate) fn failed(mut self, failure: Failure, status: u16) {
+    /// Ends it.
+    pub(crate) fn end(mut self, end: End<'_>) {
+        self.close(end);
+    }
+
+    fn close(&mut self, end: End<'_>) {
+        if self.record.is_none() {
+            return;
+        }
+        match end {
+            End::Here { status } => {
+                self.record().status = status;
+                self.record().upstream = None;
+            }
+            End::Denied { decision, status } => {
+                self.proof().decision = decision;
+                self.record().action = Action::Denied;
+                self.record().status = status;
+            }
+            End::Shed { refusal, status } => self.shed(refusal, status),
+            End::Failed { failure, status } => self.failed(failure, status),
+            End::Complete(reading) => {
+                self.judge_without_trailers(None);
+                self.settle(reading);
+            }
+            End::Broken { failure, reading } => {
+                self.settle(reading);
+                self.record().failure = Some(failure);
+                self.count_reset(failure);
+                self.judge_without_trailers(Some(failure));
+            }
+            End::Left(reading) => self.left(reading),
+        }
+        self.book();
+    }
+
+    fn shed(&mut self, refusal: Refusal, status: u16) {
+        add(&self.worker.workload.tally.shed, 1);
+        self.model.refund();
+        let waited = matches!(refusal, Refusal::QueueTimeout | Refusal::Displaced).then(|| self.waited_ns());
+        let record = self.record();
+        record.action = Action::Shed(refusal);
+        record.status = status;
+        record.queue_wait_ns = waited.unwrap_or_default();
+    }
+
+    fn failed(&mut self, failure: Failure, status: u16) {
         match failure {
             // one that was only too slow may have generated all the same
-            Failure::UpstreamTimeout => self.model.keep(),
+            Failure::UpstreamTimeout => {
+                self.model.keep();
+                self.inform_local_limiter();
+            }
             _ => self.model.refund(),
         }
         self.record().failure = Some(failure);
@@ -156,26 +208,34 @@ impl Exchange {
             self.upstream_said(Outcome::Failed(failure));
         }
         self.settle(&Reading::Not);
-        self.settled = true;
     }
 
-    /// The answer was passed on to its end.
-    pub(crate) fn complete(mut self, reading: &Reading) {
+    fn left(&mut self, reading: &Reading) {
+        let answered = self.seen().status > 0;
+        if !answered {
+            self.model.left(self.pick.is_some());
+            self.record().status = CLIENT_CLOSED_REQUEST;
+        }
+        if self.awaited == Awaited::Head {
+            self.given_up();
+        }
         self.settle(reading);
-        self.settled = true;
+        self.record().failure.get_or_insert(Failure::ClientDisconnected);
     }
 
-    /// The answer broke off after its head was passed on.
-    pub(crate) fn broken(mut self, failure: Failure, reading: &Reading) {
-        self.settle(reading);
-        self.record().failure = Some(failure);
-        self.count_reset(failure);
-        self.settled = true;
-    }
-
-    /// The client left before the answer's end.
-    pub(crate) fn left(mut self, reading: &Reading) {
-        self.settle(reading);
+    /// Before the head: a client that waited in our queue says so, one that waited for an endpoint says something of that.
+    fn given_up(&mut self) {
+        let Some((pick, since)) = &self.pick else {
+            self.record().queue_wait_ns = self.waited_ns();
+            return;
+        };
+        // while its own body is waited for, the endpoint owes nothing
+        let turn = self.upload.as_ref().map_or(Some(*since), |upload| Some(upload.quiet_since()?.max(*since)));
+        let (Some(since), now) = (turn, Instant::now()) else { return };
+        let silent = pick.given_up(since, now);
+        if silent && now.duration_since(since) >= SILENCE {
+            self.upstream_said(Outcome::Failed(Failure::UpstreamTimeout));
+        }
     }
 
     /// Books what a call to a model came to.
@@ -184,36 +244,49 @@ impl Exchange {
         self.record().lm = self.model.settle(reading, status, response_bytes).map(Box::new);
     }
 
+    fn book(&mut self) {
+        let Some(mut record) = self.record.take() else { return };
+        record.duration_ns = nanos(self.started.elapsed());
+        record.route.stats.observe(&record);
+        self.worker.workload.lm_stats.observe(&record);
+        self.worker.recorder.record(record, &self.worker.workload.tally);
+    }
+
+    /// Since it asked to be let in; one that was not asked yet has not waited.
+    fn waited_ns(&self) -> u64 {
+        self.asked.map_or(0, |asked| nanos(asked.elapsed()))
+    }
+
     fn proof(&mut self) -> &mut Proof {
         self.record().proof.get_or_insert_default()
     }
 
     fn seen(&self) -> &SpanRecord {
-        self.record.as_ref().expect("taken only when dropped")
+        self.record.as_ref().expect("taken only when closed")
     }
 
     fn record(&mut self) -> &mut SpanRecord {
-        self.record.as_mut().expect("taken only when dropped")
+        self.record.as_mut().expect("taken only when closed")
     }
+}
+
+/// Who calls: as its sidecar says, unless TLS has proved somebody else. An account may say more than the service's name
+/// (`tagger-v2`), or nothing (`default`).
+fn caller_of<B>(request: &Request<B>) -> Option<Box<str>> {
+    let said = request.headers().get(PEER)?.to_str().ok()?;
+    let proved = request.extensions().get::<Arc<Peer>>().and_then(|peer| peer.principal.as_ref());
+    let account =
+        proved.and_then(|id| id.path().rsplit('/').next()).filter(|account| !matches!(*account, "" | "default"));
+    let service = said.split('/').next().unwrap_or_default();
+    let fits =
+        |account: &str| account.strip_prefix(service).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'));
+    let caller = account.filter(|account| !fits(account)).unwrap_or(said);
+    Some(kept(caller, MAX_CALLER))
 }
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        let Some(mut record) = self.record.take() else { return };
-        record.duration_ns = nanos(self.started.elapsed());
-        if !self.settled {
-            record.failure.get_or_insert(Failure::ClientDisconnected);
-            if record.endpoint.is_none() {
-                // it left while it waited for a place
-                record.queue_wait_ns = nanos(self.asked.elapsed());
-            }
-            if record.status == 0 {
-                record.status = CLIENT_CLOSED_REQUEST;
-            }
-        }
-        record.route.stats.observe(&record);
-        self.worker.workload.lm_stats.observe(&record);
-        self.worker.recorder.record(record, &self.worker.workload.tally);
+        self.close(End::Left(&Reading::Not));
     }
 }
 

@@ -3,11 +3,13 @@
 //! [`handle`] is one request's whole way; what stops it on the way is a [`Stop`], which `reply` puts into
 //! words. An [`Exchange`] goes along and books what happens.
 
-use std::{net::IpAddr, rc::Rc};
+use std::rc::Rc;
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, header::SET_COOKIE};
+use http::{
+    HeaderValue, Method, Request, Response, StatusCode,
+    header::{ACCEPT_ENCODING, SET_COOKIE},
+};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
-use tokio::time::Instant;
 
 use crate::{
     config::{Direction, Protocol},
@@ -19,11 +21,14 @@ use crate::{
     traffic::{
         address::address,
         admission::Entrance,
+        answers::Answers,
         attempt::{Answer, Sending},
         body::ProxyBody,
+        client::Client,
         client_body::{ClientBody, hold_back},
         clock::Clock,
         exchange::Exchange,
+        grpc,
         headers::{PEER, strip_hop_by_hop},
         outcome::Outcome,
         pool::Wire,
@@ -42,7 +47,7 @@ use crate::{
 struct Passage<'a> {
     worker: &'a Rc<Worker>,
     listener: usize,
-    client: IpAddr,
+    client: &'a Client,
     route: &'a Route,
     target: Option<&'a Target>,
     grpc: bool,
@@ -69,7 +74,7 @@ struct Additions<'a> {
 pub(crate) async fn handle(
     worker: Rc<Worker>,
     listener: usize,
-    client: IpAddr,
+    client: &Client,
     mut request: Request<Incoming>,
 ) -> Response<ProxyBody> {
     let workload = &worker.workload;
@@ -79,7 +84,7 @@ pub(crate) async fn handle(
         return reject(&worker, rejection, grpc);
     }
     let Some(route) = workload.route(listener, &request) else {
-        return explained(StatusCode::NOT_FOUND, "no_route", "no route matches this request", false);
+        return explained(StatusCode::NOT_FOUND, "no_route", "no route matches this request", grpc);
     };
     let target = route.next_target();
     let upgrade = match Upgrade::wanted(&mut request, target.map_or(Protocol::Http1, |t| t.upstream.protocol)) {
@@ -90,9 +95,10 @@ pub(crate) async fn handle(
     let mut exchange = Exchange::begin(&worker, route.clone(), upstream, &request);
     let request = request.map(|incoming| ClientBody::new(incoming, workload));
     let upload = request.body().upload();
+    exchange.uploads(upload.clone());
     let passage = Passage { worker: &worker, listener, client, route: &route, target, grpc, upgrade };
     match passage.walk(request, &mut exchange).await {
-        Ok(Arrived::Answered(answer, more)) => pass_on(&route, answer, &more, upload, exchange),
+        Ok(Arrived::Answered(answer, more)) => pass_on(&route, answer, &more, upload, client.answers.clone(), exchange),
         Ok(Arrived::Switched(answer, upgrade)) => tunnel::switch(&worker, answer, upgrade, exchange),
         Ok(Arrived::Opened(wire, client)) => tunnel::open(&worker, exchange, client, wire),
         Err(stop) => stop.or_fault(upload.as_deref()).answer(exchange, grpc),
@@ -103,6 +109,8 @@ impl<'a> Passage<'a> {
     /// To the upstream, and back with the head of its answer.
     async fn walk(self, mut request: Request<ClientBody>, exchange: &mut Exchange) -> Result<Arrived<'a>, Stop> {
         let Self { worker, route, client, .. } = self;
+        // before anything is added, or the client could have it taken out again by naming it in `Connection`
+        strip_hop_by_hop(request.headers_mut());
         if let Some(guard) = worker.workload.security.guard(self.listener) {
             exchange.allowed(guard.check(&mut request).await?);
         }
@@ -113,7 +121,7 @@ impl<'a> Passage<'a> {
         let entrance = Entrance { worker, route, upstream, give_up };
         let mut request = exchange.read_along(request);
         let budget = entrance.admit_request(&mut request, exchange).await?;
-        let Affinity { hash, set_cookie } = Affinity::of(upstream, &request, client);
+        let Affinity { hash, set_cookie } = Affinity::of(upstream, &request, client.address);
         if self.upgrade.is_none() && request.method() == Method::CONNECT {
             let client = hyper::upgrade::on(&mut request);
             return Ok(Arrived::Opened(tunnel::connect(worker, upstream, hash, exchange).await?, client));
@@ -122,7 +130,8 @@ impl<'a> Passage<'a> {
         if upstream.protocol == Protocol::Http1 {
             hold_back(&mut request);
         }
-        let sending = Sending { worker, route, upstream, hash, give_up };
+        let upload = exchange.upload();
+        let sending = Sending { worker, route, upstream, hash, give_up, upload: upload.as_deref() };
         let answer = sending.send(exchange, request).await?;
         match (Upgrade::granted(&answer.response), self.upgrade) {
             (true, Some(upgrade)) => Ok(Arrived::Switched(answer, upgrade)),
@@ -137,7 +146,10 @@ impl<'a> Passage<'a> {
         let Self { worker, listener, route, upgrade, .. } = self;
         let (mut parts, body) = request.into_parts();
         let (headers, received) = (&mut parts.headers, parts.version);
-        strip_hop_by_hop(headers);
+        if exchange.counts_tokens() {
+            // what is compressed cannot be read, and so not be billed
+            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        }
         exchange.trace().inject(&worker.workload.propagation, headers);
         match route.direction {
             Direction::Inbound => headers.remove(PEER),
@@ -161,12 +173,16 @@ fn pass_on(
     answer: Answer,
     more: &Additions<'_>,
     upload: Option<Rc<Upload>>,
+    answers: Option<Rc<Answers>>,
     mut exchange: Exchange,
 ) -> Response<ProxyBody> {
     let Answer { response, lease, peer } = answer;
     exchange.answered_by(peer);
     let (mut parts, incoming) = response.into_parts();
-    exchange.answered(parts.status.as_u16(), Outcome::answered(parts.status, &parts.headers));
+    match grpc::ends_with_trailers(&parts.headers) {
+        true => exchange.begun(parts.status.as_u16()),
+        false => exchange.answered(parts.status.as_u16(), Outcome::answered(parts.status, &parts.headers)),
+    }
     strip_hop_by_hop(&mut parts.headers);
     let reading = Reading::of(&parts.headers, exchange.call().is_some());
     more.target.response_headers.apply(&mut parts.headers);
@@ -178,6 +194,6 @@ fn pass_on(
         ratelimit::say(&mut parts.headers, budget);
     }
     let ends = route.max_stream_duration.map(|longest| exchange.started() + longest);
-    let clock = Clock::new(route.idle_timeout, ends, Instant::now());
-    Response::from_parts(parts, ProxyBody::upstream(incoming, reading, clock, exchange, lease, upload))
+    let clock = Clock::new(Some(route.idle_timeout), ends);
+    Response::from_parts(parts, ProxyBody::upstream(incoming, reading, clock, exchange, lease, upload, answers))
 }

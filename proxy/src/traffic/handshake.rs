@@ -9,7 +9,7 @@ use tracing::debug;
 
 use crate::{
     security::{Accepted, Peer},
-    traffic::listener::Slot,
+    traffic::{lifetime::Proof, listener::Slot},
 };
 
 /// What a client's bytes come on.
@@ -21,6 +21,8 @@ pub(crate) struct Secured {
     pub(crate) peer: Option<Arc<Peer>>,
     /// HTTP/2 was agreed on; HTTP/1.1 was; or nothing was said.
     pub(crate) http2: Option<bool>,
+    /// What the client was let in by.
+    pub(crate) proof: Proof,
 }
 
 /// Counts as a handshake under way until it is dropped.
@@ -31,21 +33,26 @@ struct UnderWay<'a>(&'a Cell<usize>);
 pub(crate) async fn secure(slot: &Slot, stream: TcpStream) -> Option<Secured> {
     let (worker, listener) = slot.current();
     let Some(tls) = worker.workload.security.server_tls(listener).cloned() else {
-        return Some(Secured { wire: Either::Left(stream), peer: None, http2: None });
+        return Some(Secured { wire: Either::Left(stream), peer: None, http2: None, proof: Proof::default() });
     };
     if slot.handshakes.get() >= tls.max_handshakes() {
         tls.shed();
         return None;
     }
     let _under_way = UnderWay::new(&slot.handshakes);
+    // taken first: roots that go meanwhile end this connection too
+    let trust = Some(tls.era());
     let accepted = tokio::select! {
         accepted = tls.accept(stream) => accepted,
         () = slot.draining.cancelled() => return None,
     };
     match accepted {
-        Ok(Accepted::Plain(stream)) => Some(Secured { wire: Either::Left(stream), peer: None, http2: None }),
+        Ok(Accepted::Plain(stream)) => {
+            Some(Secured { wire: Either::Left(stream), peer: None, http2: None, proof: Proof::default() })
+        }
         Ok(Accepted::Tls { stream, peer, http2 }) => {
-            Some(Secured { wire: Either::Right(stream), peer: Some(peer), http2 })
+            let proof = Proof { trust, certificate: peer.ends };
+            Some(Secured { wire: Either::Right(stream), peer: Some(peer), http2, proof })
         }
         Err(error) => {
             debug!(%error, "no TLS with the client");

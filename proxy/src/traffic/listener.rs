@@ -16,7 +16,7 @@ use tracing::warn;
 
 use crate::{
     counters::add,
-    traffic::{client, serve::Worker},
+    traffic::{client, open::OpenConnections, serve::Worker},
 };
 
 /// When accepting fails (no file descriptor left), the time until it is tried again.
@@ -25,30 +25,38 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Where connections of one listener find what they obey.
 pub(crate) struct Slot {
     current: RefCell<(Rc<Worker>, usize)>,
-    /// Connections open on this thread, of all its listeners.
-    open: Rc<Cell<usize>>,
+    open: Rc<OpenConnections>,
     /// Handshakes of TLS under way.
     pub(crate) handshakes: Cell<usize>,
     pub(crate) draining: CancellationToken,
+    /// Cancelled when it drains, or asks for another proof than the connections of then were let in by.
+    era: RefCell<CancellationToken>,
 }
-
-/// Counts as an open connection until it is dropped.
-struct Open(Rc<Cell<usize>>);
 
 impl Slot {
     /// `index` is the listener's place in the worker's configuration.
     pub(crate) fn new(
         worker: Rc<Worker>,
         index: usize,
-        open: Rc<Cell<usize>>,
+        open: Rc<OpenConnections>,
         draining: CancellationToken,
     ) -> Rc<Self> {
-        Rc::new(Self { current: RefCell::new((worker, index)), open, handshakes: Cell::new(0), draining })
+        let era = RefCell::new(draining.child_token());
+        Rc::new(Self { current: RefCell::new((worker, index)), open, handshakes: Cell::new(0), draining, era })
     }
 
     /// From now on requests obey `worker`.
     pub(crate) fn set(&self, worker: Rc<Worker>, index: usize) {
-        *self.current.borrow_mut() = (worker, index);
+        let (before, known) = self.current.replace((worker.clone(), index));
+        let (now, before) = (&worker.workload.security, &before.workload.security);
+        if !now.lets_in_as(index, before, known) {
+            self.era.replace(self.draining.child_token()).cancel();
+        }
+    }
+
+    /// What connections that are accepted now live in.
+    pub(crate) fn era(&self) -> CancellationToken {
+        self.era.borrow().clone()
     }
 
     /// What a request that comes now obeys.
@@ -88,29 +96,15 @@ impl Slot {
 
     fn serve(self: Rc<Self>, stream: TcpStream, client: SocketAddr) {
         let (worker, _) = self.current();
-        if self.open.get() >= worker.workload.max_connections {
+        let Some(open) = self.open.enter(client.ip(), &worker.workload) else {
             // one too many is closed at once: a client sees that, and a backlog would only hide it
             return add(&worker.workload.tally.connections_refused, 1);
-        }
+        };
         // small answers must not wait for more to fill a packet; a socket that refuses still works
         let _ = stream.set_nodelay(true);
-        let open = Open::new(self.open.clone());
         worker.tasks.spawn_local(async move {
             client::serve(self, stream, client.ip()).await;
             drop(open);
         });
-    }
-}
-
-impl Open {
-    fn new(open: Rc<Cell<usize>>) -> Self {
-        open.set(open.get() + 1);
-        Self(open)
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
     }
 }

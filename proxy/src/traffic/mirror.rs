@@ -35,13 +35,18 @@ pub(crate) struct Mirror {
     percent: f64,
     pub(crate) body_bytes: usize,
     max_in_flight: u32,
-    under_way: AtomicU32,
+    under_way: Arc<AtomicU32>,
 }
 
 impl Mirror {
     pub(crate) fn new(config: &config::Mirror, upstream: Arc<Upstream>) -> Arc<Self> {
         let config::Mirror { percent, body_bytes, max_in_flight, .. } = *config;
-        Arc::new(Self { upstream, percent, body_bytes, max_in_flight, under_way: AtomicU32::new(0) })
+        Arc::new(Self { upstream, percent, body_bytes, max_in_flight, under_way: Arc::default() })
+    }
+
+    /// Counts on, after a reload, the copies that are under way.
+    pub(crate) fn goes_on_from(&mut self, before: &Self) {
+        self.under_way = before.under_way.clone();
     }
 
     fn enter(self: &Arc<Self>) -> Option<Place> {

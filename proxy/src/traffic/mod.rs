@@ -5,6 +5,7 @@
 
 mod address;
 mod admission;
+mod answers;
 mod attempt;
 mod body;
 mod client;
@@ -14,10 +15,13 @@ mod data_thread;
 mod deadline;
 mod exchange;
 mod forward;
+mod grpc;
 mod handshake;
 mod headers;
+mod lifetime;
 mod listener;
 mod mirror;
+mod open;
 mod outcome;
 mod pool;
 mod ratelimit;
@@ -33,6 +37,7 @@ mod vet;
 mod via;
 
 pub(crate) use data_thread::{DataThread, Order};
+pub(crate) use grpc::{http_status, name as grpc_name};
 pub(crate) use headers::PEER;
 pub(crate) use mirror::Mirror;
 pub(crate) use outcome::Outcome;

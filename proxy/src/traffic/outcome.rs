@@ -4,7 +4,11 @@ use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, StatusCode, header::RETRY_AFTER};
 
-use crate::{telemetry::Failure, traffic::attempt::Answer, upstream::Verdict};
+use crate::{
+    telemetry::Failure,
+    traffic::{attempt::Answer, grpc},
+    upstream::Verdict,
+};
 
 /// The longest rest that an upstream can ask for: 300 s, as in Linkerd. More would be a way to switch it off.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
@@ -15,7 +19,7 @@ pub(crate) enum Outcome {
     /// With the head of an answer.
     Answered {
         status: u16,
-        /// Of an answer that ends with its head.
+        /// Of an answer that ends with its head, or as its trailers say.
         grpc_status: Option<u16>,
         retry_after: Option<Duration>,
     },
@@ -32,10 +36,22 @@ impl Outcome {
     }
 
     pub(crate) fn answered(status: StatusCode, headers: &HeaderMap) -> Self {
-        let grpc_status = headers.get("grpc-status").and_then(|value| value.to_str().ok()?.parse().ok());
+        let grpc_status = grpc::status(headers);
         let asks = status == StatusCode::SERVICE_UNAVAILABLE || status == StatusCode::TOO_MANY_REQUESTS;
         let retry_after = if asks { retry_after(headers, SystemTime::now()) } else { None };
         Self::Answered { status: status.as_u16(), grpc_status, retry_after }
+    }
+
+    /// An answer that has come to its end.
+    pub(crate) fn trailed(status: u16, trailers: &HeaderMap) -> Self {
+        Self::Answered { status, grpc_status: grpc::status(trailers), retry_after: None }
+    }
+
+    pub(crate) fn grpc_status(self) -> Option<u16> {
+        match self {
+            Self::Answered { grpc_status, .. } => grpc_status,
+            Self::Failed(_) => None,
+        }
     }
 
     /// A tunnel has no more to say.
@@ -47,7 +63,7 @@ impl Outcome {
     pub(crate) fn status(self) -> Option<u16> {
         match self {
             Self::Answered { status, grpc_status: None | Some(0), .. } => Some(status),
-            Self::Answered { grpc_status: Some(grpc), .. } => Some(http_status(grpc)),
+            Self::Answered { grpc_status: Some(status), .. } => Some(grpc::http_status(status)),
             Self::Failed(_) => None,
         }
     }
@@ -84,18 +100,6 @@ impl Outcome {
             Some(500..) => Verdict::ServerError,
             Some(_) => Verdict::Fine,
         }
-    }
-}
-
-/// The table of gRPC's HTTP mapping, for the statuses that say something of the server.
-fn http_status(grpc: u16) -> u16 {
-    match grpc {
-        2 | 13 | 15 => 500,
-        4 => 504,
-        8 => 429,
-        12 => 501,
-        14 => 503,
-        _ => 200,
     }
 }
 

@@ -16,7 +16,7 @@ use std::{
 
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
-use tokio::time::Instant;
+use tokio::time::{Duration, Instant};
 
 pub(crate) use self::connect::Wire;
 use self::{
@@ -44,9 +44,12 @@ pub(crate) struct Pool {
 }
 
 /// The connections to one endpoint.
-#[derive(Default)]
 struct Kept {
+    endpoint: Arc<Endpoint>,
+    /// The one that was used last is the last, and used first: so those at the beginning grow old.
     http1: RefCell<Vec<Own>>,
+    /// How long one may be idle.
+    longest: Cell<Duration>,
     http2: Streams,
 }
 
@@ -99,9 +102,16 @@ impl Pool {
         }
     }
 
+    /// Closes what was idle for too long, or was closed by its upstream; else a burst would leave connections behind for as
+    /// long as those allow.
+    pub(crate) fn sweep(&self) {
+        self.kept.borrow().values().for_each(|kept| kept.sweep(Instant::now()));
+    }
+
     /// A kept connection, else a new one. The flag says which: a kept one may turn out to be closed.
     pub(crate) async fn connection(&self, pick: &Pick, kept_too: bool) -> Result<(Connection, bool), Failure> {
-        let kept = self.kept.borrow_mut().entry(pick.endpoint.id).or_default().clone();
+        let new = || Rc::new(Kept::of(pick.endpoint.clone()));
+        let kept = self.kept.borrow_mut().entry(pick.endpoint.id).or_insert_with(new).clone();
         match pick.upstream.protocol {
             Protocol::Http1 => {
                 let idle = if kept_too { self.idle(pick, &kept).await } else { None };
@@ -128,6 +138,7 @@ impl Pool {
 
     async fn idle(&self, pick: &Pick, kept: &Kept) -> Option<Own> {
         let longest = pick.upstream.pool_idle.unwrap_or(self.timeouts.get().pool_idle());
+        kept.longest.set(longest);
         loop {
             // taken out before the await, so no borrow is held over it
             let mut own = kept.http1.borrow_mut().pop()?;
@@ -145,6 +156,29 @@ impl Pool {
         // it ends when the sender is dropped or the peer closes
         open(pick.endpoint.clone(), connection.with_upgrades());
         Ok(Own { sender, peer, since: Instant::now(), left: pick.upstream.requests_per_connection })
+    }
+}
+
+impl Kept {
+    fn of(endpoint: Arc<Endpoint>) -> Self {
+        Self { endpoint, http1: RefCell::default(), longest: Cell::new(Duration::MAX), http2: Streams::default() }
+    }
+
+    fn sweep(&self, now: Instant) {
+        let (longest, mut idle) = (self.longest.get(), self.http1.borrow_mut());
+        let before = idle.len();
+        idle.retain(|own| now.duration_since(own.since) < longest && !own.sender.is_closed());
+        self.forget(before - idle.len());
+    }
+
+    fn forget(&self, count: usize) {
+        self.endpoint.stats.idle.fetch_sub(u32::try_from(count).unwrap_or(u32::MAX), Relaxed);
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.forget(self.http1.borrow().len());
     }
 }
 

@@ -13,16 +13,16 @@ use crate::{
     security::Denial,
     telemetry::Failure,
     traffic::{
-        body::ProxyBody, exchange::Exchange, headers::REASON, ratelimit, serve::Worker, upload::Upload, vet::Rejection,
+        body::ProxyBody,
+        exchange::{End, Exchange},
+        grpc,
+        headers::REASON,
+        ratelimit,
+        serve::Worker,
+        upload::Upload,
+        vet::Rejection,
     },
 };
-
-/// gRPC's UNAVAILABLE, for clients that do not look at HTTP statuses.
-const GRPC_UNAVAILABLE: HeaderValue = HeaderValue::from_static("14");
-
-/// gRPC's PERMISSION_DENIED and UNAUTHENTICATED.
-const GRPC_PERMISSION_DENIED: HeaderValue = HeaderValue::from_static("7");
-const GRPC_UNAUTHENTICATED: HeaderValue = HeaderValue::from_static("16");
 
 /// Why a request goes no further.
 pub(crate) enum Stop {
@@ -69,7 +69,7 @@ impl Stop {
     pub(crate) fn answer(self, exchange: Exchange, grpc: bool) -> Response<ProxyBody> {
         match self {
             Self::Here(answer) => {
-                exchange.answered_here(answer.status().as_u16());
+                exchange.end(End::Here { status: answer.status().as_u16() });
                 answer
             }
             Self::Denied(denial) => deny(exchange, denial, grpc),
@@ -127,13 +127,13 @@ pub(crate) fn explained(status: StatusCode, reason: &'static str, why: &str, grp
 }
 
 /// An answer with a text.
-fn own(status: StatusCode, reason: &'static str, text: String, grpc: bool) -> Response<ProxyBody> {
-    let mut response = Response::new(ProxyBody::text(if grpc { String::new() } else { text }));
+fn own(status: StatusCode, reason: &'static str, text: String, to_grpc: bool) -> Response<ProxyBody> {
+    let mut response = Response::new(ProxyBody::text(if to_grpc { String::new() } else { text }));
     let headers = response.headers_mut();
     headers.insert(REASON, HeaderValue::from_static(reason));
-    if grpc {
+    if to_grpc {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        headers.insert("grpc-status", GRPC_UNAVAILABLE);
+        headers.insert("grpc-status", grpc::of_http(status).into());
         headers.insert("grpc-message", HeaderValue::from_static(reason));
     } else {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
@@ -148,21 +148,13 @@ pub(crate) fn is_grpc<B>(request: &Request<B>) -> bool {
 }
 
 fn deny(exchange: Exchange, denial: Denial, grpc: bool) -> Response<ProxyBody> {
-    let (status, code, reason, why) = match &denial {
-        Denial::Unauthenticated(_) => (
-            StatusCode::UNAUTHORIZED,
-            GRPC_UNAUTHENTICATED,
-            "unauthenticated",
-            "a token that can be believed is needed",
-        ),
-        Denial::Forbidden(_) => {
-            (StatusCode::FORBIDDEN, GRPC_PERMISSION_DENIED, "denied", "the rules do not allow this request")
+    let (status, reason, why) = match &denial {
+        Denial::Unauthenticated(_) => {
+            (StatusCode::UNAUTHORIZED, "unauthenticated", "a token that can be believed is needed")
         }
+        Denial::Forbidden(_) => (StatusCode::FORBIDDEN, "denied", "the rules do not allow this request"),
     };
     let mut response = explained(status, reason, why, grpc);
-    if grpc {
-        response.headers_mut().insert("grpc-status", code);
-    }
     let decision = match denial {
         Denial::Unauthenticated(challenge) => {
             response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
@@ -170,7 +162,7 @@ fn deny(exchange: Exchange, denial: Denial, grpc: bool) -> Response<ProxyBody> {
         }
         Denial::Forbidden(decision) => Some(decision),
     };
-    exchange.denied(decision, status.as_u16());
+    exchange.end(End::Denied { decision, status: status.as_u16() });
     response
 }
 
@@ -187,7 +179,7 @@ fn shed(exchange: Exchange, refusal: Refusal, grpc: bool) -> Response<ProxyBody>
         Refusal::BreakerOpen => (UNAVAILABLE, "the upstream fails; calls to it are shed"),
         Refusal::UpstreamOverflow => (UNAVAILABLE, "as many requests are at the upstream as may be"),
     };
-    exchange.shed(refusal, status.as_u16());
+    exchange.end(End::Shed { refusal, status: status.as_u16() });
     let mut response = explained(status, refusal.as_str(), why, grpc);
     response.headers_mut().insert(RETRY_AFTER, seconds_to_wait(refusal).into());
     if let Refusal::TokensExhausted { budget, .. } = refusal {
@@ -210,7 +202,7 @@ fn seconds_to_wait(refusal: Refusal) -> u64 {
     }
 }
 
-fn fail(exchange: Exchange, failure: Failure, grpc: bool) -> Response<ProxyBody> {
+fn fail(exchange: Exchange, failure: Failure, to_grpc: bool) -> Response<ProxyBody> {
     let (status, why) = match failure {
         Failure::NoEndpoint => (StatusCode::SERVICE_UNAVAILABLE, "the upstream has no endpoint"),
         Failure::ConnectFailed => (StatusCode::BAD_GATEWAY, "the upstream refused the connection"),
@@ -227,6 +219,11 @@ fn fail(exchange: Exchange, failure: Failure, grpc: bool) -> Response<ProxyBody>
             (StatusCode::BAD_GATEWAY, "the upstream closed the connection before it answered")
         }
     };
-    exchange.failed(failure, status.as_u16());
-    explained(status, failure.as_str(), why, grpc)
+    exchange.end(End::Failed { failure, status: status.as_u16() });
+    let mut response = explained(status, failure.as_str(), why, to_grpc);
+    let too_late = matches!(failure, Failure::UpstreamTimeout | Failure::IdleTimeout | Failure::StreamTimeout);
+    if to_grpc && too_late {
+        response.headers_mut().insert("grpc-status", grpc::DEADLINE_EXCEEDED.into());
+    }
+    response
 }

@@ -30,8 +30,14 @@ pub(crate) struct TraceContext {
     /// The caller's.
     pub(crate) parent_span_id: Option<[u8; 8]>,
     pub(crate) sampled: bool,
-    pub(crate) state: Option<HeaderValue>,
+    /// Whether `tracestate` belongs to the trace; that of a broken parent goes.
+    pub(crate) goes_on: bool,
+    /// It, as far as the span keeps it.
+    pub(crate) state: Option<Box<str>>,
 }
+
+/// 512 B of `tracestate`, which the recommendation asks to pass on at least; the span of a longer one says none.
+const MAX_STATE: usize = 512;
 
 /// What a caller says of its trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,9 +56,14 @@ impl TraceContext {
         // who leaves the choice to us gets ours
         let said = found.and_then(|(_, incoming)| incoming.sampled);
         let sampled = said.unwrap_or_else(|| ratio >= 1.0 || rand::random::<f64>() < ratio);
-        let from_w3c = matches!(found, Some((Propagation::Tracecontext, _)));
-        let state = headers.get(TRACESTATE).filter(|_| from_w3c).cloned();
-        Self { trace_id, span_id: nonzero(), parent_span_id, sampled, state }
+        let goes_on = matches!(found, Some((Propagation::Tracecontext, _)));
+        Self { trace_id, span_id: nonzero(), parent_span_id, sampled, goes_on, state: None }
+    }
+
+    /// Keeps `tracestate` for the span.
+    pub(crate) fn keep_state(&mut self, headers: &HeaderMap) {
+        let state = headers.get(TRACESTATE).filter(|_| self.goes_on).and_then(|state| state.to_str().ok());
+        self.state = state.filter(|state| state.len() <= MAX_STATE).map(Into::into);
     }
 
     /// Tells the next hop; `tracestate` of a broken parent goes.
@@ -70,7 +81,7 @@ impl TraceContext {
 
     fn inject_w3c(&self, headers: &mut HeaderMap) {
         headers.insert(TRACEPARENT, self.traceparent());
-        if self.state.is_none() {
+        if !self.goes_on {
             headers.remove(TRACESTATE);
         }
     }

@@ -21,8 +21,14 @@ use crate::{
     security::Peer,
     telemetry::Failure,
     traffic::{
-        admission::Entrance, attempt::Answer, body::ProxyBody, exchange::Exchange, headers::strip_hop_by_hop,
-        pool::Wire, serve::Worker, upgrade::Upgrade,
+        admission::Entrance,
+        attempt::Answer,
+        body::ProxyBody,
+        exchange::{End, Exchange},
+        headers::strip_hop_by_hop,
+        pool::Wire,
+        serve::Worker,
+        upgrade::Upgrade,
     },
     upstream::{Affinity, Upstream},
 };
@@ -44,12 +50,14 @@ where
     }
     let target = route.next_target();
     let mut exchange = Exchange::begin(&worker, route.clone(), target.map(|target| target.upstream.clone()), &request);
-    exchange.tunnels(HeaderValue::from_static("tcp"));
-    let Some(Target { upstream, .. }) = target else { return exchange.failed(Failure::NoEndpoint, REFUSED) };
+    exchange.tunnels(&HeaderValue::from_static("tcp"));
+    let Some(Target { upstream, .. }) = target else {
+        return exchange.end(End::Failed { failure: Failure::NoEndpoint, status: REFUSED });
+    };
     let give_up = exchange.started() + route.timeout;
     let entrance = Entrance { worker: &worker, route: &route, upstream, give_up };
     if let Err(refusal) = entrance.admit(request.headers(), &mut exchange).await {
-        return exchange.shed(refusal, REFUSED);
+        return exchange.end(End::Shed { refusal, status: REFUSED });
     }
     let Affinity { hash, .. } = Affinity::of(upstream, &request, address);
     match connect(&worker, upstream, hash, &mut exchange).await {
@@ -57,7 +65,7 @@ where
             exchange.opened(OPENED);
             run(&worker, exchange, client, wire).await;
         }
-        Err(failure) => exchange.failed(failure, UNREACHABLE),
+        Err(failure) => exchange.end(End::Failed { failure, status: UNREACHABLE }),
     }
 }
 
@@ -79,7 +87,7 @@ pub(crate) async fn connect(
 /// A tunnel for `CONNECT`, on a connection that was made for it.
 pub(crate) fn open(worker: &Rc<Worker>, mut exchange: Exchange, client: OnUpgrade, wire: Wire) -> Response<ProxyBody> {
     exchange.opened(OPENED);
-    exchange.tunnels(HeaderValue::from_static("connect"));
+    exchange.tunnels(&HeaderValue::from_static("connect"));
     start(worker, exchange, client, async move { Ok(wire) });
     Response::new(ProxyBody::empty())
 }
@@ -94,7 +102,7 @@ pub(crate) fn switch(
     let Answer { mut response, peer, .. } = answer;
     exchange.answered_by(peer);
     exchange.opened(response.status().as_u16());
-    exchange.tunnels(upgrade.protocol.clone());
+    exchange.tunnels(&upgrade.protocol);
     let upstream = hyper::upgrade::on(&mut response);
     strip_hop_by_hop(response.headers_mut());
     upgrade.grant(&mut response);
@@ -116,7 +124,7 @@ fn start<U>(
         let worker = worker.clone();
         async move {
             let (Ok(client), Ok(upstream)) = tokio::join!(client, upstream) else {
-                return exchange.broken(Failure::UpstreamReset, &Reading::Not);
+                return exchange.end(End::Broken { failure: Failure::UpstreamReset, reading: &Reading::Not });
             };
             run(&worker, exchange, TokioIo::new(client), upstream).await;
         }
@@ -133,9 +141,10 @@ async fn run(worker: &Worker, mut exchange: Exchange, client: impl Stream, upstr
     add(&workload.tally.tunnels, 1);
     let spliced = splice(client, upstream, workload.timeouts.tunnel_idle()).await;
     exchange.chunk(usize::try_from(spliced.to_client_bytes).unwrap_or(usize::MAX), Watched::default());
-    match spliced.ended {
-        Ended::Well => exchange.complete(&Reading::Not),
-        Ended::Broken => exchange.broken(Failure::UpstreamReset, &Reading::Not),
-        Ended::Idle => exchange.broken(Failure::TunnelIdle, &Reading::Not),
-    }
+    let reading = &Reading::Not;
+    exchange.end(match spliced.ended {
+        Ended::Well => End::Complete(reading),
+        Ended::Broken => End::Broken { failure: Failure::UpstreamReset, reading },
+        Ended::Idle => End::Broken { failure: Failure::TunnelIdle, reading },
+    });
 }

@@ -84,7 +84,9 @@ fn asked(request: &mut Request<Incoming>) -> Option<HeaderValue> {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .any(|option| option.trim().eq_ignore_ascii_case("upgrade"));
-    let h2c = protocol.as_bytes().len() >= 3 && protocol.as_bytes()[..3].eq_ignore_ascii_case(b"h2c");
+    // a list leaves it to the upstream, which may choose h2c from it
+    let bytes = protocol.as_bytes();
+    let h2c = bytes.contains(&b',') || bytes.len() >= 3 && bytes[..3].eq_ignore_ascii_case(b"h2c");
     let usable = named && !h2c && request.version() == Version::HTTP_11 && request.body().is_end_stream();
     usable.then_some(protocol)
 }

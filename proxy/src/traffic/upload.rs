@@ -24,7 +24,7 @@ use crate::{telemetry::Failure, traffic::body::BodyError, workload::Workload};
 const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 
 /// A body on its way, as the exchange sees it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Upload {
     /// What the client did wrong.
     fault: Cell<Option<Failure>>,
@@ -32,6 +32,10 @@ pub(crate) struct Upload {
     ended: Cell<bool>,
     /// Nobody wants the rest.
     over: Cell<bool>,
+    /// When something of it was last handed on.
+    moved: Cell<Instant>,
+    /// The client is waited for.
+    awaited: Cell<bool>,
     body: RefCell<Option<Waker>>,
 }
 
@@ -50,7 +54,6 @@ pub(crate) struct Watch {
     pace: Option<Pace>,
     /// Runs while the client is waited for.
     timer: Pin<Box<Sleep>>,
-    waiting: bool,
     wanted: Option<Arc<Continue>>,
 }
 
@@ -63,9 +66,31 @@ struct Pace {
 }
 
 impl Upload {
+    fn new() -> Self {
+        let (ended, over, awaited) = (Cell::new(false), Cell::new(false), Cell::new(false));
+        Self {
+            fault: Cell::new(None),
+            ended,
+            over,
+            moved: Cell::new(Instant::now()),
+            awaited,
+            body: RefCell::new(None),
+        }
+    }
+
+    /// Since when it is the upstream's turn; `None` while the client is waited for.
+    pub(crate) fn quiet_since(&self) -> Option<Instant> {
+        (!self.awaited.get()).then(|| self.moved.get())
+    }
+
     /// Why it ended early, if that was the client's fault.
     pub(crate) fn fault(&self) -> Option<Failure> {
         self.fault.get()
+    }
+
+    fn moved(&self) {
+        self.awaited.set(false);
+        self.moved.set(Instant::now());
     }
 
     /// There is an answer, so what is missing of the body is not wanted any more. Whether all was sent:
@@ -92,12 +117,11 @@ impl Watch {
         let grace = timeouts.header_read();
         let pace = Pace { bytes_per_s: http.min_body_bytes_per_s, grace, budget: grace, since: None };
         Self {
-            upload: Rc::default(),
+            upload: Rc::new(Upload::new()),
             left_bytes: http.max_body_bytes.unwrap_or(u64::MAX),
             idle: timeouts.body_idle(),
             pace: (announced && http.min_body_bytes_per_s > 0).then_some(pace),
             timer: Box::pin(tokio::time::sleep(CONTINUE_WAIT)),
-            waiting: false,
             wanted: None,
         }
     }
@@ -125,8 +149,7 @@ impl Watch {
 
     /// The client keeps us waiting; ready when it was for too long.
     pub(super) fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.waiting {
-            self.waiting = true;
+        if !self.upload.awaited.replace(true) {
             let now = Instant::now();
             let pace = self.pace.as_mut().map(|pace| {
                 pace.since = Some(now);
@@ -140,7 +163,7 @@ impl Watch {
     /// A frame came; `rest` is what is still to come.
     pub(super) fn arrived(&mut self, frame: Frame<Bytes>, rest: &Incoming) -> Result<Frame<Bytes>, BodyError> {
         let bytes = frame.data_ref().map_or(0, Bytes::len);
-        self.waiting = false;
+        self.upload.moved();
         if let Some(pace) = &mut self.pace {
             let waited = pace.since.take().map_or(Duration::ZERO, |since| since.elapsed());
             let earned = Duration::from_secs_f64(bytes as f64 / pace.bytes_per_s as f64);
@@ -157,6 +180,7 @@ impl Watch {
 
     /// All of it has come.
     pub(super) fn ended(&self) {
+        self.upload.moved();
         self.upload.ended.set(true);
     }
 

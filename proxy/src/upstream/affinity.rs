@@ -56,7 +56,8 @@ impl Affinity {
     fn given(cookie: &CookieKey, path: &str) -> Self {
         let Some(ttl_s) = cookie.ttl_s else { return Self::default() };
         let value = format!("{:032x}", rand::random::<u128>());
-        let path = cookie.path.as_deref().unwrap_or(path);
+        // a path may hold a semicolon, which would begin an attribute of the client's choice
+        let path = cookie.path.as_deref().unwrap_or(path).split(';').next().unwrap_or_default();
         let age = if ttl_s > 0 { format!("; Max-Age={ttl_s}") } else { String::new() };
         let set_cookie = HeaderValue::try_from(format!("{}={value}; Path={path}{age}; HttpOnly", cookie.name)).ok();
         Self { hash: Some(hash(value.as_bytes())), set_cookie }

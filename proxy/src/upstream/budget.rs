@@ -12,7 +12,7 @@ use crate::{config::RetryBudget, upstream::Upstream};
 #[derive(Debug)]
 pub(super) struct Budget {
     config: RetryBudget,
-    under_way: AtomicU32,
+    under_way: Arc<AtomicU32>,
 }
 
 /// A retry under way; its place is free again when this is dropped.
@@ -22,7 +22,12 @@ pub(crate) struct RetryPermit {
 
 impl Budget {
     pub(super) fn new(config: RetryBudget) -> Self {
-        Self { config, under_way: AtomicU32::new(0) }
+        Self { config, under_way: Arc::default() }
+    }
+
+    /// Counts on, after a reload, those that are under way.
+    pub(super) fn goes_on_from(&mut self, before: &Self) {
+        self.under_way = before.under_way.clone();
     }
 
     /// How many may be under way beside `in_flight` requests.

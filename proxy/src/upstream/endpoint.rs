@@ -83,6 +83,19 @@ impl Pick {
         let latency = if failed { latency.max(PENALTY).max(rest.unwrap_or_default()) } else { latency };
         self.endpoint.latency.lock().observe(latency, now);
     }
+
+    /// An answer that began well has ended in a failure.
+    pub(crate) fn failed(&self, now: Instant) {
+        add(&self.endpoint.stats.failures, 1);
+        self.endpoint.latency.lock().observe(PENALTY, now);
+    }
+
+    /// The client gave up, and the endpoint owed an answer since `since`. Tells whether it has answered nobody meanwhile.
+    pub(crate) fn given_up(&self, since: Instant, now: Instant) -> bool {
+        let mut latency = self.endpoint.latency.lock();
+        latency.observe_at_least(now.saturating_duration_since(since), now);
+        latency.heard() < since
+    }
 }
 
 impl Drop for Pick {

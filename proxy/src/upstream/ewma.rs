@@ -16,11 +16,13 @@ pub(super) const PENALTY: Duration = Duration::from_secs(5);
 pub(crate) struct PeakEwma {
     seconds: f64,
     updated: Instant,
+    /// When a call last ended by itself.
+    heard: Instant,
 }
 
 impl PeakEwma {
     pub(crate) fn new(now: Instant) -> Self {
-        Self { seconds: 0.0, updated: now }
+        Self { seconds: 0.0, updated: now, heard: now }
     }
 
     pub(crate) fn observe(&mut self, latency: Duration, now: Instant) {
@@ -28,7 +30,19 @@ impl PeakEwma {
         let old = self.seconds(now);
         let keep = (-(now.duration_since(self.updated).as_secs_f64()) / DECAY.as_secs_f64()).exp();
         self.seconds = if new >= old { new } else { old * keep + new * (1.0 - keep) };
-        self.updated = now;
+        (self.updated, self.heard) = (now, now);
+    }
+
+    /// A call that its client gave up would have taken at least this long: it says nothing of what is fast, but a peak is a peak.
+    pub(super) fn observe_at_least(&mut self, latency: Duration, now: Instant) {
+        if latency.as_secs_f64() > self.seconds(now) {
+            (self.seconds, self.updated) = (latency.as_secs_f64(), now);
+        }
+    }
+
+    /// When a call last ended by itself.
+    pub(super) fn heard(&self) -> Instant {
+        self.heard
     }
 
     /// Decays while nothing is heard, so that an endpoint nobody picks is tried again.

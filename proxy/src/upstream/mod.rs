@@ -52,7 +52,7 @@ pub(crate) struct Upstream {
     /// How many requests a connection carries.
     pub(crate) requests_per_connection: u32,
     /// The connections, when they are bounded.
-    connections: Option<Gate>,
+    connections: Option<Arc<Gate>>,
     /// What its endpoints come from, for people.
     pub(crate) source: &'static str,
     config: config::Upstream,
@@ -83,7 +83,7 @@ impl Upstream {
             tls,
             pool_idle: config.pool_idle_ms.map(Duration::from_millis),
             requests_per_connection: if reused { most } else { 1 },
-            connections: config.max_connections.map(|limit| Gate::of(connection_limit(limit, config))),
+            connections: config.max_connections.map(|limit| Arc::new(Gate::of(connection_limit(limit, config)))),
             connect_timeout: config.connect_timeout_ms.map(Duration::from_millis),
             source: config.source(),
             own_locality: own_locality.filter(|_| config.prefer_local).cloned(),
@@ -96,14 +96,24 @@ impl Upstream {
         }
     }
 
-    /// Shares what is known of the same upstream before a reload: its breaker and its endpoints. Where TLS is
-    /// another they are new ones, because connections that are kept are not what is asked for now.
+    /// Shares what is known of the same upstream before a reload: its breaker, its endpoints, and who is on the way.
     pub(crate) fn known_by(mut self, known: &Self, ids: &AtomicUsize) -> Self {
+        self.circuit = known.circuit.clone();
+        self.budget.goes_on_from(&known.budget);
+        if let (Some(limit), Some(connections)) = (self.config.max_connections, &known.connections) {
+            connections.hold_to(connection_limit(limit, &self.config));
+            self.connections = Some(connections.clone());
+        }
+        self.part_of(known, ids)
+    }
+
+    /// Shares the endpoints of `known` that it takes. Where TLS is another they are new ones, because connections that
+    /// are kept are not what is asked for now.
+    pub(crate) fn part_of(self, known: &Self, ids: &AtomicUsize) -> Self {
         let (now, as_before) = (Instant::now(), self.config.tls == known.config.tls);
         let renewed = |old: &Endpoint| Arc::new(Endpoint::new(ids.fetch_add(1, Relaxed), old.spec.clone(), now));
         let endpoints = known.endpoints().into_iter().filter(|endpoint| self.takes(&endpoint.spec));
         let endpoints = endpoints.map(|endpoint| if as_before { endpoint } else { renewed(&endpoint) }).collect();
-        self.circuit = known.circuit.clone();
         self.show(endpoints, now);
         self
     }

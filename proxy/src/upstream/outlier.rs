@@ -48,7 +48,9 @@ impl Detector {
     pub(super) fn allows_one_more(&self, out: usize, all: usize) -> bool {
         let percent = usize::from(self.config.max_ejection_percent);
         let most = if percent == 0 { 0 } else { (all * percent / 100).max(1) };
-        out < most
+        // the last one that is there is better than none, unless somebody asks for that
+        let one_is_left = out + 1 < all || percent >= 100;
+        out < most && one_is_left
     }
 }
 
@@ -151,6 +153,9 @@ mod tests {
             (10, 0, 3, true),
             (10, 1, 3, false),
             (0, 0, 9, false),
+            (50, 0, 1, false),
+            (99, 1, 2, false),
+            (100, 0, 1, true),
         ] {
             let detector = Detector::new(OutlierDetection { max_ejection_percent: percent, ..Default::default() });
             assert_eq!(detector.allows_one_more(out, all), expected, "{percent} % of {all}, {out} out");

@@ -61,6 +61,33 @@ fn a_slow_endpoint_is_left_and_tried_again() {
     );
 }
 
+/// Two hundred calls a second; their clients give up after 200 ms, and one endpoint never answers.
+#[test]
+fn an_endpoint_that_hangs_does_not_look_fast_because_nobody_waits_for_it() {
+    let ((upstream, _), start) = (upstream(&config(2, |_, _| {})), Instant::now());
+    let (answers, patience) = (Duration::from_millis(10), Duration::from_millis(200));
+    let mut under_way: Vec<(Instant, Instant, Pick)> = Vec::new();
+    let mut silent = 0;
+    for n in 0..18_000 {
+        let now = start + Duration::from_millis(5 * n);
+        let (over, rest) = under_way.into_iter().partition(|(ends, ..)| *ends <= now);
+        under_way = rest;
+        let over: Vec<(Instant, Instant, Pick)> = over;
+        for (ends, since, pick) in over {
+            if pick.endpoint.address() == "e0:1" {
+                assert!(pick.given_up(since, ends), "it has answered nobody");
+            } else {
+                pick.observe(answers, false, None, ends);
+            }
+        }
+        let pick = upstream.pick(None, &[], now).unwrap();
+        let hangs = pick.endpoint.address() == "e0:1";
+        silent += u32::from(hangs);
+        under_way.push((now + if hangs { patience } else { answers }, now, pick));
+    }
+    assert!(silent < 1_800, "{silent} of 18000 went into the hole");
+}
+
 #[test]
 fn calls_spread_by_what_is_in_flight_and_by_weight() {
     for (balance, weights, expected) in [

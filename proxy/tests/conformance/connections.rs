@@ -168,3 +168,26 @@ async fn one_connection_too_many_is_closed_and_counted() {
     }
     proxy.drain().await;
 }
+
+/// Found in a review: what a burst left behind was looked at only when it was wanted again.
+#[tokio::test]
+async fn connections_that_a_burst_left_behind_are_closed() {
+    let upstream = Upstream::new().await;
+    let proxy = with(&upstream, "routes: [{ upstream: app }]", ", pool_idle_ms: 300", "");
+    let (mut clients, mut servers) = (Vec::new(), Vec::new());
+    for _ in 0..5 {
+        clients.push(Peer::say(&proxy, "GET / HTTP/1.1\r\nhost: a\r\n\r\n").await);
+        servers.push(upstream.accept().await);
+    }
+    for server in &mut servers {
+        server.head().await;
+        server.send("HTTP/1.1 204 No Content\r\n\r\n").await;
+    }
+    for client in &mut clients {
+        client.head().await;
+    }
+    for server in &mut servers {
+        assert_eq!(server.rest().await, "", "closed by the proxy");
+    }
+    proxy.drain().await;
+}

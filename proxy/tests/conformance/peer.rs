@@ -157,7 +157,7 @@ pub(crate) async fn until(done: impl Fn() -> bool) {
 /// One line of `/metrics` that begins with `name` and a space.
 pub(crate) async fn metric(proxy: &Proxy, name: &str) -> u64 {
     let mut admin = Peer::new(TcpStream::connect(proxy.admin_address().unwrap()).await.unwrap());
-    admin.send("GET /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
+    admin.send("GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await;
     let text = admin.rest().await;
     let line = text.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
     line.unwrap_or_else(|| panic!("no {name} in {text}")).rsplit(' ').next().unwrap().trim().parse().unwrap()

@@ -111,12 +111,17 @@ pub(crate) fn listener_tls(folder: &Path, trust: &Path, more: &str) -> String {
 
 /// A proxy with one inbound listener before `app`; `listener` is what more the listener says.
 pub(crate) fn inbound(app: SocketAddr, listener: &str, more: &str) -> Proxy {
+    Proxy::start(inbound_config(app, listener, more)).unwrap()
+}
+
+/// As [`inbound`], not started.
+pub(crate) fn inbound_config(app: SocketAddr, listener: &str, more: &str) -> Config {
     let text = format!(
         "service: parser\ninstance: parser-0\nthreads: 1\nadmin: 127.0.0.1:0\n\
          listeners:\n  - address: 127.0.0.1:0\n    direction: inbound\n    routes: [{{ upstream: app }}]\n    {listener}\n\
          upstreams: [{{ name: app, endpoints: [\"{app}\"] }}]\n{more}"
     );
-    Proxy::start(Config::from_yaml(&text).unwrap()).unwrap()
+    Config::from_yaml(&text).unwrap_or_else(|why| panic!("{why}\n{text}"))
 }
 
 /// How a client does TLS: whom it trusts, what it shows, what it offers.
@@ -191,7 +196,9 @@ where
 
 /// The value of a metric of the proxy.
 pub(crate) async fn metric(proxy: &Proxy, name: &str) -> f64 {
-    let answer = get_plain(proxy.admin_address().unwrap(), request("/metrics")).await.unwrap();
+    let mut request = request("/metrics");
+    request.headers_mut().insert("host", "localhost".parse().unwrap());
+    let answer = get_plain(proxy.admin_address().unwrap(), request).await.unwrap();
     let line = answer
         .body
         .lines()
@@ -207,4 +214,12 @@ pub(crate) async fn until(proxy: &Proxy, name: &str, value: f64) {
         }
     };
     tokio::time::timeout(Duration::from_secs(30), wait).await.unwrap_or_else(|_| panic!("{name} never was {value}"));
+}
+
+/// Waits until the other side has closed a connection on which nothing is said.
+pub(crate) async fn is_closed(mut stream: impl AsyncRead + Unpin) {
+    use tokio::io::AsyncReadExt;
+    let mut rest = Vec::new();
+    let closed = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut rest)).await;
+    assert!(closed.is_ok(), "the connection stays open");
 }

@@ -335,3 +335,19 @@ fn what_cannot_be_set_up_is_named() {
         assert!(why.to_lowercase().contains(&expected.to_lowercase()), "{expected}: {why}");
     }
 }
+
+/// Found in a review: a client that agreed on HTTP/2 and then said nothing was waited for without end.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_agrees_on_http2_and_says_nothing_is_not_waited_for() {
+    let mesh = Mesh::new("mesh.local");
+    let (parser, tagger) = (mesh.workload("parser"), mesh.workload("tagger"));
+    let more = "max_connections: 2\ntimeouts: { header_read_ms: 300 }";
+    let proxy = inbound(app().await, &listener_tls(&parser, &mesh.trust(), ""), more);
+    let config = client(&mesh.trust(), Some(&tagger), &["h2"]);
+    let address = proxy.addresses()[0];
+    for _ in 0..2 {
+        crate::mesh::is_closed(connect(address, &config).await.unwrap()).await;
+    }
+    assert_eq!(get(address, &config, "/").await.unwrap().status, StatusCode::OK);
+    proxy.drain().await;
+}

@@ -24,7 +24,7 @@ use tokio::net::TcpListener;
 use weir_ca::{CERTIFICATE, KEY};
 use weir_proxy::Proxy;
 
-use crate::mesh::{Answer, Mesh, app, get_plain, inbound, metric, request};
+use crate::mesh::{Answer, Mesh, app, get_plain, inbound, inbound_config, metric, request};
 
 const ISSUER: &str = "https://idp.example";
 
@@ -257,7 +257,14 @@ async fn the_application_learns_what_the_token_says_and_not_what_a_client_says()
     request.headers_mut().insert("cookie", format!("a=b; session={token}").parse().unwrap());
     let by_cookie = ask(request).await;
     assert!(by_cookie.sent("cookie").is_some());
-    for answer in [by_header, by_query, by_cookie] {
+    // found in a review: what `Connection` names went after the proxy had set it
+    let mut request = forged("/");
+    request.headers_mut().insert("x-token", token.parse().unwrap());
+    request.headers_mut().insert("x_user", "root".parse().unwrap());
+    request.headers_mut().insert("connection", "keep-alive, x-user, x-age".parse().unwrap());
+    let by_connection = ask(request).await;
+    assert_eq!(by_connection.sent("x_user"), None, "many servers read it as x-user");
+    for answer in [by_header, by_query, by_cookie, by_connection] {
         assert_eq!(answer.status, StatusCode::OK);
         assert_eq!((answer.sent("x-user"), answer.sent("x-age")), (Some("ann"), Some("7")));
         assert_eq!((answer.sent("x-groups"), answer.sent("x-none")), (Some("[\"dev\"]"), None));
@@ -384,6 +391,46 @@ async fn an_issuer_that_is_away_stops_nothing_that_was_known() {
     crate::mesh::until(&proxy, "weir_proxy_jwks_failed_total", 1.0).await;
     assert_eq!(bearer(&proxy, &key.sign(&good())).await.status, StatusCode::OK, "the last good keys stay");
     proxy.drain().await;
+}
+
+/// Found in a review: a reload forgot the keys, and without the issuer nobody was believed any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_forgets_no_key() {
+    let (key, idp) = (Signer::new("k", Algorithm::ES256), Idp::start(None).await);
+    idp.says(&[key.jwk(false)]);
+    let listener = jwt(&format!("{{ url: \"http://{}/keys\" }}", idp.address), "");
+    let app = app().await;
+    let proxy = inbound(app, &listener, "");
+    crate::mesh::until(&proxy, "weir_proxy_jwks_loaded_total", 1.0).await;
+    *idp.answer.lock().unwrap() = (StatusCode::SERVICE_UNAVAILABLE, String::new());
+    let asked = idp.asked.load(Relaxed);
+    for _ in 0..3 {
+        proxy.reload(inbound_config(app, &listener, "")).await.unwrap();
+        assert_eq!(bearer(&proxy, &key.sign(&good())).await.status, StatusCode::OK);
+    }
+    crate::mesh::until(&proxy, "weir_proxy_jwks_failed_total", 1.0).await;
+    assert!(idp.asked.load(Relaxed) > asked, "it is asked again all the same");
+    assert_eq!(bearer(&proxy, &key.sign(&good())).await.status, StatusCode::OK);
+    let narrower = listener.replace("[api, web]", "[web]");
+    proxy.reload(inbound_config(app, &narrower, "")).await.unwrap();
+    assert_eq!(bearer(&proxy, &key.sign(&good())).await.status, StatusCode::UNAUTHORIZED, "what is expected is new");
+    proxy.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_tls_nobody_speaks_of_a_certificate() {
+    for (listener, passes) in [
+        ("", false),
+        ("tls: { mode: off }", false),
+        ("tls: { mode: off, forward_client_cert: always_forward_only }", true),
+    ] {
+        let proxy = inbound(app().await, listener, "");
+        let mut request = request("/");
+        request.headers_mut().insert("x-forwarded-client-cert", "URI=spiffe://mesh.local/admin".parse().unwrap());
+        let answer = get_plain(proxy.addresses()[0], request).await.unwrap();
+        assert_eq!(answer.sent("x-forwarded-client-cert").is_some(), passes, "{listener}");
+        proxy.drain().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,14 +13,14 @@ mod source;
 use std::{fmt, sync::Arc};
 
 use http::{HeaderName, HeaderValue, Request};
-use rustls::crypto::CryptoProvider;
 use serde_json::Value;
 
 use crate::{
     config::{Jwt, JwtIssuer},
     security::{
-        SecurityError, SecurityStats,
+        Opening, SecurityError,
         claims::Claims,
+        fields,
         jwt::{
             keys::{Expected, issuer_of},
             place::Place,
@@ -63,16 +63,11 @@ pub(crate) enum Problem {
 }
 
 impl Tokens {
-    pub(crate) fn open(
-        asked: &Jwt,
-        key: &str,
-        provider: &Arc<CryptoProvider>,
-        stats: &Arc<SecurityStats>,
-    ) -> Result<Self, SecurityError> {
+    pub(crate) fn open(asked: &Jwt, key: &str, opening: Opening<'_>) -> Result<Self, SecurityError> {
         let open = |(i, issuer): (usize, &JwtIssuer)| {
             let expected = Expected::new(issuer, asked.leeway_s);
             let key = format!("{key}.issuers[{i}].jwks");
-            let keys = KeySource::open(&issuer.jwks, key, expected, provider, stats.clone())?;
+            let keys = KeySource::open(&issuer.jwks, key, expected, opening)?;
             Ok(Issuer {
                 name: issuer.issuer.clone(),
                 keys: Arc::new(keys),
@@ -93,7 +88,7 @@ impl Tokens {
     pub(crate) async fn check<B>(&self, request: &mut Request<B>) -> Result<Option<Claims>, Problem> {
         // only what a token proves may be said in these
         for (_, header) in self.issuers.iter().flat_map(|issuer| &issuer.headers) {
-            request.headers_mut().remove(header);
+            fields::remove(request.headers_mut(), header);
         }
         match self.find(request)? {
             Some((issuer, place, token)) => {

@@ -9,7 +9,6 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use rustls::crypto::CryptoProvider;
 use tokio::{
     sync::{Notify, watch},
     time::Instant,
@@ -20,7 +19,7 @@ use tracing::{info, warn};
 use crate::{
     config::Jwks,
     security::{
-        SecurityError, SecurityStats,
+        Opening, SecurityError, SecurityStats,
         claims::Claims,
         jwt::{
             Problem,
@@ -44,6 +43,7 @@ const LOOK: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct KeySource {
     key: String,
+    jwks: Jwks,
     origin: Origin,
     refresh: Duration,
     expected: Expected,
@@ -74,13 +74,12 @@ struct State {
 }
 
 impl KeySource {
-    /// A file must be there; an address may answer later.
+    /// A file must be there; an address may answer later. What was read from it before a reload is known.
     pub(crate) fn open(
         asked: &Jwks,
         key: String,
         expected: Expected,
-        provider: &Arc<CryptoProvider>,
-        stats: Arc<SecurityStats>,
+        Opening { provider, stats, before }: Opening<'_>,
     ) -> Result<Self, SecurityError> {
         let (mut keys, mut state) = (KeySet::default(), State::default());
         let origin = match (&asked.file, &asked.url) {
@@ -94,12 +93,21 @@ impl KeySource {
             (None, url) => {
                 let url = url.as_deref().unwrap_or_default();
                 let address = Address::new(url, asked.trust.as_deref(), provider);
+                let known = before.iter().flat_map(|before| &before.key_sources);
+                let known =
+                    known.into_iter().find(|known| known.jwks.url == asked.url && known.jwks.trust == asked.trust);
+                if let Some(text) = known.map(|known| known.state.lock().text.clone()).filter(|text| !text.is_empty()) {
+                    // what was fit then may not be what is expected now
+                    keys = KeySet::parse(&text, &expected).unwrap_or_default();
+                    state.text = text;
+                }
                 Origin::Address(Box::new(address.map_err(|why| SecurityError::new(&key, why))?))
             }
         };
-        let (asked, refresh) = (Notify::new(), asked.refresh());
+        let (jwks, stats) = (asked.clone(), stats.clone());
+        let (asked, refresh) = (Notify::new(), jwks.refresh());
         let (keys, ended, state) = (ArcSwap::from_pointee(keys), watch::Sender::new(0), Mutex::new(state));
-        Ok(Self { key, origin, refresh, expected, keys, asked, ended, state, stats })
+        Ok(Self { key, jwks, origin, refresh, expected, keys, asked, ended, state, stats })
     }
 
     /// Checks a token, if need be after one more reading of the keys.

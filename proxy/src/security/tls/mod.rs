@@ -1,10 +1,11 @@
 //! Mutual TLS: files → [`material`] → a configuration of rustls, swapped in whole when files change.
 //!
-//! A swap reaches new handshakes only. Connections that are open stay as they are, so a rotation drops
-//! nothing; sessions of the configuration before cannot be resumed, so roots that were taken out are obeyed
-//! from the next handshake on.
+//! A swap reaches new handshakes only, and connections that are open stay as they are, so a rotation drops
+//! nothing; sessions of the configuration before cannot be resumed. Where a root was taken out, an [`era`] ends: whoever
+//! was let in before is told to go, after the requests under way.
 
 mod client;
+mod era;
 mod identity;
 mod material;
 mod peer;

@@ -3,6 +3,7 @@
 use aws_lc_rs::digest::{SHA256, digest};
 use http::HeaderValue;
 use rustls::{Error, pki_types::CertificateDer};
+use tokio::time::{Duration, Instant};
 use weir_policy::SpiffeId;
 
 use crate::security::tls::identity::Leaf;
@@ -14,6 +15,8 @@ pub(crate) struct Peer {
     pub(crate) principal: Option<SpiffeId>,
     /// Its element of `X-Forwarded-Client-Cert`; none when it showed no certificate.
     pub(crate) forwarded: Option<HeaderValue>,
+    /// When its certificate does.
+    pub(crate) ends: Option<Instant>,
 }
 
 impl Peer {
@@ -28,7 +31,9 @@ impl Peer {
         let leaf = Leaf::read(der)?;
         leaf.check_time(now_unix_s)?;
         let forwarded = HeaderValue::from_str(&element(&leaf, der, own)).ok();
-        Ok(Self { principal: leaf.spiffe_id, forwarded })
+        let left_s = u64::try_from(leaf.not_after_unix_s.saturating_sub(now_unix_s)).unwrap_or_default();
+        let ends = Instant::now().checked_add(Duration::from_secs(left_s));
+        Ok(Self { principal: leaf.spiffe_id, forwarded, ends })
     }
 }
 

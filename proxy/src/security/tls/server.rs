@@ -4,13 +4,14 @@ use std::{io, sync::Arc};
 
 use arc_swap::ArcSwap;
 use rustls::{
-    HandshakeKind, ServerConfig,
+    HandshakeKind, RootCertStore, ServerConfig,
     crypto::CryptoProvider,
     server::{ServerSessionMemoryCache, WebPkiClientVerifier},
     sign::SingleCertAndKey,
 };
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_util::sync::CancellationToken;
 use weir_policy::SpiffeId;
 
 use crate::{
@@ -19,6 +20,7 @@ use crate::{
         SecurityError, SecurityStats,
         stats::count,
         tls::{
+            era::{Era, still_trusts},
             identity::unix_s_now,
             material::{Files, Material},
             peer::Peer,
@@ -44,6 +46,7 @@ pub(crate) struct ServerTls {
     provider: Arc<CryptoProvider>,
     stats: Arc<SecurityStats>,
     current: ArcSwap<Current>,
+    era: Arc<Era>,
 }
 
 /// What new handshakes use.
@@ -51,6 +54,7 @@ pub(crate) struct ServerTls {
 struct Current {
     config: Arc<ServerConfig>,
     own: Option<SpiffeId>,
+    roots: Option<Arc<RootCertStore>>,
 }
 
 /// A connection that may be served.
@@ -67,12 +71,14 @@ pub(crate) enum Accepted {
 }
 
 impl ServerTls {
-    /// Reads the files of a listener; the second is for who watches them.
+    /// Reads the files of a listener; the second is for who watches them. Of those `before` a reload, one that lets in the same
+    /// clients goes on.
     pub(crate) fn open(
         asked: &ListenerTls,
         key: &str,
         provider: &Arc<CryptoProvider>,
         stats: Arc<SecurityStats>,
+        before: &[&Arc<Self>],
     ) -> Result<(Arc<Self>, Watched), SecurityError> {
         let pair = asked.certificate.clone().zip(asked.key.clone());
         let files = Files { key: format!("{key}.tls"), pair, trust: asked.trust.clone() };
@@ -82,6 +88,10 @@ impl ServerTls {
             asked: asked.clone(),
             provider: provider.clone(),
             stats,
+            era: before
+                .iter()
+                .find(|known| known.goes_on_as(asked, &current))
+                .map_or_else(Arc::default, |known| known.era.clone()),
             current: ArcSwap::from_pointee(current),
         });
         let target = Target::Server(server.clone());
@@ -90,8 +100,26 @@ impl ServerTls {
 
     /// New handshakes use `material`.
     pub(super) fn swap(&self, material: &Material) -> Result<(), String> {
-        self.current.store(Arc::new(compile(&self.asked, &self.provider, material)?));
+        let now = Arc::new(compile(&self.asked, &self.provider, material)?);
+        let before = self.current.swap(now.clone());
+        if !still_trusts(before.roots.as_deref(), now.roots.as_deref()) {
+            self.era.end();
+        }
         Ok(())
+    }
+
+    /// What clients that are let in now live in.
+    pub(crate) fn era(&self) -> CancellationToken {
+        self.era.token()
+    }
+
+    /// Whether whoever is let in by one is by the other, from one configuration to the next.
+    pub(crate) fn is_of_the_era_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.era, &other.era)
+    }
+
+    fn goes_on_as(&self, asked: &ListenerTls, now: &Current) -> bool {
+        self.asked.lets_in_as(asked) && still_trusts(self.current.load().roots.as_deref(), now.roots.as_deref())
     }
 
     /// How many handshakes may be under way in a data thread.
@@ -163,7 +191,7 @@ fn compile(asked: &ListenerTls, provider: &Arc<CryptoProvider>, material: &Mater
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     config.session_storage = ServerSessionMemoryCache::new(SESSIONS);
     config.send_tls13_tickets = TICKETS;
-    Ok(Current { config: Arc::new(config), own })
+    Ok(Current { config: Arc::new(config), own, roots: material.roots.clone() })
 }
 
 fn trust_domains(asked: &ListenerTls, own: Option<&SpiffeId>) -> Vec<String> {

@@ -1,14 +1,17 @@
 //! What happens to an exchange on its way: let in, sent, answered, perhaps again; each step is booked, and who
 //! has to learn of it does.
 
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::{
+    rc::Rc,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request};
+use http::{HeaderMap, HeaderValue, Method, Request};
 use http_body::Body;
 use tokio::time::Instant;
 
-use super::{Exchange, nanos};
+use super::{Awaited, Exchange, nanos};
 use crate::{
     config::Direction,
     counters::add,
@@ -16,11 +19,25 @@ use crate::{
     regulate::Admission,
     security::{Decision, Peer},
     telemetry::{Action, Failure, SpanRecord},
-    traffic::{outcome::Outcome, read_along::ReadAlong},
+    traffic::{outcome::Outcome, read_along::ReadAlong, upload::Upload},
     upstream::Pick,
 };
 
 impl Exchange {
+    /// Takes note of the request's body, if it has one.
+    pub(crate) fn uploads(&mut self, upload: Option<Rc<Upload>>) {
+        self.upload = upload;
+    }
+
+    pub(crate) fn upload(&self) -> Option<Rc<Upload>> {
+        self.upload.clone()
+    }
+
+    /// It asks to be let in; until here its own client, a key of a token or a fault was waited for.
+    pub(crate) fn asks_now(&mut self) -> Instant {
+        *self.asked.insert(Instant::now())
+    }
+
     /// Books that rules let it pass.
     pub(crate) fn allowed(&mut self, decision: Option<Arc<Decision>>) {
         if decision.is_some() {
@@ -57,13 +74,13 @@ impl Exchange {
         let queued = places.iter().flatten().any(|place| place.queued);
         let permits = places.map(|place| place.map(|place| place.permit));
         let in_flight = permits.iter().flatten().map(|p| p.in_flight).max().unwrap_or(0);
-        let wait = self.asked.elapsed();
+        let wait_ns = if queued { self.waited_ns() } else { 0 };
         self.permits = permits;
         let record = self.record();
         record.in_flight = in_flight;
         if queued {
             record.action = Action::Queued;
-            record.queue_wait_ns = nanos(wait);
+            record.queue_wait_ns = wait_ns;
         }
     }
 
@@ -75,6 +92,7 @@ impl Exchange {
             self.record().in_flight = in_flight;
         }
         self.pick = Some((pick, Instant::now()));
+        self.awaited = Awaited::Head;
     }
 
     /// Books who answers, as TLS has proved it.
@@ -93,8 +111,32 @@ impl Exchange {
     /// Books the head of the answer.
     pub(crate) fn answered(&mut self, status: u16, outcome: Outcome) {
         self.record().status = status;
-        self.inform_local_limiter();
+        self.record().grpc_status = outcome.grpc_status();
+        // a refusal is mostly quick, and says nothing of how long work takes
+        if status < 400 {
+            self.inform_local_limiter();
+        }
         self.upstream_said(outcome);
+    }
+
+    /// Books the head of an answer that says only in its trailers how it went.
+    pub(crate) fn begun(&mut self, status: u16) {
+        self.record().status = status;
+        self.inform_local_limiter();
+        self.awaited = Awaited::Trailers;
+        if let Some((pick, since)) = &self.pick {
+            let now = Instant::now();
+            pick.observe(now.duration_since(*since), false, None, now);
+        }
+    }
+
+    /// Books the trailers of the answer.
+    pub(crate) fn trailers(&mut self, trailers: &HeaderMap) {
+        if self.awaited == Awaited::Trailers {
+            let outcome = Outcome::trailed(self.seen().status, trailers);
+            self.record().grpc_status = outcome.grpc_status();
+            self.judge_late(outcome);
+        }
     }
 
     /// Books that a tunnel was opened, which is all the answer there is.
@@ -103,8 +145,8 @@ impl Exchange {
     }
 
     /// Books that it became a tunnel of `protocol`.
-    pub(crate) fn tunnels(&mut self, protocol: HeaderValue) {
-        self.record().tunnel = Some(Box::new(protocol));
+    pub(crate) fn tunnels(&mut self, protocol: &HeaderValue) {
+        self.record().tunnel = protocol.to_str().ok().map(Into::into);
     }
 
     /// Books bytes of the answer's body.
@@ -115,7 +157,7 @@ impl Exchange {
     }
 
     /// The time to the head is what the local limiter steers by: a stream may last as long as it likes.
-    fn inform_local_limiter(&self) {
+    pub(super) fn inform_local_limiter(&self) {
         let (Some((_, since)), SpanRecord { route, in_flight, .. }) = (&self.pick, self.seen()) else { return };
         if route.direction == Direction::Inbound {
             self.worker.workload.latencies.observe(since.elapsed(), *in_flight);
@@ -133,6 +175,28 @@ impl Exchange {
         }
         let now = Instant::now();
         pick.observe(now.duration_since(*since), outcome.asks_to_slow_down(), outcome.retry_after(), now);
+        self.judge(outcome, now);
+    }
+
+    /// The answer has ended, or broken off, and no trailers said how it went.
+    pub(super) fn judge_without_trailers(&mut self, broken: Option<Failure>) {
+        if self.awaited == Awaited::Trailers {
+            self.judge_late(broken.map_or(Outcome::opened(self.seen().status), Outcome::Failed));
+        }
+    }
+
+    /// What was taken for a success at its head may be a failure at its end.
+    fn judge_late(&mut self, outcome: Outcome) {
+        let now = Instant::now();
+        if let Some((pick, _)) = self.pick.as_ref().filter(|_| outcome.asks_to_slow_down()) {
+            pick.failed(now);
+        }
+        self.judge(outcome, now);
+    }
+
+    fn judge(&mut self, outcome: Outcome, now: Instant) {
+        self.awaited = Awaited::Nothing;
+        let Some((pick, _)) = &self.pick else { return };
         pick.upstream.observe(&pick.endpoint, outcome.verdict(), now);
         let failed = outcome.is_server_error();
         pick.upstream.circuit.observe(now, failed);

@@ -1,0 +1,104 @@
+//! Exchanges without a network: what a record holds, and what one that is left says.
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Uri};
+use tokio_util::task::TaskTracker;
+
+use super::*;
+use crate::{
+    Config,
+    counters::Tally,
+    security::Security,
+    telemetry::{Rings, Wanted, rings},
+    traffic::pool::Pool,
+    workload::Workload,
+};
+
+fn worker(more: &str) -> (Rc<Worker>, Rings) {
+    let text = format!(
+        "service: tagger\nlisteners: [{{ address: '127.0.0.1:0', direction: inbound, routes: [{{ upstream: app }}] }}]\n\
+         upstreams: [{{ name: app, endpoints: ['127.0.0.1:9001'] }}]\n{more}"
+    );
+    let config = Config::from_yaml(&text).unwrap();
+    let wanted = Arc::new(Wanted::new(&config.telemetry));
+    let (mut recorders, rings) = rings(&config.telemetry, &wanted, 1);
+    let first = "127.0.0.1:80".parse().unwrap();
+    let workload = Workload::new(&config, first, Arc::new(Tally::default()), Security::default());
+    let pool = Rc::new(Pool::new(config.timeouts));
+    let recorder = Rc::new(recorders.remove(0));
+    (Worker::new(Arc::new(workload), pool, recorder, TaskTracker::new()), rings)
+}
+
+/// hyper hands out slices of the buffer it reads into; one that is kept keeps all of it.
+#[test]
+fn a_record_holds_none_of_the_bytes_that_were_read() {
+    let (worker, _rings) = worker("telemetry: { otlp: 'http://127.0.0.1:1' }");
+    let route = worker.workload.listeners[0][0].clone();
+    let read = Bytes::from(b"/work?secret=1 tagger/tagger-0 vendor=1 websocket".to_vec());
+    let mut request = Request::builder().uri(Uri::from_maybe_shared(read.slice(..14)).unwrap()).body(()).unwrap();
+    let parent = HeaderValue::from_static("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+    request.headers_mut().insert("traceparent", parent);
+    let slice = |from: usize, to: usize| HeaderValue::from_maybe_shared(read.slice(from..to)).unwrap();
+    request.headers_mut().insert(PEER, slice(15, 30));
+    request.headers_mut().insert(HeaderName::from_static("tracestate"), slice(31, 39));
+    let mut exchange = Exchange::begin(&worker, route, None, &request);
+    exchange.tunnels(&slice(40, 49));
+    drop(request);
+    assert!(read.is_unique(), "the buffer is free as soon as the request is");
+    let SpanRecord { path, caller, tunnel, trace, .. } = exchange.seen();
+    let kept = [path.as_deref(), caller.as_deref(), tunnel.as_deref(), trace.state.as_deref()];
+    assert_eq!(kept, [Some("/work"), Some("tagger/tagger-0"), Some("websocket"), Some("vendor=1")]);
+}
+
+#[test]
+fn what_nobody_reads_is_not_copied_and_what_is_copied_is_cut() {
+    let long = format!("/{}", "ä".repeat(MAX_PATH));
+    let request = Request::builder().uri("/x").header(PEER, "p".repeat(10_000)).body(()).unwrap();
+    for (more, copied) in [("", false), ("telemetry: { otlp: 'http://127.0.0.1:1' }", true)] {
+        let (worker, _rings) = worker(more);
+        let exchange = Exchange::begin(&worker, worker.workload.listeners[0][0].clone(), None, &request);
+        assert_eq!(exchange.seen().path.is_some(), copied, "{more}");
+        assert_eq!(exchange.seen().caller.as_ref().map(|caller| caller.len()), copied.then_some(MAX_CALLER));
+    }
+    assert_eq!(kept(&long, MAX_PATH).len(), MAX_PATH - 1, "between characters");
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_one_that_asked_to_be_let_in_has_waited() {
+    let (worker, _rings) = worker("");
+    let route = worker.workload.listeners[0][0].clone();
+    let request = Request::builder().uri("/x").body(()).unwrap();
+    for (asks, waited) in [(false, 0), (true, 1)] {
+        let before = route.stats.queue_wait_ns.load(std::sync::atomic::Ordering::Relaxed);
+        let mut exchange = Exchange::begin(&worker, route.clone(), None, &request);
+        tokio::time::advance(Duration::from_secs(5)).await;
+        if asks {
+            exchange.asks_now();
+        }
+        tokio::time::advance(Duration::from_secs(1)).await;
+        drop(exchange);
+        let after = route.stats.queue_wait_ns.load(std::sync::atomic::Ordering::Relaxed);
+        assert_eq!((after - before) / 1_000_000_000, waited, "a fault's delay is no wait");
+    }
+}
+
+/// Found in a review: whatever a client said of itself became an edge of the service graph.
+#[test]
+fn who_is_proved_to_call_is_who_calls() {
+    for (account, said, expected) in [
+        (None, "tagger/tagger-0", "tagger/tagger-0"),
+        (Some("tagger"), "tagger/tagger-0", "tagger/tagger-0"),
+        (Some("tagger-v2"), "tagger/tagger-0", "tagger/tagger-0"),
+        (Some("default"), "tagger/tagger-0", "tagger/tagger-0"),
+        (Some("tagger"), "parser/parser-0", "tagger"),
+        (Some("tagger"), "tag/tag-0", "tagger"),
+        (Some("tagger"), "/x", "tagger"),
+    ] {
+        let mut request = Request::builder().header(PEER, said).body(()).unwrap();
+        if let Some(account) = account {
+            let principal = format!("spiffe://mesh.local/ns/shop/sa/{account}").parse().ok();
+            request.extensions_mut().insert(Arc::new(Peer { principal, ..Peer::default() }));
+        }
+        assert_eq!(caller_of(&request).as_deref(), Some(expected), "{account:?} says {said}");
+    }
+}
