@@ -132,6 +132,7 @@ fn sidecar(spec: &Spec, own: SocketAddr, next: Option<(&str, SocketAddr)>, colle
         admin_token_file: None,
         threads: Some(1),
         max_connections: 10_000,
+        max_connections_per_client: None,
         insecure: false,
         listeners: hops.iter().map(listener).collect(),
         upstreams: hops.iter().map(upstream).collect(),
@@ -143,6 +144,6 @@ fn sidecar(spec: &Spec, own: SocketAddr, next: Option<(&str, SocketAddr)>, colle
             access_log: AccessLog::Errors,
             ..Telemetry::default()
         },
-        policy: Some(PolicySource { from: collector.to_owned(), state_dir: None }),
+        policy: Some(PolicySource { from: collector.to_owned(), state_dir: None, min_rate_per_s: 0.001 }),
     }
 }

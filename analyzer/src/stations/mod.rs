@@ -266,10 +266,16 @@ fn by_replica(visits: Vec<Ended>, together: bool) -> BTreeMap<Replica, Vec<Ended
 
 /// What the replicas together are.
 fn known(replicas: &BTreeMap<Replica, Station>) -> Known {
+    if replicas.values().any(|station| station.found().is_none()) {
+        return Known::Unknown("it was not looked at yet".into());
+    }
+    // in the order of their visits: numbers of names depend on who was heard of first
+    let mut stations: Vec<&Station> = replicas.values().collect();
+    stations.sort_by_key(|station| station.since());
     let mut all: Option<(servers::Station, u32)> = None;
-    for station in replicas.values() {
+    for station in stations {
         let found = match station.found() {
-            None => return Known::Unknown("it was not looked at yet".into()),
+            None => continue,
             Some(Err(why)) => return Known::Unknown(why.to_string()),
             Some(Ok(found)) => found,
         };
