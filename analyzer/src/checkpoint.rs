@@ -1,4 +1,4 @@
-//! [`History`]: what the analyzer learnt and stored spans cannot give back in seconds: usual rates and
+//! `History`: what the analyzer learnt and stored spans cannot give back in seconds: usual rates and
 //! service times, how stations serve, what is usual of each service, and which findings are open.
 //!
 //! CBOR (RFC 8949) after a mark and a version. Names are kept by number, so everything else may stand by

@@ -11,7 +11,7 @@
 //! each way they can ([`server::Sharing`]) is replayed with the arrivals that were seen, and the one that gives the
 //! times that were seen is taken. Predictions are replays too, with the arrivals closer together.
 //!
-//! Everything here is a pure function of the requests, apart from [`recent::LmServices`], which keeps them.
+//! Everything here is a pure function of the requests, apart from `recent::LmServices`, which keeps them.
 
 mod arrivals;
 mod decode;

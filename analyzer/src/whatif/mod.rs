@@ -1,9 +1,9 @@
 //! [`what_if`]: the mesh with one service changed: more or fewer arrivals, of one operation or all, other servers, another
 //! service time. What it does to every queue, and to a request at every entry.
 //!
-//! 1. [`traffic`]: arrivals propagate along edges in proportion to the calls each caller makes now.
-//! 2. [`queues`]: every queue is solved again by its own model; or all at once, where clients wait for their answers ([`closed`]).
-//! 3. [`entries`]: recorded requests are timed again with the own work of each service as it is then.
+//! 1. `traffic`: arrivals propagate along edges in proportion to the calls each caller makes now.
+//! 2. `queues`: every queue is solved again by its own model; or all at once, where clients wait for their answers (`closed`).
+//! 3. `entries`: recorded requests are timed again with the own work of each service as it is then.
 //!
 //! The range holds the intervals of λ, S, ca² and cs², the error of the models as measured against simulation, and that of the
 //! requests looked at; what is in doubt at different services is independent, so it adds in squares.
