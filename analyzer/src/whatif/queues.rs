@@ -65,11 +65,11 @@ impl Effect {
             cs2: now.cs2 * own.cs2,
             ..now
         };
-        let waits = match looped {
-            Some((now, then)) => Some(now).zip(Some(then)),
-            None => queue_wait_ms(estimate, &now).zip(queue_wait_ms(estimate, &then)),
+        let (model, model_then) = match looped {
+            Some((now, then)) => (Some(now), Some(then)),
+            None => (queue_wait_ms(estimate, &now), queue_wait_ms(estimate, &then)),
         };
-        let wait_then = waits.map(|(model, model_then)| wait(estimate, (&now, model), (&then, model_then)));
+        let wait_then = model_then.map(|model_then| wait(estimate, (&now, model), (&then, model_then)));
         let added = wait_then.map(|wait| added(estimate, (&now, &then), wait));
         Self {
             rate_then,
@@ -132,7 +132,7 @@ fn refused(estimate: &Estimate, now: &Load, then: &Load) -> Option<f64> {
 }
 
 /// The wait then, fitted to what is measured now.
-fn wait(estimate: &Estimate, (now, model): (&Load, f64), (then, model_then): (&Load, f64)) -> Range {
+fn wait(estimate: &Estimate, (now, model): (&Load, Option<f64>), (then, model_then): (&Load, f64)) -> Range {
     let (scale, of_scale) = calibration(estimate, now, model);
     let value = model_then * scale;
     let deviation = interval::deviation(estimate, then).map(|deviation| deviation.hypot(of_scale).hypot(CHANGE_ERROR));
@@ -141,8 +141,10 @@ fn wait(estimate: &Estimate, (now, model): (&Load, f64), (then, model_then): (&L
     Range { value, below, above: above.unwrap_or(f64::INFINITY) }
 }
 
-/// What the model is scaled by, and the standard deviation of its logarithm.
-fn calibration(estimate: &Estimate, now: &Load, model: f64) -> (f64, f64) {
+/// What the model is scaled by, and the standard deviation of its logarithm. Of a queue that grows without bound now nothing
+/// can be fitted: what is measured is how long it has grown.
+fn calibration(estimate: &Estimate, now: &Load, model: Option<f64>) -> (f64, f64) {
+    let Some(model) = model else { return (1.0, MAY_BE_OFF) };
     let Some((measured, samples)) = measured(estimate) else { return (1.0, 0.0) };
     if model < MIN_CALIBRATING_MS || measured < MIN_CALIBRATING_MS {
         return (1.0, 0.0);

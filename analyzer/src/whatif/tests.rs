@@ -99,6 +99,19 @@ fn what_saturates_has_no_wait_and_no_response_time() {
 }
 
 #[test]
+fn who_saturates_now_is_told_what_would_help() {
+    let mut mesh = mesh();
+    mesh.services[2] = service("tagger", 80.0, 30.0, 2, 5_000.0);
+    mesh.services[2].estimate.queue_wait_ms.observed_app = Some(4_900.0);
+    let found = what_if(&mesh, &Change { servers: 2, ..change("tagger") }).unwrap();
+    let tagger = &found.services[0];
+    assert!(!tagger.saturated && (tagger.utilization_then.unwrap() - 0.6).abs() < 1e-9, "{tagger:?}");
+    assert!((tagger.queue_wait_ms_then.unwrap() - wait_of(80.0, 30.0, 4)).abs() < 1e-9);
+    assert!(tagger.queue_wait_high_ms > tagger.queue_wait_ms_then, "what a queue that grows shows fits nothing");
+    assert!(found.entries[0].response_time_ms_then.is_some());
+}
+
+#[test]
 fn circles_settle_and_what_is_not_identified_is_named() {
     let mut mesh = mesh();
     mesh.edges.push(edge("tagger", "gateway", 8.0, 1.0));
