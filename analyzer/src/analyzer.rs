@@ -110,8 +110,9 @@ impl Analyzer {
             self.counters.spans += 1;
             self.started(span.start);
             self.rollup.span(&span);
-            self.findings.push(&span);
-            self.windows.push(span, place);
+            if self.windows.push(span, place) {
+                self.findings.push(&span);
+            }
             for call in self.calls.drain(..) {
                 self.rollup.call(&call);
                 self.windows.call(&call);
@@ -135,8 +136,9 @@ impl Analyzer {
                 self.rollup.span(&span);
             }
             if span.start >= history_from {
-                self.findings.push(&span);
-                self.windows.push_stored(span, place);
+                if self.windows.push_stored(span, place) {
+                    self.findings.push(&span);
+                }
             }
             let of_history = self.calls.iter().filter(|call| call.known_at >= history_from);
             of_history.for_each(|call| self.windows.call(call));

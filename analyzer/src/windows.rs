@@ -125,27 +125,30 @@ impl Windows {
         }
     }
 
-    pub(crate) fn push(&mut self, span: Span, place: Place) {
+    /// Takes a span in; says whether its window is open and its clock believed.
+    pub(crate) fn push(&mut self, span: Span, place: Place) -> bool {
         if span.end() > self.believed_until {
             self.skewed += 1;
-            return;
+            return false;
         }
         let Some(window) = self.of(span.end()) else {
             self.late += 1;
-            return;
+            return false;
         };
         if window.spans.len() >= MAX_SPANS {
             self.beyond += 1;
-            return;
+        } else {
+            window.spans.push((span, place));
         }
-        window.spans.push((span, place));
+        true
     }
 
     /// The same of a span that is read back: one of a closed window is not late, it was there before.
-    pub(crate) fn push_stored(&mut self, span: Span, place: Place) {
+    pub(crate) fn push_stored(&mut self, span: Span, place: Place) -> bool {
         let late = self.late;
-        self.push(span, place);
+        let taken = self.push(span, place);
         self.late = late;
+        taken
     }
 
     /// Counts a call that both ends tell of.

@@ -46,6 +46,9 @@ const IDENTIFIED_FOR_NS: i64 = 60_000_000_000;
 /// request ends, which may be long after the service itself was done with it.
 const KNOWN_SHARE: f64 = 0.99;
 
+/// A replica that nobody visited for so long is gone, when others are visited: one that is identified has a visit each 3 s.
+const LATELY_NS: i64 = 60_000_000_000;
+
 /// Whole requests of a service kept to see whether its clients wait for their answers: 64 KB.
 const WHOLE_REQUESTS: usize = 4_000;
 
@@ -181,7 +184,8 @@ impl Stations {
             service.station.replicas.push(window);
         }
         service.station.replicas.sort_by_key(|replica| replica.instance);
-        service.known = configured.map_or_else(|| known(&of_service.replicas), Known::Configured);
+        let lately = known_until - LATELY_NS.max(2 * length_ns);
+        service.known = configured.map_or_else(|| known(&of_service.replicas, lately), Known::Configured);
         of_service.remember(service, end, length_ns);
     }
 
@@ -265,12 +269,15 @@ fn by_replica(visits: Vec<Ended>, together: bool) -> BTreeMap<Replica, Vec<Ended
 }
 
 /// What the replicas together are.
-fn known(replicas: &BTreeMap<Replica, Station>) -> Known {
-    if replicas.values().any(|station| station.found().is_none()) {
+fn known(replicas: &BTreeMap<Replica, Station>, lately: UnixNanos) -> Known {
+    let mut stations: Vec<&Station> = replicas.values().filter(|station| station.is_visited_since(lately)).collect();
+    if stations.is_empty() {
+        stations.extend(replicas.values());
+    }
+    if stations.iter().any(|station| station.found().is_none()) {
         return Known::Unknown("it was not looked at yet".into());
     }
     // in the order of their visits: numbers of names depend on who was heard of first
-    let mut stations: Vec<&Station> = replicas.values().collect();
     stations.sort_by_key(|station| station.since());
     let mut all: Option<(servers::Station, u32)> = None;
     for station in stations {

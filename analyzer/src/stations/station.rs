@@ -115,13 +115,18 @@ impl Station {
     }
 
     pub(super) fn is_due(&self, now: UnixNanos) -> bool {
-        self.tried.is_none_or(|tried| now - tried >= IDENTIFIED_FOR_NS)
+        !self.visits.is_empty() && self.tried.is_none_or(|tried| now - tried >= IDENTIFIED_FOR_NS)
     }
 
     /// Whether it had no visit for as long as visits are kept; one that a checkpoint brought has none yet.
     pub(super) fn is_gone(&self, now: UnixNanos) -> bool {
         let tried_lately = self.tried.is_some_and(|tried| now.saturating_sub(tried) <= IDENTIFYING_NS);
         self.visits.is_empty() && !tried_lately
+    }
+
+    /// Whether it was visited since; a replica that is gone no longer serves.
+    pub(super) fn is_visited_since(&self, time: UnixNanos) -> bool {
+        self.visits.back().is_some_and(|(visit, _)| visit.departure >= time)
     }
 
     /// The first visit that is kept.
@@ -134,7 +139,12 @@ impl Station {
         let known = self.visits.iter().map(|(visit, _)| *visit).filter(|visit| visit.departure <= self.judged_until);
         let known: Vec<Visit> = known.collect();
         let newest = known.len().saturating_sub(IDENTIFYING_VISITS);
-        self.found = Some(servers::identify(&known[newest..]));
+        let found = servers::identify(&known[newest..]);
+        // a few visits since it was identified say nothing against that
+        let too_few = matches!(found, Err(Unidentifiable::TooFew { .. }));
+        if !(too_few && matches!(self.found, Some(Ok(_)))) {
+            self.found = Some(found);
+        }
     }
 
     pub(super) fn forget(&mut self, known_until: UnixNanos, keep: Keep) {
