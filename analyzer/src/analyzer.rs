@@ -135,10 +135,8 @@ impl Analyzer {
             if anew {
                 self.rollup.span(&span);
             }
-            if span.start >= history_from {
-                if self.windows.push_stored(span, place) {
-                    self.findings.push(&span);
-                }
+            if span.start >= history_from && self.windows.push_stored(span, place) {
+                self.findings.push(&span);
             }
             let of_history = self.calls.iter().filter(|call| call.known_at >= history_from);
             of_history.for_each(|call| self.windows.call(call));

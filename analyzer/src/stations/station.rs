@@ -153,3 +153,24 @@ impl Station {
         self.visits.drain(..surplus);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_not_visited_is_not_looked_at_and_goes_and_a_few_visits_undo_nothing() {
+        let servers = NonZeroU32::new(4).unwrap();
+        let found = servers::Station { discipline: Discipline::Fifo, servers, service_ns: 1e6, cs2: 1.0, margin: 5.0 };
+        let mut station = Station::restored(found, 0);
+        assert!(!station.is_due(10 * IDENTIFIED_FOR_NS) && !station.is_visited_since(0));
+        assert!(!station.is_gone(IDENTIFYING_NS) && station.is_gone(IDENTIFYING_NS + 1));
+        let visit = Visit { arrival: 5, departure: 9, gave_up: false };
+        station.take(vec![Ended { visit, instance: None, operation: 0, start: 5, end: 9 }]);
+        station.judged_until = 10;
+        assert!(station.is_due(IDENTIFIED_FOR_NS) && station.is_visited_since(9));
+        station.identify(IDENTIFIED_FOR_NS);
+        assert_eq!(station.found(), Some(&Ok(found)));
+        assert!(!station.is_due(IDENTIFIED_FOR_NS), "it was just looked at");
+    }
+}
