@@ -60,6 +60,12 @@ pub enum WhatIfError {
         /// What was asked.
         change: i64,
     },
+    /// More servers than anybody has, and than can be solved in no time.
+    #[error("servers {change:+}: must be at most {MAX_SERVERS} more or less")]
+    TooManyServers {
+        /// What was asked.
+        change: i64,
+    },
     /// Servers were changed of a service whose number is not known.
     #[error("servers: how many {service} has is not known: {reason}")]
     UnknownServers {
@@ -82,6 +88,9 @@ pub(super) struct Factors {
 impl Factors {
     pub(super) const NONE: Self = Self { arrivals: 1.0, service_time: 1.0, cs2: 1.0, servers: 0 };
 }
+
+/// Servers added or taken away at most: formulas go through all of them one by one.
+const MAX_SERVERS: u64 = 10_000;
 
 fn one() -> f64 {
     1.0
@@ -109,6 +118,9 @@ impl Change {
     fn validate_servers(&self, estimate: &Estimate) -> Result<(), WhatIfError> {
         if self.servers == 0 {
             return Ok(());
+        }
+        if self.servers.unsigned_abs() > MAX_SERVERS {
+            return Err(WhatIfError::TooManyServers { change: self.servers });
         }
         let Some(servers) = estimate.servers else {
             let reason = estimate.reason.clone().unwrap_or_default();

@@ -139,4 +139,8 @@ fn what_cannot_be_asked_says_why() {
     assert_eq!(refused(zero), "arrivals 0: must be a number above 0 and at most 1000");
     let fewer = Change { servers: -2, ..change("tagger") };
     assert_eq!(refused(fewer), "servers -2: tagger has 2, and at least 1 must be left");
+    for servers in [4_000_000_000, i64::MAX, i64::MIN] {
+        let endless = refused(Change { servers, ..change("tagger") });
+        assert_eq!(endless, format!("servers {servers:+}: must be at most 10000 more or less"));
+    }
 }
