@@ -16,8 +16,9 @@ use weir_store::{AppendError, OtlpRequest, Store};
 /// When a sender should come back: one group commit and a flush are over by then.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// When a sender should come back to a full disk: people or retention have to act first.
-const RETRY_AFTER_DISK_FULL: Duration = Duration::from_secs(10);
+/// When a sender should come back to a full disk: people or retention have to act first. Well after an idle connection
+/// is closed (10 s): who came back in that moment would lose the request to the close.
+const RETRY_AFTER_DISK_FULL: Duration = Duration::from_secs(15);
 
 /// The collector's way into the store and the analyzer.
 #[derive(Clone)]
