@@ -21,7 +21,7 @@ use crate::{
     held::{As, Call, Held},
     rollup::{Rollup, minute},
     snapshot::{Counters, FindingView, NodeKind, Snapshot},
-    spans::{Name, Names, SpanColumns},
+    spans::{Name, Names, Span, SpanColumns},
     view,
     window::Window,
     windows::Windows,
@@ -59,6 +59,9 @@ const SERVICE_TIME_GAIN: f64 = 0.05;
 
 /// Clocks are off by less: what a span says of later times than this after its receipt is not believed.
 const MAX_AHEAD_NS: i64 = 60_000_000_000;
+
+/// Spans whose places are looked at before the first of them is taken in: their memory is waited for at once.
+const LOOKED_AT_TOGETHER: usize = 64;
 
 /// What a step says.
 #[derive(Debug, Default)]
@@ -101,22 +104,29 @@ impl Analyzer {
     pub fn push(&mut self, spans: &RecordBatch) {
         let Some(columns) = SpanColumns::of(spans) else { return };
         self.received(&columns);
-        for row in 0..columns.rows() {
-            let span = columns.span(row, &mut self.names);
-            let Some(place) = self.held.insert(&span, As::New, &mut self.calls) else {
-                self.counters.duplicates += 1;
-                continue;
-            };
-            self.counters.spans += 1;
-            self.started(span.start);
-            self.rollup.span(&span);
-            if self.windows.push(span, place) {
-                self.findings.push(&span);
-            }
-            for call in self.calls.drain(..) {
-                self.rollup.call(&call);
-                self.windows.call(&call);
-            }
+        let mut together = Vec::with_capacity(LOOKED_AT_TOGETHER);
+        for first in (0..columns.rows()).step_by(LOOKED_AT_TOGETHER) {
+            let rows = first..columns.rows().min(first + LOOKED_AT_TOGETHER);
+            together.extend(rows.map(|row| columns.span(row, &mut self.names)));
+            self.held.look_ahead(&together);
+            together.drain(..).for_each(|span| self.take(span));
+        }
+    }
+
+    fn take(&mut self, span: Span) {
+        let Some(place) = self.held.insert(&span, As::New, &mut self.calls) else {
+            self.counters.duplicates += 1;
+            return;
+        };
+        self.counters.spans += 1;
+        self.started(span.start);
+        self.rollup.span(&span);
+        if self.windows.push(span, place) {
+            self.findings.push(&span);
+        }
+        for call in self.calls.drain(..) {
+            self.rollup.call(&call);
+            self.windows.call(&call);
         }
     }
 

@@ -1,12 +1,11 @@
 //! [`Tree`]: the spans of one trace with what each did itself: own time, gap, tail, signature, marks, and whether
 //! the request waited for it.
 
-use std::collections::HashMap;
-
 use super::{
     hashed,
     lines::{Line, Lines},
     marks::Mark,
+    observed::Map,
 };
 use crate::spans::{Name, Side, Span};
 
@@ -64,7 +63,7 @@ impl Tree {
     pub(super) fn of(spans: &[Span], lines: &Lines) -> Option<Self> {
         let mut spans: Vec<&Span> = spans.iter().collect();
         spans.sort_by_key(|span| (span.start, span.id));
-        let places: HashMap<u64, usize> = spans.iter().enumerate().map(|(place, span)| (span.id, place)).collect();
+        let places: Map<u64, usize> = spans.iter().enumerate().map(|(place, span)| (span.id, place)).collect();
         let parent = |place: usize| places.get(&spans[place].parent).copied().filter(|parent| *parent != place);
         let parents: Vec<Option<usize>> = (0..spans.len()).map(parent).collect();
         let mut children = vec![Vec::new(); spans.len()];
@@ -79,8 +78,9 @@ impl Tree {
         let family = Family { spans: &spans, parents: &parents, children: &children };
         let on_path = family.path(root);
         let mut nodes: Vec<Node> = (0..spans.len()).map(|place| family.node(place, on_path[place])).collect();
+        nodes.iter_mut().zip(children).for_each(|(node, children)| node.children = children);
         for line in lines.of(spans[0].trace) {
-            let place = places.get(&line.span).copied().or_else(|| family.first_of(line));
+            let place = places.get(&line.span).copied().or_else(|| first_of(&spans, line));
             if let Some(node) = place.map(|place| &mut nodes[place]).filter(|node| node.service == line.service) {
                 node.marks.push(Mark::Line(line.template));
             }
@@ -153,7 +153,7 @@ impl Family<'_> {
             service: span.service,
             operation: span.operation,
             parent: self.parents[place],
-            children: self.children[place].clone(),
+            children: Vec::new(), // the family's own, once all nodes are made
             entered,
             on_path,
             own_ms: ms((span.duration_ns - covered).max(0)),
@@ -206,11 +206,11 @@ impl Family<'_> {
         let failed_below = self.children[place].iter().any(|child| self.spans[*child].error);
         self.spans[place].error && !failed_below
     }
+}
 
-    /// Where a line belongs that names no span of the trace.
-    fn first_of(&self, line: &Line) -> Option<usize> {
-        self.spans.iter().position(|span| span.service == line.service)
-    }
+/// Where a line belongs that names no span of the trace.
+fn first_of(spans: &[&Span], line: &Line) -> Option<usize> {
+    spans.iter().position(|span| span.service == line.service)
 }
 
 fn ms(ns: i64) -> f64 {

@@ -3,16 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hashbrown::HashMap;
 use weir_schema::UnixNanos;
 
+use super::family::{Call, Family};
 use crate::{
     snapshot::NodeKind,
     spans::{Name, Side, Span},
 };
-
-/// Spans below one span that are looked through for calls.
-const MAX_WITHIN: usize = 1_000;
 
 /// One window's requests.
 #[derive(Debug, Default)]
@@ -75,20 +72,6 @@ pub(super) struct Made {
     pub(super) examples: BTreeMap<Name, u128>,
 }
 
-/// A call as its caller saw it.
-struct Call<'a> {
-    span: &'a Span,
-    callee: Option<Name>,
-    answer: Option<&'a Span>,
-}
-
-/// One trace's spans by their parents.
-struct Family<'a> {
-    spans: &'a [Span],
-    by_id: HashMap<u64, usize>,
-    children: HashMap<u64, Vec<usize>>,
-}
-
 impl Facts {
     pub(super) fn of(traces: &[Vec<Span>]) -> Self {
         let mut facts = Self::default();
@@ -103,7 +86,7 @@ impl Facts {
         entry.requests += 1;
         entry.duration_ms.push(ms(root.duration_ns));
         let services = spans.iter().map(|span| span.service);
-        let passed: BTreeSet<Name> = services.chain(spans.iter().filter_map(|span| span.peer)).collect();
+        let passed = each_once(services.chain(spans.iter().filter_map(|span| span.peer)));
         passed.into_iter().for_each(|service| *entry.passing.entry(service).or_default() += 1);
         for span in spans.iter().filter(|span| family.is_entered(span)) {
             let calls = family.calls_of(span);
@@ -131,8 +114,7 @@ impl Facts {
         if !span.error && !failed_below && !span.shed && !span.abandoned {
             let made = self.made.entry((span.service, span.operation)).or_default();
             made.requests += 1;
-            let callees: BTreeSet<Name> = calls.iter().filter_map(|call| call.callee).collect();
-            for callee in callees {
+            for callee in each_once(calls.iter().filter_map(|call| call.callee)) {
                 *made.callees.entry(callee).or_default() += 1;
                 made.examples.entry(callee).or_insert(span.trace);
             }
@@ -196,67 +178,11 @@ impl Calls {
     }
 }
 
-impl<'a> Family<'a> {
-    fn of(spans: &'a [Span]) -> Self {
-        let by_id = spans.iter().enumerate().map(|(place, span)| (span.id, place)).collect();
-        let mut children: HashMap<u64, Vec<usize>> = HashMap::with_capacity(spans.len());
-        for (place, span) in spans.iter().enumerate().filter(|(_, span)| span.parent != 0 && span.parent != span.id) {
-            children.entry(span.parent).or_default().push(place);
-        }
-        children.values_mut().for_each(|places| places.sort_by_key(|place| (spans[*place].start, spans[*place].id)));
-        Self { spans, by_id, children }
-    }
-
-    /// The longest span without a parent, else the first.
-    fn root(&self) -> Option<&Span> {
-        let roots = self.spans.iter().filter(|span| span.parent == 0);
-        let root = roots.max_by_key(|span| (span.duration_ns, span.id));
-        root.or_else(|| self.spans.iter().min_by_key(|span| (span.start, span.id)))
-    }
-
-    fn parent(&self, span: &Span) -> Option<&Span> {
-        self.by_id.get(&span.parent).map(|place| &self.spans[*place])
-    }
-
-    /// Whether a request enters its service by it.
-    fn is_entered(&self, span: &Span) -> bool {
-        span.side != Side::Client && self.parent(span).is_none_or(|parent| parent.service != span.service)
-    }
-
-    fn children_of(&self, id: u64) -> impl DoubleEndedIterator<Item = &'a Span> {
-        self.children.get(&id).into_iter().flatten().map(|place| &self.spans[*place])
-    }
-
-    /// Calls by start: client spans without another client span of the service below, and children in other services.
-    fn calls_of(&self, span: &Span) -> Vec<Call<'a>> {
-        let mut calls = Vec::new();
-        let mut within = vec![span.id];
-        let mut looked_at = 0;
-        while let Some(id) = within.pop() {
-            looked_at += 1;
-            if looked_at > MAX_WITHIN {
-                break;
-            }
-            for child in self.children_of(id) {
-                if child.service != span.service {
-                    calls.push(Call { span: child, callee: Some(child.service), answer: Some(child) });
-                } else if child.side == Side::Client
-                    && !self.children_of(child.id).any(|below| below.side == Side::Client)
-                {
-                    calls.push(self.call(child));
-                } else {
-                    within.push(child.id);
-                }
-            }
-        }
-        calls.sort_by_key(|call| (call.span.start, call.span.id));
-        calls
-    }
-
-    fn call(&self, client: &'a Span) -> Call<'a> {
-        let answer = self.children_of(client.id).find(|child| child.service != client.service);
-        Call { span: client, callee: answer.map(|answer| answer.service).or(client.peer), answer }
-    }
+fn each_once(names: impl Iterator<Item = Name>) -> Vec<Name> {
+    let mut names: Vec<Name> = names.collect();
+    names.sort_unstable();
+    names.dedup();
+    names
 }
 
 /// Duration without the wait in the proxy and without calls, where they do not overlap.

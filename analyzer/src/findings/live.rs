@@ -4,9 +4,14 @@
 //! They are ranked against what was gathered before, and become part of that unless the first cause is at 0.5 or more,
 //! or a finding of a fault is open. A suspicion that lasts an hour is taken for what is usual now.
 //!
+//! Of more than 20,000 spans a share of the requests is ranked, and what they lost counts for those left out too.
+//!
 //! What is gathered speaks until the next has been. The quick detectors and the ranking make one suspicion of a service
 //! together; where the ranking is sure of one service, detectors are not believed of others that it hardly blames.
 
+use std::hash::{BuildHasher, Hasher};
+
+use foldhash::quality::FixedState;
 use weir_schema::UnixNanos;
 
 use super::{action, kind::Kind, scene::Scene, surge, suspicion::Suspicion};
@@ -21,6 +26,13 @@ const ENOUGH_REQUESTS: usize = 50;
 
 /// How long they are waited for.
 const LONGEST_NS: i64 = 150_000_000_000;
+
+/// Spans that are ranked together about at most: of more requests a share is, chosen by their trace ids. Medians and
+/// shares of so many are as good, and the cost of a window is bounded.
+const RANKED_SPANS: usize = 20_000;
+
+/// Another share than [`Traces`](super::traces::Traces) keeps.
+const SHARE_SEED: u64 = 1;
 
 /// Requests that become history at least.
 const MIN_REQUESTS: usize = 5;
@@ -57,6 +69,8 @@ pub(super) struct Said {
     ranking: Ranking,
     since: UnixNanos,
     until: UnixNanos,
+    /// Spans that were gathered for each that was ranked.
+    scale: f64,
     /// Over how many windows they were gathered, as long as nobody counted them.
     votes: usize,
 }
@@ -103,9 +117,8 @@ impl Live {
     }
 
     fn rank(&mut self, until: UnixNanos, names: &Names, quiet: bool) {
-        let gathered = std::mem::take(&mut self.gathered);
+        let (gathered, scale) = some_of(std::mem::take(&mut self.gathered), std::mem::take(&mut self.spans));
         let votes = std::mem::take(&mut self.windows);
-        self.spans = 0;
         let requests: Vec<&[Span]> = gathered.iter().map(Vec::as_slice).collect();
         let (ranking, observed) = self.causes.rank(&requests, names);
         let suspicious = ranking.causes.first().is_some_and(|cause| cause.confidence >= SUSPICIOUS);
@@ -114,7 +127,7 @@ impl Live {
         if (usual || self.withheld > WITHHELD) && gathered.len() >= MIN_REQUESTS {
             self.causes.remember(observed);
         }
-        self.said = Some(Said { ranking, since: self.since, until, votes });
+        self.said = Some(Said { ranking, since: self.since, until, scale, votes });
     }
 
     /// The detectors' suspicions and the ranking's as one. What keeps a finding open need not be as sure as what opens it.
@@ -147,6 +160,24 @@ impl Live {
         }
         suspicions
     }
+}
+
+/// Requests of about [`RANKED_SPANS`], and for how many spans each of theirs stands.
+fn some_of(mut requests: Vec<Vec<Span>>, spans: usize) -> (Vec<Vec<Span>>, f64) {
+    if spans <= RANKED_SPANS {
+        return (requests, 1.0);
+    }
+    let most = (u64::MAX as f64 * RANKED_SPANS as f64 / spans as f64) as u64;
+    requests.retain(|request| request.first().is_some_and(|span| hashed(span.trace) <= most));
+    let kept: usize = requests.iter().map(Vec::len).sum();
+    (requests, spans as f64 / kept.max(1) as f64)
+}
+
+/// The same for a trace wherever and whenever it is asked.
+fn hashed(trace: u128) -> u64 {
+    let mut hasher = FixedState::with_seed(SHARE_SEED).build_hasher();
+    hasher.write_u128(trace);
+    hasher.finish()
 }
 
 /// Whether a detector's suspicion is of what the ranking blames a service for.
@@ -204,7 +235,7 @@ impl Said {
             *first = std::mem::take(first).with_trace(example(scene, service));
         }
         Suspicion {
-            lost_ms_per_s: scene.per_s(cause.lost_ms) * scene.seconds() / seconds,
+            lost_ms_per_s: self.scale * scene.per_s(cause.lost_ms) * scene.seconds() / seconds,
             confidence: cause.confidence,
             votes: self.votes,
             onset: self.since,
@@ -291,5 +322,20 @@ mod tests {
             live.window(requests(1, false), (window * 10 * second, (window + 1) * 10 * second), &names, true);
         }
         assert_eq!(live.said.as_ref().unwrap().ranking.requests, 15, "150 s are long enough");
+    }
+
+    #[test]
+    fn of_very_many_requests_a_share_is_ranked_and_stands_for_all() {
+        let (some, scale) = some_of(requests(100, false), 100);
+        assert_eq!((some.len(), scale), (100, 1.0));
+        let all = 5 * RANKED_SPANS;
+        let (some, scale) = some_of(requests(all as u128, false), all);
+        assert!(some.len().abs_diff(RANKED_SPANS) < RANKED_SPANS / 20, "{} were kept", some.len());
+        assert!((scale * some.len() as f64 - all as f64).abs() < 1e-6);
+        let again = some_of(requests(all as u128, false), all).0;
+        assert_eq!(
+            some.iter().map(|r| r[0].trace).collect::<Vec<_>>(),
+            again.iter().map(|r| r[0].trace).collect::<Vec<_>>()
+        );
     }
 }

@@ -25,6 +25,7 @@ mod dependency;
 mod errors;
 mod evidence;
 mod facts;
+mod family;
 mod history;
 mod instance;
 mod kind;

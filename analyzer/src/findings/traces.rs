@@ -9,7 +9,8 @@
 //! of a sample, and `sampled_out` says how many spans are not in it.
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    cmp::Reverse,
+    collections::{BinaryHeap, HashSet},
     hash::{BuildHasher, Hasher},
 };
 
@@ -25,6 +26,9 @@ const ORPHAN_NS: i64 = 10_000_000_000;
 /// Spans of one trace; one with more says nothing that one with so many does not, and is left out.
 const MAX_OF_ONE: usize = 10_000;
 
+/// Spans for which room is made when a trace begins, 9 kB; beyond it the room is doubled.
+const MOST_ROOM: usize = 64;
+
 /// Completed traces whose late spans are recognized: two generations of 16 bytes each.
 const MAX_FINISHED: usize = 100_000;
 
@@ -39,8 +43,10 @@ pub(crate) struct Traces {
     spans: usize,
     /// The most there were since the last window.
     peak: usize,
-    /// Ends of roots, and whose.
-    ended: BTreeSet<(UnixNanos, u128)>,
+    /// Ends of roots, and whose, the earliest on top.
+    ended: BinaryHeap<Reverse<(UnixNanos, u128)>>,
+    /// Spans of a request in the last window: the next will have about as many.
+    usual_spans: usize,
     finished: [HashSet<u128, RandomState>; 2],
     sample: Sample,
     newest: UnixNanos,
@@ -65,6 +71,12 @@ struct Sample {
     raised_at: UnixNanos,
 }
 
+impl Trace {
+    fn with_room(spans: usize) -> Self {
+        Self { spans: Vec::with_capacity(spans), ..Self::default() }
+    }
+}
+
 impl Traces {
     pub(crate) fn new(max_spans: usize) -> Self {
         Self {
@@ -72,7 +84,8 @@ impl Traces {
             open: HashMap::default(),
             spans: 0,
             peak: 0,
-            ended: BTreeSet::new(),
+            ended: BinaryHeap::new(),
+            usual_spans: 0,
             finished: Default::default(),
             sample: Sample { below: u64::MAX, before: u64::MAX, raised_at: 0 },
             newest: 0,
@@ -88,7 +101,7 @@ impl Traces {
         let trace = match self.open.entry(span.trace) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(_) if self.finished.iter().any(|finished| finished.contains(&span.trace)) => return,
-            Entry::Vacant(place) => place.insert(Trace::default()),
+            Entry::Vacant(place) => place.insert(Trace::with_room(self.usual_spans)),
         };
         if trace.spans.len() >= MAX_OF_ONE {
             trace.too_many = true;
@@ -99,7 +112,7 @@ impl Traces {
         trace.newest = trace.newest.max(span.end());
         if span.parent == 0 {
             trace.has_root = true;
-            self.ended.insert((span.end(), span.trace));
+            self.ended.push(Reverse((span.end(), span.trace)));
         }
         self.newest = self.newest.max(span.end());
         self.spans += 1;
@@ -112,14 +125,16 @@ impl Traces {
     /// Requests that were over by `end`, in the order in which they began.
     pub(crate) fn complete(&mut self, end: UnixNanos) -> Vec<Vec<Span>> {
         let mut complete = Vec::new();
-        while let Some((at, id)) = self.ended.first().copied().filter(|(at, _)| *at < end) {
-            self.ended.remove(&(at, id));
+        while self.ended.peek().is_some_and(|Reverse((at, _))| *at < end) {
+            let Some(Reverse((_, id))) = self.ended.pop() else { break };
             complete.extend(self.take(id));
         }
         let silent = |trace: &Trace| !trace.has_root && trace.newest.saturating_add(ORPHAN_NS) < end;
         let orphans: Vec<u128> = self.open.iter().filter(|(_, trace)| silent(trace)).map(|(id, _)| *id).collect();
         complete.extend(orphans.into_iter().filter_map(|id| self.take(id)));
-        complete.sort_by_key(|spans: &Vec<Span>| spans.iter().map(|span| (span.start, span.trace)).min());
+        complete.sort_by_cached_key(|spans: &Vec<Span>| spans.iter().map(|span| (span.start, span.trace)).min());
+        let spans: usize = complete.iter().map(Vec::len).sum();
+        self.usual_spans = (spans / complete.len().max(1)).min(MOST_ROOM);
         self.make_room();
         complete
     }
@@ -150,7 +165,7 @@ impl Traces {
             self.spans -= gone;
             self.sampled_out += gone as u64;
         }
-        self.ended.retain(|(_, id)| self.open.contains_key(id));
+        self.ended.retain(|Reverse((_, id))| self.open.contains_key(id));
         self.sample.before = self.sample.before.min(self.sample.below);
     }
 

@@ -11,7 +11,7 @@
 
 mod node;
 
-use std::{collections::BTreeSet, hash::BuildHasher};
+use std::{collections::BTreeSet, hash::BuildHasher, hint::black_box};
 
 use hashbrown::HashTable;
 use weir_schema::UnixNanos;
@@ -103,6 +103,19 @@ impl Held {
             self.young.minutes.insert(minute(span.start));
         }
         Some(place)
+    }
+
+    /// Looks at the places that [`Held::insert`] will look at, for all of these spans: their lines of memory come
+    /// side by side, where one insert after the other would wait for each.
+    pub(crate) fn look_ahead(&self, spans: &[Span]) {
+        let look = |key| {
+            let hash = self.hasher.hash_one(key);
+            (self.young.find(hash, key), self.old.find(hash, key))
+        };
+        for span in spans {
+            black_box(look(Key::of(span.key())));
+            black_box(look(Key::of((span.trace, span.parent))));
+        }
     }
 
     /// Event time moves on: by what spans say, as far as it is believed.
