@@ -19,11 +19,16 @@ use arrow::{
 use hashbrown::{DefaultHashBuilder, HashMap, HashTable, hash_table::Entry};
 use weir_schema::{Table, UnixNanos, columns};
 
+use crate::files::id_as_number;
+
 const HOUR_NS: i64 = 3_600_000_000_000;
 
 /// Rows of `services` or `attribute_keys` that are remembered as written: 100,000 are about 10 MiB,
 /// and a mesh of 1,000 services with 40 keys has few thousand an hour.
 const REMEMBERED_ROWS: usize = 100_000;
+
+/// Spans of a trace, at least about: tables are made for so many traces at once, and grow where there are more.
+const USUAL_SPANS: usize = 4;
 
 /// Rows that a row's attribute keys are compared with before a hash is asked.
 const LATELY: usize = 32;
@@ -88,10 +93,11 @@ impl<Row: Ord> Seen<Row> {
 /// Rows of `trace_index`: one for each trace among these spans, by trace id.
 pub(crate) fn trace_index(spans: &RecordBatch) -> RecordBatch {
     let traces = Traces::of(spans);
-    let mut order: Vec<u32> = (0..traces.all.len() as u32).collect();
     let ids = spans["trace_id"].as_binary::<i32>();
-    order.sort_unstable_by_key(|trace| ids.value(traces.all[*trace as usize].first_row));
-    let sorted = || order.iter().map(|trace| &traces.all[*trace as usize]);
+    let by_id = |trace: &Trace| (id_as_number(ids.value(trace.first_row)), trace.first_row);
+    let mut order: Vec<((u128, usize), &Trace)> = traces.all.iter().map(|trace| (by_id(trace), trace)).collect();
+    order.sort_unstable_by_key(|(key, _)| *key);
+    let sorted = || order.iter().map(|(_, trace)| *trace);
     let roots: UInt32Array = sorted().map(|trace| trace.root.map(|(_, row)| row as u32)).collect();
     let of_root = |column: &str| take(&spans[column], &roots, None).expect("a root is a row; without one it is null");
     let columns: Vec<ArrayRef> = vec![
@@ -194,7 +200,7 @@ impl Traces {
         let durations = spans["duration_ns"].as_primitive::<Int64Type>().values();
         let statuses = spans["status"].as_string::<i32>();
         let mut all: Vec<Trace> = Vec::new();
-        let mut places: HashMap<&[u8], usize> = HashMap::new();
+        let mut places: HashMap<&[u8], usize> = HashMap::with_capacity(spans.num_rows() / USUAL_SPANS);
         let mut last: Option<(&[u8], usize)> = None;
         for row in 0..spans.num_rows() {
             let id = ids.value(row);

@@ -11,6 +11,7 @@ mod splice;
 pub(crate) use delta::{Commit, DeltaTable};
 pub(crate) use hashed::{hash, hash_of, is_intact};
 pub(crate) use merge::{Merge, SMALL_ROWS, plan as plan_merge};
+pub(crate) use order::id_as_number;
 pub(crate) use parquet_file::{Level, NewFile, RowsInOrder, read as read_rows, write};
 pub(crate) use recompress::Recompression;
 pub(crate) use splice::splice;

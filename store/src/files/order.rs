@@ -20,7 +20,7 @@ pub(super) fn places(table: Table, batches: &[RecordBatch]) -> Vec<Place> {
         Table::Spans => by_trace(batches),
         Table::TraceIndex => by_key(batches, |batch| {
             let ids = ids(batch);
-            move |row| key(ids.value(row))
+            move |row| id_as_number(ids.value(row))
         }),
         _ => by_key(batches, |batch| {
             let times = times(table, batch);
@@ -43,23 +43,69 @@ fn by_key<'a, K: Ord, F: Fn(usize) -> K + 'a>(
     rows.into_iter().map(|(_, place)| place).collect()
 }
 
+/// Each row is looked up once; traces are sorted by their starts, and the rows of each among themselves.
 fn by_trace(batches: &[RecordBatch]) -> Vec<Place> {
-    let mut starts: HashMap<u128, i64, RandomState> = HashMap::default();
-    for batch in batches {
-        let (ids, times) = (ids(batch), times(Table::Spans, batch));
-        for (row, time) in times.iter().enumerate() {
-            let start = starts.entry(key(ids.value(row))).or_insert(i64::MAX);
-            *start = (*start).min(*time);
-        }
+    let Numbered { rows, mut traces } = Numbered::of(batches);
+    traces.sort_unstable_by_key(|trace| (trace.start, trace.id));
+    let mut next = vec![0; traces.len()];
+    let mut before = 0;
+    for trace in &traces {
+        next[trace.number] = before;
+        before += trace.rows;
     }
-    let starts = &starts;
-    by_key(batches, |batch| {
-        let (ids, times) = (ids(batch), times(Table::Spans, batch));
-        move |row| {
-            let id = key(ids.value(row));
-            (starts[&id], id, times[row])
+    let mut sorted = vec![(0, (0, 0)); rows.len()];
+    for (number, time, place) in rows {
+        sorted[next[number]] = (time, place);
+        next[number] += 1;
+    }
+    let mut rest = sorted.as_mut_slice();
+    for trace in &traces {
+        let (of_trace, after) = rest.split_at_mut(trace.rows);
+        // equal times keep the order they came in
+        of_trace.sort_by_key(|(time, _)| *time);
+        rest = after;
+    }
+    sorted.into_iter().map(|(_, place)| place).collect()
+}
+
+/// Rows by the number of their trace.
+struct Numbered {
+    rows: Vec<(usize, i64, Place)>,
+    traces: Vec<Trace>,
+}
+
+struct Trace {
+    number: usize,
+    id: u128,
+    start: i64,
+    rows: usize,
+}
+
+impl Numbered {
+    fn of(batches: &[RecordBatch]) -> Self {
+        let count = batches.iter().map(RecordBatch::num_rows).sum();
+        let mut numbered = Self { rows: Vec::with_capacity(count), traces: Vec::new() };
+        let mut numbers: HashMap<u128, usize, RandomState> = HashMap::default();
+        for (place, batch) in batches.iter().enumerate() {
+            let (ids, times) = (ids(batch), times(Table::Spans, batch));
+            for (row, time) in times.iter().enumerate() {
+                let id = id_as_number(ids.value(row));
+                let number = *numbers.entry(id).or_insert(numbered.traces.len());
+                numbered.add(number, id, *time, (place, row));
+            }
         }
-    })
+        numbered
+    }
+
+    fn add(&mut self, number: usize, id: u128, time: i64, place: Place) {
+        if number == self.traces.len() {
+            self.traces.push(Trace { number, id, start: time, rows: 0 });
+        }
+        let trace = &mut self.traces[number];
+        trace.start = trace.start.min(time);
+        trace.rows += 1;
+        self.rows.push((number, time, place));
+    }
 }
 
 fn ids(batch: &RecordBatch) -> &BinaryArray {
@@ -71,7 +117,7 @@ fn times(table: Table, batch: &RecordBatch) -> &[i64] {
 }
 
 /// An id as a number: compares as its bytes do.
-fn key(id: &[u8]) -> u128 {
+pub(crate) fn id_as_number(id: &[u8]) -> u128 {
     let mut bytes = [0; 16];
     let length = id.len().min(16);
     bytes[..length].copy_from_slice(&id[..length]);
@@ -87,5 +133,33 @@ mod tests {
     fn spans_of_a_trace_stand_together_by_the_traces_start() {
         let batches = [spans(&[(2, 1, 50), (1, 2, 10)]), spans(&[(2, 3, 20), (1, 4, 60)])];
         assert_eq!(places(Table::Spans, &batches), [(0, 1), (1, 1), (1, 0), (0, 0)]);
+    }
+
+    /// Against the definition: by the trace's start, its id, the row's time, and as they came.
+    #[test]
+    fn any_rows_stand_by_trace_then_time_then_as_they_came() {
+        let mut state = 7_u64;
+        let mut random = |below: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % below
+        };
+        for _ in 0..50 {
+            let mut rows = |count: u64| -> Vec<(u8, u64, i64)> {
+                (0..count).map(|span| (1 + random(6) as u8, span + 1, random(9) as i64)).collect()
+            };
+            let given = [rows(20), rows(1), rows(33)];
+            let batches: Vec<RecordBatch> = given.iter().map(|rows| spans(rows)).collect();
+            let all = || {
+                given
+                    .iter()
+                    .enumerate()
+                    .flat_map(|(batch, rows)| rows.iter().enumerate().map(move |(row, span)| ((batch, row), *span)))
+            };
+            let start = |trace: u8| all().filter(|(_, span)| span.0 == trace).map(|(_, span)| span.2).min();
+            let mut expected: Vec<_> = all().collect();
+            expected.sort_by_key(|(_, (trace, _, time))| (start(*trace), *trace, *time));
+            let expected: Vec<Place> = expected.into_iter().map(|(place, _)| place).collect();
+            assert_eq!(places(Table::Spans, &batches), expected);
+        }
     }
 }
