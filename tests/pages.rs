@@ -33,7 +33,7 @@ use crate::support::{client, request, send, server_with, span};
 const TRACE: u128 = 0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c;
 
 /// Address, what the heading says, and a piece of text the page must hold.
-const PAGES: [(&str, &str, &str); 20] = [
+const PAGES: [(&str, &str, &str); 23] = [
     ("/", "Service graph", "cart"),
     ("/?service=gateway", "Service graph", "queue wait, predicted"),
     ("/?from=-15m", "Service graph", "cart"),
@@ -56,6 +56,9 @@ const PAGES: [(&str, &str, &str); 20] = [
     ("/traces/0af7651916cd43dd8448eb211c80319c", "Trace", "async: after its parent"),
     ("/sql?q=SELECT+service,+count(*)+AS+n+FROM+spans+GROUP+BY+service+ORDER+BY+service", "SQL", "gateway"),
     ("/findings", "Findings", "Nothing is wrong"),
+    ("/whatif", "What if", "What each service can still take"),
+    ("/whatif?service=cart&arrivals=1.5", "What if", "Queues that change"),
+    ("/whatif?service=cart&arrivals=-1", "What if", "arrivals"),
     ("/policy", "Policy", "Nothing is regulated"),
     ("/alerts", "Alerts", "No alert yet"),
 ];

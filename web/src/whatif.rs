@@ -1,4 +1,4 @@
-//! `/api/v1/whatif`: the last window with one service changed.
+//! What an address asks of [`what_if`]: the last window with one service changed. For `/api/v1/whatif` and the page.
 
 use weir_analyzer::{
     Snapshot,
@@ -7,9 +7,12 @@ use weir_analyzer::{
 
 use crate::{error::ApiError, fields::Fields};
 
+/// The fields that are a change.
+pub(crate) const FIELDS: [&str; 5] = ["service", "operation", "arrivals", "servers", "service_time"];
+
 /// Solves the mesh with what the address asks for.
 pub(crate) fn of(fields: &Fields, snapshot: &Snapshot) -> Result<Prediction, ApiError> {
-    fields.only(&["service", "operation", "arrivals", "servers", "service_time"])?;
+    fields.only(&FIELDS)?;
     let change = Change {
         service: fields.required("service")?.to_owned(),
         operation: fields.get("operation").map(str::to_owned),

@@ -15,6 +15,7 @@ mod services;
 mod sql;
 mod trace;
 mod traces;
+mod whatif;
 
 use std::sync::Arc;
 
@@ -31,12 +32,13 @@ use crate::{deps::Deps, error::ApiError};
 use layout::LayoutCache;
 
 /// Address and name, in the order of the navigation.
-pub(crate) const NAVIGATION: [(&str, &str); 7] = [
+pub(crate) const NAVIGATION: [(&str, &str); 8] = [
     ("/", "Graph"),
     ("/services", "Services"),
     ("/traces", "Traces"),
     ("/sql", "SQL"),
     ("/findings", "Findings"),
+    ("/whatif", "What if"),
     ("/policy", "Policy"),
     ("/alerts", "Alerts"),
 ];
@@ -57,6 +59,7 @@ pub(crate) fn router(deps: Deps) -> Router {
         .route("/critical-path", get(flame::page))
         .route("/sql", get(sql::page))
         .route("/findings", get(findings::page))
+        .route("/whatif", get(whatif::page))
         .route("/policy", get(policy::page))
         .route("/alerts", get(alerts::page))
         .route("/static/{*path}", get(assets::asset))
