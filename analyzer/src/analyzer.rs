@@ -412,6 +412,8 @@ mod checkpoint_tests;
 mod made;
 #[cfg(test)]
 mod replay_tests;
+                is_measured: service.last_seen_unix_nano == snapshot.time_unix_nano,
+                only_if_full: Kind::of_name(&finding.kind) == Some(Kind::RetryStorm),
 #[cfg(test)]
 mod restore_tests;
 #[cfg(test)]
