@@ -310,6 +310,7 @@ impl Analyzer {
         view::judge(&mut snapshot, self.findings.all());
         if !changed.is_empty() {
             step.alerts.extend(changed.iter().map(Alert::of_finding));
+        self.counters.rows_refused = self.rollup.refused;
             step.rows.push(findings_rows::batch(&changed, window.end));
         }
         let bottlenecks = self.bottlenecks(&snapshot);

@@ -355,4 +355,8 @@ pub struct Counters {
     /// Uses of names beyond the bound: they count as `(other)` or `other hosts`.
     #[serde(default)]
     pub names_refused: u64,
+    /// Spans and calls beyond the rows of minutes that are kept, other operations and callees together included: hostile
+    /// times. They are in no rollup.
+    #[serde(default)]
+    pub rows_refused: u64,
 }
