@@ -1,6 +1,7 @@
 //! [`Analyzer`]: takes spans, closes windows, and says what follows.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     num::NonZeroU32,
 };
@@ -210,9 +211,9 @@ impl Analyzer {
             usual_service_ms: self.usual_service_ms.clone(),
             stations,
             findings: self.findings.save(),
-            last_snapshot: self.last_snapshot.clone(),
+            last_snapshot: self.last_snapshot.as_ref().map(Cow::Borrowed),
         };
-        history.to_bytes()
+        history.into_bytes()
     }
 
     /// Before anything is taken in, brings back what [`Analyzer::checkpoint`] noted. Windows that were closed by
@@ -230,7 +231,7 @@ impl Analyzer {
         self.usual_rates = history.usual_rates;
         self.usual_service_ms = history.usual_service_ms;
         self.findings.restore(history.findings);
-        self.last_snapshot = history.last_snapshot;
+        self.last_snapshot = history.last_snapshot.map(Cow::into_owned);
         Ok(())
     }
 
