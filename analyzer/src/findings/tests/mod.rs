@@ -7,6 +7,7 @@ mod health;
 mod mesh;
 mod rows;
 mod run;
+mod sampled;
 
 use mesh::{Mesh, Service, service};
 use rows::{Row, SECOND, batch};
