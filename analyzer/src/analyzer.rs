@@ -165,7 +165,7 @@ impl Analyzer {
             self.windows.believed_until = latest;
         }
         self.windows.set_clock(latest);
-        self.windows.forget_past(now);
+        self.windows.forget_past(now.saturating_sub(self.lateness_ns()));
     }
 
     /// When spans were received says how far their own times can be.
@@ -212,9 +212,13 @@ impl Analyzer {
         i64::try_from(self.config.hold_ms).unwrap_or(60_000) * 1_000_000
     }
 
+    fn lateness_ns(&self) -> i64 {
+        i64::try_from(self.config.lateness_ms).unwrap_or(0) * 1_000_000
+    }
+
     /// How long a minute stays open after it ended: its spans may come late.
     fn slack_ns(&self) -> i64 {
-        2 * i64::try_from(self.config.lateness_ms).unwrap_or(0) * 1_000_000 + 5_000_000_000
+        2 * self.lateness_ns() + 5_000_000_000
     }
 
     /// What a restart must not lose, see [`checkpoint`](crate::checkpoint). Spans are not in it: they are stored.
@@ -260,9 +264,8 @@ impl Analyzer {
 
     /// Closes what ended long enough before `now`.
     pub fn step(&mut self, now: UnixNanos) -> Step {
-        let lateness_ns = i64::try_from(self.config.lateness_ms).unwrap_or(0) * 1_000_000;
         let hold_ns = self.hold_ns();
-        let before = now.saturating_sub(lateness_ns);
+        let before = now.saturating_sub(self.lateness_ns());
         let mut step = self.close_until(before, now, CLOSED_A_STEP);
         self.held.turn(Some(now), hold_ns, self.config.max_held_spans, &mut self.calls);
         self.calls.drain(..).for_each(|call| self.rollup.call(&call));

@@ -166,8 +166,7 @@ impl Rollup {
 
     pub(crate) fn span(&mut self, span: &Span) {
         let key = (minute(span.start), span.service, span.operation, span.kind);
-        let keys = [key, (key.0, key.1, OTHER, key.3), (key.0, OTHER, OTHER, key.3)];
-        let Some(row) = bounded(&mut self.operations, keys) else {
+        let Some(row) = bounded(&mut self.operations, key, wider) else {
             self.refused += 1;
             return;
         };
@@ -180,8 +179,7 @@ impl Rollup {
 
     pub(crate) fn call(&mut self, call: &Call) {
         let key = (minute(call.start), call.caller, call.callee, call.callee_kind as u8);
-        let keys = [key, (key.0, key.1, OTHER, key.3), (key.0, OTHER, OTHER, key.3)];
-        let Some(row) = bounded(&mut self.edges, keys) else {
+        let Some(row) = bounded(&mut self.edges, key, wider) else {
             self.refused += 1;
             return;
         };
@@ -224,12 +222,23 @@ impl Rollup {
     }
 }
 
-/// The row of the first of these keys, from the narrowest to the widest, for which there is room.
-fn bounded<K: std::hash::Hash + Eq, V: Default>(rows: &mut Map<K, V>, keys: [K; 3]) -> Option<&mut V> {
-    let rooms = [MAX_ROWS, MAX_ROWS + MAX_ROWS / 2, 2 * MAX_ROWS];
-    let mut keys = keys.into_iter().zip(rooms);
-    let (key, _) = keys.find(|(key, room)| rows.len() < *room || rows.contains_key(key))?;
+/// The row of a key, or of the first of the wider ones for which there is room.
+fn bounded<K: std::hash::Hash + Eq, V: Default>(
+    rows: &mut Map<K, V>,
+    key: K,
+    wider: impl Fn(&K) -> [K; 2],
+) -> Option<&mut V> {
+    if rows.len() < MAX_ROWS || rows.contains_key(&key) {
+        return Some(rows.entry(key).or_default());
+    }
+    let mut rooms = wider(&key).into_iter().zip([MAX_ROWS + MAX_ROWS / 2, 2 * MAX_ROWS]);
+    let (key, _) = rooms.find(|(key, room)| rows.len() < *room || rows.contains_key(key))?;
     Some(rows.entry(key).or_default())
+}
+
+/// All of a service, or of a caller, in a minute; and all of the minute.
+fn wider<K: Copy>(key: &(UnixNanos, Name, Name, K)) -> [(UnixNanos, Name, Name, K); 2] {
+    [(key.0, key.1, OTHER, key.3), (key.0, OTHER, OTHER, key.3)]
 }
 
 /// The start of the minute.

@@ -153,10 +153,10 @@ impl Windows {
         self.closing = Closing::default();
     }
 
-    /// What is long past opens no window any more.
+    /// A window that was over long before `now` is not opened any more.
     pub(crate) fn forget_past(&mut self, now: UnixNanos) {
-        let past = now.saturating_sub(PAST_NS).div_euclid(self.length_ns);
-        self.closed_until = self.closed_until.max(Some(past));
+        let last_over = now.saturating_sub(PAST_NS).div_euclid(self.length_ns) - 1;
+        self.closed_until = self.closed_until.max(Some(last_over));
     }
 
     /// The oldest window that is due, if one is.
@@ -228,6 +228,10 @@ mod tests {
         let open = PAST_NS / windows.length_ns;
         assert!((open..=open + 1).contains(&(windows.open.len() as i64)), "{}", windows.open.len());
         assert!(windows.late > 99_000);
+        // a window of an hour is not over for long
+        let mut hours = Windows::new(3_600 * SECOND);
+        hours.forget_past(now);
+        assert!(push(&mut hours, &mut held, now + 1));
     }
 
     #[test]
