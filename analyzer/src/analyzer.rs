@@ -164,6 +164,7 @@ impl Analyzer {
             self.received_until = now;
             self.windows.believed_until = latest;
         }
+        self.windows.listen(now);
         self.windows.set_clock(latest);
         self.windows.forget_past(now.saturating_sub(self.lateness_ns()));
     }
@@ -326,7 +327,7 @@ impl Analyzer {
         step
     }
 
-    /// While a finding is open a silent window is one without its cause, unless these are the last.
+    /// While a finding is open a silent window is one without its cause, unless these are the last, or nobody listened.
     fn due(&self, before: UnixNanos) -> Due {
         Due { before, silent: before < UnixNanos::MAX && self.findings.open().next().is_some() }
     }

@@ -38,6 +38,8 @@ pub(crate) struct Windows {
     open: BTreeMap<i64, Open>,
     /// Windows up to this one are closed.
     closed_until: Option<i64>,
+    /// In windows up to this one nobody listened: that nothing came then is no silence.
+    deaf_until: Option<i64>,
     closing: Closing,
     /// Spans and edges of the last window: the next will have about as many.
     room: (usize, usize),
@@ -77,6 +79,7 @@ impl Windows {
             length_ns,
             open: BTreeMap::new(),
             closed_until: None,
+            deaf_until: None,
             closing: Closing::default(),
             room: (0, 0),
             believed_until: UnixNanos::MAX,
@@ -153,6 +156,11 @@ impl Windows {
         self.closing = Closing::default();
     }
 
+    /// Whoever does not listen from the beginning begins now.
+    pub(crate) fn listen(&mut self, now: UnixNanos) {
+        self.deaf_until.get_or_insert(now.div_euclid(self.length_ns));
+    }
+
     /// A window that was over long before `now` is not opened any more.
     pub(crate) fn forget_past(&mut self, now: UnixNanos) {
         let last_over = now.saturating_sub(PAST_NS).div_euclid(self.length_ns) - 1;
@@ -162,7 +170,7 @@ impl Windows {
     /// The oldest window that is due, if one is.
     pub(crate) fn close(&mut self, due: Due, held: &mut Held, servers: &HashMap<Name, NonZeroU32>) -> Option<Window> {
         let oldest = self.open.first_key_value().map(|(index, _)| *index);
-        let after_last = self.closed_until.filter(|_| due.silent).map(|closed| closed + 1);
+        let after_last = self.closed_until.max(self.deaf_until).filter(|_| due.silent).map(|last| last + 1);
         let index = [oldest, after_last].into_iter().flatten().min().filter(|index| self.end(*index) <= due.before)?;
         let open = self.open.remove(&index).unwrap_or_default();
         self.closed_until = self.closed_until.max(Some(index));
@@ -215,6 +223,16 @@ mod tests {
         assert_eq!(closed(&mut windows, &mut held, 65, false), [(40, 1)]);
         assert_eq!(closed(&mut windows, &mut held, 65, true), [(50, 0), (60, 0)]);
         assert!(!push(&mut windows, &mut held, 45 * SECOND) && windows.late == 1, "silence was told");
+    }
+
+    #[test]
+    fn a_stop_is_no_silence() {
+        let (mut windows, mut held) = (windows(), Held::default());
+        windows.restore(Vec::new(), Some(20 * SECOND));
+        windows.listen(95 * SECOND);
+        push(&mut windows, &mut held, 25 * SECOND);
+        windows.listen(500 * SECOND);
+        assert_eq!(closed(&mut windows, &mut held, 115, true), [(30, 1), (110, 0)]);
     }
 
     #[test]
