@@ -1,6 +1,7 @@
 //! [`Analyzer`]: takes spans, closes windows, and says what follows.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     num::NonZeroU32,
 };
@@ -24,7 +25,7 @@ use crate::{
     spans::{Name, Names, Span, SpanColumns},
     view,
     window::Window,
-    windows::Windows,
+    windows::{Due, Windows},
 };
 
 /// The state of the analysis.
@@ -62,6 +63,9 @@ const MAX_AHEAD_NS: i64 = 60_000_000_000;
 
 /// Spans whose places are looked at before the first of them is taken in: their memory is waited for at once.
 const LOOKED_AT_TOGETHER: usize = 64;
+
+/// Windows that one step closes at most: further ones wait for the next, which comes at once.
+const CLOSED_A_STEP: usize = 100;
 
 /// What a step says.
 #[derive(Debug, Default)]
@@ -153,10 +157,26 @@ impl Analyzer {
             let anew = self.calls.drain(..).filter(|call| minutes.contains(&minute(call.start)));
             anew.for_each(|call| self.rollup.call(&call));
         }
-        // stored spans may be many: what is older than the hold time is let go as they pass
-        self.held.turn(None, self.hold_ns(), self.config.max_held_spans, &mut self.calls);
+        // stored spans may be many: what is older than the hold time is let go as they pass, but nothing of windows
+        // that close later: what they called would not be known any more
+        let hold_ns = self.hold_ns().max(self.newest.saturating_sub(history_from));
+        self.held.turn(None, hold_ns, self.config.max_held_spans, &mut self.calls);
         let anew = self.calls.drain(..).filter(|call| minutes.contains(&minute(call.start)));
         anew.for_each(|call| self.rollup.call(&call));
+    }
+
+    /// Where spans come as they end, says what time it is: at a start after [`Analyzer::restore_history`], and before each
+    /// [`Analyzer::step`]. What was noted of times that have not come (a clock was ahead, and is set right) is let go, and
+    /// what ended long ago opens no window. A replay of the past has no such clock.
+    pub fn set_clock(&mut self, now: UnixNanos) {
+        let latest = now.saturating_add(MAX_AHEAD_NS);
+        if self.received_until > latest {
+            self.received_until = now;
+            self.windows.believed_until = latest;
+        }
+        self.windows.listen(now);
+        self.windows.set_clock(latest);
+        self.windows.forget_past(now.saturating_sub(self.lateness_ns()));
     }
 
     /// When spans were received says how far their own times can be.
@@ -203,9 +223,13 @@ impl Analyzer {
         i64::try_from(self.config.hold_ms).unwrap_or(60_000) * 1_000_000
     }
 
+    fn lateness_ns(&self) -> i64 {
+        i64::try_from(self.config.lateness_ms).unwrap_or(0) * 1_000_000
+    }
+
     /// How long a minute stays open after it ended: its spans may come late.
     fn slack_ns(&self) -> i64 {
-        2 * i64::try_from(self.config.lateness_ms).unwrap_or(0) * 1_000_000 + 5_000_000_000
+        2 * self.lateness_ns() + 5_000_000_000
     }
 
     /// What a restart must not lose, see [`checkpoint`](crate::checkpoint). Spans are not in it: they are stored.
@@ -220,9 +244,9 @@ impl Analyzer {
             usual_service_ms: self.usual_service_ms.clone(),
             stations,
             findings: self.findings.save(),
-            last_snapshot: self.last_snapshot.clone(),
+            last_snapshot: self.last_snapshot.as_ref().map(Cow::Borrowed),
         };
-        history.to_bytes()
+        history.into_bytes()
     }
 
     /// Before anything is taken in, brings back what [`Analyzer::checkpoint`] noted. Windows that were closed by
@@ -240,7 +264,7 @@ impl Analyzer {
         self.usual_rates = history.usual_rates;
         self.usual_service_ms = history.usual_service_ms;
         self.findings.restore(history.findings);
-        self.last_snapshot = history.last_snapshot;
+        self.last_snapshot = history.last_snapshot.map(Cow::into_owned);
         Ok(())
     }
 
@@ -251,20 +275,23 @@ impl Analyzer {
 
     /// Closes what ended long enough before `now`.
     pub fn step(&mut self, now: UnixNanos) -> Step {
-        let lateness_ns = i64::try_from(self.config.lateness_ms).unwrap_or(0) * 1_000_000;
         let hold_ns = self.hold_ns();
-        let before = now.saturating_sub(lateness_ns);
-        let mut step = self.close_until(before, now);
+        let before = now.saturating_sub(self.lateness_ns());
+        let mut step = self.close_until(before, now, CLOSED_A_STEP);
         self.held.turn(Some(now), hold_ns, self.config.max_held_spans, &mut self.calls);
         self.calls.drain(..).for_each(|call| self.rollup.call(&call));
         step.rows.extend(self.rollup.closed(now.saturating_sub(self.slack_ns()), &self.names));
-        self.names.turn(now);
+        if self.names.turn(now) {
+            let Self { names, usual_rates, usual_service_ms, .. } = self;
+            usual_rates.retain(|name, _| names.knows(*name));
+            usual_service_ms.retain(|name, _| names.knows(*name));
+        }
         step
     }
 
     /// Closes everything.
     pub fn finish(&mut self) -> Step {
-        let mut step = self.close_until(UnixNanos::MAX, self.newest);
+        let mut step = self.close_until(UnixNanos::MAX, self.newest, usize::MAX);
         self.held.finish(&mut self.calls);
         self.calls.drain(..).for_each(|call| self.rollup.call(&call));
         step.rows.extend(self.rollup.closed(UnixNanos::MAX, &self.names));
@@ -277,15 +304,17 @@ impl Analyzer {
         self.controller.policy()
     }
 
-    fn close_until(&mut self, before: UnixNanos, now: UnixNanos) -> Step {
+    fn close_until(&mut self, before: UnixNanos, now: UnixNanos, most: usize) -> Step {
         let servers = self.servers();
-        let closed = self.windows.close(before, &mut self.held, &servers);
         let mut step = Step::default();
-        let orders_only = closed.is_empty();
-        for window in closed {
+        let mut closed = 0;
+        while closed < most {
+            let due = self.due(before);
+            let Some(window) = self.windows.close(due, &mut self.held, &servers) else { break };
             self.window(&window, &mut step);
+            closed += 1;
         }
-        if orders_only {
+        if closed == 0 {
             // an order from people does not wait for a window
             let decision = self.controller.obey(now);
             step.rows.extend(decision.rows);
@@ -295,6 +324,7 @@ impl Analyzer {
         self.counters.skewed = self.windows.skewed;
         self.counters.beyond_window = self.windows.beyond;
         self.counters.names_refused = self.names.refused;
+        self.counters.rows_refused = self.rollup.refused;
         self.counters.evicted = self.held.evicted;
         self.counters.sampled_out = self.findings.sampled_out();
         if step.policy.is_some() || step.snapshot.is_some() {
@@ -305,6 +335,11 @@ impl Analyzer {
             step.snapshot = Some(snapshot);
         }
         step
+    }
+
+    /// While a finding is open a silent window is one without its cause, unless these are the last, or nobody listened.
+    fn due(&self, before: UnixNanos) -> Due {
+        Due { before, silent: before < UnixNanos::MAX && self.findings.open().next().is_some() }
     }
 
     fn window(&mut self, window: &Window, step: &mut Step) {
@@ -391,6 +426,8 @@ impl Analyzer {
                 downstream_ms: service.downstream_ms,
                 utilization: service.estimate.utilization,
                 completions_per_s: service.rate_per_s,
+                is_measured: service.last_seen_unix_nano == snapshot.time_unix_nano,
+                only_if_full: Kind::of_name(&finding.kind) == Some(Kind::RetryStorm),
                 entry,
             })
         };
@@ -418,6 +455,8 @@ pub(crate) fn middle(values: &[f64]) -> Option<f64> {
 
 #[cfg(test)]
 mod checkpoint_tests;
+#[cfg(test)]
+mod let_go_tests;
 #[cfg(test)]
 mod made;
 #[cfg(test)]

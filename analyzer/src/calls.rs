@@ -97,8 +97,8 @@ impl Calls {
             let Some(callee) = call.callee else { continue };
             let edge = edges.of(span.service, callee);
             let waited_ns = (end - start).saturating_mul(i64::from(span.weight));
-            edge.waited_ns += waited_ns;
-            edge.critical_ns += if waited_for { waited_ns } else { 0 };
+            edge.waited_ns = edge.waited_ns.saturating_add(waited_ns);
+            edge.critical_ns = edge.critical_ns.saturating_add(if waited_for { waited_ns } else { 0 });
         }
     }
 }

@@ -1,12 +1,19 @@
 //! `History`: what the analyzer learnt and stored spans cannot give back in seconds: usual rates and
 //! service times, how stations serve, what is usual of each service, and which findings are open.
 //!
+//! It is written from where it stands, up to a bound: of a larger one, half of the keys are left out that were not
+//! seen for longest, and again until it fits.
+//!
 //! CBOR (RFC 8949) after a mark and a version. Names are kept by number, so everything else may stand by
 //! number too. A field that is added is given a default and needs no new version; one that changes its
 //! meaning does, and what another version wrote is refused: an analyzer without history learns it in minutes,
 //! one with a wrong history accuses the innocent.
 
-use std::{collections::BTreeMap, io::Read};
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    io::{Error, Read, Result as IoResult, Write},
+};
 
 use serde::{Deserialize, Serialize};
 use weir_schema::UnixNanos;
@@ -17,14 +24,17 @@ use crate::{findings::SavedFindings, names::SavedNames, snapshot::Snapshot, span
 const MARK: &[u8; 8] = b"weirhist";
 
 /// Raised when a field changes its meaning.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
-/// A larger history is not written, nor read: a thousand services with fifty operations each take 8 MiB.
+/// A larger history is not written, nor read: a thousand services with fifty operations each take 3 MiB.
 const MAX_BYTES: usize = 64 << 20;
+
+/// Times that keys are halved: what does not fit then is not made of keys.
+const MOST_HALVINGS: usize = 6;
 
 /// All of it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct History {
+pub(crate) struct History<'a> {
     /// Of windows of this length.
     pub(crate) window_ms: u64,
     /// Windows that ended by then are in it.
@@ -33,8 +43,8 @@ pub(crate) struct History {
     pub(crate) usual_rates: BTreeMap<Name, f64>,
     pub(crate) usual_service_ms: BTreeMap<Name, f64>,
     pub(crate) stations: Vec<SavedStation>,
-    pub(crate) findings: SavedFindings,
-    pub(crate) last_snapshot: Option<Snapshot>,
+    pub(crate) findings: SavedFindings<'a>,
+    pub(crate) last_snapshot: Option<Cow<'a, Snapshot>>,
 }
 
 /// Why a history cannot be used.
@@ -62,15 +72,48 @@ pub enum Foreign {
     Damaged,
 }
 
-impl History {
-    /// `None` when it is larger than the bound.
-    pub(crate) fn to_bytes(&self) -> Option<Vec<u8>> {
-        let mut bytes = [&MARK[..], &VERSION.to_le_bytes()].concat();
-        ciborium::into_writer(self, &mut bytes).expect("a vector takes all that is written");
-        (bytes.len() <= MAX_BYTES).then_some(bytes)
+/// Bytes up to a bound; writing stops there.
+struct Bounded {
+    bytes: Vec<u8>,
+    most: usize,
+}
+
+impl Write for Bounded {
+    fn write(&mut self, more: &[u8]) -> IoResult<usize> {
+        if self.bytes.len() + more.len() > self.most {
+            return Err(Error::other("more than a history may have"));
+        }
+        self.bytes.extend_from_slice(more);
+        Ok(more.len())
     }
 
-    pub(crate) fn of_bytes(bytes: &[u8]) -> Result<Self, Foreign> {
+    fn flush(&mut self) -> IoResult<()> {
+        Ok(())
+    }
+}
+
+impl History<'_> {
+    /// `None` when what is not left out is larger than the bound.
+    pub(crate) fn into_bytes(self) -> Option<Vec<u8>> {
+        self.into_bytes_within(MAX_BYTES)
+    }
+
+    fn into_bytes_within(mut self, most: usize) -> Option<Vec<u8>> {
+        for _ in 0..MOST_HALVINGS {
+            if let Some(bytes) = self.written(most) {
+                return Some(bytes);
+            }
+            self.findings.halve();
+        }
+        self.written(most)
+    }
+
+    fn written(&self, most: usize) -> Option<Vec<u8>> {
+        let mut bounded = Bounded { bytes: [&MARK[..], &VERSION.to_le_bytes()].concat(), most };
+        ciborium::into_writer(self, &mut bounded).ok().map(|()| bounded.bytes)
+    }
+
+    pub(crate) fn of_bytes(bytes: &[u8]) -> Result<History<'static>, Foreign> {
         let rest = bytes.strip_prefix(MARK).ok_or(Foreign::NotOurs)?;
         let (version, mut rest) = rest.split_first_chunk().ok_or(Foreign::Damaged)?;
         match u32::from_le_bytes(*version) {
@@ -83,5 +126,50 @@ impl History {
         let history = ciborium::from_reader(&mut rest).map_err(|_| Foreign::Damaged)?;
         let nothing_follows = rest.read(&mut [0]).is_ok_and(|read| read == 0);
         nothing_follows.then_some(history).ok_or(Foreign::Damaged)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A history of so many services, of which the last were seen last.
+    fn history(services: u32) -> History<'static> {
+        History {
+            window_ms: 10_000,
+            closed_until: None,
+            names: SavedNames::default(),
+            usual_rates: BTreeMap::new(),
+            usual_service_ms: BTreeMap::new(),
+            stations: Vec::new(),
+            findings: SavedFindings::of_services(services),
+            last_snapshot: None,
+        }
+    }
+
+    #[test]
+    fn what_is_too_large_is_written_without_what_was_not_seen_for_longest() {
+        let whole = history(100).into_bytes().unwrap();
+        assert_eq!(History::of_bytes(&whole).unwrap().findings.services(), (0..100).collect::<Vec<_>>());
+        let most = whole.len() / 3;
+        let cut = history(100).into_bytes_within(most).unwrap();
+        assert!(cut.len() <= most, "{} of {most}", cut.len());
+        assert_eq!(History::of_bytes(&cut).unwrap().findings.services(), (75..100).collect::<Vec<_>>());
+        assert_eq!(history(100).into_bytes_within(100), None, "an empty one is larger");
+    }
+
+    #[test]
+    fn a_key_takes_what_its_numbers_take() {
+        let (few, many) = (history(100).into_bytes().unwrap(), history(1_100).into_bytes().unwrap());
+        let each = (many.len() - few.len()) / 1_000;
+        // thirty windows of two floats and a count
+        assert!(each < 30 * 25, "{each} bytes of a service");
+    }
+
+    #[test]
+    fn writing_stops_at_the_bound() {
+        let mut bounded = Bounded { bytes: Vec::new(), most: 10 };
+        assert!(ciborium::into_writer(&vec![1_u64 << 40; 1_000_000], &mut bounded).is_err());
+        assert!(bounded.bytes.len() <= 10);
     }
 }

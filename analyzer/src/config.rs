@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+/// Workers of one service: formulas count them one by one.
+const MAX_SERVERS: u32 = 10_000;
+
 /// The analyzer's configuration.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -91,7 +94,7 @@ impl Config {
             (self.max_held_spans >= 1_000, "max_held_spans: must be at least 1000"),
             (self.max_trace_spans >= 1_000, "max_trace_spans: must be at least 1000"),
             (self.slo_ms > 0.0, "slo_ms: must be above 0"),
-            (self.servers.values().all(|c| *c > 0), "servers: each must be at least 1"),
+            (self.servers.values().all(|c| (1..=MAX_SERVERS).contains(c)), "servers: each must be from 1 to 10000"),
             (self.min_history >= 2, "min_history: must be at least 2"),
             (control.wq_budget_ms > 0.0, "control.wq_budget_ms: must be above 0"),
             (

@@ -85,6 +85,10 @@ pub struct Bottleneck {
     pub utilization: Option<f64>,
     /// Requests it completes per second now.
     pub completions_per_s: f64,
+    /// Whether a request of it ended in this window: what is missing is not idle.
+    pub is_measured: bool,
+    /// Whether only a measured load says that it is full: callers repeat calls to who fails at once as to who is slow.
+    pub only_if_full: bool,
     /// Where its traffic enters, and how many requests reach it per entry request.
     pub entry: Option<(String, f64)>,
 }
@@ -110,6 +114,8 @@ pub struct Controller {
     wanted: BTreeMap<String, Policy>,
     /// By service under suspicion: its service time in the window before, in milliseconds.
     measured: BTreeMap<String, f64>,
+    /// By service under suspicion: the entry that is limited for it.
+    limited_at: BTreeMap<String, String>,
     overrides: BTreeMap<String, OverrideView>,
     current: PolicySet,
     pending: Vec<Change>,
@@ -132,6 +138,7 @@ impl Controller {
             kill_switch: false,
             wanted: BTreeMap::new(),
             measured: BTreeMap::new(),
+            limited_at: BTreeMap::new(),
             overrides: BTreeMap::new(),
             current,
             pending: Vec::new(),
@@ -199,6 +206,7 @@ impl Controller {
         }
         let measured = bottlenecks.iter().filter_map(|b| Some((b.service.clone(), b.service_time_ms?)));
         self.measured = measured.collect();
+        self.limited_at.retain(|service, _| bottlenecks.iter().any(|bottleneck| bottleneck.service == *service));
         let reason = if self.config.enabled { "the finding is over" } else { "control was switched off" };
         for (service, old) in &self.wanted.clone() {
             if !wanted.contains_key(service) {
@@ -224,11 +232,18 @@ impl Controller {
         let Bottleneck { finding_id, service, servers, service_time_ms, .. } = bottleneck;
         // a finding outlives its cause by some windows: what is not full now would get a limit from
         // numbers that do not describe the fault, and reach the right one only in small steps
-        let full = bottleneck.utilization.is_none_or(|u| u >= FULL * self.config.target_utilization);
+        let full = |u: f64| u >= FULL * self.config.target_utilization;
+        let full = bottleneck.utilization.map_or(!bottleneck.only_if_full, full);
         let describes_now = service_time_ms.is_none_or(|s| is_slow(bottleneck, s) || self.is_steady(service, s));
-        let begun = self.wanted.contains_key(service);
-        let due = full && describes_now;
+        let entry_limited = self.limited_at.get(service).is_some_and(|entry| self.wanted.contains_key(entry));
+        let begun = self.wanted.contains_key(service) || entry_limited;
+        let due = full && describes_now && bottleneck.is_measured;
         if !begun && !due {
+            return;
+        }
+        // completions are no more than a limit lets through: without a measured load they would lead it down for ever
+        if begun && (bottleneck.utilization.is_none() || !bottleneck.is_measured) {
+            self.keep(service, wanted);
             return;
         }
         if let Some((c, s)) = servers.zip(*service_time_ms) {
@@ -266,7 +281,16 @@ impl Controller {
         if &policy.service != service {
             policy.reason = reason;
         }
+        self.limited_at.insert(service.clone(), entry.clone());
         self.want(policy, finding_id, wanted);
+    }
+
+    /// What is in force for a service goes on as it is.
+    fn keep(&self, service: &str, wanted: &mut BTreeMap<String, Policy>) {
+        let limited = [Some(service), self.limited_at.get(service).map(String::as_str)];
+        for (name, policy) in limited.into_iter().flatten().filter_map(|name| self.wanted.get_key_value(name)) {
+            wanted.entry(name.clone()).or_insert_with(|| policy.clone());
+        }
     }
 
     /// Whether the window before measured about the same: the window after a fault still serves its
@@ -420,6 +444,8 @@ mod tests {
             downstream_ms: 0.0,
             utilization: Some(1.0),
             completions_per_s: 50.0,
+            is_measured: true,
+            only_if_full: false,
             entry: Some(("gateway".into(), 1.0)),
         }
     }
@@ -502,6 +528,58 @@ mod tests {
         assert!(controller.step(&[bottleneck(80.0)], 2).policy.is_some(), "slow, at once");
         let set = controller.step(&[recovered], 3).policy.unwrap();
         assert!(set.for_service("tagger").is_some(), "what was begun is loosened in steps until the finding is over");
+    }
+
+    #[test]
+    fn who_is_not_measured_keeps_its_limits_however_long_nothing_comes() {
+        let mut controller = controller(ControlConfig::default());
+        controller.step(&[bottleneck(80.0)], 0);
+        let before = controller.policy().clone();
+        assert_eq!(before.policies.len(), 2);
+        let silent = Bottleneck {
+            servers: None,
+            service_time_ms: None,
+            utilization: None,
+            completions_per_s: 0.0,
+            is_measured: false,
+            entry: None,
+            ..bottleneck(80.0)
+        };
+        for now in 1..20 {
+            assert!(controller.step(std::slice::from_ref(&silent), now).policy.is_none());
+        }
+        assert_eq!(controller.policy(), &before);
+        assert!(controller.step(&[], 20).policy.unwrap().policies.is_empty(), "until the finding is over");
+        assert!(controller.step(&[silent], 21).policy.is_none(), "and nothing is begun for it");
+    }
+
+    #[test]
+    fn without_a_measured_load_a_limit_is_set_once_and_does_not_follow_what_it_lets_through() {
+        let mut controller = controller(ControlConfig::default());
+        let unknown = |completions_per_s: f64| Bottleneck {
+            servers: None,
+            service_time_ms: None,
+            utilization: None,
+            completions_per_s,
+            ..bottleneck(80.0)
+        };
+        let limit = |controller: &Controller| {
+            controller
+                .policy()
+                .for_service("gateway")
+                .and_then(|policy| policy.rate_limit)
+                .map(|rate| rate.rate_per_s())
+        };
+        controller.step(&[unknown(50.0)], 0);
+        for (now, completions) in [(1, 46.0), (2, 42.0), (3, 30.0), (4, 3.0)] {
+            controller.step(&[unknown(completions)], now);
+            assert!((limit(&controller).unwrap() - 46.0).abs() < 1e-9, "{:?}", limit(&controller));
+        }
+        controller.step(&[], 5);
+        controller.step(&[Bottleneck { only_if_full: true, ..unknown(50.0) }], 6);
+        assert_eq!(limit(&controller), None, "that calls to it are repeated does not say that it is full");
+        controller.step(&[Bottleneck { only_if_full: true, ..bottleneck(80.0) }], 7);
+        assert!(limit(&controller).is_some(), "its measured load does");
     }
 
     #[test]

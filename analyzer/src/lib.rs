@@ -47,6 +47,7 @@ mod spans;
 mod stations;
 mod trend;
 mod view;
+mod weights;
 pub mod whatif;
 mod window;
 mod windows;

@@ -47,10 +47,12 @@ pub(crate) enum Role {
     Operation,
     /// 50,000 replicas, of all services together.
     Instance,
+    /// 100,000 templates of log lines, of all services together.
+    Template,
 }
 
 impl Role {
-    const COUNT: usize = 5;
+    const COUNT: usize = 6;
 
     fn bound(self) -> usize {
         match self {
@@ -58,6 +60,7 @@ impl Role {
             Self::Peer => 5_000,
             Self::Host => 500,
             Self::Operation | Self::Instance => 50_000,
+            Self::Template => 100_000,
         }
     }
 
@@ -65,7 +68,7 @@ impl Role {
     fn kept_turns(self) -> u32 {
         match self {
             Self::Service => 24,
-            Self::Peer | Self::Host | Self::Operation | Self::Instance => 1,
+            Self::Peer | Self::Host | Self::Operation | Self::Instance | Self::Template => 1,
         }
     }
 
@@ -123,16 +126,16 @@ impl Names {
     /// The number of a name; [`OTHER`] or [`OTHER_HOSTS`] where the role is full.
     pub(crate) fn intern_as(&mut self, role: Role, text: &str) -> Name {
         let text = cut(text);
-        let turn = self.turn;
         if let Some(entry) = self.by_text.get_mut(text) {
-            entry.used = turn;
-            // who is a service too is kept as one
-            if role == Role::Service && entry.role.is_some_and(|known| known != Role::Service) {
+            entry.used = self.turn;
+            let has_room = self.counts[role as usize] < role.bound();
+            // who is a service too is kept as one, while there is room
+            if role == Role::Service && has_room && entry.role.is_some_and(|known| known != role) {
                 let known = entry.role.replace(role).unwrap_or(role);
                 self.counts[known as usize] -= 1;
                 self.counts[role as usize] += 1;
             }
-            return self.by_text[text].name;
+            return entry.name;
         }
         if self.counts[role as usize] >= role.bound() {
             self.refused += 1;
@@ -155,15 +158,37 @@ impl Names {
         self.texts.get(&name).map_or(RESERVED[OTHER as usize], |text| text)
     }
 
+    /// The same to be kept.
+    pub(crate) fn shared(&self, name: Name) -> Arc<str> {
+        self.texts.get(&name).map_or_else(|| RESERVED[OTHER as usize].into(), Arc::clone)
+    }
+
+    /// Whether it is still remembered.
+    pub(crate) fn knows(&self, name: Name) -> bool {
+        self.texts.contains_key(&name)
+    }
+
     pub(crate) fn find(&self, text: &str) -> Option<Name> {
         self.by_text.get(cut(text)).map(|entry| entry.name)
     }
 
-    /// Forgets what was not used for long, once an hour of event time.
-    pub(crate) fn turn(&mut self, now: UnixNanos) {
+    /// The service of that name: not a replica, nor a line that somebody logged.
+    pub(crate) fn find_service(&self, text: &str) -> Option<Name> {
+        self.by_text.get(cut(text)).filter(|entry| entry.role == Some(Role::Service)).map(|entry| entry.name)
+    }
+
+    /// Notes that a name which was kept by number is in use.
+    pub(crate) fn touch(&mut self, name: Name) {
+        if let Some(entry) = self.texts.get(&name).and_then(|text| self.by_text.get_mut(text)) {
+            entry.used = self.turn;
+        }
+    }
+
+    /// Forgets what was not used for long, once an hour of event time; says whether it did.
+    pub(crate) fn turn(&mut self, now: UnixNanos) -> bool {
         let turned_at = *self.turned_at.get_or_insert(now);
         if now.saturating_sub(turned_at) < TURN_NS {
-            return;
+            return false;
         }
         self.turned_at = Some(now);
         self.turn += 1;
@@ -173,6 +198,7 @@ impl Names {
             self.texts.remove(&entry.name);
             self.counts[entry.role.map_or(0, |role| role as usize)] -= 1;
         }
+        true
     }
 }
 
@@ -186,7 +212,8 @@ pub(crate) struct SavedNames {
 impl Names {
     pub(crate) fn save(&self) -> SavedNames {
         let kept = self.by_text.iter().filter_map(|(text, entry)| Some((entry.name, entry.role?, text.to_string())));
-        let mut names: Vec<_> = kept.collect();
+        // lines that were logged are learnt anew, as is what they are compared with
+        let mut names: Vec<_> = kept.filter(|(_, role, _)| *role != Role::Template).collect();
         names.sort_unstable_by_key(|(name, ..)| *name);
         SavedNames { next: self.next, names }
     }
@@ -258,6 +285,38 @@ mod tests {
     }
 
     #[test]
+    fn the_bound_on_services_holds_also_by_way_of_other_roles_and_what_is_saved_is_restored() {
+        let mut names = Names::default();
+        for n in 0..3 * Role::Service.bound() {
+            let text = format!("hostile-{n}");
+            let peer = names.intern_as(if n % 2 == 0 { Role::Instance } else { Role::Operation }, &text);
+            assert_eq!(names.intern(&text), peer, "it is one name in either role");
+        }
+        assert_eq!(names.counts[Role::Service as usize], Role::Service.bound());
+        assert_eq!(names.find_service("hostile-29999"), None, "it stays what it was");
+        let restored = Names::restored(&names.save()).expect("no role has more than there is room for");
+        assert_eq!(restored.counts, names.counts);
+    }
+
+    #[test]
+    fn lines_that_are_logged_take_no_place_of_a_service_and_stay_while_they_are() {
+        let mut names = Names::default();
+        let template = names.intern_as(Role::Template, "order * paid");
+        for n in 0..20_000 {
+            names.intern_as(Role::Template, &format!("line {n}"));
+        }
+        let service = names.intern("cart");
+        assert_eq!((names.text(service), names.find_service("line 7")), ("cart", None));
+        names.turn(0);
+        for hour in 1..=5 {
+            names.touch(template);
+            assert!(names.turn(hour * TURN_NS));
+        }
+        assert!(names.knows(template) && names.text(template) == "order * paid");
+        assert_eq!(names.counts[Role::Template as usize], 1, "others were logged no more");
+    }
+
+    #[test]
     fn numbers_survive_being_saved_and_what_cannot_have_been_saved_is_refused() {
         let mut names = Names::default();
         let service = names.intern("cart");
@@ -277,6 +336,7 @@ mod tests {
         let peer = names.intern_as(Role::Host, "tagger");
         assert_eq!(names.intern("tagger"), peer);
         assert_eq!((names.counts[Role::Host as usize], names.counts[Role::Service as usize]), (0, 1));
+        assert_eq!((names.find_service("tagger"), names.find_service("no such")), (Some(peer), None));
         let long = "ä".repeat(1_000);
         let name = names.intern(&long);
         assert_eq!((names.text(name).len(), names.find(&long)), (512, Some(name)));

@@ -29,7 +29,8 @@ use crate::{
 const MINUTE_NS: i64 = 60_000_000_000;
 
 /// Rows of open minutes, of operations and of edges each: 200 bytes each and their sketch, 0.5 KB or 3 KB of a
-/// busy one. Beyond, a minute's further operations of a service, or callees of a caller, are one row together.
+/// busy one. Beyond, a minute's further operations of a service, or callees of a caller, are one row together; with half as
+/// many again, all further ones of a minute; with twice as many what has no row yet is refused, and counted.
 const MAX_ROWS: usize = 100_000;
 
 /// Minutes this far ahead are written as they come: waiting for their time would hold them too long. Rows add up.
@@ -107,6 +108,8 @@ pub(crate) struct Rollup {
     operations: Map<OperationKey, OperationRow>,
     edges: Map<EdgeKey, EdgeRow>,
     last_call: Map<(Name, Name), UnixNanos>,
+    /// Spans and calls without a row.
+    pub(crate) refused: u64,
 }
 
 impl Rollup {
@@ -129,8 +132,8 @@ impl Rollup {
                     let open = self.operations.entry(key).or_default();
                     open.durations.subtract(&stored.durations(row));
                     open.queue_wait -= stored.double("queue_wait_sum_ns", row);
-                    open.input_tokens -= stored.long("input_tokens", row);
-                    open.output_tokens -= stored.long("output_tokens", row);
+                    open.input_tokens = open.input_tokens.saturating_sub(stored.long("input_tokens", row));
+                    open.output_tokens = open.output_tokens.saturating_sub(stored.long("output_tokens", row));
                 }
                 Table::Edges => {
                     let mut name = |column| stored.text(column, row).map(|text| names.intern_as(Role::Peer, text));
@@ -163,16 +166,23 @@ impl Rollup {
 
     pub(crate) fn span(&mut self, span: &Span) {
         let key = (minute(span.start), span.service, span.operation, span.kind);
-        let row = bounded(&mut self.operations, key, (key.0, key.1, OTHER, key.3));
+        let Some(row) = bounded(&mut self.operations, key, wider) else {
+            self.refused += 1;
+            return;
+        };
         row.durations.add(span.duration_ns, span.error, span.weight);
         row.queue_wait += span.queue_wait_ns.unwrap_or(0) as f64 * f64::from(span.weight);
-        row.input_tokens += span.input_tokens.saturating_mul(i64::from(span.weight));
-        row.output_tokens += span.output_tokens.saturating_mul(i64::from(span.weight));
+        let times = |tokens: i64| tokens.saturating_mul(i64::from(span.weight));
+        row.input_tokens = row.input_tokens.saturating_add(times(span.input_tokens));
+        row.output_tokens = row.output_tokens.saturating_add(times(span.output_tokens));
     }
 
     pub(crate) fn call(&mut self, call: &Call) {
         let key = (minute(call.start), call.caller, call.callee, call.callee_kind as u8);
-        let row = bounded(&mut self.edges, key, (key.0, key.1, OTHER, key.3));
+        let Some(row) = bounded(&mut self.edges, key, wider) else {
+            self.refused += 1;
+            return;
+        };
         row.durations.add(call.duration_ns, call.error, call.weight);
         row.gap += call.gap_ns.unwrap_or(0).max(0) as f64 * f64::from(call.weight);
         if self.last_call.len() >= MAX_ROWS {
@@ -212,10 +222,23 @@ impl Rollup {
     }
 }
 
-/// The row of a key, or of `other` when it is new and there are too many.
-fn bounded<K: std::hash::Hash + Eq, V: Default>(rows: &mut Map<K, V>, key: K, other: K) -> &mut V {
-    let full = rows.len() >= MAX_ROWS && !rows.contains_key(&key);
-    rows.entry(if full { other } else { key }).or_default()
+/// The row of a key, or of the first of the wider ones for which there is room.
+fn bounded<K: std::hash::Hash + Eq, V: Default>(
+    rows: &mut Map<K, V>,
+    key: K,
+    wider: impl Fn(&K) -> [K; 2],
+) -> Option<&mut V> {
+    if rows.len() < MAX_ROWS || rows.contains_key(&key) {
+        return Some(rows.entry(key).or_default());
+    }
+    let mut rooms = wider(&key).into_iter().zip([MAX_ROWS + MAX_ROWS / 2, 2 * MAX_ROWS]);
+    let (key, _) = rooms.find(|(key, room)| rows.len() < *room || rows.contains_key(key))?;
+    Some(rows.entry(key).or_default())
+}
+
+/// All of a service, or of a caller, in a minute; and all of the minute.
+fn wider<K: Copy>(key: &(UnixNanos, Name, Name, K)) -> [(UnixNanos, Name, Name, K); 2] {
+    [(key.0, key.1, OTHER, key.3), (key.0, OTHER, OTHER, key.3)]
 }
 
 /// The start of the minute.
@@ -348,3 +371,6 @@ fn batch(table: Table, columns: Vec<ArrayRef>) -> Batch {
     let rows = RecordBatch::try_new(table.schema(), columns).expect("the columns above are the table's");
     Batch { table, rows }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,17 +1,17 @@
 //! [`Snapshot`]: what the analyzer knows at the end of a window, for pages, API and commands.
 
 mod estimate;
-
-use std::sync::Arc;
+mod requests;
 
 pub use estimate::{
     Capacity, Closed, Estimate, Limited, OperationTime, QueueWait, ReplicaEstimate, Scaling, Steady, WhatIf,
 };
+pub use requests::Requests;
 use serde::{Deserialize, Serialize};
 use weir_policy::{Policy, PolicySet};
 use weir_schema::UnixNanos;
 
-use crate::{lm::LmView, retiming::Request};
+use crate::lm::LmView;
 
 /// The mesh at the end of a window.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -34,7 +34,7 @@ pub struct Snapshot {
     pub counters: Counters,
     /// Some whole requests of the last windows, for what-if; not part of the JSON.
     #[serde(skip)]
-    pub requests: Arc<Vec<Request<Arc<str>>>>,
+    pub requests: Requests,
 }
 
 /// What stands at a node of the graph.
@@ -355,4 +355,8 @@ pub struct Counters {
     /// Uses of names beyond the bound: they count as `(other)` or `other hosts`.
     #[serde(default)]
     pub names_refused: u64,
+    /// Spans and calls beyond the rows of minutes that are kept, other operations and callees together included: hostile
+    /// times. They are in no rollup.
+    #[serde(default)]
+    pub rows_refused: u64,
 }

@@ -24,6 +24,10 @@ const GRPC_CANCELLED: i32 = 1;
 /// No span stands for more than this: a sender that claims to keep one of more claims what cannot be checked.
 const MAX_WEIGHT: f64 = 1e6;
 
+/// No request lasts a year: what says so lasts one, and begins when two more can be told. So no sum of times overflows.
+const LONGEST_NS: i64 = 366 * 86_400 * 1_000_000_000;
+const LAST_START: UnixNanos = UnixNanos::MAX - 2 * LONGEST_NS;
+
 /// What side of a call a span saw.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) enum Side {
@@ -64,6 +68,8 @@ pub(crate) struct Span {
     pub(crate) first_token_ns: Option<i64>,
     /// How many spans it stands for, see [`whole_weight`].
     pub(crate) weight: u32,
+    /// Whether others like it were left out: 4/3 as a whole number is 1 for two traces of three, and they are sampled.
+    pub(crate) sampled: bool,
 }
 
 impl Default for Span {
@@ -90,6 +96,7 @@ impl Default for Span {
             output_tokens: 0,
             first_token_ns: None,
             weight: 1,
+            sampled: false,
         }
     }
 }
@@ -251,13 +258,16 @@ impl<'a> SpanColumns<'a> {
         let failed_server = side == Side::Server && http_status.is_some_and(|s| s >= 500);
         let cancelled = number(self.grpc_status, row) == Some(GRPC_CANCELLED);
         let action = text(self.action, row);
-        let duration_ns = self.duration.value(row).max(0);
+        // what a hostile sender says does not reach beyond its span
+        let duration_ns = self.duration.value(row).clamp(0, LONGEST_NS);
+        let within = |ns: i64| ns.clamp(0, duration_ns);
         let trace = self.trace.value(row).try_into().map_or(0, u128::from_be_bytes);
+        let (weight, sampled) = self.weight(row, trace);
         Span {
             trace,
             id: id(self.id.value(row)),
             parent: if self.parent.is_valid(row) { id(self.parent.value(row)) } else { 0 },
-            start: self.start.value(row),
+            start: self.start.value(row).clamp(0, LAST_START),
             duration_ns,
             service: self.service.name(row, names),
             operation: self.operation.name(row, names),
@@ -268,15 +278,22 @@ impl<'a> SpanColumns<'a> {
             peer: peer.map(|(role, peer)| names.intern_as(role, peer)),
             peer_kind,
             instance: self.instance(row, names),
-            // what a hostile sender says does not reach beyond its span
-            queue_wait_ns: long(self.queue_wait, row).map(|wait| wait.clamp(0, duration_ns)),
+            queue_wait_ns: long(self.queue_wait, row).map(within),
             shed: action.is_some_and(|action| !matches!(action, "admitted" | "queued")),
             refused: action.is_some_and(|action| WANT_OF_ROOM.contains(&action)),
             input_tokens: long(self.input_tokens, row).unwrap_or(0).max(0),
             output_tokens: long(self.output_tokens, row).unwrap_or(0).max(0),
-            first_token_ns: long(self.first_token, row),
-            weight: self.weight.filter(|c| c.is_valid(row)).map_or(1, |c| whole_weight(c.value(row), trace)),
+            first_token_ns: long(self.first_token, row).map(within),
+            weight,
+            sampled,
         }
+    }
+
+    /// How many spans it stands for, and whether any were left out.
+    fn weight(&self, row: usize, trace: u128) -> (u32, bool) {
+        let Some(weight) = self.weight.filter(|column| column.is_valid(row)) else { return (1, false) };
+        let weight = weight.value(row);
+        (whole_weight(weight, trace), weight > 1.0)
     }
 
     fn instance(&self, row: usize, names: &mut Names) -> Option<Name> {

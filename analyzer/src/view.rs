@@ -1,18 +1,18 @@
 //! From a closed window to the [`Snapshot`] that people see.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use hashbrown::HashSet;
 use weir_policy::PolicySet;
 
 use crate::{
-    analyzer::{mean, middle},
+    analyzer::middle,
     estimate,
     findings::Kind,
     reach,
     snapshot::{
         BreakerView, ControlView, EdgeView, Estimate, FindingState, FindingView, Health, NodeKind, OperationView,
-        ServiceView, Snapshot,
+        Requests, ServiceView, Snapshot,
     },
     spans::{Name, Names},
     window::{EdgeWindow, ServiceWindow, Window},
@@ -45,9 +45,7 @@ pub(crate) fn snapshot(window: &Window, names: &Names) -> Snapshot {
         window_ms: u64::try_from(window.length_ns / 1_000_000).unwrap_or(0),
         services,
         edges,
-        requests: Arc::new(
-            window.requests.iter().map(|request| request.named(|name| names.text(*name).into())).collect(),
-        ),
+        requests: Requests::of(window.requests.iter().map(|request| request.named(|name| names.shared(*name)))),
         ..Snapshot::default()
     }
 }
@@ -79,6 +77,7 @@ pub(crate) fn judge(snapshot: &mut Snapshot, findings: Vec<FindingView>) {
 /// nobody calls for a moment.
 pub(crate) fn carry_over(snapshot: &mut Snapshot, before: &Snapshot) {
     let (services, edges) = idle(snapshot, before);
+    snapshot.requests.follow(&before.requests);
     snapshot.services.extend(services);
     snapshot.services.sort_by(|a, b| a.service.cmp(&b.service));
     snapshot.edges.extend(edges);
@@ -169,7 +168,7 @@ fn service_view(service: &ServiceWindow, names: &Names, seconds: f64) -> Service
         operations,
         instances,
         in_flight: service.busy_ns / (seconds * 1e9),
-        downstream_ms: mean(&service.downstream_ms).unwrap_or(0.0),
+        downstream_ms: service.downstream_ms.mean().unwrap_or(0.0),
         own_error_ratio: service.own_errors as f64 / service.requests.max(1) as f64,
         shed_per_s: service.shed as f64 / seconds,
         input_tokens_per_s: service.input_tokens as f64 / seconds,

@@ -2,7 +2,7 @@
 //!
 //! All of it adds up: the state of two sets of requests merged is the state of their union.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use hashbrown::HashMap;
 use weir_schema::UnixNanos;
@@ -18,6 +18,7 @@ use crate::{
     snapshot::NodeKind,
     spans::{Name, Span},
     stations::{Known, StationWindow},
+    weights::{Times, Weighed},
 };
 
 /// Operations of one service that are told apart in one window; further ones are [`OTHER`]: paths with ids in them.
@@ -35,19 +36,21 @@ const MAX_EDGES: usize = 50_000;
 /// What one service did in a window.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ServiceWindow {
-    /// By weight: what was sampled stands for more, here and in all counts and sums below. Samples of
-    /// single requests are as they came.
+    /// By weight: what was sampled stands for more, here and in all counts and sums below. Times of
+    /// single requests have their weight beside them.
     pub(crate) requests: u64,
     pub(crate) errors: u64,
-    /// Errors while no call to another service failed.
+    /// Of these requests it is known what they called.
+    pub(crate) known_calls: Weighed,
+    /// Their errors while no call to another service failed.
     pub(crate) own_errors: u64,
     pub(crate) shed: u64,
     pub(crate) duration_ms: Sketch,
     pub(crate) busy_ns: f64,
     /// Own time of each request: duration without proxy wait and calls to others.
-    pub(crate) own_ms: Vec<f64>,
+    pub(crate) own_ms: Times,
     /// What each request spent waiting for calls to others: it holds a place, but no worker.
-    pub(crate) downstream_ms: Vec<f64>,
+    pub(crate) downstream_ms: Times,
     /// What is known of its servers.
     pub(crate) known: Known,
     /// Reconstructed, when c is known.
@@ -55,8 +58,9 @@ pub(crate) struct ServiceWindow {
     /// Time in service of requests whose client gave up before its end.
     pub(crate) cut_service_ms: f64,
     pub(crate) app_wait_ms: Vec<f64>,
-    pub(crate) proxy_wait_ms: Vec<f64>,
-    pub(crate) interarrival_ms: Vec<f64>,
+    pub(crate) proxy_wait_ms: Times,
+    /// Each by the weight of the request that ends it.
+    pub(crate) interarrival_ms: Times,
     /// What its stations say.
     pub(crate) station: StationWindow,
     /// Of those that were shed, how many for want of room.
@@ -71,8 +75,10 @@ pub(crate) struct ServiceWindow {
     pub(crate) lm: Option<LmView>,
     /// The slowest request.
     pub(crate) slowest: Option<(i64, u128)>,
-    /// Requests that stand for others as well: the visits beside them are not known.
+    /// Requests of which others were left out: the visits beside them are not known.
     pub(crate) sampled: u64,
+    /// Requests whose calls are not known any more: they count, and say nothing of the time they took here.
+    pub(crate) let_go: u64,
 }
 
 /// What one replica of a service did in a window.
@@ -80,7 +86,8 @@ pub(crate) struct ServiceWindow {
 pub(crate) struct InstanceWindow {
     pub(crate) requests: u64,
     pub(crate) errors: u64,
-    /// Of requests that were not shed: the median is within 1 %.
+    /// Those that were not shed, and their own time: its median is within 1 %.
+    pub(crate) served: Weighed,
     pub(crate) own_ms: Sketch,
 }
 
@@ -112,8 +119,8 @@ pub(crate) struct Window {
     pub(crate) edges: BTreeMap<(Name, Name), EdgeWindow>,
     /// Requests by the service and operation they entered by.
     pub(crate) entries: BTreeMap<(Name, Name), EntryWindow>,
-    /// Some whole requests of the last windows.
-    pub(crate) requests: Arc<Vec<Request<Name>>>,
+    /// Some whole requests of it.
+    pub(crate) requests: Vec<Request<Name>>,
 }
 
 /// Edges as they are gathered.
@@ -177,8 +184,8 @@ impl EdgeWindow {
         self.shed += other.shed;
         self.duration_ms.merge(&other.duration_ms);
         self.gap_ms.merge(&other.gap_ms);
-        self.waited_ns += other.waited_ns;
-        self.critical_ns += other.critical_ns;
+        self.waited_ns = self.waited_ns.saturating_add(other.waited_ns);
+        self.critical_ns = self.critical_ns.saturating_add(other.critical_ns);
         let known = |mine, theirs| if mine == NodeKind::Service { theirs } else { mine };
         self.kind = known(self.kind, other.kind);
         self.caller_kind = known(self.caller_kind, other.caller_kind);
@@ -189,6 +196,7 @@ impl InstanceWindow {
     fn merge(&mut self, other: &Self) {
         self.requests += other.requests;
         self.errors += other.errors;
+        self.served.merge(other.served);
         self.own_ms.merge(&other.own_ms);
     }
 }
@@ -204,14 +212,16 @@ impl ServiceWindow {
         }
         self.requests += other.requests;
         self.errors += other.errors;
+        self.known_calls.merge(other.known_calls);
         self.own_errors += other.own_errors;
         self.shed += other.shed;
         self.refused += other.refused;
         self.sampled += other.sampled;
+        self.let_go += other.let_go;
         self.busy_ns += other.busy_ns;
         self.cut_service_ms += other.cut_service_ms;
-        self.input_tokens += other.input_tokens;
-        self.output_tokens += other.output_tokens;
+        self.input_tokens = self.input_tokens.saturating_add(other.input_tokens);
+        self.output_tokens = self.output_tokens.saturating_add(other.output_tokens);
         self.duration_ms.merge(&other.duration_ms);
         self.first_token_ms.merge(&other.first_token_ms);
         self.slowest = self.slowest.max(other.slowest);
@@ -242,18 +252,26 @@ impl ServiceWindow {
     }
 }
 
+/// What a request did itself, as far as its calls are known.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Own {
+    /// Without the wait in the proxy and without calls.
+    pub(crate) ns: i64,
+    /// Whether one of its calls failed.
+    pub(crate) call_failed: bool,
+}
+
 /// Counts a request that ended here.
-pub(crate) fn add_request(service: &mut ServiceWindow, span: &Span, own_ns: i64, call_failed: bool) {
+pub(crate) fn add_request(service: &mut ServiceWindow, span: &Span, own: Option<Own>) {
     let (weight, times) = (u64::from(span.weight), i64::from(span.weight));
     let errors = if span.error { weight } else { 0 };
     service.requests += weight;
     service.errors += errors;
-    service.own_errors += if !call_failed && !span.shed && !span.abandoned { errors } else { 0 };
     service.shed += if span.shed { weight } else { 0 };
     service.refused += if span.refused { weight } else { 0 };
-    service.sampled += u64::from(span.weight > 1);
-    service.input_tokens += span.input_tokens.saturating_mul(times);
-    service.output_tokens += span.output_tokens.saturating_mul(times);
+    service.sampled += if span.sampled { weight } else { 0 };
+    service.input_tokens = service.input_tokens.saturating_add(span.input_tokens.saturating_mul(times));
+    service.output_tokens = service.output_tokens.saturating_add(span.output_tokens.saturating_mul(times));
     if let Some(first) = span.first_token_ns {
         service.first_token_ms.add_many(first as f64 / 1e6, times);
     }
@@ -263,31 +281,46 @@ pub(crate) fn add_request(service: &mut ServiceWindow, span: &Span, own_ns: i64,
     operation.1 += errors;
     operation.2.add_bucket(duration, times);
     if let Some(instance) = span.instance {
-        add_to_instance(bounded(&mut service.by_instance, instance, OTHER, MAX_INSTANCES), span, own_ns);
+        add_to_instance(bounded(&mut service.by_instance, instance, OTHER, MAX_INSTANCES), span, own);
     }
     if !span.shed {
         service.duration_ms.add_bucket(duration, times);
-        add_served(service, span, own_ns);
+        add_served(service, span);
+    }
+    match own {
+        Some(own) => add_own(service, span, own),
+        None => service.let_go += weight,
     }
 }
 
 /// What only a request that was let in says.
-fn add_served(service: &mut ServiceWindow, span: &Span, own_ns: i64) {
+fn add_served(service: &mut ServiceWindow, span: &Span) {
     service.busy_ns += span.duration_ns as f64 * f64::from(span.weight);
-    service.own_ms.push(own_ns as f64 / 1e6);
-    let held_ns = span.duration_ns - span.queue_wait_ns.unwrap_or(0);
-    service.downstream_ms.push((held_ns - own_ns).max(0) as f64 / 1e6);
     if let Some(wait) = span.queue_wait_ns {
-        service.proxy_wait_ms.push(wait as f64 / 1e6);
+        service.proxy_wait_ms.push(wait as f64 / 1e6, span.weight);
     }
     service.slowest = service.slowest.max(Some((span.duration_ns, span.trace)));
 }
 
-fn add_to_instance(instance: &mut InstanceWindow, span: &Span, own_ns: i64) {
+/// What only one says whose calls are known.
+fn add_own(service: &mut ServiceWindow, span: &Span, own: Own) {
+    service.known_calls.add(span.weight);
+    if span.error && !own.call_failed && !span.shed && !span.abandoned {
+        service.own_errors += u64::from(span.weight);
+    }
+    if !span.shed {
+        let held_ns = span.duration_ns - span.queue_wait_ns.unwrap_or(0);
+        service.own_ms.push(own.ns as f64 / 1e6, span.weight);
+        service.downstream_ms.push((held_ns - own.ns).max(0) as f64 / 1e6, span.weight);
+    }
+}
+
+fn add_to_instance(instance: &mut InstanceWindow, span: &Span, own: Option<Own>) {
     instance.requests += u64::from(span.weight);
     instance.errors += if span.error { u64::from(span.weight) } else { 0 };
-    if !span.shed {
-        instance.own_ms.add_many(own_ns as f64 / 1e6, i64::from(span.weight));
+    if let Some(own) = own.filter(|_| !span.shed) {
+        instance.served.add(span.weight);
+        instance.own_ms.add_many(own.ns as f64 / 1e6, i64::from(span.weight));
     }
 }
 
@@ -298,95 +331,4 @@ fn bounded<K: Ord, V: Default>(map: &mut BTreeMap<K, V>, key: K, other: K, bound
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::spans::Side;
-
-    fn requests(from: u64, to: u64) -> impl Iterator<Item = (Span, i64, bool)> {
-        (from..to).map(|n| {
-            let span = Span {
-                trace: u128::from(n),
-                id: n + 1,
-                duration_ns: 1_000_000 + (n as i64 * 7_919) % 50_000_000,
-                service: 3,
-                operation: 10 + (n % 5) as Name,
-                kind: 4,
-                side: Side::Server,
-                error: n % 7 == 0,
-                instance: Some(20 + (n % 3) as Name),
-                queue_wait_ns: (n % 2 == 0).then_some(500_000),
-                shed: n % 11 == 0,
-                input_tokens: n as i64,
-                first_token_ns: (n % 4 == 0).then_some(300_000),
-                weight: 1 + (n % 3) as u32,
-                ..Span::default()
-            };
-            (span, span.duration_ns / 2, n % 14 == 0)
-        })
-    }
-
-    fn service(of: impl Iterator<Item = (Span, i64, bool)>) -> ServiceWindow {
-        let mut service = ServiceWindow::default();
-        of.for_each(|(span, own_ns, failed)| add_request(&mut service, &span, own_ns, failed));
-        service
-    }
-
-    fn edges(of: impl Iterator<Item = (Span, i64, bool)>) -> EdgeWindow {
-        let mut edges = Edges::default();
-        for (span, gap_ns, _) in of {
-            edges.call(&Call {
-                caller: 1,
-                callee: span.service,
-                callee_kind: NodeKind::Database,
-                start: 0,
-                duration_ns: span.duration_ns,
-                known_at: 0,
-                error: span.error,
-                gap_ns: Some(gap_ns),
-                weight: span.weight,
-            });
-        }
-        edges.into_sorted().remove(&(1, 3)).unwrap()
-    }
-
-    #[test]
-    fn two_parts_merged_are_the_whole() {
-        let mut merged = service(requests(0, 400));
-        merged.merge(service(requests(400, 1_000)));
-        assert_eq!(format!("{merged:?}"), format!("{:?}", service(requests(0, 1_000))));
-        let mut merged = edges(requests(0, 400));
-        merged.merge(&edges(requests(400, 1_000)));
-        assert_eq!(format!("{merged:?}"), format!("{:?}", edges(requests(0, 1_000))));
-    }
-
-    #[test]
-    fn a_request_of_weight_w_counts_as_w_requests() {
-        let heavy = |weight| (Span { weight, ..requests(1, 2).next().unwrap().0 }, 1_000_000, false);
-        let one = service([heavy(5)].into_iter());
-        let five = service((0..5).map(|_| heavy(1)));
-        assert_eq!((one.requests, one.busy_ns, one.input_tokens), (five.requests, five.busy_ns, five.input_tokens));
-        assert_eq!((&one.duration_ms, one.operations.len()), (&five.duration_ms, 1));
-        assert_eq!((one.sampled, five.sampled, one.own_ms.len()), (1, 0, 1));
-    }
-
-    #[test]
-    fn a_flood_of_keys_is_one_key_more() {
-        let flood = (0..5_000).map(|n| {
-            let (span, own_ns, failed) = requests(1, 2).next().unwrap();
-            (Span { operation: 100 + n, instance: Some(10_000 + n), weight: 1, ..span }, own_ns, failed)
-        });
-        let service = service(flood);
-        assert_eq!((service.operations.len(), service.by_instance.len()), (MAX_OPERATIONS + 1, MAX_INSTANCES + 1));
-        assert_eq!(service.operations[&(OTHER, 4)].0 as usize, 5_000 - MAX_OPERATIONS);
-        let mut window = Window::default();
-        for name in 1..=6_000 {
-            window.services.insert(name, ServiceWindow { requests: u64::from(name), ..ServiceWindow::default() });
-        }
-        window.fold_least();
-        assert_eq!(window.services.len(), MAX_SERVICES);
-        assert_eq!(window.services[&OTHER].requests, (1..=1_001).sum::<u64>(), "the least are together");
-        let mut edges = Edges::default();
-        (0..MAX_EDGES as Name + 100).for_each(|callee| edges.of(1, callee + 10).calls += 1);
-        assert_eq!(edges.into_sorted()[&(1, OTHER)].calls, 100);
-    }
-}
+mod tests;

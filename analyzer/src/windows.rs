@@ -1,45 +1,35 @@
 //! [`Windows`]: spans and calls by the window they ended in, until it closes.
 //!
-//! A station's visit begins when the proxy lets the request in and lasts as long as the service
-//! itself holds it: the time in which it only waits for calls to others is taken off, because that
-//! is not service, and a caller must not be accused of it.
-//!
 //! A window says only what is known by its end: a call counts when the later of its two spans ended, and
 //! spans that end later are not looked at, whether they have come or not. So the answer is the same
 //! live, where they have not, and replayed, where they have.
+//!
+//! Senders choose the times of their spans, so which windows there are is bounded: what ends long ago is late, what ends
+//! after it was received is not believed, and one step closes so many. A clock that was ahead itself and is set right
+//! takes back what it said of times that have not come.
 
+mod closing;
+mod outside;
 mod requests;
 
 use std::{collections::BTreeMap, num::NonZeroU32};
 
-use hashbrown::{HashMap, HashSet};
-use requests::Sampled;
+use closing::Closing;
+use hashbrown::HashMap;
 use weir_schema::UnixNanos;
 
 use crate::{
-    calls::{Calls, is_answered},
-    departures::Visit,
-    entry::{Entered, Follow},
     held::{Call, Held, Place},
-    lm::LmServices,
-    names::UNKNOWN_CLIENT,
-    snapshot::NodeKind,
-    spans::{Name, Side, Span},
-    stations::{Ended, Known, SavedStation, Stations},
-    window::{Edges, ServiceWindow, Window, add_request},
+    spans::{Name, Span},
+    stations::SavedStation,
+    window::{Edges, Window},
 };
 
 /// Spans of one window kept for estimates, 84 MB; further ones are in the rollups only, and counted.
 const MAX_SPANS: usize = 500_000;
 
-/// A parent that has not come this long after its child ended never comes: its sender is not instrumented.
-const ORPHAN_NS: i64 = 30_000_000_000;
-
-/// Requests whose parent may still come, 14 MB; of further ones it stays open who called.
-const MAX_ORPHANS: usize = 200_000;
-
-/// Names remembered of who sends spans and who answers for whom; a mesh that changes more starts anew.
-const MAX_SENDERS: usize = 50_000;
+/// A span is late after this, whether its window was closed or nothing came in it: five times what a restart reads back.
+const PAST_NS: i64 = 600_000_000_000;
 
 /// The open windows.
 #[derive(Debug)]
@@ -48,14 +38,9 @@ pub(crate) struct Windows {
     open: BTreeMap<i64, Open>,
     /// Windows up to this one are closed.
     closed_until: Option<i64>,
-    stations: Stations,
-    lm: LmServices,
-    sampled: Sampled,
-    /// Services that sent spans, and peers that one of them answered for.
-    senders: HashSet<Name, foldhash::fast::RandomState>,
-    orphans: Vec<Orphan>,
-    calls: Calls,
-    follow: Follow,
+    /// In windows up to this one nobody listened: that nothing came then is no silence.
+    deaf_until: Option<i64>,
+    closing: Closing,
     /// Spans and edges of the last window: the next will have about as many.
     room: (usize, usize),
     /// What ends later cannot be: its sender's clock is wrong.
@@ -72,36 +57,20 @@ struct Open {
     edges: Edges,
 }
 
+/// Which windows close.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Due {
+    /// Those that ended by then.
+    pub(crate) before: UnixNanos,
+    /// Also those in which nothing ended: who waits for health must hear of silence.
+    pub(crate) silent: bool,
+}
+
 impl Open {
     /// One that takes so much without growing, which would copy it all again and again.
     fn with_room(spans: usize, edges: usize) -> Self {
         Self { spans: Vec::with_capacity(spans), edges: Edges::with_room(edges) }
     }
-}
-
-/// A request whose parent had not come when its window closed.
-#[derive(Clone, Copy, Debug)]
-struct Orphan {
-    entered: Entered,
-    end: UnixNanos,
-    duration_ns: i64,
-    error: bool,
-    caller: Option<Name>,
-}
-
-/// What is gathered of a closing window.
-#[derive(Default)]
-struct Closing {
-    end: UnixNanos,
-    window: Window,
-    edges: Edges,
-    services: HashMap<Name, Box<(ServiceWindow, Vec<Ended>)>, foldhash::fast::RandomState>,
-    /// Requests that came from outside.
-    entered: Vec<Entered>,
-    /// Client spans that nobody answered.
-    alone: Vec<Span>,
-    /// Requests without a parent that say who called.
-    called: Vec<Span>,
 }
 
 impl Windows {
@@ -110,13 +79,8 @@ impl Windows {
             length_ns,
             open: BTreeMap::new(),
             closed_until: None,
-            stations: Stations::default(),
-            lm: LmServices::default(),
-            sampled: Sampled::default(),
-            senders: HashSet::default(),
-            orphans: Vec::new(),
-            calls: Calls::default(),
-            follow: Follow::default(),
+            deaf_until: None,
+            closing: Closing::default(),
             room: (0, 0),
             believed_until: UnixNanos::MAX,
             late: 0,
@@ -170,236 +134,143 @@ impl Windows {
 
     /// Stations as a checkpoint holds them, and the end of the last closed window.
     pub(crate) fn save(&self) -> (Vec<SavedStation>, Option<UnixNanos>) {
-        let end = self.closed_until.map(|index| (index + 1).saturating_mul(self.length_ns));
-        (self.stations.save(), end)
+        (self.closing.stations.save(), self.closed_until.map(|index| self.end(index)))
     }
 
     /// What ended before `end` was judged already.
     pub(crate) fn restore(&mut self, stations: Vec<SavedStation>, end: Option<UnixNanos>) {
-        self.stations.restore(stations);
+        self.closing.stations.restore(stations);
         self.closed_until = end.map(|end| (end - 1).div_euclid(self.length_ns)).max(self.closed_until);
     }
 
-    /// Windows that ended before `before`, oldest first.
-    pub(crate) fn close(
-        &mut self,
-        before: UnixNanos,
-        held: &mut Held,
-        servers: &HashMap<Name, NonZeroU32>,
-    ) -> Vec<Window> {
-        let mut closed = Vec::new();
-        while let Some((index, _)) = self.open.first_key_value() {
-            let end = (index + 1).saturating_mul(self.length_ns);
-            if end > before {
-                break;
-            }
-            let Some((index, open)) = self.open.pop_first() else { break };
-            self.closed_until = Some(index);
-            closed.push(self.summarize(end, open, held, servers));
-        }
-        closed
-    }
-
-    fn summarize(
-        &mut self,
-        end: UnixNanos,
-        open: Open,
-        held: &mut Held,
-        servers: &HashMap<Name, NonZeroU32>,
-    ) -> Window {
-        self.room = (open.spans.len(), open.edges.len());
-        let mut closing = Closing { end, edges: open.edges, ..Closing::default() };
-        if self.senders.len() > MAX_SENDERS {
-            self.senders.clear();
-        }
-        for (span, place) in &open.spans {
-            self.span(&mut closing, span, *place, held);
-        }
-        self.name_peers(&mut closing);
-        self.judge_orphans(&mut closing, held);
-        let Closing { mut window, edges, services, entered, .. } = closing;
-        entered.iter().for_each(|entered| self.follow.request(&mut window.entries, entered, held, end));
-        (window.end, window.length_ns, window.edges) = (end, self.length_ns, edges.into_sorted());
-        let mut services: Vec<_> = services.into_iter().collect();
-        services.sort_unstable_by_key(|(name, _)| *name);
-        for (name, gathered) in services {
-            let (mut service, visits) = *gathered;
-            self.estimate(name, &mut service, visits, servers.get(&name).copied(), end);
-            window.services.insert(name, service);
-        }
-        self.stations.identify(end, |name| servers.contains_key(&name));
-        self.lm.close(end);
-        window.services.iter_mut().for_each(|(name, service)| service.lm = self.lm.view(*name));
-        self.sampled.window(&open.spans, held, end);
-        window.requests = self.sampled.requests();
-        window.fold_least();
-        window
-    }
-
-    fn span(&mut self, closing: &mut Closing, span: &Span, place: Place, held: &mut Held) {
-        if span.side == Side::Client {
-            self.client(closing, span, place, held);
+    /// Nothing can have ended after `latest`. When windows were closed that had not begun by then, all that comes until
+    /// their time would be late: they are not closed, and what was learnt beside those times is let go.
+    pub(crate) fn set_clock(&mut self, latest: UnixNanos) {
+        let last = latest.div_euclid(self.length_ns);
+        if self.closed_until.is_none_or(|closed| closed <= last) {
             return;
         }
-        let parent = held.parent_of(place).filter(|parent| parent.end() <= closing.end);
-        let inside = parent.is_some_and(|parent| parent.service == span.service);
-        if inside || (span.side == Side::Internal && span.parent != 0) {
-            return;
-        }
-        // a client span without a parent of its own is where a request began that its callee serves
-        let enters = parent.map_or(span.parent == 0, |parent| parent.is_client() && parent.is_root());
-        let unknown = parent.is_none() && span.parent != 0;
-        self.calls.look(place, span, held, closing.end);
-        let own_ns = self.calls.own_time(span);
-        let failed = self.calls.failed;
-        self.calls.add_waits(&mut closing.edges, span, held);
-        let (service, visits) = &mut **closing.services.entry(span.service).or_default();
-        add_request(service, span, own_ns, failed);
-        self.lm.push(span);
-        visits.extend(ended(span, own_ns, failed));
-        let entered = Entered { place, service: span.service, operation: span.operation, weight: span.weight };
-        if enters {
-            closing.entered.push(entered);
-        }
-        if unknown {
-            self.orphan(span, entered);
-        } else if span.parent == 0 && span.peer.is_some() {
-            closing.called.push(*span);
-        }
+        self.closed_until = None;
+        let impossible: usize = self.open.split_off(&(last + 1)).values().map(|open| open.spans.len()).sum();
+        self.skewed += impossible as u64;
+        self.closing = Closing::default();
     }
 
-    /// A client span says who is called when nobody else does.
-    fn client(&mut self, closing: &mut Closing, span: &Span, place: Place, held: &Held) {
-        if span.parent == 0 {
-            self.senders.insert(span.service);
-        }
-        let Some(peer) = span.peer.filter(|peer| *peer != span.service) else { return };
-        if span.shed {
-            closing.edges.of(span.service, peer).shed += u64::from(span.weight);
-        } else if is_answered(place, span, held, closing.end) {
-            self.senders.insert(peer);
-        } else {
-            closing.alone.push(*span);
-        }
+    /// Whoever does not listen from the beginning begins now.
+    pub(crate) fn listen(&mut self, now: UnixNanos) {
+        self.deaf_until.get_or_insert(now.div_euclid(self.length_ns));
     }
 
-    /// Databases, queues and hosts that send no spans become nodes by what their callers say, and clients
-    /// by what those they call say. A host that somebody answered for does send spans: this call's are only lost.
-    fn name_peers(&mut self, closing: &mut Closing) {
-        self.senders.extend(closing.services.keys());
-        for span in std::mem::take(&mut closing.alone) {
-            let Some(peer) = span.peer else { continue };
-            if span.peer_kind == NodeKind::External && self.senders.contains(&peer) {
-                continue;
+    /// A window that was over long before `now` is not opened any more.
+    pub(crate) fn forget_past(&mut self, now: UnixNanos) {
+        let last_over = now.saturating_sub(PAST_NS).div_euclid(self.length_ns) - 1;
+        self.closed_until = self.closed_until.max(Some(last_over));
+    }
+
+    /// The oldest window that is due, if one is.
+    pub(crate) fn close(&mut self, due: Due, held: &mut Held, servers: &HashMap<Name, NonZeroU32>) -> Option<Window> {
+        let oldest = self.open.first_key_value().map(|(index, _)| *index);
+        let after_last = self.closed_until.max(self.deaf_until).filter(|_| due.silent).map(|last| last + 1);
+        let index = [oldest, after_last].into_iter().flatten().min().filter(|index| self.end(*index) <= due.before)?;
+        let open = self.open.remove(&index).unwrap_or_default();
+        self.closed_until = self.closed_until.max(Some(index));
+        if !open.spans.is_empty() {
+            self.room = (open.spans.len(), open.edges.len());
+        }
+        let end = self.end(index);
+        Some(self.closing.window(end, self.length_ns, open, held, servers))
+    }
+
+    fn end(&self, index: i64) -> UnixNanos {
+        (index + 1).saturating_mul(self.length_ns)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{held::As, spans::Side};
+
+    const SECOND: i64 = 1_000_000_000;
+
+    fn windows() -> Windows {
+        Windows::new(10 * SECOND)
+    }
+
+    fn push(windows: &mut Windows, held: &mut Held, end: i64) -> bool {
+        let id = end as u64;
+        let span =
+            Span { trace: 1, id, start: end - 1, duration_ns: 1, service: 3, side: Side::Server, ..Span::default() };
+        let place = held.insert(&span, As::New, &mut Vec::new()).unwrap();
+        windows.push(span, place)
+    }
+
+    /// Ends of the windows that close, and requests in them, in seconds.
+    fn closed(windows: &mut Windows, held: &mut Held, before: i64, silent: bool) -> Vec<(i64, u64)> {
+        let due = Due { before: before * SECOND, silent };
+        let close = || windows.close(due, held, &HashMap::new());
+        let requests = |window: &Window| window.services.values().map(|service| service.requests).sum();
+        std::iter::from_fn(close).map(|window| (window.end / SECOND, requests(&window))).collect()
+    }
+
+    #[test]
+    fn windows_close_oldest_first_and_silent_ones_only_for_who_waits() {
+        let (mut windows, mut held) = (windows(), Held::default());
+        [5, 6, 31].iter().for_each(|end| assert!(push(&mut windows, &mut held, end * SECOND)));
+        assert_eq!(closed(&mut windows, &mut held, 9, true), []);
+        assert_eq!(closed(&mut windows, &mut held, 15, true), [(10, 2)], "before the first window there is no silence");
+        assert_eq!(closed(&mut windows, &mut held, 35, true), [(20, 0), (30, 0)]);
+        assert_eq!(closed(&mut windows, &mut held, 65, false), [(40, 1)]);
+        assert_eq!(closed(&mut windows, &mut held, 65, true), [(50, 0), (60, 0)]);
+        assert!(!push(&mut windows, &mut held, 45 * SECOND) && windows.late == 1, "silence was told");
+    }
+
+    #[test]
+    fn a_stop_is_no_silence() {
+        let (mut windows, mut held) = (windows(), Held::default());
+        windows.restore(Vec::new(), Some(20 * SECOND));
+        windows.listen(95 * SECOND);
+        push(&mut windows, &mut held, 25 * SECOND);
+        windows.listen(500 * SECOND);
+        assert_eq!(closed(&mut windows, &mut held, 115, true), [(30, 1), (110, 0)]);
+    }
+
+    #[test]
+    fn what_is_long_past_is_late_also_where_nothing_was_closed() {
+        let (mut windows, mut held) = (windows(), Held::default());
+        let now = 1_000_000 * SECOND;
+        windows.forget_past(now);
+        for ago in 0..100_000 {
+            push(&mut windows, &mut held, now - ago * SECOND);
+        }
+        let open = PAST_NS / windows.length_ns;
+        assert!((open..=open + 1).contains(&(windows.open.len() as i64)), "{}", windows.open.len());
+        assert!(windows.late > 99_000);
+        // a window of an hour is not over for long
+        let mut hours = Windows::new(3_600 * SECOND);
+        hours.forget_past(now);
+        assert!(push(&mut hours, &mut held, now + 1));
+    }
+
+    #[test]
+    fn a_clock_that_was_a_day_ahead_blinds_nobody_once_it_is_right() {
+        let day = 86_400 * SECOND;
+        for restarted in [false, true] {
+            let (mut windows, mut held) = (windows(), Held::default());
+            if restarted {
+                windows.restore(Vec::new(), Some(2 * day));
+            } else {
+                push(&mut windows, &mut held, 2 * day - 5 * SECOND);
+                push(&mut windows, &mut held, 2 * day + 5 * SECOND);
+                closed(&mut windows, &mut held, 2 * 86_400, false);
             }
-            closing.edges.call(&call_of(&span, (span.service, peer), span.peer_kind));
-        }
-        for span in std::mem::take(&mut closing.called) {
-            let Some(caller) = span.peer.filter(|peer| *peer != span.service) else { continue };
-            let edge = closing.edges.call(&call_of(&span, (caller, span.service), NodeKind::Service));
-            edge.caller_kind = self.kind_of_caller(caller);
-        }
-    }
-
-    fn kind_of_caller(&self, caller: Name) -> NodeKind {
-        if self.senders.contains(&caller) { NodeKind::Service } else { NodeKind::External }
-    }
-
-    /// A request whose parent has not come waits for it.
-    fn orphan(&mut self, span: &Span, entered: Entered) {
-        if self.orphans.len() < MAX_ORPHANS {
-            let caller = span.peer.filter(|peer| *peer != span.service);
-            let (end, duration_ns) = (span.end(), span.duration_ns);
-            self.orphans.push(Orphan { entered, end, duration_ns, error: span.error, caller });
+            assert!(!push(&mut windows, &mut held, day));
+            windows.set_clock(2 * day);
+            assert!(!push(&mut windows, &mut held, day + 1), "it was right then");
+            windows.set_clock(day + 60 * SECOND);
+            assert!(push(&mut windows, &mut held, day + 2));
+            assert_eq!(closed(&mut windows, &mut held, 86_400 + 60, false), [(86_410, 1)]);
+            assert_eq!(windows.skewed, u64::from(!restarted), "what had not ended yet is not waited for");
         }
     }
-
-    /// Those whose parent never came were sent by somebody without instrumentation.
-    fn judge_orphans(&mut self, closing: &mut Closing, held: &Held) {
-        let due = |orphan: &Orphan| closing.end.saturating_sub(orphan.end) >= ORPHAN_NS;
-        let (due, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut self.orphans).into_iter().partition(due);
-        self.orphans = waiting;
-        for orphan in due {
-            if held.node(orphan.entered.place).is_none() {
-                continue;
-            }
-            match held.parent_of(orphan.entered.place).filter(|parent| parent.end() <= closing.end) {
-                Some(parent) if parent.is_client() && parent.is_root() => closing.entered.push(orphan.entered),
-                Some(_) => {}
-                None => {
-                    closing.entered.push(orphan.entered);
-                    let call = orphan.call();
-                    closing.edges.call(&call).caller_kind = self.kind_of_caller(call.caller);
-                }
-            }
-        }
-    }
-
-    /// What the visits say of the queue. A stream that was thinned at random hides who was there beside
-    /// whom: it is not looked at.
-    fn estimate(
-        &mut self,
-        name: Name,
-        service: &mut ServiceWindow,
-        visits: Vec<Ended>,
-        configured: Option<NonZeroU32>,
-        end: UnixNanos,
-    ) {
-        if service.sampled > 0 {
-            let share = 100.0 * visits.len() as f64 / (service.requests - service.shed).max(1) as f64;
-            let reason = format!("not identifiable: sampled, the spans of {share:.0} % of its requests are there");
-            service.known = Known::Unknown(reason);
-            self.stations.forget(name);
-            return;
-        }
-        service.interarrival_ms = between_arrivals(&visits);
-        self.stations.window(name, service, visits, configured, (end, self.length_ns));
-    }
-}
-
-impl Orphan {
-    fn call(&self) -> Call {
-        Call {
-            caller: self.caller.unwrap_or(UNKNOWN_CLIENT),
-            callee: self.entered.service,
-            callee_kind: NodeKind::Service,
-            start: self.end - self.duration_ns,
-            duration_ns: self.duration_ns,
-            known_at: self.end,
-            error: self.error,
-            gap_ns: None,
-            weight: self.entered.weight,
-        }
-    }
-}
-
-/// The call that one span alone tells of.
-fn call_of(span: &Span, (caller, callee): (Name, Name), callee_kind: NodeKind) -> Call {
-    Call {
-        caller,
-        callee,
-        callee_kind,
-        start: span.start,
-        duration_ns: span.duration_ns,
-        known_at: span.end(),
-        error: span.error,
-        gap_ns: None,
-        weight: span.weight,
-    }
-}
-
-/// A visit to the station, unless it was turned away.
-fn ended(span: &Span, own_ns: i64, call_failed: bool) -> Option<Ended> {
-    let arrival = span.start + span.queue_wait_ns.unwrap_or(0);
-    // a client that leaves while a call is under way leaves that call: the work here was done
-    let gave_up = span.abandoned && !call_failed;
-    let visit = Visit { arrival, departure: arrival + own_ns, gave_up };
-    let ended = Ended { visit, instance: span.instance, operation: span.operation, start: span.start, end: span.end() };
-    (!span.shed).then_some(ended)
-}
-
-fn between_arrivals(visits: &[Ended]) -> Vec<f64> {
-    let mut arrivals: Vec<i64> = visits.iter().map(|ended| ended.visit.arrival).collect();
-    arrivals.sort_unstable();
-    arrivals.windows(2).map(|pair| (pair[1] - pair[0]) as f64 / 1e6).collect()
 }

@@ -168,7 +168,9 @@ impl Analysis {
                     self.publish(step).await;
                 }
                 Event::Tick => {
-                    let step = self.analyzer.step(now_unix_nano());
+                    let now = now_unix_nano();
+                    self.analyzer.set_clock(now);
+                    let step = self.analyzer.step(now);
                     self.publish(step).await;
                 }
                 Event::Checkpoint => {

@@ -91,7 +91,7 @@ fn what_is_not_ours_is_refused_and_changes_nothing() {
     let mut other = bytes.clone();
     other[8] = 99;
     let refused = fresh.restore_history(&other).unwrap_err();
-    assert_eq!(refused.to_string(), "the history is of version 99, and this weir reads version 1");
+    assert_eq!(refused.to_string(), "the history is of version 99, and this weir reads version 2");
     for length in (8..bytes.len()).step_by(1 + bytes.len() / 97) {
         assert_eq!(fresh.restore_history(&bytes[..length]), Err(Foreign::Damaged), "{length} bytes of it");
     }

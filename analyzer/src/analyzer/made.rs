@@ -26,6 +26,9 @@ pub(super) struct Made {
     pub(super) instance: Option<String>,
     pub(super) weight: Option<f64>,
     pub(super) queue_wait: Option<i64>,
+    /// In and out.
+    pub(super) tokens: Option<i64>,
+    pub(super) first_token: Option<i64>,
     pub(super) received: i64,
 }
 
@@ -47,6 +50,8 @@ impl Default for Made {
             instance: None,
             weight: None,
             queue_wait: None,
+            tokens: None,
+            first_token: None,
             received: 0,
         }
     }
@@ -86,6 +91,8 @@ pub(super) fn batch<'a>(spans: impl IntoIterator<Item = &'a Made>) -> RecordBatc
         "server_address" => text(|s| s.address.as_deref()),
         "instance" => text(|s| s.instance.as_deref()),
         "queue_wait_ns" => long(|s| s.queue_wait),
+        "gen_ai_input_tokens" | "gen_ai_output_tokens" => long(|s| s.tokens),
+        "time_to_first_token_ns" => long(|s| s.first_token),
         "sample_weight" => Arc::new(spans.iter().map(|s| s.weight).collect::<Float64Array>()),
         _ => new_null_array(field.data_type(), spans.len()),
     });

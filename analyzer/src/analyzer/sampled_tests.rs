@@ -210,3 +210,88 @@ fn traces_say_which_requests_need_a_service_and_which_wait_for_it() {
     let need = cache.blast_radius.request_share.unwrap();
     assert!((0.74..=0.75).contains(&need), "{need}");
 }
+
+#[test]
+fn a_clock_that_was_a_day_ahead_is_forgotten_once_it_is_right() {
+    let day = 86_400 * SECOND;
+    let at = |later: i64| {
+        requests(400, |_, spans| {
+            spans.iter_mut().for_each(|span| {
+                (span.trace, span.start) = (span.trace | (later as u128) << 64, span.start + later);
+                span.received = span.end();
+            });
+        })
+    };
+    let mut analyzer = Analyzer::new(config());
+    analyzer.push(&batch(&at(day)));
+    assert!(analyzer.step(START + day + 3 * SECOND).snapshot.is_some());
+    analyzer.set_clock(START + 9 * SECOND);
+    analyzer.push(&batch(&at(10 * SECOND)));
+    let snapshot = analyzer.step(START + 13 * SECOND).snapshot.unwrap();
+    assert_eq!(service(&snapshot, "front").rate_per_s, 100.0);
+    assert_eq!(analyzer.windows.late, 0);
+    assert!(analyzer.received_until() < START + 20 * SECOND, "what was received since a crash is found by this");
+}
+
+#[test]
+fn what_was_usual_of_names_that_nobody_uses_goes_with_them() {
+    let mut analyzer = Analyzer::new(config());
+    let one = |hour: i64, service: &str| Made {
+        trace: hour as u128 + 1,
+        id: service.len() as u64,
+        start: START + hour * 3_600 * SECOND,
+        service: service.into(),
+        ..Made::default()
+    };
+    for hour in 0..30 {
+        let spans: Vec<Made> = if hour == 0 { vec![one(0, "front"), one(0, "gone")] } else { vec![one(hour, "front")] };
+        analyzer.push(&batch(&spans));
+        analyzer.step(START + hour * 3_600 * SECOND + 5 * SECOND);
+        let expected = if hour < 25 { 2 } else { 1 };
+        assert_eq!(analyzer.usual_rates.len(), expected, "after {hour} hours");
+    }
+}
+
+#[test]
+fn numbers_at_the_ends_of_their_range_stop_nothing_and_shares_stay_shares() {
+    let ends = [i64::MIN, -1, 0, 1, i64::MAX - 1, i64::MAX];
+    let mut spans = requests(200, |_, _| {});
+    let mut id = 1 << 40;
+    for (start, duration) in ends.into_iter().flat_map(|start| ends.map(|duration| (start, duration))) {
+        // each calls three others that last as long and stand for as many as can be
+        let root = id;
+        for nth in 0..4 {
+            spans.push(Made {
+                trace: 1 << 90 | u128::from(root),
+                id: root + nth,
+                parent: if nth == 0 { 0 } else { root },
+                start,
+                duration,
+                service: format!("hostile-{}", nth.min(1)),
+                weight: Some([f64::INFINITY, f64::NAN, 1e300, 1e6][nth as usize]),
+                queue_wait: Some(duration),
+                tokens: Some(duration),
+                first_token: Some(start),
+                instance: Some("one".into()),
+                ..Made::default()
+            });
+            id += 1;
+        }
+    }
+    // and an hour of it where windows are looked at
+    for nth in 0..8 {
+        let (parent, service) = if nth == 0 { (0, "hostile-0") } else { (1 << 50, "hostile-1") };
+        let (id, weight) = ((1 << 50) + nth, Some(1e6));
+        let (start, duration) = (START + SECOND - 3_600 * SECOND, 3_600 * SECOND);
+        spans.push(Made { trace: 5, id, parent, start, duration, service: service.into(), weight, ..Made::default() });
+    }
+    let mut analyzer = Analyzer::new(config());
+    analyzer.push(&batch(&spans));
+    let mut edges = Vec::new();
+    for step in [analyzer.step(START + 2_500 * MS), analyzer.finish()] {
+        assert!(step.rows.iter().all(|rows| rows.rows.num_rows() > 0));
+        edges.extend(step.snapshot.into_iter().flat_map(|snapshot| snapshot.edges));
+    }
+    assert!(edges.iter().any(|edge| edge.callee == "hostile-1" && edge.rate_per_s > 1e6));
+    assert!(edges.iter().filter_map(|edge| edge.critical_share).all(|share| (0.0..=1.0).contains(&share)));
+}

@@ -186,6 +186,36 @@ fn the_slow_service_is_found_and_its_waiting_callers_are_not() {
 }
 
 #[test]
+fn a_finding_is_over_and_its_limits_are_lifted_when_nothing_comes_any_more() {
+    let rows = chain(1, 30, 80.0, |second| if second >= 16 { 4.0 } else { 1.0 });
+    let mut analyzer = Analyzer::new(config(true));
+    let last = rows.iter().map(|row| row.start + row.duration).max().unwrap();
+    let mut fed = Vec::new();
+    for chunk in rows.chunk_by(|a, b| (a.start + a.duration) / (250 * MS) == (b.start + b.duration) / (250 * MS)) {
+        analyzer.push(&batch(chunk));
+        fed.push(analyzer.step(chunk[0].start + chunk[0].duration));
+    }
+    assert_eq!(accused(&fed), ["tagger"]);
+    let mut silent = Vec::new();
+    let limit = |analyzer: &Analyzer| analyzer.policy().for_service("tagger").and_then(|p| p.concurrency_limit);
+    let (mut limits, mut now) = (Vec::new(), last);
+    while now < last + 40_000 * MS {
+        silent.push(analyzer.step(now));
+        limits.push(limit(&analyzer));
+        now += 250 * MS;
+    }
+    let open = |snapshot: &Snapshot| {
+        snapshot.findings.iter().filter(|finding| finding.state == crate::snapshot::FindingState::Open).count()
+    };
+    let snapshots: Vec<usize> = silent.iter().filter_map(|step| step.snapshot.as_ref()).map(open).collect();
+    assert!((5..12).contains(&snapshots.len()) && snapshots.last() == Some(&0), "{snapshots:?}");
+    assert!(limits.first().unwrap().is_some() && limits.last().unwrap().is_none(), "{limits:?}");
+    // it steps down while it is measured, and then no more
+    let held: Vec<_> = limits.iter().flatten().collect();
+    assert!(held[held.len() / 2..].windows(2).all(|pair| pair[0] == pair[1]), "{limits:?}");
+}
+
+#[test]
 fn a_busy_machine_that_slows_everyone_accuses_nobody_and_hides_no_fault() {
     for seed in 1..=4 {
         println!("seed {seed}");

@@ -15,10 +15,13 @@ use super::{
 use crate::spans::Name;
 
 /// Spans of an operation in history without which its structure is not known.
-const MIN_HISTORY: u32 = 5;
+const MIN_HISTORY: f64 = 5.0;
 
 /// An abnormal span is more likely than not one of the excess.
 const MIN_ABNORMAL: f64 = 0.5;
+
+/// A weight that is none: what is left of sums that are equal.
+const LEAST_WEIGHT: f64 = 1e-6;
 
 /// The share of calls that are answered, of those where a missing answer says something.
 const MOSTLY: f64 = 0.5;
@@ -66,14 +69,14 @@ impl<'a> Abnormal<'a> {
     fn missing(&self, node: &Node) -> Option<Name> {
         let operation = (node.service, node.operation);
         let usual = self.history.answers(&operation);
-        let before = self.history.share(&operation, node.signature).of_operation;
-        let share = |count: u32, of: u32| f64::from(count) / f64::from(of.max(1));
+        let before = self.history.weight(&operation);
+        let share = |count: f64, of: f64| if of > 0.0 { count / of } else { 0.0 };
         if share(usual.values().sum(), before) < MOSTLY {
             return None;
         }
-        let (now, spans) = (self.observed.answers.get(&operation), self.observed.signatures[&operation].spans);
-        let lost = |callee: &Name, count: u32| {
-            let now = now.and_then(|now| now.get(callee)).copied().unwrap_or(0);
+        let (now, spans) = (self.observed.answers.get(&operation), self.observed.signatures[&operation].weight);
+        let lost = |callee: &Name, count: f64| {
+            let now = now.and_then(|now| now.get(callee)).copied().unwrap_or(0.0);
             share(count, before) - share(now, spans)
         };
         let lost = usual.iter().map(|(callee, count)| (lost(callee, *count), *callee));
@@ -81,18 +84,18 @@ impl<'a> Abnormal<'a> {
     }
 }
 
-/// The share of these spans that is more than chance, and how far beyond it; `None` for what may be chance.
-pub(super) fn excess(count: u32, all: &Signatures, usual: &UsualShare) -> Option<(f64, f64)> {
-    if usual.of_operation < MIN_HISTORY || count == 0 {
+/// The share of the spans of so much weight that is more than chance, and how far beyond it; `None` for what may be chance.
+pub(super) fn excess(weight: f64, all: &Signatures, usual: &UsualShare) -> Option<(f64, f64)> {
+    if usual.of_operation < MIN_HISTORY || weight < LEAST_WEIGHT {
         return None;
     }
-    let (spans, before) = (f64::from(all.spans), f64::from(usual.of_operation));
-    let p = (f64::from(usual.of_signature) + 0.5) / (before + 1.0);
+    let (spans, before) = (all.effective(), usual.of_operation);
+    let p = (usual.of_signature + 0.5) / (before + 1.0);
     let expected = spans * p;
     let chance = spans * p * (1.0 - p) * (1.0 + spans / before) + 0.25 + (spans * usual.between).powi(2);
     // spans of one trace are one draw
-    let variance = chance * (spans / f64::from(all.traces.max(1))).max(1.0);
-    let count = f64::from(count);
+    let variance = chance * all.spans_a_trace();
+    let count = all.of_effective(weight);
     let (z, share) = ((count - expected) / variance.sqrt(), 1.0 - expected / count);
     (z > GATE && share >= MIN_ABNORMAL).then_some((share, z))
 }

@@ -43,7 +43,7 @@ pub(super) fn surged(what: &str, surge: &Surge, names: &Names) -> Evidence {
 pub(super) fn slower(what: &str, excess: &Excess) -> Evidence {
     let (now, usual) = (excess.now.median, excess.usual.median);
     let text = format!(
-        "{what}: {now:.1} ms instead of {usual:.1} ms in {} requests ({:.0} standard deviations)",
+        "{what}: {now:.1} ms instead of {usual:.1} ms in {:.0} requests ({:.0} standard deviations)",
         excess.now.traces, excess.z
     );
     Evidence { text, value: Some(now), unit: Some("ms".into()), trace_id: None, sql: None }

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, hash::Hash};
 use super::{
     Operation,
     marks::Mark,
-    observed::{GapKey, Map, Observed, OwnKey, Shape, Stat},
+    observed::{GapKey, Map, Observed, OwnKey, Shape, Signatures, Stat},
 };
 use crate::spans::Name;
 
@@ -16,7 +16,7 @@ const MAX_WINDOWS: usize = 60;
 const SHAPE_WINDOWS: usize = 20;
 
 /// Spans of an operation that a window must have for the share of a signature in it to say something.
-const MIN_FOR_SHARE: u32 = 5;
+const MIN_FOR_SHARE: f64 = 5.0;
 
 /// Makes the median distance from the median a standard deviation, for normal values.
 pub(super) const DEVIATION: f64 = 1.4826;
@@ -35,14 +35,14 @@ pub(super) struct Usual {
     pub(super) between: f64,
     /// As in [`Stat::spread`], the median of the windows.
     pub(super) spread: f64,
-    pub(super) traces: u32,
+    pub(super) traces: f64,
 }
 
 /// How often a signature, or a mark, was among the spans of its operation.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct UsualShare {
-    pub(super) of_signature: u32,
-    pub(super) of_operation: u32,
+    pub(super) of_signature: f64,
+    pub(super) of_operation: f64,
     /// Standard deviation of the share between windows; 0 with fewer than three.
     pub(super) between: f64,
 }
@@ -86,7 +86,8 @@ impl History {
 
     pub(super) fn share(&self, operation: &Operation, signature: u64) -> UsualShare {
         let all = self.windows.iter().filter_map(|window| window.signatures.get(operation));
-        share(all.map(|all| (all.counts.get(&signature).copied().unwrap_or(0), all.spans)))
+        let of = |all: &Signatures| all.of_effective(all.counts.get(&signature).copied().unwrap_or(0.0));
+        share(all.map(|all| (of(all), all.effective())))
     }
 
     /// What an operation has ever shown.
@@ -102,13 +103,19 @@ impl History {
     pub(super) fn mark(&self, operation: &Operation, mark: Mark) -> UsualShare {
         let silent = |window: &Observed| matches!(mark, Mark::Line(_)) && !window.logging.contains(&operation.0);
         share(self.windows.iter().filter(|window| !silent(window)).filter_map(|window| {
-            let count = window.marks.get(operation).and_then(|marks| marks.get(&mark)).copied().unwrap_or(0);
-            Some((count, window.signatures.get(operation)?.spans))
+            let count = window.marks.get(operation).and_then(|marks| marks.get(&mark)).copied().unwrap_or(0.0);
+            let all = window.signatures.get(operation)?;
+            Some((all.of_effective(count), all.effective()))
         }))
     }
 
-    /// Who answers the calls of an operation, and how many.
-    pub(super) fn answers(&self, operation: &Operation) -> Map<Name, u32> {
+    /// Spans of an operation, by weight.
+    pub(super) fn weight(&self, operation: &Operation) -> f64 {
+        self.windows.iter().filter_map(|window| window.signatures.get(operation)).map(|all| all.weight).sum()
+    }
+
+    /// Who answers the calls of an operation, and how many, by weight.
+    pub(super) fn answers(&self, operation: &Operation) -> Map<Name, f64> {
         let mut all = Map::default();
         for (callee, count) in self.windows.iter().filter_map(|window| window.answers.get(operation)).flatten() {
             *all.entry(*callee).or_default() += count;
@@ -128,10 +135,10 @@ impl History {
 }
 
 /// Of counts and what they are counted among, window by window.
-fn share(windows: impl Iterator<Item = (u32, u32)>) -> UsualShare {
-    let windows: Vec<(u32, u32)> = windows.collect();
+fn share(windows: impl Iterator<Item = (f64, f64)>) -> UsualShare {
+    let windows: Vec<(f64, f64)> = windows.collect();
     let shares = windows.iter().filter(|(_, spans)| *spans >= MIN_FOR_SHARE);
-    let shares: Vec<f64> = shares.map(|(count, spans)| f64::from(*count) / f64::from(*spans)).collect();
+    let shares: Vec<f64> = shares.map(|(count, spans)| count / spans).collect();
     UsualShare {
         of_signature: windows.iter().map(|(count, _)| count).sum(),
         of_operation: windows.iter().map(|(_, spans)| spans).sum(),

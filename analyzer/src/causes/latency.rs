@@ -23,7 +23,7 @@ use std::hash::Hash;
 pub(super) const GATE: f64 = 3.0;
 
 /// Traces that a key must have, now and before.
-const MIN_TRACES: u32 = 2;
+const MIN_TRACES: f64 = 2.0;
 
 /// The least share of the usual time that is worth a name.
 const LEAST_SHARE: f64 = 0.05;
@@ -116,13 +116,13 @@ fn excess(now: Stat, usual: Usual) -> Option<Excess> {
     if usual.traces < MIN_TRACES {
         return None;
     }
-    let (n, before) = (f64::from(now.traces), f64::from(usual.traces));
+    let (n, before) = (now.traces, usual.traces);
     let within = (DEVIATION * OF_MEDIAN * usual.spread).powi(2) * (1.0 / n.max(1.0) + 1.0 / before);
     let unknown = (LEAST_SHARE.powi(2) + 0.25 / before) * usual.median.powi(2);
     let deviation = (usual.between.powi(2) + within + unknown + LEAST_MS.powi(2)).sqrt();
     let z = if now.traces < MIN_TRACES { 0.0 } else { (now.median - usual.median) / deviation };
     let gate = gate(z);
-    let ms = gate * (now.median - usual.median) * f64::from(now.spans);
+    let ms = gate * (now.median - usual.median) * now.spans;
     Some(Excess { ms, z, gate, now, usual })
 }
 
@@ -143,7 +143,7 @@ impl Calls {
     fn of(gaps: &[(GapKey, Option<Name>, Excess)]) -> Self {
         let mut calls = Self::default();
         for ((caller, callee, _), _, excess) in gaps {
-            let spans = f64::from(excess.now.spans);
+            let spans = excess.now.spans;
             let slow = spans * excess.gate;
             let sums = [
                 calls.into.entry(*callee).or_default(),

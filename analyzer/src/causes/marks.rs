@@ -44,7 +44,7 @@ pub(super) struct Change {
 const USUAL: f64 = 0.9;
 
 /// Spans of an operation, and marks, before which nothing is usual.
-const MIN_SPANS: u32 = 5;
+const MIN_SPANS: f64 = 5.0;
 
 /// Marks that changed, by operation.
 pub(super) fn changes(observed: &Observed, history: &History) -> Map<Operation, Vec<Change>> {
@@ -69,34 +69,35 @@ fn change(observed: &Observed, history: &History, operation: &Operation, mark: M
         return None;
     }
     let all = &observed.signatures[operation];
-    let with = observed.marks.get(operation).and_then(|counts| counts.get(&mark)).copied().unwrap_or(0);
+    let with = observed.marks.get(operation).and_then(|counts| counts.get(&mark)).copied().unwrap_or(0.0);
     let usual = history.mark(operation, mark);
-    let without = UsualShare { of_signature: usual.of_operation - usual.of_signature, ..usual };
+    let without = UsualShare { of_signature: (usual.of_operation - usual.of_signature).max(0.0), ..usual };
     let excess = |count, usual: &UsualShare, sign| {
         let (share, z) = super::abnormal::excess(count, all, usual)?;
         Some(Change { sign, share, z })
     };
-    let lacks = || excess(all.spans - with, &without, Sign::Lacks(mark));
+    let lacks = || excess(all.weight - with, &without, Sign::Lacks(mark));
     excess(with, &usual, Sign::Shows(mark)).or_else(|| if mark == Mark::Failed { None } else { lacks() })
 }
 
-/// Whether a service logs as it usually does: had it gone wrong, it would have been heard.
+/// Whether a service logs as it usually does at all of its operations: had it gone wrong, it would have been heard.
 pub(super) fn logs_as_usual(
-    service: Name,
+    operations: &[Operation],
     observed: &Observed,
     history: &History,
     changed: &Map<Operation, Vec<Change>>,
 ) -> bool {
     let mut usual = false;
-    for (operation, all) in observed.signatures.iter().filter(|((of, _), _)| *of == service) {
+    for operation in operations {
         if changed.contains_key(operation) {
             return false;
         }
+        let all = &observed.signatures[operation];
         let said = observed.marks.get(operation).into_iter().flatten();
         usual |= said.filter(|(mark, _)| matches!(mark, Mark::Line(_))).any(|(mark, count)| {
             let share = history.mark(operation, *mark);
-            let before = f64::from(share.of_signature) >= USUAL * f64::from(share.of_operation);
-            before && share.of_operation >= MIN_SPANS && f64::from(*count) >= USUAL * f64::from(all.spans)
+            let before = share.of_signature >= USUAL * share.of_operation;
+            before && share.of_operation >= MIN_SPANS && *count >= USUAL * all.weight
         });
     }
     usual

@@ -1,4 +1,8 @@
 //! [`Observed`]: what one window's traces did, by key, as it is compared with history and becomes it.
+//!
+//! Sampling keeps errors and slow traces whole and thins the rest, so medians and shares are by weight, else they would be
+//! of a mix that is mostly trouble. Weights are relative to the window's mean: sums are of the requests that were looked
+//! at. How sure a median or share is follows from the effective number of traces ([`crate::weights`]).
 
 use std::{
     collections::{HashMap, HashSet},
@@ -13,7 +17,10 @@ use super::{
     marks::Mark,
     tree::{Node, Tree},
 };
-use crate::spans::{Name, Span};
+use crate::{
+    spans::{Name, Span},
+    weights::{Ordered, effective},
+};
 
 /// Signatures kept apart of one operation in one window; further ones are one together.
 const MAX_SIGNATURES: usize = 64;
@@ -49,14 +56,14 @@ pub(crate) struct Observed {
     pub(super) own_at: Map<(OwnKey, Name), Stat>,
     pub(super) gap_at: Map<(GapKey, Name), Stat>,
     /// Spans by service and instance.
-    pub(super) instances: Map<Name, Map<Name, u32>>,
+    pub(super) instances: Map<Name, Map<Name, f64>>,
     pub(super) signatures: Map<Operation, Signatures>,
     /// How many of an operation's spans show what.
-    pub(super) marks: Map<Operation, Map<Mark, u32>>,
+    pub(super) marks: Map<Operation, Map<Mark, f64>>,
     /// Services that logged something.
     pub(super) logging: HashSet<Name, RandomState>,
     /// Who answered the calls that an operation is.
-    pub(super) answers: Map<Operation, Map<Name, u32>>,
+    pub(super) answers: Map<Operation, Map<Name, f64>>,
     /// Of spans entered from another service: own times and tails, to compare distributions.
     pub(super) shapes: Map<OwnKey, Shape>,
     /// Median duration of a request.
@@ -66,9 +73,10 @@ pub(crate) struct Observed {
 /// A key's values in a window.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Stat {
-    pub(super) spans: u32,
-    /// Spans of one trace are one draw.
-    pub(super) traces: u32,
+    /// By weight.
+    pub(super) spans: f64,
+    /// As many of equal weight. Spans of one trace are one draw.
+    pub(super) traces: f64,
     pub(super) median: f64,
     /// Half the inter-quartile range: about the median distance from the median.
     pub(super) spread: f64,
@@ -77,29 +85,37 @@ pub(super) struct Stat {
 /// How often an operation had which children.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Signatures {
-    pub(super) counts: Map<u64, u32>,
-    pub(super) spans: u32,
-    pub(super) traces: u32,
+    /// By weight.
+    pub(super) counts: Map<u64, f64>,
+    /// Of all its spans, and its squares.
+    pub(super) weight: f64,
+    squares: f64,
+    spans: u32,
+    traces: u32,
 }
 
 /// Own times and tails of a key, in steps of 10 µs.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Shape {
-    pub(super) own: Vec<i32>,
-    pub(super) tail: Vec<i32>,
+    pub(super) own: Vec<(i32, f64)>,
+    pub(super) tail: Vec<(i32, f64)>,
 }
 
 /// Values as they are gathered.
 #[derive(Default)]
 struct Values {
-    ms: Vec<f64>,
-    traces: u32,
+    /// With their weights.
+    ms: Vec<(f64, f64)>,
+    traces: f64,
+    squares: f64,
     last_trace: Option<usize>,
 }
 
 impl Observed {
     pub(crate) fn of(traces: &[&[Span]], lines: &Lines) -> Self {
-        let trees = traces.iter().filter_map(|spans| Tree::of(spans, lines)).collect();
+        let mut trees: Vec<Tree> = traces.iter().filter_map(|spans| Tree::of(spans, lines)).collect();
+        let mean = trees.iter().map(Tree::weight).sum::<f64>() / trees.len().max(1) as f64;
+        trees.iter_mut().flat_map(|tree| &mut tree.nodes).for_each(|node| node.weight /= mean);
         let mut observed = Self { trees, ..Self::default() };
         observed.count();
         observed.measure();
@@ -111,26 +127,26 @@ impl Observed {
     fn measure(&mut self) {
         let (mut own, mut gap) = (Map::<OwnKey, Values>::default(), Map::<GapKey, Values>::default());
         let (mut own_at, mut gap_at) = (Map::<_, Values>::default(), Map::<_, Values>::default());
-        let mut roots = Vec::with_capacity(self.trees.len());
+        let mut roots = Values::default();
         for (number, tree) in self.trees.iter().enumerate() {
-            roots.push(tree.nodes[tree.root].duration_ms);
+            roots.add(tree.nodes[tree.root].duration_ms, tree.weight(), number);
             for node in tree.nodes.iter().filter(|node| node.on_path) {
                 if let Some(call) = node.call {
                     let key = (node.service, call.callee, call.operation);
-                    gap.entry(key).or_default().add(call.gap_ms, number);
+                    gap.entry(key).or_default().add(call.gap_ms, node.weight, number);
                     if let Some(instance) = self.instance(call.callee, call.instance) {
-                        gap_at.entry((key, instance)).or_default().add(call.gap_ms, number);
+                        gap_at.entry((key, instance)).or_default().add(call.gap_ms, node.weight, number);
                     }
                 } else {
                     let key = self.key(node);
-                    own.entry(key).or_default().add(node.own_ms, number);
+                    own.entry(key).or_default().add(node.own_ms, node.weight, number);
                     if let Some(instance) = self.instance(node.service, node.instance) {
-                        own_at.entry((key, instance)).or_default().add(node.own_ms, number);
+                        own_at.entry((key, instance)).or_default().add(node.own_ms, node.weight, number);
                     }
                 }
             }
         }
-        self.root_ms = Stat::of(Values { ms: roots, ..Values::default() }).map(|stat| stat.median);
+        self.root_ms = Stat::of(roots).map(|stat| stat.median);
         (self.own, self.gap) = (stats(own), stats(gap));
         (self.own_at, self.gap_at) = (stats(own_at), stats(gap_at));
     }
@@ -171,21 +187,23 @@ impl Observed {
     fn count_node(&mut self, node: &Node, first_of_trace: bool) {
         let operation = (node.service, node.operation);
         let all = self.signatures.entry(operation).or_default();
+        all.weight += node.weight;
+        all.squares += node.weight * node.weight;
         all.spans += 1;
         all.traces += u32::from(first_of_trace);
         let full = all.counts.len() >= MAX_SIGNATURES && !all.counts.contains_key(&node.signature);
-        *all.counts.entry(if full { OTHER } else { node.signature }).or_default() += 1;
+        *all.counts.entry(if full { OTHER } else { node.signature }).or_default() += node.weight;
         for mark in &node.marks {
             if matches!(mark, Mark::Line(_)) {
                 self.logging.insert(node.service);
             }
-            count_up(self.marks.entry(operation).or_default(), *mark, MAX_MARKS);
+            count_up(self.marks.entry(operation).or_default(), *mark, node.weight, MAX_MARKS);
         }
         if let Some(call) = node.call.filter(|_| !node.unanswered) {
-            count_up(self.answers.entry(operation).or_default(), call.callee, MAX_SIGNATURES);
+            count_up(self.answers.entry(operation).or_default(), call.callee, node.weight, MAX_SIGNATURES);
         }
         if let Some(instance) = node.instance {
-            count_up(self.instances.entry(node.service).or_default(), instance, MAX_INSTANCES);
+            count_up(self.instances.entry(node.service).or_default(), instance, node.weight, MAX_INSTANCES);
         }
     }
 
@@ -195,8 +213,8 @@ impl Observed {
         for node in self.trees.iter().flat_map(|tree| &tree.nodes).filter(|node| node.entered && node.call.is_none()) {
             let shape = shapes.entry(self.key(node)).or_default();
             if shape.own.len() < MAX_SAMPLES {
-                shape.own.push(step(node.own_ms));
-                shape.tail.extend(node.tail_ms.map(step));
+                shape.own.push((step(node.own_ms), node.weight));
+                shape.tail.extend(node.tail_ms.map(|ms| (step(ms), node.weight)));
             }
         }
         self.shapes = shapes;
@@ -213,29 +231,45 @@ fn stats<K: Eq + Hash>(values: Map<K, Values>) -> Map<K, Stat> {
     values.into_iter().filter_map(|(key, values)| Some((key, Stat::of(values)?))).collect()
 }
 
-/// One more of a key, unless it would be one key too many.
-fn count_up<K: Eq + Hash>(counts: &mut Map<K, u32>, key: K, most: usize) {
+/// So much more of a key, unless it would be one key too many.
+fn count_up<K: Eq + Hash>(counts: &mut Map<K, f64>, key: K, weight: f64, most: usize) {
     if counts.len() < most || counts.contains_key(&key) {
-        *counts.entry(key).or_default() += 1;
+        *counts.entry(key).or_default() += weight;
+    }
+}
+
+impl Signatures {
+    /// As many spans of equal weight as say as much.
+    pub(super) fn effective(&self) -> f64 {
+        effective(self.weight, self.squares)
+    }
+
+    /// How many of those are so much weight.
+    pub(super) fn of_effective(&self, weight: f64) -> f64 {
+        if self.weight > 0.0 { weight / self.weight * self.effective() } else { 0.0 }
+    }
+
+    pub(super) fn spans_a_trace(&self) -> f64 {
+        (f64::from(self.spans) / f64::from(self.traces.max(1))).max(1.0)
     }
 }
 
 impl Values {
-    fn add(&mut self, ms: f64, trace: usize) {
-        self.ms.push(ms);
+    fn add(&mut self, ms: f64, weight: f64, trace: usize) {
+        self.ms.push((ms, weight));
         if self.last_trace.replace(trace) != Some(trace) {
-            self.traces += 1;
+            self.traces += weight;
+            self.squares += weight * weight;
         }
     }
 }
 
 impl Stat {
     fn of(values: Values) -> Option<Self> {
-        let Values { mut ms, traces, .. } = values;
-        ms.sort_by(f64::total_cmp);
-        let at = |share: f64| ms.get(((ms.len().checked_sub(1)?) as f64 * share) as usize).copied();
-        let (median, low, high) = (at(0.5)?, at(0.25)?, at(0.75)?);
-        let spans = u32::try_from(ms.len()).unwrap_or(u32::MAX);
-        Some(Self { spans, traces, median, spread: (high - low) / 2.0 })
+        let Values { ms, traces, squares, .. } = values;
+        let spans = ms.iter().map(|(_, weight)| weight).sum();
+        let ordered = Ordered::of(ms)?;
+        let at = |share| ordered.at(share, 0.0);
+        Some(Self { spans, traces: effective(traces, squares), median: at(0.5), spread: (at(0.75) - at(0.25)) / 2.0 })
     }
 }

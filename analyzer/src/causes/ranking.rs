@@ -67,7 +67,7 @@ pub struct Cause {
     pub instance: Option<String>,
     /// What it is blamed for most.
     pub kind: CauseKind,
-    /// Milliseconds lost in the window.
+    /// Milliseconds lost in the window, by the requests that were looked at.
     pub lost_ms: f64,
     /// Its part of all that was lost.
     pub share: f64,
@@ -160,7 +160,7 @@ fn against(
             Blame::Own { service, instance, operation, excess } => {
                 let sums = sums.entry(service).or_default();
                 sums.own_ms += excess.ms;
-                sums.saw(excess.z, f64::from(excess.now.traces) * excess.gate);
+                sums.saw(excess.z, excess.now.traces * excess.gate);
                 *sums.at.entry(instance).or_default() += excess.ms;
                 let what = format!("own time of {}{}", names.text(operation), at(instance));
                 sums.reasons.push((excess.ms, Some(operation), slower(&what, &excess)));
@@ -168,30 +168,32 @@ fn against(
             Blame::Gap { service, instance, caller, callee, excess, share } => {
                 let sums = sums.entry(service).or_default();
                 sums.gap_ms += share * excess.ms;
-                sums.saw(share * excess.z, share * f64::from(excess.now.traces) * excess.gate);
+                sums.saw(share * excess.z, share * excess.now.traces * excess.gate);
                 *sums.at.entry(instance.filter(|_| service == callee)).or_default() += share * excess.ms;
                 let what = format!("between {} and {}{}", names.text(caller), names.text(callee), at(instance));
                 sums.reasons.push((share * excess.ms, None, slower(&what, &excess)));
             }
         }
     }
-    let mut places = BTreeMap::<(Name, Name, Name, Sign), f64>::new();
+    let mut places = BTreeMap::<(Name, Name, Name, Sign), (f64, f64)>::new();
     let broken_ms = BROKEN * request_ms;
     for broken in structure::broken(observed, history) {
-        let Broken { service, instance, at, sign, requests, z } = broken;
+        let Broken { service, instance, at, sign, requests, weight, z } = broken;
         let sums = sums.entry(service).or_default();
-        sums.broken += requests * broken_ms;
+        let lost_ms = requests * weight * broken_ms;
+        sums.broken += lost_ms;
         sums.z = sums.z.max(z);
-        *sums.at.entry(instance).or_default() += requests * broken_ms;
-        *places.entry((service, at.0, at.1, sign)).or_default() += requests;
+        *sums.at.entry(instance).or_default() += lost_ms;
+        let place = places.entry((service, at.0, at.1, sign)).or_default();
+        *place = (place.0 + requests, place.1 + lost_ms);
     }
-    for ((service, at, operation, sign), requests) in places {
+    for ((service, at, operation, sign), (requests, lost_ms)) in places {
         let sums = sums.entry(service).or_default();
         sums.slow_traces += requests;
         if requests >= WORTH_SAYING {
             let own = (at == service).then_some(operation);
             let evidence = otherwise(service, (at, operation), sign, requests, names);
-            sums.reasons.push((requests * broken_ms, own, evidence));
+            sums.reasons.push((lost_ms, own, evidence));
         }
     }
     sums
@@ -201,10 +203,10 @@ fn against(
 fn prior(observed: &Observed) -> BTreeMap<Name, Sums> {
     let mut sums = BTreeMap::<Name, Sums>::new();
     for ((service, ..), stat) in &observed.own {
-        sums.entry(*service).or_default().own_ms += stat.median * f64::from(stat.spans);
+        sums.entry(*service).or_default().own_ms += stat.median * stat.spans;
     }
     for ((caller, callee, _), stat) in &observed.gap {
-        let half = stat.median.max(0.0) * f64::from(stat.spans) / 2.0;
+        let half = stat.median.max(0.0) * stat.spans / 2.0;
         sums.entry(*caller).or_default().gap_ms += half;
         sums.entry(*callee).or_default().gap_ms += half;
     }
@@ -242,14 +244,14 @@ impl Sums {
         }
     }
 
-    fn instance<'a>(&self, spans: impl Iterator<Item = (&'a Name, &'a u32)> + Clone) -> Option<Name> {
-        let all: u32 = spans.clone().map(|(_, count)| count).sum();
+    fn instance<'a>(&self, spans: impl Iterator<Item = (&'a Name, &'a f64)> + Clone) -> Option<Name> {
+        let all: f64 = spans.clone().map(|(_, count)| count).sum();
         let lost: f64 = self.at.values().sum();
         let (worst, worst_ms) = self.at.iter().max_by(|a, b| a.1.total_cmp(b.1))?;
         let instance = (*worst)?;
-        let of_worst = spans.into_iter().find(|(name, _)| **name == instance).map_or(0, |(_, count)| *count);
+        let of_worst = spans.into_iter().find(|(name, _)| **name == instance).map_or(0.0, |(_, count)| *count);
         let alone = *worst_ms >= INSTANCE_LOST * lost;
-        (alone && f64::from(of_worst) <= INSTANCE_SPANS * f64::from(all)).then_some(instance)
+        (alone && of_worst <= INSTANCE_SPANS * all).then_some(instance)
     }
 
     fn kind(&self) -> CauseKind {

@@ -13,7 +13,10 @@ use arrow::{
 use weir_schema::UnixNanos;
 
 use super::{hashed, observed::Map};
-use crate::spans::{Name, Names};
+use crate::{
+    names::Role,
+    spans::{Name, Names},
+};
 
 /// Readings kept of one series; later ones are left out. A day at ten seconds.
 const MAX_READINGS: usize = 10_000;
@@ -81,7 +84,7 @@ impl Readings {
             }
             let instance = text("instance").filter(|c| c.is_valid(row)).map(|c| c.value(row).to_owned());
             let instance = instance.or_else(|| attribute(metrics, row, "k8s.pod.name"));
-            let instance = instance.map(|instance| names.intern(&instance));
+            let instance = instance.map(|instance| names.intern_as(Role::Instance, &instance));
             let bytes = attributes.iter().flat_map(|(key, value)| key.bytes().chain(value.bytes()));
             let readings = self.series.entry((service, resource, instance)).or_default();
             if readings.len() < MAX_READINGS {
@@ -124,7 +127,7 @@ pub(super) fn per_time(readings: &[Reading]) -> BTreeMap<UnixNanos, f64> {
             (false, _) => reading.value,
             // a count that fell began anew
             (true, Some(last)) if reading.value >= last.value => {
-                (reading.value - last.value) * 1e9 / (reading.at - last.at) as f64
+                (reading.value - last.value) * 1e9 / reading.at.saturating_sub(last.at) as f64
             }
             (true, _) => continue,
         };
@@ -136,13 +139,13 @@ pub(super) fn per_time(readings: &[Reading]) -> BTreeMap<UnixNanos, f64> {
 /// The service that a row is of, as spans call it.
 fn service(metrics: &RecordBatch, row: usize, names: &Names) -> Option<Name> {
     let said = metrics.column_by_name("service").and_then(|c| c.as_string_opt::<i32>());
-    if let Some(name) = said.filter(|said| said.is_valid(row)).and_then(|said| names.find(said.value(row))) {
+    if let Some(name) = said.filter(|said| said.is_valid(row)).and_then(|said| names.find_service(said.value(row))) {
         return Some(name);
     }
-    let workload = WORKLOAD.iter().find_map(|key| names.find(&attribute(metrics, row, key)?));
+    let workload = WORKLOAD.iter().find_map(|key| names.find_service(&attribute(metrics, row, key)?));
     workload.or_else(|| {
         let pod = attribute(metrics, row, "k8s.pod.name")?;
-        names.find(pod.rsplitn(3, '-').last()?)
+        names.find_service(pod.rsplitn(3, '-').last()?)
     })
 }
 

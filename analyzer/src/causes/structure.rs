@@ -27,6 +27,8 @@ pub(super) struct Broken {
     pub(super) at: Operation,
     pub(super) sign: Sign,
     pub(super) requests: f64,
+    /// How many each stands for.
+    pub(super) weight: f64,
     pub(super) z: f64,
 }
 
@@ -36,6 +38,7 @@ pub(super) struct Stop {
     pub(super) instance: Option<Name>,
     pub(super) sign: Sign,
     pub(super) requests: f64,
+    pub(super) weight: f64,
     pub(super) z: f64,
     /// Whom it called in vain, when it is a call.
     pub(super) callee: Option<Name>,
@@ -75,6 +78,7 @@ fn stops(tree: &Tree, abnormal: &Abnormal) -> Vec<Stop> {
                 instance: node.instance,
                 sign,
                 requests: share * (1.0 - below[place]),
+                weight: node.weight,
                 z,
                 callee: abnormal.called_in_vain(node, sign),
                 chain: chain(tree, place),

@@ -10,7 +10,7 @@ use super::{
     abnormal::Abnormal,
     history::History,
     marks::{self, Mark, Sign},
-    observed::{Map, Observed, OwnKey},
+    observed::{Map, OwnKey, Shape},
     structure::{Broken, Called, Stop},
 };
 use crate::spans::Name;
@@ -54,17 +54,28 @@ impl After {
             (*called, at.values().filter(|stopped| **stopped >= least).count() >= 2)
         };
         let several = places.iter().map(several).collect();
-        let changed = requests.keys().map(|called| (*called, behaves_otherwise(called, observed, history))).collect();
-        let services: std::collections::BTreeSet<Name> = requests.keys().map(|called| called.0).collect();
-        let logs_as_usual = |service| (service, marks::logs_as_usual(service, observed, history, &abnormal.marks));
-        let as_usual = services.into_iter().map(logs_as_usual).collect();
+        let mut shapes = Map::<Operation, Vec<(&OwnKey, &Shape)>>::default();
+        for (key, shape) in &observed.shapes {
+            shapes.entry((key.0, key.1)).or_default().push((key, shape));
+        }
+        let otherwise =
+            |called: &Operation| shapes.get(called).is_some_and(|shapes| behaves_otherwise(shapes, history));
+        let changed = requests.keys().map(|called| (*called, otherwise(called))).collect();
+        let mut operations: Map<Name, Vec<Operation>> = requests.keys().map(|called| (called.0, Vec::new())).collect();
+        for operation in observed.signatures.keys() {
+            operations.entry(operation.0).and_modify(|operations| operations.push(*operation));
+        }
+        let logs_as_usual = |(service, operations): (Name, Vec<Operation>)| {
+            (service, marks::logs_as_usual(&operations, observed, history, &abnormal.marks))
+        };
+        let as_usual = operations.into_iter().map(logs_as_usual).collect();
         Self { requests, several, changed, as_usual }
     }
 
     pub(super) fn blame(&self, stop: &Stop) -> Vec<Broken> {
         let blame = |service, instance, requests| {
             let at = (stop.at.0, stop.at.1);
-            Broken { service, instance, at, sign: stop.sign, requests, z: stop.z }
+            Broken { service, instance, at, sign: stop.sign, requests, weight: stop.weight, z: stop.z }
         };
         if let Some(callee) = stop.callee {
             return vec![blame(callee, None, stop.requests)];
@@ -93,9 +104,9 @@ impl After {
     }
 }
 
-fn behaves_otherwise(called: &Operation, observed: &Observed, history: &History) -> bool {
-    let keys = observed.shapes.iter().filter(|((service, operation, _), _)| (*service, *operation) == *called);
-    let mut distances = keys.filter_map(|(key, now)| {
+/// Whether one of an operation's shapes is far from what it was.
+fn behaves_otherwise(shapes: &[(&OwnKey, &Shape)], history: &History) -> bool {
+    let mut distances = shapes.iter().filter_map(|(key, now)| {
         let before = history.shape(key);
         let own = distance(&now.own, &before.own);
         let tail = distance(&now.tail, &before.tail).unwrap_or(0.0);
@@ -105,19 +116,36 @@ fn behaves_otherwise(called: &Operation, observed: &Observed, history: &History)
 }
 
 /// The largest distance between two distribution functions; `None` when either has too few samples.
-fn distance(a: &[i32], b: &[i32]) -> Option<f64> {
+fn distance(a: &[(i32, f64)], b: &[(i32, f64)]) -> Option<f64> {
     if a.len() < MIN_SAMPLES || b.len() < MIN_SAMPLES {
         return None;
     }
-    let sorted = |values: &[i32]| {
-        let mut values = values.to_vec();
-        values.sort_unstable();
-        values
-    };
-    let (a, b) = (sorted(a), sorted(b));
-    let below = |values: &[i32], at: i32| values.partition_point(|value| *value <= at) as f64 / values.len() as f64;
-    let distances = a.iter().chain(&b).map(|at| (below(&a, *at) - below(&b, *at)).abs());
+    let (of_a, of_b) = (Distribution::of(a), Distribution::of(b));
+    let distances = a.iter().chain(b).map(|(at, _)| (of_a.below(*at) - of_b.below(*at)).abs());
     Some(distances.fold(0.0, f64::max))
+}
+
+/// Values in order, each with the weight of all up to it.
+struct Distribution(Vec<(i32, f64)>);
+
+impl Distribution {
+    fn of(values: &[(i32, f64)]) -> Self {
+        let mut sorted = values.to_vec();
+        sorted.sort_unstable_by_key(|(value, _)| *value);
+        let mut sum = 0.0;
+        for (_, weight) in &mut sorted {
+            sum += *weight;
+            *weight = sum;
+        }
+        Self(sorted)
+    }
+
+    /// Which share is at most so much.
+    fn below(&self, at: i32) -> f64 {
+        let all = self.0.last().map_or(1.0, |(_, all)| *all);
+        let place = self.0.partition_point(|(value, _)| *value <= at);
+        place.checked_sub(1).map_or(0.0, |last| self.0[last].1 / all)
+    }
 }
 
 #[cfg(test)]
@@ -126,9 +154,14 @@ mod tests {
 
     #[test]
     fn the_distance_is_that_of_distribution_functions() {
-        assert_eq!(distance(&[1, 2, 3, 4, 5], &[1, 2, 3, 4, 5]), Some(0.0));
-        assert_eq!(distance(&[1, 2, 3, 4, 5], &[6, 7, 8, 9, 10]), Some(1.0));
-        assert!((distance(&[1, 1, 1, 9, 9], &[1, 9, 9, 9, 9]).unwrap() - 0.4).abs() < 1e-9);
-        assert_eq!(distance(&[1], &[1, 2, 3, 4, 5]), None);
+        let ones = |values: &[i32]| values.iter().map(|value| (*value, 1.0)).collect::<Vec<_>>();
+        let distance_of = |a: &[i32], b: &[i32]| distance(&ones(a), &ones(b));
+        assert_eq!(distance_of(&[1, 2, 3, 4, 5], &[1, 2, 3, 4, 5]), Some(0.0));
+        assert_eq!(distance_of(&[1, 2, 3, 4, 5], &[6, 7, 8, 9, 10]), Some(1.0));
+        assert!((distance_of(&[1, 1, 1, 9, 9], &[1, 9, 9, 9, 9]).unwrap() - 0.4).abs() < 1e-9);
+        assert_eq!(distance_of(&[1], &[1, 2, 3, 4, 5]), None);
+        // of which one stands for three
+        let weighed = [(1, 3.0), (9, 1.0), (9, 1.0), (9, 0.5), (9, 0.5)];
+        assert!((distance(&weighed, &ones(&[1, 1, 1, 9, 9, 9])).unwrap()).abs() < 1e-9);
     }
 }

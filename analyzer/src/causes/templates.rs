@@ -7,7 +7,10 @@
 //! the code is of that place.
 
 use super::{hashed, observed::Map};
-use crate::spans::{Name, Names};
+use crate::{
+    names::Role,
+    spans::{Name, Names},
+};
 
 /// Words of a record that are compared.
 const WORDS: usize = 12;
@@ -44,13 +47,15 @@ impl Templates {
             return None;
         }
         let placed = words.iter().find(|word| is_place(word)).map(|word| &**word);
-        let group = self.groups.entry(group(service, &words, placed)).or_default();
+        let key = group(service, &words, placed);
+        let group = self.groups.get_mut(&key).map(Vec::as_mut_slice).unwrap_or_default();
         // what stands in one place of the code is one template, whatever it says
         let similarity = |template: &Template| if placed.is_some() { 1.0 } else { template.similarity(&words) };
         let nearest = group.iter_mut().map(|template| (similarity(template), template));
         let nearest = nearest.filter(|(similarity, _)| *similarity >= SIMILAR).max_by(|a, b| a.0.total_cmp(&b.0));
         if let Some((_, template)) = nearest {
             template.widen(&words);
+            names.touch(template.name);
             return Some(template.name);
         }
         let known = self.of_service.entry(service).or_default();
@@ -58,8 +63,8 @@ impl Templates {
             return None;
         }
         *known += 1;
-        let name = names.intern(&words.join(" "));
-        group.push(Template { words, name });
+        let name = names.intern_as(Role::Template, &words.join(" "));
+        self.groups.entry(key).or_default().push(Template { words, name });
         Some(name)
     }
 }
@@ -147,6 +152,9 @@ mod tests {
         };
         let named = (0..2 * MAX_TEMPLATES).filter_map(|number| templates.of(1, &word(number), &mut names)).count();
         assert_eq!(named, MAX_TEMPLATES);
+        assert_eq!(templates.groups.values().map(Vec::len).sum::<usize>(), MAX_TEMPLATES);
+        assert_eq!(templates.groups.len(), MAX_TEMPLATES, "what is left out leaves nothing behind");
+        assert_eq!(names.find_service(&word(0)), None, "a line is no service");
         assert!(templates.of(2, "another service's", &mut names).is_some());
         assert_eq!(templates.of(1, "", &mut names), None);
     }

@@ -45,6 +45,8 @@ pub(super) struct Node {
     /// Which children it has, as a set; whether it failed by itself.
     pub(super) signature: u64,
     pub(super) duration_ms: f64,
+    /// How many it stands for.
+    pub(super) weight: f64,
 }
 
 /// A call as its caller saw it.
@@ -86,6 +88,11 @@ impl Tree {
             }
         }
         Some(Self { nodes, root })
+    }
+
+    /// How many requests it stands for.
+    pub(super) fn weight(&self) -> f64 {
+        self.nodes[self.root].weight
     }
 
     /// Places in an order in which children come before their parents.
@@ -164,6 +171,7 @@ impl Family<'_> {
             marks: if self.failed(place) { vec![Mark::Failed] } else { Vec::new() },
             signature: self.signature(place),
             duration_ms: ms(span.duration_ns),
+            weight: f64::from(span.weight),
         }
     }
 

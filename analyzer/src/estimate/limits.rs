@@ -26,7 +26,7 @@ pub(super) fn refuses(limited: &Limited) -> bool {
 pub(super) fn seen(estimate: Estimate, service: &ServiceWindow, seconds: f64) -> Estimate {
     let Some(room) = service.station.most_there.filter(|room| *room > 0) else { return estimate };
     let offered = estimate.arrival_rate_per_s + service.refused as f64 / seconds;
-    let elsewhere_ms = crate::analyzer::mean(&service.downstream_ms).unwrap_or(0.0);
+    let elsewhere_ms = service.downstream_ms.mean().unwrap_or(0.0);
     let limit = Limited { room, by_policy: false, offered_rate_per_s: offered, ..Limited::default() };
     under(estimate, limit, elsewhere_ms)
 }

@@ -60,7 +60,7 @@ pub(crate) fn of(service: &ServiceWindow, names: &Names, seconds: f64) -> Estima
 /// What needs no model.
 fn measured(service: &ServiceWindow, names: &Names, seconds: f64) -> Estimate {
     let served = service.requests - service.shed;
-    let (observed_proxy, between) = (mean(&service.proxy_wait_ms), &service.station.between_ms);
+    let (observed_proxy, between) = (service.proxy_wait_ms.mean(), &service.station.between_ms);
     Estimate {
         arrival_rate_per_s: served as f64 / seconds,
         ca2: between.scv(),
@@ -73,7 +73,7 @@ fn measured(service: &ServiceWindow, names: &Names, seconds: f64) -> Estimate {
         closed: service.station.closed.map(|closed| Closed {
             clients: closed.clients,
             think_time_ms: closed.think_ns / 1e6,
-            elsewhere_ms: mean(&service.downstream_ms).unwrap_or(0.0),
+            elsewhere_ms: service.downstream_ms.mean().unwrap_or(0.0),
         }),
         operations: operations(service, names),
         ..Estimate::default()

@@ -5,7 +5,7 @@
 //! others while it holds a place; where c is not known, what is usually in the service at once.
 
 use super::{own_time::Slow, scene::Scene};
-use crate::{analyzer::mean, snapshot::Estimate, spans::Name};
+use crate::{snapshot::Estimate, spans::Name};
 
 /// Utilization that leaves room.
 const ROOM: f64 = 0.8;
@@ -120,7 +120,7 @@ impl Capacity {
             servers: estimate.servers?,
             service_ms: estimate.service_time_ms?,
             rate_per_s: usual.max(now).max(estimate.arrival_rate_per_s),
-            downstream_ms: mean(&window.downstream_ms).unwrap_or(0.0),
+            downstream_ms: window.downstream_ms.mean().unwrap_or(0.0),
             wait_budget_ms: scene.wait_budget_ms,
         })
     }

@@ -1,9 +1,10 @@
 //! [`Book`]: findings as they open, stay, close and are remembered.
 //!
-//! A finding opens with 3 votes of the last 5 windows and closes after 5 windows without one. A window in which a service
+//! A finding opens with 3 votes of the last 5 windows, for whatever fault of a service, and closes after 5 windows without
+//! one for its own kind, or for one that says it more precisely: others do not keep it open. A window in which a service
 //! has no requests neither votes nor speaks for it. There is one open finding of a service: a fault replaces an
-//! outlook. At most a hundred are open and fifty closed ones are kept; beyond that the least are not opened, the oldest
-//! forgotten.
+//! outlook, and what is wrong now replaces what was wrong before. At most a hundred are open and fifty closed ones are
+//! kept; beyond that the least are not opened, the oldest forgotten.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -42,7 +43,7 @@ const USUAL_AFTER: u32 = 360;
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Book {
     findings: Vec<FindingView>,
-    votes: BTreeMap<(Name, Class), Votes>,
+    votes: BTreeMap<(Name, Kind), Votes>,
     /// Findings ever made.
     made: u64,
     /// Windows in a row in which a fault was open.
@@ -98,18 +99,17 @@ impl Book {
     }
 
     fn vote(&mut self, scene: &Scene, suspicions: &[Suspicion]) {
-        let seen = |service: &Name| {
-            scene.window.services.contains_key(service) || scene.facts.calls.keys().any(|(_, callee)| callee == service)
-        };
-        let suspected: BTreeSet<(Name, Class)> = suspicions.iter().map(|s| (s.service, s.kind.class())).collect();
+        let callees = scene.facts.calls.keys().map(|(_, callee)| callee);
+        let seen: BTreeSet<&Name> = scene.window.services.keys().chain(callees).collect();
+        let suspected: BTreeSet<(Name, Kind)> = suspicions.iter().map(|s| (s.service, s.kind)).collect();
         for (key, votes) in self.votes.iter_mut().filter(|(key, _)| !suspected.contains(key)) {
             votes.quiet += 1;
-            if seen(&key.0) {
+            if seen.contains(&key.0) {
                 votes.cast(0);
             }
         }
         for suspicion in suspicions {
-            let votes = self.votes.entry((suspicion.service, suspicion.kind.class())).or_default();
+            let votes = self.votes.entry((suspicion.service, suspicion.kind)).or_default();
             votes.quiet = 0;
             votes.cast(suspicion.votes.max(1));
             votes.first.get_or_insert(suspicion.onset);
@@ -117,29 +117,47 @@ impl Book {
         self.votes.retain(|_, votes| votes.sum() > 0 || votes.quiet <= CLOSING_WINDOWS);
     }
 
+    /// Votes on a service, by what they are for.
+    fn votes_on(&self, service: Name) -> impl Iterator<Item = (Kind, &Votes)> {
+        Kind::ALL.into_iter().filter_map(move |kind| Some((kind, self.votes.get(&(service, kind))?)))
+    }
+
+    /// How many there are for something of a class, and when the first was.
+    fn count(&self, service: Name, class: Class) -> (usize, Option<UnixNanos>) {
+        let of_class = || self.votes_on(service).filter(|(kind, _)| kind.class() == class).map(|(_, votes)| votes);
+        (of_class().map(Votes::sum).sum(), of_class().filter_map(|votes| votes.first).min())
+    }
+
+    /// Whether nobody has voted for long for what a finding says.
+    fn is_over(&self, finding: &FindingView, service: Name) -> bool {
+        let own = self.votes_on(service).filter(|(kind, _)| keeps_open(*kind, &finding.kind));
+        own.map(|(_, votes)| votes.quiet).min().is_none_or(|quiet| quiet >= CLOSING_WINDOWS)
+    }
+
     fn open_or_update(&mut self, scene: &Scene, suspicion: &Suspicion) -> Vec<FindingView> {
-        let text = scene.text(suspicion.service);
-        let votes = self.votes.get(&(suspicion.service, suspicion.kind.class()));
-        let (count, first) = votes.map_or((0, None), |votes| (votes.sum(), votes.first));
-        let class = suspicion.kind.class();
-        let of_service = |f: &&mut FindingView| f.state == FindingState::Open && f.service == text;
-        if let Some(open) = self.findings.iter_mut().find(of_service) {
-            let replaced = class == Class::Fault && !Kind::is_fault(&open.kind);
+        let (service, class) = (suspicion.service, suspicion.kind.class());
+        let (count, first) = self.count(service, class);
+        let text = scene.text(service);
+        let of_service = |f: &FindingView| f.state == FindingState::Open && f.service == text;
+        let mut changed = Vec::new();
+        if let Some(place) = self.findings.iter().position(of_service) {
+            let open = &self.findings[place];
+            let outweighed = class == Class::Fault && !Kind::is_fault(&open.kind);
+            let replaced = outweighed || self.is_over(open, service);
             if !replaced {
-                update(open, scene, suspicion);
-                return Vec::new();
+                update(&mut self.findings[place], scene, suspicion);
+                return changed;
             }
             if count < OPENING_VOTES {
-                return Vec::new();
+                return changed;
             }
-            end(open, scene.window.end);
-            let ended = open.clone();
-            return [ended].into_iter().chain(self.make(scene, suspicion, first)).collect();
+            end(&mut self.findings[place], scene.window.end);
+            changed.push(self.findings[place].clone());
         }
-        if count < OPENING_VOTES {
-            return Vec::new();
+        if count >= OPENING_VOTES {
+            changed.extend(self.make(scene, suspicion, first));
         }
-        self.make(scene, suspicion, first).into_iter().collect()
+        changed
     }
 
     fn make(&mut self, scene: &Scene, suspicion: &Suspicion, first: Option<UnixNanos>) -> Option<FindingView> {
@@ -161,15 +179,16 @@ impl Book {
 
     fn close(&mut self, scene: &Scene) -> Vec<FindingView> {
         let mut closed = Vec::new();
-        for finding in self.findings.iter_mut().filter(|f| f.state == FindingState::Open) {
+        for place in 0..self.findings.len() {
+            let finding = &self.findings[place];
             let service = scene.names.find(&finding.service).unwrap_or(Name::MAX);
-            let of_class = [Class::Fault, Class::Outlook].map(|class| (service, class));
-            let quiet = of_class.iter().filter_map(|key| self.votes.get(key)).map(|votes| votes.quiet).min();
-            if quiet.is_none_or(|quiet| quiet >= CLOSING_WINDOWS) {
-                end(finding, scene.window.end);
-                of_class.iter().for_each(|key| drop(self.votes.remove(key)));
-                closed.push(finding.clone());
+            if finding.state != FindingState::Open || !self.is_over(finding, service) {
+                continue;
             }
+            let own = Kind::ALL.into_iter().filter(|kind| keeps_open(*kind, &finding.kind));
+            own.for_each(|kind| drop(self.votes.remove(&(service, kind))));
+            end(&mut self.findings[place], scene.window.end);
+            closed.push(self.findings[place].clone());
         }
         let over = self.findings.iter().filter(|f| f.state == FindingState::Closed).count();
         for _ in KEPT_CLOSED..over {
@@ -211,11 +230,14 @@ fn end(finding: &mut FindingView, at: UnixNanos) {
     (finding.state, finding.rank, finding.closed_unix_nano) = (FindingState::Closed, 0, Some(at));
 }
 
+/// Whether a vote for one kind speaks for a finding of another, too.
+fn keeps_open(kind: Kind, finding: &str) -> bool {
+    Kind::of_name(finding).is_some_and(|open| kind == open || kind.explains(open))
+}
+
 /// An open finding follows what is suspected now, unless that is of another kind that explains less.
 fn update(open: &mut FindingView, scene: &Scene, suspicion: &Suspicion) {
-    let same = open.kind == suspicion.kind.as_str();
-    let explains = Kind::of_name(&open.kind).is_some_and(|kind| suspicion.kind.explains(kind));
-    if !same && !explains {
+    if !keeps_open(suspicion.kind, &open.kind) {
         return;
     }
     let mut now = said(scene, suspicion);

@@ -6,7 +6,7 @@
 //! (as in `causes/latency.rs`); a caller's gaps are left to the ranking of traces, which has the rest of it in view.
 //! What most edges share is taken off, as with own times.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::{
     action, budget,
@@ -36,8 +36,9 @@ struct Gap<'a> {
 
 pub(super) fn suspicions(scene: &Scene) -> Vec<Suspicion> {
     let gaps = gaps(scene);
+    let sums = Sums::of(&gaps);
     let mut by_callee: BTreeMap<Name, Vec<&Gap>> = BTreeMap::new();
-    for gap in gaps.iter().filter(|gap| gap.is_slow && is_callees(gap, &gaps)) {
+    for gap in gaps.iter().filter(|gap| gap.is_slow && sums.is_callees(gap)) {
         by_callee.entry(gap.callee).or_default().push(gap);
     }
     by_callee.values().map(|gaps| suspicion(scene, gaps)).collect()
@@ -70,17 +71,49 @@ fn gaps<'a>(scene: &Scene<'a>) -> Vec<Gap<'a>> {
     gaps
 }
 
-/// Whether more of the calls into the callee are slow than of the caller's calls to others.
-fn is_callees(gap: &Gap, gaps: &[Gap]) -> bool {
-    let slow_share = |of: &dyn Fn(&&Gap) -> bool| {
-        let calls = |gap: &Gap| f64::from(gap.calls.calls);
-        let all: f64 = gaps.iter().filter(of).map(calls).sum();
-        let slow: f64 = gaps.iter().filter(of).filter(|gap| gap.is_slow).map(calls).sum();
-        slow / all.max(1.0)
-    };
-    let into = slow_share(&|other| other.callee == gap.callee);
-    let to_others = slow_share(&|other| other.caller == gap.caller && other.callee != gap.callee);
-    into > to_others
+/// Calls, and how many of them are on slow edges.
+#[derive(Clone, Copy, Default)]
+struct Sum {
+    calls: f64,
+    slow: f64,
+}
+
+/// The same by who is called and by who calls.
+#[derive(Default)]
+struct Sums {
+    into: HashMap<Name, Sum>,
+    from: HashMap<Name, Sum>,
+}
+
+impl Sum {
+    fn add(&mut self, gap: &Gap) {
+        let calls = f64::from(gap.calls.calls);
+        self.calls += calls;
+        self.slow += if gap.is_slow { calls } else { 0.0 };
+    }
+
+    fn slow_share(self) -> f64 {
+        self.slow / self.calls.max(1.0)
+    }
+}
+
+impl Sums {
+    fn of(gaps: &[Gap]) -> Self {
+        let mut sums = Self::default();
+        for gap in gaps {
+            sums.into.entry(gap.callee).or_default().add(gap);
+            sums.from.entry(gap.caller).or_default().add(gap);
+        }
+        sums
+    }
+
+    /// Whether more of the calls into the callee are slow than of the caller's calls to others.
+    fn is_callees(&self, gap: &Gap) -> bool {
+        let (mut this, all) = (Sum::default(), self.from[&gap.caller]);
+        this.add(gap);
+        let to_others = Sum { calls: all.calls - this.calls, slow: all.slow - this.slow };
+        self.into[&gap.callee].slow_share() > to_others.slow_share()
+    }
 }
 
 fn suspicion(scene: &Scene, gaps: &[&Gap]) -> Suspicion {

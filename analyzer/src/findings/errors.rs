@@ -27,10 +27,10 @@ pub(super) fn suspicions(scene: &Scene) -> Vec<Suspicion> {
     services.chain(of_peers(scene)).collect()
 }
 
-/// Requests that fail by the service's own doing.
+/// Requests that fail by the service's own doing. Chance is judged by the requests that were seen, not by how many they
+/// stand for.
 pub(super) fn own_errors(service: &ServiceWindow) -> Share {
-    let count = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
-    Share { hits: count(service.own_errors), of: count(service.requests) }
+    Share::weighed(service.own_errors, service.known_calls)
 }
 
 /// By how many deviations a share of errors is too high; `None` when it is not.
@@ -47,7 +47,8 @@ fn of_service(scene: &Scene, name: Name, service: &ServiceWindow) -> Option<Susp
     let text = scene.text(name);
     let share = now.ratio() * 100.0;
     let served = scene.facts.services.get(&name);
-    let sentence = format!("{} of {} requests failed without a failed call", now.hits, now.of);
+    let sampled = if service.sampled > 0 { "sampled " } else { "" };
+    let sentence = format!("{} of {} {sampled}requests failed without a failed call", now.hits, now.of);
     let mut evidence = vec![
         Evidence::number(sentence, share, "%")
             .with_trace(served.and_then(|served| served.failed))
@@ -60,7 +61,7 @@ fn of_service(scene: &Scene, name: Name, service: &ServiceWindow) -> Option<Susp
         evidence.push(Evidence::number(sentence, f64::from(*errors), "errors"));
     }
     Some(Suspicion {
-        lost_ms_per_s: f64::from(now.hits) / scene.seconds() * scene.usual_request_ms(name).unwrap_or(0.0),
+        lost_ms_per_s: service.own_errors as f64 / scene.seconds() * scene.usual_request_ms(name).unwrap_or(0.0),
         touched: now.ratio(),
         confidence: confidence(deviations, now.hits, usual.windows),
         summary: format!("{share:.0} % of requests to {text} fail there, while its own calls succeed"),
@@ -95,4 +96,28 @@ fn of_peers(scene: &Scene) -> Vec<Suspicion> {
         })
     });
     failing.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        spans::Span,
+        window::{Own, add_request},
+    };
+
+    #[test]
+    fn one_sampled_failure_is_one_failure() {
+        let mut service = ServiceWindow::default();
+        for n in 0..20 {
+            let span = Span { error: n == 7, weight: 100, sampled: true, ..Span::default() };
+            add_request(&mut service, &span, Some(Own { ns: 1_000_000, call_failed: false }));
+        }
+        assert_eq!(own_errors(&service), Share { hits: 1, of: 20 });
+        assert!(own_errors(&service).hits < MIN_ERRORS);
+        assert_eq!((service.requests, service.own_errors), (2_000, 100), "which stands for a hundred");
+        // what it called is not known: it may have failed there
+        add_request(&mut service, &Span { error: true, ..Span::default() }, None);
+        assert_eq!(own_errors(&service), Share { hits: 1, of: 20 });
+    }
 }

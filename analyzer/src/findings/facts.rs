@@ -21,6 +21,8 @@ pub(super) struct Facts {
     pub(super) calls: BTreeMap<(Name, Name), Calls>,
     /// By service and operation: which calls its succeeding requests made.
     pub(super) made: BTreeMap<(Name, Name), Made>,
+    /// The entries whose requests pass a service, how many do, and of how many.
+    passing: HashMap<Name, Vec<(Name, u32, u32)>>,
 }
 
 /// Requests that entered at one service.
@@ -29,7 +31,7 @@ pub(super) struct Entry {
     pub(super) requests: u32,
     pub(super) duration_ms: Vec<f64>,
     /// How many passed a service, or called it where it sends no spans.
-    pub(super) passing: BTreeMap<Name, u32>,
+    passing: BTreeMap<Name, u32>,
 }
 
 /// What a service did.
@@ -76,6 +78,11 @@ impl Facts {
     pub(super) fn of(traces: &[Vec<Span>]) -> Self {
         let mut facts = Self::default();
         traces.iter().for_each(|spans| facts.add(spans));
+        for (name, entry) in &facts.entries {
+            for (service, passing) in &entry.passing {
+                facts.passing.entry(*service).or_default().push((*name, *passing, entry.requests));
+            }
+        }
         facts
     }
 
@@ -148,10 +155,9 @@ impl Facts {
         }
     }
 
-    /// What a request through an entry takes.
+    /// Where requests that pass a service enter, how many of them do, and of how many; by entry.
     pub(super) fn passing(&self, service: Name) -> impl Iterator<Item = (Name, u32, u32)> {
-        let of = move |(name, entry): (&Name, &Entry)| Some((*name, *entry.passing.get(&service)?, entry.requests));
-        self.entries.iter().filter_map(of)
+        self.passing.get(&service).into_iter().flatten().copied()
     }
 }
 

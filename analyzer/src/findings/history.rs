@@ -77,9 +77,27 @@ impl<K: Ord + Copy, R: Default> Rings<K, R> {
     pub(super) fn keys(&self, between: RangeInclusive<K>) -> impl Iterator<Item = K> {
         self.rings.range(between).map(|(key, _)| *key)
     }
+}
 
+/// What all rings can, whatever their keys.
+trait Forget {
+    /// Those that were not seen for long.
+    fn forget(&mut self, now: UnixNanos);
+    /// The half that was not seen for longest.
+    fn halve(&mut self);
+}
+
+impl<K: Ord + Copy, R> Forget for Rings<K, R> {
     fn forget(&mut self, now: UnixNanos) {
         self.rings.retain(|_, (seen, _)| now.saturating_sub(*seen) <= FORGOTTEN_NS);
+    }
+
+    fn halve(&mut self) {
+        let mut seen: Vec<(UnixNanos, K)> = self.rings.iter().map(|(key, (seen, _))| (*seen, *key)).collect();
+        seen.sort_unstable();
+        for (_, key) in &seen[..seen.len().div_ceil(2)] {
+            self.rings.remove(key);
+        }
     }
 }
 
@@ -110,17 +128,33 @@ impl<K: Ord + Copy> Rings<K, Ring<Share>> {
 impl History {
     /// Lets go of what was not seen for long.
     pub(super) fn forget(&mut self, now: UnixNanos) {
-        for rings in [&mut self.own_ms, &mut self.service_ms, &mut self.duration_ms, &mut self.arrivals] {
-            rings.forget(now);
-        }
-        self.own_errors.forget(now);
-        self.gap_ms.forget(now);
-        self.call_errors.forget(now);
-        self.retries.forget(now);
-        self.made.forget(now);
-        self.operations.forget(now);
-        self.replicas.forget(now);
-        self.trends.forget(now);
-        self.waits.forget(now);
+        self.each(|rings| rings.forget(now));
+    }
+
+    /// Lets go of half of all, of what was not seen for longest.
+    pub(super) fn halve(&mut self) {
+        self.each(|rings| rings.halve());
+    }
+
+    fn each(&mut self, change: impl Fn(&mut dyn Forget)) {
+        let of_services: [&mut dyn Forget; 7] = [
+            &mut self.own_ms,
+            &mut self.service_ms,
+            &mut self.duration_ms,
+            &mut self.arrivals,
+            &mut self.own_errors,
+            &mut self.trends,
+            &mut self.waits,
+        ];
+        of_services.into_iter().for_each(&change);
+        let of_parts: [&mut dyn Forget; 6] = [
+            &mut self.gap_ms,
+            &mut self.call_errors,
+            &mut self.retries,
+            &mut self.made,
+            &mut self.operations,
+            &mut self.replicas,
+        ];
+        of_parts.into_iter().for_each(&change);
     }
 }

@@ -279,6 +279,7 @@ mod tests {
             let (start, duration_ns) = (trace as i64 * 1_000_000, 500_000);
             vec![Span {
                 weight: 1,
+                sampled: false,
                 refused: false,
                 trace,
                 id: 1,

@@ -27,6 +27,8 @@ const SHARED_WORTH_SAYING: f64 = 0.1;
 pub(super) struct Slow {
     pub(super) service: Name,
     pub(super) now: Sample,
+    /// Requests that take it, all that the seen ones stand for.
+    served: f64,
     pub(super) usual: Usual,
     /// What most services are slower by.
     shared_ms: f64,
@@ -44,7 +46,7 @@ pub(super) fn slow(scene: &Scene) -> Vec<Slow> {
         service.shared_ms = shared_ms;
         service.excess_ms = service.now.median - service.usual.median - shared_ms;
         service.deviations = service.excess_ms / service.usual.deviation(service.now.requests, LEAST_MS);
-        service.lost_ms_per_s = service.excess_ms * f64::from(service.now.requests) / scene.seconds();
+        service.lost_ms_per_s = service.excess_ms * service.served / scene.seconds();
     }
     slow.retain(|service| {
         let usual_ms = service.usual.median;
@@ -61,8 +63,9 @@ fn compared(scene: &Scene) -> Vec<Slow> {
     let compared = |(service, window): (&Name, &ServiceWindow)| {
         let usual = scene.history.own_ms.usual(*service).filter(|usual| scene.is_known(usual.windows))?;
         let now = own_time(window)?;
+        let served = window.requests.saturating_sub(window.shed) as f64;
         let (shared_ms, excess_ms, deviations, lost_ms_per_s) = Default::default();
-        Some(Slow { service: *service, now, usual, shared_ms, excess_ms, deviations, lost_ms_per_s })
+        Some(Slow { service: *service, now, served, usual, shared_ms, excess_ms, deviations, lost_ms_per_s })
     };
     scene.window.services.iter().filter_map(compared).collect()
 }

@@ -117,5 +117,5 @@ impl<'a> Scene<'a> {
 
 /// Own time of a window's requests; `None` of too few.
 pub(super) fn own_time(service: &ServiceWindow) -> Option<Sample> {
-    Sample::of(&service.own_ms).filter(|own| own.requests >= MIN_REQUESTS)
+    Sample::weighed(&service.own_ms).filter(|own| own.requests >= MIN_REQUESTS)
 }

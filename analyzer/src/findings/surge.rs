@@ -43,15 +43,17 @@ pub(super) struct Surge {
     deviations: f64,
 }
 
-/// Requests that arrived per second; the spread is that of Poisson's arrivals.
+/// Requests that arrived per second; the spread is that of Poisson's arrivals. Of a sampled stream those that were seen
+/// came in the time, and all they stand for with them.
 pub(super) fn arrivals(service: &ServiceWindow) -> Option<Sample> {
     let between = &service.interarrival_ms;
     let stragglers = (between.len() as f64 * STRAGGLERS) as usize;
-    let middle = between.get(stragglers..between.len() - stragglers)?;
-    let mean_ms = middle.iter().sum::<f64>() / middle.len() as f64;
-    let rate = 1e3 / mean_ms;
-    let requests = u32::try_from(middle.len()).unwrap_or(u32::MAX);
-    (middle.len() >= MIN_ARRIVALS && mean_ms > 0.0).then_some(Sample { median: rate, spread: 0.6 * rate, requests })
+    let seen = between.len() - 2 * stragglers;
+    let middle = between.iter().skip(stragglers).take(seen);
+    let (ms, arrived) = middle.fold((0.0, 0.0), |(ms, arrived), (between, weight)| (ms + between, arrived + weight));
+    let rate = 1e3 * arrived / ms;
+    let requests = u32::try_from(seen).unwrap_or(u32::MAX);
+    (seen >= MIN_ARRIVALS && ms > 0.0).then_some(Sample { median: rate, spread: 0.6 * rate, requests })
 }
 
 /// Service time from departures, its spread that of its mean.
@@ -134,5 +136,22 @@ pub(super) fn of_service(scene: &Scene, surge: &Surge, service: Name) -> Suspici
         evidence: vec![Evidence::number(sentence, now, "1/s").with_sql(sql)],
         victims: [service].into_iter().filter(|service| *service != surge.entry).collect(),
         ..Suspicion::of(Kind::UpstreamSurge, surge.entry, scene)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arrivals_of_a_sampled_stream_are_those_of_the_whole() {
+        let mut sampled = ServiceWindow::default();
+        let mut whole = ServiceWindow::default();
+        (0..400).for_each(|_| whole.interarrival_ms.push(10.0, 1));
+        (0..40).for_each(|_| sampled.interarrival_ms.push(100.0, 10));
+        let (of_whole, of_sampled) = (arrivals(&whole).unwrap(), arrivals(&sampled).unwrap());
+        assert!((of_whole.median - 100.0).abs() < 1e-9 && (of_sampled.median - 100.0).abs() < 1e-9);
+        assert_eq!((of_whole.requests, of_sampled.requests), (320, 32), "and a tenth as sure");
+        assert_eq!(arrivals(&ServiceWindow::default()), None);
     }
 }

@@ -193,6 +193,7 @@ mod tests {
     fn span(trace: u128, id: u64, parent: u64, start: i64, end: i64) -> Span {
         Span {
             weight: 1,
+            sampled: false,
             refused: false,
             trace,
             id,

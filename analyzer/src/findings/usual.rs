@@ -12,6 +12,8 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
+use crate::weights::{Ordered, Times, Weighed};
+
 /// Windows of history: the last five minutes at 10 s.
 const HISTORY: usize = 30;
 
@@ -27,17 +29,20 @@ const LEAST_SHARE: f64 = 0.05;
 /// Windows that tell how much windows differ.
 const MIN_BETWEEN: usize = 3;
 
-/// A value in one window.
+/// A value in one window. A checkpoint holds many: without the names of the fields it is a third as long.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(from = "(f64, f64, u32)", into = "(f64, f64, u32)")]
 pub(crate) struct Sample {
     pub(crate) median: f64,
     /// Half the inter-quartile range.
     pub(crate) spread: f64,
+    /// Of equal weight: as many as say as much.
     pub(crate) requests: u32,
 }
 
 /// How many of how many, in one window.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(from = "(u32, u32)", into = "(u32, u32)")]
 pub(crate) struct Share {
     pub(crate) hits: u32,
     pub(crate) of: u32,
@@ -45,6 +50,7 @@ pub(crate) struct Share {
 
 /// The last thirty of something.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
 pub(crate) struct Ring<T> {
     values: VecDeque<T>,
 }
@@ -80,9 +86,50 @@ impl Sample {
         let requests = u32::try_from(values.len()).unwrap_or(u32::MAX);
         Some(Self { median, spread: (high - low) / 2.0, requests })
     }
+
+    /// The same of values with weights.
+    pub(crate) fn weighed(times: &Times) -> Option<Self> {
+        if let Some(values) = times.alike() {
+            return Self::of(values);
+        }
+        let ordered = Ordered::of(times.iter())?;
+        let at = |share| ordered.at(share, 0.5);
+        Some(Self { median: at(0.5), spread: (at(0.75) - at(0.25)) / 2.0, requests: times.effective() })
+    }
+}
+
+impl From<(f64, f64, u32)> for Sample {
+    fn from((median, spread, requests): (f64, f64, u32)) -> Self {
+        Self { median, spread, requests }
+    }
+}
+
+impl From<Sample> for (f64, f64, u32) {
+    fn from(Sample { median, spread, requests }: Sample) -> Self {
+        (median, spread, requests)
+    }
+}
+
+impl From<(u32, u32)> for Share {
+    fn from((hits, of): (u32, u32)) -> Self {
+        Self { hits, of }
+    }
+}
+
+impl From<Share> for (u32, u32) {
+    fn from(Share { hits, of }: Share) -> Self {
+        (hits, of)
+    }
 }
 
 impl Share {
+    /// So much weight of so much: as many hits of as many as say as much.
+    pub(crate) fn weighed(hits: u64, of: Weighed) -> Self {
+        let ratio = hits as f64 / of.sum().max(1) as f64;
+        let of = of.effective();
+        Self { hits: (ratio * f64::from(of)).round() as u32, of }
+    }
+
     pub(crate) fn ratio(self) -> f64 {
         f64::from(self.hits) / f64::from(self.of.max(1))
     }
@@ -200,6 +247,27 @@ mod tests {
         assert!((10.0..=12.0).contains(&usual.median) && usual.deviation(100, 0.0) < 2.0, "{usual:?}");
         assert!(usual.deviation(4, 0.0) > usual.deviation(400, 0.0), "few requests tell less");
         assert_eq!((usual.most, usual.windows), (12.0, 20));
+    }
+
+    #[test]
+    fn weights_scale_what_is_counted_and_not_how_sure_it_is() {
+        let of = |weights: &[u32]| {
+            let mut weighed = Weighed::default();
+            weights.iter().for_each(|weight| weighed.add(*weight));
+            weighed
+        };
+        let share = |hits, weights: &[u32]| Share::weighed(hits, of(weights));
+        assert_eq!(share(100, &[100; 20]), Share { hits: 1, of: 20 }, "one of twenty, sampled 1 in 100");
+        assert_eq!(share(3, &[1; 20]), Share { hits: 3, of: 20 });
+        // ten failures that were all kept, beside ninety successes of which each stands for a hundred
+        let kept: Vec<u32> = [vec![1; 10], vec![100; 90]].concat();
+        assert_eq!(share(10, &kept), Share { hits: 0, of: 90 });
+        let mut slow_kept = Times::default();
+        for (ms, weight) in [(10.0, 50), (11.0, 50), (12.0, 50), (900.0, 1), (950.0, 1)] {
+            slow_kept.push(ms, weight);
+        }
+        let sample = Sample::weighed(&slow_kept).unwrap();
+        assert_eq!((sample.median, sample.requests), (11.0, 3));
     }
 
     #[test]

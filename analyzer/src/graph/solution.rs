@@ -138,7 +138,7 @@ impl Solution {
     /// Services that call this one, directly or not, itself left out.
     pub fn upstream(&self, service: u32) -> impl Iterator<Item = u32> {
         let bits = &self.upstream[self.condensed.of_node[service as usize] as usize];
-        let set = (0..self.condensed.components.len()).filter(|place| bits[place / 64] >> (place % 64) & 1 == 1);
+        let set = bits.iter().enumerate().flat_map(|(place, word)| ones(*word).map(move |bit| 64 * place + bit));
         set.flat_map(|place| self.condensed.components[place].iter().copied()).filter(move |other| *other != service)
     }
 
@@ -148,6 +148,15 @@ impl Solution {
         let component = &self.condensed.components[self.condensed.of_node[service as usize] as usize];
         if component.len() > 1 { component } else { &[] }
     }
+}
+
+/// The bits that are set, the lowest first.
+fn ones(mut word: u64) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let lowest = word.trailing_zeros() as usize;
+        word &= word.checked_sub(1)?;
+        Some(lowest)
+    })
 }
 
 #[cfg(test)]
@@ -184,6 +193,32 @@ mod tests {
         assert!(visits.iter().zip([1.0, 2.0, 2.0, 2.0]).all(|(found, is)| (found - is).abs() < 1e-6), "{visits:?}");
         assert_eq!((solution.cycle(1), solution.cycle(0)), (&[1, 2][..], &[][..]));
         assert_eq!(solution.dominators, [None, Some(0), Some(1), Some(2)]);
+    }
+
+    #[test]
+    fn who_is_upstream_is_found_over_many_words_of_bits() {
+        // a chain of 200, all upstream of the last
+        let edges = (0..199).map(|n| (n, n + 1, 1.0)).collect();
+        let solution = Topology { requests_per_s: vec![1.0; 200], edges }.solve();
+        let mut upstream: Vec<u32> = solution.upstream(199).collect();
+        upstream.sort_unstable();
+        assert_eq!(upstream, (0..199).collect::<Vec<u32>>());
+        assert_eq!(ones(1 << 63 | 0b101).collect::<Vec<_>>(), [0, 2, 63]);
+    }
+
+    #[test]
+    fn a_cycle_that_does_not_end_has_no_count_wherever_it_is_entered() {
+        let (entries, circle) = (60_u32, 80_u32);
+        let mut edges: Vec<(u32, u32, f64)> = (0..entries).map(|n| (n, entries + n, 1.0)).collect();
+        for n in 0..circle {
+            edges.extend((1..=4).map(|step| (entries + n, entries + (n + step) % circle, 25.0)));
+        }
+        let mut requests_per_s = vec![1.0; entries as usize];
+        requests_per_s.resize((entries + circle) as usize, 100.0);
+        let solution = Topology { requests_per_s, edges }.solve();
+        assert_eq!(solution.visits_per_request[0], Some(1.0 / f64::from(entries)));
+        assert_eq!(solution.visits_per_request[entries as usize], None);
+        assert!(solution.visits[entries as usize].is_empty());
     }
 
     #[test]

@@ -26,11 +26,14 @@ pub(super) struct Visits<'a> {
     within: Vec<Vec<(u32, f64)>>,
     visits: Vec<f64>,
     touched: Vec<bool>,
+    /// Cycles that were gone round in vain. Whether the rounds come to an end depends on the cycle, not on where it is entered.
+    endless: Vec<bool>,
 }
 
 impl<'a> Visits<'a> {
     pub(super) fn new(graph: &'a DiGraph<(), f64>, condensed: &'a Condensed) -> Self {
-        let (visits, touched) = (vec![0.0; graph.node_count()], vec![false; condensed.components.len()]);
+        let visits = vec![0.0; graph.node_count()];
+        let [touched, endless] = [(); 2].map(|()| vec![false; condensed.components.len()]);
         let mut within = vec![Vec::new(); graph.node_count()];
         for edge in graph.raw_edges() {
             let (from, to) = (edge.source().index(), edge.target().index());
@@ -38,7 +41,7 @@ impl<'a> Visits<'a> {
                 within[to].push((from as u32, edge.weight));
             }
         }
-        Self { graph, condensed, within, visits, touched }
+        Self { graph, condensed, within, visits, touched, endless }
     }
 
     /// Hands on each node that requests at these entries lead to, with its visits. Those of and behind a cycle that
@@ -58,7 +61,10 @@ impl<'a> Visits<'a> {
             }
             let component = &condensed.components[place];
             if component.len() > 1 {
-                self.go_round(component);
+                self.endless[place] = self.endless[place] || !self.go_round(component);
+                if self.endless[place] {
+                    component.iter().for_each(|node| self.visits[*node as usize] = f64::NAN);
+                }
             }
             for node in component {
                 let visits = std::mem::take(&mut self.visits[*node as usize]);
@@ -80,8 +86,8 @@ impl<'a> Visits<'a> {
         }
     }
 
-    /// What enters a cycle becomes what visits it.
-    fn go_round(&mut self, component: &[u32]) {
+    /// What enters a cycle becomes what visits it; says whether that came to an end.
+    fn go_round(&mut self, component: &[u32]) -> bool {
         let entering: Vec<f64> = component.iter().map(|node| self.visits[*node as usize]).collect();
         for _ in 0..MAX_ROUNDS {
             let mut change = 0.0_f64;
@@ -91,13 +97,43 @@ impl<'a> Visits<'a> {
                 self.visits[*node as usize] = visits;
             }
             if change <= TOLERANCE {
-                return;
+                return true;
             }
         }
-        component.iter().for_each(|node| self.visits[*node as usize] = f64::NAN);
+        false
     }
 
     fn sent_within(&self, node: u32) -> f64 {
         self.within[node as usize].iter().map(|(caller, calls)| self.visits[*caller as usize] * calls).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cycle_is_gone_round_in_vain_once_for_all_entries() {
+        let mut graph = DiGraph::new();
+        let nodes: Vec<NodeIndex> = (0..4).map(|_| graph.add_node(())).collect();
+        for (from, to) in [(0, 2), (1, 3), (2, 3), (3, 2)] {
+            graph.add_edge(nodes[from], nodes[to], 1.0);
+        }
+        let condensed = Condensed::new(&graph);
+        let mut visits = Visits::new(&graph, &condensed);
+        let found = |visits: &mut Visits, entry| {
+            let mut of_cycle = 0.0;
+            visits.from(&[(entry, 1.0)], |node, count| {
+                if node == 2 {
+                    of_cycle = count
+                }
+            });
+            of_cycle
+        };
+        assert!(found(&mut visits, 0).is_nan());
+        assert_eq!(visits.endless.iter().filter(|endless| **endless).count(), 1);
+        // a cycle that would end now is not tried again
+        visits.within = vec![Vec::new(); 4];
+        assert!(found(&mut visits, 1).is_nan());
     }
 }

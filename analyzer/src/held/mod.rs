@@ -183,6 +183,11 @@ impl Held {
         place
     }
 
+    /// Whether a span is still remembered where it was put: a place of four turns ago is another's.
+    pub(crate) fn holds(&self, place: Place, id: u64) -> bool {
+        self.node(place).is_some_and(|node| node.id() == id)
+    }
+
     /// A span that is remembered, or awaited.
     pub(crate) fn node(&self, place: Place) -> Option<&Node> {
         match place.age(self.turns) {
@@ -231,7 +236,9 @@ impl Held {
         let full = self.young.nodes.len() > max_spans / 2;
         let event_time_moved = self.newest.saturating_sub(self.turned_at) > hold_ns;
         let turned_clock = now.map(|now| (now, *self.turned_clock.get_or_insert(now)));
-        let clock_moved = turned_clock.is_some_and(|(now, turned)| now.saturating_sub(turned) > hold_ns);
+        // also back: a clock that was ahead is set right
+        let clock_moved =
+            turned_clock.is_some_and(|(now, turned)| now.saturating_sub(turned).saturating_abs() > hold_ns);
         let due = event_time_moved || clock_moved;
         if !due && !full {
             return;
@@ -329,6 +336,11 @@ mod tests {
         }
         assert!(held.node(places[0]).is_none());
         assert!(held.node(places[9_999]).is_some());
+        // a place that is four turns old is another span's
+        let is_strangers = |id: u64, place: Place| held.node(place).is_some_and(|node| node.id() != id);
+        let strangers: Vec<_> = (1..).zip(&places).filter(|(id, place)| is_strangers(*id, **place)).collect();
+        assert!(strangers.len() > 1_000, "{}", strangers.len());
+        assert!(strangers.iter().all(|(id, place)| !held.holds(**place, *id)) && held.holds(places[9_999], 10_000));
         assert!(held.evicted > 8_000);
     }
 

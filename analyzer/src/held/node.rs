@@ -16,7 +16,8 @@ pub(super) struct Key {
 }
 
 /// Where a span stands: two bits of its generation's number, thirty of its place in it. Who remembers a
-/// place for longer than three turns might meet another span there; nodes and windows live for less.
+/// place for longer than three turns may meet another span there, and asks [`Held::holds`](super::Held::holds); nodes live
+/// for less.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place(u32);
 

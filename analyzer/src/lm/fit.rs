@@ -61,6 +61,14 @@ pub enum LmUnidentifiable {
         /// There were so many.
         seen: usize,
     },
+    /// Others ran in the same batches.
+    #[error(
+        "sampled: the spans of {percent} % of its requests are there, and with whom they shared a batch is not seen"
+    )]
+    Sampled {
+        /// So many of a hundred.
+        percent: u32,
+    },
     /// Not a stream, or nobody looked.
     #[error("its spans carry no time to first token")]
     NoFirstToken,

@@ -1,7 +1,8 @@
 //! [`LmServices`]: the requests of LM services that are kept, and what follows from them.
 //!
-//! A service's ring holds its newest requests: 40 bytes each, 2,000 at most, for 30 min at most; with as many
-//! arrivals of 32 bytes in the view, 64 services take 9 MB. What comes to a service beyond the 64th is not looked at. A service is estimated
+//! A service's ring holds its newest requests: 48 bytes each, 2,000 at most, for 30 min at most; with as many
+//! arrivals of 32 bytes in the view, 64 services take 10 MB. A batch is known only when all of it is: of a sampled
+//! stream nothing is said, for rate, batch and slots would be those of the part that is there. What comes to a service beyond the 64th is not looked at. A service is estimated
 //! again once a minute, one service a window: that costs about 0.1 s with 2,000 requests (`compare/lm`).
 
 use std::collections::VecDeque;
@@ -15,7 +16,10 @@ use super::{
     fit::{self, LmEstimate, LmUnidentifiable},
     view::LmView,
 };
-use crate::spans::{Name, Span};
+use crate::{
+    spans::{Name, Span},
+    weights::MISSING,
+};
 
 /// Requests of one service: enough for a batch of hundreds to turn over several times.
 const MAX_REQUESTS: usize = 2_000;
@@ -75,6 +79,9 @@ struct Kept {
     input_tokens: u32,
     output_tokens: u32,
     instance: Option<Name>,
+    /// How many it stands for, and whether any were left out.
+    weight: u32,
+    sampled: bool,
 }
 
 /// All LM services.
@@ -119,6 +126,8 @@ impl LmServices {
             input_tokens: u32::try_from(span.input_tokens).unwrap_or(0),
             output_tokens: u32::try_from(span.output_tokens).unwrap_or(u32::MAX),
             instance: span.instance,
+            weight: span.weight,
+            sampled: span.sampled,
         });
     }
 
@@ -146,8 +155,19 @@ impl Recent {
         self.requests.extend(self.fresh.drain(..));
         let old = self.requests.iter().take_while(|kept| end - kept.end > KEPT_NS).count();
         self.requests.drain(..old.max(self.requests.len().saturating_sub(MAX_REQUESTS)));
-        self.count_minutes(end);
+        match self.sampled() {
+            Some(_) => self.minutes.clear(),
+            None => self.count_minutes(end),
+        }
         self.view.arrivals = self.minutes.iter().copied().collect();
+    }
+
+    /// Which share of its requests is there, in percent, when not nearly all are.
+    fn sampled(&self) -> Option<u32> {
+        let weight = |kept: &Kept| f64::from(kept.weight);
+        let all: f64 = self.requests.iter().map(weight).sum();
+        let of_sampled: f64 = self.requests.iter().filter(|kept| kept.sampled).map(weight).sum();
+        (of_sampled > MISSING * all).then(|| (100.0 * self.requests.len() as f64 / all).round() as u32)
     }
 
     /// Minutes that nearly everyone who came in them has ended.
@@ -181,6 +201,9 @@ impl Recent {
         if self.requests.is_empty() && self.unstreamed > 0 {
             return Err(LmUnidentifiable::NoFirstToken);
         }
+        if let Some(percent) = self.sampled() {
+            return Err(LmUnidentifiable::Sampled { percent });
+        }
         let first = self.requests.iter().map(|kept| kept.arrival).min().unwrap_or(end);
         let ms = |at: UnixNanos| (at - first) as f64 / 1e6;
         let mut instances: Vec<Option<Name>> = self.requests.iter().map(|kept| kept.instance).collect();
@@ -203,11 +226,51 @@ impl Recent {
 
     /// All arrivals that are kept, as one stretch.
     fn longer(&self, end: UnixNanos) -> Option<LmArrivals> {
-        let start = self.requests.front()?.end;
+        let start = self.requests.front().filter(|_| self.sampled().is_none())?.end;
         let last = self.minutes.back().map(|minute| minute.start_unix_nano + MINUTE_NS).filter(|last| *last > start)?;
         let within = self.requests.iter().filter(|kept| (start..last.min(end)).contains(&kept.arrival));
         let mut arrivals: Vec<f64> = within.map(|kept| (kept.arrival - start) as f64 / 1e6).collect();
         arrivals.sort_by(f64::total_cmp);
         Some(LmArrivals::of(start, u64::try_from((last - start) / 1_000_000).unwrap_or(0), &arrivals))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: i64 = 1_000_000_000;
+
+    /// Three minutes of a model that streams, a request a second, one in so many seen.
+    fn seen(one_in: u32) -> LmView {
+        let mut services = LmServices::default();
+        for minute in 1..=3 {
+            for n in (0..60).step_by(one_in as usize) {
+                services.push(&Span {
+                    service: 7,
+                    start: (minute - 1) * MINUTE_NS + n * SECOND,
+                    duration_ns: SECOND,
+                    first_token_ns: Some(SECOND / 10 + n % 7),
+                    input_tokens: 100 + n,
+                    output_tokens: 20,
+                    weight: one_in,
+                    sampled: one_in > 1,
+                    ..Span::default()
+                });
+            }
+            services.close(minute * MINUTE_NS);
+        }
+        services.view(7).unwrap()
+    }
+
+    #[test]
+    fn of_a_sampled_stream_nothing_is_said_and_why() {
+        let whole = seen(1);
+        assert!(whole.arrivals.iter().any(|minute| minute.rate_per_s == 1.0), "{:?}", whole.arrivals);
+        assert!(!whole.reason.unwrap_or_default().contains("sampled"));
+        let sampled = seen(4);
+        let reason = sampled.reason.unwrap();
+        assert!(reason.starts_with("sampled: the spans of 25 % of its requests are there"), "{reason}");
+        assert!(sampled.arrivals.is_empty() && sampled.longer.is_none() && sampled.utilization.is_none());
     }
 }

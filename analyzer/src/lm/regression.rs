@@ -76,10 +76,11 @@ fn fit_used(rows: &[Row], used: &[usize]) -> Option<Fit> {
         fitted.errors[*of] = scale * inverse[place][place].max(0.0).sqrt();
     }
     fitted.r2 = explained(rows, &weights, &solution, used);
-    let mut shares: Vec<f64> =
-        rows.iter().zip(residuals).map(|(row, r)| (r / row.weight.sqrt() / row.value).abs()).collect();
+    // of a value of 0 no error is a share
+    let weighs = rows.iter().zip(residuals).filter(|(row, _)| row.value > 0.0 && row.weight > 0.0);
+    let mut shares: Vec<f64> = weighs.map(|(row, r)| (r / row.weight.sqrt() / row.value).abs()).collect();
     shares.sort_by(f64::total_cmp);
-    fitted.residual = shares[shares.len() / 2];
+    fitted.residual = *shares.get(shares.len() / 2)?;
     Some(fitted)
 }
 
@@ -188,6 +189,18 @@ mod tests {
         assert_eq!(fit(&rows(0)[..6], 2), None);
         let same: Vec<Row> = rows(0).into_iter().map(|r| Row { regressors: [1.0, 1.0, 0.0, 0.0, 0.0], ..r }).collect();
         assert_eq!(fit(&same, 2), None, "two regressors that are one");
+    }
+
+    #[test]
+    fn a_time_of_nothing_is_no_error_without_bound() {
+        let some_none: Vec<Row> = rows(0)
+            .into_iter()
+            .enumerate()
+            .map(|(i, r)| Row { value: if i % 3 == 0 { 0.0 } else { r.value }, ..r })
+            .collect();
+        assert!(fit(&some_none, 2).unwrap().residual.is_finite());
+        let nothing: Vec<Row> = rows(0).into_iter().map(|r| Row { value: 0.0, ..r }).collect();
+        assert!(fit(&nothing, 2).is_none_or(|fit| fit.residual.is_finite()));
     }
 
     #[test]

@@ -187,6 +187,7 @@ fn a_span() -> crate::spans::Span {
     use crate::spans::{Side, Span};
     Span {
         weight: 1,
+        sampled: false,
         refused: false,
         trace: 1,
         id: 1,

@@ -3,9 +3,15 @@
 //!
 //! `p₀…p_K` of the birth-death chain: `pₙ ∝ aⁿ/n!` up to c, then `·a/c` each. L. Kleinrock, "Queueing
 //! Systems, Volume I", 1975, section 3.5; D. Gross and C. M. Harris, "Fundamentals of Queueing Theory",
-//! 1998, section 2.4. Computed as ratios, so nothing overflows. A steady state exists at any load.
+//! 1998, section 2.4. A steady state exists at any load.
+//!
+//! States up to c weigh `1/B` of state c, with Erlang's B; those beyond are a geometric series, relative to state c when
+//! it falls and to state K when it grows, so nothing overflows. Its sums are doubled up to their length, of terms that are all
+//! positive: K costs its logarithm, and nothing cancels where a is about c.
 
 use std::num::NonZeroU32;
+
+use super::mmc::erlang_b;
 
 /// What such a station does.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -26,25 +32,67 @@ pub fn solve(arrival_rate: f64, service_time: f64, servers: NonZeroU32, room: u3
     if !usable(arrival_rate) || !usable(service_time) {
         return None;
     }
-    let (c, offered) = (servers.get(), arrival_rate * service_time);
-    let room = room.max(c);
-    // weights relative to the largest seen, which keeps them within range
-    let (mut weight, mut total, mut waiting) = (1.0_f64, 1.0_f64, 0.0_f64);
-    for n in 1..=room {
-        weight *= offered / f64::from(n.min(c));
-        total += weight;
-        waiting += weight * f64::from(n.saturating_sub(c));
-        if weight > 1e200 {
-            (total, waiting, weight) = (total / weight, waiting / weight, 1.0);
-        }
-    }
-    let rejected_ratio = weight / total;
+    let offered = arrival_rate * service_time;
+    let weights = Weights::of(offered, servers, room.max(servers.get()) - servers.get());
+    let rejected_ratio = weights.full / weights.total;
     let admitted = arrival_rate * (1.0 - rejected_ratio);
     Some(Limited {
         rejected_ratio,
-        queue_wait: if admitted > 0.0 { waiting / total / admitted } else { 0.0 },
-        utilization: admitted * service_time / f64::from(c),
+        queue_wait: if admitted > 0.0 { weights.waiting / weights.total / admitted } else { 0.0 },
+        utilization: admitted * service_time / f64::from(servers.get()),
     })
+}
+
+/// Weights of states, relative to one of them.
+struct Weights {
+    /// Of the state in which one more is turned away.
+    full: f64,
+    /// Of all states.
+    total: f64,
+    /// Of all, times those that wait in them.
+    waiting: f64,
+}
+
+impl Weights {
+    fn of(offered: f64, servers: NonZeroU32, queue: u32) -> Self {
+        let (ratio, none_waits) = (offered / f64::from(servers.get()), 1.0 / erlang_b(offered, servers));
+        if ratio <= 1.0 {
+            let Series { last, sum, first_moment } = Series::of(ratio, queue);
+            return Self { full: last, total: none_waits + sum, waiting: first_moment };
+        }
+        // relative to the last state, backwards: q waits in it, q − 1 in the one before
+        let Series { last, sum, first_moment } = Series::of(1.0 / ratio, queue);
+        let states = 1.0 + sum - last;
+        let waiting = f64::from(queue) * states - (first_moment - f64::from(queue) * last);
+        Self { full: 1.0, total: none_waits * last + states, waiting }
+    }
+}
+
+/// `xⁿ`, `Σ xᵏ` and `Σ k·xᵏ` for k from 1 to n, of an x from 0 to 1.
+#[derive(Clone, Copy)]
+struct Series {
+    last: f64,
+    sum: f64,
+    first_moment: f64,
+}
+
+impl Series {
+    /// By the bits of n: twice as many terms, then one more where the bit is set.
+    fn of(x: f64, n: u32) -> Self {
+        let (mut series, mut terms) = (Self { last: 1.0, sum: 0.0, first_moment: 0.0 }, 0.0);
+        for bit in (0..u32::BITS - n.leading_zeros()).rev() {
+            let Self { last, sum, first_moment } = series;
+            let second_half = last * (first_moment + terms * sum);
+            series = Self { last: last * last, sum: sum + last * sum, first_moment: first_moment + second_half };
+            terms *= 2.0;
+            if n >> bit & 1 == 1 {
+                let Self { last, sum, first_moment } = series;
+                series = Self { last: x * last, sum: x * (1.0 + sum), first_moment: x * (1.0 + sum + first_moment) };
+                terms += 1.0;
+            }
+        }
+        series
+    }
 }
 
 #[cfg(test)]
@@ -75,6 +123,53 @@ mod tests {
             solve(0.0, 1.0, c(1), 1).unwrap(),
             Limited { rejected_ratio: 0.0, queue_wait: 0.0, utilization: 0.0 }
         );
+    }
+
+    /// State by state, as the chain is written.
+    fn summed(arrival_rate: f64, servers: u32, room: u32) -> (f64, f64) {
+        let (mut weight, mut total, mut waiting) = (1.0_f64, 1.0_f64, 0.0_f64);
+        for n in 1..=room {
+            weight *= arrival_rate / f64::from(n.min(servers));
+            total += weight;
+            waiting += weight * f64::from(n.saturating_sub(servers));
+            if weight > 1e200 {
+                (total, waiting, weight) = (total / weight, waiting / weight, 1.0);
+            }
+        }
+        let rejected = weight / total;
+        (rejected, waiting / total / (arrival_rate * (1.0 - rejected)))
+    }
+
+    #[test]
+    fn the_closed_form_is_the_sum_over_all_states_also_where_load_is_about_one() {
+        for servers in [1, 2, 7, 64] {
+            for load in [1e-9, 0.3, 0.999_999, 1.0 - 1e-12, 1.0, 1.0 + 1e-12, 1.000_001, 1.7, 40.0] {
+                for queue in [0, 1, 2, 3, 10, 1_023, 1_024, 20_000] {
+                    let rate = load * f64::from(servers);
+                    let found = solve(rate, 1.0, c(servers), servers + queue).unwrap();
+                    let (rejected, wait) = summed(rate, servers, servers + queue);
+                    let near = |a: f64, b: f64| (a - b).abs() <= 1e-9 * b.abs() + 1e-300;
+                    assert!(near(found.rejected_ratio, rejected), "{servers} {load} {queue}: {found:?} {rejected}");
+                    assert!(near(found.queue_wait, wait), "{servers} {load} {queue}: {found:?} {wait}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_limit_that_is_none_costs_nothing() {
+        let endless = |load: f64| solve(load * 4.0, 1.0, c(4), u32::MAX).unwrap();
+        // a loop over the states would take weeks for so many
+        for _ in 0..100_000 {
+            assert!(endless(0.5).rejected_ratio < 1e-12);
+        }
+        let free = mmc::queue_wait(2.0, 1.0, c(4)).unwrap();
+        assert!((endless(0.5).queue_wait - free).abs() < 1e-9);
+        // at ρ = 1 all rooms are as likely: half of them wait; beyond, nearly all
+        let rooms = f64::from(u32::MAX);
+        assert!((endless(1.0).queue_wait / (rooms / 8.0) - 1.0).abs() < 1e-6, "{:?}", endless(1.0));
+        let full = endless(2.0);
+        assert!((full.rejected_ratio - 0.5).abs() < 1e-9 && (full.queue_wait / (rooms / 4.0) - 1.0).abs() < 1e-6);
     }
 
     #[test]

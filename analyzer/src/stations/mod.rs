@@ -65,6 +65,8 @@ pub(crate) struct Ended {
     pub(crate) start: UnixNanos,
     /// When the whole request ended.
     pub(crate) end: UnixNanos,
+    /// How many it stands for.
+    pub(crate) weight: u32,
 }
 
 /// All of them.

@@ -166,7 +166,7 @@ mod tests {
         assert!(!station.is_due(10 * IDENTIFIED_FOR_NS) && !station.is_visited_since(0));
         assert!(!station.is_gone(IDENTIFYING_NS) && station.is_gone(IDENTIFYING_NS + 1));
         let visit = Visit { arrival: 5, departure: 9, gave_up: false };
-        station.take(vec![Ended { visit, instance: None, operation: 0, start: 5, end: 9 }]);
+        station.take(vec![Ended { visit, instance: None, operation: 0, start: 5, end: 9, weight: 1 }]);
         station.judged_until = 10;
         assert!(station.is_due(IDENTIFIED_FOR_NS) && station.is_visited_since(9));
         station.identify(IDENTIFIED_FOR_NS);

@@ -1,11 +1,7 @@
-//! [`Sampled`]: some whole requests of every entry, for what-if. Which ones is decided by their trace ids, so that it depends
+//! [`some_of`]: some whole requests of every entry, for what-if. Which ones is decided by their trace ids, so that it depends
 //! neither on the order of arrival nor on how long they took.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    hash::BuildHasher,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, hash::BuildHasher};
 
 use weir_schema::UnixNanos;
 
@@ -15,54 +11,38 @@ use crate::{
     spans::{Name, Side, Span},
 };
 
-/// Requests of an entry taken from a window: five windows of them know a mean to 4 % of its scatter.
+/// Requests of an entry taken from a window: five windows of them ([`Requests`](crate::snapshot::Requests)) know a mean
+/// to 4 % of its scatter.
 const A_WINDOW: usize = 100;
 
-/// Windows they are kept for.
-const WINDOWS: usize = 5;
-
-/// Requests taken from a window at most; with [`MAX_PARTS`] each, 64 MB are kept at worst.
+/// Requests taken from a window at most; with [`MAX_PARTS`] each, 13 MB at worst.
 const MOST_A_WINDOW: usize = 1_000;
 
 /// Parts (one per service entered) of a request that is kept.
 const MAX_PARTS: usize = 200;
 
-/// Requests of the last windows.
-#[derive(Debug, Default)]
-pub(super) struct Sampled {
-    windows: VecDeque<Vec<Request<Name>>>,
-}
-
-impl Sampled {
-    pub(super) fn requests(&self) -> Arc<Vec<Request<Name>>> {
-        Arc::new(self.windows.iter().flatten().cloned().collect())
+/// Some of the requests that ended in a window.
+pub(super) fn some_of(spans: &[(Span, Place)], held: &Held, known_until: UnixNanos) -> Vec<Request<Name>> {
+    let hash = foldhash::fast::FixedState::default();
+    let mut by_entry: BTreeMap<Name, Vec<(u64, u64, Place)>> = BTreeMap::new();
+    for (span, place) in spans.iter().filter(|(span, place)| !span.shed && enters(span, *place, held)) {
+        by_entry.entry(span.service).or_default().push((hash.hash_one(span.trace), span.id, *place));
     }
-
-    /// Takes some of the requests that ended in a window.
-    pub(super) fn window(&mut self, spans: &[(Span, Place)], held: &Held, known_until: UnixNanos) {
-        let hash = foldhash::fast::FixedState::default();
-        let mut by_entry: BTreeMap<Name, Vec<(u64, u64, Place)>> = BTreeMap::new();
-        for (span, place) in spans.iter().filter(|(span, place)| !span.shed && enters(span, *place, held)) {
-            by_entry.entry(span.service).or_default().push((hash.hash_one(span.trace), span.id, *place));
-        }
-        let whole = Whole { held, known_until };
-        let mut taken = Vec::new();
-        for mut roots in by_entry.into_values() {
-            roots.sort_unstable_by_key(|(hash, id, _)| (*hash, *id));
-            let some = roots.into_iter().take(A_WINDOW.min(MOST_A_WINDOW - taken.len()));
-            taken.extend(some.filter_map(|(.., place)| whole.part(place, held.node(place)?, &mut 0)));
-        }
-        self.windows.push_back(taken);
-        if self.windows.len() > WINDOWS {
-            self.windows.pop_front();
-        }
+    let whole = Whole { held, known_until };
+    let mut taken = Vec::new();
+    for mut roots in by_entry.into_values() {
+        roots.sort_unstable_by_key(|(hash, id, _)| (*hash, *id));
+        let some = roots.into_iter().take(A_WINDOW.min(MOST_A_WINDOW - taken.len()));
+        taken.extend(some.filter_map(|(.., place)| whole.part(place, held.node(place)?, &mut 0)));
     }
+    taken
 }
 
 /// Whether a request enters the mesh by it: nobody called, or a client of which nothing more is known.
 fn enters(span: &Span, place: Place, held: &Held) -> bool {
     let serves = span.side != Side::Client && (span.side != Side::Internal || span.parent == 0);
-    serves && held.parent_of(place).is_none_or(|parent| parent.is_client() && parent.is_root())
+    let from_outside = || held.parent_of(place).is_none_or(|parent| parent.is_client() && parent.is_root());
+    serves && held.holds(place, span.id) && from_outside()
 }
 
 /// Reads requests from the spans that had ended by then.

@@ -63,6 +63,7 @@ pub(super) async fn restore(store: &Store, config: weir_analyzer::Config) -> Res
     {
         warn!(%error, "what the analyzer had learnt cannot be used: it learns anew");
     }
+    analyzer.set_clock(now);
     let restored = async {
         let (minutes, why) = affected(store, now).await?;
         let scan = Scan { minutes: &minutes, hold_ms: config.hold_ms, history: Some(now) };

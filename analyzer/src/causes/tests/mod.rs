@@ -201,6 +201,32 @@ fn errors_that_are_usual_accuse_nobody() {
 }
 
 #[test]
+fn what_sampling_kept_whole_is_no_more_than_it_was_and_a_fault_is_found_all_the_same() {
+    for (seed, rare) in [(1, Fault::Slow(40.0)), (2, Fault::Errs), (3, Fault::Slow(40.0)), (4, Fault::Errs)] {
+        let (mut mesh, mut causes) = (Mesh::new(seed), Causes::default());
+        // one request in ten is slow, or fails, and always was
+        let mixed = |mesh: &mut Mesh, usual| [mesh.window(usual, Fault::Nothing), mesh.window(10, rare)].concat();
+        for _ in 0..8 {
+            let (_, observed) = causes.rank(&slices(&mixed(&mut mesh, 90)), &mesh.names);
+            causes.remember(observed);
+        }
+        // now those are kept, and of the others one in ten
+        let mut kept = mixed(&mut mesh, 9);
+        kept[..9].iter_mut().flatten().for_each(|span| (span.weight, span.sampled) = (10, true));
+        let (ranking, _) = causes.rank(&slices(&kept), &mesh.names);
+        assert!(ranking.causes.iter().all(|cause| cause.confidence < SUSPICIOUS), "{rare:?}: {ranking:?}");
+        let mut slow = mesh.window(50, Fault::Slow(60.0));
+        let (whole, _) = causes.rank(&slices(&slow), &mesh.names);
+        slow.iter_mut().flatten().for_each(|span| (span.weight, span.sampled) = (7, true));
+        let (sampled, _) = causes.rank(&slices(&slow), &mesh.names);
+        assert_eq!(first(&sampled), ("tagger", CauseKind::SlowService, true), "{sampled:?}");
+        let of = |ranking: &Ranking| (ranking.causes[0].confidence, ranking.causes[0].lost_ms);
+        assert!((of(&whole).0 - of(&sampled).0).abs() < 1e-9, "equal weights are no surer: {whole:?} {sampled:?}");
+        assert!((of(&whole).1 / of(&sampled).1 - 1.0).abs() < 1e-9);
+    }
+}
+
+#[test]
 fn calls_that_nobody_answers_any_more_are_the_callees() {
     for seed in 1..=3 {
         let ranking = after_health(seed, Fault::Dead);

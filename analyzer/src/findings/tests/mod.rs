@@ -1,11 +1,13 @@
 //! Findings of simulated meshes: health opens none, and each made fault the right one and only it.
 
+mod book;
 mod calibration;
 mod faults;
 mod health;
 mod mesh;
 mod rows;
 mod run;
+mod sampled;
 
 use mesh::{Mesh, Service, service};
 use rows::{Row, SECOND, batch};
