@@ -1,5 +1,7 @@
 //! [`Analyzer`]: takes spans, closes windows, and says what follows.
 
+mod shedding;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     num::NonZeroU32,
@@ -20,7 +22,7 @@ use crate::{
     graph::ServiceGraph,
     held::{As, Call, Held},
     rollup::{Rollup, minute},
-    snapshot::{Counters, FindingView, NodeKind, Snapshot},
+    snapshot::{Counters, FindingView, NodeKind, ServiceView, Snapshot},
     spans::{Name, Names, SpanColumns},
     view,
     window::Window,
@@ -367,11 +369,8 @@ impl Analyzer {
         };
         let bottleneck = |finding: &FindingView| {
             let name = full(finding)?;
-            let service = snapshot.services.iter().find(|s| s.service == name)?;
-            let entry = self.graph.entry_of(&name).and_then(|entry| {
-                let visits = usual(&name)? / usual(&entry)?.max(1e-9);
-                Some((entry, visits))
-            });
+            let is_it = |s: &&ServiceView| s.service == name && s.kind == NodeKind::Service;
+            let service = snapshot.services.iter().find(is_it)?;
             Some(Bottleneck {
                 finding_id: finding.finding_id.clone(),
                 usual_service_time_ms: self.usual_service_time(&name),
@@ -381,7 +380,7 @@ impl Analyzer {
                 downstream_ms: service.downstream_ms,
                 utilization: service.estimate.utilization,
                 completions_per_s: service.rate_per_s,
-                entry,
+                entry: shedding::entry(finding, service, snapshot, usual),
             })
         };
         self.findings.open().filter_map(bottleneck).collect()

@@ -185,7 +185,7 @@ impl<'a> NameColumn<'a> {
         {
             return name;
         }
-        let name = names.intern_as(self.role, text);
+        let name = names.said(self.role, text);
         place.set(Some((text, name)));
         name
     }
@@ -265,7 +265,7 @@ impl<'a> SpanColumns<'a> {
             side,
             error: self.status.value(row) == "error" || failed_server,
             abandoned: cancelled || http_status == Some(CLIENT_CLOSED_REQUEST),
-            peer: peer.map(|(role, peer)| names.intern_as(role, peer)),
+            peer: peer.map(|(role, peer)| names.said(role, peer)),
             peer_kind,
             instance: self.instance(row, names),
             // what a hostile sender says does not reach beyond its span

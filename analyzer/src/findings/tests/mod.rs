@@ -4,6 +4,7 @@ mod calibration;
 mod faults;
 mod health;
 mod mesh;
+mod regulated;
 mod rows;
 mod run;
 
