@@ -17,6 +17,7 @@ mod postgres;
 mod prompt;
 mod proxy;
 mod readers;
+mod restart;
 mod rollups;
 mod sdk;
 mod search;

@@ -5,6 +5,7 @@ mod shedding;
 use std::{
     collections::{BTreeMap, BTreeSet},
     num::NonZeroU32,
+    ops::Range,
 };
 
 use arrow::record_batch::RecordBatch;
@@ -137,7 +138,9 @@ impl Analyzer {
             if anew {
                 self.rollup.span(&span);
             }
-            if span.start >= history_from && self.windows.push_stored(span, place) {
+            if span.start >= history_from && span.end() <= self.windows.believed_until {
+                self.windows.push_stored(span, place);
+                // a request that ends in an open window is wanted whole, with what of it ended before
                 self.findings.push(&span);
             }
             let of_history = self.calls.iter().filter(|call| call.known_at >= history_from);
@@ -177,6 +180,14 @@ impl Analyzer {
         self.rollup.closed(now.saturating_sub(self.slack_ns()), &self.names)
     }
 
+    /// After a restart: what began before `read_from` was not read back, and nobody listened in the time that weir was `away`. Windows
+    /// that hold some of such a time are not whole, and not judged.
+    pub fn was_away(&mut self, read_from: UnixNanos, away: Range<UnixNanos>) {
+        self.windows.unwatched(read_from.saturating_sub(1)..read_from.saturating_add(1));
+        // what was late when it went did not come any more
+        self.windows.unwatched(away.start.saturating_sub(self.lateness_ns())..away.end);
+    }
+
     /// Minutes whose rows are not all written: what a checkpoint has to name.
     #[must_use]
     pub fn open_minutes(&self) -> BTreeSet<UnixNanos> {
@@ -195,9 +206,13 @@ impl Analyzer {
         i64::try_from(self.config.hold_ms).unwrap_or(60_000) * 1_000_000
     }
 
+    fn lateness_ns(&self) -> i64 {
+        i64::try_from(self.config.lateness_ms).unwrap_or(0) * 1_000_000
+    }
+
     /// How long a minute stays open after it ended: its spans may come late.
     fn slack_ns(&self) -> i64 {
-        2 * i64::try_from(self.config.lateness_ms).unwrap_or(0) * 1_000_000 + 5_000_000_000
+        2 * self.lateness_ns() + 5_000_000_000
     }
 
     /// What a restart must not lose, see [`checkpoint`](crate::checkpoint). Spans are not in it: they are stored.
@@ -213,6 +228,7 @@ impl Analyzer {
             stations,
             findings: self.findings.save(),
             last_snapshot: self.last_snapshot.clone(),
+            control: self.controller.save(),
         };
         history.to_bytes()
     }
@@ -231,7 +247,8 @@ impl Analyzer {
         self.windows.restore(history.stations, history.closed_until);
         self.usual_rates = history.usual_rates;
         self.usual_service_ms = history.usual_service_ms;
-        self.findings.restore(history.findings);
+        self.findings.restore(history.findings, history.closed_until);
+        self.controller.restore(history.control);
         self.last_snapshot = history.last_snapshot;
         Ok(())
     }
@@ -243,9 +260,8 @@ impl Analyzer {
 
     /// Closes what ended long enough before `now`.
     pub fn step(&mut self, now: UnixNanos) -> Step {
-        let lateness_ns = i64::try_from(self.config.lateness_ms).unwrap_or(0) * 1_000_000;
         let hold_ns = self.hold_ns();
-        let before = now.saturating_sub(lateness_ns);
+        let before = now.saturating_sub(self.lateness_ns());
         let mut step = self.close_until(before, now);
         self.held.turn(Some(now), hold_ns, self.config.max_held_spans, &mut self.calls);
         self.calls.drain(..).for_each(|call| self.rollup.call(&call));
@@ -254,13 +270,30 @@ impl Analyzer {
         step
     }
 
+    #[cfg(test)]
+    /// Closes the oldest open window that ended by `before` and is judged, and says what is seen then.
+    pub(crate) fn next_window(&mut self, before: UnixNanos) -> Option<Snapshot> {
+        while let Some(end) = self.windows.next_end().filter(|end| *end <= before) {
+            if let Some(snapshot) = self.close_until(end, end).snapshot {
+                return Some(snapshot);
+            }
+        }
+        None
+    }
+
     /// Closes everything.
     pub fn finish(&mut self) -> Step {
         let mut step = self.close_until(UnixNanos::MAX, self.newest);
+        step.rows.extend(self.stop());
+        step
+    }
+
+    /// At a stop, the rows of minutes that are open. Windows stay open: half of one must not be judged as a whole one. What a restart reads
+    /// back of them it knows not to be whole, see [`Analyzer::was_away`].
+    pub fn stop(&mut self) -> Vec<Batch> {
         self.held.finish(&mut self.calls);
         self.calls.drain(..).for_each(|call| self.rollup.call(&call));
-        step.rows.extend(self.rollup.closed(UnixNanos::MAX, &self.names));
-        step
+        self.rollup.closed(UnixNanos::MAX, &self.names)
     }
 
     /// What is regulated now.
@@ -269,11 +302,19 @@ impl Analyzer {
         self.controller.policy()
     }
 
+    /// What is regulated now and nothing else: what can be shown before the first window.
+    #[must_use]
+    pub fn regulated(&self) -> Snapshot {
+        let mut snapshot = Snapshot::default();
+        view::regulate(&mut snapshot, self.controller.policy(), self.controller.view());
+        snapshot
+    }
+
     fn close_until(&mut self, before: UnixNanos, now: UnixNanos) -> Step {
         let servers = self.servers();
         let closed = self.windows.close(before, &mut self.held, &servers);
         let mut step = Step::default();
-        let orders_only = closed.is_empty();
+        let orders_only = closed.iter().all(|window| window.unwatched);
         for window in closed {
             self.window(&window, &mut step);
         }
@@ -300,6 +341,10 @@ impl Analyzer {
     }
 
     fn window(&mut self, window: &Window, step: &mut Step) {
+        if window.unwatched {
+            self.findings.skip(window.end);
+            return;
+        }
         self.graph = self.graph_of(window);
         let mut snapshot = view::snapshot(window, &self.names);
         let changed = self.findings.window(window, &snapshot, &self.names, &self.graph);
@@ -411,6 +456,8 @@ mod checkpoint_tests;
 mod made;
 #[cfg(test)]
 mod replay_tests;
+#[cfg(test)]
+mod restart_tests;
 #[cfg(test)]
 mod restore_tests;
 #[cfg(test)]

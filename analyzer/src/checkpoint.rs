@@ -1,5 +1,5 @@
 //! `History`: what the analyzer learnt and stored spans cannot give back in seconds: usual rates and
-//! service times, how stations serve, what is usual of each service, and which findings are open.
+//! service times, how stations serve, what is usual of each service, which findings are open, and what people ordered.
 //!
 //! CBOR (RFC 8949) after a mark and a version. Names are kept by number, so everything else may stand by
 //! number too. A field that is added is given a default and needs no new version; one that changes its
@@ -11,7 +11,10 @@ use std::{collections::BTreeMap, io::Read};
 use serde::{Deserialize, Serialize};
 use weir_schema::UnixNanos;
 
-use crate::{findings::SavedFindings, names::SavedNames, snapshot::Snapshot, spans::Name, stations::SavedStation};
+use crate::{
+    control::SavedControl, findings::SavedFindings, names::SavedNames, snapshot::Snapshot, spans::Name,
+    stations::SavedStation,
+};
 
 /// What the bytes begin with.
 const MARK: &[u8; 8] = b"weirhist";
@@ -35,6 +38,8 @@ pub(crate) struct History {
     pub(crate) stations: Vec<SavedStation>,
     pub(crate) findings: SavedFindings,
     pub(crate) last_snapshot: Option<Snapshot>,
+    #[serde(default)]
+    pub(crate) control: SavedControl,
 }
 
 /// Why a history cannot be used.

@@ -10,7 +10,7 @@
 
 mod requests;
 
-use std::{collections::BTreeMap, num::NonZeroU32};
+use std::{collections::BTreeMap, num::NonZeroU32, ops::Range};
 
 use hashbrown::{HashMap, HashSet};
 use requests::Sampled;
@@ -58,6 +58,8 @@ pub(crate) struct Windows {
     follow: Follow,
     /// Spans and edges of the last window: the next will have about as many.
     room: (usize, usize),
+    /// Times of which not all spans came.
+    unwatched: Vec<Range<UnixNanos>>,
     /// What ends later cannot be: its sender's clock is wrong.
     pub(crate) believed_until: UnixNanos,
     pub(crate) late: u64,
@@ -118,6 +120,7 @@ impl Windows {
             calls: Calls::default(),
             follow: Follow::default(),
             room: (0, 0),
+            unwatched: Vec::new(),
             believed_until: UnixNanos::MAX,
             late: 0,
             skewed: 0,
@@ -180,6 +183,16 @@ impl Windows {
         self.closed_until = end.map(|end| (end - 1).div_euclid(self.length_ns)).max(self.closed_until);
     }
 
+    /// Of this time not all spans came: a window that holds some of it is not judged.
+    pub(crate) fn unwatched(&mut self, time: Range<UnixNanos>) {
+        self.unwatched.push(time);
+    }
+
+    /// The end of the oldest window that is open.
+    pub(crate) fn next_end(&self) -> Option<UnixNanos> {
+        self.open.first_key_value().map(|(index, _)| (index + 1).saturating_mul(self.length_ns))
+    }
+
     /// Windows that ended before `before`, oldest first.
     pub(crate) fn close(
         &mut self,
@@ -188,16 +201,19 @@ impl Windows {
         servers: &HashMap<Name, NonZeroU32>,
     ) -> Vec<Window> {
         let mut closed = Vec::new();
-        while let Some((index, _)) = self.open.first_key_value() {
-            let end = (index + 1).saturating_mul(self.length_ns);
-            if end > before {
-                break;
-            }
+        while let Some(end) = self.next_end().filter(|end| *end <= before) {
             let Some((index, open)) = self.open.pop_first() else { break };
             self.closed_until = Some(index);
-            closed.push(self.summarize(end, open, held, servers));
+            closed.push(match self.is_whole(end) {
+                true => self.summarize(end, open, held, servers),
+                false => Window { end, length_ns: self.length_ns, unwatched: true, ..Window::default() },
+            });
         }
         closed
+    }
+
+    fn is_whole(&self, end: UnixNanos) -> bool {
+        !self.unwatched.iter().any(|time| time.start < end && end - self.length_ns < time.end)
     }
 
     fn summarize(

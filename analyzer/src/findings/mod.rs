@@ -46,6 +46,7 @@ mod usual;
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
+use weir_schema::UnixNanos;
 
 use self::{
     book::Book, facts::Facts, history::History, live::Live, remember::Seen, scene::Scene, suspicion::Suspicion,
@@ -79,6 +80,8 @@ pub(crate) struct Findings {
     live: Live,
     history: History,
     book: Book,
+    /// Requests that were over by then were judged before a restart.
+    judged_until: Option<UnixNanos>,
     min_history: usize,
     wait_budget_ms: f64,
 }
@@ -97,6 +100,7 @@ impl Findings {
             live: Live::new(config.max_trace_spans),
             history: History::default(),
             book: Book::default(),
+            judged_until: None,
             min_history: config.min_history,
             wait_budget_ms: config.control.wq_budget_ms,
         }
@@ -106,8 +110,9 @@ impl Findings {
         SavedFindings { history: self.history.clone(), book: self.book.clone() }
     }
 
-    pub(crate) fn restore(&mut self, saved: SavedFindings) {
-        (self.history, self.book) = (saved.history, saved.book);
+    /// Requests that were over by `judged_until` are in it.
+    pub(crate) fn restore(&mut self, saved: SavedFindings, judged_until: Option<UnixNanos>) {
+        (self.history, self.book, self.judged_until) = (saved.history, saved.book, judged_until);
     }
 
     /// Takes in a span that is no duplicate.
@@ -123,7 +128,7 @@ impl Findings {
         names: &Names,
         graph: &ServiceGraph,
     ) -> Vec<FindingView> {
-        let requests = self.traces.complete(window.end);
+        let requests = self.requests(window.end);
         let facts = Facts::of(&requests);
         let quiet = self.book.is_quiet();
         self.live.window(requests, (window.end - window.length_ns, window.end), names, quiet);
@@ -141,6 +146,19 @@ impl Findings {
             self.history.remember(&seen, &suspected);
         }
         changes
+    }
+
+    /// Lets the requests of a window go that is not judged.
+    pub(crate) fn skip(&mut self, end: UnixNanos) {
+        drop(self.requests(end));
+    }
+
+    /// Requests that were over by `end` and that nobody has judged yet.
+    fn requests(&mut self, end: UnixNanos) -> Vec<Vec<Span>> {
+        if let Some(until) = self.judged_until.take() {
+            drop(self.traces.complete(until));
+        }
+        self.traces.complete(end)
     }
 
     /// Open findings by rank, then closed ones, newest first.

@@ -5,6 +5,7 @@ mod faults;
 mod health;
 mod mesh;
 mod regulated;
+mod restart;
 mod rows;
 mod run;
 
