@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // a test stops where it fails
 
+mod analyze;
 mod api;
 mod crash;
 mod critical_path;

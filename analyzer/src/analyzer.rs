@@ -253,6 +253,20 @@ impl Analyzer {
         Ok(())
     }
 
+    /// Goes to another time, of which nothing was seen yet, with what was learnt: what is usual and how stations serve. Nothing of the time
+    /// before is open or closed there.
+    pub(crate) fn moved_to(self, at: UnixNanos) -> Self {
+        let (mut stations, _) = self.windows.save();
+        stations.iter_mut().for_each(|station| station.tried = at);
+        let mut moved = Self::new(self.config);
+        moved.names = self.names;
+        moved.windows.restore(stations, None);
+        moved.usual_rates = self.usual_rates;
+        moved.usual_service_ms = self.usual_service_ms;
+        moved.findings.moved_to(self.findings, at);
+        moved
+    }
+
     /// Takes an order.
     pub fn command(&mut self, command: Command, _now: UnixNanos) {
         self.controller.command(command);
@@ -270,7 +284,6 @@ impl Analyzer {
         step
     }
 
-    #[cfg(test)]
     /// Closes the oldest open window that ended by `before` and is judged, and says what is seen then.
     pub(crate) fn next_window(&mut self, before: UnixNanos) -> Option<Snapshot> {
         while let Some(end) = self.windows.next_end().filter(|end| *end <= before) {
@@ -453,7 +466,7 @@ pub(crate) fn middle(values: &[f64]) -> Option<f64> {
 #[cfg(test)]
 mod checkpoint_tests;
 #[cfg(test)]
-mod made;
+pub(crate) mod made;
 #[cfg(test)]
 mod replay_tests;
 #[cfg(test)]

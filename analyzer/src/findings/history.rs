@@ -78,6 +78,10 @@ impl<K: Ord + Copy, R: Default> Rings<K, R> {
         self.rings.range(between).map(|(key, _)| *key)
     }
 
+    fn moved_to(&mut self, at: UnixNanos) {
+        self.rings.values_mut().for_each(|(seen, _)| *seen = at);
+    }
+
     fn forget(&mut self, now: UnixNanos) {
         self.rings.retain(|_, (seen, _)| now.saturating_sub(*seen) <= FORGOTTEN_NS);
     }
@@ -108,6 +112,22 @@ impl<K: Ord + Copy> Rings<K, Ring<Share>> {
 }
 
 impl History {
+    /// For a time that does not follow on it: what is usual stays so as long as if it had just been learnt, and what had a
+    /// course over time begins anew.
+    pub(super) fn moved_to(mut self, at: UnixNanos) -> Self {
+        for rings in [&mut self.own_ms, &mut self.service_ms, &mut self.duration_ms, &mut self.arrivals] {
+            rings.moved_to(at);
+        }
+        self.own_errors.moved_to(at);
+        self.gap_ms.moved_to(at);
+        self.call_errors.moved_to(at);
+        self.retries.moved_to(at);
+        self.made.moved_to(at);
+        self.operations.moved_to(at);
+        self.replicas.moved_to(at);
+        Self { trends: Rings::default(), waits: Rings::default(), ..self }
+    }
+
     /// Lets go of what was not seen for long.
     pub(super) fn forget(&mut self, now: UnixNanos) {
         for rings in [&mut self.own_ms, &mut self.service_ms, &mut self.duration_ms, &mut self.arrivals] {

@@ -115,6 +115,11 @@ impl Findings {
         (self.history, self.book, self.judged_until) = (saved.history, saved.book, judged_until);
     }
 
+    /// Goes to another time, of which nothing was seen yet, with what is usual.
+    pub(crate) fn moved_to(&mut self, before: Self, at: UnixNanos) {
+        (self.history, self.live) = (before.history.moved_to(at), before.live.anew());
+    }
+
     /// Takes in a span that is no duplicate.
     pub(crate) fn push(&mut self, span: &Span) {
         self.traces.push(span);

@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 
 pub use change::{Change, WhatIfError};
 use serde::{Deserialize, Serialize};
+pub(crate) use traffic::visits;
 
 use crate::{
     reach::entering,
