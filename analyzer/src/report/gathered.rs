@@ -2,7 +2,9 @@
 //!
 //! A service takes 50 KB at most, an edge 16 KB, whatever the length of the range.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
+
+use weir_schema::UnixNanos;
 
 use super::{EdgeReport, ServiceReport, series::Series};
 use crate::{
@@ -19,7 +21,9 @@ const MAX_FINDINGS: usize = 1_000;
 /// All windows of a range.
 #[derive(Default)]
 pub(super) struct Gathered {
+    /// Those that numbers are of.
     pub(super) windows: u64,
+    has_whole: bool,
     services: BTreeMap<String, OfService>,
     edges: BTreeMap<(String, String), OfEdge>,
     findings: BTreeMap<String, FindingView>,
@@ -79,7 +83,21 @@ pub(super) struct Entry {
 }
 
 impl Gathered {
-    pub(super) fn take(&mut self, snapshot: Snapshot) {
+    /// Takes in a window. Of one that reaches beyond the range not all spans are there: it counts only where no whole one is.
+    pub(super) fn take(&mut self, mut snapshot: Snapshot, range: &Range<UnixNanos>) {
+        std::mem::take(&mut snapshot.findings).into_iter().for_each(|finding| self.take_finding(finding));
+        let start = snapshot.time_unix_nano - i64::try_from(snapshot.window_ms).unwrap_or(0) * 1_000_000;
+        let whole = range.start <= start && snapshot.time_unix_nano <= range.end;
+        if whole && !self.has_whole {
+            let findings = std::mem::take(&mut self.findings);
+            *self = Self { has_whole: true, findings, ..Self::default() };
+        }
+        if whole || !self.has_whole {
+            self.take_numbers(snapshot);
+        }
+    }
+
+    fn take_numbers(&mut self, snapshot: Snapshot) {
         self.windows += 1;
         for service in reach::entering(&snapshot) {
             if let Some(of) = of(&mut self.services, service.service.clone(), MAX_SERVICES) {
@@ -96,7 +114,6 @@ impl Gathered {
                 of.take(&edge);
             }
         }
-        snapshot.findings.into_iter().for_each(|finding| self.take_finding(finding));
     }
 
     /// A finding as it was when it was worst; of too many the least is left out.

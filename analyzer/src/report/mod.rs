@@ -179,7 +179,7 @@ pub fn report(recorded: Recorded<'_>, history: &Range<UnixNanos>, range: &Range<
     // windows at the end of a history that goes over into the range close with the range's spans
     let mut take = |snapshot: Snapshot| {
         if snapshot.time_unix_nano > range.start {
-            gathered.take(snapshot);
+            gathered.take(snapshot, range);
         }
     };
     replay.run(spans.inspect(|batch| incident.add(batch)), &mut take);

@@ -92,6 +92,23 @@ fn what_began_in_the_history_and_ends_in_the_range_closes_no_window() {
 }
 
 #[test]
+fn what_ends_after_the_range_makes_no_window_of_it_and_a_short_range_has_one() {
+    let mut spans = requests(1_603..1_645, 10);
+    // a minute of windows in which only these end
+    spans.extend((1..=6).map(|tens| Made {
+        trace: u128::from(i64::unsigned_abs(tens)),
+        start: 1_644 * SECOND,
+        duration: tens * 10 * SECOND,
+        operation: "export".into(),
+        ..Made::default()
+    }));
+    let found = report_of(&[], &by_start(spans), [1_000..1_603, 1_603..1_645], 500);
+    assert_eq!(rates(&found), [("cart", 10.0), ("front", 10.0)]);
+    let short = report_of(&[], &requests(1_602..1_606, 10), [1_000..1_602, 1_602..1_606], 500);
+    assert_eq!(rates(&short), [("cart", 4.0), ("front", 4.0)]);
+}
+
+#[test]
 fn windows_do_not_depend_on_how_rows_are_cut() {
     let spans = by_start(requests(1_600..1_900, 10));
     let before = by_start(requests(1_000..1_600, 10));
@@ -175,7 +192,8 @@ fn a_range_of_more_windows_than_are_kept_says_so() {
         let estimate = crate::snapshot::Estimate { arrival_rate_per_s: rate_per_s, ..Default::default() };
         let service =
             crate::snapshot::ServiceView { service: "cart".into(), rate_per_s, estimate, ..Default::default() };
-        gathered.take(Snapshot { time_unix_nano: window, services: vec![service], ..Snapshot::default() });
+        let snapshot = Snapshot { time_unix_nano: window, services: vec![service], ..Snapshot::default() };
+        gathered.take(snapshot, &(0..2_000));
     }
     let verdict = Verdict { ranking: Default::default(), onset: 0, sampled: None };
     let report = Report::of(gathered, verdict);
