@@ -1,31 +1,44 @@
 //! `weir analyze --from T --to T`: queues, bottleneck and root cause of stored spans, logs and metrics, after an
 //! incident. The same analyzer as live, fed by a scan in event time.
+//!
+//! ```text
+//! folder or server ──spans of the history, of the range, logs, metrics──▶ thread: report
+//!                   (batches, a few ahead)
+//! ```
 
 use std::ops::Range;
 
 use anyhow::Context;
-use arrow::record_batch::RecordBatch;
-use futures::{StreamExt, TryStreamExt};
-use weir_analyzer::report::{Beside, Report, report};
-use weir_store::{SqlConfig, Store};
+use tokio::sync::mpsc;
+use weir_analyzer::{
+    SPAN_COLUMNS,
+    report::{LeftOut, Recorded, Report, report},
+};
 
 use crate::{
     cli::AnalyzeArgs,
+    config::Config,
     exit::Exit,
     output,
-    remote::{Place, Server},
+    remote::Place,
+    scan::{self, Slice, What},
 };
 
-/// The columns a remote server is asked for; a local scan gives whole batches.
-const COLUMNS: &str = "*";
-
 /// Of `logs`: records of traces, since only those can be laid to a span.
-const LOGS: &str =
-    "time_unix_nano, service, trace_id, span_id, severity_number, body FROM logs WHERE trace_id IS NOT NULL";
+const LOGS: What<'static> = What {
+    table: "logs",
+    time: "time_unix_nano",
+    columns: "time_unix_nano, service, trace_id, span_id, severity_number, body",
+    only: "trace_id IS NOT NULL",
+};
 
 /// Of `metrics`: those of CPU and network.
-const METRICS: &str = "time_unix_nano, service, instance, name, kind, temporality, value, attributes, resource_attributes \
-    FROM metrics WHERE (lower(name) LIKE '%cpu%' OR lower(name) LIKE '%network%')";
+const METRICS: What<'static> = What {
+    table: "metrics",
+    time: "time_unix_nano",
+    columns: "time_unix_nano, service, instance, name, kind, temporality, value, attributes, resource_attributes",
+    only: "(lower(name) LIKE '%cpu%' OR lower(name) LIKE '%network%')",
+};
 
 /// An hour before the incident is what it is compared with when nothing else is said.
 const HISTORY_NS: i64 = 3_600_000_000_000;
@@ -36,26 +49,14 @@ const WORTH_SAYING: f64 = 0.2;
 /// Runs `weir analyze`.
 ///
 /// # Errors
-/// A store that cannot be reached, or a range that holds no span.
+/// Times or a configuration that cannot be used, a store that cannot be reached, or a range that holds no span.
 pub async fn run(args: AnalyzeArgs) -> Result<Exit, anyhow::Error> {
-    anyhow::ensure!(args.from < args.to, "--from must be before --to");
-    let place = Place::open_existing(&args.target).await?;
-    let spans = scan(&place, args.from, args.to).await?;
-    let (from, to) = args.baseline_from.zip(args.baseline_to).unwrap_or((args.from - HISTORY_NS, args.from));
-    let (history, range) = (from..to, args.from..args.to);
-    let before = scan(&place, history.start, history.end).await?;
-    let ranges = [&history, &range];
-    let beside = Beside { logs: rows(&place, LOGS, ranges).await?, metrics: rows(&place, METRICS, ranges).await? };
+    let times = Times::of(&args)?;
+    let config = Config::load(args.config.as_deref())?;
+    let place = Place::open_existing(&args.target.or_data_of(&config)).await?;
+    let analyzed = analyze(&place, times, config.analyzer).await;
     place.close().await?;
-    let count: usize = spans.iter().map(RecordBatch::num_rows).sum();
-    anyhow::ensure!(
-        count > 0,
-        "no span starts between --from and --to: `weir sql \"SELECT min(start_unix_nano), max(start_unix_nano) FROM spans\"` shows what there is"
-    );
-    let config = weir_analyzer::Config::default();
-    let analyzed = move || report(spans.into_iter(), before.into_iter(), &beside, &history, &range, config);
-    let report = tokio::task::spawn_blocking(analyzed);
-    let report = report.await.context("analyzing")?;
+    let report = analyzed?;
     if args.json {
         output::line(&serde_json::to_string(&report)?)?;
     } else {
@@ -64,43 +65,83 @@ pub async fn run(args: AnalyzeArgs) -> Result<Exit, anyhow::Error> {
     Ok(Exit::Ok)
 }
 
-pub(crate) async fn scan(place: &Place, from: i64, to: i64) -> Result<Vec<RecordBatch>, anyhow::Error> {
-    match place {
-        Place::Local(store) => scan_store(store, from, to).await,
-        Place::Remote(server) => scan_server(place, server, from, to).await,
+/// What is looked at, and what it is compared with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Times {
+    history: Range<i64>,
+    range: Range<i64>,
+}
+
+impl Times {
+    fn of(args: &AnalyzeArgs) -> Result<Self, anyhow::Error> {
+        let AnalyzeArgs { from, to, baseline_from, baseline_to, .. } = *args;
+        anyhow::ensure!(from < to, "--from must be before --to");
+        let hour_before = (from.saturating_sub(HISTORY_NS), from);
+        let (start, end) = baseline_from.zip(baseline_to).unwrap_or(hour_before);
+        anyhow::ensure!(start < end, "--baseline-from must be before --baseline-to");
+        let apart = end <= from || to <= start;
+        anyhow::ensure!(
+            apart,
+            "--baseline-from to --baseline-to overlaps --from to --to: an incident cannot be compared with itself; end the one before the other begins"
+        );
+        Ok(Self { history: start..end, range: from..to })
+    }
+
+    /// Both, the earlier first.
+    fn in_order(&self) -> [&Range<i64>; 2] {
+        if self.range.start < self.history.start { [&self.range, &self.history] } else { [&self.history, &self.range] }
     }
 }
 
-async fn scan_store(store: &Store, from: i64, to: i64) -> Result<Vec<RecordBatch>, anyhow::Error> {
-    let batches = store.scan_spans(from, to).await?;
-    Ok(batches.map_ok(|batch| batch.rows).try_collect().await?)
-}
-
-/// What else was recorded in these ranges, by time.
-async fn rows(place: &Place, what: &str, ranges: [&Range<i64>; 2]) -> Result<Vec<RecordBatch>, anyhow::Error> {
-    let within = ranges.map(|Range { start, end }| format!("time_unix_nano >= {start} AND time_unix_nano < {end}"));
-    let [before, during] = within;
-    let statement = format!("SELECT {what} AND (({before}) OR ({during})) ORDER BY time_unix_nano");
-    match place {
-        Place::Local(store) => {
-            let limits = SqlConfig { max_rows: usize::MAX, timeout_ms: 600_000, ..SqlConfig::default() };
-            let answer = store.sql(&statement, Some(limits)).await?;
-            Ok(answer.stream.try_collect().await?)
-        }
-        Place::Remote(server) => {
-            let answer = place.query(&statement).await.with_context(|| format!("reading from {}", server.web))?;
-            answer.collect().await
-        }
-    }
-}
-
-async fn scan_server(place: &Place, server: &Server, from: i64, to: i64) -> Result<Vec<RecordBatch>, anyhow::Error> {
-    let statement = format!(
-        "SELECT {COLUMNS} FROM spans WHERE start_unix_nano >= {from} AND start_unix_nano < {to} ORDER BY start_unix_nano"
+async fn analyze(place: &Place, times: Times, config: weir_analyzer::Config) -> Result<Report, anyhow::Error> {
+    let columns = format!("{}, events", SPAN_COLUMNS.join(", "));
+    let spans = scan::spans(&columns);
+    let during = spans.slices(place, &times.range).await?;
+    anyhow::ensure!(
+        !during.is_empty(),
+        "no span starts between --from and --to: `weir sql \"SELECT min(start_unix_nano), max(start_unix_nano) FROM spans\"` shows what there is"
     );
-    let answer = place.query(&statement).await.with_context(|| format!("reading spans from {}", server.web))?;
-    let batches: Vec<_> = answer.batches.collect().await;
-    batches.into_iter().collect()
+    let before = spans.slices(place, &times.history).await?;
+    let (logs, metrics) = (beside(&LOGS, place, &times).await?, beside(&METRICS, place, &times).await?);
+    // each stream ends when its sender is gone, so they are read in the order in which they are taken
+    let ((before_to, before_rows), (during_to, during_rows)) = (scan::stream(), scan::stream());
+    let ((logs_to, logs_rows), (metrics_to, metrics_rows)) = (scan::stream(), scan::stream());
+    let read = async move {
+        send(&spans, place, &before, before_to).await?;
+        send(&spans, place, &during, during_to).await?;
+        send(&LOGS, place, &logs, logs_to).await?;
+        send(&METRICS, place, &metrics, metrics_to).await
+    };
+    let analyzed = tokio::task::spawn_blocking(move || {
+        let recorded = Recorded {
+            before: Box::new(before_rows),
+            spans: Box::new(during_rows),
+            logs: Box::new(logs_rows),
+            metrics: Box::new(metrics_rows),
+        };
+        report(recorded, &times.history, &times.range, config)
+    });
+    let (read, report) = tokio::join!(read, analyzed);
+    read?;
+    report.context("analyzing")
+}
+
+/// What was recorded beside the spans, in both times.
+async fn beside(what: &What<'_>, place: &Place, times: &Times) -> Result<Vec<Slice>, anyhow::Error> {
+    let [first, second] = times.in_order();
+    let mut slices = what.slices(place, first).await?;
+    slices.extend(what.slices(place, second).await?);
+    Ok(slices)
+}
+
+/// All rows of these slices, and then the end of the stream.
+async fn send(
+    what: &What<'_>,
+    place: &Place,
+    slices: &[Slice],
+    to: mpsc::Sender<arrow::record_batch::RecordBatch>,
+) -> Result<(), anyhow::Error> {
+    what.send(place, slices, &to).await
 }
 
 fn print(report: &Report) -> Result<(), anyhow::Error> {
@@ -142,5 +183,63 @@ fn print(report: &Report) -> Result<(), anyhow::Error> {
             output::line(&format!("   {}", evidence.text))?;
         }
     }
+    report.left_out.iter().flat_map(said_of).try_for_each(|sentence| output::line(&sentence))?;
     Ok(())
+}
+
+/// What a long range left out, as sentences.
+fn said_of(left_out: &LeftOut) -> Vec<String> {
+    let mut said = Vec::new();
+    if let Some(sampled) = left_out.requests {
+        said.push(format!(
+            "root causes rest on {:.4} of the requests, chosen by trace id ({} of {} spans): more than these do not fit into memory",
+            sampled.share, sampled.spans, sampled.of_spans
+        ));
+    }
+    if left_out.windows_every > 1 {
+        let every = left_out.windows_every;
+        said.push(format!("services and edges: medians over one window in {every}, since the range has so many"));
+    }
+    said
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::TargetArgs;
+
+    fn args(from: i64, to: i64, baseline: Option<(i64, i64)>) -> AnalyzeArgs {
+        let (baseline_from, baseline_to) = baseline.unzip();
+        let target = TargetArgs { data: None, url: None };
+        AnalyzeArgs { from, to, baseline_from, baseline_to, target, config: None, json: false }
+    }
+
+    #[test]
+    fn the_history_is_the_hour_before_or_what_is_named_and_never_the_incident_itself() {
+        let hour = HISTORY_NS;
+        let fine =
+            [(None, 4 * hour..5 * hour), (Some((0, hour)), 0..hour), (Some((6 * hour, 7 * hour)), 6 * hour..7 * hour)];
+        for (baseline, history) in fine {
+            assert_eq!(Times::of(&args(5 * hour, 6 * hour, baseline)).unwrap().history, history);
+        }
+        let wrong =
+            [(5, 4, None), (4, 5, Some((9, 9))), (4, 7, Some((1, 5))), (4, 7, Some((5, 6))), (4, 7, Some((6, 9)))];
+        for (from, to, baseline) in wrong {
+            assert!(
+                Times::of(&args(from, to, baseline)).unwrap_err().to_string().starts_with("--"),
+                "{from} {to} {baseline:?}"
+            );
+        }
+        let after = Times::of(&args(1, 2, Some((2, 3)))).unwrap();
+        assert_eq!(after.in_order(), [&(1..2), &(2..3)]);
+    }
+
+    #[test]
+    fn what_was_left_out_is_said() {
+        let sampled = weir_analyzer::causes::Sampled { share: 0.25, spans: 3, of_spans: 12 };
+        let all = LeftOut { requests: Some(sampled), windows_every: 4 };
+        let said = said_of(&all);
+        assert!(said[0].contains("0.25") && said[0].contains("3 of 12 spans") && said[1].contains("one window in 4"));
+        assert_eq!(said_of(&LeftOut { requests: None, windows_every: 2 }).len(), 1);
+    }
 }

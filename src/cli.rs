@@ -25,6 +25,10 @@ pub enum Command {
     /// Bring recorded spans into a store
     Import(ImportArgs),
     /// Analyze stored spans of a time range, after an incident
+    ///
+    /// Memory is bounded whatever the length of the range: some 300 MB of requests, and what a server's analyzer takes. Of more requests than fit
+    /// (one to two million spans and their log lines, of range and baseline together) root causes rest on a half, a quarter, …, whole requests
+    /// chosen by trace id; medians of services are over every second, fourth, … window of more than 512. The report says so.
     Analyze(AnalyzeArgs),
     /// Ask what would happen if one service had more arrivals, other servers or another service time
     #[command(name = "whatif")]
@@ -189,6 +193,9 @@ pub struct AnalyzeArgs {
     /// End of that time
     #[arg(long, value_name = "T", value_parser = timestamp, requires = "baseline_from")]
     pub baseline_to: Option<i64>,
+    /// Configuration file of the server: its `analyzer` part holds here too
+    #[arg(long, value_name = "FILE", env = "WEIR_CONFIG")]
+    pub config: Option<PathBuf>,
     /// Which store.
     #[command(flatten)]
     pub target: TargetArgs,
@@ -222,6 +229,9 @@ pub struct WhatIfArgs {
     /// Their end; the last whole window before it is taken
     #[arg(long, value_name = "T", value_parser = timestamp, requires = "from")]
     pub to: Option<i64>,
+    /// Configuration file of the server: its `analyzer` part holds for stored spans; a running server has its own
+    #[arg(long, value_name = "FILE", env = "WEIR_CONFIG")]
+    pub config: Option<PathBuf>,
     /// Which store.
     #[command(flatten)]
     pub target: TargetArgs,

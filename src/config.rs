@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use weir_proxy::suggest;
 
 use crate::{
-    cli::{ConfigAction, ConfigArgs, ListenArgs},
+    cli::{ConfigAction, ConfigArgs, ListenArgs, TargetArgs},
     exit::{ConfigError, Exit},
     output,
 };
@@ -57,6 +57,15 @@ pub struct Listen {
     pub web: SocketAddr,
     /// PostgreSQL wire protocol, read-only.
     pub pg: SocketAddr,
+}
+
+impl TargetArgs {
+    /// The store of the flags, else the data folder of the configuration.
+    #[must_use]
+    pub(crate) fn or_data_of(&self, config: &Config) -> Self {
+        let data = self.data.clone().or_else(|| self.url.is_none().then(|| config.data.clone()));
+        Self { data, url: self.url.clone() }
+    }
 }
 
 impl Default for Config {

@@ -84,6 +84,9 @@ async fn play(
     progress: &Progress,
 ) -> Result<Played, anyhow::Error> {
     let started = now_unix_nano();
+    // in a folder that was kept, the demo before has left it on
+    let watch_only = Command::SetControl { enabled: false };
+    server.commands.send(watch_only).await.context("the controller is gone")?;
     progress.phase("healthy");
     load.run(script.healthy).await;
 

@@ -22,3 +22,4 @@ pub mod whatif;
 
 mod door;
 mod remote;
+mod scan;

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt, stream::BoxStream};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
-use weir_store::Store;
+use weir_store::{SqlConfig, Store};
 
 use crate::{cli::TargetArgs, config::DEFAULT_DATA, exit::Unreachable};
 
@@ -74,9 +74,18 @@ impl Place {
 
     /// Runs one statement.
     pub(crate) async fn query(&self, statement: &str) -> Result<Answer, anyhow::Error> {
+        self.query_within(statement, None).await
+    }
+
+    /// Runs one statement; these limits hold for a folder that was opened here, a server has its own.
+    pub(crate) async fn query_within(
+        &self,
+        statement: &str,
+        limits: Option<SqlConfig>,
+    ) -> Result<Answer, anyhow::Error> {
         match self {
             Self::Local(store) => {
-                let answer = store.sql(statement, None).await?;
+                let answer = store.sql(statement, limits).await?;
                 answer.warnings.iter().for_each(|warning| warn!("{warning}"));
                 let batches = answer.stream.map(|batch| batch.map_err(Into::into)).boxed();
                 Ok(Answer { schema: answer.schema, batches })

@@ -143,7 +143,8 @@ impl Server {
         let alerts = alerts::Alerts::start(&config.web, store.clone())?;
 
         let analysis_stop = CancellationToken::new();
-        Checkpoint::begin(&store, now_unix_nano()).await;
+        let since = now_unix_nano();
+        Checkpoint::begin(&store, since).await;
         let live = Arc::new(AtomicBool::new(false));
         let analysis = analysis::Start {
             config: config.analyzer.clone(),
@@ -152,6 +153,7 @@ impl Server {
             snapshot: snapshot_out,
             policy: policy_out,
             live: live.clone(),
+            since,
         };
         let analysis = analysis.run(batches_in, commands_in, analysis_stop.clone());
         let analysis = OwnThread::start("weir-analysis", analysis).context("starting the analysis loop")?;

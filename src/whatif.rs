@@ -3,16 +3,18 @@
 
 use anyhow::Context;
 use weir_analyzer::{
+    SPAN_COLUMNS,
     report::last_window,
     whatif::{Change, Prediction, ServicePrediction, what_if},
 };
 
 use crate::{
-    analyze::scan,
     cli::WhatIfArgs,
+    config::Config,
     exit::Exit,
     output,
     remote::{Place, Server},
+    scan,
 };
 
 /// Runs `weir whatif`.
@@ -27,15 +29,17 @@ pub async fn run(args: WhatIfArgs) -> Result<Exit, anyhow::Error> {
         servers: args.servers.unwrap_or(0),
         service_time: args.service_time.unwrap_or(1.0),
     };
-    let place = Place::open_existing(&args.target).await?;
+    let config = Config::load(args.config.as_deref())?;
+    let place = Place::open_existing(&args.target.or_data_of(&config)).await?;
     let prediction = match (args.from.zip(args.to), &place) {
-        (Some(range), _) => of_range(&place, range, &change).await?,
-        (None, Place::Remote(server)) => of_server(server, &change).await?,
-        (None, Place::Local(_)) => {
-            anyhow::bail!("no server is running on this folder: say with --from and --to which stored spans to look at")
-        }
+        (Some(range), _) => of_range(&place, range, &change, config.analyzer).await,
+        (None, Place::Remote(server)) => of_server(server, &change).await,
+        (None, Place::Local(_)) => Err(anyhow::anyhow!(
+            "no server is running on this folder: say with --from and --to which stored spans to look at"
+        )),
     };
     place.close().await?;
+    let prediction = prediction?;
     if args.json {
         output::line(&serde_json::to_string(&prediction)?)?;
     } else {
@@ -55,12 +59,23 @@ async fn of_server(server: &Server, change: &Change) -> Result<Prediction, anyho
     server.get("/api/v1/whatif", &fields).await
 }
 
-async fn of_range(place: &Place, (from, to): (i64, i64), change: &Change) -> Result<Prediction, anyhow::Error> {
+async fn of_range(
+    place: &Place,
+    (from, to): (i64, i64),
+    change: &Change,
+    config: weir_analyzer::Config,
+) -> Result<Prediction, anyhow::Error> {
     anyhow::ensure!(from < to, "--from must be before --to");
-    let spans = scan(place, from, to).await?;
-    let config = weir_analyzer::Config::default();
-    let snapshot =
-        tokio::task::spawn_blocking(move || last_window(spans.into_iter(), config)).await.context("analyzing")?;
+    let columns = SPAN_COLUMNS.join(", ");
+    let spans = scan::spans(&columns);
+    let slices = spans.slices(place, &(from..to)).await?;
+    let (rows_to, rows) = scan::stream();
+    // the stream ends with its sender
+    let read = async move { spans.send(place, &slices, &rows_to).await };
+    let analyzed = tokio::task::spawn_blocking(move || last_window(rows, config));
+    let (read, snapshot) = tokio::join!(read, analyzed);
+    read?;
+    let snapshot = snapshot.context("analyzing")?;
     let snapshot = snapshot.context("no whole window of requests lies between --from and --to")?;
     Ok(what_if(&snapshot, change)?)
 }

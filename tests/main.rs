@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // a test stops where it fails
 
+mod analyze;
 mod api;
 mod crash;
 mod critical_path;
@@ -17,6 +18,7 @@ mod postgres;
 mod prompt;
 mod proxy;
 mod readers;
+mod restart;
 mod rollups;
 mod sdk;
 mod search;

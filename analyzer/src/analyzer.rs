@@ -1,9 +1,12 @@
 //! [`Analyzer`]: takes spans, closes windows, and says what follows.
 
+mod shedding;
+
 use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     num::NonZeroU32,
+    ops::Range,
 };
 
 use arrow::record_batch::RecordBatch;
@@ -21,7 +24,7 @@ use crate::{
     graph::ServiceGraph,
     held::{As, Call, Held},
     rollup::{Rollup, minute},
-    snapshot::{Counters, FindingView, NodeKind, Snapshot},
+    snapshot::{Counters, FindingView, NodeKind, ServiceView, Snapshot},
     spans::{Name, Names, Span, SpanColumns},
     view,
     window::Window,
@@ -149,7 +152,9 @@ impl Analyzer {
             if anew {
                 self.rollup.span(&span);
             }
-            if span.start >= history_from && self.windows.push_stored(span, place) {
+            if span.start >= history_from && span.end() <= self.windows.believed_until {
+                self.windows.push_stored(span, place);
+                // a request that ends in an open window is wanted whole, with what of it ended before
                 self.findings.push(&span);
             }
             let of_history = self.calls.iter().filter(|call| call.known_at >= history_from);
@@ -205,6 +210,14 @@ impl Analyzer {
         self.rollup.closed(now.saturating_sub(self.slack_ns()), &self.names)
     }
 
+    /// After a restart: what began before `read_from` was not read back, and nobody listened in the time that weir was `away`. Windows
+    /// that hold some of such a time are not whole, and not judged.
+    pub fn was_away(&mut self, read_from: UnixNanos, away: Range<UnixNanos>) {
+        self.windows.unwatched(read_from.saturating_sub(1)..read_from.saturating_add(1));
+        // what was late when it went did not come any more
+        self.windows.unwatched(away.start.saturating_sub(self.lateness_ns())..away.end);
+    }
+
     /// Minutes whose rows are not all written: what a checkpoint has to name.
     #[must_use]
     pub fn open_minutes(&self) -> BTreeSet<UnixNanos> {
@@ -245,6 +258,7 @@ impl Analyzer {
             stations,
             findings: self.findings.save(),
             last_snapshot: self.last_snapshot.as_ref().map(Cow::Borrowed),
+            control: self.controller.save(),
         };
         history.into_bytes()
     }
@@ -263,9 +277,24 @@ impl Analyzer {
         self.windows.restore(history.stations, history.closed_until);
         self.usual_rates = history.usual_rates;
         self.usual_service_ms = history.usual_service_ms;
-        self.findings.restore(history.findings);
+        self.findings.restore(history.findings, history.closed_until);
+        self.controller.restore(history.control);
         self.last_snapshot = history.last_snapshot.map(Cow::into_owned);
         Ok(())
+    }
+
+    /// Goes to another time, of which nothing was seen yet, with what was learnt: what is usual and how stations serve. Nothing of the time
+    /// before is open or closed there.
+    pub(crate) fn moved_to(self, at: UnixNanos) -> Self {
+        let (mut stations, _) = self.windows.save();
+        stations.iter_mut().for_each(|station| station.tried = at);
+        let mut moved = Self::new(self.config);
+        moved.names = self.names;
+        moved.windows.restore(stations, None);
+        moved.usual_rates = self.usual_rates;
+        moved.usual_service_ms = self.usual_service_ms;
+        moved.findings.moved_to(self.findings, at);
+        moved
     }
 
     /// Takes an order.
@@ -289,13 +318,29 @@ impl Analyzer {
         step
     }
 
+    /// Closes the oldest open window that ended by `before` and is judged, and says what is seen then.
+    pub(crate) fn next_window(&mut self, before: UnixNanos) -> Option<Snapshot> {
+        while let Some(end) = self.windows.next_end().filter(|end| *end <= before) {
+            if let Some(snapshot) = self.close_until(end, end, usize::MAX).snapshot {
+                return Some(snapshot);
+            }
+        }
+        None
+    }
+
     /// Closes everything.
     pub fn finish(&mut self) -> Step {
         let mut step = self.close_until(UnixNanos::MAX, self.newest, usize::MAX);
+        step.rows.extend(self.stop());
+        step
+    }
+
+    /// At a stop, the rows of minutes that are open. Windows stay open: half of one must not be judged as a whole one. What a restart reads
+    /// back of them it knows not to be whole, see [`Analyzer::was_away`].
+    pub fn stop(&mut self) -> Vec<Batch> {
         self.held.finish(&mut self.calls);
         self.calls.drain(..).for_each(|call| self.rollup.call(&call));
-        step.rows.extend(self.rollup.closed(UnixNanos::MAX, &self.names));
-        step
+        self.rollup.closed(UnixNanos::MAX, &self.names)
     }
 
     /// What is regulated now.
@@ -304,17 +349,26 @@ impl Analyzer {
         self.controller.policy()
     }
 
+    /// What is regulated now and nothing else: what can be shown before the first window.
+    #[must_use]
+    pub fn regulated(&self) -> Snapshot {
+        let mut snapshot = Snapshot::default();
+        view::regulate(&mut snapshot, self.controller.policy(), self.controller.view());
+        snapshot
+    }
+
     fn close_until(&mut self, before: UnixNanos, now: UnixNanos, most: usize) -> Step {
         let servers = self.servers();
         let mut step = Step::default();
-        let mut closed = 0;
+        let (mut closed, mut judged) = (0, 0);
         while closed < most {
             let due = self.due(before);
             let Some(window) = self.windows.close(due, &mut self.held, &servers) else { break };
+            judged += usize::from(!window.unwatched);
             self.window(&window, &mut step);
             closed += 1;
         }
-        if closed == 0 {
+        if judged == 0 {
             // an order from people does not wait for a window
             let decision = self.controller.obey(now);
             step.rows.extend(decision.rows);
@@ -343,6 +397,10 @@ impl Analyzer {
     }
 
     fn window(&mut self, window: &Window, step: &mut Step) {
+        if window.unwatched {
+            self.findings.skip(window.end);
+            return;
+        }
         self.graph = self.graph_of(window);
         let mut snapshot = view::snapshot(window, &self.names);
         let changed = self.findings.window(window, &snapshot, &self.names, &self.graph);
@@ -412,11 +470,8 @@ impl Analyzer {
         };
         let bottleneck = |finding: &FindingView| {
             let name = full(finding)?;
-            let service = snapshot.services.iter().find(|s| s.service == name)?;
-            let entry = self.graph.entry_of(&name).and_then(|entry| {
-                let visits = usual(&name)? / usual(&entry)?.max(1e-9);
-                Some((entry, visits))
-            });
+            let is_it = |s: &&ServiceView| s.service == name && s.kind == NodeKind::Service;
+            let service = snapshot.services.iter().find(is_it)?;
             Some(Bottleneck {
                 finding_id: finding.finding_id.clone(),
                 usual_service_time_ms: self.usual_service_time(&name),
@@ -428,7 +483,7 @@ impl Analyzer {
                 completions_per_s: service.rate_per_s,
                 is_measured: service.last_seen_unix_nano == snapshot.time_unix_nano,
                 only_if_full: Kind::of_name(&finding.kind) == Some(Kind::RetryStorm),
-                entry,
+                entry: shedding::entry(finding, service, snapshot, usual),
             })
         };
         self.findings.open().filter_map(bottleneck).collect()
@@ -458,9 +513,11 @@ mod checkpoint_tests;
 #[cfg(test)]
 mod let_go_tests;
 #[cfg(test)]
-mod made;
+pub(crate) mod made;
 #[cfg(test)]
 mod replay_tests;
+#[cfg(test)]
+mod restart_tests;
 #[cfg(test)]
 mod restore_tests;
 #[cfg(test)]

@@ -1,5 +1,5 @@
 //! `History`: what the analyzer learnt and stored spans cannot give back in seconds: usual rates and
-//! service times, how stations serve, what is usual of each service, and which findings are open.
+//! service times, how stations serve, what is usual of each service, which findings are open, and what people ordered.
 //!
 //! It is written from where it stands, up to a bound: of a larger one, half of the keys are left out that were not
 //! seen for longest, and again until it fits.
@@ -18,7 +18,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 use weir_schema::UnixNanos;
 
-use crate::{findings::SavedFindings, names::SavedNames, snapshot::Snapshot, spans::Name, stations::SavedStation};
+use crate::{
+    control::SavedControl, findings::SavedFindings, names::SavedNames, snapshot::Snapshot, spans::Name,
+    stations::SavedStation,
+};
 
 /// What the bytes begin with.
 const MARK: &[u8; 8] = b"weirhist";
@@ -45,6 +48,8 @@ pub(crate) struct History<'a> {
     pub(crate) stations: Vec<SavedStation>,
     pub(crate) findings: SavedFindings<'a>,
     pub(crate) last_snapshot: Option<Cow<'a, Snapshot>>,
+    #[serde(default)]
+    pub(crate) control: SavedControl,
 }
 
 /// Why a history cannot be used.
@@ -144,6 +149,7 @@ mod tests {
             stations: Vec::new(),
             findings: SavedFindings::of_services(services),
             last_snapshot: None,
+            control: SavedControl::default(),
         }
     }
 

@@ -8,6 +8,8 @@
 //! dry run, kill switch, overrides by hand; nothing is decided without fresh windows, because a
 //! decision is made only when one closes.
 
+mod orders;
+
 use std::{collections::BTreeMap, num::NonZeroU32, sync::Arc};
 
 use arrow::{
@@ -18,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use weir_policy::{ConcurrencyLimit, Policy, PolicySet, RateLimit};
 use weir_schema::{Batch, Table, UnixNanos};
 
+pub(crate) use self::orders::SavedControl;
 use crate::{
     config::ControlConfig,
     snapshot::{ControlView, OverrideView},
@@ -109,6 +112,8 @@ struct Change {
 #[derive(Debug)]
 pub struct Controller {
     config: ControlConfig,
+    /// Whether policy follows findings as configured, whatever was ordered since.
+    configured: bool,
     kill_switch: bool,
     /// By service: what the controller wants.
     wanted: BTreeMap<String, Policy>,
@@ -119,6 +124,9 @@ pub struct Controller {
     overrides: BTreeMap<String, OverrideView>,
     current: PolicySet,
     pending: Vec<Change>,
+    decided_at: UnixNanos,
+    /// After a restart, when limits from before it describe nothing any more.
+    stale_at: Option<UnixNanos>,
 }
 
 /// What a step decided.
@@ -134,6 +142,7 @@ impl Controller {
     pub fn new(config: ControlConfig) -> Self {
         let current = PolicySet { ttl_ms: config.ttl_ms, ..PolicySet::default() };
         Self {
+            configured: config.enabled,
             config,
             kill_switch: false,
             wanted: BTreeMap::new(),
@@ -142,6 +151,8 @@ impl Controller {
             overrides: BTreeMap::new(),
             current,
             pending: Vec::new(),
+            decided_at: 0,
+            stale_at: None,
         }
     }
 
@@ -326,6 +337,7 @@ impl Controller {
     }
 
     fn expire(&mut self, now: UnixNanos) {
+        self.lift_stale(now);
         let over: Vec<String> = self
             .overrides
             .iter()
@@ -349,6 +361,7 @@ impl Controller {
 
     /// A new set when what is to be enforced differs from what is.
     fn decide(&mut self, now: UnixNanos) -> Decision {
+        self.decided_at = now;
         let policies = self.enforced();
         let changed = policies != self.current.policies;
         if changed {

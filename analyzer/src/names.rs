@@ -145,6 +145,14 @@ impl Names {
         self.add(text, Some(role))
     }
 
+    /// The number of a name as a sender says it: one that we give to what is not told apart, or not known, is not his.
+    pub(crate) fn said(&mut self, role: Role, text: &str) -> Name {
+        if RESERVED[..=UNKNOWN_CLIENT as usize].contains(&text) {
+            return self.intern_as(role, &format!("named {text}"));
+        }
+        self.intern_as(role, text)
+    }
+
     fn add(&mut self, text: &str, role: Option<Role>) -> Name {
         let (name, text) = (self.next, Arc::<str>::from(text));
         self.next += 1;
@@ -328,6 +336,19 @@ mod tests {
         let twice = SavedNames { names: [saved.names.clone(), saved.names.clone()].concat(), ..saved.clone() };
         assert!(Names::restored(&twice).is_none());
         assert!(Names::restored(&SavedNames { next: 0, ..saved }).is_none());
+    }
+
+    #[test]
+    fn nobody_takes_the_names_of_what_is_not_told_apart() {
+        let mut names = Names::default();
+        for reserved in [OTHER, OTHER_HOSTS, UNKNOWN_CLIENT] {
+            let text = RESERVED[reserved as usize];
+            let said = names.said(Role::Service, text);
+            assert!(said >= RESERVED.len() as Name);
+            assert_eq!(names.text(said), format!("named {text}"));
+            assert_eq!(names.intern(text), reserved);
+        }
+        assert_eq!(names.said(Role::Operation, "server"), names.intern_as(Role::Operation, "server"));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use hashbrown::HashMap;
 use crate::{
     entry::{EntryWindow, Need},
     graph::{Solution, Topology},
-    snapshot::{BlastRadius, EdgeView, EntryView, NodeKind, ServiceView},
+    snapshot::{BlastRadius, EdgeView, EntryView, NodeKind, ServiceView, Snapshot},
     spans::{Name, Names},
     window::Window,
 };
@@ -51,6 +51,27 @@ pub(crate) fn fill(services: &mut [ServiceView], edges: &mut [EdgeView], window:
     for ((_, view), calls) in inside.zip(&solved.solution.calls_per_request) {
         view.calls_per_request = *calls;
     }
+}
+
+/// The services where requests enter, by the one rule of graph, what-if and reports ([`Topology::entering`]), as they stand in the snapshot.
+pub(crate) fn entering(snapshot: &Snapshot) -> Vec<&ServiceView> {
+    let mut numbers: HashMap<&str, u32, foldhash::fast::RandomState> =
+        snapshot.services.iter().zip(0..).map(|(service, number)| (service.service.as_str(), number)).collect();
+    let mut requests_per_s: Vec<f64> = snapshot.services.iter().map(|service| service.rate_per_s).collect();
+    let mut edges = Vec::new();
+    for edge in snapshot.edges.iter().filter(|edge| edge.caller_kind == NodeKind::Service && edge.rate_per_s > 0.0) {
+        let mut number = |name| {
+            *numbers.entry(name).or_insert_with(|| {
+                requests_per_s.push(0.0);
+                requests_per_s.len() as u32 - 1
+            })
+        };
+        edges.push((number(edge.caller.as_str()), number(edge.callee.as_str()), edge.rate_per_s));
+    }
+    let mut entering: Vec<u32> = Topology { requests_per_s, edges }.entering().into_iter().map(|(n, _)| n).collect();
+    entering.sort_unstable();
+    let services = entering.into_iter().filter_map(|number| snapshot.services.get(number as usize));
+    services.filter(|service| service.kind == NodeKind::Service).collect()
 }
 
 impl Solved {

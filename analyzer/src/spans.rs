@@ -192,7 +192,7 @@ impl<'a> NameColumn<'a> {
         {
             return name;
         }
-        let name = names.intern_as(self.role, text);
+        let name = names.said(self.role, text);
         place.set(Some((text, name)));
         name
     }
@@ -275,7 +275,7 @@ impl<'a> SpanColumns<'a> {
             side,
             error: self.status.value(row) == "error" || failed_server,
             abandoned: cancelled || http_status == Some(CLIENT_CLOSED_REQUEST),
-            peer: peer.map(|(role, peer)| names.intern_as(role, peer)),
+            peer: peer.map(|(role, peer)| names.said(role, peer)),
             peer_kind,
             instance: self.instance(row, names),
             queue_wait_ns: long(self.queue_wait, row).map(within),

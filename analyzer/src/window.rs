@@ -115,6 +115,8 @@ pub(crate) struct EdgeWindow {
 pub(crate) struct Window {
     pub(crate) end: UnixNanos,
     pub(crate) length_ns: i64,
+    /// Whether not all of its spans came: it says nothing.
+    pub(crate) unwatched: bool,
     pub(crate) services: BTreeMap<Name, ServiceWindow>,
     pub(crate) edges: BTreeMap<(Name, Name), EdgeWindow>,
     /// Requests by the service and operation they entered by.

@@ -12,7 +12,7 @@ mod closing;
 mod outside;
 mod requests;
 
-use std::{collections::BTreeMap, num::NonZeroU32};
+use std::{collections::BTreeMap, num::NonZeroU32, ops::Range};
 
 use closing::Closing;
 use hashbrown::HashMap;
@@ -41,6 +41,8 @@ pub(crate) struct Windows {
     /// In windows up to this one nobody listened: that nothing came then is no silence.
     deaf_until: Option<i64>,
     closing: Closing,
+    /// Times of which not all spans came.
+    unwatched: Vec<Range<UnixNanos>>,
     /// Spans and edges of the last window: the next will have about as many.
     room: (usize, usize),
     /// What ends later cannot be: its sender's clock is wrong.
@@ -81,6 +83,7 @@ impl Windows {
             closed_until: None,
             deaf_until: None,
             closing: Closing::default(),
+            unwatched: Vec::new(),
             room: (0, 0),
             believed_until: UnixNanos::MAX,
             late: 0,
@@ -143,6 +146,20 @@ impl Windows {
         self.closed_until = end.map(|end| (end - 1).div_euclid(self.length_ns)).max(self.closed_until);
     }
 
+    /// Of this time not all spans came: a window that holds some of it is not judged.
+    pub(crate) fn unwatched(&mut self, time: Range<UnixNanos>) {
+        self.unwatched.push(time);
+    }
+
+    /// The end of the oldest window that is open.
+    pub(crate) fn next_end(&self) -> Option<UnixNanos> {
+        self.open.first_key_value().map(|(index, _)| self.end(*index))
+    }
+
+    fn is_whole(&self, end: UnixNanos) -> bool {
+        !self.unwatched.iter().any(|time| time.start < end && end - self.length_ns < time.end)
+    }
+
     /// Nothing can have ended after `latest`. When windows were closed that had not begun by then, all that comes until
     /// their time would be late: they are not closed, and what was learnt beside those times is let go.
     pub(crate) fn set_clock(&mut self, latest: UnixNanos) {
@@ -178,6 +195,9 @@ impl Windows {
             self.room = (open.spans.len(), open.edges.len());
         }
         let end = self.end(index);
+        if !self.is_whole(end) {
+            return Some(Window { end, length_ns: self.length_ns, unwatched: true, ..Window::default() });
+        }
         Some(self.closing.window(end, self.length_ns, open, held, servers))
     }
 

@@ -60,6 +60,8 @@ pub(super) struct Start {
     pub(super) policy: watch::Sender<Arc<PolicySet>>,
     /// Set when spans are wanted: those acked before are read from the store.
     pub(super) live: Arc<AtomicBool>,
+    /// Since when requests are taken.
+    pub(super) since: UnixNanos,
 }
 
 /// The loop's parts.
@@ -102,16 +104,22 @@ impl Start {
         }
         // a span that is both read and sent counts once: the analyzer ignores exact duplicates
         self.live.store(true, SeqCst);
-        let Self { config, store, notifier, snapshot, policy, live: _ } = self;
+        let Self { config, store, notifier, snapshot, policy, live: _, since } = self;
         let mut early = Early::default();
         let restored = tokio::select! {
             biased;
-            restored = restore::restore(&store, config) => restored,
+            restored = restore::restore(&store, config, since) => restored,
             never = early.take_in(&mut spans) => match never {},
             // a stop lets it end, so that all is counted; what takes longer the next start does
             () = stop.cancelled().then(|()| tokio::time::sleep(RESTORE_PATIENCE)) => return,
         };
         let (mut analyzer, restored_at) = (restored.analyzer, restored.at);
+        if analyzer.policy().sequence > 0 {
+            // what was in force goes on: proxies must not take a start for the end of it
+            policy.send_replace(Arc::new(analyzer.policy().clone()));
+        }
+        // what people ordered shows before the first window
+        snapshot.send_replace(Arc::new(analyzer.regulated()));
         early.batches.iter().for_each(|batch| analyzer.push(&batch.rows));
         let analysis =
             Analysis { analyzer, store, notifier, snapshot, policy, restored_at, unwritten: BTreeSet::new() };
@@ -139,7 +147,7 @@ impl Early {
 }
 
 impl Analysis {
-    /// Runs until `stop`, then takes in what is still queued and closes all windows.
+    /// Runs until `stop`, then takes in what is still queued, notes what was learnt, and writes the rows of open minutes.
     async fn run(
         mut self,
         mut spans: mpsc::Receiver<Batch>,
@@ -166,6 +174,10 @@ impl Analysis {
                     self.analyzer.command(command, now_unix_nano());
                     let step = self.analyzer.step(now_unix_nano());
                     self.publish(step).await;
+                    if orders.is_empty() {
+                        // it must hold although nobody knows when the next note is due
+                        self.note_history().await;
+                    }
                 }
                 Event::Tick => {
                     let now = now_unix_nano();
@@ -186,10 +198,17 @@ impl Analysis {
         while let Ok(batch) = spans.try_recv() {
             self.analyzer.push(&batch.rows);
         }
-        let last = self.analyzer.finish();
-        self.publish(last).await;
-        self.checkpoint(self.unwritten.is_empty()).await;
+        while let Ok(order) = orders.try_recv() {
+            self.analyzer.command(order, now_unix_nano());
+        }
+        let due = self.analyzer.step(now_unix_nano());
+        self.publish(due).await;
         self.note_history().await;
+        // windows that are not over stay open: a restart reads their spans back
+        for rows in self.analyzer.stop() {
+            self.append(rows).await;
+        }
+        self.checkpoint(self.unwritten.is_empty()).await;
     }
 
     /// Notes what the analyzer learnt, which stored spans give back only in time.

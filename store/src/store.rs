@@ -17,14 +17,14 @@ use arrow::{
 };
 use bytes::Bytes;
 use datafusion::{common::ParamValues, sql::sqlparser::ast::Statement};
-use futures::{StreamExt, stream::BoxStream};
+use futures::StreamExt;
 use parking_lot::Mutex;
 use tokio::{
     runtime::Runtime,
     sync::{mpsc, oneshot},
 };
 use tracing::info;
-use weir_schema::{Batch, Encoding, Signal, Table, UnixNanos};
+use weir_schema::{Batch, Encoding, Signal, Table};
 
 use crate::{
     append::{Appended, OtlpRequest},
@@ -189,23 +189,6 @@ impl Store {
     /// What a statement of a PostgreSQL client would answer.
     pub(crate) async fn describe_postgres(&self, statement: Statement) -> Result<Described, SqlError> {
         self.inner.engine.describe_postgres(statement, self.inner.views.current()).await
-    }
-
-    /// Spans that start in `[from, to)`, by start.
-    ///
-    /// # Errors
-    /// As [`Store::sql`].
-    pub async fn scan_spans(
-        &self,
-        from: UnixNanos,
-        to: UnixNanos,
-    ) -> Result<BoxStream<'static, Result<Batch, SqlError>>, SqlError> {
-        let statement = format!(
-            "SELECT * FROM spans WHERE start_unix_nano >= {from} AND start_unix_nano < {to} ORDER BY start_unix_nano"
-        );
-        let limits = SqlConfig { max_rows: usize::MAX, timeout_ms: 600_000, ..self.inner.config.sql.clone() };
-        let answer = self.sql(&statement, Some(limits)).await?;
-        Ok(answer.stream.map(|rows| rows.map(|rows| Batch { table: Table::Spans, rows })).boxed())
     }
 
     /// The spans of a trace by start, exact duplicates left out.

@@ -10,26 +10,26 @@ use weir_schema::Table;
 
 /// A span.
 #[derive(Clone, Debug)]
-pub(super) struct Made {
-    pub(super) trace: u128,
-    pub(super) id: u64,
-    pub(super) parent: u64,
-    pub(super) start: i64,
-    pub(super) duration: i64,
-    pub(super) service: String,
-    pub(super) operation: String,
-    pub(super) kind: &'static str,
-    pub(super) error: bool,
-    pub(super) peer: Option<String>,
-    pub(super) database: Option<String>,
-    pub(super) address: Option<String>,
-    pub(super) instance: Option<String>,
-    pub(super) weight: Option<f64>,
-    pub(super) queue_wait: Option<i64>,
+pub(crate) struct Made {
+    pub(crate) trace: u128,
+    pub(crate) id: u64,
+    pub(crate) parent: u64,
+    pub(crate) start: i64,
+    pub(crate) duration: i64,
+    pub(crate) service: String,
+    pub(crate) operation: String,
+    pub(crate) kind: &'static str,
+    pub(crate) error: bool,
+    pub(crate) peer: Option<String>,
+    pub(crate) database: Option<String>,
+    pub(crate) address: Option<String>,
+    pub(crate) instance: Option<String>,
+    pub(crate) weight: Option<f64>,
+    pub(crate) queue_wait: Option<i64>,
     /// In and out.
-    pub(super) tokens: Option<i64>,
-    pub(super) first_token: Option<i64>,
-    pub(super) received: i64,
+    pub(crate) tokens: Option<i64>,
+    pub(crate) first_token: Option<i64>,
+    pub(crate) received: i64,
 }
 
 impl Default for Made {
@@ -58,12 +58,12 @@ impl Default for Made {
 }
 
 impl Made {
-    pub(super) fn end(&self) -> i64 {
+    pub(crate) fn end(&self) -> i64 {
         self.start + self.duration
     }
 }
 
-pub(super) fn batch<'a>(spans: impl IntoIterator<Item = &'a Made>) -> RecordBatch {
+pub(crate) fn batch<'a>(spans: impl IntoIterator<Item = &'a Made>) -> RecordBatch {
     let spans: Vec<&Made> = spans.into_iter().collect();
     let long = |value: fn(&Made) -> Option<i64>| {
         Arc::new(spans.iter().map(|span| value(span)).collect::<Int64Array>()) as ArrayRef

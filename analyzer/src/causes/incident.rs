@@ -1,15 +1,20 @@
 //! [`Incident`]: the ranking of a past time range, from stored spans, logs and metrics of it and of the time before.
 //!
 //! The time before is cut into minutes that become history one after the other, unless one looks like a
-//! fault itself. A long range is cut too, and the piece that says most speaks for it.
+//! fault itself. A long range is cut too, and the piece that says most speaks for it. Of very many requests a share is
+//! looked at (`kept.rs`).
 
 use std::ops::Range;
 
 use arrow::record_batch::RecordBatch;
-use foldhash::{HashMap, HashMapExt};
 use weir_schema::UnixNanos;
 
-use super::{Causes, Ranking, SUSPICIOUS, lines::Lines, readings::Readings};
+use super::{
+    Causes, Ranking, SUSPICIOUS,
+    kept::{Kept, ROOM, Sampled},
+    lines::Lines,
+    readings::Readings,
+};
 use crate::spans::{Names, Span, SpanColumns};
 
 /// A minute: traces of less say too little where requests are few.
@@ -24,13 +29,19 @@ const MIN_REQUESTS: usize = 5;
 /// Windows before which nothing is suspicious: there is too little to compare with.
 const MIN_WINDOWS: usize = 2;
 
-/// Spans of an incident and of the time before it.
-#[derive(Debug, Default)]
+/// Lines that take as much memory as a span.
+const LINES_A_SPAN: usize = 8;
+
+/// Spans of an incident and of the time before it, and what was recorded beside: some 300 MB at most of spans and lines, and
+/// 200 MB of readings. Of more spans and lines than have room a half, a quarter, … of all requests is looked at.
+#[derive(Debug)]
 pub struct Incident {
     names: Names,
-    traces: HashMap<u128, Vec<Span>>,
+    kept: Kept,
     lines: Lines,
     readings: Readings,
+    /// Spans that there is room for.
+    room: usize,
 }
 
 /// The ranking of an incident and when the piece of the range began that it is of.
@@ -40,28 +51,45 @@ pub struct Verdict {
     pub ranking: Ranking,
     /// The start of that piece.
     pub onset: UnixNanos,
+    /// The part of the requests that was looked at; `None` when it was all of them. The ranking's counts are of this part, what was lost
+    /// is of all.
+    pub sampled: Option<Sampled>,
 }
 
 impl Incident {
     /// Nothing read yet.
     #[must_use]
     pub fn new() -> Self {
-        Self { traces: HashMap::new(), ..Self::default() }
+        Self::with_room(ROOM)
+    }
+
+    /// The same with room for so many spans.
+    pub(crate) fn with_room(room: usize) -> Self {
+        let (names, kept, lines, readings) = Default::default();
+        Self { names, kept, lines, readings, room }
     }
 
     /// Takes in spans in any order. A batch that lacks the columns of `spans` is ignored.
     pub fn add(&mut self, spans: &RecordBatch) {
         let Some(columns) = SpanColumns::of(spans) else { return };
         for row in 0..columns.rows() {
-            let span = columns.span(row, &mut self.names);
-            self.traces.entry(span.trace).or_default().push(span);
+            self.kept.add(&columns.span(row, &mut self.names));
         }
         self.lines.add_events(spans, &mut self.names);
+        self.make_room();
     }
 
     /// Takes in log records in any order; they belong to their traces. A batch that lacks the columns of `logs` is ignored.
     pub fn add_logs(&mut self, logs: &RecordBatch) {
         self.lines.add(logs, &mut self.names);
+        self.make_room();
+    }
+
+    fn make_room(&mut self) {
+        while self.kept.places() + self.lines.count() / LINES_A_SPAN > self.room && self.kept.share().is_divisible() {
+            self.kept.halve();
+            self.lines.keep(self.kept.share());
+        }
     }
 
     /// Takes in metrics in any order, after the spans: only services that have spans are looked at. A batch that lacks
@@ -74,9 +102,10 @@ impl Incident {
     /// Requests that had not ended by the end of what was read are left out: their last calls are not known.
     #[must_use]
     pub fn verdict(self, history: &Range<UnixNanos>, range: &Range<UnixNanos>) -> Verdict {
-        let Self { names, traces, lines, readings } = self;
+        let Self { names, kept, lines, readings, .. } = self;
+        let (sampled, weight) = (kept.sampled(), kept.share().weight());
         let known_until = if history.end == range.start { range.end } else { history.end };
-        let mut traces: Vec<Trace> = traces.into_values().filter_map(Trace::of).collect();
+        let mut traces: Vec<Trace> = kept.into_traces().filter_map(Trace::of).collect();
         traces.sort_by_key(|trace| (trace.start, trace.spans[0].trace));
         let began_in = |time: &Range<UnixNanos>, known_until: UnixNanos| {
             let inside = |trace: &&Trace| time.contains(&trace.start) && trace.end <= known_until;
@@ -93,11 +122,19 @@ impl Incident {
             let onset = range.start + piece(&traces[0]) * PIECE_NS;
             let piece = onset..(onset + PIECE_NS).min(range.end);
             causes.strained = readings.strained(history, &piece);
-            Verdict { ranking: causes.learn(traces, &names), onset }
+            let mut ranking = causes.learn(traces, &names);
+            ranking.causes.iter_mut().for_each(|cause| cause.lost_ms *= weight);
+            Verdict { ranking, onset, sampled }
         });
         let sure = |verdict: &Verdict| verdict.ranking.causes.first().map_or(-1.0, |cause| cause.confidence);
         let surest = verdicts.reduce(|best, next| if sure(&next) > sure(&best) { next } else { best });
-        surest.unwrap_or(Verdict { ranking: Ranking::default(), onset: range.start })
+        surest.unwrap_or(Verdict { ranking: Ranking::default(), onset: range.start, sampled })
+    }
+}
+
+impl Default for Incident {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

@@ -9,8 +9,11 @@ use arrow::{
     record_batch::RecordBatch,
 };
 
-use super::{observed::Map, templates::Templates};
-use crate::spans::{Name, Names, SpanColumns};
+use super::{kept::Share, observed::Map, templates::Templates};
+use crate::{
+    names::Role,
+    spans::{Name, Names, SpanColumns},
+};
 
 /// Templates kept of one trace; later ones are left out.
 const MAX_PER_TRACE: usize = 2_000;
@@ -26,6 +29,10 @@ const LEVEL_WORDS: usize = 6;
 pub(crate) struct Lines {
     templates: Templates,
     traces: Map<u128, Vec<Line>>,
+    /// How many there are in all.
+    count: usize,
+    /// The requests whose lines are kept.
+    share: Share,
 }
 
 /// That a span logged something.
@@ -44,7 +51,7 @@ impl Lines {
         for row in 0..logs.num_rows() {
             let Some(trace) = id(columns.trace, row) else { continue };
             let span = id(columns.span, row).map_or(0, |id| id as u64);
-            let service = names.intern(columns.service.value(row));
+            let service = names.said(Role::Service, columns.service.value(row));
             let body = columns.body(row);
             self.say(trace, Line { span, service, template: 0 }, &body, names);
         }
@@ -67,11 +74,26 @@ impl Lines {
 
     fn say(&mut self, trace: u128, line: Line, body: &str, names: &mut Names) {
         let Some(template) = self.templates.of(line.service, body, names) else { return };
+        if !self.share.keeps(trace) {
+            return;
+        }
         let lines = self.traces.entry(trace).or_default();
         let line = Line { template, ..line };
         if lines.len() < MAX_PER_TRACE && !lines.contains(&line) {
             lines.push(line);
+            self.count += 1;
         }
+    }
+
+    /// Of a smaller share of the requests from now on.
+    pub(super) fn keep(&mut self, share: Share) {
+        self.share = share;
+        self.traces.retain(|trace, _| share.keeps(*trace));
+        self.count = self.traces.values().map(Vec::len).sum();
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.count
     }
 
     /// The lines of a trace, each once.

@@ -12,7 +12,7 @@ use arrow::{
 };
 use weir_schema::UnixNanos;
 
-use super::{hashed, observed::Map};
+use super::{hashed, kept::Share, observed::Map};
 use crate::{
     names::Role,
     spans::{Name, Names},
@@ -20,6 +20,10 @@ use crate::{
 
 /// Readings kept of one series; later ones are left out. A day at ten seconds.
 const MAX_READINGS: usize = 10_000;
+
+/// Readings of all series, 200 MB at 40 bytes each. When there are more, those of every other moment go, and again: of each
+/// moment that is left all streams of a series are there.
+const MAX_ALL: usize = 5_000_000;
 
 /// Metrics of CPU, the best first: as a share of what is allowed, as a share of a core, as time. Others whose name says
 /// that they are of CPU come last.
@@ -52,6 +56,9 @@ pub(super) enum Resource {
 #[derive(Debug, Default)]
 pub(crate) struct Readings {
     pub(super) series: Map<Key, Vec<Reading>>,
+    count: usize,
+    /// Of all moments.
+    share: Share,
 }
 
 /// The service, what is measured, where.
@@ -76,6 +83,10 @@ impl Readings {
         let (Some(times), Some(named), Some(values)) = (long("time_unix_nano"), text("name"), values) else { return };
         let is = |name: &str, row: usize, is: &str| text(name).is_some_and(|c| c.is_valid(row) && c.value(row) == is);
         for row in (0..metrics.num_rows()).filter(|row| values.is_valid(*row)) {
+            let at = times.value(row);
+            if !self.share.keeps(moment(at)) {
+                continue;
+            }
             let Some(resource) = Resource::of(named.value(row)) else { continue };
             let Some(service) = service(metrics, row, names) else { continue };
             let attributes = pairs(metrics, "attributes", row);
@@ -90,10 +101,26 @@ impl Readings {
             if readings.len() < MAX_READINGS {
                 let cumulative = is("kind", row, "sum") && is("temporality", row, "cumulative");
                 let stream = hashed(bytes.map(u64::from));
-                readings.push(Reading { at: times.value(row), value: values.value(row), stream, cumulative });
+                readings.push(Reading { at, value: values.value(row), stream, cumulative });
+                self.count += 1;
+            }
+            while self.count > MAX_ALL && self.share.is_divisible() {
+                self.halve();
             }
         }
     }
+
+    /// Lets every other moment go.
+    fn halve(&mut self) {
+        self.share = self.share.halved();
+        let share = self.share;
+        self.series.values_mut().for_each(|readings| readings.retain(|reading| share.keeps(moment(reading.at))));
+        self.count = self.series.values().map(Vec::len).sum();
+    }
+}
+
+fn moment(at: UnixNanos) -> u128 {
+    u128::from(at.cast_unsigned())
 }
 
 impl Resource {

@@ -81,6 +81,8 @@ impl<K: Ord + Copy, R: Default> Rings<K, R> {
 
 /// What all rings can, whatever their keys.
 trait Forget {
+    /// As if all had just been seen.
+    fn moved_to(&mut self, at: UnixNanos);
     /// Those that were not seen for long.
     fn forget(&mut self, now: UnixNanos);
     /// The half that was not seen for longest.
@@ -88,6 +90,10 @@ trait Forget {
 }
 
 impl<K: Ord + Copy, R> Forget for Rings<K, R> {
+    fn moved_to(&mut self, at: UnixNanos) {
+        self.rings.values_mut().for_each(|(seen, _)| *seen = at);
+    }
+
     fn forget(&mut self, now: UnixNanos) {
         self.rings.retain(|_, (seen, _)| now.saturating_sub(*seen) <= FORGOTTEN_NS);
     }
@@ -126,6 +132,13 @@ impl<K: Ord + Copy> Rings<K, Ring<Share>> {
 }
 
 impl History {
+    /// For a time that does not follow on it: what is usual stays so as long as if it had just been learnt, and what had a
+    /// course over time begins anew.
+    pub(super) fn moved_to(mut self, at: UnixNanos) -> Self {
+        self.each(|rings| rings.moved_to(at));
+        Self { trends: Rings::default(), waits: Rings::default(), ..self }
+    }
+
     /// Lets go of what was not seen for long.
     pub(super) fn forget(&mut self, now: UnixNanos) {
         self.each(|rings| rings.forget(now));

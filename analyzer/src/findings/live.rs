@@ -89,6 +89,11 @@ impl Live {
         }
     }
 
+    /// What is usual, and nothing gathered.
+    pub(super) fn anew(self) -> Self {
+        Self { causes: self.causes, ..Self::new(self.max_spans) }
+    }
+
     /// Takes in the requests of a window that began and ended so.
     pub(super) fn window(
         &mut self,

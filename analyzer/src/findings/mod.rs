@@ -47,6 +47,7 @@ mod usual;
 use std::{borrow::Cow, collections::BTreeSet};
 
 use serde::{Deserialize, Serialize};
+use weir_schema::UnixNanos;
 
 use self::{
     book::Book, facts::Facts, history::History, live::Live, remember::Seen, scene::Scene, suspicion::Suspicion,
@@ -80,6 +81,8 @@ pub(crate) struct Findings {
     live: Live,
     history: History,
     book: Book,
+    /// Requests that were over by then were judged before a restart.
+    judged_until: Option<UnixNanos>,
     min_history: usize,
     wait_budget_ms: f64,
 }
@@ -123,6 +126,7 @@ impl Findings {
             live: Live::new(config.max_trace_spans),
             history: History::default(),
             book: Book::default(),
+            judged_until: None,
             min_history: config.min_history,
             wait_budget_ms: config.control.wq_budget_ms,
         }
@@ -132,8 +136,15 @@ impl Findings {
         SavedFindings { history: Cow::Borrowed(&self.history), book: Cow::Borrowed(&self.book) }
     }
 
-    pub(crate) fn restore(&mut self, saved: SavedFindings) {
+    /// Requests that were over by `judged_until` are in it.
+    pub(crate) fn restore(&mut self, saved: SavedFindings, judged_until: Option<UnixNanos>) {
         (self.history, self.book) = (saved.history.into_owned(), saved.book.into_owned());
+        self.judged_until = judged_until;
+    }
+
+    /// Goes to another time, of which nothing was seen yet, with what is usual.
+    pub(crate) fn moved_to(&mut self, before: Self, at: UnixNanos) {
+        (self.history, self.live) = (before.history.moved_to(at), before.live.anew());
     }
 
     /// Takes in a span that is no duplicate.
@@ -149,7 +160,7 @@ impl Findings {
         names: &Names,
         graph: &ServiceGraph,
     ) -> Vec<FindingView> {
-        let requests = self.traces.complete(window.end);
+        let requests = self.requests(window.end);
         let facts = Facts::of(&requests);
         let quiet = self.book.is_quiet();
         self.live.window(requests, (window.end - window.length_ns, window.end), names, quiet);
@@ -169,6 +180,19 @@ impl Findings {
             self.history.remember(&seen, &suspected);
         }
         changes
+    }
+
+    /// Lets the requests of a window go that is not judged.
+    pub(crate) fn skip(&mut self, end: UnixNanos) {
+        drop(self.requests(end));
+    }
+
+    /// Requests that were over by `end` and that nobody has judged yet.
+    fn requests(&mut self, end: UnixNanos) -> Vec<Vec<Span>> {
+        if let Some(until) = self.judged_until.take() {
+            drop(self.traces.complete(until));
+        }
+        self.traces.complete(end)
     }
 
     /// Open findings by rank, then closed ones, newest first.

@@ -16,7 +16,7 @@ use super::{
     usual::{Sample, Share},
 };
 use crate::{
-    snapshot::{Estimate, Snapshot},
+    snapshot::{Estimate, ServiceView, Snapshot},
     spans::{Name, Names},
     window::{ServiceWindow, Window},
 };
@@ -93,8 +93,13 @@ impl Seen<'_> {
     }
 }
 
-/// The estimate of a service in a snapshot, whose services are by name.
-pub(super) fn estimate<'a>(snapshot: &'a Snapshot, service: &str) -> Option<&'a Estimate> {
+/// A service in a snapshot, whose services are by name.
+pub(super) fn view<'a>(snapshot: &'a Snapshot, service: &str) -> Option<&'a ServiceView> {
     let place = snapshot.services.binary_search_by(|view| view.service.as_str().cmp(service)).ok()?;
-    Some(&snapshot.services[place].estimate)
+    Some(&snapshot.services[place])
+}
+
+/// Its estimate.
+pub(super) fn estimate<'a>(snapshot: &'a Snapshot, service: &str) -> Option<&'a Estimate> {
+    view(snapshot, service).map(|view| &view.estimate)
 }

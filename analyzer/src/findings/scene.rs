@@ -75,8 +75,12 @@ impl<'a> Scene<'a> {
     /// Where most of the requests that pass a service enter.
     pub(super) fn entry(&self, service: Name) -> Option<Name> {
         let passing = self.facts.passing(service).max_by_key(|(_, passing, _)| *passing);
-        let by_graph = || self.names.find(&self.graph.entry_of(self.text(service))?);
-        passing.map(|(entry, ..)| entry).or_else(by_graph)
+        // where no whole request tells, the rates of calls do
+        let by_rates = || {
+            let view = super::remember::view(self.snapshot, self.text(service))?;
+            self.names.find(&view.entries.first()?.service)
+        };
+        passing.map(|(entry, ..)| entry).or_else(by_rates)
     }
 
     /// What a request usually takes where those of a service enter.

@@ -59,6 +59,14 @@ impl Topology {
         solution
     }
 
+    /// Who gets requests that no service sent, and how many; most first. A tenth of its requests must come from outside, or
+    /// nothing lead to it and its cycle: a few calls less than there were are lost, not entered.
+    #[must_use]
+    pub fn entering(&self) -> Vec<(u32, f64)> {
+        let graph = self.graph();
+        self.entries(&graph, &Condensed::new(&graph))
+    }
+
     /// Weights are calls per request.
     fn graph(&self) -> DiGraph<(), f64> {
         let mut graph = DiGraph::with_capacity(self.requests_per_s.len(), self.edges.len());
@@ -77,7 +85,6 @@ impl Topology {
         (requests > 0.0).then(|| calls / requests)
     }
 
-    /// Who gets requests that no service sent, and how many; most first.
     fn entries(&self, graph: &DiGraph<(), f64>, condensed: &Condensed) -> Vec<(u32, f64)> {
         let mut outside = self.requests_per_s.clone();
         for (caller, callee, calls) in self.edges.iter().filter(|(caller, callee, _)| caller != callee) {

@@ -82,7 +82,7 @@ pub(crate) struct Stations {
 pub(crate) struct SavedStation {
     service: Name,
     replica: Replica,
-    tried: UnixNanos,
+    pub(crate) tried: UnixNanos,
     found: servers::Station,
 }
 

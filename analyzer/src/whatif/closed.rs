@@ -6,11 +6,12 @@ use std::{collections::BTreeMap, num::NonZeroU32};
 use super::{
     change::{Change, Factors},
     services,
-    traffic::{entries, visits},
+    traffic::visits,
 };
 use crate::{
     model::{Load, Model},
     queueing::mva::{self, Demand, Solution},
+    reach::entering,
     snapshot::{ServiceView, Snapshot},
 };
 
@@ -32,8 +33,7 @@ struct Node<'a> {
 impl<'a> Loop<'a> {
     /// `None` where traffic is open, or enters in several places.
     pub(super) fn solve(snapshot: &'a Snapshot, change: &Change, factors: &Factors) -> Option<Self> {
-        let mut all = entries(snapshot);
-        let entry = all.next().filter(|_| all.next().is_none())?;
+        let [entry] = entering(snapshot)[..] else { return None };
         let closed = entry.estimate.closed.as_ref().filter(|_| Model::of(&entry.estimate) == Some(Model::Mva))?;
         let often = visits(&entry.service, snapshot, false);
         let node = |service: &'a ServiceView| {

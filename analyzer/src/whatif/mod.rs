@@ -18,8 +18,12 @@ use std::collections::BTreeMap;
 
 pub use change::{Change, WhatIfError};
 use serde::{Deserialize, Serialize};
+pub(crate) use traffic::visits;
 
-use crate::snapshot::{NodeKind, ServiceView, Snapshot};
+use crate::{
+    reach::entering,
+    snapshot::{NodeKind, ServiceView, Snapshot},
+};
 
 /// What follows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -99,7 +103,7 @@ pub fn what_if(snapshot: &Snapshot, change: &Change) -> Result<Prediction, WhatI
     let of_service = |service| (ServiceView::name(service), effect(service));
     let effects: BTreeMap<&str, queues::Effect> = snapshot.services.iter().map(of_service).collect();
     let services = snapshot.services.iter().filter_map(|service| effects[service.service.as_str()].view(service));
-    let entries = traffic::entries(snapshot).map(|entry| entries::predict(entry, snapshot, &effects));
+    let entries = entering(snapshot).into_iter().map(|entry| entries::predict(entry, snapshot, &effects));
     Ok(Prediction { services: services.collect(), entries: entries.collect() })
 }
 

@@ -132,6 +132,15 @@ fn circles_settle_and_what_is_not_identified_is_named() {
 }
 
 #[test]
+fn where_a_few_call_and_many_enter_is_an_entry() {
+    let mut mesh = mesh();
+    mesh.edges.push(edge("job", "gateway", 0.8, 1.0));
+    mesh.services.push(service("job", 0.8, 1.0, 4, 50.0));
+    let found = what_if(&mesh, &Change { arrivals: 1.1, ..change("tagger") }).unwrap();
+    assert_eq!(found.entries.iter().map(|entry| entry.entry.as_str()).collect::<Vec<_>>(), ["gateway", "job"]);
+}
+
+#[test]
 fn what_cannot_be_asked_says_why() {
     let refused = |change: Change| what_if(&mesh(), &change).unwrap_err().to_string();
     assert_eq!(refused(change("nobody")), "no service nobody had traffic in the window looked at");

@@ -1,10 +1,10 @@
 //! Who gets how many requests: the traffic equations of an open network (J. R. Jackson, "Networks of waiting lines", Operations
 //! Research 5, 1957), solved by rounds. Calls in circles die out.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::services;
-use crate::snapshot::{NodeKind, ServiceView, Snapshot};
+use crate::snapshot::Snapshot;
 
 /// Rounds of the equations: what a circle of calls still passes on after these is left out.
 const ROUNDS: usize = 64;
@@ -34,21 +34,9 @@ pub(super) fn rates<'a>(snapshot: &'a Snapshot, service: &str, factor: f64) -> B
     now.into_iter().map(|(service, rate)| (service, (rate + more[service]).max(0.0))).collect()
 }
 
-/// Services that nobody calls.
-pub(super) fn entries(snapshot: &Snapshot) -> impl Iterator<Item = &ServiceView> {
-    let called: BTreeSet<&str> = snapshot
-        .edges
-        .iter()
-        .filter(|e| e.caller_kind == NodeKind::Service && e.caller != e.callee && e.rate_per_s > 0.0)
-        .map(|edge| edge.callee.as_str())
-        .collect();
-    let enters = move |s: &&ServiceView| s.rate_per_s > 0.0 && !called.contains(s.service.as_str());
-    snapshot.services.iter().filter(|s| s.kind == NodeKind::Service).filter(enters)
-}
-
 /// How often a request at `entry` waits for each service: visits, each counted by the share of the call in which its
 /// caller waits for nothing else when `critical`, else whole.
-pub(super) fn visits<'a>(entry: &'a str, snapshot: &'a Snapshot, critical: bool) -> BTreeMap<&'a str, f64> {
+pub(crate) fn visits<'a>(entry: &'a str, snapshot: &'a Snapshot, critical: bool) -> BTreeMap<&'a str, f64> {
     let rates: BTreeMap<&str, f64> = services(snapshot).map(|s| (s.service.as_str(), s.rate_per_s)).collect();
     let calls: Vec<(&str, &str, f64)> = snapshot
         .edges

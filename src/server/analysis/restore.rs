@@ -12,7 +12,7 @@
 //! was received live as well, counts its spans once.
 //!
 //! What is usual, how stations serve, and which findings are open is not read off spans but brought back from what was
-//! noted a minute ago at most; windows that were closed by then are not judged again.
+//! noted a minute ago at most; windows that were closed by then are not judged again, and those in which nobody listened not at all.
 //!
 //! The scan goes in event time, some minutes at once, so it holds few spans besides what the analyzer
 //! holds anyway. Where tail sampling dropped spans from files, minutes made anew count what
@@ -55,7 +55,9 @@ pub(super) struct Restored {
 }
 
 /// An analyzer that has seen what the store holds of the last minutes, and tables made good.
-pub(super) async fn restore(store: &Store, config: weir_analyzer::Config) -> Restored {
+///
+/// `since` is when this server began to listen.
+pub(super) async fn restore(store: &Store, config: weir_analyzer::Config, since: UnixNanos) -> Restored {
     let now = now_unix_nano();
     let mut analyzer = Analyzer::new(config.clone());
     if let Some(history) = checkpoint::read_history(store)
@@ -68,6 +70,10 @@ pub(super) async fn restore(store: &Store, config: weir_analyzer::Config) -> Res
         let (minutes, why) = affected(store, now).await?;
         let scan = Scan { minutes: &minutes, hold_ms: config.hold_ms, history: Some(now) };
         let (spans, rows) = make_good(store, &mut analyzer, scan, now).await?;
+        let read_from = now.saturating_sub(HISTORY_NS);
+        if let Some(heard) = last_heard(store, read_from, since).await? {
+            analyzer.was_away(read_from, heard..since);
+        }
         if !minutes.is_empty() {
             let minutes = minutes.len();
             info!(minutes, spans, rows, why, "operations and edges made good");
@@ -127,6 +133,14 @@ async fn make_good(
         store.append_rows(batch).await.map_err(|error| SqlError::Execution(error.to_string()))?;
     }
     Ok((spans, rows))
+}
+
+/// When the newest span was received of those that came before this server; `None` when none of the last minutes did.
+async fn last_heard(store: &Store, from: UnixNanos, since: UnixNanos) -> Result<Option<UnixNanos>, SqlError> {
+    let statement = format!(
+        "SELECT max(received_unix_nano) FROM spans WHERE start_unix_nano >= {from} AND received_unix_nano < {since}"
+    );
+    Ok(longs(store, &statement).await?.last().copied())
 }
 
 /// The minutes whose rows may be incomplete, and how that is known.

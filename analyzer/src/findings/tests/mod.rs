@@ -5,6 +5,8 @@ mod calibration;
 mod faults;
 mod health;
 mod mesh;
+mod regulated;
+mod restart;
 mod rows;
 mod run;
 mod sampled;

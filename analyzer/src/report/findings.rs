@@ -1,0 +1,73 @@
+//! The findings of a report: root causes by rank, then what only the windows found.
+
+use weir_schema::UnixNanos;
+
+use super::{FindingReport, time::rfc3339};
+use crate::{
+    causes::{Cause, CauseKind, Verdict},
+    findings::{Kind, action},
+    snapshot::FindingView,
+};
+
+/// The causes by rank, then what the windows found beside them. Of a cause that a window found too, the finding says
+/// the kind where it is the more precise, and whom it costs what.
+pub(super) fn ranked(verdict: Verdict, mut found: Vec<FindingView>) -> Vec<FindingReport> {
+    found.sort_by(|a, b| b.score.total_cmp(&a.score));
+    // those that were looked at may stand for more
+    let share = verdict.sampled.map_or(1.0, |sampled| sampled.share);
+    let requests = verdict.ranking.requests.max(1) as f64 / share;
+    let caused = |service: &str| verdict.ranking.causes.iter().any(|cause| cause.service == service);
+    let causes = verdict.ranking.causes.iter().map(|cause| {
+        let windows = found.iter().filter(|f| f.service == cause.service && Kind::is_fault(&f.kind));
+        let onset = windows.clone().map(|finding| finding.onset_unix_nano).min().unwrap_or(verdict.onset);
+        of_cause(cause, windows.into_iter().next(), onset, requests)
+    });
+    let beside = found.iter().filter(|finding| !caused(&finding.service)).map(of_finding);
+    let mut all: Vec<FindingReport> = causes.chain(beside).collect();
+    all.iter_mut().zip(1..).for_each(|(finding, rank)| finding.rank = rank);
+    all
+}
+
+fn of_cause(cause: &Cause, found: Option<&FindingView>, onset: UnixNanos, requests: f64) -> FindingReport {
+    let kind = Kind::of_cause(cause.kind);
+    let precise = found.filter(|found| Kind::of_name(&found.kind).is_some_and(|found| found.explains(kind)));
+    let known = cause.kind != CauseKind::NoHistory;
+    let impact_ms = if known { cause.lost_ms / requests } else { 0.0 };
+    let action = action::cause(&cause.service, cause.operation.as_deref(), impact_ms);
+    FindingReport {
+        rank: 0,
+        service: cause.service.clone(),
+        operation: cause.operation.clone(),
+        kind: precise.map_or_else(|| cause.kind.as_str().to_owned(), |found| found.kind.clone()),
+        onset: rfc3339(onset),
+        score: cause.lost_ms,
+        confidence: cause.confidence,
+        evidence: cause.evidence.iter().chain(found.map_or(&[][..], |found| &found.evidence)).cloned().collect(),
+        impact_ms,
+        impact_ratio: found.map(|found| found.impact_ratio),
+        instance: cause.instance.clone().or_else(|| found.and_then(|found| found.instance.clone())),
+        peer: found.and_then(|found| found.peer.clone()),
+        victims: found.map(|found| found.victims.clone()).unwrap_or_default(),
+        action: found.map(|found| found.action.clone()).or(known.then_some(action)).unwrap_or_default(),
+    }
+}
+
+/// It has the windows' votes, but no part in what requests lost against history.
+fn of_finding(finding: &FindingView) -> FindingReport {
+    FindingReport {
+        rank: 0,
+        service: finding.service.clone(),
+        operation: finding.operation.clone(),
+        kind: finding.kind.clone(),
+        onset: rfc3339(finding.onset_unix_nano),
+        score: finding.score,
+        confidence: finding.confidence / 2.0,
+        evidence: finding.evidence.clone(),
+        impact_ms: finding.impact_ms,
+        impact_ratio: Some(finding.impact_ratio),
+        instance: finding.instance.clone(),
+        peer: finding.peer.clone(),
+        victims: finding.victims.clone(),
+        action: finding.action.clone(),
+    }
+}
