@@ -30,6 +30,12 @@ use crate::{
 /// A control byte is in no part of a head; the empty line makes hyper look.
 const HTTP1_POISON: &[u8] = b"\0\r\n\r\n";
 
+/// 16 KiB that a client may send behind an upgrade before its answer; what more it has to say waits in its socket.
+const AHEAD_MAX: usize = 16 * 1024;
+
+/// How much is read of it at once.
+const AHEAD_READ: usize = 4 * 1024;
+
 /// DATA on stream 0 is a connection error.
 const HTTP2_POISON: &[u8] = b"\0\0\0\0\0\0\0\0\0";
 
@@ -111,8 +117,10 @@ impl<S> Guard<S> {
                 }
             },
         }
-        if matches!(&self.scan, Scan::Http1(requests) if requests.is_held()) {
-            self.verdict.hold();
+        if let Scan::Http1(requests) = &self.scan
+            && requests.is_held()
+        {
+            self.verdict.hold(requests.number());
         }
     }
 
@@ -141,7 +149,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
         if let Scan::Http1(requests) = &mut me.scan
             && requests.is_held()
         {
-            let Poll::Ready(tunnel) = me.verdict.poll(cx) else { return Poll::Pending };
+            let Poll::Ready(tunnel) = me.verdict.poll(cx) else { return me.poll_gone(cx) };
             if tunnel {
                 me.scan = Scan::Open;
             } else {
@@ -165,6 +173,24 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
         }
         // nothing may pass yet, and "nothing" would mean the end: look again at what comes instead
         Pin::new(me).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncRead + Unpin> Guard<S> {
+    /// While the verdict is awaited: whether the client has left, which only reading tells. What it says is kept.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.ahead.len() < AHEAD_MAX {
+            let mut bytes = [0; AHEAD_READ];
+            let mut read = ReadBuf::new(&mut bytes);
+            std::task::ready!(Pin::new(&mut self.inner).poll_read(cx, &mut read))?;
+            match read.filled() {
+                // as for a request without an upgrade, the end of what it says is taken for its leaving
+                [] if self.ahead.is_empty() => return Poll::Ready(Ok(())),
+                [] => break,
+                said => self.ahead.extend_from_slice(said),
+            }
+        }
+        Poll::Pending
     }
 }
 
@@ -248,11 +274,43 @@ mod tests {
             let verdict = guard.verdict();
             let mut read = vec![0; 4096];
             let head = guard.read(&mut read).await.unwrap();
-            assert!(read[..head].ends_with(b"\r\n\r\n") && verdict.is_awaited());
-            verdict.settle(tunnel);
+            assert!(read[..head].ends_with(b"\r\n\r\n"));
+            verdict.settle(1, tunnel);
             let mut rest = Vec::new();
             guard.read_to_end(&mut rest).await.unwrap();
             assert_eq!(rest, expected);
         }
+    }
+
+    /// Found in a review: the answer to the request before let the bytes behind an upgrade be read as HTTP.
+    #[tokio::test]
+    async fn only_the_answer_to_the_upgrade_settles_it() {
+        let get = b"GET / HTTP/1.1\r\nhost: a\r\n\r\nGET / HTTP/1.1\r\nhost: a\r\nupgrade: x\r\n\r\n\x81\x00\n";
+        let mut guard = guard(get);
+        let verdict = guard.verdict();
+        let mut read = vec![0; 4096];
+        let heads = guard.read(&mut read).await.unwrap();
+        assert!(read[..heads].ends_with(b"upgrade: x\r\n\r\n"));
+        verdict.settle(1, false);
+        assert!(futures::poll!(Box::pin(guard.read(&mut read))).is_pending(), "the first was answered, not the second");
+        verdict.settle(2, true);
+        let mut rest = Vec::new();
+        guard.read_to_end(&mut rest).await.unwrap();
+        assert_eq!(rest, b"\x81\x00\n");
+    }
+
+    /// Found in a review: nobody read while an upgrade was answered, so who left was noticed at the route's timeout.
+    #[tokio::test]
+    async fn a_client_that_leaves_while_its_upgrade_is_answered_is_noticed() {
+        let (mut client, server) = tokio::io::duplex(4096);
+        let mut guard = Guard::http1(server, Vec::new(), 4096, Arc::default(), Patience(Duration::from_secs(1)));
+        tokio::io::AsyncWriteExt::write_all(&mut client, b"GET / HTTP/1.1\r\nhost: a\r\nupgrade: x\r\n\r\n")
+            .await
+            .unwrap();
+        let mut read = vec![0; 4096];
+        assert!(guard.read(&mut read).await.unwrap() > 0);
+        assert!(futures::poll!(Box::pin(guard.read(&mut read))).is_pending());
+        drop(client);
+        assert_eq!(guard.read(&mut read).await.unwrap(), 0);
     }
 }
