@@ -245,6 +245,11 @@ impl Workload {
         let now = Instant::now();
         let concerned =
             self.upstreams.iter().filter(|upstream| upstream.name == name || upstream.parent() == Some(name));
+    /// Whether another machine can connect to any of its listeners.
+    pub(crate) fn is_reachable(&self) -> bool {
+        self.accepts.iter().any(|accepts| !accepts.key.address.ip().is_loopback())
+    }
+
         let went = concerned.filter(|upstream| upstream.update(endpoints, &self.endpoint_ids, now)).count();
         self.endpoint_changes.fetch_add(went, Relaxed);
     }
