@@ -144,6 +144,6 @@ fn sidecar(spec: &Spec, own: SocketAddr, next: Option<(&str, SocketAddr)>, colle
             access_log: AccessLog::Errors,
             ..Telemetry::default()
         },
-        policy: Some(PolicySource { from: collector.to_owned(), state_dir: None, min_rate_per_s: 0.001 }),
+        policy: Some(PolicySource { from: collector.to_owned(), tls: None, state_dir: None, min_rate_per_s: 0.001 }),
     }
 }
