@@ -119,6 +119,7 @@ fn sidecar(spec: &Spec, own: SocketAddr, next: Option<(&str, SocketAddr)>, colle
         tls: None,
         jwt: None,
         authorization: None,
+        believe_peer: None,
     };
     let upstream =
         |(_, name, address): &(Direction, String, SocketAddr)| Upstream::new(name.clone(), vec![(*address).into()]);

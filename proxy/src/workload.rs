@@ -27,7 +27,7 @@ use crate::{
     security::Security,
     sockets::{ListenerKey, listener_keys},
     telemetry::LmStats,
-    traffic::Via,
+    traffic::{Believed, Sampler, Via},
     upstream::Upstream,
 };
 
@@ -39,12 +39,14 @@ pub(crate) struct Workload {
     pub(crate) listeners: Vec<Vec<Arc<Route>>>,
     /// What each listener takes, in the same order.
     pub(crate) accepts: Vec<Accepts>,
+    /// Of each direction that there is.
+    unmatched: Vec<Arc<Route>>,
     pub(crate) http: Http,
     pub(crate) max_connections: usize,
     max_connections_per_client: Option<usize>,
     pub(crate) upstreams: Vec<Arc<Upstream>>,
     pub(crate) timeouts: Timeouts,
-    pub(crate) span_ratio: f64,
+    pub(crate) sampler: Sampler,
     /// The limits of the service as a whole, at its inbound listeners.
     pub(crate) gate: Arc<Gate>,
     /// Who is believed about priorities.
@@ -82,7 +84,14 @@ pub(crate) struct Accepts {
     pub(crate) tcp: Option<Arc<Route>>,
     /// What this listener adds to `Via`, by which it knows a request that comes round again.
     pub(crate) via: Via,
+    /// Whose word counts on who calls.
+    pub(crate) believed: Believed,
+    /// What requests are booked on that no route takes, one for all listeners of a direction.
+    pub(crate) unmatched: Arc<Route>,
 }
+
+/// How the route is called on which those are booked; no file can name one so and mean it.
+const UNMATCHED: &str = "(no route)";
 
 /// Where the limits in force come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,19 +139,20 @@ impl Workload {
     ) -> Self {
         let endpoint_ids = shared(before, |before| &before.endpoint_ids);
         let upstreams = upstreams(config, &security, before, &endpoint_ids);
-        let (listeners, accepts) = listeners(config, &upstreams, before);
+        let Listeners { listeners, accepts, unmatched } = listeners(config, &upstreams, before);
         let workload = Self {
             service: config.service.clone(),
             instance,
             servers: config.servers,
             listeners,
             accepts,
+            unmatched,
             http: config.http,
             max_connections: config.max_connections,
             max_connections_per_client: config.max_connections_per_client,
             upstreams,
             timeouts: config.timeouts,
-            span_ratio: config.telemetry.span_ratio,
+            sampler: Sampler::new(config.telemetry.span_ratio),
             gate: shared(before, |before| &before.gate),
             priority_header: config.limits.priority_header.as_ref().and_then(|name| name.parse().ok()),
             latencies: shared(before, |before| &before.latencies),
@@ -235,9 +245,15 @@ impl Workload {
         self.max_connections_per_client.unwrap_or(unsaid)
     }
 
+    /// Whether another machine can connect to any of its listeners.
+    pub(crate) fn is_reachable(&self) -> bool {
+        self.accepts.iter().any(|accepts| !accepts.key.address.ip().is_loopback())
+    }
+
     /// Every route of every listener.
     pub(crate) fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
-        self.listeners.iter().flatten().chain(self.accepts.iter().filter_map(|accepts| accepts.tcp.as_ref()))
+        let tcp = self.accepts.iter().filter_map(|accepts| accepts.tcp.as_ref());
+        self.listeners.iter().flatten().chain(tcp).chain(&self.unmatched)
     }
 
     /// Replaces the endpoints of an upstream and of its subsets. Requests under way at one that goes finish there.
@@ -245,11 +261,6 @@ impl Workload {
         let now = Instant::now();
         let concerned =
             self.upstreams.iter().filter(|upstream| upstream.name == name || upstream.parent() == Some(name));
-    /// Whether another machine can connect to any of its listeners.
-    pub(crate) fn is_reachable(&self) -> bool {
-        self.accepts.iter().any(|accepts| !accepts.key.address.ip().is_loopback())
-    }
-
         let went = concerned.filter(|upstream| upstream.update(endpoints, &self.endpoint_ids, now)).count();
         self.endpoint_changes.fetch_add(went, Relaxed);
     }
@@ -298,11 +309,14 @@ fn upstreams(config: &Config, security: &Security, before: Option<&Workload>, id
     config.upstreams.iter().enumerate().map(upstream).collect()
 }
 
-fn listeners(
-    config: &Config,
-    upstreams: &[Arc<Upstream>],
-    before: Option<&Workload>,
-) -> (Vec<Vec<Arc<Route>>>, Vec<Accepts>) {
+/// What becomes of the file's listeners.
+struct Listeners {
+    listeners: Vec<Vec<Arc<Route>>>,
+    accepts: Vec<Accepts>,
+    unmatched: Vec<Arc<Route>>,
+}
+
+fn listeners(config: &Config, upstreams: &[Arc<Upstream>], before: Option<&Workload>) -> Listeners {
     let by_name: HashMap<&str, &Arc<Upstream>> = upstreams.iter().map(|u| (u.name.as_str(), u)).collect();
     let upstream = |name: &str| (*by_name.get(name).expect("validated: the upstream exists")).clone();
     let mut known: Vec<&Arc<Route>> = before.iter().flat_map(|before| before.routes()).collect();
@@ -312,15 +326,28 @@ fn listeners(
         let route = Route::new(route, standing, upstream).expect("validated: the route compiles");
         route.known_by(&mut known)
     };
-    let (mut listeners, mut accepts) = (Vec::new(), Vec::new());
+    let (mut listeners, mut accepts, mut all_unmatched) = (Vec::new(), Vec::new(), Vec::<Arc<Route>>::new());
     for (key, listener) in listener_keys(config).into_iter().zip(&config.listeners) {
-        listeners.push(listener.routes.iter().map(|route| compiled(route, listener.direction)).collect());
+        let direction = listener.direction;
+        listeners.push(listener.routes.iter().map(|route| compiled(route, direction)).collect());
         let tcp = listener.upstream.as_ref().map(config::Route::to);
-        let tcp = tcp.map(|route| compiled(&route, listener.direction));
-        let via = Via::new(accepts.len());
-        accepts.push(Accepts { key, protocol: listener.protocol, connect: listener.connect, tcp, via });
+        let tcp = tcp.map(|route| compiled(&route, direction));
+        let unmatched = all_unmatched.iter().find(|route| route.direction == direction).cloned();
+        let unmatched = unmatched.unwrap_or_else(|| {
+            all_unmatched.push(compiled(&unmatched_route(), direction));
+            all_unmatched[all_unmatched.len() - 1].clone()
+        });
+        let (via, believed) = (Via::new(accepts.len()), Believed::at(listener));
+        let (protocol, connect) = (listener.protocol, listener.connect);
+        accepts.push(Accepts { key, protocol, connect, tcp, via, believed, unmatched });
     }
-    (listeners, accepts)
+    Listeners { listeners, accepts, unmatched: all_unmatched }
+}
+
+/// It answers nothing: whoever is booked on it was answered already.
+fn unmatched_route() -> config::Route {
+    let respond = Some(config::Respond { status: 404, body: String::new() });
+    config::Route { name: Some(UNMATCHED.to_owned()), respond, ..config::Route::default() }
 }
 
 /// What `said` says, and `file` where it says nothing.

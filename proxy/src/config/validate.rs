@@ -86,6 +86,9 @@ impl Config {
             let Listener { routes, istio, direction, .. } = listener;
             let outbound = *direction == Direction::Outbound;
             check(istio.is_empty() || outbound, || format!("listeners[{i}].istio: only at an outbound listener"))?;
+            check(listener.believe_peer.is_none() || !outbound, || {
+                format!("listeners[{i}].believe_peer: only at an inbound listener; the workload is no sidecar")
+            })?;
             for (j, route) in routes.iter().enumerate() {
                 route.validate(&self.upstreams).map_err(|e| ConfigError(format!("listeners[{i}].routes[{j}].{e}")))?;
                 if let Some(name) = &route.name {
@@ -194,9 +197,6 @@ impl Config {
     }
 }
 
-/// An error unless `usable`.
-pub(crate) fn check(usable: bool, why: impl FnOnce() -> String) -> Result<(), ConfigError> {
-    if usable { Ok(()) } else { Err(ConfigError(why())) }
 /// An address of gRPC, and how its owner is known.
 fn check_remote(key: &str, url: &str, tls_key: &str, tls: Option<&RemoteTls>) -> Result<(), ConfigError> {
     let (plain, secure) = (url.starts_with("http://"), url.starts_with("https://"));
@@ -207,4 +207,7 @@ fn check_remote(key: &str, url: &str, tls_key: &str, tls: Option<&RemoteTls>) ->
     tls.validate(tls_key)
 }
 
+/// An error unless `usable`.
+pub(crate) fn check(usable: bool, why: impl FnOnce() -> String) -> Result<(), ConfigError> {
+    if usable { Ok(()) } else { Err(ConfigError(why())) }
 }

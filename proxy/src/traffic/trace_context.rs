@@ -6,10 +6,14 @@
 //! zeros. The forms are tried in the order of `telemetry.propagation`; the first that holds is taken, and
 //! all of them are written. A field that does not hold is ignored, as the recommendation asks. `baggage`
 //! passes as it is.
+//!
+//! A caller that has decided whether its trace is recorded is obeyed: what it leaves out has no span here either, and is
+//! only counted (`unsampled_by_caller`). Where the choice is ours, `tracestate` says how it was made ([`Sampler`]). B3 has no
+//! place for that: with B3 alone, hops behind this one record the same traces but cannot tell what each stands for.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::config::Propagation;
+use crate::{config::Propagation, traffic::sampler::Sampler};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
@@ -30,6 +34,8 @@ pub(crate) struct TraceContext {
     /// The caller's.
     pub(crate) parent_span_id: Option<[u8; 8]>,
     pub(crate) sampled: bool,
+    /// The caller left it open whether to sample, or there is none.
+    pub(crate) decided_here: bool,
     /// Whether `tracestate` belongs to the trace; that of a broken parent goes.
     pub(crate) goes_on: bool,
     /// It, as far as the span keeps it.
@@ -48,29 +54,31 @@ struct Incoming {
 }
 
 impl TraceContext {
-    /// A new span in the caller's trace, or in a new one that is sampled with probability `ratio`.
-    pub(crate) fn next(headers: &HeaderMap, forms: &[Propagation], ratio: f64) -> Self {
+    /// A new span in the caller's trace, or in a new one that is sampled as `sampler` says.
+    pub(crate) fn next(headers: &HeaderMap, forms: &[Propagation], sampler: &Sampler) -> Self {
         let found = forms.iter().find_map(|form| Some((*form, extract(*form, headers)?)));
         let ids = found.and_then(|(_, incoming)| incoming.ids);
         let (trace_id, parent_span_id) = ids.map_or_else(|| (nonzero(), None), |(trace, parent)| (trace, Some(parent)));
         // who leaves the choice to us gets ours
         let said = found.and_then(|(_, incoming)| incoming.sampled);
-        let sampled = said.unwrap_or_else(|| ratio >= 1.0 || rand::random::<f64>() < ratio);
+        let sampled = said.unwrap_or_else(|| sampler.keeps(&trace_id));
         let goes_on = matches!(found, Some((Propagation::Tracecontext, _)));
-        Self { trace_id, span_id: nonzero(), parent_span_id, sampled, goes_on, state: None }
+        let (span_id, decided_here) = (nonzero(), said.is_none());
+        Self { trace_id, span_id, parent_span_id, sampled, decided_here, goes_on, state: None }
     }
 
     /// Keeps `tracestate` for the span.
-    pub(crate) fn keep_state(&mut self, headers: &HeaderMap) {
-        let state = headers.get(TRACESTATE).filter(|_| self.goes_on).and_then(|state| state.to_str().ok());
+    pub(crate) fn keep_state(&mut self, headers: &HeaderMap, sampler: &Sampler) {
+        let state = self.own_state(sampler).or_else(|| headers.get(TRACESTATE).filter(|_| self.goes_on));
+        let state = state.and_then(|state| state.to_str().ok());
         self.state = state.filter(|state| state.len() <= MAX_STATE).map(Into::into);
     }
 
     /// Tells the next hop; `tracestate` of a broken parent goes.
-    pub(crate) fn inject(&self, forms: &[Propagation], headers: &mut HeaderMap) {
+    pub(crate) fn inject(&self, forms: &[Propagation], sampler: &Sampler, headers: &mut HeaderMap) {
         for form in forms {
             match form {
-                Propagation::Tracecontext => self.inject_w3c(headers),
+                Propagation::Tracecontext => self.inject_w3c(sampler, headers),
                 Propagation::B3 => {
                     headers.insert(B3, self.b3());
                 }
@@ -79,11 +87,18 @@ impl TraceContext {
         }
     }
 
-    fn inject_w3c(&self, headers: &mut HeaderMap) {
+    fn inject_w3c(&self, sampler: &Sampler, headers: &mut HeaderMap) {
         headers.insert(TRACEPARENT, self.traceparent());
-        if !self.goes_on {
+        if let Some(state) = self.own_state(sampler) {
+            headers.insert(TRACESTATE, state.clone());
+        } else if !self.goes_on {
             headers.remove(TRACESTATE);
         }
+    }
+
+    /// What `tracestate` has to say where the choice was ours; no caller's goes on then.
+    fn own_state<'a>(&self, sampler: &'a Sampler) -> Option<&'a HeaderValue> {
+        sampler.says().filter(|_| self.sampled && self.decided_here)
     }
 
     fn inject_b3_fields(&self, headers: &mut HeaderMap) {
@@ -246,14 +261,18 @@ mod tests {
         fields.iter().map(field).collect()
     }
 
+    fn next(headers: &HeaderMap, forms: &[Propagation], ratio: f64) -> TraceContext {
+        TraceContext::next(headers, forms, &Sampler::new(ratio))
+    }
+
     #[test]
     fn a_trace_is_continued() {
         let mut headers = headers(&[("traceparent", W3C), ("tracestate", "vendor=1"), ("baggage", "a=1")]);
-        let context = TraceContext::next(&headers, &[W3c], 0.0);
+        let context = next(&headers, &[W3c], 0.0);
         assert!(context.sampled);
         assert_eq!(context.parent_span_id, Some([0xb7, 0xad, 0x6b, 0x71, 0x69, 0x20, 0x33, 0x31]));
-        context.inject(&[W3c], &mut headers);
-        let onward = TraceContext::next(&headers, &[W3c], 0.0);
+        context.inject(&[W3c], &Sampler::new(0.0), &mut headers);
+        let onward = next(&headers, &[W3c], 0.0);
         assert_eq!((onward.trace_id, onward.parent_span_id), (context.trace_id, Some(context.span_id)));
         assert_eq!(
             (&headers["tracestate"], &headers["baggage"]),
@@ -275,19 +294,19 @@ mod tests {
             "00_0af7651916cd43dd8448eb211c80319c_b7ad6b7169203331_01",
         ] {
             let mut headers = headers(&[("traceparent", broken), ("tracestate", "vendor=1")]);
-            let context = TraceContext::next(&headers, &[W3c], 0.0);
+            let context = next(&headers, &[W3c], 0.0);
             assert_eq!((context.parent_span_id, context.sampled), (None, false), "{broken}");
-            context.inject(&[W3c], &mut headers);
+            context.inject(&[W3c], &Sampler::new(0.0), &mut headers);
             assert!(!headers.contains_key("tracestate"), "{broken}");
         }
         let later = headers(&[("traceparent", "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00-more")]);
-        assert!(TraceContext::next(&later, &[W3c], 1.0).parent_span_id.is_some(), "a later version may say more");
+        assert!(next(&later, &[W3c], 1.0).parent_span_id.is_some(), "a later version may say more");
     }
 
     /// `trace parent sampled`, as far as the caller decides it.
     fn read(fields: &[(&'static str, &str)], forms: &[Propagation]) -> String {
         let headers = headers(fields);
-        let context = |ratio| TraceContext::next(&headers, forms, ratio);
+        let context = |ratio| next(&headers, forms, ratio);
         let (never, always) = (context(0.0), context(1.0));
         let hex = |bytes: &[u8]| hex_value(bytes).to_str().unwrap().to_owned();
         let ids = never.parent_span_id.map_or("new".into(), |p| format!("{} {}", hex(&never.trace_id), hex(&p)));
@@ -327,13 +346,42 @@ mod tests {
         let forms = [W3c, Single, Multi];
         for (parent, ratio) in [(Some(W3C), 0.0), (None, 1.0), (None, 0.0)] {
             let mut headers = parent.map_or_else(HeaderMap::new, |parent| headers(&[("traceparent", parent)]));
-            let context = TraceContext::next(&headers, &forms, ratio);
-            context.inject(&forms, &mut headers);
+            let context = next(&headers, &forms, ratio);
+            context.inject(&forms, &Sampler::new(ratio), &mut headers);
             for form in forms {
-                let onward = TraceContext::next(&headers, &[form], 1.0 - ratio);
+                let onward = next(&headers, &[form], 1.0 - ratio);
                 let expected = (context.trace_id, Some(context.span_id), context.sampled);
                 assert_eq!((onward.trace_id, onward.parent_span_id, onward.sampled), expected, "{form:?}");
             }
+        }
+    }
+
+    #[test]
+    fn whoever_decides_says_what_a_span_stands_for() {
+        let sampler = Sampler::new(0.5);
+        let callers = [("traceparent", W3C), ("tracestate", "vendor=1,ot=th:c")];
+        let open = [("b3", "0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331"), ("tracestate", "vendor=1")];
+        let shut = [("b3", "0af7651916cd43ddc048eb211c80319c-b7ad6b7169203331-0")];
+        for (fields, sampled, decided_here, state) in [
+            (&callers[..], true, false, Some("vendor=1,ot=th:c")),
+            (&open, false, true, None),
+            (&shut, false, false, None),
+        ] {
+            let mut headers = headers(fields);
+            let mut context = TraceContext::next(&headers, &[W3c, Single], &sampler);
+            context.keep_state(&headers, &sampler);
+            assert_eq!((context.sampled, context.decided_here), (sampled, decided_here), "{fields:?}");
+            assert_eq!(context.state.as_deref(), state, "{fields:?}");
+            context.inject(&[W3c, Single], &sampler, &mut headers);
+            assert_eq!(headers.get("tracestate").map(|state| state.to_str().unwrap()), state, "{fields:?}");
+        }
+        for _ in 0..100 {
+            let mut headers = HeaderMap::new();
+            let mut context = TraceContext::next(&headers, &[W3c], &sampler);
+            context.keep_state(&headers, &sampler);
+            context.inject(&[W3c], &sampler, &mut headers);
+            let said = headers.get("tracestate").map(|state| state.to_str().unwrap());
+            assert_eq!((said, context.state.as_deref()), (context.sampled.then_some("ot=th:8"), said));
         }
     }
 }
