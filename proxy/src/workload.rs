@@ -3,9 +3,11 @@
 //! Routes and upstreams are fixed until the configuration is read again; the endpoints of an upstream are swapped as a whole. Limits,
 //! breakers and counts are state beside them, so a policy changes a number and nothing is compiled again.
 
+mod compile;
+
 use std::{
     borrow::Cow,
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     net::{IpAddr, SocketAddr},
     sync::{
         Arc,
@@ -23,12 +25,13 @@ use crate::{
     config::{self, Config, Connect, Direction, Http, ListenerProtocol, Propagation, Timeouts},
     counters::Tally,
     regulate::{Gate, Latencies},
-    routing::{Route, Standing},
+    routing::Route,
     security::Security,
-    sockets::{ListenerKey, listener_keys},
+    sockets::ListenerKey,
     telemetry::LmStats,
     traffic::{Believed, Sampler, Via},
     upstream::Upstream,
+    workload::compile::{Listeners, listeners, upstreams},
 };
 
 /// The proxy as requests see it.
@@ -89,9 +92,6 @@ pub(crate) struct Accepts {
     /// What requests are booked on that no route takes, one for all listeners of a direction.
     pub(crate) unmatched: Arc<Route>,
 }
-
-/// How the route is called on which those are booked; no file can name one so and mean it.
-const UNMATCHED: &str = "(no route)";
 
 /// Where the limits in force come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -291,63 +291,6 @@ impl Origin {
 /// What is known since before, or nothing yet.
 fn shared<T: Default>(before: Option<&Workload>, of: impl Fn(&Workload) -> &Arc<T>) -> Arc<T> {
     before.map(|before| of(before).clone()).unwrap_or_default()
-}
-
-fn upstreams(config: &Config, security: &Security, before: Option<&Workload>, ids: &AtomicUsize) -> Vec<Arc<Upstream>> {
-    let threads = config.thread_count();
-    let upstream = |(index, upstream): (usize, &config::Upstream)| {
-        let tls = security.client_tls(index).cloned();
-        let compiled = Upstream::new(upstream, config.locality.as_ref(), threads, tls);
-        let known = |name: &str| before.and_then(|before| before.upstreams.iter().find(|known| known.name == name));
-        Arc::new(match (known(&upstream.name), compiled.parent().and_then(known)) {
-            (Some(known), _) => compiled.known_by(known, ids),
-            // a new part of an upstream has the endpoints that were found for it, until they are looked for again
-            (None, Some(whole)) => compiled.part_of(whole, ids),
-            (None, None) => compiled,
-        })
-    };
-    config.upstreams.iter().enumerate().map(upstream).collect()
-}
-
-/// What becomes of the file's listeners.
-struct Listeners {
-    listeners: Vec<Vec<Arc<Route>>>,
-    accepts: Vec<Accepts>,
-    unmatched: Vec<Arc<Route>>,
-}
-
-fn listeners(config: &Config, upstreams: &[Arc<Upstream>], before: Option<&Workload>) -> Listeners {
-    let by_name: HashMap<&str, &Arc<Upstream>> = upstreams.iter().map(|u| (u.name.as_str(), u)).collect();
-    let upstream = |name: &str| (*by_name.get(name).expect("validated: the upstream exists")).clone();
-    let mut known: Vec<&Arc<Route>> = before.iter().flat_map(|before| before.routes()).collect();
-    let mut compiled = |route: &config::Route, direction| {
-        let (timeout, idle_timeout) = (config.timeouts.response(), config.timeouts.stream_idle());
-        let standing = Standing { service: &config.service, direction, timeout, idle_timeout };
-        let route = Route::new(route, standing, upstream).expect("validated: the route compiles");
-        route.known_by(&mut known)
-    };
-    let (mut listeners, mut accepts, mut all_unmatched) = (Vec::new(), Vec::new(), Vec::<Arc<Route>>::new());
-    for (key, listener) in listener_keys(config).into_iter().zip(&config.listeners) {
-        let direction = listener.direction;
-        listeners.push(listener.routes.iter().map(|route| compiled(route, direction)).collect());
-        let tcp = listener.upstream.as_ref().map(config::Route::to);
-        let tcp = tcp.map(|route| compiled(&route, direction));
-        let unmatched = all_unmatched.iter().find(|route| route.direction == direction).cloned();
-        let unmatched = unmatched.unwrap_or_else(|| {
-            all_unmatched.push(compiled(&unmatched_route(), direction));
-            all_unmatched[all_unmatched.len() - 1].clone()
-        });
-        let (via, believed) = (Via::new(accepts.len()), Believed::at(listener));
-        let (protocol, connect) = (listener.protocol, listener.connect);
-        accepts.push(Accepts { key, protocol, connect, tcp, via, believed, unmatched });
-    }
-    Listeners { listeners, accepts, unmatched: all_unmatched }
-}
-
-/// It answers nothing: whoever is booked on it was answered already.
-fn unmatched_route() -> config::Route {
-    let respond = Some(config::Respond { status: 404, body: String::new() });
-    config::Route { name: Some(UNMATCHED.to_owned()), respond, ..config::Route::default() }
 }
 
 /// What `said` says, and `file` where it says nothing.

@@ -45,6 +45,13 @@ struct Issuer {
     headers: Vec<(String, HeaderName)>,
 }
 
+/// The token of a request: whose it is, and every place where it stands.
+struct Found<'a> {
+    issuer: &'a Issuer,
+    places: Vec<&'a Place>,
+    token: String,
+}
+
 /// Why a token is not believed; what the client is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Problem {
@@ -90,7 +97,7 @@ impl Tokens {
         for (_, header) in self.issuers.iter().flat_map(|issuer| &issuer.headers) {
             fields::remove(request.headers_mut(), header);
         }
-        let Some((issuer, places, token)) = self.find(request)? else {
+        let Some(Found { issuer, places, token }) = self.find(request)? else {
             return if self.required { Err(Problem::Missing) } else { Ok(None) };
         };
         let claims = issuer.keys.check(&token).await?;
@@ -101,9 +108,9 @@ impl Tokens {
         Ok(Some(claims))
     }
 
-    /// The token, whose it is, and every place where it stands. Two of them are refused, wherever they stand: the server behind
+    /// The token of a request. Two of them are refused, wherever they stand: the server behind
     /// might read the one that was not checked.
-    fn find<B>(&self, request: &Request<B>) -> Result<Option<(&Issuer, Vec<&Place>, String)>, Problem> {
+    fn find<B>(&self, request: &Request<B>) -> Result<Option<Found<'_>>, Problem> {
         let mut found: Vec<(&Place, String)> = Vec::new();
         for place in self.issuers.iter().flat_map(|issuer| &issuer.places) {
             let known = found.iter().any(|(known, _)| *known == place);
@@ -118,7 +125,7 @@ impl Tokens {
         let name = issuer_of(&token)?;
         let issuer = self.issuers.iter().find(|issuer| issuer.name == name && issuer.places.contains(first));
         let places = found.into_iter().map(|(place, _)| place).collect();
-        Ok(Some((issuer.ok_or(Problem::UnknownIssuer)?, places, token)))
+        Ok(Some(Found { issuer: issuer.ok_or(Problem::UnknownIssuer)?, places, token }))
     }
 }
 
