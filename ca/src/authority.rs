@@ -61,11 +61,9 @@ impl Authority {
         if certificate.exists() {
             return Err(Error::Exists { path: certificate });
         }
-        let pair = KeyPair::generate()?;
-        let root = root_params(request, now)?.self_signed(&pair)?;
         files::folder(folder)?;
-        // the key first: it decides who of two creators wins, and a key without certificate is no root
-        files::create(&key, &pair.serialize_pem(), Access::Owner)?;
+        let pair = create_key(&key)?;
+        let root = root_params(request, now)?.self_signed(&pair)?;
         files::create(&certificate, &root.pem(), Access::Public)?;
         Self::open(folder)
     }
@@ -82,8 +80,7 @@ impl Authority {
             inspect(&certificate_pem).map_err(unusable)?.swap_remove(0);
         let id = spiffe_id.filter(|id| is_ca && id.path().is_empty());
         let id = id.ok_or_else(|| unusable("it is no root of weir's: no trust domain is named in it".into()))?;
-        let pair = KeyPair::from_pem(&files::read(&key_path)?)
-            .map_err(|error| Error::Content { path: key_path.clone(), why: error.to_string() })?;
+        let pair = read_key(&key_path)?;
         if rcgen::PublicKeyData::subject_public_key_info(&pair) != public_key {
             return Err(Error::Content { path: key_path, why: format!("it is not the key of {ROOT_CERTIFICATE}") });
         }
@@ -102,6 +99,22 @@ impl Authority {
     pub fn trust_domain(&self) -> &str {
         &self.trust_domain
     }
+}
+
+/// A new key in a file, or the one that is there: a run was ended before it had made the certificate, or another makes one
+/// now. Which certificate of the key counts is decided by who writes it first.
+pub(crate) fn create_key(path: &Path) -> Result<KeyPair, Error> {
+    let pair = KeyPair::generate()?;
+    match files::create(path, &pair.serialize_pem(), Access::Owner) {
+        Ok(()) => Ok(pair),
+        Err(Error::Exists { .. }) => read_key(path),
+        Err(error) => Err(error),
+    }
+}
+
+fn read_key(path: &Path) -> Result<KeyPair, Error> {
+    let unusable = |error: rcgen::Error| Error::Content { path: path.to_owned(), why: error.to_string() };
+    KeyPair::from_pem(&files::read(path)?).map_err(unusable)
 }
 
 fn root_params(request: &RootRequest, now: SystemTime) -> Result<CertificateParams, Error> {
@@ -141,6 +154,22 @@ mod tests {
         let again = Authority::create(&folder, &request(), SystemTime::now());
         assert!(matches!(again, Err(Error::Exists { .. })));
         assert_eq!(fs::read_to_string(folder.join(ROOT_CERTIFICATE)).unwrap(), made.certificate_pem());
+    }
+
+    /// Found in a review: a run that was ended between key and certificate left a folder that no later one could use.
+    #[test]
+    fn a_run_that_was_ended_is_finished_by_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("ca");
+        Authority::create(&folder, &request(), SystemTime::now()).unwrap();
+        let key = fs::read_to_string(folder.join(ROOT_KEY)).unwrap();
+        fs::remove_file(folder.join(ROOT_CERTIFICATE)).unwrap();
+        Authority::create(&folder, &request(), SystemTime::now()).unwrap();
+        assert_eq!(fs::read_to_string(folder.join(ROOT_KEY)).unwrap(), key);
+        fs::remove_file(folder.join(ROOT_CERTIFICATE)).unwrap();
+        fs::write(folder.join(ROOT_KEY), "half a key").unwrap();
+        let why = Authority::create(&folder, &request(), SystemTime::now()).unwrap_err().to_string();
+        assert!(why.contains("ca.key"), "{why}");
     }
 
     #[test]

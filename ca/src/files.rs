@@ -56,6 +56,20 @@ pub fn replace(path: &Path, text: &str, access: Access) -> Result<(), Error> {
     sync_folder(path)
 }
 
+/// Writes or replaces several files of one folder: first all of them aside, then each in place, so that a run that is ended
+/// meanwhile leaves the old ones unless it ends between two renames.
+///
+/// # Errors
+/// [`Error::File`] when the disk refuses.
+pub fn replace_all(files: &[(&Path, &str, Access)]) -> Result<(), Error> {
+    let aside = |(path, text, access): &(&Path, &str, Access)| write_aside(path, text, *access);
+    let written = files.iter().map(aside).collect::<Result<Vec<_>, _>>()?;
+    for (aside, (path, ..)) in written.iter().zip(files) {
+        fs::rename(aside, path).map_err(failed(path))?;
+    }
+    files.last().map_or(Ok(()), |(path, ..)| sync_folder(path))
+}
+
 /// Makes a folder that only its owner can enter, if it is missing.
 ///
 /// # Errors
@@ -112,6 +126,17 @@ mod tests {
         replace(&path, "three", Access::Owner).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "three");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left aside");
+    }
+
+    #[test]
+    fn several_files_are_replaced_together_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let (one, two) = (dir.path().join("one"), dir.path().join("two"));
+        replace_all(&[(&one, "1", Access::Owner), (&two, "2", Access::Public)]).unwrap();
+        let gone = dir.path().join("gone/two");
+        assert!(replace_all(&[(&one, "3", Access::Owner), (&gone, "4", Access::Public)]).is_err());
+        let read = |path: &Path| fs::read_to_string(path).unwrap();
+        assert_eq!((read(&one), read(&two)), ("1".to_owned(), "2".to_owned()));
     }
 
     #[test]

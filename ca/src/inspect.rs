@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    net::IpAddr,
     time::{Duration, SystemTime},
 };
 
@@ -22,7 +23,7 @@ pub struct Description {
     pub issuer: String,
     /// Its identity, if it has exactly one URI and that is a SPIFFE id.
     pub spiffe_id: Option<SpiffeId>,
-    /// Host names.
+    /// Host names, and addresses.
     pub dns_names: Vec<String>,
     /// From when it is valid.
     pub not_before: SystemTime,
@@ -81,13 +82,11 @@ impl fmt::Display for Description {
 fn describe(certificate: &X509Certificate<'_>, der: &[u8]) -> Result<Description, String> {
     let names = certificate.subject_alternative_name().map_err(|error| format!("its names cannot be read: {error}"))?;
     let names = names.map(|extension| extension.value.general_names.as_slice()).unwrap_or_default();
-    let dns =
-        |name: &GeneralName<'_>| if let GeneralName::DNSName(name) = name { Some((*name).to_owned()) } else { None };
     Ok(Description {
         subject: certificate.subject().to_string(),
         issuer: certificate.issuer().to_string(),
-        spiffe_id: spiffe_id(names),
-        dns_names: names.iter().filter_map(dns).collect(),
+        spiffe_id: SpiffeId::of_uris(names.iter().filter_map(uri)),
+        dns_names: names.iter().filter_map(host).collect(),
         not_before: at(certificate.validity().not_before),
         not_after: at(certificate.validity().not_after),
         is_ca: certificate.is_ca(),
@@ -97,11 +96,20 @@ fn describe(certificate: &X509Certificate<'_>, der: &[u8]) -> Result<Description
     })
 }
 
-/// X.509-SVIDs have exactly one URI; with two it would be a matter of taste who the workload is.
-fn spiffe_id(names: &[GeneralName<'_>]) -> Option<SpiffeId> {
-    let mut uris = names.iter().filter_map(|name| if let GeneralName::URI(uri) = name { Some(*uri) } else { None });
-    let only = uris.next().filter(|_| uris.next().is_none())?;
-    only.parse().ok()
+/// An address is four bytes or sixteen.
+fn host(name: &GeneralName<'_>) -> Option<String> {
+    match name {
+        GeneralName::DNSName(name) => Some((*name).to_owned()),
+        GeneralName::IPAddress(bytes) => {
+            let short = <[u8; 4]>::try_from(*bytes).map(IpAddr::from).ok();
+            short.or_else(|| <[u8; 16]>::try_from(*bytes).map(IpAddr::from).ok()).map(|address| address.to_string())
+        }
+        _ => None,
+    }
+}
+
+fn uri<'a>(name: &'a GeneralName<'a>) -> Option<&'a str> {
+    if let GeneralName::URI(uri) = name { Some(uri) } else { None }
 }
 
 fn at(time: ASN1Time) -> SystemTime {

@@ -2,7 +2,8 @@
 //!
 //! A folder holds `tls.crt`, `tls.key` and `ca.crt`, as a Kubernetes secret of the type
 //! `kubernetes.io/tls` does. The two files of a pair cannot be replaced in one step; who watches them (the
-//! proxy does) keeps the pair it has until both fit.
+//! proxy does) keeps the pair it has until both fit. A renewal that is ended in that very moment leaves two that do not fit:
+//! renewing again heals it.
 
 use std::{
     path::Path,
@@ -16,7 +17,7 @@ use weir_policy::SpiffeId;
 
 use crate::{
     Authority, Error,
-    authority::CLOCK_SKEW,
+    authority::{CLOCK_SKEW, create_key},
     files::{self, Access},
     inspect,
 };
@@ -35,7 +36,7 @@ pub const TRUST: &str = "ca.crt";
 pub struct WorkloadRequest {
     /// Its identity, in the root's trust domain.
     pub id: SpiffeId,
-    /// Host names for clients that know no SPIFFE.
+    /// Host names and addresses for clients that know no SPIFFE.
     pub dns_names: Vec<String>,
     /// How long the certificate lives; never longer than the root.
     pub lifetime: Duration,
@@ -63,11 +64,8 @@ impl Authority {
     /// # Errors
     /// An id of another trust domain, a root that has ended, names that cannot be certified.
     pub fn issue(&self, request: &WorkloadRequest, now: SystemTime) -> Result<Issued, Error> {
-        self.check(request, now)?;
-        let not_after = (now + request.lifetime).min(self.not_after);
         let pair = KeyPair::generate()?;
-        let certificate = workload_params(request, now, not_after)?.signed_by(&pair, &self.issuer)?;
-        Ok(Issued { certificate_pem: certificate.pem(), key_pem: pair.serialize_pem(), not_after })
+        self.issue_for(&pair, request, now)
     }
 
     /// Certifies a workload into `folder`, where there must be no certificate yet.
@@ -75,14 +73,14 @@ impl Authority {
     /// # Errors
     /// As for [`Self::issue`]; a file that exists; a disk that refuses.
     pub fn issue_into(&self, folder: &Path, request: &WorkloadRequest, now: SystemTime) -> Result<Issued, Error> {
-        let taken = [CERTIFICATE, KEY].map(|name| folder.join(name)).into_iter().find(|path| path.exists());
-        if let Some(path) = taken {
-            return Err(Error::Exists { path });
+        let certificate = folder.join(CERTIFICATE);
+        if certificate.exists() {
+            return Err(Error::Exists { path: certificate });
         }
-        let issued = self.issue(request, now)?;
+        self.check(request, now)?;
         files::folder(folder)?;
-        files::create(&folder.join(KEY), &issued.key_pem, Access::Owner)?;
-        files::create(&folder.join(CERTIFICATE), &issued.certificate_pem, Access::Public)?;
+        let issued = self.issue_for(&create_key(&folder.join(KEY))?, request, now)?;
+        files::create(&certificate, &issued.certificate_pem, Access::Public)?;
         files::replace(&folder.join(TRUST), self.certificate_pem(), Access::Public)?;
         Ok(issued)
     }
@@ -96,9 +94,18 @@ impl Authority {
         let request = request_of(&path, lifetime)?;
         let issued = self.issue(&request, now)?;
         files::replace(&folder.join(TRUST), self.certificate_pem(), Access::Public)?;
-        files::replace(&folder.join(KEY), &issued.key_pem, Access::Owner)?;
-        files::replace(&path, &issued.certificate_pem, Access::Public)?;
+        files::replace_all(&[
+            (&folder.join(KEY), &issued.key_pem, Access::Owner),
+            (&path, &issued.certificate_pem, Access::Public),
+        ])?;
         Ok(issued)
+    }
+
+    fn issue_for(&self, pair: &KeyPair, request: &WorkloadRequest, now: SystemTime) -> Result<Issued, Error> {
+        self.check(request, now)?;
+        let not_after = (now + request.lifetime).min(self.not_after);
+        let certificate = workload_params(request, now, not_after)?.signed_by(pair, &self.issuer)?;
+        Ok(Issued { certificate_pem: certificate.pem(), key_pem: pair.serialize_pem(), not_after })
     }
 
     fn check(&self, request: &WorkloadRequest, now: SystemTime) -> Result<(), Error> {
@@ -169,7 +176,7 @@ mod tests {
     }
 
     fn request(id: &str) -> WorkloadRequest {
-        let dns_names = vec!["tagger".to_owned(), "tagger.shop.svc".to_owned()];
+        let dns_names = ["tagger", "tagger.shop.svc", "10.0.0.7", "fd00::7"].map(str::to_owned).to_vec();
         WorkloadRequest { id: id.parse().unwrap(), dns_names, lifetime: WorkloadRequest::LIFETIME }
     }
 
@@ -194,6 +201,18 @@ mod tests {
         let description = inspect(&second).unwrap().swap_remove(0);
         assert_eq!((description.spiffe_id, description.dns_names), (Some(tagger.id), tagger.dns_names));
         assert_eq!(fs::read_to_string(folder.join(TRUST)).unwrap(), root.certificate_pem());
+    }
+
+    #[test]
+    fn a_run_that_was_ended_is_finished_by_the_next() {
+        let (dir, now) = (tempfile::tempdir().unwrap(), SystemTime::now());
+        let (root, folder) = (root(dir.path(), now), dir.path().join("tagger"));
+        let tagger = request("spiffe://mesh.local/tagger");
+        root.issue_into(&folder, &tagger, now).unwrap();
+        fs::remove_file(folder.join(CERTIFICATE)).unwrap();
+        let issued = root.issue_into(&folder, &tagger, now).unwrap();
+        assert_eq!(fs::read_to_string(folder.join(KEY)).unwrap(), issued.key_pem);
+        assert_eq!(fs::read_to_string(folder.join(CERTIFICATE)).unwrap(), issued.certificate_pem);
     }
 
     #[test]

@@ -119,6 +119,7 @@ fn sidecar(spec: &Spec, own: SocketAddr, next: Option<(&str, SocketAddr)>, colle
         tls: None,
         jwt: None,
         authorization: None,
+        believe_peer: None,
     };
     let upstream =
         |(_, name, address): &(Direction, String, SocketAddr)| Upstream::new(name.clone(), vec![(*address).into()]);
@@ -144,6 +145,6 @@ fn sidecar(spec: &Spec, own: SocketAddr, next: Option<(&str, SocketAddr)>, colle
             access_log: AccessLog::Errors,
             ..Telemetry::default()
         },
-        policy: Some(PolicySource { from: collector.to_owned(), state_dir: None, min_rate_per_s: 0.001 }),
+        policy: Some(PolicySource { from: collector.to_owned(), tls: None, state_dir: None, min_rate_per_s: 0.001 }),
     }
 }

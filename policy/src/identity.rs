@@ -43,6 +43,13 @@ pub enum SpiffeIdError {
 }
 
 impl SpiffeId {
+    /// The identity of a certificate with these URIs: of exactly one, as X.509-SVIDs have. With two it would be a matter of
+    /// taste who the workload is.
+    pub fn of_uris<'a>(mut uris: impl Iterator<Item = &'a str>) -> Option<Self> {
+        let only = uris.next()?;
+        if uris.next().is_some() { None } else { only.parse().ok() }
+    }
+
     /// Who vouches for the workload.
     #[must_use]
     pub fn trust_domain(&self) -> &str {
@@ -116,6 +123,17 @@ fn is_segment(segment: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_uri_is_an_identity_and_none_or_two_are_not() {
+        let (a, b) = ("spiffe://mesh.local/a", "spiffe://mesh.local/b");
+        for (uris, expected) in
+            [(&[][..], None), (&[a], Some(a)), (&[a, b], None), (&[a, "https://b"], None), (&["https://a"], None)]
+        {
+            let id = SpiffeId::of_uris(uris.iter().copied());
+            assert_eq!(id.as_ref().map(SpiffeId::as_str), expected, "{uris:?}");
+        }
+    }
 
     #[test]
     fn an_id_is_read_into_its_parts() {

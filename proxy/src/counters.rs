@@ -57,6 +57,11 @@ counts! {
     mirrored,
     /// Copies that were not sent or not answered: too large, too many at once, or the mirror failed.
     mirrors_dropped,
+    /// Requests without a span because `telemetry.span_ratio` left their trace out; others of their kind stand for them.
+    unsampled_here,
+    /// Requests without a span because their caller said so. Nobody stands for them, unless the caller was left out by a
+    /// sidecar before, which counts them as left out there.
+    unsampled_by_caller,
     /// Spans that were to be exported.
     spans_recorded,
     /// Spans that the collector acknowledged.

@@ -34,8 +34,8 @@ pub use config::{
     Config, ConfigError, Connect, ConsulService, CookieKey, Delay, Direction, Discovery, DnsName, Endpoint, Fault,
     ForwardClientCert, HashOn, HeaderEdits, Http, Jwks, Jwt, JwtIssuer, JwtPlace, Limits, Listener, ListenerProtocol,
     ListenerTls, LocalLimit, Locality, LogFormat, Match, Mirror, OutlierDetection, PolicySource, Propagation, Protocol,
-    Redirect, Respond, Retries, RetryBudget, Rewrite, Route, RouteLimits, Secret, Share, SrvName, SubsetOf, Telemetry,
-    Timeouts, TlsMode, Upstream, UpstreamTls, ValueMatch, Verify, suggest,
+    Redirect, RemoteTls, Respond, Retries, RetryBudget, Rewrite, Route, RouteLimits, Secret, Share, SrvName, SubsetOf,
+    Telemetry, Timeouts, TlsMode, Upstream, UpstreamTls, ValueMatch, Verify, suggest,
 };
 pub use counters::Counters;
 pub use proxy::{Proxy, StartError};

@@ -89,9 +89,7 @@ impl Proxy {
     /// # Errors
     /// As for [`Self::start`].
     pub fn start_with(config: Config, provider: &Arc<CryptoProvider>) -> Result<Self, StartError> {
-        config.validate()?;
-        let config = config.with_istio()?;
-        config.validate()?;
+        let config = config.resolved()?;
         let security = Security::open(&config, provider, None)?;
         let keys = listener_keys(&config);
         let (addresses, sockets) = bind_missing(&keys, config.thread_count(), &Addresses::new())?;
@@ -186,8 +184,8 @@ impl Proxy {
         self.draining.cancelled().await;
     }
 
-    /// Stops accepting, lets requests under way finish, sends what was recorded, and returns the final
-    /// counts. Nothing is left running.
+    /// Tells clients to go, closes the sockets once others can have heard of it (`timeouts.lame_duck_ms`), lets requests
+    /// under way finish, sends what was recorded, and returns the final counts. Nothing is left running.
     pub async fn drain(self) -> Counters {
         self.draining.cancel();
         join(self.data).await;

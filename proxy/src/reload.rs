@@ -44,6 +44,16 @@ pub enum ReloadError {
     Draining,
 }
 
+impl ReloadError {
+    /// Whether the same configuration may be taken later: what it names outside of itself can change.
+    pub(crate) fn may_pass(&self) -> bool {
+        match self {
+            Self::Security(_) | Self::Bind(_) => true,
+            Self::Config(_) | Self::Fixed { .. } | Self::Draining => false,
+        }
+    }
+}
+
 /// What `/config` tells.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Status {
@@ -104,9 +114,7 @@ impl Reloader {
     }
 
     async fn take(&self, config: Config) -> Result<(), ReloadError> {
-        config.validate()?;
-        let config = config.with_istio()?;
-        config.validate()?;
+        let config = config.resolved()?;
         let mut addresses = self.addresses.lock().await;
         if let Some(key) = fixed(&self.status.load().config, &config) {
             return Err(ReloadError::Fixed { key });

@@ -3,9 +3,11 @@
 //! Routes and upstreams are fixed until the configuration is read again; the endpoints of an upstream are swapped as a whole. Limits,
 //! breakers and counts are state beside them, so a policy changes a number and nothing is compiled again.
 
+mod compile;
+
 use std::{
     borrow::Cow,
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     net::{IpAddr, SocketAddr},
     sync::{
         Arc,
@@ -23,12 +25,13 @@ use crate::{
     config::{self, Config, Connect, Direction, Http, ListenerProtocol, Propagation, Timeouts},
     counters::Tally,
     regulate::{Gate, Latencies},
-    routing::{Route, Standing},
+    routing::Route,
     security::Security,
-    sockets::{ListenerKey, listener_keys},
+    sockets::ListenerKey,
     telemetry::LmStats,
-    traffic::Via,
+    traffic::{Believed, Sampler, Via},
     upstream::Upstream,
+    workload::compile::{Listeners, listeners, upstreams},
 };
 
 /// The proxy as requests see it.
@@ -39,12 +42,14 @@ pub(crate) struct Workload {
     pub(crate) listeners: Vec<Vec<Arc<Route>>>,
     /// What each listener takes, in the same order.
     pub(crate) accepts: Vec<Accepts>,
+    /// Of each direction that there is.
+    unmatched: Vec<Arc<Route>>,
     pub(crate) http: Http,
     pub(crate) max_connections: usize,
     max_connections_per_client: Option<usize>,
     pub(crate) upstreams: Vec<Arc<Upstream>>,
     pub(crate) timeouts: Timeouts,
-    pub(crate) span_ratio: f64,
+    pub(crate) sampler: Sampler,
     /// The limits of the service as a whole, at its inbound listeners.
     pub(crate) gate: Arc<Gate>,
     /// Who is believed about priorities.
@@ -82,6 +87,10 @@ pub(crate) struct Accepts {
     pub(crate) tcp: Option<Arc<Route>>,
     /// What this listener adds to `Via`, by which it knows a request that comes round again.
     pub(crate) via: Via,
+    /// Whose word counts on who calls.
+    pub(crate) believed: Believed,
+    /// What requests are booked on that no route takes, one for all listeners of a direction.
+    pub(crate) unmatched: Arc<Route>,
 }
 
 /// Where the limits in force come from.
@@ -130,19 +139,20 @@ impl Workload {
     ) -> Self {
         let endpoint_ids = shared(before, |before| &before.endpoint_ids);
         let upstreams = upstreams(config, &security, before, &endpoint_ids);
-        let (listeners, accepts) = listeners(config, &upstreams, before);
+        let Listeners { listeners, accepts, unmatched } = listeners(config, &upstreams, before);
         let workload = Self {
             service: config.service.clone(),
             instance,
             servers: config.servers,
             listeners,
             accepts,
+            unmatched,
             http: config.http,
             max_connections: config.max_connections,
             max_connections_per_client: config.max_connections_per_client,
             upstreams,
             timeouts: config.timeouts,
-            span_ratio: config.telemetry.span_ratio,
+            sampler: Sampler::new(config.telemetry.span_ratio),
             gate: shared(before, |before| &before.gate),
             priority_header: config.limits.priority_header.as_ref().and_then(|name| name.parse().ok()),
             latencies: shared(before, |before| &before.latencies),
@@ -235,9 +245,15 @@ impl Workload {
         self.max_connections_per_client.unwrap_or(unsaid)
     }
 
+    /// Whether another machine can connect to any of its listeners.
+    pub(crate) fn is_reachable(&self) -> bool {
+        self.accepts.iter().any(|accepts| !accepts.key.address.ip().is_loopback())
+    }
+
     /// Every route of every listener.
     pub(crate) fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
-        self.listeners.iter().flatten().chain(self.accepts.iter().filter_map(|accepts| accepts.tcp.as_ref()))
+        let tcp = self.accepts.iter().filter_map(|accepts| accepts.tcp.as_ref());
+        self.listeners.iter().flatten().chain(tcp).chain(&self.unmatched)
     }
 
     /// Replaces the endpoints of an upstream and of its subsets. Requests under way at one that goes finish there.
@@ -275,47 +291,6 @@ impl Origin {
 /// What is known since before, or nothing yet.
 fn shared<T: Default>(before: Option<&Workload>, of: impl Fn(&Workload) -> &Arc<T>) -> Arc<T> {
     before.map(|before| of(before).clone()).unwrap_or_default()
-}
-
-fn upstreams(config: &Config, security: &Security, before: Option<&Workload>, ids: &AtomicUsize) -> Vec<Arc<Upstream>> {
-    let threads = config.thread_count();
-    let upstream = |(index, upstream): (usize, &config::Upstream)| {
-        let tls = security.client_tls(index).cloned();
-        let compiled = Upstream::new(upstream, config.locality.as_ref(), threads, tls);
-        let known = |name: &str| before.and_then(|before| before.upstreams.iter().find(|known| known.name == name));
-        Arc::new(match (known(&upstream.name), compiled.parent().and_then(known)) {
-            (Some(known), _) => compiled.known_by(known, ids),
-            // a new part of an upstream has the endpoints that were found for it, until they are looked for again
-            (None, Some(whole)) => compiled.part_of(whole, ids),
-            (None, None) => compiled,
-        })
-    };
-    config.upstreams.iter().enumerate().map(upstream).collect()
-}
-
-fn listeners(
-    config: &Config,
-    upstreams: &[Arc<Upstream>],
-    before: Option<&Workload>,
-) -> (Vec<Vec<Arc<Route>>>, Vec<Accepts>) {
-    let by_name: HashMap<&str, &Arc<Upstream>> = upstreams.iter().map(|u| (u.name.as_str(), u)).collect();
-    let upstream = |name: &str| (*by_name.get(name).expect("validated: the upstream exists")).clone();
-    let mut known: Vec<&Arc<Route>> = before.iter().flat_map(|before| before.routes()).collect();
-    let mut compiled = |route: &config::Route, direction| {
-        let (timeout, idle_timeout) = (config.timeouts.response(), config.timeouts.stream_idle());
-        let standing = Standing { service: &config.service, direction, timeout, idle_timeout };
-        let route = Route::new(route, standing, upstream).expect("validated: the route compiles");
-        route.known_by(&mut known)
-    };
-    let (mut listeners, mut accepts) = (Vec::new(), Vec::new());
-    for (key, listener) in listener_keys(config).into_iter().zip(&config.listeners) {
-        listeners.push(listener.routes.iter().map(|route| compiled(route, listener.direction)).collect());
-        let tcp = listener.upstream.as_ref().map(config::Route::to);
-        let tcp = tcp.map(|route| compiled(&route, listener.direction));
-        let via = Via::new(accepts.len());
-        accepts.push(Accepts { key, protocol: listener.protocol, connect: listener.connect, tcp, via });
-    }
-    (listeners, accepts)
 }
 
 /// What `said` says, and `file` where it says nothing.

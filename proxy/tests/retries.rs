@@ -241,6 +241,26 @@ async fn a_mirror_gets_copies_and_slows_nobody() {
     proxy.drain().await;
 }
 
+/// Found in a review: nobody looked at what became of copies, so a dead endpoint of a mirror kept its share of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_endpoint_of_a_mirror_gets_no_more_copies() {
+    let ((app, _), (shadow, copies), gone) = (flaky(0, 503, None).await, flaky(0, 500, None).await, nobody().await);
+    let ejects = "outlier_detection: { consecutive_5xx: 1, consecutive_gateway_errors: 1, max_ejection_percent: 50 }";
+    let mirror = format!("{{ name: shadow, endpoints: ['{shadow}', '{gone}'], balance: round_robin, {ejects} }}");
+    let upstreams = format!("{}, {mirror}", upstream(app));
+    let proxy = start("{ upstream: app, mirror: { upstream: shadow } }", &upstreams, "");
+    let client = client();
+    for sent in 1..=40 {
+        client.get(url(&proxy, "/")).send().await.unwrap();
+        // one after the other, so that each finds what became of those before
+        let done = async || proxy.counters().mirrored + proxy.counters().mirrors_dropped == sent;
+        until("the copy has arrived or not", done).await;
+    }
+    let counters = proxy.counters();
+    assert_eq!((counters.mirrors_dropped, copies.lock().len()), (1, 39), "{counters:?}");
+    proxy.drain().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outlier_is_ejected_and_the_registry_says_so() {
     let ((good, _), (bad, asked)) = (flaky(0, 503, None).await, flaky(usize::MAX, 503, None).await);

@@ -64,6 +64,67 @@ async fn a_trace_is_continued_in_the_forms_that_are_configured() {
     assert_eq!(span.parent_span_id, [0xa2, 0xfb, 0x4a, 0x1d, 0x1a, 0x96, 0xd3, 0x12]);
 }
 
+/// Found in a review: no span said what it stood for, so a tenth of the spans was a tenth of the load.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_sampled_says_what_it_stands_for_and_what_callers_leave_out_is_counted() {
+    const REQUESTS: u64 = 400;
+    let (collector, otlp) = Collector::start().await;
+    let telemetry = format!("telemetry: {{ otlp: \"http://{otlp}\", span_ratio: 0.25 }}");
+    let proxy = proxy(app(answers().await).await, "      - { upstream: app }", &telemetry);
+    let (client, mut told) = (client(), 0);
+    for _ in 0..REQUESTS {
+        let seen = client.get(url(&proxy, "/")).send().await.unwrap().text().await.unwrap();
+        let kept = seen.lines().any(|line| line.starts_with("traceparent=") && line.ends_with("-01"));
+        assert_eq!(seen.contains("tracestate=ot=th:c\n"), kept, "{seen}");
+        told += u64::from(kept);
+    }
+    let trace = "0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331";
+    for (flags, state) in [("01", "vendor=1,ot=th:8"), ("00", "vendor=2")] {
+        let request = client.get(url(&proxy, "/")).header("tracestate", state);
+        let seen = request.header("traceparent", format!("00-{trace}-{flags}")).send().await.unwrap();
+        let seen = seen.text().await.unwrap();
+        assert!(seen.contains(&format!("tracestate={state}\n")), "the caller's choice goes on as it is: {seen}");
+    }
+    assert_eq!(flow::metric(&proxy, "weir_proxy_unsampled_here_total").await, (REQUESTS - told) as f64);
+    assert_eq!(flow::metric(&proxy, "weir_proxy_unsampled_by_caller_total").await, 1.0);
+    proxy.drain().await;
+    let spans = collector.spans();
+    let (callers, own): (Vec<_>, Vec<_>) = spans.iter().partition(|span| !span.parent_span_id.is_empty());
+    assert!(own.iter().all(|span| span.trace_state == "ot=th:c") && own.len() as u64 == told);
+    // 100 expected, 8.7 the standard deviation: six of them to either side
+    assert!((48..=152).contains(&told), "{told} of {REQUESTS}, each for four");
+    assert_eq!(callers.iter().map(|span| span.trace_state.as_str()).collect::<Vec<_>>(), ["vendor=1,ot=th:8"]);
+    for (name, expected) in [("weir.proxy.unsampled_here", REQUESTS - told), ("weir.proxy.unsampled_by_caller", 1)] {
+        use opentelemetry_proto::tonic::metrics::v1::metric::Data;
+        let Some(Data::Sum(sum)) = collector.metric(name).unwrap().data else { panic!("{name} is no count") };
+        assert_eq!(format!("{:?}", sum.data_points[0].value), format!("Some(AsInt({expected}))"), "{name}");
+    }
+}
+
+/// Found in a review: what no route took left no trace, and attacks were seen as counters only.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_route_has_the_say_on_is_seen_all_the_same() {
+    let (collector, otlp) = Collector::start().await;
+    let more = format!("telemetry: {{ otlp: \"http://{otlp}\" }}\nhttp: {{ max_body_bytes: 4 }}");
+    let proxy = proxy(app(answers().await).await, "      - { match: { path: /ok }, upstream: app }", &more);
+    let client = client();
+    assert_eq!(ask(client.get(url(&proxy, "/ok"))).await.0, 200);
+    assert_eq!(ask(client.get(url(&proxy, "/wp-admin"))).await, (404, "no_route".into()));
+    assert_eq!(ask(client.post(url(&proxy, "/ok")).body("12345")).await, (413, "request_too_large".into()));
+    let text = admin(&proxy, "/metrics").await;
+    let counted = "weir_proxy_responses_total{direction=\"inbound\",route=\"(no route)\",class=\"4\"} 2\n";
+    assert!(text.contains(counted), "{text}");
+    let counters = proxy.drain().await;
+    assert_eq!((counters.spans_sent, counters.logs_sent), (3, 2), "{counters:?}");
+    let spans: Vec<_> = collector.spans().iter().map(|span| attributes(&span.attributes)).collect();
+    for (path, status, reason) in [("/wp-admin", "404", "no_route"), ("/ok", "413", "request_too_large")] {
+        let span = spans.iter().find(|span| span["url.path"] == path && span["http.response.status_code"] == status);
+        let span = span.unwrap_or_else(|| panic!("{path} in {spans:?}"));
+        assert_eq!((&*span["weir.policy_action"], &*span["error.type"]), ("rejected", reason));
+        assert!(!span.contains_key("weir.upstream"), "{span:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn access_logs_are_lines_in_a_file_and_records_at_the_collector() {
     let (collector, otlp) = Collector::start().await;

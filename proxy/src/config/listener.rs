@@ -40,6 +40,11 @@ pub struct Listener {
     /// Who may do what; all may when absent.
     #[serde(default)]
     pub authorization: Option<Authorization>,
+    /// Whether `x-weir-peer`, in which a sidecar says whose request it sends, is believed: it becomes an edge of the service
+    /// graph. When absent: where `tls.trust` lets clients prove who they are, from those who have, elsewhere from everybody.
+    /// Say `false` where clients come in from outside the mesh. Inbound only.
+    #[serde(default)]
+    pub believe_peer: Option<bool>,
 }
 
 /// What clients of a listener may speak.

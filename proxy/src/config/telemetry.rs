@@ -4,13 +4,20 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::RemoteTls;
+
 /// Where spans, metrics and access logs go, and how many of them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Telemetry {
-    /// OTLP/gRPC, as `http://host:port`; nothing is recorded when absent.
+    /// OTLP/gRPC, as `http://host:port` or `https://host:port`; nothing is recorded when absent.
     pub otlp: Option<String>,
-    /// The share of traces started here that is recorded; a trace that comes in is recorded if its caller says so.
+    /// How the collector of an `https://` address is known and whom this workload shows itself as; by the system's roots and
+    /// the host's name when absent.
+    pub tls: Option<RemoteTls>,
+    /// The share of traces started here that is recorded. What is recorded says what it stands for (`tracestate: ot=th:…`), so
+    /// rates and utilization stay those of all requests. A trace that comes in is recorded if its caller says so, and what a
+    /// caller leaves out is missing from them: it is counted in `weir_proxy_unsampled_by_caller_total`.
     pub span_ratio: f64,
     /// How traces are continued: the first form that a request has is believed, all are written.
     pub propagation: Vec<Propagation>,
@@ -66,7 +73,7 @@ pub enum LogFormat {
 pub enum AccessLog {
     /// None.
     Off,
-    /// Those that were shed, denied, failed, or were answered with a 5xx.
+    /// Those that were shed, denied, rejected, failed, or were answered with a 5xx.
     #[default]
     Errors,
     /// Every one.
@@ -77,6 +84,7 @@ impl Default for Telemetry {
     fn default() -> Self {
         Self {
             otlp: None,
+            tls: None,
             span_ratio: 1.0,
             propagation: vec![Propagation::Tracecontext],
             access_log: AccessLog::default(),

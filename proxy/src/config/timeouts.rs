@@ -34,9 +34,18 @@ pub struct Timeouts {
     pub tunnel_idle_ms: u64,
     /// 8 s an idle upstream connection is kept: below the 10 s after which our own inbound side closes it.
     pub pool_idle_ms: u64,
-    /// 10 s that requests in flight get to finish when the proxy drains.
+    /// How long the sockets stay open once a drain has begun, while `/healthz` is red and clients are told to go: whoever
+    /// connects meanwhile is served. 5 s where other machines can connect, and nothing where only this one can: Kubernetes
+    /// takes a pod out of its services while it already ends it, and a second or some pass until every kube-proxy, Consul's
+    /// clients and DNS caches know. With `drain_ms` and `telemetry.flush_ms` that is 20 s of the 30 s after which it kills.
+    /// 0 closes the sockets at once.
+    pub lame_duck_ms: Option<u64>,
+    /// 10 s that requests in flight get to finish when the sockets are closed.
     pub drain_ms: u64,
 }
+
+/// As `lame_duck_ms` says, and why.
+const LAME_DUCK_MS: u64 = 5_000;
 
 impl Default for Timeouts {
     fn default() -> Self {
@@ -51,6 +60,7 @@ impl Default for Timeouts {
             http2_idle_ms: 300_000,
             tunnel_idle_ms: 3_600_000,
             pool_idle_ms: 8_000,
+            lame_duck_ms: None,
             drain_ms: 10_000,
         }
     }
@@ -60,7 +70,7 @@ impl Timeouts {
     /// Refuses times in which nothing could be done, and those that no clock can hold.
     pub(crate) fn validate(&self) -> Result<(), ConfigError> {
         let Self { connect_ms, header_read_ms, response_ms, detect_ms, body_idle_ms, stream_idle_ms, .. } = *self;
-        let Self { write_idle_ms, http2_idle_ms, tunnel_idle_ms, pool_idle_ms, drain_ms, .. } = *self;
+        let Self { write_idle_ms, http2_idle_ms, tunnel_idle_ms, pool_idle_ms, lame_duck_ms, drain_ms, .. } = *self;
         let at_least_one = [
             ("connect_ms", connect_ms),
             ("header_read_ms", header_read_ms),
@@ -75,7 +85,8 @@ impl Timeouts {
         for (key, ms) in at_least_one {
             check((1..=LONGEST_MS).contains(&ms), || format!("timeouts.{key} is {ms}: from 1 ms to a year"))?;
         }
-        for (key, ms) in [("pool_idle_ms", pool_idle_ms), ("drain_ms", drain_ms)] {
+        let lame_duck_ms = lame_duck_ms.unwrap_or_default();
+        for (key, ms) in [("pool_idle_ms", pool_idle_ms), ("lame_duck_ms", lame_duck_ms), ("drain_ms", drain_ms)] {
             check(ms <= LONGEST_MS, || format!("timeouts.{key} is {ms}: at most a year"))?;
         }
         Ok(())
@@ -111,7 +122,29 @@ impl Timeouts {
     pub(crate) fn pool_idle(&self) -> Duration {
         Duration::from_millis(self.pool_idle_ms)
     }
+    /// `reachable` says whether other machines can connect.
+    pub(crate) fn lame_duck(&self, reachable: bool) -> Duration {
+        let unsaid = if reachable { LAME_DUCK_MS } else { 0 };
+        Duration::from_millis(self.lame_duck_ms.unwrap_or(unsaid))
+    }
     pub(crate) fn drain(&self) -> Duration {
         Duration::from_millis(self.drain_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lame_duck_is_for_who_is_far_away() {
+        for (said, reachable, expected) in
+            [(None, true, 5_000), (None, false, 0), (Some(0), true, 0), (Some(300), false, 300)]
+        {
+            let timeouts = Timeouts { lame_duck_ms: said, ..Timeouts::default() };
+            assert_eq!(timeouts.lame_duck(reachable).as_millis(), expected, "{said:?} {reachable}");
+        }
+        let refused = Timeouts { lame_duck_ms: Some(u64::MAX), ..Timeouts::default() }.validate().unwrap_err().0;
+        assert!(refused.starts_with("timeouts.lame_duck_ms"), "{refused}");
     }
 }

@@ -89,7 +89,21 @@ pub struct UpstreamTls {
     pub verify: Verify,
 }
 
-/// Whom an upstream's certificate must name; its endpoint's host when nothing is said.
+/// TLS towards somebody who is no upstream: the control plane, the collector. The files are watched as those of a listener.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RemoteTls {
+    /// The certificate this workload shows, as PEM; none is shown when absent.
+    pub certificate: Option<PathBuf>,
+    /// The key of the certificate, as PEM.
+    pub key: Option<PathBuf>,
+    /// The roots that the other end's certificate must lead to, as PEM; the system's when absent.
+    pub trust: Option<PathBuf>,
+    /// Whom the certificate must name.
+    pub verify: Verify,
+}
+
+/// Whom the certificate of the other end must name; the host of its address when nothing is said.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Verify {
@@ -149,11 +163,27 @@ impl ListenerTls {
 
 impl UpstreamTls {
     pub(crate) fn validate(&self, key: &str) -> Result<(), ConfigError> {
+        RemoteTls::from(self).validate(key)
+    }
+}
+
+impl From<&UpstreamTls> for RemoteTls {
+    fn from(tls: &UpstreamTls) -> Self {
+        let UpstreamTls { certificate, key, trust, verify } = tls.clone();
+        Self { certificate, key, trust: Some(trust), verify }
+    }
+}
+
+impl RemoteTls {
+    pub(crate) fn validate(&self, key: &str) -> Result<(), ConfigError> {
         let pair = self.certificate.is_some() == self.key.is_some();
         check(pair, || format!("{key}: certificate and key belong together; one of them is missing"))?;
         let Verify { spiffe_ids, server_name } = &self.verify;
         check(spiffe_ids.is_empty() || server_name.is_none(), || {
             format!("{key}.verify: spiffe_ids or server_name, not both")
+        })?;
+        check(spiffe_ids.is_empty() || self.trust.is_some(), || {
+            format!("{key}.verify.spiffe_ids needs {key}.trust: the system's roots vouch for no SPIFFE id")
         })?;
         for (i, id) in spiffe_ids.iter().enumerate() {
             check(is_id_or_prefix(id), || {

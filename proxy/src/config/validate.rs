@@ -5,7 +5,8 @@ use std::collections::HashSet;
 use weir_policy::{Breaker, Policy, PolicySet};
 
 use crate::config::{
-    Config, ConfigError, Direction, Listener, ListenerProtocol, PolicySource, Route, Secret, limits::unregulated,
+    Config, ConfigError, Direction, Listener, ListenerProtocol, PolicySource, RemoteTls, Route, Secret,
+    limits::unregulated,
 };
 
 /// A year: what is longer is a slip, and would not fit into a clock that runs long enough.
@@ -31,10 +32,7 @@ impl Config {
         check(self.max_connections_per_client != Some(0), || {
             "max_connections_per_client is 0: at least 1, or leave it out".into()
         })?;
-        if let Some(PolicySource { min_rate_per_s: least, .. }) = &self.policy {
-            let usable = least.is_finite() && *least >= 0.0;
-            check(usable, || format!("policy.min_rate_per_s is {least}: a finite number, at least 0"))?;
-        }
+        self.check_policy()?;
         self.check_limits()?;
         self.static_policy().validate().map_err(|e| ConfigError(format!("limits: {e}")))
     }
@@ -88,6 +86,9 @@ impl Config {
             let Listener { routes, istio, direction, .. } = listener;
             let outbound = *direction == Direction::Outbound;
             check(istio.is_empty() || outbound, || format!("listeners[{i}].istio: only at an outbound listener"))?;
+            check(listener.believe_peer.is_none() || !outbound, || {
+                format!("listeners[{i}].believe_peer: only at an inbound listener; the workload is no sidecar")
+            })?;
             for (j, route) in routes.iter().enumerate() {
                 route.validate(&self.upstreams).map_err(|e| ConfigError(format!("listeners[{i}].routes[{j}].{e}")))?;
                 if let Some(name) = &route.name {
@@ -182,14 +183,28 @@ impl Config {
         for (key, value) in bounds {
             check(value > 0, || format!("telemetry.{key} is 0: at least 1"))?;
         }
-        let urls = [("telemetry.otlp", t.otlp.as_ref()), ("policy.from", self.policy.as_ref().map(|p| &p.from))];
-        for (key, url) in urls {
-            let usable = url
-                .is_none_or(|u| u.starts_with("http://") && tonic::transport::Endpoint::from_shared(u.clone()).is_ok());
-            check(usable, || format!("{key} is {url:?}: expected http://host:port"))?;
+        if let Some(url) = &t.otlp {
+            check_remote("telemetry.otlp", url, "telemetry.tls", t.tls.as_ref())?;
         }
-        Ok(())
+        check(t.otlp.is_some() || t.tls.is_none(), || "telemetry.tls: there is no telemetry.otlp to reach".into())
     }
+
+    fn check_policy(&self) -> Result<(), ConfigError> {
+        let Some(PolicySource { from, tls, min_rate_per_s: least, .. }) = &self.policy else { return Ok(()) };
+        check_remote("policy.from", from, "policy.tls", tls.as_ref())?;
+        let usable = least.is_finite() && *least >= 0.0;
+        check(usable, || format!("policy.min_rate_per_s is {least}: a finite number, at least 0"))
+    }
+}
+
+/// An address of gRPC, and how its owner is known.
+fn check_remote(key: &str, url: &str, tls_key: &str, tls: Option<&RemoteTls>) -> Result<(), ConfigError> {
+    let (plain, secure) = (url.starts_with("http://"), url.starts_with("https://"));
+    let usable = (plain || secure) && tonic::transport::Endpoint::from_shared(url.to_owned()).is_ok();
+    check(usable, || format!("{key} is {url:?}: expected http://host:port or https://host:port"))?;
+    let Some(tls) = tls else { return Ok(()) };
+    check(secure, || format!("{tls_key}: {key} is {url:?}, where nothing is asked of it: say https://"))?;
+    tls.validate(tls_key)
 }
 
 /// An error unless `usable`.

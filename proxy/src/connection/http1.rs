@@ -11,6 +11,9 @@ use crate::connection::{
 /// 1 KiB for the size of a chunk and its extensions, which nobody uses.
 const CHUNK_LINE_MAX: usize = 1024;
 
+/// 4 KiB of a line's beginning may stay reserved between lines; the room for a longer one is given back.
+const TORN_KEPT: usize = 4 * 1024;
+
 /// Hexadecimal digits of a 64-bit size.
 const CHUNK_DIGITS: usize = 15;
 
@@ -34,6 +37,8 @@ pub(crate) enum Scanned {
 pub(crate) struct Http1Scan {
     part: Part,
     head: Head,
+    /// How many heads have ended.
+    heads: u64,
     /// The beginning of a line whose end has not come.
     torn: Vec<u8>,
     line_max: usize,
@@ -53,12 +58,17 @@ enum Part {
 impl Http1Scan {
     /// A line may have `line_max` bytes.
     pub(crate) fn new(line_max: usize) -> Self {
-        Self { part: Part::Head, head: Head::default(), torn: Vec::new(), line_max }
+        Self { part: Part::Head, head: Head::default(), heads: 0, torn: Vec::new(), line_max }
     }
 
     /// Whether what comes next depends on the answer.
     pub(crate) fn is_held(&self) -> bool {
         matches!(self.part, Part::Held)
+    }
+
+    /// The number of the request whose head was read last, the first being 1.
+    pub(crate) fn number(&self) -> u64 {
+        self.heads
     }
 
     /// The answer was no upgrade: another request may follow.
@@ -119,8 +129,10 @@ impl Http1Scan {
         let mut line = std::mem::take(&mut self.torn);
         line.extend_from_slice(piece);
         let read = self.whole(&line);
-        line.clear();
-        self.torn = line;
+        if line.capacity() <= TORN_KEPT {
+            line.clear();
+            self.torn = line;
+        }
         read
     }
 
@@ -146,6 +158,7 @@ impl Http1Scan {
     }
 
     fn end_of_head(&mut self) -> Result<(), Violation> {
+        self.heads += 1;
         match self.head.end()? {
             Framing::Chunked => self.part = Part::ChunkSize,
             Framing::Undecided => self.part = Part::Held,
@@ -241,5 +254,15 @@ mod tests {
         assert_eq!(scan.scan(text.as_bytes()), Scanned::Hold(head.len()));
         scan.resume();
         assert_eq!(scan.scan(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"), Scanned::Pass);
+    }
+
+    #[test]
+    fn a_long_line_leaves_nothing_behind() {
+        let mut scan = Http1Scan::new(100_000);
+        for part in ["GET / HTTP/1.1\r\nhost: a\r\nx: ", &"a".repeat(50_000), "\r\n\r\n", "GET / HT"] {
+            assert_eq!(scan.scan(part.as_bytes()), Scanned::Pass);
+        }
+        assert!(scan.torn.capacity() <= TORN_KEPT, "{} bytes", scan.torn.capacity());
+        assert_eq!(scan.number(), 1);
     }
 }

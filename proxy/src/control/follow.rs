@@ -8,7 +8,7 @@ use std::{num::NonZeroU32, sync::Arc, time::Duration};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Status, Streaming, transport::Endpoint};
+use tonic::{Status, Streaming};
 use tracing::{debug, info, warn};
 use weir_policy::{
     ConcurrencyLimit, PolicySet,
@@ -16,7 +16,7 @@ use weir_policy::{
 };
 
 use crate::{
-    control::{Keeper, StateFile, state::Kept},
+    control::{Keeper, Reach, StateFile, state::Kept},
     counters::add,
     telemetry::jittered,
     workload::{Current, Origin, Workload},
@@ -34,7 +34,7 @@ const STATUSES: usize = 16;
 /// The loop that follows.
 pub(crate) struct Follower {
     current: Current,
-    endpoint: Endpoint,
+    reach: Reach,
     /// No policy may hold a service to fewer requests per second.
     min_rate_per_s: f64,
     keeper: Option<Keeper>,
@@ -82,13 +82,13 @@ impl Follower {
     /// Goes on from what is `remembered`; within a runtime.
     pub(crate) fn new(
         current: Current,
-        endpoint: Endpoint,
+        reach: Reach,
         min_rate_per_s: f64,
         state: Option<StateFile>,
         remembered: Remembered,
     ) -> Self {
         let Remembered { newest, decays } = remembered;
-        Self { current, endpoint, min_rate_per_s, keeper: state.map(Keeper::start), newest, decays }
+        Self { current, reach, min_rate_per_s, keeper: state.map(Keeper::start), newest, decays }
     }
 
     /// Follows until `stop`; the newest set is on disk when it returns.
@@ -129,7 +129,7 @@ impl Follower {
         // there is room: the channel is new
         let _ = statuses.try_send(self.status(String::new()));
         // a connection of its own: the one before may be dead without a word
-        let mut client = PolicyServiceClient::new(self.endpoint.connect_lazy());
+        let mut client = PolicyServiceClient::new(self.reach.channel());
         let sets = client.subscribe(ReceiverStream::new(outgoing)).await?.into_inner();
         Ok((statuses, sets))
     }
@@ -260,8 +260,8 @@ mod tests {
         let first = "127.0.0.1:80".parse().unwrap();
         let workload = Workload::new(&config, first, Arc::new(Tally::default()), Security::default());
         let current = Arc::new(arc_swap::ArcSwap::from_pointee(workload));
-        let endpoint = Endpoint::from_static("http://127.0.0.1:1");
-        Follower::new(current, endpoint, 0.5, None, Remembered::default())
+        let reach = Reach::new("http://127.0.0.1:1".to_owned(), None).unwrap();
+        Follower::new(current, reach, 0.5, None, Remembered::default())
     }
 
     fn set(sequence: u64, rate_per_s: f64, limit: u32) -> proto::PolicySet {

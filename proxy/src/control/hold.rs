@@ -9,7 +9,7 @@ use weir_policy::ConcurrencyLimit;
 
 use crate::{
     config::LocalLimit,
-    regulate::{LocalLimiter, STEP},
+    regulate::{Load, LocalLimiter, STEP},
     workload::{Current, Workload},
 };
 
@@ -54,7 +54,7 @@ fn step(workload: &Workload, config: &LocalLimit, limiter: &mut LocalLimiter, no
     let before = workload.local_limit.load(Relaxed);
     let (in_flight, queued) = workload.gate.load();
     let used_up = queued > 0 || (before > 0 && in_flight >= before);
-    let (limit, taken) = limiter.step(workload.latencies.look(), used_up, now);
+    let (limit, taken) = limiter.step(workload.latencies.look(), Load { in_flight, used_up }, now);
     if taken {
         workload.latencies.clear();
     }

@@ -10,8 +10,9 @@ use tokio::time::Instant;
 use crate::{
     regulate::Refusal,
     routing::Route,
-    telemetry::{BOUNDS_S, WAIT_BOUNDS_S},
-    upstream::{Endpoint, Upstream},
+    security::Security,
+    telemetry::{BOUNDS_S, ENDPOINT, Entry, OWN, SECURITY, WAIT_BOUNDS_S},
+    upstream::Upstream,
     workload::Workload,
 };
 
@@ -31,58 +32,30 @@ pub(crate) fn metrics(workload: &Workload) -> String {
     routes(workload, &mut out);
     upstreams(workload, &mut out);
     models(workload, &mut out);
-    workload.security.write_metrics(&mut out.text);
+    security(&workload.security, &mut out);
     out.text
 }
 
 fn own(workload: &Workload, out: &mut Exposition) {
-    let counters = workload.tally.read();
-    let (in_flight, queued) = workload.gate.load();
-    for (name, kind, help, value) in [
-        ("requests_total", "counter", "Requests that came in.", counters.requests),
-        ("shed_total", "counter", "Requests that limits or breakers turned away.", counters.shed),
-        ("retries_total", "counter", "Attempts beside the first.", counters.retries),
-        (
-            "retries_refused_total",
-            "counter",
-            "Retries that a budget or a breaker did not allow.",
-            counters.retries_refused,
-        ),
-        ("mirrored_total", "counter", "Copies of requests that a mirror answered.", counters.mirrored),
-        ("mirrors_dropped_total", "counter", "Copies not sent or not answered.", counters.mirrors_dropped),
-        ("spans_recorded_total", "counter", "Spans to be exported.", counters.spans_recorded),
-        ("spans_sent_total", "counter", "Spans the collector acknowledged.", counters.spans_sent),
-        ("spans_rejected_total", "counter", "Spans the collector refused.", counters.spans_rejected),
-        ("spans_dropped_total", "counter", "Spans given up.", counters.spans_dropped),
-        ("logs_sent_total", "counter", "Access logs the collector acknowledged.", counters.logs_sent),
-        ("logs_dropped_total", "counter", "Access logs given up.", counters.logs_dropped),
-        ("log_lines_written_total", "counter", "Lines of the access log written.", counters.log_lines_written),
-        ("log_lines_dropped_total", "counter", "Lines of the access log given up.", counters.log_lines_dropped),
-        ("policies_applied_total", "counter", "Policy sets applied.", counters.policies_applied),
-        ("policies_refused_total", "counter", "Policy sets refused whole.", counters.policies_refused),
-        ("slow_clients_total", "counter", "Clients cut off for slowness.", counters.slow_clients),
-        (
-            "connections_refused_total",
-            "counter",
-            "Connections closed because as many were open as may be.",
-            counters.connections_refused,
-        ),
-        ("tunnels_total", "counter", "Connections passed on unread.", counters.tunnels),
-        ("policy_sequence", "gauge", "The policy in force.", workload.applied.load().sequence),
-        ("in_flight", "gauge", "Requests admitted to the service now.", u64::from(in_flight)),
-        ("queued", "gauge", "Requests that wait for a place now.", u64::from(queued)),
-        ("expected_wait_ns", "gauge", "How long one who came now would wait.", workload.expected_wait_ns()),
-        ("local_limit", "gauge", "What the local limiter allows; 0 for no limit.", workload.local_limit()),
-    ] {
-        let name = format!("weir_proxy_{name}");
-        out.family(&name, kind, help);
-        out.sample(&name, &[], value as f64);
+    OWN.iter().for_each(|entry| out.entry(entry, workload));
+}
+
+/// Of handshakes, tokens and rules, where the configuration has any of them.
+fn security(security: &Security, out: &mut Exposition) {
+    if !security.is_asked_for() {
+        return;
+    }
+    SECURITY.iter().for_each(|entry| out.entry(entry, security));
+    let name = "weir_proxy_certificate_expiry_timestamp_seconds";
+    out.family(name, "gauge", "when the certificate in use ends, since the Unix epoch");
+    for (key, ends) in security.expiries() {
+        out.sample(name, &[("key", key)], ends as f64);
     }
 }
 
 fn refused(workload: &Workload, out: &mut Exposition) {
     let name = "weir_proxy_refused_requests_total";
-    out.family(name, "counter", "Requests and connections not read to the end, by what they were like.");
+    out.family(name, "counter", "requests and connections not read to the end, by what they were like");
     for (violation, count) in workload.tally.refused() {
         out.sample(name, &[("reason", violation.as_str())], count as f64);
     }
@@ -91,7 +64,7 @@ fn refused(workload: &Workload, out: &mut Exposition) {
 fn routes(workload: &Workload, out: &mut Exposition) {
     let labels = |route: &'_ Route| [("direction", route.direction.as_str().to_owned()), ("route", route.name.clone())];
     let name = "weir_proxy_responses_total";
-    out.family(name, "counter", "Answers by route and class of status; class 0 had none.");
+    out.family(name, "counter", "answers by route and class of status; class 0 had none");
     for route in workload.routes() {
         for (class, count) in route.stats.by_class.iter().enumerate() {
             let [direction, route] = labels(route);
@@ -100,14 +73,14 @@ fn routes(workload: &Workload, out: &mut Exposition) {
         }
     }
     let name = "weir_proxy_route_shed_total";
-    out.family(name, "counter", "Requests turned away, by route and reason.");
+    out.family(name, "counter", "requests turned away, by route and reason");
     for route in workload.routes() {
         for (reason, count) in Refusal::REASONS.iter().zip(&route.stats.shed) {
             let [direction, route] = labels(route);
             out.sample(name, &[(direction.0, &direction.1), (route.0, &route.1), ("reason", reason)], count_of(count));
         }
     }
-    for (name, help) in [("in_flight", "Requests admitted to the route now."), ("queued", "Requests that wait now.")] {
+    for (name, help) in [("in_flight", "requests admitted to the route now"), ("queued", "requests that wait now")] {
         let full = format!("weir_proxy_route_{name}");
         out.family(&full, "gauge", help);
         for route in workload.routes() {
@@ -118,7 +91,7 @@ fn routes(workload: &Workload, out: &mut Exposition) {
         }
     }
     let name = "weir_proxy_request_duration_seconds";
-    out.family(name, "histogram", "Durations of requests, waiting included.");
+    out.family(name, "histogram", "durations of requests, waiting included");
     for route in workload.routes() {
         let sum = route.stats.duration_ns.load(Relaxed) as f64 / 1e9;
         let [direction, label] = labels(route);
@@ -126,7 +99,7 @@ fn routes(workload: &Workload, out: &mut Exposition) {
         out.histogram(name, &labels, &BOUNDS_S, &route.stats.buckets(), sum);
     }
     let name = "weir_proxy_queue_wait_seconds";
-    out.family(name, "histogram", "Waits of requests that had to wait for a place.");
+    out.family(name, "histogram", "waits of requests that had to wait for a place");
     for route in workload.routes() {
         let sum = route.stats.queue_wait_ns.load(Relaxed) as f64 / 1e9;
         let [direction, label] = labels(route);
@@ -135,42 +108,20 @@ fn routes(workload: &Workload, out: &mut Exposition) {
     }
 }
 
-/// Name, kind, help and value of a sample of each endpoint.
-type OfEndpoint = (&'static str, &'static str, &'static str, fn(&Endpoint) -> f64);
-
 fn upstreams(workload: &Workload, out: &mut Exposition) {
     let name = "weir_proxy_breaker_shed_ratio";
-    out.family(name, "gauge", "The share of calls that the breaker sheds.");
+    out.family(name, "gauge", "the share of calls that the breaker sheds");
     let now = Instant::now();
     for Upstream { name: upstream, circuit, .. } in workload.upstreams.iter().map(AsRef::as_ref) {
         out.sample(name, &[("upstream", upstream)], circuit.shed_probability(now));
     }
-    let samples: [OfEndpoint; 9] = [
-        ("requests_total", "counter", "Calls that an endpoint answered or failed.", |e| count_of(&e.stats.requests)),
-        ("failures_total", "counter", "Calls that failed or were answered with a 5xx.", |e| {
-            count_of(&e.stats.failures)
-        }),
-        ("latency_seconds_total", "counter", "Seconds to the heads of answers, summed.", |e| {
-            count_of(&e.stats.latency_ns) / 1e9
-        }),
-        ("in_flight", "gauge", "Calls under way.", |e| f64::from(e.in_flight.load(Relaxed))),
-        ("connects_total", "counter", "Connections opened.", |e| count_of(&e.stats.connects)),
-        ("connect_failures_total", "counter", "Connections that could not be opened.", |e| {
-            count_of(&e.stats.connect_failures)
-        }),
-        ("resets_total", "counter", "Connections closed before the answer came.", |e| count_of(&e.stats.resets)),
-        ("connections_open", "gauge", "Connections open now.", |e| f64::from(e.stats.open.load(Relaxed))),
-        ("connections_idle", "gauge", "Connections kept that no request uses.", |e| {
-            f64::from(e.stats.idle.load(Relaxed))
-        }),
-    ];
-    for (name, kind, help, value) in samples {
-        let name = format!("weir_proxy_endpoint_{name}");
-        out.family(&name, kind, help);
+    for entry in ENDPOINT {
+        let name = entry.prometheus();
+        out.family(&name, entry.kind.as_str(), entry.says);
         for upstream in &workload.upstreams {
             for endpoint in upstream.endpoints() {
                 let labels = [("upstream", upstream.name.as_str()), ("endpoint", endpoint.address())];
-                out.sample(&name, &labels, value(&endpoint));
+                out.sample(&name, &labels, (entry.value)(&endpoint));
             }
         }
     }
@@ -204,6 +155,13 @@ fn count_of(counter: &AtomicU64) -> f64 {
 
 // writing to a String cannot fail
 impl Exposition {
+    /// A family of one sample.
+    fn entry<Of>(&mut self, entry: &Entry<Of>, of: &Of) {
+        let name = entry.prometheus();
+        self.family(&name, entry.kind.as_str(), entry.says);
+        self.sample(&name, &[], (entry.value)(of));
+    }
+
     fn family(&mut self, name: &str, kind: &str, help: &str) {
         let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
     }

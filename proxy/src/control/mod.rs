@@ -6,10 +6,12 @@ mod endpoints;
 mod follow;
 mod hold;
 mod metrics;
+mod reach;
 mod state;
 mod thread;
 
 pub(crate) use admin::{Admin, serve as serve_admin};
 pub(crate) use follow::{Follower, Remembered};
+pub(crate) use reach::Reach;
 pub(crate) use state::{Keeper, StateFile};
 pub(crate) use thread::Control;

@@ -1,6 +1,6 @@
 //! [`Control`]: what the control thread runs beside the traffic, until it is told to stop.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use tokio::{
@@ -8,11 +8,10 @@ use tokio::{
     sync::{mpsc, watch},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::transport::Endpoint;
 
 use crate::{
     config::{Config, LocalLimit, PolicySource, Secret, Telemetry},
-    control::{Admin, Follower, Remembered, StateFile, hold::hold, serve_admin},
+    control::{Admin, Follower, Reach, Remembered, StateFile, hold::hold, serve_admin},
     discovery,
     reload::Status,
     telemetry::{Exporter, Gatherer, LogWriter, Rings, Taps},
@@ -42,10 +41,14 @@ impl Control {
         let Self { current, telemetry, stopping, .. } = self;
         let tasks = TaskTracker::new();
         tasks.spawn(keep_fresh(self.configs, current.clone(), stopping.clone()));
-        let endpoint = telemetry.otlp.clone().and_then(reached_at);
-        let records = endpoint.map(|endpoint| {
+        let (control_plane_tls, collector_tls) = {
+            let workload = current.load();
+            (workload.security.control_plane_tls(), workload.security.collector_tls())
+        };
+        let collector = telemetry.otlp.clone().and_then(|url| Reach::new(url, collector_tls));
+        let records = collector.map(|collector| {
             let (records, queued) = mpsc::channel(telemetry.queue_records);
-            let exporter = Exporter::new(telemetry, current.clone(), queued, endpoint.connect_lazy());
+            let exporter = Exporter::new(telemetry, current.clone(), queued, collector.channel());
             tasks.spawn(exporter.run(stopping.clone()));
             records
         });
@@ -56,9 +59,9 @@ impl Control {
             tasks.spawn(hold(current.clone(), config, self.policy.is_some(), stopping.clone()));
         }
         if let Some((source, state, remembered)) = self.policy
-            && let Some(endpoint) = reached_at(source.from)
+            && let Some(reach) = Reach::new(source.from, control_plane_tls)
         {
-            let follower = Follower::new(current.clone(), endpoint, source.min_rate_per_s, state, remembered);
+            let follower = Follower::new(current.clone(), reach, source.min_rate_per_s, state, remembered);
             tasks.spawn(follower.run(stopping.clone()));
         }
         if let Some(listener) = self.admin.and_then(|a| TcpListener::from_std(a).ok()) {
@@ -70,16 +73,6 @@ impl Control {
         tasks.close();
         tasks.wait().await;
     }
-}
-
-/// How the control plane and the collector are reached: one that vanishes without a word, with its machine or behind a
-/// gateway that forgets, is noticed within a quarter of a minute.
-fn reached_at(url: String) -> Option<Endpoint> {
-    const PING: Duration = Duration::from_secs(10);
-    const PATIENCE: Duration = Duration::from_secs(5);
-    let endpoint = Endpoint::from_shared(url).ok()?;
-    let endpoint = endpoint.connect_timeout(PATIENCE).tcp_keepalive(Some(PING));
-    Some(endpoint.http2_keep_alive_interval(PING).keep_alive_timeout(PATIENCE).keep_alive_while_idle(true))
 }
 
 /// Looks for endpoints, and watches certificates and keys, as the configuration in force asks; begins anew with each.

@@ -22,7 +22,7 @@ use crate::config::{Config, ConfigError, Route};
 use {
     destination::Registry,
     fields::{Fields, Node},
-    virtual_service::Compiled,
+    virtual_service::{Compiled, Taken},
 };
 
 /// The versions of `networking.istio.io` whose fields are the same as far as they are honoured.
@@ -57,6 +57,14 @@ impl Config {
         self.with_documents(&of_listeners)
     }
 
+    /// Checks it, reads the files of Istio's that it names, and checks what has become of it.
+    pub(crate) fn resolved(self) -> Result<Self, ConfigError> {
+        self.validate()?;
+        let config = self.with_istio()?;
+        config.validate()?;
+        Ok(config)
+    }
+
     /// As [`Self::with_istio`], with `text` for the file of the first listener.
     #[cfg(feature = "fuzzing")]
     pub(crate) fn with_istio_text(self, text: &str) -> Result<Self, ConfigError> {
@@ -75,7 +83,8 @@ impl Config {
             .collect();
         for (listener, documents) in self.listeners.iter_mut().zip(of_listeners) {
             let services = documents.iter().filter(|document| document.kind == Kind::VirtualService);
-            let compiled = services.map(|document| virtual_service::compile(document.root(), &registry));
+            let mut taken = Taken::new();
+            let compiled = services.map(|document| virtual_service::compile(document, &registry, &mut taken));
             let routes = by_host(compiled.collect::<Result<Vec<_>, _>>()?);
             listener.routes.extend(routes.into_iter().map(|route| named_once(route, &mut names)));
         }

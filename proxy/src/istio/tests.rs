@@ -340,3 +340,27 @@ fn what_cannot_be_honoured_is_named_with_what_to_do() {
         assert!(said, "{yaml}\nexpected {place:?} and {advice:?}, got: {why}");
     }
 }
+
+/// Found in a review: a second virtual service stood behind the 404 of the first, and nobody was told.
+#[test]
+fn a_host_has_one_virtual_service() {
+    let to = format!("[{{ {TO_REVIEWS} }}]");
+    let first = virtual_service(&to);
+    let second = |hosts: &str, more: &str| {
+        let other = first.replace("name: reviews }", &format!("name: other{more} }}"));
+        other.replace("hosts: [reviews]", &format!("hosts: {hosts}"))
+    };
+    for (hosts, more, taken) in [
+        ("[reviews]", "", true),
+        ("[ratings, reviews.default.svc.cluster.local]", "", true),
+        ("[ratings]", "", false),
+        ("['*.example']", "", false),
+        ("[reviews]", ", namespace: another", false),
+    ] {
+        let result = compiled(&format!("{first}---\n{}", second(hosts, more)));
+        let why = result.as_ref().err().map(|error| error.0.clone()).unwrap_or_default();
+        assert_eq!(result.is_err(), taken, "{hosts}{more}: {why}");
+        let named = why.contains("VirtualService \"other\": spec.hosts") && why.contains("VirtualService \"reviews\"");
+        assert_eq!(named, taken, "{why}");
+    }
+}

@@ -1,8 +1,12 @@
 //! `VirtualService` → routes: one for each look that a rule's requests may have.
+//!
+//! A host has one virtual service: what the rules of the first do not take gets its 404, so a second would never be asked.
+
+use std::collections::HashMap;
 
 use crate::{
     config::{ConfigError, Match, Respond, Route},
-    istio::{destination::Registry, fields::Node, http_route, spec},
+    istio::{Document, destination::Registry, fields::Node, http_route, spec},
     routing,
 };
 
@@ -13,9 +17,16 @@ pub(super) struct Compiled {
     pub(super) routes: Vec<Route>,
 }
 
-/// Compiles a document.
-pub(super) fn compile(root: Node<'_>, registry: &Registry) -> Result<Vec<Compiled>, ConfigError> {
-    let (metadata, spec) = spec(root)?;
+/// Which document has the say on a host.
+pub(super) type Taken = HashMap<String, String>;
+
+/// Compiles a document; `taken` are the hosts of those before it.
+pub(super) fn compile(
+    document: &Document,
+    registry: &Registry,
+    taken: &mut Taken,
+) -> Result<Vec<Compiled>, ConfigError> {
+    let (metadata, spec) = spec(document.root())?;
     let name = metadata.need("name")?.text()?;
     let hosts = spec.need("hosts")?.list()?;
     check_mesh(&spec.list("gateways")?)?;
@@ -44,7 +55,25 @@ pub(super) fn compile(root: Node<'_>, registry: &Registry) -> Result<Vec<Compile
         routes.push(Route { name: Some(name.to_owned()), respond, ..Route::default() });
     }
     let namespace = metadata.map("namespace", |node| node.text())?.unwrap_or("default");
+    check_free(&hosts, namespace, taken)?;
+    taken.extend(hosts.iter().filter_map(|host| Some((longest(host, namespace).ok()?, document.at.clone()))));
     for_hosts(&hosts, namespace, &routes)
+}
+
+/// None of them belongs to a document before.
+fn check_free(hosts: &[Node<'_>], namespace: &str, taken: &Taken) -> Result<(), ConfigError> {
+    for host in hosts {
+        if let Some(before) = taken.get(&longest(host, namespace)?) {
+            let why = format!("the host has a VirtualService already, {before} put the rules of both into one");
+            return Err(host.error(&why));
+        }
+    }
+    Ok(())
+}
+
+/// What a host is called from anywhere: two of one short name may be of different namespaces.
+fn longest(host: &Node<'_>, namespace: &str) -> Result<String, ConfigError> {
+    Ok(names(host.text()?, namespace).pop().unwrap_or_default())
 }
 
 /// Routes for the exact hosts together, and for each wildcard.

@@ -6,13 +6,10 @@ use std::{cell::RefCell, rc::Rc};
 use tokio::time::Instant;
 
 use crate::{
-    lm::{Answer, Asked, Operation, Reading, Watched},
+    lm::{Answer, Asked, Operation, Reading, Watched, request::BYTES_PER_TOKEN},
     regulate::{Reservation, TokenEstimate},
     telemetry::LmRecord,
 };
-
-/// What an answer without a `usage` is booked at: four bytes of JSON a token, as for prompts.
-const BYTES_PER_TOKEN: u64 = 4;
 
 /// One call to a model.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use crate::lm::{
 const MAX_READ: usize = 256 * 1024;
 
 /// Four bytes of text are about a token, in English, with the tokenizers in use.
-const BYTES_PER_TOKEN: u64 = 4;
+pub(super) const BYTES_PER_TOKEN: u64 = 4;
 
 /// What is known of a request so far.
 #[derive(Debug, Default)]

@@ -1,7 +1,9 @@
 //! What holds a request back: pure state and a moment in time in, a decision out.
 
+mod base;
 mod breaker;
 mod gate;
+mod latencies;
 mod limiter;
 mod line;
 mod local;
@@ -12,8 +14,9 @@ mod wait;
 
 pub(crate) use breaker::Circuit;
 pub(crate) use gate::{Admission, Gate, Refusal};
+pub(crate) use latencies::Latencies;
 pub(crate) use limiter::{Ask, Permit};
-pub(crate) use local::{Latencies, LocalLimiter, STEP};
+pub(crate) use local::{Load, LocalLimiter, STEP};
 pub use priority::Priority;
 pub(crate) use rate::RateLimiter;
 pub(crate) use tokens::{Budget, Reservation, TokenEstimate};

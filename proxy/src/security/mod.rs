@@ -24,7 +24,7 @@ pub(crate) use guard::{Denial, Guard};
 pub(crate) use stats::SecurityStats;
 pub(crate) use tls::{Accepted, ClientTls, Peer, ServerTls, Watched};
 
-use crate::config::{Config, TlsMode};
+use crate::config::{Config, Protocol, RemoteTls, TlsMode};
 
 /// Security that cannot be set up: which key, which file, and why.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -41,6 +41,8 @@ pub struct SecurityError {
 pub(crate) struct Security {
     listeners: Vec<ListenerSecurity>,
     upstreams: Vec<Option<Arc<ClientTls>>>,
+    control_plane: Option<Remote>,
+    collector: Option<Remote>,
     watched: Vec<Watched>,
     key_sources: Vec<Arc<jwt::KeySource>>,
     pub(crate) stats: Arc<SecurityStats>,
@@ -50,6 +52,13 @@ pub(crate) struct Security {
 struct ListenerSecurity {
     tls: Option<Arc<ServerTls>>,
     guard: Option<Guard>,
+}
+
+/// TLS towards somebody whom the proxy knows for as long as it runs: a reload cannot change who that is.
+#[derive(Clone, Debug)]
+struct Remote {
+    tls: Arc<ClientTls>,
+    watched: Watched,
 }
 
 /// What parts of it are opened with.
@@ -92,13 +101,29 @@ impl Security {
             let mut tls = None;
             if let Some(asked) = upstream.tls.as_ref().or_else(|| whole?.tls.as_ref()) {
                 let key = format!("upstreams[{i}].tls");
-                let (client, watched) = ClientTls::open(asked, &key, upstream.protocol, provider)?;
+                let (client, watched) = ClientTls::open(&asked.into(), &key, upstream.protocol, provider)?;
                 security.watched.push(watched);
                 tls = Some(client);
             }
             security.upstreams.push(tls);
         }
+        security.open_remotes(config, opening)?;
         Ok(security)
+    }
+
+    fn open_remotes(&mut self, config: &Config, opening: Opening<'_>) -> Result<(), SecurityError> {
+        let before = |of: fn(&Self) -> &Option<Remote>| opening.before.and_then(|before| of(before).clone());
+        if let Some(policy) = &config.policy {
+            let known = before(|before| &before.control_plane);
+            self.control_plane = Remote::open(&policy.from, policy.tls.as_ref(), "policy.tls", opening, known)?;
+        }
+        if let Some(otlp) = &config.telemetry.otlp {
+            let known = before(|before| &before.collector);
+            self.collector = Remote::open(otlp, config.telemetry.tls.as_ref(), "telemetry.tls", opening, known)?;
+        }
+        let remotes = [&self.control_plane, &self.collector];
+        self.watched.extend(remotes.into_iter().flatten().map(|remote| remote.watched.clone()));
+        Ok(())
     }
 
     /// Whether the listener `index` asks clients for the same proof as `known` of `before` did.
@@ -125,6 +150,16 @@ impl Security {
         self.upstreams.get(upstream)?.as_ref()
     }
 
+    /// The TLS towards the control plane.
+    pub(crate) fn control_plane_tls(&self) -> Option<Arc<ClientTls>> {
+        self.control_plane.as_ref().map(|remote| remote.tls.clone())
+    }
+
+    /// The TLS towards the collector.
+    pub(crate) fn collector_tls(&self) -> Option<Arc<ClientTls>> {
+        self.collector.as_ref().map(|remote| remote.tls.clone())
+    }
+
     /// Keeps certificates and keys fresh until `stop`.
     pub(crate) fn watch(&self, tasks: &TaskTracker, stop: &CancellationToken) {
         if !self.watched.is_empty() {
@@ -135,12 +170,9 @@ impl Security {
         }
     }
 
-    /// Prometheus text.
-    pub(crate) fn write_metrics(&self, text: &mut String) {
-        if self.is_asked_for() {
-            self.stats.write_metrics(text);
-            tls::write_expiry(&self.watched, text);
-        }
+    /// When each certificate in use ends, in seconds since the Unix epoch, and the key that names it.
+    pub(crate) fn expiries(&self) -> impl Iterator<Item = (&str, i64)> {
+        self.watched.iter().filter_map(|watched| Some((watched.key(), watched.not_after_unix_s()?)))
     }
 
     /// Whether the configuration has any of it.
@@ -150,7 +182,25 @@ impl Security {
 
     /// When the first certificate in use ends, in seconds since the Unix epoch.
     pub(crate) fn first_expiry_unix_s(&self) -> Option<i64> {
-        self.watched.iter().filter_map(Watched::not_after_unix_s).min()
+        self.expiries().map(|(_, ends)| ends).min()
+    }
+}
+
+impl Remote {
+    /// `None` where `url` asks for no TLS.
+    fn open(
+        url: &str,
+        asked: Option<&RemoteTls>,
+        key: &str,
+        opening: Opening<'_>,
+        known: Option<Self>,
+    ) -> Result<Option<Self>, SecurityError> {
+        if known.is_some() || !url.starts_with("https://") {
+            return Ok(known);
+        }
+        let asked = asked.cloned().unwrap_or_default();
+        let (tls, watched) = ClientTls::open(&asked, key, Protocol::H2, opening.provider)?;
+        Ok(Some(Self { tls, watched }))
     }
 }
 

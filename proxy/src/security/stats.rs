@@ -1,9 +1,6 @@
 //! [`SecurityStats`]: what was let in, refused and renewed.
 
-use std::{
-    fmt::Write,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
-};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Counts since the start.
 #[derive(Debug, Default)]
@@ -32,29 +29,6 @@ pub(crate) struct SecurityStats {
     pub(crate) allowed: AtomicU64,
     /// Requests answered with 403.
     pub(crate) denied: AtomicU64,
-}
-
-impl SecurityStats {
-    /// Prometheus text.
-    pub(crate) fn write_metrics(&self, text: &mut String) {
-        for (name, value) in [
-            ("tls_handshakes_total", &self.handshakes),
-            ("tls_handshakes_resumed_total", &self.handshakes_resumed),
-            ("tls_handshakes_failed_total", &self.handshakes_failed),
-            ("tls_handshakes_shed_total", &self.handshakes_shed),
-            ("plain_connections_total", &self.plain_connections),
-            ("certificates_reloaded_total", &self.certificates_reloaded),
-            ("certificates_refused_total", &self.certificates_refused),
-            ("jwks_loaded_total", &self.jwks_loaded),
-            ("jwks_failed_total", &self.jwks_failed),
-            ("unauthenticated_total", &self.unauthenticated),
-            ("authorization_allowed_total", &self.allowed),
-            ("authorization_denied_total", &self.denied),
-        ] {
-            // writing to a String cannot fail
-            let _ = writeln!(text, "# TYPE weir_proxy_{name} counter\nweir_proxy_{name} {}", value.load(Relaxed));
-        }
-    }
 }
 
 /// Adds one.

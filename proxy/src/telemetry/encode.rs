@@ -11,6 +11,7 @@ use opentelemetry_proto::tonic::{
 };
 
 use crate::{
+    authority::split_port,
     config::Direction,
     regulate::Refusal,
     telemetry::{Action, LmRecord, SpanRecord},
@@ -68,9 +69,9 @@ pub(crate) fn each_attribute(record: &SpanRecord, mut say: impl FnMut(&'static s
     say_security(record, &mut say);
     if let Some(address) = record.endpoint.as_ref().map(|endpoint| endpoint.address()) {
         say("weir.upstream", Text(address));
-        if let (Direction::Outbound, Some((host, port))) = (route.direction, address.rsplit_once(':')) {
+        if let (Direction::Outbound, (host, Some(port))) = (route.direction, split_port(address)) {
             say("server.address", Text(host));
-            say("server.port", Int(port.parse().unwrap_or(0)));
+            say("server.port", Int(u64::from(port)));
         }
     }
     if record.retries > 0 {
@@ -159,6 +160,7 @@ fn error_type(record: &SpanRecord) -> Option<Cow<'static, str>> {
         (Some(failure), _) => Some(failure.as_str().into()),
         (None, Action::Shed(refusal)) => Some(refusal.as_str().into()),
         (None, Action::Denied) => Some(Action::Denied.as_str().into()),
+        (None, Action::Rejected(reason)) => Some(reason.into()),
         (None, _) if record.status >= 500 => Some(record.status.to_string().into()),
         (None, _) => record.grpc_status.filter(|_| record.failed()).map(|status| grpc_name(status).into()),
     }

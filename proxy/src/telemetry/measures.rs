@@ -2,7 +2,7 @@
 //!
 //! Everything is cumulative since the start, so an export that is lost is made good by the next.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use opentelemetry_proto::tonic::{
     collector::metrics::v1::ExportMetricsServiceRequest,
@@ -15,35 +15,27 @@ use opentelemetry_proto::tonic::{
 
 use crate::{
     config::Direction,
+    connection::Violation,
     routing::Route,
     telemetry::{
-        BOUNDS_S, Series, WAIT_BOUNDS_S,
+        BOUNDS_S, ENDPOINT, Entry, OWN, SECURITY, Series, WAIT_BOUNDS_S,
+        catalog::Kind,
         encode::{resource, scope, text},
     },
     upstream::{Endpoint, EndpointStats, Upstream},
     workload::Workload,
 };
 
+/// Told apart by route.
+const SHED: &str = "weir.proxy.shed";
+
 /// Every metric as it stands; `start` is when the proxy started.
 pub(crate) fn metrics(workload: &Workload, start_unix_nano: u64, now_unix_nano: u64) -> ExportMetricsServiceRequest {
     let at = At { start_unix_nano, now_unix_nano };
-    let counters = workload.tally.read();
-    let (in_flight, queued) = workload.gate.load();
-    let mut metrics = vec![
-        at.gauge("weir.proxy.in_flight", "{request}", "requests admitted to the service now", u64::from(in_flight)),
-        at.gauge("weir.proxy.queued", "{request}", "requests that wait for a place now", u64::from(queued)),
-        at.gauge("weir.proxy.expected_wait", "ns", "how long one who came now would wait", workload.expected_wait_ns()),
-        at.gauge(
-            "weir.proxy.local_limit",
-            "{request}",
-            "what the local limiter allows; 0 for no limit",
-            workload.local_limit(),
-        ),
-        at.sum("weir.proxy.spans_recorded", "{span}", "spans to be exported", counters.spans_recorded),
-        at.sum("weir.proxy.spans_sent", "{span}", "spans the collector acknowledged", counters.spans_sent),
-        at.sum("weir.proxy.spans_dropped", "{span}", "spans given up", counters.spans_dropped),
-        at.gauge("weir.proxy.policy_sequence", "1", "the policy in force", workload.applied.load().sequence),
-    ];
+    // by route below
+    let own = OWN.iter().filter(|entry| entry.otlp() != SHED);
+    let mut metrics: Vec<Metric> = own.map(|entry| at.entry(entry, workload)).collect();
+    metrics.push(at.refused(workload));
     for direction in [Direction::Inbound, Direction::Outbound] {
         let routes: Vec<&Route> = workload.routes().map(AsRef::as_ref).filter(|r| r.direction == direction).collect();
         if !routes.is_empty() {
@@ -69,28 +61,50 @@ struct At {
 }
 
 impl At {
-    fn number(self, value: u64, attributes: Vec<KeyValue>) -> NumberDataPoint {
+    fn number(self, value: number_data_point::Value, attributes: Vec<KeyValue>) -> NumberDataPoint {
         NumberDataPoint {
             attributes,
             start_time_unix_nano: self.start_unix_nano,
             time_unix_nano: self.now_unix_nano,
-            value: Some(number_data_point::Value::AsInt(i64::try_from(value).unwrap_or(i64::MAX))),
+            value: Some(value),
             ..NumberDataPoint::default()
         }
     }
 
+    fn count(self, value: u64, attributes: Vec<KeyValue>) -> NumberDataPoint {
+        self.number(number_data_point::Value::AsInt(i64::try_from(value).unwrap_or(i64::MAX)), attributes)
+    }
+
+    /// A metric of one point.
+    fn entry<Of>(self, entry: &Entry<Of>, of: &Of) -> Metric {
+        of_points(entry, vec![self.point(entry, of, Vec::new())])
+    }
+
+    fn point<Of>(self, entry: &Entry<Of>, of: &Of, attributes: Vec<KeyValue>) -> NumberDataPoint {
+        let value = (entry.value)(of);
+        // what is counted is whole, what is timed is not
+        let value = match entry.unit {
+            "s" => number_data_point::Value::AsDouble(value),
+            _ => number_data_point::Value::AsInt(value as i64),
+        };
+        self.number(value, attributes)
+    }
+
     fn gauge(self, name: &str, unit: &str, description: &str, value: u64) -> Metric {
-        let data = Data::Gauge(Gauge { data_points: vec![self.number(value, Vec::new())] });
+        let data = Data::Gauge(Gauge { data_points: vec![self.count(value, Vec::new())] });
         metric(name, unit, description, data)
     }
 
-    fn sum(self, name: &str, unit: &str, description: &str, value: u64) -> Metric {
-        metric(name, unit, description, cumulative(vec![self.number(value, Vec::new())]))
+    fn refused(self, workload: &Workload) -> Metric {
+        let of = |violation: Violation| vec![text("weir.reason", violation.as_str())];
+        let points = workload.tally.refused().map(|(violation, count)| self.count(count, of(violation)));
+        let says = "requests and connections not read to the end, by what they were like";
+        metric("weir.proxy.refused_requests", "{request}", says, cumulative(points.collect()))
     }
 
     fn shed(self, direction: Direction, routes: &[&Route]) -> Metric {
-        let points = routes.iter().map(|r| self.number(r.stats.shed_count(), of_route(direction, r)));
-        metric("weir.proxy.shed", "{request}", "requests that policy turned away", cumulative(points.collect()))
+        let points = routes.iter().map(|r| self.count(r.stats.shed_count(), of_route(direction, r)));
+        metric(SHED, "{request}", "requests that policy turned away", cumulative(points.collect()))
     }
 
     /// What became of handshakes, tokens and rules, where there are any.
@@ -98,23 +112,9 @@ impl At {
         if !workload.security.is_asked_for() {
             return Vec::new();
         }
-        let stats = &workload.security.stats;
-        let counts = [
-            ("weir.proxy.tls_handshakes_failed", "{handshake}", "handshakes that failed", &stats.handshakes_failed),
-            (
-                "weir.proxy.certificates_refused",
-                "{change}",
-                "new certificates unfit for use",
-                &stats.certificates_refused,
-            ),
-            ("weir.proxy.unauthenticated", "{request}", "requests answered with 401", &stats.unauthenticated),
-            ("weir.proxy.authorization_denied", "{request}", "requests that rules denied", &stats.denied),
-        ];
-        let mut metrics: Vec<Metric> = counts
-            .into_iter()
-            .map(|(name, unit, says, count)| self.sum(name, unit, says, count.load(Relaxed)))
-            .collect();
-        if let Some(at_unix_s) = workload.security.first_expiry_unix_s().and_then(|at| u64::try_from(at).ok()) {
+        let security = &workload.security;
+        let mut metrics: Vec<Metric> = SECURITY.iter().map(|entry| self.entry(entry, security)).collect();
+        if let Some(at_unix_s) = security.first_expiry_unix_s().and_then(|at| u64::try_from(at).ok()) {
             let says = "when the first certificate in use ends, since the Unix epoch";
             metrics.push(self.gauge("weir.proxy.certificate_expiry", "s", says, at_unix_s));
         }
@@ -122,33 +122,30 @@ impl At {
     }
 
     /// RED and connections of every endpoint.
-    fn endpoints(self, workload: &Workload) -> [Metric; 5] {
-        let of_all = |value: &dyn Fn(&EndpointStats) -> u64| {
-            let of_upstream = |upstream: &Upstream| {
-                let point = |e: &Endpoint| self.number(value(&e.stats), of_endpoint(upstream, e));
-                upstream.endpoints().iter().map(|endpoint| point(endpoint)).collect::<Vec<_>>()
-            };
-            workload.upstreams.iter().flat_map(|upstream| of_upstream(upstream)).collect::<Vec<_>>()
+    fn endpoints(self, workload: &Workload) -> Vec<Metric> {
+        let each = |entry: &Entry<Endpoint>| {
+            let point = |upstream: &Upstream, e: &Endpoint| self.point(entry, e, of_endpoint(upstream, e));
+            of_points(entry, of_all(workload, &point))
         };
-        let count = |name, unit, description, counter: fn(&EndpointStats) -> &AtomicU64| {
-            metric(name, unit, description, cumulative(of_all(&|stats| counter(stats).load(Relaxed))))
-        };
-        // the state is the convention's: an open connection is idle or used
+        let mut metrics: Vec<Metric> = ENDPOINT.iter().map(each).collect();
+        metrics.push(self.open_connections(workload));
+        metrics
+    }
+
+    /// In the convention's words: an open connection is idle or used.
+    fn open_connections(self, workload: &Workload) -> Metric {
         let state = |state, value: fn(&EndpointStats) -> u32| {
-            let mut points = of_all(&|stats| u64::from(value(stats)));
-            points.iter_mut().for_each(|point| point.attributes.push(text("http.connection.state", state)));
-            points
+            let point = |upstream: &Upstream, endpoint: &Endpoint| {
+                let mut attributes = of_endpoint(upstream, endpoint);
+                attributes.push(text("http.connection.state", state));
+                self.count(u64::from(value(&endpoint.stats)), attributes)
+            };
+            of_all(workload, &point)
         };
         let idle = state("idle", |stats| stats.idle.load(Relaxed));
         let active = state("active", |stats| stats.open.load(Relaxed).saturating_sub(stats.idle.load(Relaxed)));
-        let connections = Data::Gauge(Gauge { data_points: [idle, active].concat() });
-        [
-            metric("http.client.open_connections", "{connection}", "connections to endpoints now", connections),
-            count("weir.proxy.endpoint.requests", "{request}", "calls that ended", |stats| &stats.requests),
-            count("weir.proxy.endpoint.failures", "{request}", "calls that failed", |stats| &stats.failures),
-            count("weir.proxy.endpoint.connects", "{connection}", "connections opened", |stats| &stats.connects),
-            count("weir.proxy.endpoint.resets", "{connection}", "connections closed early", |stats| &stats.resets),
-        ]
+        let data = Data::Gauge(Gauge { data_points: [idle, active].concat() });
+        metric("http.client.open_connections", "{connection}", "connections to endpoints now", data)
     }
 
     /// The GenAI metrics: one metric a name, with a point for each series that has seen anything.
@@ -234,6 +231,22 @@ fn histogram(data_points: Vec<HistogramDataPoint>) -> Data {
 fn cumulative(data_points: Vec<NumberDataPoint>) -> Data {
     let aggregation_temporality = AggregationTemporality::Cumulative.into();
     Data::Sum(Sum { data_points, aggregation_temporality, is_monotonic: true })
+}
+
+fn of_points<Of>(entry: &Entry<Of>, data_points: Vec<NumberDataPoint>) -> Metric {
+    let data = match entry.kind {
+        Kind::Counter => cumulative(data_points),
+        Kind::Gauge => Data::Gauge(Gauge { data_points }),
+    };
+    metric(&entry.otlp(), entry.unit, entry.says, data)
+}
+
+/// A point for each endpoint of each upstream.
+fn of_all(workload: &Workload, point: &dyn Fn(&Upstream, &Endpoint) -> NumberDataPoint) -> Vec<NumberDataPoint> {
+    let of_upstream = |upstream: &Arc<Upstream>| {
+        upstream.endpoints().iter().map(|endpoint| point(upstream, endpoint)).collect::<Vec<_>>()
+    };
+    workload.upstreams.iter().flat_map(of_upstream).collect()
 }
 
 fn metric(name: &str, unit: &str, description: &str, data: Data) -> Metric {

@@ -2,6 +2,7 @@
 //! never blocks; the control thread gathers them, encodes spans to OTLP, writes access logs and shows taps.
 
 mod access_log;
+mod catalog;
 mod client;
 mod encode;
 mod export;
@@ -14,6 +15,7 @@ mod tap;
 mod wire;
 
 pub(crate) use access_log::{LogWriter, line};
+pub(crate) use catalog::{ENDPOINT, Entry, OWN, SECURITY};
 pub(crate) use export::{Exporter, jittered, unix_nano_now};
 pub(crate) use lm_stats::{LmStats, Series};
 pub(crate) use record::{Action, Failure, LmRecord, MAX_CALLER, MAX_PATH, Proof, SpanRecord, kept};

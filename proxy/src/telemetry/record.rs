@@ -95,6 +95,8 @@ pub(crate) enum Action {
     Shed(Refusal),
     /// It may not do what it asks, or does not prove who it is.
     Denied,
+    /// It contradicts itself, asks for what is not done here, or has no route; why, as in `x-weir-reason`.
+    Rejected(&'static str),
 }
 
 /// Why a request failed in the proxy or on its way.
@@ -148,6 +150,7 @@ impl Action {
             Self::Queued => "queued",
             Self::Shed(refusal) => refusal.as_str(),
             Self::Denied => "denied",
+            Self::Rejected(_) => "rejected",
         }
     }
 }

@@ -93,7 +93,10 @@ impl AccessLog {
     fn wants(self, record: &SpanRecord) -> bool {
         match self {
             Self::Off => false,
-            Self::Errors => record.failed() || matches!(record.action, Action::Shed(_) | Action::Denied),
+            Self::Errors => {
+                let turned_away = matches!(record.action, Action::Shed(_) | Action::Denied | Action::Rejected(_));
+                record.failed() || turned_away
+            }
             Self::All => true,
         }
     }

@@ -206,6 +206,7 @@ mod tests {
                 span_id: [8; 8],
                 parent_span_id: Some([9; 8]),
                 sampled: true,
+                decided_here: false,
                 goes_on: true,
                 state: Some("vendor=1".into()),
             },

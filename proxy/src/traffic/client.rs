@@ -3,7 +3,7 @@
 //! When the proxy drains, HTTP/2 is told so at once. An HTTP/1.1 client is told with its next answer,
 //! and only one that stays silent is closed, so that no request is met by a closing socket.
 
-use std::{convert::Infallible, net::IpAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{cell::Cell, convert::Infallible, net::IpAddr, rc::Rc, sync::Arc, time::Duration};
 
 use http::{Request, Response};
 use hyper::{
@@ -21,7 +21,7 @@ use tracing::debug;
 
 use crate::{
     config::{Http, ListenerProtocol},
-    connection::{Detected, Guard, Patience, Verdict, detect},
+    connection::{Detected, Guard, Patience, detect},
     counters::add,
     security::Peer,
     traffic::{
@@ -137,12 +137,15 @@ where
         builder.max_headers(max_headers);
     }
     drop(worker); // a connection that lasts must not keep an old configuration
+    let asked = Cell::new(0);
     let service = service_fn(|request| {
         let (slot, verdict, client, over) = (slot.clone(), verdict.clone(), client.clone(), life.over.clone());
+        asked.set(asked.get() + 1);
+        let number = asked.get();
         async move {
             let asked_connect = request_is_connect(&request);
             let mut response = client.ask(&slot, request).await;
-            settle(&verdict, asked_connect, response.status());
+            verdict.settle(number, is_tunnel(asked_connect, response.status()));
             if over.is_cancelled() {
                 response.headers_mut().entry(http::header::CONNECTION).or_insert(CLOSE);
             }
@@ -234,12 +237,9 @@ fn request_is_connect<B>(request: &http::Request<B>) -> bool {
     request.method() == http::Method::CONNECT
 }
 
-/// Lets the guard know what the bytes behind an upgrade are.
-fn settle(verdict: &Verdict, asked_connect: bool, status: http::StatusCode) {
-    if verdict.is_awaited() {
-        let tunnel = status == http::StatusCode::SWITCHING_PROTOCOLS || asked_connect && status.is_success();
-        verdict.settle(tunnel);
-    }
+/// Whether the bytes behind a request are no HTTP any more.
+fn is_tunnel(asked_connect: bool, status: http::StatusCode) -> bool {
+    status == http::StatusCode::SWITCHING_PROTOCOLS || asked_connect && status.is_success()
 }
 
 fn ended(served: hyper::Result<()>) {

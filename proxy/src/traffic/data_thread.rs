@@ -2,6 +2,9 @@
 //!
 //! The first order starts it, each later one is a reload: listeners that stay get the new
 //! configuration, new ones begin to accept, others drain.
+//!
+//! A drain has three steps: everybody is told to go, while whoever has not heard of it still finds open sockets (the
+//! lame duck); the sockets close; what is under way gets its time to finish.
 
 use std::{collections::HashMap, rc::Rc, sync::Arc, time::Duration};
 
@@ -39,18 +42,21 @@ pub(crate) struct DataThread {
     recorder: Rc<Recorder>,
     tasks: TaskTracker,
     open: Rc<OpenConnections>,
+    /// Cancelled when the drain begins.
     shutdown: CancellationToken,
+    /// Cancelled when the sockets close.
+    closing: CancellationToken,
 }
 
 impl DataThread {
     pub(crate) fn new(recorder: Recorder, shutdown: CancellationToken) -> Self {
-        let (slots, recorder) = (HashMap::new(), Rc::new(recorder));
-        Self { slots, pool: None, recorder, tasks: TaskTracker::new(), open: Rc::default(), shutdown }
+        let (slots, recorder, closing) = (HashMap::new(), Rc::new(recorder), CancellationToken::new());
+        Self { slots, pool: None, recorder, tasks: TaskTracker::new(), open: Rc::default(), shutdown, closing }
     }
 
     /// Obeys until the shutdown; requests under way then get until the drain's end.
     pub(crate) async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
-        let mut drain = Duration::ZERO;
+        let (mut lame_duck, mut drain) = (Duration::ZERO, Duration::ZERO);
         let mut sweeps = tokio::time::interval(SWEEP);
         loop {
             let order = tokio::select! {
@@ -62,9 +68,14 @@ impl DataThread {
                     continue;
                 }
             };
-            drain = order.workload.timeouts.drain();
+            let timeouts = order.workload.timeouts;
+            (lame_duck, drain) = (timeouts.lame_duck(order.workload.is_reachable()), timeouts.drain());
             self.obey(order);
         }
+        // whoever would still reload hears that the proxy drains
+        drop(orders);
+        tokio::time::sleep(lame_duck).await;
+        self.closing.cancel();
         self.tasks.close();
         if tokio::time::timeout(drain, self.tasks.wait()).await.is_err() {
             warn!("requests were still under way at the end of the drain");
@@ -87,7 +98,7 @@ impl DataThread {
         self.slots.retain(|key, slot| {
             let stays = workload.accepts.iter().any(|accepts| accepts.key == *key);
             if !stays {
-                slot.draining.cancel();
+                slot.close();
             }
             stays
         });
@@ -98,7 +109,8 @@ impl DataThread {
     fn listen(&mut self, key: ListenerKey, socket: std::net::TcpListener, worker: &Rc<Worker>, index: usize) {
         match TcpListener::from_std(socket) {
             Ok(listener) => {
-                let slot = Slot::new(worker.clone(), index, self.open.clone(), self.shutdown.child_token());
+                let (draining, closing) = (self.shutdown.child_token(), self.closing.child_token());
+                let slot = Slot::new(worker.clone(), index, self.open.clone(), draining, closing);
                 self.tasks.spawn_local(slot.clone().accept(listener));
                 self.slots.insert(key, slot);
             }

@@ -19,9 +19,10 @@ use crate::{
     regulate::{Permit, Refusal},
     routing::Route,
     security::{Decision, Peer},
-    telemetry::{Action, Failure, MAX_CALLER, MAX_PATH, Proof, SpanRecord, kept, unix_nano_now},
-    traffic::{TraceContext, headers::PEER, outcome::Outcome, serve::Worker, upload::Upload},
+    telemetry::{Action, Failure, MAX_PATH, Proof, SpanRecord, kept, unix_nano_now},
+    traffic::{TraceContext, caller::caller_of, outcome::Outcome, serve::Worker, upload::Upload},
     upstream::{Pick, Upstream},
+    workload::Workload,
 };
 
 /// What a client that left before the answer is booked as; nobody is sent it.
@@ -59,6 +60,8 @@ enum Awaited {
 pub(crate) enum End<'a> {
     /// The route has the answer itself.
     Here { status: u16 },
+    /// No route has the say on it.
+    Rejected { reason: &'static str, status: u16 },
     /// It may not do what it asks.
     Denied { decision: Option<Arc<Decision>>, status: u16 },
     /// Policy turned it away.
@@ -82,11 +85,17 @@ impl Exchange {
         request: &Request<B>,
     ) -> Self {
         let headers = request.headers();
-        let mut trace = TraceContext::next(headers, &worker.workload.propagation, worker.workload.span_ratio);
+        let Workload { propagation, sampler, tally, .. } = &*worker.workload;
+        let mut trace = TraceContext::next(headers, propagation, sampler);
+        match (trace.sampled, trace.decided_here) {
+            (true, _) => {}
+            (false, true) => add(&tally.unsampled_here, 1),
+            (false, false) => add(&tally.unsampled_by_caller, 1),
+        }
         let (mut path, mut caller) = (None, None);
         // what the client says is copied where somebody will read it, and only there
         if worker.recorder.may_want(trace.sampled) {
-            trace.keep_state(headers);
+            trace.keep_state(headers, sampler);
             path = request.uri().path_and_query().map(|path| kept(path.path(), MAX_PATH));
             caller = caller_of(request);
         }
@@ -157,6 +166,10 @@ impl Exchange {
             End::Here { status } => {
                 self.record().status = status;
                 self.record().upstream = None;
+            }
+            End::Rejected { reason, status } => {
+                self.record().action = Action::Rejected(reason);
+                self.record().status = status;
             }
             End::Denied { decision, status } => {
                 self.proof().decision = decision;
@@ -268,20 +281,6 @@ impl Exchange {
     fn record(&mut self) -> &mut SpanRecord {
         self.record.as_mut().expect("taken only when closed")
     }
-}
-
-/// Who calls: as its sidecar says, unless TLS has proved somebody else. An account may say more than the service's name
-/// (`tagger-v2`), or nothing (`default`).
-fn caller_of<B>(request: &Request<B>) -> Option<Box<str>> {
-    let said = request.headers().get(PEER)?.to_str().ok()?;
-    let proved = request.extensions().get::<Arc<Peer>>().and_then(|peer| peer.principal.as_ref());
-    let account =
-        proved.and_then(|id| id.path().rsplit('/').next()).filter(|account| !matches!(*account, "" | "default"));
-    let service = said.split('/').next().unwrap_or_default();
-    let fits =
-        |account: &str| account.strip_prefix(service).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'));
-    let caller = account.filter(|account| !fits(account)).unwrap_or(said);
-    Some(kept(caller, MAX_CALLER))
 }
 
 impl Drop for Exchange {

@@ -6,7 +6,7 @@
 use std::rc::Rc;
 
 use http::{
-    HeaderValue, Method, Request, Response, StatusCode,
+    HeaderValue, Method, Request, Response,
     header::{ACCEPT_ENCODING, SET_COOKIE},
 };
 use hyper::{body::Incoming, upgrade::OnUpgrade};
@@ -33,12 +33,12 @@ use crate::{
         outcome::Outcome,
         pool::Wire,
         ratelimit,
-        reply::{Stop, answer_here, explained, is_grpc, reject},
+        reply::{Stop, answer_here, is_grpc, reject},
         serve::Worker,
         tunnel,
         upgrade::Upgrade,
         upload::Upload,
-        vet::vet,
+        vet::{Rejection, vet},
     },
     upstream::Affinity,
 };
@@ -78,21 +78,27 @@ pub(crate) async fn handle(
     mut request: Request<Incoming>,
 ) -> Response<ProxyBody> {
     let workload = &worker.workload;
+    let accepts = &workload.accepts[listener];
     add(&workload.tally.requests, 1);
+    accepts.believed.take_out(&mut request);
     let grpc = is_grpc(&request);
-    if let Err(rejection) = vet(&request, &workload.accepts[listener], &workload.http) {
-        return reject(&worker, rejection, grpc);
-    }
-    let Some(route) = workload.route(listener, &request) else {
-        return explained(StatusCode::NOT_FOUND, "no_route", "no route matches this request", grpc);
+    let vetted = vet(&request, accepts, &workload.http);
+    let route = vetted.and_then(|()| workload.route(listener, &request).ok_or(Rejection::NoRoute));
+    let route = match route {
+        Ok(route) => route,
+        Err(rejection) => {
+            let exchange = Exchange::begin(&worker, accepts.unmatched.clone(), None, &request);
+            return reject(&worker, exchange, rejection, grpc);
+        }
     };
     let target = route.next_target();
-    let upgrade = match Upgrade::wanted(&mut request, target.map_or(Protocol::Http1, |t| t.upstream.protocol)) {
-        Ok(upgrade) => upgrade,
-        Err(rejection) => return reject(&worker, rejection, grpc),
-    };
+    let upgrade = Upgrade::wanted(&mut request, target.map_or(Protocol::Http1, |t| t.upstream.protocol));
     let upstream = target.map(|target| target.upstream.clone());
     let mut exchange = Exchange::begin(&worker, route.clone(), upstream, &request);
+    let upgrade = match upgrade {
+        Ok(upgrade) => upgrade,
+        Err(rejection) => return reject(&worker, exchange, rejection, grpc),
+    };
     let request = request.map(|incoming| ClientBody::new(incoming, workload));
     let upload = request.body().upload();
     exchange.uploads(upload.clone());
@@ -150,7 +156,7 @@ impl<'a> Passage<'a> {
             // what is compressed cannot be read, and so not be billed
             headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
-        exchange.trace().inject(&worker.workload.propagation, headers);
+        exchange.trace().inject(&worker.workload.propagation, &worker.workload.sampler, headers);
         match route.direction {
             Direction::Inbound => headers.remove(PEER),
             Direction::Outbound => headers.insert(PEER, worker.identity.clone()),

@@ -29,7 +29,7 @@ pub(crate) struct Secured {
 struct UnderWay<'a>(&'a Cell<usize>);
 
 /// Shakes hands, if that is asked for; one handshake too many is closed at once, and so are those under way when
-/// the listener drains: nothing of them was a request yet.
+/// the listener closes: nothing of them was a request yet.
 pub(crate) async fn secure(slot: &Slot, stream: TcpStream) -> Option<Secured> {
     let (worker, listener) = slot.current();
     let Some(tls) = worker.workload.security.server_tls(listener).cloned() else {
@@ -44,7 +44,7 @@ pub(crate) async fn secure(slot: &Slot, stream: TcpStream) -> Option<Secured> {
     let trust = Some(tls.era());
     let accepted = tokio::select! {
         accepted = tls.accept(stream) => accepted,
-        () = slot.draining.cancelled() => return None,
+        () = slot.closing.cancelled() => return None,
     };
     match accepted {
         Ok(Accepted::Plain(stream)) => {

@@ -40,6 +40,12 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// What `Connection` names.
+pub(crate) fn connection_options(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let values = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).map(str::trim)
+}
+
 /// HTTP/2 and an absolute form carry the host in the target, HTTP/1.1 in a field.
 pub(crate) fn set_host(headers: &mut HeaderMap, uri: &http::Uri) {
     if let Some(host) = uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok()) {
@@ -71,12 +77,8 @@ pub(crate) fn join_cookies(headers: &mut HeaderMap) {
 /// What `Connection` names, except what says who the message is for and how long it is: to name those
 /// would be a way to take them from under the next hop.
 fn strip_named_by_connection(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
+    let named: Vec<HeaderName> = connection_options(headers)
+        .filter_map(|name| name.parse().ok())
         .filter(|name| *name != HOST && *name != CONTENT_LENGTH && *name != TE)
         .collect();
     for name in named {

@@ -28,7 +28,10 @@ pub(crate) struct Slot {
     open: Rc<OpenConnections>,
     /// Handshakes of TLS under way.
     pub(crate) handshakes: Cell<usize>,
-    pub(crate) draining: CancellationToken,
+    /// Cancelled when clients are told to go.
+    draining: CancellationToken,
+    /// Cancelled when nobody is let in any more; later than that, where others have to hear of it first.
+    pub(crate) closing: CancellationToken,
     /// Cancelled when it drains, or asks for another proof than the connections of then were let in by.
     era: RefCell<CancellationToken>,
 }
@@ -40,9 +43,10 @@ impl Slot {
         index: usize,
         open: Rc<OpenConnections>,
         draining: CancellationToken,
+        closing: CancellationToken,
     ) -> Rc<Self> {
         let era = RefCell::new(draining.child_token());
-        Rc::new(Self { current: RefCell::new((worker, index)), open, handshakes: Cell::new(0), draining, era })
+        Rc::new(Self { current: RefCell::new((worker, index)), open, handshakes: Cell::new(0), draining, closing, era })
     }
 
     /// From now on requests obey `worker`.
@@ -59,17 +63,23 @@ impl Slot {
         self.era.borrow().clone()
     }
 
+    /// Ends it although the proxy goes on: its configuration has no such listener any more.
+    pub(crate) fn close(&self) {
+        self.draining.cancel();
+        self.closing.cancel();
+    }
+
     /// What a request that comes now obeys.
     pub(crate) fn current(&self) -> (Rc<Worker>, usize) {
         self.current.borrow().clone()
     }
 
-    /// Accepts until the slot drains.
+    /// Accepts until the slot closes.
     pub(crate) async fn accept(self: Rc<Self>, listener: TcpListener) {
         loop {
             let accepted = tokio::select! {
                 biased;
-                () = self.draining.cancelled() => return self.sweep(listener),
+                () = self.closing.cancelled() => return self.sweep(listener),
                 accepted = listener.accept() => accepted,
             };
             match accepted {

@@ -20,13 +20,15 @@ use crate::{
     config,
     counters::add,
     regulate::{Ask, Priority},
+    telemetry::Failure,
     traffic::{
         address,
         attempt::{Answer, send_to},
+        outcome::Outcome,
         replay::{Recording, RequestBody},
         serve::Worker,
     },
-    upstream::Upstream,
+    upstream::{Pick, Upstream},
 };
 
 /// Where copies go.
@@ -74,15 +76,16 @@ pub(crate) fn begin(worker: &Rc<Worker>, mirror: &Arc<Mirror>, parts: &Parts, re
     };
     let (worker, mut parts, copied) = (worker.clone(), parts.clone(), recording.copy());
     address::shadow(&mut parts, &mirror.upstream);
-    let longest = worker.workload.timeouts.response();
     tokio::task::spawn_local(async move {
-        let sent = timeout(longest, async {
-            let chunks = copied.await.ok()?;
-            deliver(&worker, &place.0.upstream, Request::from_parts(parts, RequestBody::Whole(whole(&chunks)))).await
-        });
+        let delivered = match copied.await {
+            Ok(chunks) => {
+                let request = Request::from_parts(parts, RequestBody::Whole(whole(&chunks)));
+                deliver(&worker, &place.0.upstream, request).await
+            }
+            Err(_incomplete) => None,
+        };
         let tally = &worker.workload.tally;
-        let delivered = matches!(sent.await, Ok(Some(())));
-        add(if delivered { &tally.mirrored } else { &tally.mirrors_dropped }, 1);
+        add(if delivered.is_some() { &tally.mirrored } else { &tally.mirrors_dropped }, 1);
     });
 }
 
@@ -93,8 +96,7 @@ async fn deliver(worker: &Worker, upstream: &Arc<Upstream>, request: Request<Req
     let now = Instant::now();
     let ask = Ask { now, give_up: now + LONGEST_ANSWER, priority: Priority::Low };
     let _place = upstream.enter(ask).await.ok()?;
-    let pick = upstream.pick(None, &[], Instant::now())?;
-    let Answer { response, lease, .. } = send_to(worker, &pick, request).await.ok()?;
+    let (_pick, Answer { response, lease, .. }) = ask_one(worker, upstream, request).await?;
     let mut body = response.into_body();
     let read = timeout(LONGEST_ANSWER, async {
         while let Some(frame) = body.frame().await {
@@ -106,6 +108,19 @@ async fn deliver(worker: &Worker, upstream: &Arc<Upstream>, request: Request<Req
         lease.give_back();
     }
     Some(())
+}
+
+/// Sends to an endpoint, which is judged by it as by any request: a dead one must not keep its share. The upstream's breaker
+/// is not: nobody who waits for an answer is to be shed because of copies.
+async fn ask_one(worker: &Worker, upstream: &Arc<Upstream>, request: Request<RequestBody>) -> Option<(Pick, Answer)> {
+    let since = Instant::now();
+    let pick = upstream.pick(None, &[], since)?;
+    let answered = timeout(worker.workload.timeouts.response(), send_to(worker, &pick, request)).await;
+    let answered = answered.unwrap_or(Err(Failure::UpstreamTimeout));
+    let (outcome, now) = (Outcome::of(&answered), Instant::now());
+    pick.observe(now.duration_since(since), outcome.asks_to_slow_down(), outcome.retry_after(), now);
+    upstream.observe(&pick.endpoint, outcome.verdict(), now);
+    Some((pick, answered.ok()?))
 }
 
 fn whole(chunks: &[Bytes]) -> Full<Bytes> {

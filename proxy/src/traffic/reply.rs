@@ -111,12 +111,13 @@ fn redirected<B>(redirect: &Redirect, request: &Request<B>, grpc: bool) -> Respo
     response
 }
 
-/// Answers a request that was not even looked up.
-pub(crate) fn reject(worker: &Worker, rejection: Rejection, grpc: bool) -> Response<ProxyBody> {
+/// Answers a request that no route has the say on.
+pub(crate) fn reject(worker: &Worker, exchange: Exchange, rejection: Rejection, grpc: bool) -> Response<ProxyBody> {
     if let Rejection::Malformed(violation) = rejection {
         worker.workload.tally.refuse(violation);
     }
     let (status, reason, why) = rejection.answer();
+    exchange.end(End::Rejected { reason, status: status.as_u16() });
     explained(status, reason, why, grpc)
 }
 

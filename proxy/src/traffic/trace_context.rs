@@ -6,10 +6,14 @@
 //! zeros. The forms are tried in the order of `telemetry.propagation`; the first that holds is taken, and
 //! all of them are written. A field that does not hold is ignored, as the recommendation asks. `baggage`
 //! passes as it is.
+//!
+//! A caller that has decided whether its trace is recorded is obeyed: what it leaves out has no span here either, and is
+//! only counted (`unsampled_by_caller`). Where the choice is ours, `tracestate` says how it was made ([`Sampler`]). B3 has no
+//! place for that: with B3 alone, hops behind this one record the same traces but cannot tell what each stands for.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::config::Propagation;
+use crate::{config::Propagation, traffic::sampler::Sampler};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
@@ -30,6 +34,8 @@ pub(crate) struct TraceContext {
     /// The caller's.
     pub(crate) parent_span_id: Option<[u8; 8]>,
     pub(crate) sampled: bool,
+    /// The caller left it open whether to sample, or there is none.
+    pub(crate) decided_here: bool,
     /// Whether `tracestate` belongs to the trace; that of a broken parent goes.
     pub(crate) goes_on: bool,
     /// It, as far as the span keeps it.
@@ -48,29 +54,31 @@ struct Incoming {
 }
 
 impl TraceContext {
-    /// A new span in the caller's trace, or in a new one that is sampled with probability `ratio`.
-    pub(crate) fn next(headers: &HeaderMap, forms: &[Propagation], ratio: f64) -> Self {
+    /// A new span in the caller's trace, or in a new one that is sampled as `sampler` says.
+    pub(crate) fn next(headers: &HeaderMap, forms: &[Propagation], sampler: &Sampler) -> Self {
         let found = forms.iter().find_map(|form| Some((*form, extract(*form, headers)?)));
         let ids = found.and_then(|(_, incoming)| incoming.ids);
         let (trace_id, parent_span_id) = ids.map_or_else(|| (nonzero(), None), |(trace, parent)| (trace, Some(parent)));
         // who leaves the choice to us gets ours
         let said = found.and_then(|(_, incoming)| incoming.sampled);
-        let sampled = said.unwrap_or_else(|| ratio >= 1.0 || rand::random::<f64>() < ratio);
+        let sampled = said.unwrap_or_else(|| sampler.keeps(&trace_id));
         let goes_on = matches!(found, Some((Propagation::Tracecontext, _)));
-        Self { trace_id, span_id: nonzero(), parent_span_id, sampled, goes_on, state: None }
+        let (span_id, decided_here) = (nonzero(), said.is_none());
+        Self { trace_id, span_id, parent_span_id, sampled, decided_here, goes_on, state: None }
     }
 
     /// Keeps `tracestate` for the span.
-    pub(crate) fn keep_state(&mut self, headers: &HeaderMap) {
-        let state = headers.get(TRACESTATE).filter(|_| self.goes_on).and_then(|state| state.to_str().ok());
+    pub(crate) fn keep_state(&mut self, headers: &HeaderMap, sampler: &Sampler) {
+        let state = self.own_state(sampler).or_else(|| headers.get(TRACESTATE).filter(|_| self.goes_on));
+        let state = state.and_then(|state| state.to_str().ok());
         self.state = state.filter(|state| state.len() <= MAX_STATE).map(Into::into);
     }
 
     /// Tells the next hop; `tracestate` of a broken parent goes.
-    pub(crate) fn inject(&self, forms: &[Propagation], headers: &mut HeaderMap) {
+    pub(crate) fn inject(&self, forms: &[Propagation], sampler: &Sampler, headers: &mut HeaderMap) {
         for form in forms {
             match form {
-                Propagation::Tracecontext => self.inject_w3c(headers),
+                Propagation::Tracecontext => self.inject_w3c(sampler, headers),
                 Propagation::B3 => {
                     headers.insert(B3, self.b3());
                 }
@@ -79,11 +87,18 @@ impl TraceContext {
         }
     }
 
-    fn inject_w3c(&self, headers: &mut HeaderMap) {
+    fn inject_w3c(&self, sampler: &Sampler, headers: &mut HeaderMap) {
         headers.insert(TRACEPARENT, self.traceparent());
-        if !self.goes_on {
+        if let Some(state) = self.own_state(sampler) {
+            headers.insert(TRACESTATE, state.clone());
+        } else if !self.goes_on {
             headers.remove(TRACESTATE);
         }
+    }
+
+    /// What `tracestate` has to say where the choice was ours; no caller's goes on then.
+    fn own_state<'a>(&self, sampler: &'a Sampler) -> Option<&'a HeaderValue> {
+        sampler.says().filter(|_| self.sampled && self.decided_here)
     }
 
     fn inject_b3_fields(&self, headers: &mut HeaderMap) {
@@ -235,105 +250,4 @@ fn nonzero<const N: usize>() -> [u8; N] {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use Propagation::{B3 as Single, B3multi as Multi, Tracecontext as W3c};
-
-    const W3C: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-
-    fn headers(fields: &[(&'static str, &str)]) -> HeaderMap {
-        let field = |(name, value): &(&'static str, &str)| (HeaderName::from_static(name), value.parse().unwrap());
-        fields.iter().map(field).collect()
-    }
-
-    #[test]
-    fn a_trace_is_continued() {
-        let mut headers = headers(&[("traceparent", W3C), ("tracestate", "vendor=1"), ("baggage", "a=1")]);
-        let context = TraceContext::next(&headers, &[W3c], 0.0);
-        assert!(context.sampled);
-        assert_eq!(context.parent_span_id, Some([0xb7, 0xad, 0x6b, 0x71, 0x69, 0x20, 0x33, 0x31]));
-        context.inject(&[W3c], &mut headers);
-        let onward = TraceContext::next(&headers, &[W3c], 0.0);
-        assert_eq!((onward.trace_id, onward.parent_span_id), (context.trace_id, Some(context.span_id)));
-        assert_eq!(
-            (&headers["tracestate"], &headers["baggage"]),
-            (&"vendor=1".parse().unwrap(), &"a=1".parse().unwrap())
-        );
-        assert!(!headers.contains_key("b3"));
-    }
-
-    #[test]
-    fn what_does_not_hold_starts_a_new_trace() {
-        for broken in [
-            "",
-            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more",
-            "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-            "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",
-            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
-            "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
-            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-0",
-            "00_0af7651916cd43dd8448eb211c80319c_b7ad6b7169203331_01",
-        ] {
-            let mut headers = headers(&[("traceparent", broken), ("tracestate", "vendor=1")]);
-            let context = TraceContext::next(&headers, &[W3c], 0.0);
-            assert_eq!((context.parent_span_id, context.sampled), (None, false), "{broken}");
-            context.inject(&[W3c], &mut headers);
-            assert!(!headers.contains_key("tracestate"), "{broken}");
-        }
-        let later = headers(&[("traceparent", "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00-more")]);
-        assert!(TraceContext::next(&later, &[W3c], 1.0).parent_span_id.is_some(), "a later version may say more");
-    }
-
-    /// `trace parent sampled`, as far as the caller decides it.
-    fn read(fields: &[(&'static str, &str)], forms: &[Propagation]) -> String {
-        let headers = headers(fields);
-        let context = |ratio| TraceContext::next(&headers, forms, ratio);
-        let (never, always) = (context(0.0), context(1.0));
-        let hex = |bytes: &[u8]| hex_value(bytes).to_str().unwrap().to_owned();
-        let ids = never.parent_span_id.map_or("new".into(), |p| format!("{} {}", hex(&never.trace_id), hex(&p)));
-        let sampled = if never.sampled == always.sampled { never.sampled.to_string() } else { "undecided".into() };
-        format!("{ids} {sampled}")
-    }
-
-    #[test]
-    fn b3_is_read_in_both_forms_and_in_the_order_that_is_configured() {
-        const WIDE: &str = "0af7651916cd43dd8448eb211c80319c";
-        let (a, b) = ("00f067aa0ba902b7", "b7ad6b7169203331");
-        let wide = |sampled: &str| format!("{WIDE} {a} {sampled}");
-        let narrow = format!("0000000000000000{b} {a} true");
-        for (fields, forms, expected) in [
-            (&[("b3", format!("{WIDE}-{a}-1"))][..], &[Single][..], wide("true")),
-            (&[("b3", format!("{WIDE}-{a}-0-{b}"))], &[Single], wide("false")),
-            (&[("b3", format!("{WIDE}-{a}"))], &[Single], wide("undecided")),
-            (&[("b3", format!("{b}-{a}-d"))], &[Single], narrow.clone()),
-            (&[("b3", "0".into())], &[Single], "new false".into()),
-            (&[("b3", format!("{WIDE}-{a}-x"))], &[Single], "new undecided".into()),
-            (&[("b3", format!("{WIDE}-{WIDE}-1"))], &[Single], "new undecided".into()),
-            (&[("b3", format!("{WIDE}-{a}-1"))], &[W3c], "new undecided".into()),
-            (&[("x-b3-traceid", b.into()), ("x-b3-spanid", a.into()), ("x-b3-flags", "1".into())], &[Multi], narrow),
-            (&[("x-b3-traceid", WIDE.into()), ("x-b3-spanid", a.into())], &[Multi], wide("undecided")),
-            (&[("x-b3-sampled", "0".into())], &[Multi], "new false".into()),
-            (&[("x-b3-traceid", WIDE.into()), ("x-b3-spanid", "7".into())], &[Multi], "new undecided".into()),
-            (&[("b3", format!("{WIDE}-{a}-0")), ("traceparent", W3C.into())], &[Single, W3c], wide("false")),
-            (&[("b3", "broken-x".into()), ("traceparent", W3C.into())], &[Single, W3c], format!("{WIDE} {b} true")),
-        ] {
-            let fields: Vec<(&str, &str)> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
-            assert_eq!(read(&fields, forms), expected, "{fields:?}");
-        }
-    }
-
-    #[test]
-    fn what_is_written_in_any_form_is_read_again() {
-        let forms = [W3c, Single, Multi];
-        for (parent, ratio) in [(Some(W3C), 0.0), (None, 1.0), (None, 0.0)] {
-            let mut headers = parent.map_or_else(HeaderMap::new, |parent| headers(&[("traceparent", parent)]));
-            let context = TraceContext::next(&headers, &forms, ratio);
-            context.inject(&forms, &mut headers);
-            for form in forms {
-                let onward = TraceContext::next(&headers, &[form], 1.0 - ratio);
-                let expected = (context.trace_id, Some(context.span_id), context.sampled);
-                assert_eq!((onward.trace_id, onward.parent_span_id, onward.sampled), expected, "{form:?}");
-            }
-        }
-    }
-}
+mod tests;

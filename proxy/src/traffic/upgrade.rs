@@ -12,7 +12,10 @@ use http::{
 use http_body::Body;
 use hyper::{body::Incoming, ext::Protocol, upgrade::OnUpgrade};
 
-use crate::{config, traffic::vet::Rejection};
+use crate::{
+    config,
+    traffic::{headers::connection_options, vet::Rejection},
+};
 
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
@@ -78,12 +81,7 @@ fn asked(request: &mut Request<Incoming>) -> Option<HeaderValue> {
     let headers = request.headers_mut();
     let protocol = headers.get(UPGRADE)?.clone();
     headers.remove(HTTP2_SETTINGS);
-    let named = headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .any(|option| option.trim().eq_ignore_ascii_case("upgrade"));
+    let named = connection_options(headers).any(|option| option.eq_ignore_ascii_case("upgrade"));
     // a list leaves it to the upstream, which may choose h2c from it
     let bytes = protocol.as_bytes();
     let h2c = bytes.contains(&b',') || bytes.len() >= 3 && bytes[..3].eq_ignore_ascii_case(b"h2c");

@@ -15,7 +15,7 @@ use crate::{
     workload::Accepts,
 };
 
-/// Why the proxy answers itself, before it looks for a route.
+/// Why the proxy answers itself, before any route does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rejection {
     Loop,
@@ -23,6 +23,7 @@ pub(crate) enum Rejection {
     BodyTooLarge,
     UpgradeUnsupported,
     Malformed(Violation),
+    NoRoute,
 }
 
 impl Rejection {
@@ -40,6 +41,7 @@ impl Rejection {
                 "the upstream speaks HTTP/2, or the protocol has no name",
             ),
             Self::Malformed(_) => (StatusCode::BAD_REQUEST, "request_malformed", "the request contradicts itself"),
+            Self::NoRoute => (StatusCode::NOT_FOUND, "no_route", "no route matches this request"),
         }
     }
 }
@@ -83,10 +85,12 @@ fn vet_http2<B>(request: &Request<B>) -> Result<(), Violation> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use http_body_util::Full;
 
     use super::*;
-    use crate::{config::ListenerProtocol, sockets::ListenerKey, traffic::Via};
+    use crate::{config::Config, security::Security, workload::Workload};
 
     fn verdict(
         uri: &str,
@@ -94,19 +98,16 @@ mod tests {
         fields: &[(&'static str, &str)],
         body: &'static str,
     ) -> Result<(), Rejection> {
-        let accepts = Accepts {
-            key: ListenerKey { address: ([127, 0, 0, 1], 0).into(), nth: 0 },
-            protocol: ListenerProtocol::Http,
-            connect: Connect::Refused,
-            tcp: None,
-            via: Via::new(0),
-        };
+        let text = "service: app\nlisteners: [{ address: '127.0.0.1:0', direction: inbound, routes: [{ upstream: app }] }]\n\
+            upstreams: [{ name: app, endpoints: ['127.0.0.1:9001'] }]";
+        let config = Config::from_yaml(text).unwrap();
+        let workload = Workload::new(&config, "127.0.0.1:80".parse().unwrap(), Arc::default(), Security::default());
         let mut request = Request::builder().uri(uri).version(version);
         for (name, value) in fields {
             request = request.header(*name, *value);
         }
         let request = request.body(Full::new(bytes::Bytes::from_static(body.as_bytes()))).unwrap();
-        vet(&request, &accepts, &Http { max_body_bytes: Some(4), ..Http::default() })
+        vet(&request, &workload.accepts[0], &Http { max_body_bytes: Some(4), ..Http::default() })
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod grpc;
 mod http10;
 mod http2;
 mod interim;
+mod lame_duck;
 mod peer;
 mod pressure;
 mod stalls;

@@ -58,6 +58,38 @@ async fn a_no_leaves_the_connection_as_it_was() {
     proxy.drain().await;
 }
 
+/// Found in a review: the answer to the request before an upgrade was taken for the answer to it, and the first line feed in
+/// a tunnel was then read as the end of a bad line.
+#[tokio::test]
+async fn the_answer_to_an_earlier_request_is_not_the_one_to_an_upgrade() {
+    let upstream = Upstream::new().await;
+    let proxy = proxy(&upstream);
+    let mut client = Peer::say(&proxy, &format!("{GET}{ASK}")).await;
+    let (mut server, head) = upstream.answer(OK).await;
+    assert!(head.starts_with("GET / "), "{head}");
+    assert!(client.head().await.starts_with("HTTP/1.1 200"));
+    assert!(server.head().await.starts_with("GET /chat "));
+    server.send(YES).await;
+    assert!(client.head().await.starts_with("HTTP/1.1 101"));
+    client.send([0x81, 0, b'\n', b'\r', b'\n', 0]).await;
+    assert_eq!(server.bytes(6).await, [0x81, 0, b'\n', b'\r', b'\n', 0]);
+    drop((client, server));
+    proxy.drain().await;
+}
+
+/// Found in a review: while the answer to an upgrade was awaited nobody read, and a client that left was waited for.
+#[tokio::test]
+async fn a_client_that_leaves_before_its_upgrade_is_answered_frees_the_upstream() {
+    let upstream = Upstream::new().await;
+    let proxy = proxy(&upstream);
+    let client = Peer::say(&proxy, ASK).await;
+    let mut server = upstream.accept().await;
+    server.head().await;
+    client.reset();
+    assert_eq!(server.rest().await, "", "the upstream's connection is closed");
+    proxy.drain().await;
+}
+
 #[tokio::test]
 async fn h2c_and_upgrades_with_a_body_are_answered_as_plain_requests() {
     let upstream = Upstream::new().await;

@@ -257,6 +257,15 @@ async fn the_application_learns_what_the_token_says_and_not_what_a_client_says()
     request.headers_mut().insert("cookie", format!("a=b; session={token}").parse().unwrap());
     let by_cookie = ask(request).await;
     assert!(by_cookie.sent("cookie").is_some());
+    // found in a review: of two tokens the first was checked and the other passed on
+    let other = rsa.sign(&with("sub", json!("mallory")));
+    for (second, expected) in [(&token, StatusCode::OK), (&other, StatusCode::UNAUTHORIZED)] {
+        let mut request = forged(&format!("/work?token={second}"));
+        request.headers_mut().insert("x-token", token.parse().unwrap());
+        let answer = ask(request).await;
+        assert_eq!((answer.status, answer.sent("x-token")), (expected, None));
+        assert!(!answer.body.contains("token="), "it is taken out wherever it stood: {answer:?}");
+    }
     // found in a review: what `Connection` names went after the proxy had set it
     let mut request = forged("/");
     request.headers_mut().insert("x-token", token.parse().unwrap());

@@ -12,14 +12,14 @@ use http::{
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use rustls::{ClientConfig, RootCertStore, crypto::CryptoProvider, pki_types::ServerName};
+use rustls::{ClientConfig, crypto::CryptoProvider, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
 };
 use tokio_rustls::TlsConnector;
 
-use crate::security::tls::root_store;
+use crate::security::tls::{root_store, system_roots};
 
 /// 5 s for the whole of it: the last good keys serve meanwhile.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -97,10 +97,4 @@ fn client_config(trust: Option<&Path>, provider: &Arc<CryptoProvider>) -> Result
     let builder = ClientConfig::builder_with_provider(provider.clone());
     let builder = builder.with_safe_default_protocol_versions().map_err(|error| error.to_string())?;
     Ok(builder.with_root_certificates(roots).with_no_client_auth())
-}
-
-fn system_roots() -> Result<RootCertStore, String> {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if roots.is_empty() { Err("the system has no roots to trust: name some in trust".to_owned()) } else { Ok(roots) }
 }

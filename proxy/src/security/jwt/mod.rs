@@ -45,6 +45,13 @@ struct Issuer {
     headers: Vec<(String, HeaderName)>,
 }
 
+/// The token of a request: whose it is, and every place where it stands.
+struct Found<'a> {
+    issuer: &'a Issuer,
+    places: Vec<&'a Place>,
+    token: String,
+}
+
 /// Why a token is not believed; what the client is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Problem {
@@ -90,34 +97,35 @@ impl Tokens {
         for (_, header) in self.issuers.iter().flat_map(|issuer| &issuer.headers) {
             fields::remove(request.headers_mut(), header);
         }
-        match self.find(request)? {
-            Some((issuer, place, token)) => {
-                let claims = issuer.keys.check(&token).await?;
-                issuer.tell(&claims, request);
-                if !issuer.forward {
-                    place.take_out(request);
-                }
-                Ok(Some(claims))
-            }
-            None if self.required => Err(Problem::Missing),
-            None => Ok(None),
+        let Some(Found { issuer, places, token }) = self.find(request)? else {
+            return if self.required { Err(Problem::Missing) } else { Ok(None) };
+        };
+        let claims = issuer.keys.check(&token).await?;
+        issuer.tell(&claims, request);
+        if !issuer.forward {
+            places.iter().for_each(|place| place.take_out(request));
         }
+        Ok(Some(claims))
     }
 
-    /// The first token at a place where its issuer's are looked for.
-    fn find<B>(&self, request: &Request<B>) -> Result<Option<(&Issuer, &Place, String)>, Problem> {
-        let mut stranger = None;
-        for issuer in &self.issuers {
-            for place in &issuer.places {
-                let Some(token) = place.find(request)? else { continue };
-                match issuer_of(&token) {
-                    Ok(name) if name == issuer.name => return Ok(Some((issuer, place, token))),
-                    Ok(_) => stranger = Some(Problem::UnknownIssuer),
-                    Err(problem) => stranger = Some(problem),
-                }
+    /// The token of a request. Two of them are refused, wherever they stand: the server behind
+    /// might read the one that was not checked.
+    fn find<B>(&self, request: &Request<B>) -> Result<Option<Found<'_>>, Problem> {
+        let mut found: Vec<(&Place, String)> = Vec::new();
+        for place in self.issuers.iter().flat_map(|issuer| &issuer.places) {
+            let known = found.iter().any(|(known, _)| *known == place);
+            if let (false, Some(token)) = (known, place.find(request)?) {
+                found.push((place, token));
             }
         }
-        stranger.map_or(Ok(None), Err)
+        let Some((first, token)) = found.first().cloned() else { return Ok(None) };
+        if found.iter().any(|(_, other)| *other != token) {
+            return Err(Problem::Ambiguous);
+        }
+        let name = issuer_of(&token)?;
+        let issuer = self.issuers.iter().find(|issuer| issuer.name == name && issuer.places.contains(first));
+        let places = found.into_iter().map(|(place, _)| place).collect();
+        Ok(Some(Found { issuer: issuer.ok_or(Problem::UnknownIssuer)?, places, token }))
     }
 }
 

@@ -1,4 +1,4 @@
-//! [`ClientTls`]: TLS towards an upstream.
+//! [`ClientTls`]: TLS towards an upstream, the control plane or the collector.
 
 use std::{io, sync::Arc};
 
@@ -8,12 +8,13 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{
-    config::{Protocol, UpstreamTls},
+    authority::split_port,
+    config::{Protocol, RemoteTls},
     security::{
         SecurityError,
         tls::{
             identity::unix_s_now,
-            material::{Files, Material},
+            material::{Files, Material, system_roots},
             peer::Peer,
             verify::ServerVerifier,
             watch::{Target, Watched},
@@ -24,25 +25,25 @@ use crate::{
 /// Endpoints whose sessions can go on; an upstream has fewer.
 const SESSIONS: usize = 256;
 
-/// TLS towards one upstream.
+/// TLS towards one of them.
 #[derive(Debug)]
 pub(crate) struct ClientTls {
-    asked: UpstreamTls,
+    asked: RemoteTls,
     protocol: Protocol,
     provider: Arc<CryptoProvider>,
     current: ArcSwap<ClientConfig>,
 }
 
 impl ClientTls {
-    /// Reads the files of an upstream; the second is for who watches them.
+    /// Reads the files; the second is for who watches them.
     pub(crate) fn open(
-        asked: &UpstreamTls,
+        asked: &RemoteTls,
         key: &str,
         protocol: Protocol,
         provider: &Arc<CryptoProvider>,
     ) -> Result<(Arc<Self>, Watched), SecurityError> {
         let pair = asked.certificate.clone().zip(asked.key.clone());
-        let files = Files { key: key.to_owned(), pair, trust: Some(asked.trust.clone()) };
+        let files = Files { key: key.to_owned(), pair, trust: asked.trust.clone() };
         let (material, fingerprint) = Watched::first(&files, provider)?;
         let config = compile(asked, protocol, provider, &material).map_err(|why| SecurityError::new(key, why))?;
         let (asked, provider) = (asked.clone(), provider.clone());
@@ -72,27 +73,26 @@ impl ClientTls {
         let session = stream.get_ref().1;
         // HTTP/1.1 is what a server without ALPN speaks; HTTP/2 must be agreed on (RFC 9113 §3.2)
         if self.protocol == Protocol::H2 && session.alpn_protocol() != Some(b"h2") {
-            return Err(io::Error::other("the upstream does not speak HTTP/2"));
+            return Err(io::Error::other("it does not speak HTTP/2"));
         }
         let peer = Peer::of(session.peer_certificates(), None, unix_s_now()).map_err(io::Error::other)?;
         Ok((stream, Arc::new(peer)))
     }
 
     fn server_name(&self, address: &str) -> io::Result<ServerName<'static>> {
-        let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let host = split_port(address).0.trim_matches(['[', ']']);
         let name = self.asked.verify.server_name.as_deref().unwrap_or(host);
         ServerName::try_from(name.to_owned()).map_err(io::Error::other)
     }
 }
 
 fn compile(
-    asked: &UpstreamTls,
+    asked: &RemoteTls,
     protocol: Protocol,
     provider: &Arc<CryptoProvider>,
     material: &Material,
 ) -> Result<ClientConfig, String> {
-    let roots = material.roots.clone().ok_or("roots to trust are missing")?;
+    let roots = material.roots.clone().map_or_else(|| system_roots().map(Arc::new), Ok)?;
     let verifier = ServerVerifier {
         roots,
         spiffe_ids: asked.verify.spiffe_ids.clone(),

@@ -32,7 +32,7 @@ impl Leaf {
             _ => None,
         };
         Ok(Self {
-            spiffe_id: spiffe_id(names),
+            spiffe_id: SpiffeId::of_uris(names.iter().filter_map(uri)),
             subject: subject(certificate.subject()),
             dns_names: names.iter().filter_map(dns).collect(),
             not_before_unix_s: certificate.validity().not_before.timestamp(),
@@ -78,15 +78,8 @@ fn escaped(text: &str) -> String {
     escaped
 }
 
-/// Exactly one URI, as X.509-SVIDs have: with two it would be a matter of taste who the peer is.
-fn spiffe_id(names: &[GeneralName<'_>]) -> Option<SpiffeId> {
-    let uri = |name: &GeneralName<'_>| match name {
-        GeneralName::URI(uri) => Some((*uri).to_owned()),
-        _ => None,
-    };
-    let mut uris = names.iter().filter_map(uri);
-    let only = uris.next().filter(|_| uris.next().is_none())?;
-    only.parse().ok()
+fn uri<'a>(name: &'a GeneralName<'a>) -> Option<&'a str> {
+    if let GeneralName::URI(uri) = name { Some(uri) } else { None }
 }
 
 /// Seconds since the Unix epoch.

@@ -111,6 +111,13 @@ pub(crate) fn root_store(pem: &[u8]) -> Result<RootCertStore, String> {
     Ok(roots)
 }
 
+/// The roots that the system trusts.
+pub(crate) fn system_roots() -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if roots.is_empty() { Err("the system has no roots to trust: name some in trust".to_owned()) } else { Ok(roots) }
+}
+
 fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     let all = all.map_err(|error| error.to_string())?;

@@ -14,7 +14,7 @@ mod verify;
 mod watch;
 
 pub(crate) use client::ClientTls;
-pub(crate) use material::root_store;
+pub(crate) use material::{root_store, system_roots};
 pub(crate) use peer::Peer;
 pub(crate) use server::{Accepted, ServerTls};
-pub(crate) use watch::{Watched, watch, write_expiry};
+pub(crate) use watch::{Watched, watch};

@@ -5,7 +5,7 @@
 //! few and small, so a look costs some 50 µs of the control thread.
 
 use std::{
-    fmt::{self, Write},
+    fmt,
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering::Relaxed},
@@ -92,6 +92,11 @@ impl Watched {
         Self(Arc::new(Inner { files, provider, target, not_after_unix_s, seen }))
     }
 
+    /// Where the configuration names the files.
+    pub(crate) fn key(&self) -> &str {
+        &self.0.files.key
+    }
+
     /// When the certificate in force ends.
     pub(crate) fn not_after_unix_s(&self) -> Option<i64> {
         Some(self.0.not_after_unix_s.load(Relaxed)).filter(|at| *at != NEVER)
@@ -170,18 +175,6 @@ pub(crate) async fn watch(all: Vec<Watched>, stats: Arc<SecurityStats>, stop: Ca
             ended = looked => if ended.is_err() {
                 tracing::error!("looking at the certificates panicked");
             }
-        }
-    }
-}
-
-/// Prometheus text: when each certificate ends.
-pub(crate) fn write_expiry(all: &[Watched], text: &mut String) {
-    let name = "weir_proxy_certificate_expiry_timestamp_seconds";
-    // writing to a String cannot fail
-    let _ = writeln!(text, "# TYPE {name} gauge");
-    for watched in all {
-        if let Some(at) = watched.not_after_unix_s() {
-            let _ = writeln!(text, "{name}{{key={:?}}} {at}", watched.0.files.key);
         }
     }
 }

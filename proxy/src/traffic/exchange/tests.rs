@@ -9,9 +9,8 @@ use crate::{
     Config,
     counters::Tally,
     security::Security,
-    telemetry::{Rings, Wanted, rings},
-    traffic::pool::Pool,
-    workload::Workload,
+    telemetry::{MAX_CALLER, Rings, Wanted, rings},
+    traffic::{headers::PEER, pool::Pool},
 };
 
 fn worker(more: &str) -> (Rc<Worker>, Rings) {
@@ -79,26 +78,5 @@ async fn only_one_that_asked_to_be_let_in_has_waited() {
         drop(exchange);
         let after = route.stats.queue_wait_ns.load(std::sync::atomic::Ordering::Relaxed);
         assert_eq!((after - before) / 1_000_000_000, waited, "a fault's delay is no wait");
-    }
-}
-
-/// Found in a review: whatever a client said of itself became an edge of the service graph.
-#[test]
-fn who_is_proved_to_call_is_who_calls() {
-    for (account, said, expected) in [
-        (None, "tagger/tagger-0", "tagger/tagger-0"),
-        (Some("tagger"), "tagger/tagger-0", "tagger/tagger-0"),
-        (Some("tagger-v2"), "tagger/tagger-0", "tagger/tagger-0"),
-        (Some("default"), "tagger/tagger-0", "tagger/tagger-0"),
-        (Some("tagger"), "parser/parser-0", "tagger"),
-        (Some("tagger"), "tag/tag-0", "tagger"),
-        (Some("tagger"), "/x", "tagger"),
-    ] {
-        let mut request = Request::builder().header(PEER, said).body(()).unwrap();
-        if let Some(account) = account {
-            let principal = format!("spiffe://mesh.local/ns/shop/sa/{account}").parse().ok();
-            request.extensions_mut().insert(Arc::new(Peer { principal, ..Peer::default() }));
-        }
-        assert_eq!(caller_of(&request).as_deref(), Some(expected), "{account:?} says {said}");
     }
 }

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use futures::{FutureExt, future::Shared};
+use futures::{FutureExt, future::WeakShared};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::Notify;
@@ -38,13 +38,14 @@ const SETTINGS_TICK: Duration = Duration::from_millis(1);
 /// Dead peers are noticed within twenty seconds.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
-type Connecting = Shared<Pin<Box<dyn Future<Output = Result<Rc<Shareable>, Failure>>>>>;
+type Handshake = Pin<Box<dyn Future<Output = Result<Rc<Shareable>, Failure>>>>;
 
 /// Connections that can be shared.
 #[derive(Default)]
 pub(super) struct Streams {
     open: RefCell<Vec<Rc<Shareable>>>,
-    connecting: RefCell<Option<Connecting>>,
+    /// For as long as anybody waits for it: one that all have left would go on with the deadlines of then.
+    connecting: RefCell<Option<WeakShared<Handshake>>>,
 }
 
 /// One connection and how busy it is.
@@ -91,23 +92,16 @@ impl Streams {
     }
 
     async fn open(&self, pool: &Pool, pick: &Pick) -> Result<(), Failure> {
-        let under_way = self.connecting.borrow().clone();
-        let (first, connecting) = match under_way {
-            Some(connecting) => (false, connecting),
-            None => {
-                let connecting = handshake(pick.upstream.clone(), pick.endpoint.clone(), pool.timeouts.get().connect());
-                let connecting = connecting.boxed_local().shared();
-                *self.connecting.borrow_mut() = Some(connecting.clone());
-                (true, connecting)
-            }
-        };
+        let under_way = self.connecting.borrow().as_ref().and_then(WeakShared::upgrade);
+        let connecting = under_way.unwrap_or_else(|| {
+            let connecting = handshake(pick.upstream.clone(), pick.endpoint.clone(), pool.timeouts.get().connect());
+            let connecting = connecting.boxed_local().shared();
+            *self.connecting.borrow_mut() = connecting.downgrade();
+            connecting
+        });
         let connection = connecting.clone().await;
-        // whoever is woken first makes it known; the one who asked may have left
-        let mut waiting = self.connecting.borrow_mut();
-        let mine = waiting.as_ref().is_some_and(|waiting| first || waiting.ptr_eq(&connecting));
-        if mine {
-            *waiting = None;
-        }
+        // whoever is woken first makes it known; another may have begun since
+        self.connecting.borrow_mut().take_if(|known| known.upgrade().is_none_or(|known| known.ptr_eq(&connecting)));
         let connection = connection?;
         let mut open = self.open.borrow_mut();
         if !open.iter().any(|known| Rc::ptr_eq(known, &connection)) && !connection.sender.is_closed() {
@@ -170,4 +164,44 @@ async fn handshake(
         .await
         .map_err(|_| Failure::ConnectTimeout)?;
     Ok(Rc::new(Shareable { sender, peer, in_use: Cell::new(0), max_streams }))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{net::TcpListener, task::LocalSet, time::Instant};
+
+    use super::*;
+    use crate::{Config, security::Security, workload::Workload};
+
+    /// Found in a review: the next request inherited a handshake that nobody had waited for, with its deadlines of then.
+    #[tokio::test]
+    async fn a_handshake_that_all_have_left_is_begun_anew() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let text = format!(
+            "service: a\ntimeouts: {{ connect_ms: 1000 }}\n\
+             listeners: [{{ address: '127.0.0.1:0', direction: outbound, routes: [{{ upstream: app }}] }}]\n\
+             upstreams: [{{ name: app, protocol: h2, endpoints: ['{}'] }}]",
+            listener.local_addr().unwrap()
+        );
+        let config = Config::from_yaml(&text).unwrap();
+        let workload = Workload::new(&config, "127.0.0.1:80".parse().unwrap(), Arc::default(), Security::default());
+        let pool = Pool::new(config.timeouts);
+        let pick = workload.upstreams[0].pick(None, &[], Instant::now()).unwrap();
+        let flow = async {
+            let left = tokio::time::timeout(Duration::from_millis(100), pool.connection(&pick, true)).await;
+            assert!(left.is_err(), "nobody answers");
+            let _silent = listener.accept().await.unwrap();
+            // until the deadline of that handshake has passed
+            tokio::time::sleep(Duration::from_millis(1_100)).await;
+            let answering = async {
+                let mut connection = h2::server::handshake(listener.accept().await.unwrap().0).await.unwrap();
+                while connection.accept().await.is_some() {}
+            };
+            tokio::select! {
+                connected = pool.connection(&pick, true) => assert!(connected.is_ok(), "it is connected anew"),
+                () = answering => panic!("the connection ended"),
+            }
+        };
+        LocalSet::new().run_until(flow).await;
+    }
 }
