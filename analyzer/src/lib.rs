@@ -31,6 +31,7 @@ mod findings_rows;
 pub mod flame;
 pub mod graph;
 mod held;
+mod literal;
 pub mod lm;
 pub mod model;
 mod moments;

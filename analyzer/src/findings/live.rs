@@ -241,34 +241,13 @@ fn summary(cause: &Cause) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{snapshot::NodeKind, spans::Side};
+    use crate::spans::Side;
 
     fn requests(count: u128, shed: bool) -> Vec<Vec<Span>> {
         let request = |trace| {
             let (start, duration_ns) = (trace as i64 * 1_000_000, 500_000);
-            vec![Span {
-                weight: 1,
-                refused: false,
-                trace,
-                id: 1,
-                parent: 0,
-                start,
-                duration_ns,
-                service: 0,
-                operation: 1,
-                kind: 2,
-                side: Side::Server,
-                error: shed,
-                abandoned: false,
-                peer: None,
-                peer_kind: NodeKind::Service,
-                instance: None,
-                queue_wait_ns: None,
-                shed,
-                input_tokens: 0,
-                output_tokens: 0,
-                first_token_ns: None,
-            }]
+            let (side, error) = (Side::Server, shed);
+            vec![Span { trace, id: 1, start, duration_ns, operation: 1, kind: 2, side, error, shed, ..Span::default() }]
         };
         (0..count).map(request).collect()
     }
