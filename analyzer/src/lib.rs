@@ -4,6 +4,7 @@
 //! push(spans) ─▶ names, held (dedupe, pairs, trees) ─▶ rollup ─▶ rows of operations, edges
 //!                ├▶ window ─▶ departures, queueing ─▶ graph ─▶ findings ─▶ control ─▶ policy
 //!                └▶ traces ─▶ facts, causes ──────────────────┘
+//! push_beside(logs, metrics) ───▲
 //! step(now)  closes windows and says what changed
 //! ```
 //!

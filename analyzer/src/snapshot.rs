@@ -355,4 +355,10 @@ pub struct Counters {
     /// Uses of names beyond the bound: they count as `(other)` or `other hosts`.
     #[serde(default)]
     pub names_refused: u64,
+    /// Log records that root causes of windows did not look at because too many came.
+    #[serde(default)]
+    pub logs_dropped: u64,
+    /// The same of readings of metrics.
+    #[serde(default)]
+    pub metrics_dropped: u64,
 }

@@ -103,7 +103,8 @@ impl History {
         let silent = |window: &Observed| matches!(mark, Mark::Line(_)) && !window.logging.contains(&operation.0);
         share(self.windows.iter().filter(|window| !silent(window)).filter_map(|window| {
             let count = window.marks.get(operation).and_then(|marks| marks.get(&mark)).copied().unwrap_or(0);
-            Some((count, window.signatures.get(operation)?.spans))
+            let all = window.signatures.get(operation)?;
+            Some((count, if matches!(mark, Mark::Line(_)) { all.heard() } else { all.spans }))
         }))
     }
 

@@ -80,6 +80,8 @@ pub(super) struct Signatures {
     pub(super) counts: Map<u64, u32>,
     pub(super) spans: u32,
     pub(super) traces: u32,
+    /// Spans of which not all is known that they logged.
+    pub(super) unheard: u32,
 }
 
 /// Own times and tails of a key, in steps of 10 µs.
@@ -173,6 +175,7 @@ impl Observed {
         let all = self.signatures.entry(operation).or_default();
         all.spans += 1;
         all.traces += u32::from(first_of_trace);
+        all.unheard += u32::from(!node.heard);
         let full = all.counts.len() >= MAX_SIGNATURES && !all.counts.contains_key(&node.signature);
         *all.counts.entry(if full { OTHER } else { node.signature }).or_default() += 1;
         for mark in &node.marks {
@@ -217,6 +220,13 @@ fn stats<K: Eq + Hash>(values: Map<K, Values>) -> Map<K, Stat> {
 fn count_up<K: Eq + Hash>(counts: &mut Map<K, u32>, key: K, most: usize) {
     if counts.len() < most || counts.contains_key(&key) {
         *counts.entry(key).or_default() += 1;
+    }
+}
+
+impl Signatures {
+    /// Spans of which all is known that they logged.
+    pub(super) fn heard(&self) -> u32 {
+        self.spans - self.unheard
     }
 }
 

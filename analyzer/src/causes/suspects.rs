@@ -64,7 +64,7 @@ impl After {
     pub(super) fn blame(&self, stop: &Stop) -> Vec<Broken> {
         let blame = |service, instance, requests| {
             let at = (stop.at.0, stop.at.1);
-            Broken { service, instance, at, sign: stop.sign, requests, z: stop.z }
+            Broken { service, instance, at, sign: stop.sign, harmless: stop.harmless, requests, z: stop.z }
         };
         if let Some(callee) = stop.callee {
             return vec![blame(callee, None, stop.requests)];

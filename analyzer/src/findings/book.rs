@@ -214,8 +214,8 @@ fn end(finding: &mut FindingView, at: UnixNanos) {
 /// An open finding follows what is suspected now, unless that is of another kind that explains less.
 fn update(open: &mut FindingView, scene: &Scene, suspicion: &Suspicion) {
     let same = open.kind == suspicion.kind.as_str();
-    let explains = Kind::of_name(&open.kind).is_some_and(|kind| suspicion.kind.explains(kind));
-    if !same && !explains {
+    let replaces = Kind::of_name(&open.kind).is_some_and(|kind| suspicion.kind.replaces(kind));
+    if !same && !replaces {
         return;
     }
     let mut now = said(scene, suspicion);

@@ -80,8 +80,13 @@ impl Traces {
         }
     }
 
+    /// Whether requests with this id are kept.
+    pub(crate) fn keep(&self, trace: u128) -> bool {
+        hashed(trace) <= self.sample.below
+    }
+
     pub(crate) fn push(&mut self, span: &Span) {
-        if hashed(span.trace) > self.sample.below {
+        if !self.keep(span.trace) {
             self.sampled_out += 1;
             return;
         }
