@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // a test stops where it fails
 
 mod api;
+mod beside;
 mod crash;
 mod critical_path;
 mod demo;

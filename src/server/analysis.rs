@@ -1,4 +1,4 @@
-//! The analysis loop: spans, commands and the clock in; snapshot, rows, policy and alerts out.
+//! The analysis loop: spans, what came beside them, commands and the clock in; snapshot, rows, policy and alerts out.
 //!
 //! The loop owns the [`Analyzer`], which is pure; everything that waits is here. What a crash may
 //! lose of `operations` and `edges` is made good at the next start, see [`restore`].
@@ -26,7 +26,7 @@ use weir_schema::{Batch, UnixNanos};
 use weir_store::Store;
 use weir_web::webhook::Notifier;
 
-use super::{alerts, now_unix_nano};
+use super::{alerts, beside::BesideIn, now_unix_nano};
 
 mod checkpoint;
 mod restore;
@@ -78,6 +78,8 @@ struct Analysis {
 /// Every cause of work in the loop.
 enum Event {
     Spans(Batch),
+    /// Logs or metrics.
+    Beside(Batch),
     Order(Command),
     Tick,
     Checkpoint,
@@ -89,6 +91,7 @@ impl Start {
     pub(super) async fn run(
         self,
         mut spans: mpsc::Receiver<Batch>,
+        beside: BesideIn,
         orders: mpsc::Receiver<Command>,
         stop: CancellationToken,
     ) {
@@ -115,7 +118,7 @@ impl Start {
         early.batches.iter().for_each(|batch| analyzer.push(&batch.rows));
         let analysis =
             Analysis { analyzer, store, notifier, snapshot, policy, restored_at, unwritten: BTreeSet::new() };
-        analysis.run(spans, orders, stop).await;
+        analysis.run(spans, beside, orders, stop).await;
     }
 }
 
@@ -143,6 +146,7 @@ impl Analysis {
     async fn run(
         mut self,
         mut spans: mpsc::Receiver<Batch>,
+        mut beside: BesideIn,
         mut orders: mpsc::Receiver<Command>,
         stop: CancellationToken,
     ) {
@@ -159,20 +163,17 @@ impl Analysis {
                 _ = tick.tick() => Event::Tick,
                 Some(order) = orders.recv() => Event::Order(order),
                 Some(batch) = spans.recv() => Event::Spans(batch),
+                // last: estimates need all spans, causes do with fewer logs
+                Some(batch) = beside.next() => Event::Beside(batch),
             };
             match event {
                 Event::Spans(batch) => self.analyzer.push(&batch.rows),
+                Event::Beside(batch) => self.analyzer.push_beside(&batch),
                 Event::Order(command) => {
                     self.analyzer.command(command, now_unix_nano());
-                    let step = self.analyzer.step(now_unix_nano());
-                    self.publish(step).await;
+                    self.step(&mut beside).await;
                 }
-                Event::Tick => {
-                    let now = now_unix_nano();
-                    self.analyzer.set_clock(now);
-                    let step = self.analyzer.step(now);
-                    self.publish(step).await;
-                }
+                Event::Tick => self.step(&mut beside).await,
                 Event::Checkpoint => {
                     self.checkpoint(false).await;
                     checkpoints = checkpoints.wrapping_add(1);
@@ -186,10 +187,27 @@ impl Analysis {
         while let Ok(batch) = spans.try_recv() {
             self.analyzer.push(&batch.rows);
         }
+        self.take_in(&mut beside);
         let last = self.analyzer.finish();
         self.publish(last).await;
         self.checkpoint(self.unwritten.is_empty()).await;
         self.note_history().await;
+    }
+
+    /// Closes windows that are over, with all that came beside them by now.
+    async fn step(&mut self, beside: &mut BesideIn) {
+        self.take_in(beside);
+        let now = now_unix_nano();
+        self.analyzer.set_clock(now);
+        let step = self.analyzer.step(now);
+        self.publish(step).await;
+    }
+
+    /// Takes in logs and metrics that wait. What was missed is told after what waited: that came before it.
+    fn take_in(&mut self, beside: &mut BesideIn) {
+        let missed = beside.missed();
+        beside.waiting().iter().for_each(|batch| self.analyzer.push_beside(batch));
+        missed.into_iter().for_each(|(table, rows)| self.analyzer.missed_beside(table, rows));
     }
 
     /// Notes what the analyzer learnt, which stored spans give back only in time.

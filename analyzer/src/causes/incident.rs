@@ -9,7 +9,7 @@ use arrow::record_batch::RecordBatch;
 use foldhash::{HashMap, HashMapExt};
 use weir_schema::UnixNanos;
 
-use super::{Causes, Ranking, SUSPICIOUS, lines::Lines, readings::Readings};
+use super::{Causes, Ranking, SUSPICIOUS};
 use crate::spans::{Names, Span, SpanColumns};
 
 /// A minute: traces of less say too little where requests are few.
@@ -29,8 +29,7 @@ const MIN_WINDOWS: usize = 2;
 pub struct Incident {
     names: Names,
     traces: HashMap<u128, Vec<Span>>,
-    lines: Lines,
-    readings: Readings,
+    causes: Causes,
 }
 
 /// The ranking of an incident and when the piece of the range began that it is of.
@@ -56,25 +55,26 @@ impl Incident {
             let span = columns.span(row, &mut self.names);
             self.traces.entry(span.trace).or_default().push(span);
         }
-        self.lines.add_events(spans, &mut self.names);
+        self.causes.lines.add_events(spans, &mut self.names);
     }
 
-    /// Takes in log records in any order; they belong to their traces. A batch that lacks the columns of `logs` is ignored.
+    /// Takes in log records in any order, after the spans: they belong to their traces, and only services that have spans
+    /// are looked at. A batch that lacks the columns of `logs` is ignored.
     pub fn add_logs(&mut self, logs: &RecordBatch) {
-        self.lines.add(logs, &mut self.names);
+        self.causes.lines.add(logs, &self.names, |_| true);
     }
 
     /// Takes in metrics in any order, after the spans: only services that have spans are looked at. A batch that lacks
     /// the columns of `metrics` is ignored.
     pub fn add_metrics(&mut self, metrics: &RecordBatch) {
-        self.readings.add(metrics, &mut self.names);
+        self.causes.readings.add(metrics, &mut self.names);
     }
 
     /// Ranks the requests that began in `range` against those that began in `history`, which may be before or after.
     /// Requests that had not ended by the end of what was read are left out: their last calls are not known.
     #[must_use]
     pub fn verdict(self, history: &Range<UnixNanos>, range: &Range<UnixNanos>) -> Verdict {
-        let Self { names, traces, lines, readings } = self;
+        let Self { names, traces, mut causes } = self;
         let known_until = if history.end == range.start { range.end } else { history.end };
         let mut traces: Vec<Trace> = traces.into_values().filter_map(Trace::of).collect();
         traces.sort_by_key(|trace| (trace.start, trace.spans[0].trace));
@@ -82,7 +82,6 @@ impl Incident {
             let inside = |trace: &&Trace| time.contains(&trace.start) && trace.end <= known_until;
             traces.iter().filter(inside).collect::<Vec<_>>()
         };
-        let mut causes = Causes { lines, ..Causes::default() };
         let minute = |trace: &&Trace| (history.end - trace.start) / HISTORY_NS;
         for minute in began_in(history, known_until).chunk_by(|a, b| minute(a) == minute(b)) {
             causes.learn(minute, &names);
@@ -92,7 +91,7 @@ impl Incident {
         let verdicts = during.chunk_by(|a, b| piece(a) == piece(b)).map(|traces| {
             let onset = range.start + piece(&traces[0]) * PIECE_NS;
             let piece = onset..(onset + PIECE_NS).min(range.end);
-            causes.strained = readings.strained(history, &piece);
+            causes.strained = causes.readings.strained(history, &piece);
             Verdict { ranking: causes.learn(traces, &names), onset }
         });
         let sure = |verdict: &Verdict| verdict.ranking.causes.first().map_or(-1.0, |cause| cause.confidence);
