@@ -10,7 +10,6 @@ use super::{
     observed::{Map, Observed},
     templates::Template,
 };
-use crate::spans::Name;
 
 /// What a span shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
