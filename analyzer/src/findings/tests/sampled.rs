@@ -27,8 +27,9 @@ fn said(one_in: u32) -> [Suspicion; 2] {
         add_request(&mut seen, &span, Some(Own { ns: 60_000_000, call_failed: false }));
     }
     let window = Window { length_ns: 10_000_000_000, services: [(service, seen)].into(), ..Window::default() };
-    let (snapshot, facts) = (Snapshot::default(), Facts::default());
-    let graph = ServiceGraph::new(["cart"].into_iter(), [].into_iter());
+    let (snapshot, graph) = (Snapshot::default(), ServiceGraph::default());
+    // one whole request says where they enter
+    let facts = Facts::of(&[vec![Span { id: 1, service, ..Span::default() }]]);
     let history = history(service);
     let scene = Scene {
         window: &window,
