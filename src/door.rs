@@ -13,6 +13,8 @@ use weir_collector::{Ingest, Received, Refused, Stored};
 use weir_schema::{Batch, Signal, otlp};
 use weir_store::{AppendError, OtlpRequest, Store};
 
+use crate::server::BesideOut;
+
 /// When a sender should come back: one group commit and a flush are over by then.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -25,15 +27,16 @@ const RETRY_AFTER_DISK_FULL: Duration = Duration::from_secs(15);
 pub(crate) struct Door {
     store: Store,
     analysis: mpsc::Sender<Batch>,
+    beside: BesideOut,
     /// Until it is set, the analysis reads spans from the store.
     live: Arc<AtomicBool>,
 }
 
 impl Door {
-    /// A door to `store`; spans also go to `analysis`.
+    /// A door to `store`; spans also go to `analysis`, logs and metrics `beside` them.
     #[must_use]
-    pub(crate) fn new(store: Store, analysis: mpsc::Sender<Batch>, live: Arc<AtomicBool>) -> Self {
-        Self { store, analysis, live }
+    pub(crate) fn new(store: Store, analysis: mpsc::Sender<Batch>, beside: BesideOut, live: Arc<AtomicBool>) -> Self {
+        Self { store, analysis, beside, live }
     }
 }
 
@@ -42,19 +45,19 @@ impl Ingest for Door {
         self.store.has_room().map_err(|error| refused(&error))
     }
 
-    /// Durable and visible first. A full analysis queue makes the ack wait: the collector's bound on
-    /// bytes in flight then refuses further requests, so nothing is dropped in between.
+    /// Durable and visible first. A full analysis queue makes the ack of spans wait: the collector's bound on
+    /// bytes in flight then refuses further requests, so none is dropped in between. Logs and metrics wait for nothing.
     async fn ingest(&self, received: Received) -> Result<Stored, Refused> {
         let Received { signal, encoding, body, received_unix_nano, decoded } = received;
         let codec_version = otlp::CODEC_VERSION;
         let request = OtlpRequest { signal, encoding, codec_version, received_unix_nano, body };
         let appended = self.store.append_otlp(request, decoded.batch.clone()).await.map_err(|e| refused(&e))?;
-        let spans = decoded.batch.filter(|_| signal == Signal::Traces && !appended.duplicate);
-        if let Some(batch) = spans
-            && self.live.load(SeqCst)
-        {
+        let new = decoded.batch.filter(|_| !appended.duplicate && self.live.load(SeqCst));
+        match new {
             // the loop is gone only while the server stops, when the spans are already durable
-            let _ = self.analysis.send(batch).await;
+            Some(spans) if signal == Signal::Traces => drop(self.analysis.send(spans).await),
+            Some(other) => self.beside.offer(&other),
+            None => {}
         }
         Ok(Stored { duplicate: appended.duplicate })
     }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! collector ─▶ Door ─▶ store (durable, visible) ─▶ ack
-//!                └────▶ analysis loop ─▶ snapshot ─▶ web
+//!                └────▶ analysis loop ─▶ snapshot ─▶ web          (spans; logs and metrics beside them, if there is room)
 //!                           ├─▶ rows (operations, edges, findings, policy_changes) ─▶ store
 //!                           ├─▶ policy ─▶ collector ─▶ proxies
 //!                           └─▶ alerts ─▶ notifier ─▶ webhooks; deliveries ─▶ store
@@ -38,10 +38,12 @@ use crate::{
 
 mod alerts;
 mod analysis;
+mod beside;
 mod metrics;
 mod own_thread;
 
 pub(crate) use analysis::{Checkpoint, complete_minutes};
+pub(crate) use beside::BesideOut;
 use own_thread::OwnThread;
 
 /// Batches waiting for the analyzer; a full queue makes the ack wait, and so the sender.
@@ -136,6 +138,7 @@ impl Server {
         announce(&store, &config, addresses)?;
 
         let (batches, batches_in) = mpsc::channel(ANALYSIS_QUEUE);
+        let (beside, beside_in) = beside::beside();
         let (commands, commands_in) = mpsc::channel(COMMAND_QUEUE);
         let (snapshot_out, snapshot) = watch::channel(Arc::new(Snapshot::default()));
         let (policy_out, policy) = watch::channel(Arc::new(PolicySet::default()));
@@ -155,11 +158,11 @@ impl Server {
             live: live.clone(),
             since,
         };
-        let analysis = analysis.run(batches_in, commands_in, analysis_stop.clone());
+        let analysis = analysis.run(batches_in, beside_in, commands_in, analysis_stop.clone());
         let analysis = OwnThread::start("weir-analysis", analysis).context("starting the analysis loop")?;
 
         let doors = CancellationToken::new();
-        let door = Door::new(store.clone(), batches, live);
+        let door = Door::new(store.clone(), batches, beside, live);
         let collector = Collector::new(config.collector.clone(), door, policy, proxies.clone(), stats.clone());
         let deps = weir_web::Deps {
             store: store.clone(),

@@ -4,6 +4,7 @@
 
 mod analyze;
 mod api;
+mod beside;
 mod crash;
 mod critical_path;
 mod demo;

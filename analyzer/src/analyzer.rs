@@ -47,6 +47,8 @@ pub struct Analyzer {
     usual_service_ms: BTreeMap<Name, f64>,
     graph: ServiceGraph,
     counters: Counters,
+    /// Log records and readings that were not pushed.
+    missed: (u64, u64),
     calls: Vec<Call>,
     /// The newest start seen: event time.
     newest: UnixNanos,
@@ -100,6 +102,7 @@ impl Analyzer {
             usual_service_ms: BTreeMap::new(),
             graph: ServiceGraph::default(),
             counters: Counters::default(),
+            missed: (0, 0),
             calls: Vec::new(),
             newest: 0,
             received_until: 0,
@@ -134,6 +137,29 @@ impl Analyzer {
         for call in self.calls.drain(..) {
             self.rollup.call(&call);
             self.windows.call(&call);
+        }
+    }
+
+    /// Takes in rows of `logs` and `metrics`, which root causes look at beside the spans of windows that are open; of other
+    /// tables nothing. They are not read back after a restart: its first minutes are judged by spans alone.
+    pub fn push_beside(&mut self, batch: &Batch) {
+        match batch.table {
+            Table::Logs => self.findings.push_logs(&batch.rows, &self.names),
+            Table::Metrics => self.findings.push_metrics(&batch.rows, &mut self.names),
+            _ => {}
+        }
+    }
+
+    /// Says that so many rows of `logs` or `metrics` came too fast to be pushed: what of a log is missing is not taken for
+    /// silence.
+    pub fn missed_beside(&mut self, table: Table, rows: u64) {
+        match table {
+            Table::Logs if rows > 0 => {
+                self.missed.0 += rows;
+                self.findings.lost_logs();
+            }
+            Table::Metrics => self.missed.1 += rows,
+            _ => {}
         }
     }
 
@@ -381,6 +407,9 @@ impl Analyzer {
         self.counters.rows_refused = self.rollup.refused;
         self.counters.evicted = self.held.evicted;
         self.counters.sampled_out = self.findings.sampled_out();
+        let (logs, metrics) = self.findings.dropped();
+        self.counters.logs_dropped = self.missed.0 + logs;
+        self.counters.metrics_dropped = self.missed.1 + metrics;
         if step.policy.is_some() || step.snapshot.is_some() {
             let mut snapshot = step.snapshot.take().or_else(|| self.last_snapshot.clone()).unwrap_or_default();
             view::regulate(&mut snapshot, self.controller.policy(), self.controller.view());

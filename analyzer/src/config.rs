@@ -13,7 +13,7 @@ const MAX_SERVERS: u32 = 10_000;
 pub struct Config {
     /// Length of a window, in milliseconds. 10 s: a service with 3 requests/s has 30 of them.
     pub window_ms: u64,
-    /// How late a span may come and still count in its window, in milliseconds.
+    /// How late a span, or a log record, may come and still count in its window, in milliseconds.
     pub lateness_ms: u64,
     /// How long a span is remembered for its children, parents and duplicates, in milliseconds.
     pub hold_ms: u64,
@@ -24,6 +24,9 @@ pub struct Config {
     /// Spans of requests under way that are gathered for root causes; beyond it a share of all requests is, whole. A
     /// span takes 144 bytes, and as many may wait for their ranking: 100,000 take 29 MB and hold 2,000 requests of 50 spans.
     pub max_trace_spans: usize,
+    /// Lines that such requests logged, kept for their ranking; beyond it further ones are left out and counted. A line takes
+    /// 16 to 110 bytes: 200,000 take 22 MB at the most, and are ten of each of 20,000 requests.
+    pub max_trace_lines: usize,
     /// Service level objective of a request at the entry, in milliseconds.
     pub slo_ms: f64,
     /// Workers of a service, where known.
@@ -60,6 +63,7 @@ impl Default for Config {
             hold_ms: 60_000,
             max_held_spans: 3_600_000,
             max_trace_spans: 100_000,
+            max_trace_lines: 200_000,
             slo_ms: 1_000.0,
             servers: BTreeMap::new(),
             min_history: 4,

@@ -4,6 +4,7 @@
 //! push(spans) ─▶ names, held (dedupe, pairs, trees) ─▶ rollup ─▶ rows of operations, edges
 //!                ├▶ window ─▶ departures, queueing ─▶ graph ─▶ findings ─▶ control ─▶ policy
 //!                └▶ traces ─▶ facts, causes ──────────────────┘
+//! push_beside(logs, metrics) ───▲
 //! step(now)  closes windows and says what changed
 //! ```
 //!
@@ -31,6 +32,7 @@ mod findings_rows;
 pub mod flame;
 pub mod graph;
 mod held;
+mod literal;
 pub mod lm;
 pub mod model;
 mod moments;

@@ -47,12 +47,10 @@ pub(crate) enum Role {
     Operation,
     /// 50,000 replicas, of all services together.
     Instance,
-    /// 100,000 templates of log lines, of all services together.
-    Template,
 }
 
 impl Role {
-    const COUNT: usize = 6;
+    const COUNT: usize = 5;
 
     fn bound(self) -> usize {
         match self {
@@ -60,7 +58,6 @@ impl Role {
             Self::Peer => 5_000,
             Self::Host => 500,
             Self::Operation | Self::Instance => 50_000,
-            Self::Template => 100_000,
         }
     }
 
@@ -68,7 +65,7 @@ impl Role {
     fn kept_turns(self) -> u32 {
         match self {
             Self::Service => 24,
-            Self::Peer | Self::Host | Self::Operation | Self::Instance | Self::Template => 1,
+            Self::Peer | Self::Host | Self::Operation | Self::Instance => 1,
         }
     }
 
@@ -180,16 +177,9 @@ impl Names {
         self.by_text.get(cut(text)).map(|entry| entry.name)
     }
 
-    /// The service of that name: not a replica, nor a line that somebody logged.
+    /// The service of that name: not a replica.
     pub(crate) fn find_service(&self, text: &str) -> Option<Name> {
         self.by_text.get(cut(text)).filter(|entry| entry.role == Some(Role::Service)).map(|entry| entry.name)
-    }
-
-    /// Notes that a name which was kept by number is in use.
-    pub(crate) fn touch(&mut self, name: Name) {
-        if let Some(entry) = self.texts.get(&name).and_then(|text| self.by_text.get_mut(text)) {
-            entry.used = self.turn;
-        }
     }
 
     /// Forgets what was not used for long, once an hour of event time; says whether it did.
@@ -220,8 +210,7 @@ pub(crate) struct SavedNames {
 impl Names {
     pub(crate) fn save(&self) -> SavedNames {
         let kept = self.by_text.iter().filter_map(|(text, entry)| Some((entry.name, entry.role?, text.to_string())));
-        // lines that were logged are learnt anew, as is what they are compared with
-        let mut names: Vec<_> = kept.filter(|(_, role, _)| *role != Role::Template).collect();
+        let mut names: Vec<_> = kept.collect();
         names.sort_unstable_by_key(|(name, ..)| *name);
         SavedNames { next: self.next, names }
     }
@@ -304,24 +293,6 @@ mod tests {
         assert_eq!(names.find_service("hostile-29999"), None, "it stays what it was");
         let restored = Names::restored(&names.save()).expect("no role has more than there is room for");
         assert_eq!(restored.counts, names.counts);
-    }
-
-    #[test]
-    fn lines_that_are_logged_take_no_place_of_a_service_and_stay_while_they_are() {
-        let mut names = Names::default();
-        let template = names.intern_as(Role::Template, "order * paid");
-        for n in 0..20_000 {
-            names.intern_as(Role::Template, &format!("line {n}"));
-        }
-        let service = names.intern("cart");
-        assert_eq!((names.text(service), names.find_service("line 7")), ("cart", None));
-        names.turn(0);
-        for hour in 1..=5 {
-            names.touch(template);
-            assert!(names.turn(hour * TURN_NS));
-        }
-        assert!(names.knows(template) && names.text(template) == "order * paid");
-        assert_eq!(names.counts[Role::Template as usize], 1, "others were logged no more");
     }
 
     #[test]

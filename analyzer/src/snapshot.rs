@@ -359,4 +359,10 @@ pub struct Counters {
     /// times. They are in no rollup.
     #[serde(default)]
     pub rows_refused: u64,
+    /// Log records that root causes of windows did not look at because too many came.
+    #[serde(default)]
+    pub logs_dropped: u64,
+    /// The same of readings of metrics.
+    #[serde(default)]
+    pub metrics_dropped: u64,
 }

@@ -21,6 +21,9 @@ const WANT_OF_ROOM: [&str; 4] = ["queue_full", "queue_timeout", "deadline_unmeet
 /// The gRPC status of a call that its caller gave up.
 const GRPC_CANCELLED: i32 = 1;
 
+/// No span stands for more attempts than this: a proxy's own bound is far below.
+const MAX_REPEATS: u16 = 100;
+
 /// No span stands for more than this: a sender that claims to keep one of more claims what cannot be checked.
 const MAX_WEIGHT: f64 = 1e6;
 
@@ -63,6 +66,10 @@ pub(crate) struct Span {
     pub(crate) shed: bool,
     /// Whether it did so for want of room: a limit on who may be there was reached.
     pub(crate) refused: bool,
+    /// Attempts that failed before the one it tells of: a proxy makes one span of all of them.
+    pub(crate) repeats: u16,
+    /// Whether it is an attempt after one that failed, by its own word: who instruments code makes a span of each.
+    pub(crate) is_repeat: bool,
     pub(crate) input_tokens: i64,
     pub(crate) output_tokens: i64,
     pub(crate) first_token_ns: Option<i64>,
@@ -92,6 +99,8 @@ impl Default for Span {
             queue_wait_ns: None,
             shed: false,
             refused: false,
+            repeats: 0,
+            is_repeat: false,
             input_tokens: 0,
             output_tokens: 0,
             first_token_ns: None,
@@ -112,7 +121,7 @@ impl Span {
 }
 
 /// The columns of `spans` that the analysis reads.
-pub const SPAN_COLUMNS: [&str; 23] = [
+pub const SPAN_COLUMNS: [&str; 24] = [
     "trace_id",
     "span_id",
     "parent_span_id",
@@ -136,6 +145,7 @@ pub const SPAN_COLUMNS: [&str; 23] = [
     "time_to_first_token_ns",
     "sample_weight",
     "received_unix_nano",
+    "http_request_resend_count",
 ];
 
 /// The columns of a batch that the analysis reads. A batch that lacks one of the first is not ours.
@@ -163,6 +173,7 @@ pub(crate) struct SpanColumns<'a> {
     first_token: Option<&'a Int64Array>,
     weight: Option<&'a Float64Array>,
     received: Option<&'a Int64Array>,
+    resent: Option<&'a Int32Array>,
 }
 
 /// A column of names that remembers some: rows of one sender stand together and name the same few.
@@ -234,6 +245,8 @@ impl<'a> SpanColumns<'a> {
             first_token: long("time_to_first_token_ns"),
             weight: batch.column_by_name("sample_weight").and_then(|column| column.as_primitive_opt::<Float64Type>()),
             received: long("received_unix_nano"),
+            // hardly any batch has one: then no span is asked
+            resent: int("http_request_resend_count").filter(|counts| counts.null_count() < counts.len()),
         })
     }
 
@@ -258,6 +271,7 @@ impl<'a> SpanColumns<'a> {
         let failed_server = side == Side::Server && http_status.is_some_and(|s| s >= 500);
         let cancelled = number(self.grpc_status, row) == Some(GRPC_CANCELLED);
         let action = text(self.action, row);
+        let (repeats, is_repeat) = if side == Side::Client { self.repeats(row, action.is_some()) } else { (0, false) };
         // what a hostile sender says does not reach beyond its span
         let duration_ns = self.duration.value(row).clamp(0, LONGEST_NS);
         let within = |ns: i64| ns.clamp(0, duration_ns);
@@ -281,6 +295,8 @@ impl<'a> SpanColumns<'a> {
             queue_wait_ns: long(self.queue_wait, row).map(within),
             shed: action.is_some_and(|action| !matches!(action, "admitted" | "queued")),
             refused: action.is_some_and(|action| WANT_OF_ROOM.contains(&action)),
+            repeats,
+            is_repeat,
             input_tokens: long(self.input_tokens, row).unwrap_or(0).max(0),
             output_tokens: long(self.output_tokens, row).unwrap_or(0).max(0),
             first_token_ns: long(self.first_token, row).map(within),
@@ -294,6 +310,13 @@ impl<'a> SpanColumns<'a> {
         let Some(weight) = self.weight.filter(|column| column.is_valid(row)) else { return (1, false) };
         let weight = weight.value(row);
         (whole_weight(weight, trace), weight > 1.0)
+    }
+
+    /// What a count of repeats is of: a proxy's span, which says what it did with the request, has them in itself; with
+    /// others it is the number of this attempt (OpenTelemetry's `http.request.resend_count`).
+    fn repeats(&self, row: usize, of_proxy: bool) -> (u16, bool) {
+        let Some(count) = number(self.resent, row).filter(|count| *count > 0) else { return (0, false) };
+        if of_proxy { (u16::try_from(count).unwrap_or(MAX_REPEATS).min(MAX_REPEATS), false) } else { (0, true) }
     }
 
     fn instance(&self, row: usize, names: &mut Names) -> Option<Name> {
@@ -349,7 +372,55 @@ fn number(column: Option<&Int32Array>, row: usize) -> Option<i32> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use arrow::{
+        array::ArrayRef,
+        datatypes::{Field, Schema},
+    };
+
     use super::*;
+
+    /// A span of this kind that says what its proxy did, and a count of repeats.
+    fn span(kind: &str, action: Option<&str>, resent: Option<i32>) -> Span {
+        let text = |value: Option<&str>| -> ArrayRef { Arc::new(StringArray::from(vec![value])) };
+        let long = |value: i64| -> ArrayRef { Arc::new(Int64Array::from(vec![value])) };
+        let id = |bytes: &[u8]| -> ArrayRef { Arc::new(BinaryArray::from_iter_values([bytes])) };
+        let columns: [(&str, ArrayRef); 11] = [
+            ("trace_id", id(&[7; 16])),
+            ("span_id", id(&[1; 8])),
+            ("parent_span_id", id(&[2; 8])),
+            ("start_unix_nano", long(5)),
+            ("duration_ns", long(9)),
+            ("service", text(Some("order"))),
+            ("operation", text(Some("POST"))),
+            ("kind", text(Some(kind))),
+            ("status", text(Some("unset"))),
+            ("policy_action", text(action)),
+            ("http_request_resend_count", Arc::new(Int32Array::from(vec![resent]))),
+        ];
+        let fields = columns.iter().map(|(name, column)| Field::new(*name, column.data_type().clone(), true));
+        let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        let batch = RecordBatch::try_new(schema, columns.into_iter().map(|(_, column)| column).collect()).unwrap();
+        SpanColumns::of(&batch).unwrap().span(0, &mut Names::default())
+    }
+
+    #[test]
+    fn a_proxys_span_holds_its_repeats_and_of_others_each_is_one() {
+        let cases = [
+            ("client", Some("admitted"), Some(3), (3, false)),
+            ("client", Some("queued"), Some(1_000_000), (MAX_REPEATS, false)),
+            ("client", None, Some(3), (0, true)),
+            ("client", None, Some(0), (0, false)),
+            ("client", Some("admitted"), None, (0, false)),
+            // what a sidecar repeats towards its own service its callers did not
+            ("server", Some("admitted"), Some(3), (0, false)),
+        ];
+        for (kind, action, resent, expect) in cases {
+            let span = span(kind, action, resent);
+            assert_eq!((span.repeats, span.is_repeat), expect, "{kind} {action:?} {resent:?}");
+        }
+    }
 
     #[test]
     fn weights_are_whole_and_right_in_the_mean() {

@@ -165,6 +165,12 @@ fn spans() -> Vec<Column> {
         optional("links", list(link_fields()), "links to other spans"),
         optional("sample_weight", Float64, "how many spans this one stands for; null = 1"),
         required("received_unix_nano", Int64, "when the collector took it"),
+        hot(
+            "http_request_resend_count",
+            Int32,
+            "http.request.resend_count",
+            "how often the proxy sent it again; elsewhere, which repeat it is",
+        ),
     ]
 }
 

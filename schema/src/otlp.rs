@@ -31,7 +31,7 @@ pub(crate) use value::{Attribute, Value, nested};
 pub use wire::Malformed;
 
 /// Grows when the same bytes would give other rows: a log says which codec it was acked under.
-pub const CODEC_VERSION: u16 = 1;
+pub const CODEC_VERSION: u16 = 2;
 
 /// Objects that any OTLP/JSON request may have: as messages they take up to 350 bytes, and `{}` is two.
 const MAX_JSON_OBJECTS: usize = 1 << 17;

@@ -1,4 +1,4 @@
-//! The analysis loop: spans, commands and the clock in; snapshot, rows, policy and alerts out.
+//! The analysis loop: spans, what came beside them, commands and the clock in; snapshot, rows, policy and alerts out.
 //!
 //! The loop owns the [`Analyzer`], which is pure; everything that waits is here. What a crash may
 //! lose of `operations` and `edges` is made good at the next start, see [`restore`].
@@ -26,7 +26,7 @@ use weir_schema::{Batch, UnixNanos};
 use weir_store::Store;
 use weir_web::webhook::Notifier;
 
-use super::{alerts, now_unix_nano};
+use super::{alerts, beside::BesideIn, now_unix_nano};
 
 mod checkpoint;
 mod restore;
@@ -80,6 +80,8 @@ struct Analysis {
 /// Every cause of work in the loop.
 enum Event {
     Spans(Batch),
+    /// Logs or metrics.
+    Beside(Batch),
     Order(Command),
     Tick,
     Checkpoint,
@@ -91,6 +93,7 @@ impl Start {
     pub(super) async fn run(
         self,
         mut spans: mpsc::Receiver<Batch>,
+        beside: BesideIn,
         orders: mpsc::Receiver<Command>,
         stop: CancellationToken,
     ) {
@@ -123,7 +126,7 @@ impl Start {
         early.batches.iter().for_each(|batch| analyzer.push(&batch.rows));
         let analysis =
             Analysis { analyzer, store, notifier, snapshot, policy, restored_at, unwritten: BTreeSet::new() };
-        analysis.run(spans, orders, stop).await;
+        analysis.run(spans, beside, orders, stop).await;
     }
 }
 
@@ -151,6 +154,7 @@ impl Analysis {
     async fn run(
         mut self,
         mut spans: mpsc::Receiver<Batch>,
+        mut beside: BesideIn,
         mut orders: mpsc::Receiver<Command>,
         stop: CancellationToken,
     ) {
@@ -167,24 +171,21 @@ impl Analysis {
                 _ = tick.tick() => Event::Tick,
                 Some(order) = orders.recv() => Event::Order(order),
                 Some(batch) = spans.recv() => Event::Spans(batch),
+                // last: estimates need all spans, causes do with fewer logs
+                Some(batch) = beside.next() => Event::Beside(batch),
             };
             match event {
                 Event::Spans(batch) => self.analyzer.push(&batch.rows),
+                Event::Beside(batch) => self.analyzer.push_beside(&batch),
                 Event::Order(command) => {
                     self.analyzer.command(command, now_unix_nano());
-                    let step = self.analyzer.step(now_unix_nano());
-                    self.publish(step).await;
+                    self.step(&mut beside).await;
                     if orders.is_empty() {
                         // it must hold although nobody knows when the next note is due
                         self.note_history().await;
                     }
                 }
-                Event::Tick => {
-                    let now = now_unix_nano();
-                    self.analyzer.set_clock(now);
-                    let step = self.analyzer.step(now);
-                    self.publish(step).await;
-                }
+                Event::Tick => self.step(&mut beside).await,
                 Event::Checkpoint => {
                     self.checkpoint(false).await;
                     checkpoints = checkpoints.wrapping_add(1);
@@ -201,14 +202,29 @@ impl Analysis {
         while let Ok(order) = orders.try_recv() {
             self.analyzer.command(order, now_unix_nano());
         }
-        let due = self.analyzer.step(now_unix_nano());
-        self.publish(due).await;
+        self.step(&mut beside).await;
         self.note_history().await;
         // windows that are not over stay open: a restart reads their spans back
         for rows in self.analyzer.stop() {
             self.append(rows).await;
         }
         self.checkpoint(self.unwritten.is_empty()).await;
+    }
+
+    /// Closes windows that are over, with all that came beside them by now.
+    async fn step(&mut self, beside: &mut BesideIn) {
+        self.take_in(beside);
+        let now = now_unix_nano();
+        self.analyzer.set_clock(now);
+        let step = self.analyzer.step(now);
+        self.publish(step).await;
+    }
+
+    /// Takes in logs and metrics that wait. What was missed is told after what waited: that came before it.
+    fn take_in(&mut self, beside: &mut BesideIn) {
+        let missed = beside.missed();
+        beside.waiting().iter().for_each(|batch| self.analyzer.push_beside(batch));
+        missed.into_iter().for_each(|(table, rows)| self.analyzer.missed_beside(table, rows));
     }
 
     /// Notes what the analyzer learnt, which stored spans give back only in time.

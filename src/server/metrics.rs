@@ -81,6 +81,15 @@ fn store_metrics(text: &mut String, store: &Store) {
 fn service_metrics(text: &mut String, snapshot: &Snapshot) {
     let _ = writeln!(
         text,
+        "# HELP weir_analyzer_dropped_rows_total Rows that root causes of windows did not look at because too many came\n\
+         # TYPE weir_analyzer_dropped_rows_total counter"
+    );
+    let dropped = [("logs", snapshot.counters.logs_dropped), ("metrics", snapshot.counters.metrics_dropped)];
+    for (signal, rows) in dropped {
+        let _ = writeln!(text, "weir_analyzer_dropped_rows_total{{signal=\"{signal}\"}} {rows}");
+    }
+    let _ = writeln!(
+        text,
         "# HELP weir_service_utilization Offered load over capacity\n# TYPE weir_service_utilization gauge"
     );
     for service in &snapshot.services {

@@ -49,14 +49,22 @@ impl<'a> Abnormal<'a> {
 
     /// The most that is abnormal of a span.
     pub(super) fn of_span(&self, node: &Node) -> Option<Change> {
+        self.changes(node).max_by(|a, b| a.share.total_cmp(&b.share).then(a.z.total_cmp(&b.z)))
+    }
+
+    /// Whether nothing is abnormal of a span but lines that are of no error.
+    pub(super) fn is_harmless(&self, node: &Node) -> bool {
+        self.changes(node).all(|change| change.sign.is_harmless())
+    }
+
+    fn changes(&self, node: &Node) -> impl Iterator<Item = Change> {
         let marks = self.marks.get(&(node.service, node.operation)).into_iter().flatten();
-        let marks = marks.filter(|change| match change.sign {
+        let marks = marks.filter(move |change| match change.sign {
             Sign::Calls => false,
             Sign::Shows(mark) => node.marks.contains(&mark),
-            Sign::Lacks(mark) => !node.marks.contains(&mark),
+            Sign::Lacks(mark) => node.heard && !node.marks.contains(&mark),
         });
-        let all = self.signatures.get(&self.observed.key(node)).into_iter().chain(marks).copied();
-        all.max_by(|a, b| a.share.total_cmp(&b.share).then(a.z.total_cmp(&b.z)))
+        self.signatures.get(&self.observed.key(node)).into_iter().chain(marks).copied()
     }
 
     /// Who is called by a span that fails or has no answer.

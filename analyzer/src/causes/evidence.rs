@@ -1,43 +1,77 @@
-//! What causes rest on, as sentences.
+//! What causes rest on, as sentences, and the statements that show it where it is not in spans.
+
+use std::ops::Range;
+
+use weir_schema::UnixNanos;
 
 use super::{
     latency::Excess,
-    lines,
     marks::{Mark, Sign},
+    statements,
     strain::Surge,
+    templates::{Source, Template, Templates},
 };
 use crate::{
     snapshot::Evidence,
     spans::{Name, Names},
 };
 
+/// What sentences are made of.
+pub(super) struct Words<'a> {
+    pub(super) names: &'a Names,
+    pub(super) templates: &'a Templates,
+    /// The time that statements show.
+    pub(super) shown: Range<UnixNanos>,
+}
+
+impl Words<'_> {
+    pub(super) fn text(&self, name: Name) -> &str {
+        self.names.text(name)
+    }
+
+    /// A statement that shows a line of a service.
+    fn line(&self, service: Name, template: Template) -> String {
+        match self.templates.source(template) {
+            Source::Log => statements::lines(self.text(service), self.templates.text(template), &self.shown),
+            Source::Event => statements::exceptions(self.text(service), &self.shown),
+        }
+    }
+}
+
 /// What is otherwise at an operation that a service is blamed for.
-pub(super) fn otherwise(service: Name, at: (Name, Name), sign: Sign, requests: f64, names: &Names) -> Evidence {
+pub(super) fn otherwise(service: Name, at: (Name, Name), sign: Sign, requests: f64, words: &Words) -> Evidence {
     let whose = match at.0 == service {
         true => String::new(),
-        false => format!(" of {}, which called it last,", names.text(at.0)),
+        false => format!(" of {}, which called it last,", words.text(at.0)),
     };
     let line = |mark: Mark, failed: &str, logged: &str| match mark {
         Mark::Failed => failed.to_owned(),
-        Mark::Line(template) if lines::is_error(names.text(template)) => {
-            format!("{logged} the error line {:?}", names.text(template))
+        Mark::Line(template) => {
+            let text = words.templates.text(template);
+            let error = if template.is_error { "error " } else { "" };
+            format!("{logged} the {error}line {text:?}")
         }
-        Mark::Line(template) => format!("{logged} the line {:?}", names.text(template)),
     };
     let how = match sign {
         Sign::Calls => "stops early, fails or calls otherwise than before".to_owned(),
         Sign::Shows(mark) => line(mark, "fails by itself more often than before", "logs, more often than before,"),
         Sign::Lacks(mark) => line(mark, "fails by itself less often than before", "no longer logs"),
     };
-    let text = format!("{requests:.0} requests: {}{whose} {how}", names.text(at.1));
-    Evidence { text, value: Some(requests), unit: Some("requests".into()), trace_id: None, sql: None }
+    let text = format!("{requests:.0} requests: {}{whose} {how}", words.text(at.1));
+    let sql = match sign {
+        Sign::Shows(Mark::Line(template)) | Sign::Lacks(Mark::Line(template)) => Some(words.line(at.0, template)),
+        _ => None,
+    };
+    Evidence { sql, ..Evidence::number(text, requests, "requests") }
 }
 
-pub(super) fn surged(what: &str, surge: &Surge, names: &Names) -> Evidence {
-    let at = surge.instance.map_or(String::new(), |name| format!(" of {}", names.text(name)));
+/// That more of something is used than before; `word` is in the names of the metrics that say so.
+pub(super) fn surged(service: Name, (what, word): (&str, &str), surge: &Surge, words: &Words) -> Evidence {
+    let at = surge.instance.map_or(String::new(), |name| format!(" of {}", words.text(name)));
     let Surge { now, usual, z, .. } = *surge;
     let text = format!("{what}{at}: {now:.3} instead of {usual:.3} ({z:.0} standard deviations)");
-    Evidence { text, value: Some(now), unit: None, trace_id: None, sql: None }
+    let sql = statements::readings(words.text(service), word, &words.shown);
+    Evidence { text, value: Some(now), sql: Some(sql), ..Evidence::default() }
 }
 
 pub(super) fn slower(what: &str, excess: &Excess) -> Evidence {
@@ -46,5 +80,5 @@ pub(super) fn slower(what: &str, excess: &Excess) -> Evidence {
         "{what}: {now:.1} ms instead of {usual:.1} ms in {:.0} requests ({:.0} standard deviations)",
         excess.now.traces, excess.z
     );
-    Evidence { text, value: Some(now), unit: Some("ms".into()), trace_id: None, sql: None }
+    Evidence::number(text, now, "ms")
 }

@@ -105,7 +105,8 @@ impl History {
         share(self.windows.iter().filter(|window| !silent(window)).filter_map(|window| {
             let count = window.marks.get(operation).and_then(|marks| marks.get(&mark)).copied().unwrap_or(0.0);
             let all = window.signatures.get(operation)?;
-            Some((all.of_effective(count), all.effective()))
+            let of_lines = matches!(mark, Mark::Line(_));
+            Some((all.of_effective(count), if of_lines { all.of_effective(all.heard()) } else { all.effective() }))
         }))
     }
 

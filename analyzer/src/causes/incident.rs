@@ -12,8 +12,6 @@ use weir_schema::UnixNanos;
 use super::{
     Causes, Ranking, SUSPICIOUS,
     kept::{Kept, ROOM, Sampled},
-    lines::Lines,
-    readings::Readings,
 };
 use crate::spans::{Names, Span, SpanColumns};
 
@@ -38,8 +36,7 @@ const LINES_A_SPAN: usize = 8;
 pub struct Incident {
     names: Names,
     kept: Kept,
-    lines: Lines,
-    readings: Readings,
+    causes: Causes,
     /// Spans that there is room for.
     room: usize,
 }
@@ -65,8 +62,7 @@ impl Incident {
 
     /// The same with room for so many spans.
     pub(crate) fn with_room(room: usize) -> Self {
-        let (names, kept, lines, readings) = Default::default();
-        Self { names, kept, lines, readings, room }
+        Self { names: Names::default(), kept: Kept::default(), causes: Causes::default(), room }
     }
 
     /// Takes in spans in any order. A batch that lacks the columns of `spans` is ignored.
@@ -75,34 +71,36 @@ impl Incident {
         for row in 0..columns.rows() {
             self.kept.add(&columns.span(row, &mut self.names));
         }
-        self.lines.add_events(spans, &mut self.names);
+        self.causes.lines.add_events(spans, &mut self.names);
         self.make_room();
     }
 
-    /// Takes in log records in any order; they belong to their traces. A batch that lacks the columns of `logs` is ignored.
+    /// Takes in log records in any order, after the spans: they belong to their traces, and only services that have spans
+    /// are looked at. A batch that lacks the columns of `logs` is ignored.
     pub fn add_logs(&mut self, logs: &RecordBatch) {
-        self.lines.add(logs, &mut self.names);
+        self.causes.lines.add(logs, &self.names, |_| true);
         self.make_room();
     }
 
     fn make_room(&mut self) {
-        while self.kept.places() + self.lines.count() / LINES_A_SPAN > self.room && self.kept.share().is_divisible() {
+        let lines = &mut self.causes.lines;
+        while self.kept.places() + lines.count() / LINES_A_SPAN > self.room && self.kept.share().is_divisible() {
             self.kept.halve();
-            self.lines.keep(self.kept.share());
+            lines.keep(self.kept.share());
         }
     }
 
     /// Takes in metrics in any order, after the spans: only services that have spans are looked at. A batch that lacks
     /// the columns of `metrics` is ignored.
     pub fn add_metrics(&mut self, metrics: &RecordBatch) {
-        self.readings.add(metrics, &mut self.names);
+        self.causes.readings.add(metrics, &mut self.names);
     }
 
     /// Ranks the requests that began in `range` against those that began in `history`, which may be before or after.
     /// Requests that had not ended by the end of what was read are left out: their last calls are not known.
     #[must_use]
     pub fn verdict(self, history: &Range<UnixNanos>, range: &Range<UnixNanos>) -> Verdict {
-        let Self { names, kept, lines, readings, .. } = self;
+        let Self { names, kept, mut causes, .. } = self;
         let (sampled, weight) = (kept.sampled(), kept.share().weight());
         let known_until = if history.end == range.start { range.end } else { history.end };
         let mut traces: Vec<Trace> = kept.into_traces().filter_map(Trace::of).collect();
@@ -111,7 +109,6 @@ impl Incident {
             let inside = |trace: &&Trace| time.contains(&trace.start) && trace.end <= known_until;
             traces.iter().filter(inside).collect::<Vec<_>>()
         };
-        let mut causes = Causes { lines, ..Causes::default() };
         let minute = |trace: &&Trace| (history.end - trace.start) / HISTORY_NS;
         for minute in began_in(history, known_until).chunk_by(|a, b| minute(a) == minute(b)) {
             causes.learn(minute, &names);
@@ -121,7 +118,7 @@ impl Incident {
         let verdicts = during.chunk_by(|a, b| piece(a) == piece(b)).map(|traces| {
             let onset = range.start + piece(&traces[0]) * PIECE_NS;
             let piece = onset..(onset + PIECE_NS).min(range.end);
-            causes.strained = readings.strained(history, &piece);
+            causes.strained = causes.readings.strained(history, &piece);
             let mut ranking = causes.learn(traces, &names);
             ranking.causes.iter_mut().for_each(|cause| cause.lost_ms *= weight);
             Verdict { ranking, onset, sampled }

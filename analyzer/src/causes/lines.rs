@@ -1,22 +1,25 @@
 //! [`Lines`]: log records and exceptions on spans, by the trace they belong to, as templates.
 //!
 //! A record belongs to the span it names, else to the first span of its service in its trace. One that names no
-//! trace belongs to nothing here: how often it comes depends on too much beside faults.
+//! trace belongs to nothing here: how often it comes depends on too much beside faults. Only services that have spans are
+//! looked at. What is stored was read whole; live, `voices.rs` says of which spans all has come.
+
+use std::borrow::Cow;
 
 use arrow::{
-    array::{Array, AsArray, BinaryArray, Int32Array, ListArray, StringArray},
-    datatypes::Int32Type,
+    array::{Array, AsArray, BinaryArray, Int32Array, Int64Array, ListArray, StringArray},
+    datatypes::{Int32Type, Int64Type},
     record_batch::RecordBatch,
 };
+use weir_schema::UnixNanos;
 
-use super::{kept::Share, observed::Map, templates::Templates};
-use crate::{
-    names::Role,
-    spans::{Name, Names, SpanColumns},
+use super::{
+    by_trace::ByTrace,
+    kept::Share,
+    templates::{Source, Template, Templates},
+    voices::{Voice, Voices},
 };
-
-/// Templates kept of one trace; later ones are left out.
-const MAX_PER_TRACE: usize = 2_000;
+use crate::spans::{Name, Names, Span, SpanColumns};
 
 /// OpenTelemetry's least severity number of an error.
 const ERROR: i32 = 17;
@@ -24,15 +27,21 @@ const ERROR: i32 = 17;
 /// Words among which a record without a severity may name it.
 const LEVEL_WORDS: usize = 6;
 
+/// How long a template that is not logged is kept at least; and at most twice as long.
+const TURN_NS: i64 = 3_600_000_000_000;
+
+/// The columns of `logs` that are read.
+pub const LOG_COLUMNS: [&str; 8] =
+    ["time_unix_nano", "service", "instance", "trace_id", "span_id", "severity_number", "body", "received_unix_nano"];
+
 /// Log records by trace.
 #[derive(Debug, Default)]
 pub(crate) struct Lines {
-    templates: Templates,
-    traces: Map<u128, Vec<Line>>,
-    /// How many there are in all.
-    count: usize,
-    /// The requests whose lines are kept.
-    share: Share,
+    pub(super) templates: Templates,
+    traces: ByTrace,
+    /// `None` when all was read: nothing is still to come.
+    voices: Option<Voices>,
+    turned_at: Option<UnixNanos>,
 }
 
 /// That a span logged something.
@@ -41,19 +50,35 @@ pub(super) struct Line {
     /// 0 when it does not say.
     pub(super) span: u64,
     pub(super) service: Name,
-    pub(super) template: Name,
+    pub(super) template: Template,
 }
 
 impl Lines {
-    /// Takes in rows of `logs`, in any order. A batch that lacks the columns is ignored.
-    pub(crate) fn add(&mut self, logs: &RecordBatch, names: &mut Names) {
+    /// Of records as they come: so many of traces that are not ranked yet.
+    pub(super) fn live(most: usize) -> Self {
+        Self { traces: ByTrace::bounded(most), voices: Some(Voices::default()), ..Self::default() }
+    }
+
+    /// Takes in rows of `logs`, in any order, of traces that are wanted. A batch that lacks the columns is ignored.
+    pub(crate) fn add(&mut self, logs: &RecordBatch, names: &Names, wanted: impl Fn(u128) -> bool) {
         let Some(columns) = Columns::of(logs) else { return };
+        let mut heard = Heard::default();
+        let mut last: Option<(&str, Option<Name>)> = None;
         for row in 0..logs.num_rows() {
-            let Some(trace) = id(columns.trace, row) else { continue };
+            // records of one sender stand together
+            let text = columns.service.value(row);
+            let known = last.filter(|(known, _)| *known == text).map_or_else(|| names.find(text), |(_, name)| name);
+            last = Some((text, known));
+            let Some(service) = known else { continue };
+            if self.voices.is_some() {
+                heard.record(service, &columns, row, names);
+            }
+            let Some(trace) = id(columns.trace, row).filter(|trace| wanted(*trace)) else { continue };
             let span = id(columns.span, row).map_or(0, |id| id as u64);
-            let service = names.said(Role::Service, columns.service.value(row));
-            let body = columns.body(row);
-            self.say(trace, Line { span, service, template: 0 }, &body, names);
+            self.say(trace, (span, service), Source::Log, &columns.body(row));
+        }
+        if let Some(voices) = &mut self.voices {
+            heard.of.into_iter().for_each(|(service, voice)| voices.heard(service, voice));
         }
     }
 
@@ -66,39 +91,84 @@ impl Lines {
         for row in (0..spans.num_rows()).filter(|row| events.is_valid(*row) && events.value_length(*row) > 0) {
             let span = columns.span(row, names);
             for exception in exceptions(events, row) {
-                let line = Line { span: span.id, service: span.service, template: 0 };
-                self.say(span.trace, line, &exception, names);
+                self.say(span.trace, (span.id, span.service), Source::Event, &exception);
             }
         }
     }
 
-    fn say(&mut self, trace: u128, line: Line, body: &str, names: &mut Names) {
-        let Some(template) = self.templates.of(line.service, body, names) else { return };
-        if !self.share.keeps(trace) {
-            return;
-        }
-        let lines = self.traces.entry(trace).or_default();
-        let line = Line { template, ..line };
-        if lines.len() < MAX_PER_TRACE && !lines.contains(&line) {
-            lines.push(line);
-            self.count += 1;
+    fn say(&mut self, trace: u128, (span, service): (u64, Name), source: Source, body: &str) {
+        if let Some(template) = self.templates.of(service, source, body) {
+            self.traces.add(trace, Line { span, service, template });
         }
     }
 
     /// Of a smaller share of the requests from now on.
     pub(super) fn keep(&mut self, share: Share) {
-        self.share = share;
-        self.traces.retain(|trace, _| share.keeps(*trace));
-        self.count = self.traces.values().map(Vec::len).sum();
+        self.traces.keep(share);
     }
 
     pub(super) fn count(&self) -> usize {
-        self.count
+        self.traces.count()
     }
 
     /// The lines of a trace, each once.
-    pub(super) fn of(&self, trace: u128) -> &[Line] {
-        self.traces.get(&trace).map_or(&[], Vec::as_slice)
+    pub(super) fn of(&self, trace: u128) -> impl Iterator<Item = &Line> {
+        self.traces.of(trace)
+    }
+
+    /// Whether all that a span may have logged is known.
+    pub(super) fn know(&self, span: &Span) -> bool {
+        self.voices.as_ref().is_none_or(|voices| voices.know(span))
+    }
+
+    /// Records were lost on their way here.
+    pub(super) fn lost(&mut self) {
+        self.voices.iter_mut().for_each(Voices::lost);
+    }
+
+    /// Lets go of the lines of a trace that was ranked.
+    pub(super) fn let_go(&mut self, trace: u128) {
+        self.traces.let_go(trace);
+    }
+
+    /// Lets go of what is old.
+    pub(super) fn turn(&mut self, now: UnixNanos) {
+        self.traces.turn(now);
+        let turned_at = *self.turned_at.get_or_insert(now);
+        if now.saturating_sub(turned_at) >= TURN_NS {
+            self.turned_at = Some(now);
+            self.templates.turn();
+            self.voices.iter_mut().for_each(|voices| voices.turn(now));
+        }
+    }
+
+    /// Records that were left out for want of room.
+    pub(super) fn dropped(&self) -> u64 {
+        self.traces.dropped + self.templates.refused
+    }
+}
+
+/// The oldest and the newest record of each instance in a batch.
+#[derive(Default)]
+struct Heard {
+    of: Vec<(Name, Voice)>,
+    last: usize,
+}
+
+impl Heard {
+    fn record(&mut self, service: Name, columns: &Columns, row: usize, names: &Names) {
+        let Some(at) = columns.at(row) else { return };
+        let instance = columns.instance(row).and_then(|text| names.find(text));
+        let is = |(of, voice): &(Name, Voice)| *of == service && voice.instance == instance;
+        let place = Some(self.last).filter(|last| self.of.get(*last).is_some_and(is));
+        match place.or_else(|| self.of.iter().position(is)) {
+            Some(place) => {
+                let voice = &mut self.of[place].1;
+                (voice.since, voice.until) = (voice.since.min(at), voice.until.max(at));
+                self.last = place;
+            }
+            None => self.of.push((service, Voice { instance, since: at, until: at })),
+        }
     }
 }
 
@@ -108,22 +178,44 @@ struct Columns<'a> {
     service: &'a StringArray,
     body: &'a StringArray,
     severity: Option<&'a Int32Array>,
+    instance: Option<&'a StringArray>,
+    time: Option<&'a Int64Array>,
+    received: Option<&'a Int64Array>,
 }
 
 impl<'a> Columns<'a> {
     fn of(batch: &'a RecordBatch) -> Option<Self> {
         let binary = |name: &str| batch.column_by_name(name)?.as_binary_opt::<i32>();
         let text = |name: &str| batch.column_by_name(name)?.as_string_opt::<i32>();
-        let severity = batch.column_by_name("severity_number").and_then(|c| c.as_primitive_opt::<Int32Type>());
-        let (trace, span) = (binary("trace_id")?, binary("span_id")?);
-        Some(Self { trace, span, service: text("service")?, body: text("body")?, severity })
+        let long = |name: &str| batch.column_by_name(name)?.as_primitive_opt::<Int64Type>();
+        Some(Self {
+            trace: binary("trace_id")?,
+            span: binary("span_id")?,
+            service: text("service")?,
+            body: text("body")?,
+            severity: batch.column_by_name("severity_number").and_then(|c| c.as_primitive_opt::<Int32Type>()),
+            instance: text("instance"),
+            time: long("time_unix_nano"),
+            received: long("received_unix_nano"),
+        })
     }
 
     /// The text, led by the word that says it is an error where only the severity does.
-    fn body(&self, row: usize) -> String {
+    fn body(&self, row: usize) -> Cow<'a, str> {
         let body = if self.body.is_valid(row) { self.body.value(row) } else { "" };
         let error = self.severity.is_some_and(|severity| severity.is_valid(row) && severity.value(row) >= ERROR);
-        if error && !is_error(body) { format!("ERROR {body}") } else { body.to_owned() }
+        if error && !is_error(body) { format!("ERROR {body}").into() } else { body.into() }
+    }
+
+    /// When it was written, which was not after it came.
+    fn at(&self, row: usize) -> Option<UnixNanos> {
+        let at = self.time.filter(|time| time.is_valid(row))?.value(row);
+        let received = self.received.filter(|received| received.is_valid(row)).map(|received| received.value(row));
+        Some(received.map_or(at, |received| at.min(received)))
+    }
+
+    fn instance(&self, row: usize) -> Option<&'a str> {
+        self.instance.filter(|instance| instance.is_valid(row)).map(|instance| instance.value(row))
     }
 }
 
@@ -210,9 +302,10 @@ mod tests {
     fn an_exception_on_a_span_is_an_error_line_of_it() {
         let (mut lines, mut names) = (Lines::default(), Names::default());
         lines.add_events(&spans(), &mut names);
-        let [line] = lines.of(u128::from_be_bytes([7; 16])) else { panic!("one line: {lines:?}") };
+        let said: Vec<&Line> = lines.of(u128::from_be_bytes([7; 16])).collect();
+        let [line] = said[..] else { panic!("one line: {lines:?}") };
         assert_eq!(line.span, u64::from_be_bytes([2; 8]));
-        assert_eq!(names.text(line.template), "exception TimeoutError");
-        assert!(is_error(names.text(line.template)));
+        assert_eq!(lines.templates.text(line.template), "exception TimeoutError");
+        assert!(is_error(lines.templates.text(line.template)));
     }
 }

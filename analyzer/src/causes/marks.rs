@@ -8,8 +8,8 @@ use super::{
     Operation,
     history::{History, UsualShare},
     observed::{Map, Observed},
+    templates::Template,
 };
-use crate::spans::Name;
 
 /// What a span shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -17,7 +17,7 @@ pub(crate) enum Mark {
     /// It failed, and nothing it called did.
     Failed,
     /// It logged a line of this template.
-    Line(Name),
+    Line(Template),
 }
 
 /// Why a span is abnormal.
@@ -29,6 +29,17 @@ pub(super) enum Sign {
     Shows(Mark),
     /// It no longer shows what it did.
     Lacks(Mark),
+}
+
+impl Sign {
+    /// Whether a new version of the code shows it too, with nothing wrong: another line, of no error.
+    pub(super) fn is_harmless(self) -> bool {
+        match self {
+            Self::Shows(Mark::Line(template)) => !template.is_error,
+            Self::Lacks(Mark::Line(_)) => true,
+            _ => false,
+        }
+    }
 }
 
 /// A mark's presence or absence that became more frequent.
@@ -76,7 +87,8 @@ fn change(observed: &Observed, history: &History, operation: &Operation, mark: M
         let (share, z) = super::abnormal::excess(count, all, usual)?;
         Some(Change { sign, share, z })
     };
-    let lacks = || excess(all.weight - with, &without, Sign::Lacks(mark));
+    // who may yet say it lacks nothing
+    let lacks = || excess((all.heard() - with).max(0.0), &without, Sign::Lacks(mark));
     excess(with, &usual, Sign::Shows(mark)).or_else(|| if mark == Mark::Failed { None } else { lacks() })
 }
 
@@ -97,7 +109,7 @@ pub(super) fn logs_as_usual(
         usual |= said.filter(|(mark, _)| matches!(mark, Mark::Line(_))).any(|(mark, count)| {
             let share = history.mark(operation, *mark);
             let before = share.of_signature >= USUAL * share.of_operation;
-            before && share.of_operation >= MIN_SPANS && *count >= USUAL * all.weight
+            before && share.of_operation >= MIN_SPANS && *count >= USUAL * all.heard()
         });
     }
     usual

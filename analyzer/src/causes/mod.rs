@@ -9,11 +9,16 @@
 //! - **marks**: failures, exceptions and log lines that spans show or no longer show (`marks.rs`), where there are logs;
 //! - **strain**: CPU and network errors, where there are metrics (`strain.rs`): they strengthen, and name the kind.
 //!
+//! A past range is judged by [`Incident`], with all that is stored of it; live windows by the same code with what came
+//! until they closed (`beside.rs`).
+//!
 //! All ends as milliseconds lost, a request that broke off counts as three whole ones; the services are ranked by it
 //! (`ranking.rs`). On recorded faults the constants may be moved by factors of two and more without changing
 //! the first rank; `compare/rca/ablation.md` has the table.
 
 mod abnormal;
+mod beside;
+mod by_trace;
 mod evidence;
 mod history;
 mod incident;
@@ -24,24 +29,33 @@ mod marks;
 mod observed;
 mod ranking;
 mod readings;
+mod statements;
 mod strain;
 mod structure;
 mod suspects;
 mod templates;
 mod tree;
+mod voices;
 
 use std::hash::{BuildHasher, Hasher};
 
 use foldhash::quality::FixedState;
 
 use crate::spans::{Name, Names, Span};
+use evidence::Words;
 use history::History;
 pub use incident::{Incident, Verdict};
 pub use kept::Sampled;
+pub use lines::LOG_COLUMNS;
 use lines::Lines;
 use observed::Observed;
 pub use ranking::{Cause, CauseKind, Ranking};
+pub use readings::METRIC_COLUMNS;
+use readings::Readings;
 use strain::Strained;
+
+/// Statements show so much time before a window, to compare with.
+const SHOWN_NS: i64 = 600_000_000_000;
 
 /// A window whose first cause is at least this sure does not enter history: a fault must not become normal.
 pub(crate) const SUSPICIOUS: f64 = 0.5;
@@ -51,6 +65,7 @@ pub(crate) const SUSPICIOUS: f64 = 0.5;
 pub(crate) struct Causes {
     history: History,
     lines: Lines,
+    readings: Readings,
     strained: Strained,
 }
 
@@ -58,8 +73,15 @@ impl Causes {
     /// Ranks what happened in these traces, each a list of its spans, against what was remembered.
     pub(crate) fn rank(&self, traces: &[&[Span]], names: &Names) -> (Ranking, Observed) {
         let observed = Observed::of(traces, &self.lines);
-        let ranking = ranking::rank(&observed, &self.history, &self.strained, names);
-        (ranking, observed)
+        (self.ranking(&observed, traces, names), observed)
+    }
+
+    fn ranking(&self, observed: &Observed, traces: &[&[Span]], names: &Names) -> Ranking {
+        let spans = || traces.iter().copied().flatten();
+        let (start, end) = (spans().map(|span| span.start).min(), spans().map(Span::end).max());
+        let shown = start.unwrap_or(0).saturating_sub(SHOWN_NS)..end.unwrap_or(0).saturating_add(1);
+        let words = Words { names, templates: &self.lines.templates, shown };
+        ranking::rank(observed, &self.history, &self.strained, &words)
     }
 
     /// Makes a window part of what is usual.

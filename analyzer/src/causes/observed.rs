@@ -92,6 +92,8 @@ pub(super) struct Signatures {
     squares: f64,
     spans: u32,
     traces: u32,
+    /// Of spans of which not all is known that they logged.
+    unheard: f64,
 }
 
 /// Own times and tails of a key, in steps of 10 µs.
@@ -191,6 +193,7 @@ impl Observed {
         all.squares += node.weight * node.weight;
         all.spans += 1;
         all.traces += u32::from(first_of_trace);
+        all.unheard += if node.heard { 0.0 } else { node.weight };
         let full = all.counts.len() >= MAX_SIGNATURES && !all.counts.contains_key(&node.signature);
         *all.counts.entry(if full { OTHER } else { node.signature }).or_default() += node.weight;
         for mark in &node.marks {
@@ -251,6 +254,13 @@ impl Signatures {
 
     pub(super) fn spans_a_trace(&self) -> f64 {
         (f64::from(self.spans) / f64::from(self.traces.max(1))).max(1.0)
+    }
+}
+
+impl Signatures {
+    /// Spans of which all is known that they logged.
+    pub(super) fn heard(&self) -> f64 {
+        self.weight - self.unheard
     }
 }
 

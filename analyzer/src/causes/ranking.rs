@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::{
-    evidence::{otherwise, slower, surged},
+    evidence::{Words, otherwise, slower, surged},
     history::History,
     latency::{self, Blame, GATE},
     marks::Sign,
@@ -18,10 +18,7 @@ use super::{
     strain::{Strain, Strained},
     structure::{self, Broken},
 };
-use crate::{
-    snapshot::Evidence,
-    spans::{Name, Names},
-};
+use crate::{snapshot::Evidence, spans::Name};
 
 /// Causes that are listed.
 const LISTED: usize = 10;
@@ -73,6 +70,8 @@ pub struct Cause {
     pub share: f64,
     /// Probability that it is the cause.
     pub confidence: f64,
+    /// Its part that rests on lines alone which are of no error: a new version logs otherwise too, and nothing is wrong.
+    pub harmless: f64,
     /// What it rests on, the heaviest first.
     pub evidence: Vec<Evidence>,
 }
@@ -113,6 +112,8 @@ struct Sums {
     own_ms: f64,
     gap_ms: f64,
     broken: f64,
+    /// Of what is broken.
+    harmless: f64,
     z: f64,
     slow_traces: f64,
     /// Milliseconds by instance.
@@ -121,12 +122,12 @@ struct Sums {
     reasons: Vec<(f64, Option<Name>, Evidence)>,
 }
 
-pub(super) fn rank(observed: &Observed, history: &History, strained: &Strained, names: &Names) -> Ranking {
+pub(super) fn rank(observed: &Observed, history: &History, strained: &Strained, words: &Words) -> Ranking {
     let mut sums = match history.root_ms() {
-        Some(request_ms) => against(observed, history, strained, request_ms, names),
+        Some(request_ms) => against(observed, history, strained, request_ms, words),
         None => prior(observed),
     };
-    sums.iter_mut().for_each(|(service, sums)| sums.strain(strained.get(service), names));
+    sums.iter_mut().for_each(|(service, sums)| sums.strain(*service, strained.get(service), words));
     let all: f64 = sums.values().map(Sums::lost_ms).sum();
     let mut ranked: Vec<(Name, Sums)> = sums.into_iter().filter(|(_, sums)| sums.lost_ms() > 0.0).collect();
     let lost = |sums: &Sums| (sums.belief() * sums.lost_ms(), sums.lost_ms());
@@ -135,8 +136,8 @@ pub(super) fn rank(observed: &Observed, history: &History, strained: &Strained, 
     let cause = |(service, sums): (Name, Sums)| {
         let instance = sums.instance(observed.instances.get(&service).into_iter().flatten());
         Cause {
-            instance: instance.map(|name| names.text(name).to_owned()),
-            ..cause(service, sums, all, windows, names)
+            instance: instance.map(|name| words.text(name).to_owned()),
+            ..cause(service, sums, all, windows, words)
         }
     };
     Ranking {
@@ -151,10 +152,10 @@ fn against(
     history: &History,
     strained: &Strained,
     request_ms: f64,
-    names: &Names,
+    words: &Words,
 ) -> BTreeMap<Name, Sums> {
     let mut sums = BTreeMap::<Name, Sums>::new();
-    let at = |instance: Option<Name>| instance.map_or(String::new(), |name| format!(" at {}", names.text(name)));
+    let at = |instance: Option<Name>| instance.map_or(String::new(), |name| format!(" at {}", words.text(name)));
     for blame in latency::blames(observed, history, strained) {
         match blame {
             Blame::Own { service, instance, operation, excess } => {
@@ -162,7 +163,7 @@ fn against(
                 sums.own_ms += excess.ms;
                 sums.saw(excess.z, excess.now.traces * excess.gate);
                 *sums.at.entry(instance).or_default() += excess.ms;
-                let what = format!("own time of {}{}", names.text(operation), at(instance));
+                let what = format!("own time of {}{}", words.text(operation), at(instance));
                 sums.reasons.push((excess.ms, Some(operation), slower(&what, &excess)));
             }
             Blame::Gap { service, instance, caller, callee, excess, share } => {
@@ -170,7 +171,7 @@ fn against(
                 sums.gap_ms += share * excess.ms;
                 sums.saw(share * excess.z, share * excess.now.traces * excess.gate);
                 *sums.at.entry(instance.filter(|_| service == callee)).or_default() += share * excess.ms;
-                let what = format!("between {} and {}{}", names.text(caller), names.text(callee), at(instance));
+                let what = format!("between {} and {}{}", words.text(caller), words.text(callee), at(instance));
                 sums.reasons.push((share * excess.ms, None, slower(&what, &excess)));
             }
         }
@@ -178,10 +179,11 @@ fn against(
     let mut places = BTreeMap::<(Name, Name, Name, Sign), (f64, f64)>::new();
     let broken_ms = BROKEN * request_ms;
     for broken in structure::broken(observed, history) {
-        let Broken { service, instance, at, sign, requests, weight, z } = broken;
+        let Broken { service, instance, at, sign, harmless, requests, weight, z } = broken;
         let sums = sums.entry(service).or_default();
         let lost_ms = requests * weight * broken_ms;
         sums.broken += lost_ms;
+        sums.harmless += if harmless { lost_ms } else { 0.0 };
         sums.z = sums.z.max(z);
         *sums.at.entry(instance).or_default() += lost_ms;
         let place = places.entry((service, at.0, at.1, sign)).or_default();
@@ -192,7 +194,7 @@ fn against(
         sums.slow_traces += requests;
         if requests >= WORTH_SAYING {
             let own = (at == service).then_some(operation);
-            let evidence = otherwise(service, (at, operation), sign, requests, names);
+            let evidence = otherwise(service, (at, operation), sign, requests, words);
             sums.reasons.push((lost_ms, own, evidence));
         }
     }
@@ -230,17 +232,17 @@ impl Sums {
     }
 
     /// Metrics strengthen what there is.
-    fn strain(&mut self, strain: Option<&Strain>, names: &Names) {
+    fn strain(&mut self, service: Name, strain: Option<&Strain>, words: &Words) {
         let Some(strain) = strain else { return };
         self.strain = *strain;
         let factor = strain.factor();
-        for ms in [&mut self.own_ms, &mut self.gap_ms, &mut self.broken] {
+        for ms in [&mut self.own_ms, &mut self.gap_ms, &mut self.broken, &mut self.harmless] {
             *ms *= factor;
         }
-        let surges = [("CPU", strain.cpu), ("network errors", strain.network)];
+        let surges = [(("CPU", "cpu"), strain.cpu), (("network errors", "network"), strain.network)];
         for (what, surge) in surges.into_iter().filter_map(|(what, surge)| Some((what, surge?))) {
             // shown first: it is what tells the kind
-            self.reasons.push((f64::MAX, None, surged(what, &surge, names)));
+            self.reasons.push((f64::MAX, None, surged(service, what, &surge, words)));
         }
     }
 
@@ -267,7 +269,7 @@ impl Sums {
     }
 }
 
-fn cause(service: Name, mut sums: Sums, all: f64, windows: usize, names: &Names) -> Cause {
+fn cause(service: Name, mut sums: Sums, all: f64, windows: usize, words: &Words) -> Cause {
     sums.reasons.sort_by(|a, b| b.0.total_cmp(&a.0));
     let lost_ms = sums.lost_ms();
     let share = lost_ms / all;
@@ -275,13 +277,14 @@ fn cause(service: Name, mut sums: Sums, all: f64, windows: usize, names: &Names)
     let measured = sums.reasons.iter().find(|(ms, ..)| *ms < f64::MAX);
     let heaviest = measured.filter(|(ms, ..)| *ms >= lost_ms / 2.0);
     Cause {
-        service: names.text(service).to_owned(),
-        operation: heaviest.and_then(|(_, operation, _)| *operation).map(|name| names.text(name).to_owned()),
+        service: words.text(service).to_owned(),
+        operation: heaviest.and_then(|(_, operation, _)| *operation).map(|name| words.text(name).to_owned()),
         instance: None,
         kind: if windows == 0 { CauseKind::NoHistory } else { sums.kind() },
         lost_ms,
         share,
         confidence: share * sums.belief() * known,
+        harmless: sums.harmless / lost_ms,
         evidence: sums.reasons.into_iter().take(MAX_EVIDENCE).map(|(_, _, evidence)| evidence).collect(),
     }
 }

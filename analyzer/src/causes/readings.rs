@@ -3,10 +3,10 @@
 //! What a metric is of is told by its name, as OpenTelemetry's semantic conventions have it or as it is custom
 //! elsewhere. A host's own is left out: it is of many services. Memory is left out too: what injects a fault may need some.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use arrow::{
-    array::{Array, AsArray},
+    array::{Array, AsArray, StringArray},
     datatypes::{Float64Type, Int64Type},
     record_batch::RecordBatch,
 };
@@ -18,12 +18,33 @@ use crate::{
     spans::{Name, Names},
 };
 
-/// Readings kept of one series; later ones are left out. A day at ten seconds.
+/// Readings kept of one series that is read back, the newest. A day at ten seconds.
 const MAX_READINGS: usize = 10_000;
 
 /// Readings of all series, 200 MB at 40 bytes each. When there are more, those of every other moment go, and again: of each
 /// moment that is left all streams of a series are there.
 const MAX_ALL: usize = 5_000_000;
+/// The same live: an hour at 15 seconds.
+pub(super) const LIVE_READINGS: usize = 240;
+
+/// Series kept live; of further ones nothing is known. Of 32 bytes a reading all take 31 MB.
+pub(super) const LIVE_SERIES: usize = 4_000;
+
+/// A series without a reading for so long makes room.
+const FORGOTTEN_NS: i64 = 3_600_000_000_000;
+
+/// The columns of `metrics` that are read.
+pub const METRIC_COLUMNS: [&str; 9] = [
+    "time_unix_nano",
+    "service",
+    "instance",
+    "name",
+    "kind",
+    "temporality",
+    "value",
+    "attributes",
+    "resource_attributes",
+];
 
 /// Metrics of CPU, the best first: as a share of what is allowed, as a share of a core, as time. Others whose name says
 /// that they are of CPU come last.
@@ -53,12 +74,16 @@ pub(super) enum Resource {
 }
 
 /// Metrics of services and their instances.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Readings {
-    pub(super) series: Map<Key, Vec<Reading>>,
+    pub(super) series: Map<Key, VecDeque<Reading>>,
+    max_series: usize,
+    max_readings: usize,
     count: usize,
     /// Of all moments.
     share: Share,
+    /// Readings of series for which there was no room.
+    pub(super) dropped: u64,
 }
 
 /// The service, what is measured, where.
@@ -66,15 +91,34 @@ pub(super) type Key = (Name, Resource, Option<Name>);
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reading {
-    at: UnixNanos,
-    value: f64,
+    pub(super) at: UnixNanos,
+    pub(super) value: f64,
     /// Which of the series that are summed: by attributes.
-    stream: u64,
+    pub(super) stream: u64,
     /// Whether it is a count from its start on.
-    cumulative: bool,
+    pub(super) cumulative: bool,
+}
+
+impl Default for Readings {
+    /// Of what is stored, and read once.
+    fn default() -> Self {
+        Self {
+            series: Map::default(),
+            max_series: usize::MAX,
+            max_readings: MAX_READINGS,
+            count: 0,
+            share: Share::default(),
+            dropped: 0,
+        }
+    }
 }
 
 impl Readings {
+    /// Of readings as they come.
+    pub(super) fn live() -> Self {
+        Self { max_series: LIVE_SERIES, max_readings: LIVE_READINGS, ..Self::default() }
+    }
+
     /// Takes in rows of `metrics`, of services that are known by their spans, in any order.
     pub(crate) fn add(&mut self, metrics: &RecordBatch, names: &mut Names) {
         let long = |name: &str| metrics.column_by_name(name)?.as_primitive_opt::<Int64Type>();
@@ -82,12 +126,7 @@ impl Readings {
         let values = metrics.column_by_name("value").and_then(|column| column.as_primitive_opt::<Float64Type>());
         let (Some(times), Some(named), Some(values)) = (long("time_unix_nano"), text("name"), values) else { return };
         let is = |name: &str, row: usize, is: &str| text(name).is_some_and(|c| c.is_valid(row) && c.value(row) == is);
-        for row in (0..metrics.num_rows()).filter(|row| values.is_valid(*row)) {
-            let at = times.value(row);
-            if !self.share.keeps(moment(at)) {
-                continue;
-            }
-            let Some(resource) = Resource::of(named.value(row)) else { continue };
+        for (row, resource) in measured(named).filter(|(row, _)| values.is_valid(*row)) {
             let Some(service) = service(metrics, row, names) else { continue };
             let attributes = pairs(metrics, "attributes", row);
             if attributes.iter().any(|(_, value)| matches!(value.as_str(), "idle" | "wait" | "iowait")) {
@@ -97,16 +136,29 @@ impl Readings {
             let instance = instance.or_else(|| attribute(metrics, row, "k8s.pod.name"));
             let instance = instance.map(|instance| names.intern_as(Role::Instance, &instance));
             let bytes = attributes.iter().flat_map(|(key, value)| key.bytes().chain(value.bytes()));
-            let readings = self.series.entry((service, resource, instance)).or_default();
-            if readings.len() < MAX_READINGS {
-                let cumulative = is("kind", row, "sum") && is("temporality", row, "cumulative");
-                let stream = hashed(bytes.map(u64::from));
-                readings.push(Reading { at, value: values.value(row), stream, cumulative });
-                self.count += 1;
-            }
-            while self.count > MAX_ALL && self.share.is_divisible() {
-                self.halve();
-            }
+            let stream = hashed(bytes.map(u64::from));
+            let cumulative = is("kind", row, "sum") && is("temporality", row, "cumulative");
+            let reading = Reading { at: times.value(row), value: values.value(row), stream, cumulative };
+            self.push((service, resource, instance), reading);
+        }
+    }
+
+    pub(super) fn push(&mut self, key: Key, reading: Reading) {
+        if self.series.len() >= self.max_series && !self.series.contains_key(&key) {
+            self.dropped += 1;
+            return;
+        }
+        if !self.share.keeps(moment(reading.at)) {
+            return;
+        }
+        let readings = self.series.entry(key).or_default();
+        match readings.len() >= self.max_readings {
+            true => readings.pop_front().map_or((), drop),
+            false => self.count += 1,
+        }
+        readings.push_back(reading);
+        while self.count > MAX_ALL && self.share.is_divisible() {
+            self.halve();
         }
     }
 
@@ -115,12 +167,36 @@ impl Readings {
         self.share = self.share.halved();
         let share = self.share;
         self.series.values_mut().for_each(|readings| readings.retain(|reading| share.keeps(moment(reading.at))));
-        self.count = self.series.values().map(Vec::len).sum();
+        self.count_again();
+    }
+
+    fn count_again(&mut self) {
+        self.count = self.series.values().map(VecDeque::len).sum();
+    }
+
+    /// Lets go of series that have ended.
+    pub(super) fn turn(&mut self, now: UnixNanos) {
+        let ended = |reading: &Reading| now.saturating_sub(reading.at) > FORGOTTEN_NS;
+        self.series.retain(|_, readings| readings.back().is_some_and(|newest| !ended(newest)));
+        self.count_again();
     }
 }
 
 fn moment(at: UnixNanos) -> u128 {
     u128::from(at.cast_unsigned())
+}
+
+/// Rows that measure something: the points of one metric stand together, and most metrics are of neither resource.
+fn measured(names: &StringArray) -> impl Iterator<Item = (usize, Resource)> {
+    let mut last: Option<(&str, Option<Resource>)> = None;
+    let resource = move |row: usize| {
+        let name = names.value(row);
+        let known = last.filter(|(known, _)| *known == name);
+        let resource = known.map_or_else(|| Resource::of(name), |(_, resource)| resource);
+        last = Some((name, resource));
+        Some((row, resource?))
+    };
+    (0..names.len()).filter_map(resource)
 }
 
 impl Resource {
@@ -142,8 +218,8 @@ impl Resource {
 }
 
 /// Values by time, summed over attributes; counts as what they grew by a second.
-pub(super) fn per_time(readings: &[Reading]) -> BTreeMap<UnixNanos, f64> {
-    let mut sorted = readings.to_vec();
+pub(super) fn per_time(readings: &VecDeque<Reading>) -> BTreeMap<UnixNanos, f64> {
+    let mut sorted: Vec<Reading> = readings.iter().copied().collect();
     sorted.sort_by_key(|reading| (reading.stream, reading.at));
     sorted.dedup_by_key(|reading| (reading.stream, reading.at));
     let mut sums = BTreeMap::<UnixNanos, f64>::new();

@@ -4,9 +4,13 @@
 //! callees may both have lost; it strengthens other evidence by a factor of two at most and accuses nobody alone.
 //!
 //! A reading is of the time before it, so the first seconds of a range are skipped. Robust z as in `latency.rs`,
-//! with the median distance from the median of the readings before.
+//! with the median distance from the median of the readings before. Of a live window, which is shorter than what readings
+//! tell apart, the newest three of the last minute speak.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    ops::Range,
+};
 
 use weir_schema::UnixNanos;
 
@@ -19,6 +23,15 @@ use crate::spans::Name;
 
 /// After a range began, readings still are of the time before.
 const LAG_NS: i64 = 20_000_000_000;
+
+/// How old a reading may be that speaks of a live window: they come every ten seconds to every minute.
+const NOW_NS: i64 = 60_000_000_000;
+
+/// How many speak of it at most: with one in ten seconds, half a minute.
+const NEWEST: usize = 3;
+
+/// How far back a live window is compared.
+const BEFORE_NS: i64 = 3_600_000_000_000;
 
 /// Readings before, to compare with.
 const MIN_READINGS: usize = 3;
@@ -53,13 +66,33 @@ impl Strain {
 }
 
 impl Readings {
-    /// Who is strained in `range`, against `history`. Of a service's instances the worst speaks.
+    /// Who is strained in `range`, against `history`.
     pub(super) fn strained(&self, history: &Range<UnixNanos>, range: &Range<UnixNanos>) -> Strained {
+        let range = range.start.saturating_add(LAG_NS)..range.end;
+        self.strains(|_| true, |values| surge(within(values, history), within(values, &range)))
+    }
+
+    /// Which of these services are strained at the end of a live window, against what was before it while all was well:
+    /// until `calm_until`.
+    pub(super) fn strained_now(&self, services: &BTreeSet<Name>, calm_until: UnixNanos, end: UnixNanos) -> Strained {
+        let now = end.saturating_sub(NOW_NS)..end;
+        let history = end.saturating_sub(BEFORE_NS)..calm_until.min(now.start);
+        let newest = |values: &Values| {
+            let values = within(values, &now);
+            values[values.len().saturating_sub(NEWEST)..].to_vec()
+        };
+        self.strains(|service| services.contains(service), |values| surge(within(values, &history), newest(values)))
+    }
+
+    /// Of a service's instances the worst speaks.
+    fn strains(&self, of: impl Fn(&Name) -> bool, surge: impl Fn(&Values) -> Option<Surge>) -> Strained {
         let mut best = BTreeMap::<(Name, bool), (Resource, Surge)>::new();
-        let mut series: Vec<(&Key, &Vec<Reading>)> = self.series.iter().collect();
+        let mut series: Vec<(&Key, &VecDeque<Reading>)> =
+            self.series.iter().filter(|((service, ..), _)| of(service)).collect();
         series.sort_by_key(|(key, _)| **key);
         for ((service, resource, instance), readings) in series {
-            let Some(surge) = surge(readings, *instance, history, range) else { continue };
+            let Some(surge) = surge(&per_time(readings)) else { continue };
+            let surge = Surge { instance: *instance, ..surge };
             let best = best.entry((*service, *resource == Resource::Network)).or_insert((*resource, surge));
             if best.0 == *resource && surge.z > best.1.z {
                 *best = (*resource, surge);
@@ -74,26 +107,23 @@ impl Readings {
     }
 }
 
-fn surge(
-    readings: &[Reading],
-    instance: Option<Name>,
-    history: &Range<UnixNanos>,
-    range: &Range<UnixNanos>,
-) -> Option<Surge> {
-    let values = per_time(readings);
-    let within = |range: &Range<UnixNanos>| -> Vec<f64> {
-        values.iter().filter(|(at, _)| range.contains(at)).map(|(_, value)| *value).collect()
-    };
-    let before = within(history);
+/// Values of a series by time.
+type Values = BTreeMap<UnixNanos, f64>;
+
+fn within(values: &Values, range: &Range<UnixNanos>) -> Vec<f64> {
+    values.iter().filter(|(at, _)| range.contains(at)).map(|(_, value)| *value).collect()
+}
+
+fn surge(before: Vec<f64>, now: Vec<f64>) -> Option<Surge> {
     if before.len() < MIN_READINGS {
         return None;
     }
-    let now = median(within(&(range.start.saturating_add(LAG_NS)..range.end)))?;
+    let now = median(now)?;
     let usual = median(before.clone())?;
     let spread = DEVIATION * median(before.iter().map(|value| (value - usual).abs()).collect())?;
     let least = (LEAST_SHARE.powi(2) + 0.25 / before.len() as f64) * usual.powi(2);
     let z = (now - usual) / (spread.powi(2) + least).sqrt().max(f64::MIN_POSITIVE);
-    Some(Surge { instance, now, usual, z })
+    Some(Surge { instance: None, now, usual, z })
 }
 
 #[cfg(test)]
@@ -107,7 +137,10 @@ mod tests {
     };
 
     use super::*;
-    use crate::spans::Names;
+    use crate::{
+        causes::readings::{LIVE_READINGS, LIVE_SERIES},
+        spans::Names,
+    };
 
     const SECOND: i64 = 1_000_000_000;
 
@@ -162,6 +195,39 @@ mod tests {
             let cpu = strain(name, kind, temporality, values).and_then(|strain| strain.cpu).expect(name);
             assert!(cpu.z > 10.0 && (cpu.usual - cpu.now).abs() > 0.5, "{name}: {cpu:?}");
         }
+    }
+
+    #[test]
+    fn live_the_newest_readings_speak_against_calm_ones() {
+        let high = [0.1, 0.11, 0.1, 0.12, 0.1, 0.11, 0.1, 0.9, 0.95];
+        let (mut names, mut readings) = (Names::default(), Readings::live());
+        let tagger = names.intern("tagger");
+        readings.add(&metrics("k8s.pod.cpu.usage", "gauge", "", &high), &mut names);
+        let at = |services: &[Name], calm: i64, end: i64| {
+            let services = services.iter().copied().collect();
+            let strained = readings.strained_now(&services, calm * 60 * SECOND, end * 60 * SECOND + 1);
+            strained.get(&tagger).and_then(|strain| strain.cpu).map(|cpu| cpu.now)
+        };
+        // readings are at minutes 1 to 9, the first high one at 8
+        assert_eq!(at(&[tagger], 9, 7), None);
+        assert_eq!(at(&[tagger], 9, 8), Some(0.9));
+        assert_eq!(at(&[tagger], 8, 9), Some(0.95));
+        assert_eq!(at(&[], 8, 9), None, "nobody asks");
+        assert_eq!(at(&[tagger], 3, 9), None, "two calm readings are too few");
+    }
+
+    #[test]
+    fn live_readings_take_bounded_memory() {
+        let (mut names, mut readings) = (Names::default(), Readings::live());
+        let tagger = names.intern("tagger");
+        let reading = |minute: i64| Reading { at: minute * 60 * SECOND, value: 0.1, stream: 0, cumulative: false };
+        (0..10_000).for_each(|minute| readings.push((tagger, Resource::Cpu(0), None), reading(minute)));
+        (0..10_000).for_each(|pod| readings.push((tagger, Resource::Cpu(0), Some(pod)), reading(1)));
+        assert_eq!((readings.series.len(), readings.dropped), (LIVE_SERIES, 10_001 - LIVE_SERIES as u64));
+        let kept = &readings.series[&(tagger, Resource::Cpu(0), None)];
+        assert_eq!((kept.len(), kept.back().map(|newest| newest.at)), (LIVE_READINGS, Some(9_999 * 60 * SECOND)));
+        readings.turn(10_000 * 60 * SECOND);
+        assert_eq!(readings.series.len(), 1, "of the others nothing came for an hour");
     }
 
     #[test]

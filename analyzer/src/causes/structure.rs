@@ -26,6 +26,8 @@ pub(super) struct Broken {
     /// What is otherwise, and how.
     pub(super) at: Operation,
     pub(super) sign: Sign,
+    /// Whether nothing else is otherwise but lines that are of no error.
+    pub(super) harmless: bool,
     pub(super) requests: f64,
     /// How many each stands for.
     pub(super) weight: f64,
@@ -37,6 +39,7 @@ pub(super) struct Stop {
     pub(super) at: OwnKey,
     pub(super) instance: Option<Name>,
     pub(super) sign: Sign,
+    pub(super) harmless: bool,
     pub(super) requests: f64,
     pub(super) weight: f64,
     pub(super) z: f64,
@@ -77,6 +80,7 @@ fn stops(tree: &Tree, abnormal: &Abnormal) -> Vec<Stop> {
                 at: abnormal.observed.key(node),
                 instance: node.instance,
                 sign,
+                harmless: abnormal.is_harmless(node),
                 requests: share * (1.0 - below[place]),
                 weight: node.weight,
                 z,

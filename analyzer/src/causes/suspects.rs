@@ -75,7 +75,8 @@ impl After {
     pub(super) fn blame(&self, stop: &Stop) -> Vec<Broken> {
         let blame = |service, instance, requests| {
             let at = (stop.at.0, stop.at.1);
-            Broken { service, instance, at, sign: stop.sign, requests, weight: stop.weight, z: stop.z }
+            let (sign, harmless, weight, z) = (stop.sign, stop.harmless, stop.weight, stop.z);
+            Broken { service, instance, at, sign, harmless, requests, weight, z }
         };
         if let Some(callee) = stop.callee {
             return vec![blame(callee, None, stop.requests)];

@@ -6,98 +6,175 @@
 //! wildcards. Only the first words are compared, because lists of values stand at the end. A record that names its place in
 //! the code is of that place.
 
-use super::{hashed, observed::Map};
-use crate::{
-    names::Role,
-    spans::{Name, Names},
-};
+use std::{borrow::Cow, hash::BuildHasher};
+
+use foldhash::quality::FixedState;
+
+use super::{hashed, lines::is_error, observed::Map};
+use crate::spans::Name;
 
 /// Words of a record that are compared.
 const WORDS: usize = 12;
+
+/// Bytes of a record that are looked at: twelve words are shorter, and no template takes more.
+const MAX_BODY_BYTES: usize = 1_024;
 
 /// The share of fixed words that two records of one template have in common.
 const SIMILAR: f64 = 0.7;
 
 /// Templates of one service; further records are left out.
-const MAX_TEMPLATES: usize = 512;
+const MAX_OF_SERVICE: usize = 512;
+
+/// Templates of all services: 10 MB at some 500 bytes, 25 MB at the most.
+const MAX_TEMPLATES: usize = 20_000;
+
+/// Turns without use after which a template makes room: code that is deployed no more logs it no more.
+const KEPT_TURNS: u32 = 1;
 
 /// Words of which each one tells templates apart.
 const LEADING: usize = 2;
 
-const WILDCARD: &str = "*";
+pub(super) const WILDCARD: &str = "*";
+
+/// A template as a number that is never given twice, and whether it is of an error.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Template {
+    number: u32,
+    pub(super) is_error: bool,
+}
+
+/// Where a record stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// In the table `logs`.
+    Log,
+    /// On a span.
+    Event,
+}
 
 /// The templates seen so far.
 #[derive(Debug, Default)]
 pub(super) struct Templates {
-    groups: Map<u64, Vec<Template>>,
+    groups: Map<u64, Vec<Pattern>>,
+    /// As they began.
+    texts: Map<Template, (Source, Box<str>)>,
     of_service: Map<Name, usize>,
+    next: u32,
+    turn: u32,
+    /// Records for whose template there was no room.
+    pub(super) refused: u64,
 }
 
 #[derive(Debug)]
-struct Template {
+struct Pattern {
     words: Vec<Box<str>>,
-    name: Name,
+    service: Name,
+    template: Template,
+    /// The turn in which it was seen last.
+    used: u32,
 }
 
 impl Templates {
-    /// The name of a record's template; `None` for an empty one, or when the service has too many.
-    pub(super) fn of(&mut self, service: Name, body: &str, names: &mut Names) -> Option<Name> {
-        let words: Vec<Box<str>> = body.split_whitespace().take(WORDS).map(mask).collect();
+    /// The template of a record; `None` for an empty one, or when there are too many.
+    pub(super) fn of(&mut self, service: Name, source: Source, body: &str) -> Option<Template> {
+        let words: Vec<Cow<str>> = cut(body).split_whitespace().take(WORDS).map(mask).collect();
         if words.is_empty() {
             return None;
         }
         let placed = words.iter().find(|word| is_place(word)).map(|word| &**word);
-        let key = group(service, &words, placed);
-        let group = self.groups.get_mut(&key).map(Vec::as_mut_slice).unwrap_or_default();
-        // what stands in one place of the code is one template, whatever it says
-        let similarity = |template: &Template| if placed.is_some() { 1.0 } else { template.similarity(&words) };
-        let nearest = group.iter_mut().map(|template| (similarity(template), template));
-        let nearest = nearest.filter(|(similarity, _)| *similarity >= SIMILAR).max_by(|a, b| a.0.total_cmp(&b.0));
-        if let Some((_, template)) = nearest {
-            template.widen(&words);
-            names.touch(template.name);
-            return Some(template.name);
+        let group = group(service, source, &words, placed);
+        if let Some(pattern) = self.groups.get_mut(&group).and_then(|group| nearest(group, &words, placed.is_some())) {
+            pattern.widen(&words);
+            pattern.used = self.turn;
+            return Some(pattern.template);
         }
         let known = self.of_service.entry(service).or_default();
-        if *known >= MAX_TEMPLATES {
+        if *known >= MAX_OF_SERVICE || self.texts.len() >= MAX_TEMPLATES {
+            self.refused += 1;
             return None;
         }
         *known += 1;
-        let name = names.intern_as(Role::Template, &words.join(" "));
-        self.groups.entry(key).or_default().push(Template { words, name });
-        Some(name)
+        self.next += 1;
+        let text = words.join(" ");
+        let template = Template { number: self.next, is_error: is_error(&text) };
+        self.texts.insert(template, (source, text.into()));
+        let words = words.into_iter().map(|word| word.into()).collect();
+        self.groups.entry(group).or_default().push(Pattern { words, service, template, used: self.turn });
+        Some(template)
+    }
+
+    /// What it looked like first; nothing when it was forgotten.
+    pub(super) fn text(&self, template: Template) -> &str {
+        self.texts.get(&template).map_or("", |(_, text)| text)
+    }
+
+    pub(super) fn source(&self, template: Template) -> Source {
+        self.texts.get(&template).map_or(Source::Log, |(source, _)| *source)
+    }
+
+    /// Forgets what was not used in this turn, nor in the last.
+    pub(super) fn turn(&mut self) {
+        self.turn += 1;
+        let Self { groups, texts, of_service, turn, .. } = self;
+        groups.retain(|_, patterns| {
+            patterns.retain(|pattern| {
+                let kept = *turn - pattern.used <= KEPT_TURNS;
+                if !kept {
+                    texts.remove(&pattern.template);
+                    *of_service.entry(pattern.service).or_insert(1) -= 1;
+                }
+                kept
+            });
+            !patterns.is_empty()
+        });
+        of_service.retain(|_, count| *count > 0);
     }
 }
 
-impl Template {
-    fn similarity(&self, words: &[Box<str>]) -> f64 {
-        let pairs = || self.words.iter().zip(words).filter(|(a, b)| &***a != WILDCARD || &***b != WILDCARD);
-        let same = pairs().filter(|(a, b)| a == b).count();
-        match pairs().count() {
-            0 => 1.0,
-            fixed => same as f64 / fixed as f64,
-        }
+/// The pattern of a group that is most like these words, if one is like them. What stands in one place of the code is one
+/// template, whatever it says.
+fn nearest<'a>(group: &'a mut [Pattern], words: &[Cow<str>], placed: bool) -> Option<&'a mut Pattern> {
+    let similarity = |pattern: &Pattern| if placed { 1.0 } else { pattern.similarity(words) };
+    let patterns = group.iter_mut().map(|pattern| (similarity(pattern), pattern));
+    let similar = patterns.filter(|(similarity, _)| *similarity >= SIMILAR);
+    similar.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, pattern)| pattern)
+}
+
+impl Pattern {
+    fn similarity(&self, words: &[Cow<str>]) -> f64 {
+        let pairs = self.words.iter().zip(words).filter(|(a, b)| &***a != WILDCARD || &***b != WILDCARD);
+        let (same, fixed) = pairs.fold((0, 0), |(same, fixed), (a, b)| (same + u32::from(**a == **b), fixed + 1));
+        if fixed == 0 { 1.0 } else { f64::from(same) / f64::from(fixed) }
     }
 
-    fn widen(&mut self, words: &[Box<str>]) {
+    fn widen(&mut self, words: &[Cow<str>]) {
         for (mine, theirs) in self.words.iter_mut().zip(words) {
-            if mine != theirs {
+            if **mine != **theirs && **mine != *WILDCARD {
                 *mine = WILDCARD.into();
             }
         }
     }
 }
 
-fn group(service: Name, words: &[Box<str>], placed: Option<&str>) -> u64 {
-    let text = |word: &str| hashed(word.bytes().map(u64::from));
+fn group(service: Name, source: Source, words: &[Cow<str>], placed: Option<&str>) -> u64 {
+    let text = |word: &str| FixedState::default().hash_one(word);
+    let service = u64::from(service) << 1 | u64::from(source == Source::Event);
     if let Some(place) = placed {
-        return hashed([u64::from(service), 0, text(place)]);
+        return hashed([service, 0, text(place)]);
     }
     let leading = words.iter().filter(|word| &***word != WILDCARD).take(LEADING).map(|word| text(word));
-    hashed([u64::from(service), words.len() as u64].into_iter().chain(leading))
+    hashed([service, words.len() as u64].into_iter().chain(leading))
 }
 
-fn mask(word: &str) -> Box<str> {
+fn cut(body: &str) -> &str {
+    if body.len() <= MAX_BODY_BYTES {
+        return body;
+    }
+    let end = (0..=MAX_BODY_BYTES).rev().find(|end| body.is_char_boundary(*end));
+    &body[..end.unwrap_or(0)]
+}
+
+fn mask(word: &str) -> Cow<'_, str> {
     if is_place(word) {
         return word.into();
     }
@@ -137,25 +214,43 @@ mod tests {
             ("one two", "one two three", false),
         ];
         for (a, b, same) in cases {
-            let (mut templates, mut names) = (Templates::default(), Names::default());
-            let (a_name, b_name) = (templates.of(1, a, &mut names), templates.of(1, b, &mut names));
+            let mut templates = Templates::default();
+            let [a_name, b_name] = [a, b].map(|body| templates.of(1, Source::Log, body));
             assert!(a_name.is_some());
             assert_eq!(a_name == b_name, same, "{a:?} and {b:?}");
+            assert_ne!(templates.of(1, Source::Event, a), a_name, "what stands elsewhere is another");
         }
     }
 
+    /// A text of four letters that no value masks.
+    fn word(number: usize) -> String {
+        (0..4).map(|digit| char::from(b'a' + (number >> (4 * digit) & 15) as u8)).collect()
+    }
+
     #[test]
-    fn a_service_has_only_so_many() {
-        let (mut templates, mut names) = (Templates::default(), Names::default());
-        let word = |number: usize| -> String {
-            (0..4).map(|digit| char::from(b'a' + (number >> (4 * digit) & 15) as u8)).collect()
-        };
-        let named = (0..2 * MAX_TEMPLATES).filter_map(|number| templates.of(1, &word(number), &mut names)).count();
-        assert_eq!(named, MAX_TEMPLATES);
-        assert_eq!(templates.groups.values().map(Vec::len).sum::<usize>(), MAX_TEMPLATES);
-        assert_eq!(templates.groups.len(), MAX_TEMPLATES, "what is left out leaves nothing behind");
-        assert_eq!(names.find_service(&word(0)), None, "a line is no service");
-        assert!(templates.of(2, "another service's", &mut names).is_some());
-        assert_eq!(templates.of(1, "", &mut names), None);
+    fn a_service_has_only_so_many_and_so_have_all() {
+        let mut templates = Templates::default();
+        let mut of = |service: Name, number: usize| templates.of(service, Source::Log, &word(number));
+        let named = (0..2 * MAX_OF_SERVICE).filter_map(|number| of(1, number)).count();
+        assert_eq!(named, MAX_OF_SERVICE);
+        assert!(of(2, 0).is_some() && of(1, 0).is_some(), "known ones stay, and others have their own");
+        let all = (2..100).flat_map(|service| (0..MAX_OF_SERVICE).map(move |number| (service, number)));
+        all.for_each(|(service, number)| _ = of(service, number));
+        assert_eq!((templates.texts.len(), templates.of(1, Source::Log, "")), (MAX_TEMPLATES, None));
+        let body = "x".repeat(1 << 20);
+        assert!(templates.of(1, Source::Log, &body).is_none_or(|it| templates.text(it).len() <= MAX_BODY_BYTES));
+    }
+
+    #[test]
+    fn what_is_logged_no_more_makes_room_and_its_number_is_not_given_again() {
+        let mut templates = Templates::default();
+        let old = (0..MAX_OF_SERVICE).filter_map(|number| templates.of(1, Source::Log, &word(number))).max().unwrap();
+        let used = templates.of(1, Source::Log, &word(0));
+        for _ in 0..=KEPT_TURNS {
+            assert_eq!(templates.of(1, Source::Log, &word(0)), used);
+            templates.turn();
+        }
+        assert_eq!((templates.text(old), templates.texts.len(), templates.of_service[&1]), ("", 1, 1));
+        assert!(templates.of(1, Source::Log, "new words").is_some_and(|new| new > old));
     }
 }

@@ -42,6 +42,8 @@ pub(super) struct Node {
     pub(super) instance: Option<Name>,
     /// What it shows of itself, each once.
     pub(super) marks: Vec<Mark>,
+    /// Whether all that it logged is known; else none of it is a mark.
+    pub(super) heard: bool,
     /// Which children it has, as a set; whether it failed by itself.
     pub(super) signature: u64,
     pub(super) duration_ms: f64,
@@ -79,12 +81,15 @@ impl Tree {
         let root = root.or(if spans.is_empty() { None } else { Some(0) })?;
         let family = Family { spans: &spans, parents: &parents, children: &children };
         let on_path = family.path(root);
-        let mut nodes: Vec<Node> = (0..spans.len()).map(|place| family.node(place, on_path[place])).collect();
+        let node = |place: usize| Node { heard: lines.know(spans[place]), ..family.node(place, on_path[place]) };
+        let mut nodes: Vec<Node> = (0..spans.len()).map(node).collect();
         nodes.iter_mut().zip(children).for_each(|(node, children)| node.children = children);
         for line in lines.of(spans[0].trace) {
             let place = places.get(&line.span).copied().or_else(|| first_of(&spans, line));
-            if let Some(node) = place.map(|place| &mut nodes[place]).filter(|node| node.service == line.service) {
-                node.marks.push(Mark::Line(line.template));
+            let node = place.map(|place| &mut nodes[place]).filter(|node| node.service == line.service && node.heard);
+            let mark = Mark::Line(line.template);
+            if let Some(node) = node.filter(|node| !node.marks.contains(&mark)) {
+                node.marks.push(mark);
             }
         }
         Some(Self { nodes, root })
@@ -169,6 +174,7 @@ impl Family<'_> {
             unanswered: span.side != Side::Server && self.answer(place).is_none(),
             instance: span.instance,
             marks: if self.failed(place) { vec![Mark::Failed] } else { Vec::new() },
+            heard: true,
             signature: self.signature(place),
             duration_ms: ms(span.duration_ns),
             weight: f64::from(span.weight),

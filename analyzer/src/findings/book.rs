@@ -232,7 +232,7 @@ fn end(finding: &mut FindingView, at: UnixNanos) {
 
 /// Whether a vote for one kind speaks for a finding of another, too.
 fn keeps_open(kind: Kind, finding: &str) -> bool {
-    Kind::of_name(finding).is_some_and(|open| kind == open || kind.explains(open))
+    Kind::of_name(finding).is_some_and(|open| kind == open || kind.replaces(open))
 }
 
 /// An open finding follows what is suspected now, unless that is of another kind that explains less.

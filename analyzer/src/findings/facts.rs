@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use hashbrown::HashMap;
 use weir_schema::UnixNanos;
 
 use super::family::{Call, Family};
@@ -52,7 +53,8 @@ pub(super) struct Served {
 pub(super) struct Calls {
     pub(super) calls: u32,
     pub(super) errors: u32,
-    /// Calls after a failed one of the same operation under the same parent.
+    /// Calls after a failed one of the same operation under the same parent, each once: those with a span of their own,
+    /// and those that a proxy made within one.
     pub(super) retries: u32,
     /// Calls that nobody answered with a span.
     pub(super) unanswered: u32,
@@ -138,14 +140,18 @@ impl Facts {
             }
             let edge = self.calls.entry((span.service, callee)).or_default();
             let failed = call.span.error && !call.span.abandoned;
-            edge.calls += 1;
-            edge.errors += u32::from(failed);
+            // what went out again had failed, whatever came of it at last
+            let hidden = u32::from(call.span.repeats);
+            edge.calls += 1 + hidden;
+            edge.errors += u32::from(failed) + hidden;
+            edge.retries += hidden;
             if failed {
                 edge.failed.get_or_insert(span.trace);
             }
             let what = (callee, call.answer.map_or(call.span.operation, |answer| answer.operation));
-            if failed_before.contains(&what) {
-                edge.retries += 1;
+            let again = failed_before.contains(&what) || call.span.is_repeat;
+            edge.retries += u32::from(again);
+            if again || hidden > 0 {
                 edge.retried.get_or_insert(span.trace);
             }
             if failed {
@@ -163,9 +169,13 @@ impl Facts {
 
 impl Calls {
     fn took(&mut self, call: &Call, trace: u128) {
-        self.unanswered += u32::from(call.answer.is_none());
         if call.answer.is_none() {
+            self.unanswered += 1 + u32::from(call.span.repeats);
             self.kind = call.span.peer_kind;
+        }
+        // of several attempts in one span no single one's time is known
+        if call.span.repeats > 0 {
+            return;
         }
         // a call that failed at once says nothing of how long calls take
         if call.span.error && call.answer.is_none() || call.span.side != Side::Client {

@@ -108,6 +108,12 @@ impl Kind {
         }
     }
 
+    /// Whether a finding of the other kind may turn out to be of this one: late answers are when metrics, which come
+    /// later than spans, say that the service lacks CPU.
+    pub(crate) fn replaces(self, other: Self) -> bool {
+        self.explains(other) || (self, other) == (Self::Bottleneck, Self::SlowDependency)
+    }
+
     /// Whether it says more precisely what the other says of the same service.
     pub(crate) fn explains(self, other: Self) -> bool {
         if other.class() == Class::Outlook {

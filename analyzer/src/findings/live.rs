@@ -5,6 +5,9 @@
 //! or a finding of a fault is open. A suspicion that lasts an hour is taken for what is usual now.
 //!
 //! Of more than 20,000 spans a share of the requests is ranked, and what they lost counts for those left out too.
+//! Logs and metrics that came until then are looked at with them (`causes/beside.rs`); after a restart the first minutes are
+//! judged by spans alone, for these are read back and those are not. Lines that are of no error open nothing by themselves:
+//! whoever asks what happened wants to know of them, but a new version logs otherwise every day.
 //!
 //! What is gathered speaks until the next has been. The quick detectors and the ranking make one suspicion of a service
 //! together; where the ranking is sure of one service, detectors are not believed of others that it hardly blames.
@@ -17,6 +20,7 @@ use weir_schema::UnixNanos;
 use super::{action, kind::Kind, scene::Scene, surge, suspicion::Suspicion};
 use crate::{
     causes::{Cause, CauseKind, Causes, Ranking, SUSPICIOUS},
+    config::Config,
     snapshot::Evidence,
     spans::{Name, Names, Span},
 };
@@ -52,7 +56,7 @@ const WITHHELD: usize = 360;
 /// Requests as they are gathered, and what the last of them said.
 #[derive(Debug)]
 pub(super) struct Live {
-    causes: Causes,
+    pub(super) causes: Causes,
     gathered: Vec<Vec<Span>>,
     spans: usize,
     /// Spans that are gathered at most.
@@ -60,6 +64,8 @@ pub(super) struct Live {
     windows: usize,
     since: UnixNanos,
     withheld: usize,
+    /// Until when what happened was usual.
+    calm_until: UnixNanos,
     said: Option<Said>,
 }
 
@@ -76,15 +82,16 @@ pub(super) struct Said {
 }
 
 impl Live {
-    pub(super) fn new(max_spans: usize) -> Self {
+    pub(super) fn new(config: &Config) -> Self {
         Self {
-            causes: Causes::default(),
+            causes: Causes::live(config.max_trace_lines),
             gathered: Vec::new(),
             spans: 0,
-            max_spans,
+            max_spans: config.max_trace_spans,
             windows: 0,
             since: 0,
             withheld: 0,
+            calm_until: UnixNanos::MAX,
             said: None,
         }
     }
@@ -125,10 +132,13 @@ impl Live {
         let (gathered, scale) = some_of(std::mem::take(&mut self.gathered), std::mem::take(&mut self.spans));
         let votes = std::mem::take(&mut self.windows);
         let requests: Vec<&[Span]> = gathered.iter().map(Vec::as_slice).collect();
-        let (ranking, observed) = self.causes.rank(&requests, names);
-        let suspicious = ranking.causes.first().is_some_and(|cause| cause.confidence >= SUSPICIOUS);
+        let (ranking, observed) = self.causes.rank_live(&requests, names, (self.calm_until, until));
+        let suspicious = first(&ranking).is_some_and(|(_, told)| told >= SUSPICIOUS);
         let usual = quiet && !suspicious;
         self.withheld = if usual { 0 } else { self.withheld + votes };
+        if usual {
+            self.calm_until = until;
+        }
         if (usual || self.withheld > WITHHELD) && gathered.len() >= MIN_REQUESTS {
             self.causes.remember(observed);
         }
@@ -146,7 +156,7 @@ impl Live {
             return suspicions;
         };
         let least = |cause: &Cause| if is_open(&cause.service) { SUSPICIOUS } else { SURE };
-        let Some(first) = said.ranking.causes.first().filter(|first| first.confidence >= least(first)) else {
+        let Some((first, told)) = first(&said.ranking).filter(|(first, told)| *told >= least(first)) else {
             said.add_evidence(scene, &mut suspicions);
             return suspicions;
         };
@@ -155,10 +165,13 @@ impl Live {
         suspicions.retain(|suspicion| explained(suspicion) || said.leaves(scene, suspicion));
         said.add_evidence(scene, &mut suspicions);
         if let Some(known) = suspicions.iter_mut().find(|suspicion| explained(suspicion)) {
-            known.confidence = known.confidence.max(first.confidence);
+            known.confidence = known.confidence.max(told);
             known.votes = known.votes.max(said.votes);
             if known.service != service {
                 known.evidence.extend(first.evidence.iter().take(JOINED).cloned());
+            }
+            if first.kind == CauseKind::StarvedCpu {
+                known.starved(said.suspicion(scene, service, first));
             }
         } else {
             suspicions.push(said.suspicion(scene, service, first));
@@ -183,6 +196,19 @@ fn hashed(trace: u128) -> u64 {
     let mut hasher = FixedState::with_seed(SHARE_SEED).build_hasher();
     hasher.write_u128(trace);
     hasher.finish()
+}
+
+/// The surest cause, and how sure it is.
+fn first(ranking: &Ranking) -> Option<(&Cause, f64)> {
+    // of two that are as sure the first stays
+    let causes = ranking.causes.iter().rev().map(|cause| (cause, told(ranking, cause)));
+    causes.max_by(|a, b| a.1.total_cmp(&b.1))
+}
+
+/// How sure a cause is without what lines say that are of no error, of it and of others.
+fn told(ranking: &Ranking, cause: &Cause) -> f64 {
+    let harmless: f64 = ranking.causes.iter().map(|cause| cause.share * cause.harmless).sum();
+    (cause.confidence * (1.0 - cause.harmless) / (1.0 - harmless).max(f64::EPSILON)).min(1.0)
 }
 
 /// Whether a detector's suspicion is of what the ranking blames a service for.
@@ -241,12 +267,27 @@ impl Said {
         }
         Suspicion {
             lost_ms_per_s: self.scale * scene.per_s(cause.lost_ms) * scene.seconds() / seconds,
-            confidence: cause.confidence,
+            confidence: told(&self.ranking, cause),
             votes: self.votes,
             onset: self.since,
             evidence,
             ..suspicion
         }
+    }
+}
+
+impl Suspicion {
+    /// Metrics tell what spans do not: that calls are late because who answers, or asks, lacks CPU.
+    fn starved(&mut self, told: Suspicion) {
+        if self.kind != Kind::SlowDependency {
+            return;
+        }
+        if self.service != told.service {
+            self.peer = Some(self.service);
+        }
+        let Suspicion { kind, service, operation, summary, action, .. } = told;
+        (self.kind, self.service, self.operation) = (kind, service, operation);
+        (self.summary, self.action) = (summary, action);
     }
 }
 
@@ -277,37 +318,42 @@ fn summary(cause: &Cause) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{snapshot::NodeKind, spans::Side};
+    use crate::spans::Side;
 
     fn requests(count: u128, shed: bool) -> Vec<Vec<Span>> {
         let request = |trace| {
             let (start, duration_ns) = (trace as i64 * 1_000_000, 500_000);
-            vec![Span {
-                weight: 1,
-                sampled: false,
-                refused: false,
-                trace,
-                id: 1,
-                parent: 0,
-                start,
-                duration_ns,
-                service: 0,
-                operation: 1,
-                kind: 2,
-                side: Side::Server,
-                error: shed,
-                abandoned: false,
-                peer: None,
-                peer_kind: NodeKind::Service,
-                instance: None,
-                queue_wait_ns: None,
-                shed,
-                input_tokens: 0,
-                output_tokens: 0,
-                first_token_ns: None,
-            }]
+            let (side, error) = (Side::Server, shed);
+            vec![Span { trace, id: 1, start, duration_ns, operation: 1, kind: 2, side, error, shed, ..Span::default() }]
         };
         (0..count).map(request).collect()
+    }
+
+    #[test]
+    fn lines_of_no_error_open_nothing_and_hide_nothing() {
+        let cause = |service: &str, share: f64, harmless: f64| Cause {
+            service: service.into(),
+            operation: None,
+            instance: None,
+            kind: CauseKind::ChangedCalls,
+            lost_ms: 100.0 * share,
+            share,
+            confidence: 0.9 * share,
+            harmless,
+            evidence: Vec::new(),
+        };
+        let cases = [
+            (vec![cause("tagger", 1.0, 0.0)], "tagger", 0.9),
+            (vec![cause("tagger", 1.0, 1.0)], "tagger", 0.0),
+            (vec![cause("parser", 0.8, 1.0), cause("tagger", 0.2, 0.0)], "tagger", 0.9),
+            (vec![cause("parser", 0.6, 0.5), cause("tagger", 0.4, 0.0)], "tagger", 0.9 * 0.4 / 0.7),
+        ];
+        for (causes, service, expect) in cases {
+            let ranking = Ranking { causes, ..Ranking::default() };
+            let (surest, told) = first(&ranking).unwrap();
+            assert_eq!(surest.service, service, "{ranking:?}");
+            assert!((told - expect).abs() < 1e-9, "{told} of {ranking:?}");
+        }
     }
 
     #[test]
@@ -316,7 +362,7 @@ mod tests {
         for name in ["gateway", "GET /", "server"] {
             names.intern(name);
         }
-        let mut live = Live::new(1_000);
+        let mut live = Live::new(&Config { max_trace_spans: 1_000, ..Config::default() });
         let second = 1_000_000_000;
         live.window(requests(30, false), (0, 10 * second), &names, true);
         live.window(requests(80, true), (10 * second, 20 * second), &names, true);

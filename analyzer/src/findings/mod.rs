@@ -4,6 +4,7 @@
 //! push(span) ─▶ traces ─▶ complete requests ─▶ facts ─┬▶ detectors ─▶ suspicions ┐
 //! window ──────▶ estimates ───────────────────────────┘                          ├▶ join ─▶ merge ─▶ book ─▶ findings
 //!                         gathered to fifty requests ──▶ causes (ranking) ───────┘
+//! push_logs, push_metrics ─────────────────────────────────▲
 //! history ◀── what nobody suspects
 //! ```
 //!
@@ -46,6 +47,7 @@ mod usual;
 
 use std::{borrow::Cow, collections::BTreeSet};
 
+use arrow::record_batch::RecordBatch;
 use serde::{Deserialize, Serialize};
 use weir_schema::UnixNanos;
 
@@ -123,7 +125,7 @@ impl Findings {
     pub(crate) fn new(config: &Config) -> Self {
         Self {
             traces: Traces::new(config.max_trace_spans),
-            live: Live::new(config.max_trace_spans),
+            live: Live::new(config),
             history: History::default(),
             book: Book::default(),
             judged_until: None,
@@ -150,6 +152,26 @@ impl Findings {
     /// Takes in a span that is no duplicate.
     pub(crate) fn push(&mut self, span: &Span) {
         self.traces.push(span);
+    }
+
+    /// Takes in rows of `logs`, of requests that are kept.
+    pub(crate) fn push_logs(&mut self, logs: &RecordBatch, names: &Names) {
+        self.live.causes.add_logs(logs, names, |trace| self.traces.keep(trace));
+    }
+
+    /// Takes in rows of `metrics`.
+    pub(crate) fn push_metrics(&mut self, metrics: &RecordBatch, names: &mut Names) {
+        self.live.causes.add_metrics(metrics, names);
+    }
+
+    /// Log records did not come here.
+    pub(crate) fn lost_logs(&mut self) {
+        self.live.causes.lost_logs();
+    }
+
+    /// Log records and readings that the ranking left out because there were too many.
+    pub(crate) fn dropped(&self) -> (u64, u64) {
+        self.live.causes.dropped()
     }
 
     /// Looks at a closed window and its estimates; says which findings opened or closed.

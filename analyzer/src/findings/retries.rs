@@ -1,8 +1,9 @@
 //! Retry storms: callers repeat failed calls so often that the repeats are a load of their own.
 //!
-//! A retry is a call to the same operation under the same parent that begins after one that failed. Attempts per
-//! logical call are `calls/(calls − retries)`. Loops that call the same operation often are no retries, and a proxy's own
-//! retries make one span: they are not seen here.
+//! A retry is a call to the same operation under the same parent that begins after one that failed, or that says so of
+//! itself. A proxy's own retries are in one span, which says how many they were (`http.request.resend_count`); each
+//! attempt counts once, wherever it is told. Attempts per logical call are `calls/(calls − retries)`. Loops that call the
+//! same operation often are no retries.
 
 use super::{
     action, budget,
@@ -51,7 +52,9 @@ fn suspicion(scene: &Scene, (caller, callee): (Name, Name), calls: &Calls) -> Op
             .with_sql(statements::attempts(from, &scene.shown())),
         Evidence::number(format!("{errors:.0} % of them fail"), errors, "%").with_trace(calls.failed),
     ];
-    let again_ms = median(calls.gap_ms.clone()).unwrap_or(0.0).max(0.0);
+    // where all are repeated within their spans, calls take what they usually do
+    let usual_ms = || scene.history.gap_ms.usual((caller, callee)).map(|usual| usual.median);
+    let again_ms = median(calls.gap_ms.clone()).or_else(usual_ms).unwrap_or(0.0).max(0.0);
     let broken_ms = scene.usual_request_ms(callee).unwrap_or(0.0);
     let per_s = |count: u32| scene.per_s(f64::from(count));
     Some(Suspicion {

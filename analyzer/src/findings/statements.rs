@@ -4,11 +4,16 @@ use std::ops::Range;
 
 use weir_schema::UnixNanos;
 
+use crate::literal::{text, within};
+
 /// Requests that a service serves, and not calls it makes.
 const SERVED: &str = "kind IN ('server', 'consumer')";
 
 /// Who a client span calls, as it says itself.
 const PEER: &str = "coalesce(peer_service, db_system, messaging_system, server_address)";
+
+/// Attempts that proxies made before those that their spans tell of.
+const HIDDEN: &str = "sum(CASE WHEN policy_action IS NULL THEN 0 ELSE coalesce(http_request_resend_count, 0) END)";
 
 /// Requests and durations of a service, second by second.
 pub(super) fn durations(service: &str, time: &Range<UnixNanos>) -> String {
@@ -70,11 +75,11 @@ pub(super) fn calls_to_peer(caller: &str, peer: &str, time: &Range<UnixNanos>) -
     )
 }
 
-/// Attempts under one parent, the most first.
+/// Attempts under one parent, the most first: those with a span, and those that a proxy counted within one.
 pub(super) fn attempts(caller: &str, time: &Range<UnixNanos>) -> String {
     format!(
-        "SELECT trace_id, parent_span_id, operation, count(*) AS attempts, \
-         sum(CASE WHEN status = 'error' THEN 1 ELSE 0 END) AS errors FROM spans \
+        "SELECT trace_id, parent_span_id, operation, count(*) + {HIDDEN} AS attempts, \
+         sum(CASE WHEN status = 'error' THEN 1 ELSE 0 END) + {HIDDEN} AS errors FROM spans \
          WHERE service = {} AND kind = 'client' AND {} \
          GROUP BY trace_id, parent_span_id, operation ORDER BY attempts DESC LIMIT 20",
         text(caller),
@@ -96,15 +101,6 @@ pub(super) fn calls_of(service: &str, operation: &str, time: &Range<UnixNanos>) 
         within("c.start_unix_nano", time),
         within("p.start_unix_nano", time)
     )
-}
-
-fn within(column: &str, time: &Range<UnixNanos>) -> String {
-    format!("{column} >= {} AND {column} < {}", time.start, time.end)
-}
-
-/// A literal: names come from spans, so anything may be in them.
-fn text(value: &str) -> String {
-    format!("'{}'", value.replace('\'', "''"))
 }
 
 #[cfg(test)]

@@ -93,8 +93,13 @@ impl Traces {
         }
     }
 
+    /// Whether requests with this id are kept.
+    pub(crate) fn keep(&self, trace: u128) -> bool {
+        hashed(trace) <= self.sample.below
+    }
+
     pub(crate) fn push(&mut self, span: &Span) {
-        if hashed(span.trace) > self.sample.below {
+        if !self.keep(span.trace) {
             self.sampled_out += 1;
             return;
         }
@@ -188,33 +193,11 @@ fn hashed(trace: u128) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{snapshot::NodeKind, spans::Side};
+    use crate::spans::Side;
 
     fn span(trace: u128, id: u64, parent: u64, start: i64, end: i64) -> Span {
-        Span {
-            weight: 1,
-            sampled: false,
-            refused: false,
-            trace,
-            id,
-            parent,
-            start,
-            duration_ns: end - start,
-            service: 1,
-            operation: 2,
-            kind: 3,
-            side: Side::Server,
-            error: false,
-            abandoned: false,
-            peer: None,
-            peer_kind: NodeKind::Service,
-            instance: None,
-            queue_wait_ns: None,
-            shed: false,
-            input_tokens: 0,
-            output_tokens: 0,
-            first_token_ns: None,
-        }
+        let (duration_ns, side) = (end - start, Side::Server);
+        Span { trace, id, parent, start, duration_ns, service: 1, operation: 2, kind: 3, side, ..Span::default() }
     }
 
     #[test]

@@ -208,5 +208,6 @@ fn a_span() -> crate::spans::Span {
         input_tokens: 1,
         output_tokens: 1,
         first_token_ns: Some(1),
+        ..Span::default()
     }
 }

@@ -24,7 +24,7 @@ use deltalake_core::{
     table::state::DeltaTableState,
 };
 use tracing::{info, warn};
-use weir_schema::Table;
+use weir_schema::{Table, columns};
 
 use super::NewFile;
 use crate::{
@@ -42,6 +42,9 @@ const HASH: &str = "weir.xxh3_64";
 
 /// The tag that says whether a map holds an attribute that has a column of its own.
 const HOT_IN_MAP: &str = "weir.hot_in_map";
+
+/// The tag of how many attributes had a column of their own then. Columns are appended: who knew fewer did not look for the others.
+const HOT_COLUMNS: &str = "weir.hot_columns";
 
 /// The tag that says whether a file is packed as tightly as it gets.
 const RECOMPRESSED: &str = "weir.recompressed";
@@ -273,14 +276,14 @@ impl DeltaTable {
     async fn reload(&mut self) -> Result<(), StoreError> {
         let state = DeltaTableState::try_new(self.log.as_ref(), None).await.map_err(|e| self.failed(&e))?;
         let known: HashMap<_, _> = self.files.drain(..).map(|file| (file.name.clone(), file)).collect();
-        let time_column = self.table.time_column();
+        let table = self.table;
         self.files = state
             .log_data()
             .iter()
             .map(|file| {
                 #[allow(deprecated)] // the only way to a file's tags
                 let add = file.add_action();
-                known.get(&add.path).cloned().unwrap_or_else(|| Arc::new(read_add(&add, time_column)))
+                known.get(&add.path).cloned().unwrap_or_else(|| Arc::new(read_add(&add, table)))
             })
             .collect();
         self.state = Some(state);
@@ -333,6 +336,7 @@ impl DeltaTable {
         let tags = [
             (HASH, hex(file.hash)),
             (HOT_IN_MAP, file.hot_in_map.to_string()),
+            (HOT_COLUMNS, hot_columns(self.table).to_string()),
             (RECOMPRESSED, file.recompressed.to_string()),
         ];
         let tags = tags.into_iter().chain(file.packed_from.map(|hash| (PACKED_FROM, hex(hash))));
@@ -411,18 +415,20 @@ pub(super) fn data_file(file: &NewFile) -> DataFile {
     }
 }
 
-fn read_add(add: &Add, time_column: &str) -> DataFile {
+fn read_add(add: &Add, table: Table) -> DataFile {
     let stats: serde_json::Value = add.stats.as_deref().and_then(|s| serde_json::from_str(s).ok()).unwrap_or_default();
-    let bound = |key: &str| stats.get(key)?.get(time_column)?.as_i64();
+    let bound = |key: &str| stats.get(key)?.get(table.time_column())?.as_i64();
     let tag = |name: &str| add.tags.as_ref()?.get(name)?.as_deref();
     let hash = |name: &str| u64::from_str_radix(tag(name)?, 16).ok();
+    let knew_all =
+        tag(HOT_COLUMNS).and_then(|count| count.parse().ok()).is_some_and(|count: usize| count >= hot_columns(table));
     DataFile {
         name: add.path.clone(),
         bytes: u64::try_from(add.size).unwrap_or(0),
         rows: stats.get("numRecords").and_then(serde_json::Value::as_u64).unwrap_or(0),
         time_range: bound("minValues").zip(bound("maxValues")),
         hash: hash(HASH),
-        hot_in_map: tag(HOT_IN_MAP) != Some("false"),
+        hot_in_map: tag(HOT_IN_MAP) != Some("false") || !knew_all,
         recompressed: tag(RECOMPRESSED) == Some("true"),
         packed_from: hash(PACKED_FROM),
         since: Instant::now(),
@@ -430,7 +436,44 @@ fn read_add(add: &Add, time_column: &str) -> DataFile {
     }
 }
 
+/// Attributes that have a column of their own.
+fn hot_columns(table: Table) -> usize {
+    columns::columns(table).iter().filter(|column| column.attribute.is_some()).count()
+}
+
 fn now_ms() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_a_version_with_fewer_columns_may_hold_their_attributes_in_its_map() {
+        let known = hot_columns(Table::Spans);
+        let file = |hot: Option<&str>, columns: Option<usize>| {
+            let columns = columns.map(|count| count.to_string());
+            let tags = [(HOT_IN_MAP, hot.map(str::to_owned)), (HOT_COLUMNS, columns)];
+            let add = Add {
+                path: "part.parquet".into(),
+                tags: Some(tags.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()),
+                ..Add::default()
+            };
+            read_add(&add, Table::Spans).hot_in_map
+        };
+        let cases = [
+            (Some("false"), Some(known), false),
+            (Some("true"), Some(known), true),
+            (Some("false"), Some(known - 1), true),
+            (Some("false"), None, true),
+            // a newer version's: what it knows more is no column here
+            (Some("false"), Some(known + 1), false),
+            (None, None, true),
+        ];
+        for (hot, columns, expect) in cases {
+            assert_eq!(file(hot, columns), expect, "{hot:?} {columns:?}");
+        }
+    }
 }

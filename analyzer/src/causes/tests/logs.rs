@@ -12,7 +12,7 @@ use super::*;
 
 /// What is otherwise in the logs of a window.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Said {
+pub(super) enum Said {
     Usual,
     /// The parser no longer says that it ends.
     NoEnd,
@@ -25,21 +25,21 @@ enum Said {
 }
 
 /// The rows of `logs` of a window. Without span ids they are laid to the first span of their service.
-fn logs(window: &[Vec<Span>], names: &Names, said: Said, with_spans: bool) -> RecordBatch {
+pub(super) fn logs(window: &[Vec<Span>], names: &Names, said: Said, with_spans: bool) -> RecordBatch {
     let mut rows: Vec<(i64, &str, u128, u64, i32, String)> = Vec::new();
     for (number, span) in window.iter().flatten().enumerate().filter(|(_, span)| span.side == Side::Server) {
         let service = names.text(span.service);
         let id = if with_spans { span.id } else { 0 };
-        let mut say = |severity, body: String| rows.push((span.start, service, span.trace, id, severity, body));
+        let mut say = |at, severity, body: String| rows.push((at, service, span.trace, id, severity, body));
         let (parser, tagger) = (service == "parser", service == "tagger");
         if parser && said == Said::Silence {
             continue;
         }
-        say(9, format!("request {number} begins"));
+        say(span.start, 9, format!("request {number} begins"));
         if parser && said == Said::Error {
-            say(17, format!("cannot read word {number}"));
+            say(span.end(), 17, format!("cannot read word {number}"));
         } else if !(parser && said == Said::NoEnd || tagger && said == Said::TaggerNoEnd) {
-            say(9, format!("took {number} words and ended"));
+            say(span.end(), 9, format!("took {number} words and ended"));
         }
     }
     let ids = |bytes: Vec<Option<Vec<u8>>>| -> ArrayRef { Arc::new(BinaryArray::from_iter(bytes)) };
@@ -63,12 +63,12 @@ fn after_health_with_logs(seed: u64, fault: Fault, said: Said, with_spans: bool)
     let mut causes = Causes::default();
     for _ in 0..8 {
         let window = mesh.window(100, Fault::Nothing);
-        causes.lines.add(&logs(&window, &mesh.names.clone(), Said::Usual, with_spans), &mut mesh.names);
+        causes.add_logs(&logs(&window, &mesh.names, Said::Usual, with_spans), &mesh.names, |_| true);
         let (_, observed) = causes.rank(&slices(&window), &mesh.names);
         causes.remember(observed);
     }
     let window = mesh.window(100, fault);
-    causes.lines.add(&logs(&window, &mesh.names.clone(), said, with_spans), &mut mesh.names);
+    causes.add_logs(&logs(&window, &mesh.names, said, with_spans), &mesh.names, |_| true);
     causes.rank(&slices(&window), &mesh.names).0
 }
 

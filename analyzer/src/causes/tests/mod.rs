@@ -1,6 +1,7 @@
 //! Rankings of a small mesh whose faults are made: the gateway calls the tagger, which calls the parser and then the
 //! semantic service.
 
+mod live;
 mod logs;
 
 use rand::{Rng, SeedableRng, rngs::StdRng};

@@ -68,6 +68,16 @@ fn a_retry_storm() {
 }
 
 #[test]
+fn a_retry_storm_of_a_proxy() {
+    let mesh = || {
+        let mut mesh = shop();
+        (mesh.services[5].retries, mesh.services[5].by_proxy) = (3, true);
+        mesh
+    };
+    check(mesh, Event::Fails("payment", 0.8), ("payment", "retry_storm"));
+}
+
+#[test]
 fn missing_and_new_calls() {
     check(shop, Event::Returns("order"), ("order", "missing_calls"));
     check(shop, Event::Calls("order", "cart"), ("order", "new_calls"));

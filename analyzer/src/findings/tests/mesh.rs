@@ -22,6 +22,8 @@ pub(super) struct Service {
     pub(super) database: Option<(&'static str, f64)>,
     /// How often it repeats a failed call.
     pub(super) retries: u32,
+    /// Whether its proxy does so, within one span.
+    pub(super) by_proxy: bool,
 }
 
 /// What happens from one second to another.
@@ -101,5 +103,6 @@ pub(super) fn service(name: &'static str, service_ms: f64, calls: &[(usize, f64)
         calls: calls.to_vec(),
         database: None,
         retries: 0,
+        by_proxy: false,
     }
 }

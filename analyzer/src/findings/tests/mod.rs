@@ -1,5 +1,6 @@
 //! Findings of simulated meshes: health opens none, and each made fault the right one and only it.
 
+mod attempts;
 mod book;
 mod calibration;
 mod faults;

@@ -22,6 +22,8 @@ pub(super) struct Row {
     pub(super) kind: &'static str,
     pub(super) error: bool,
     pub(super) database: Option<&'static str>,
+    /// Attempts before, where a proxy counts them.
+    pub(super) repeats: Option<i32>,
 }
 
 /// Rows as a batch of `spans`.
@@ -44,6 +46,10 @@ pub(super) fn batch(rows: &[Row]) -> RecordBatch {
             "kind" => text(|r| Some(r.kind)),
             "status" => text(|r| Some(if r.error { "error" } else { "ok" })),
             "db_system" => text(|r| r.database),
+            "policy_action" => text(|r| r.repeats.map(|_| "admitted")),
+            "http_request_resend_count" => {
+                Arc::new(rows.iter().map(|r| r.repeats.filter(|n| *n > 0)).collect::<Int32Array>())
+            }
             "http_response_status_code" => {
                 Arc::new(Int32Array::from_iter_values(rows.iter().map(|r| if r.error { 500 } else { 200 })))
             }

@@ -185,9 +185,12 @@ impl<'a> Run<'a> {
         if self.visits[visit].failed || self.visits[visit].left.is_empty() {
             return self.answer(visit, now);
         }
-        let call = (self.id(), now, self.visits[visit].call.2);
-        self.visits[visit].call = call;
         let service = self.visits[visit].service;
+        let attempts = self.visits[visit].call.2;
+        // a proxy goes on in the span of the first attempt
+        if attempts == 0 || !self.mesh.services[service].by_proxy {
+            self.visits[visit].call = (self.id(), now, attempts);
+        }
         match self.visits[visit].left[0] {
             Some(callee) => {
                 let way = self.way_ms(self.mesh.services[callee].name, now);
@@ -238,6 +241,7 @@ impl<'a> Run<'a> {
             kind: "server",
             error: failed,
             database: None,
+            repeats: None,
         });
         if let Some(parent) = parent {
             let way = self.way_ms(name, now);
@@ -247,21 +251,24 @@ impl<'a> Run<'a> {
 
     fn answered(&mut self, visit: usize, failed: bool, now: f64) {
         let Visit { trace, id, service, call: (call, start, attempts), .. } = self.visits[visit];
-        let Service { name, database, retries, .. } = &self.mesh.services[service];
+        let Service { name, database, retries, by_proxy, .. } = &self.mesh.services[service];
         let asked = self.visits[visit].left[0];
-        self.rows.push(Row {
-            trace,
-            id: call,
-            parent: id,
-            start: start as i64,
-            duration: (now - start) as i64,
-            service: name,
-            instance: None,
-            kind: "client",
-            error: failed,
-            database: if asked.is_none() { database.map(|(name, _)| name) } else { None },
-        });
         let again = failed && attempts < *retries;
+        if !again || !by_proxy {
+            self.rows.push(Row {
+                trace,
+                id: call,
+                parent: id,
+                start: start as i64,
+                duration: (now - start) as i64,
+                service: name,
+                instance: None,
+                kind: "client",
+                error: failed,
+                database: if asked.is_none() { database.map(|(name, _)| name) } else { None },
+                repeats: by_proxy.then_some(attempts as i32),
+            });
+        }
         self.visits[visit].call.2 = if again { attempts + 1 } else { 0 };
         if !again {
             self.visits[visit].failed |= failed;

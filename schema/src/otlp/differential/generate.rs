@@ -86,6 +86,7 @@ impl Random {
             "service.name",
             "weir.queue_wait_ns",
             "weir.in_flight",
+            "http.request.resend_count",
             "gen_ai.server.time_to_first_token",
             "service.instance.id",
         ];
