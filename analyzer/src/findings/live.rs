@@ -98,7 +98,16 @@ impl Live {
 
     /// What is usual, and nothing gathered.
     pub(super) fn anew(self) -> Self {
-        Self { causes: self.causes, ..Self::new(self.max_spans) }
+        Self {
+            gathered: Vec::new(),
+            spans: 0,
+            windows: 0,
+            since: 0,
+            withheld: 0,
+            calm_until: UnixNanos::MAX,
+            said: None,
+            ..self
+        }
     }
 
     /// Takes in the requests of a window that began and ended so.
