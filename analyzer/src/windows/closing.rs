@@ -11,7 +11,11 @@ use std::num::NonZeroU32;
 use hashbrown::HashMap;
 use weir_schema::UnixNanos;
 
-use super::{Open, outside::Outside, requests};
+use super::{
+    Open,
+    outside::Outside,
+    requests::{self, Root},
+};
 use crate::{
     calls::{Calls, is_answered},
     departures::Visit,
@@ -42,6 +46,8 @@ struct Gathered {
     services: HashMap<Name, Box<(ServiceWindow, Vec<Ended>)>, foldhash::fast::RandomState>,
     /// Requests that came from outside.
     entered: Vec<Entered>,
+    /// The same, and those of which it is not known yet: where requests begin that what-if may look at.
+    roots: Vec<Root>,
     /// Client spans that nobody answered.
     alone: Vec<Span>,
     /// Requests without a parent that say who called.
@@ -63,7 +69,7 @@ impl Closing {
         for (span, place) in &open.spans {
             self.span(&mut gathered, span, *place, held);
         }
-        let Gathered { mut edges, services, mut entered, alone, called, .. } = gathered;
+        let Gathered { mut edges, services, mut entered, roots, alone, called, .. } = gathered;
         self.outside.sends(services.keys());
         self.outside.name_callees(&alone, &mut edges);
         self.outside.name_callers(&called, &mut edges);
@@ -80,7 +86,7 @@ impl Closing {
         self.stations.identify(end, |name| servers.contains_key(&name));
         self.lm.close(end);
         window.services.iter_mut().for_each(|(name, service)| service.lm = self.lm.view(*name));
-        window.requests = requests::some_of(&open.spans, held, end);
+        window.requests = requests::some_of(&roots, held, end);
         window.fold_least();
         window
     }
@@ -109,6 +115,10 @@ impl Closing {
             return;
         }
         let entered = Entered { place, service: span.service, operation: span.operation, weight: span.weight };
+        let begins = || held.parent_of(place).is_none_or(|parent| parent.is_client() && parent.is_root());
+        if !span.shed && (enters || unknown && begins()) {
+            gathered.roots.push(Root::new(span, place));
+        }
         if enters {
             gathered.entered.push(entered);
         }

@@ -8,7 +8,7 @@ use weir_schema::UnixNanos;
 use crate::{
     held::{Held, Node, Place},
     retiming::{Call, Request},
-    spans::{Name, Side, Span},
+    spans::{Name, Span},
 };
 
 /// Requests of an entry taken from a window: five windows of them ([`Requests`](crate::snapshot::Requests)) know a mean
@@ -21,12 +21,27 @@ const MOST_A_WINDOW: usize = 1_000;
 /// Parts (one per service entered) of a request that is kept.
 const MAX_PARTS: usize = 200;
 
-/// Some of the requests that ended in a window.
-pub(super) fn some_of(spans: &[(Span, Place)], held: &Held, known_until: UnixNanos) -> Vec<Request<Name>> {
+/// Where a request entered the mesh: nobody called, or a client of which nothing more is known.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Root {
+    service: Name,
+    trace: u128,
+    id: u64,
+    place: Place,
+}
+
+impl Root {
+    pub(super) fn new(span: &Span, place: Place) -> Self {
+        Self { service: span.service, trace: span.trace, id: span.id, place }
+    }
+}
+
+/// Some of the requests that entered there.
+pub(super) fn some_of(roots: &[Root], held: &Held, known_until: UnixNanos) -> Vec<Request<Name>> {
     let hash = foldhash::fast::FixedState::default();
     let mut by_entry: BTreeMap<Name, Vec<(u64, u64, Place)>> = BTreeMap::new();
-    for (span, place) in spans.iter().filter(|(span, place)| !span.shed && enters(span, *place, held)) {
-        by_entry.entry(span.service).or_default().push((hash.hash_one(span.trace), span.id, *place));
+    for Root { service, trace, id, place } in roots {
+        by_entry.entry(*service).or_default().push((hash.hash_one(*trace), *id, *place));
     }
     let whole = Whole { held, known_until };
     let mut taken = Vec::new();
@@ -36,13 +51,6 @@ pub(super) fn some_of(spans: &[(Span, Place)], held: &Held, known_until: UnixNan
         taken.extend(some.filter_map(|(.., place)| whole.part(place, held.node(place)?, &mut 0)));
     }
     taken
-}
-
-/// Whether a request enters the mesh by it: nobody called, or a client of which nothing more is known.
-fn enters(span: &Span, place: Place, held: &Held) -> bool {
-    let serves = span.side != Side::Client && (span.side != Side::Internal || span.parent == 0);
-    let from_outside = || held.parent_of(place).is_none_or(|parent| parent.is_client() && parent.is_root());
-    serves && held.holds(place, span.id) && from_outside()
 }
 
 /// Reads requests from the spans that had ended by then.
