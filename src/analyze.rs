@@ -20,8 +20,8 @@ use crate::{
 const COLUMNS: &str = "*";
 
 /// Of `logs`: records of traces, since only those can be laid to a span.
-const LOGS: &str =
-    "time_unix_nano, service, trace_id, span_id, severity_number, body FROM logs WHERE trace_id IS NOT NULL";
+const LOGS: &str = "time_unix_nano, service, trace_id, span_id, severity_number, body, event_name \
+    FROM logs WHERE trace_id IS NOT NULL";
 
 /// Of `metrics`: those of CPU and network.
 const METRICS: &str = "time_unix_nano, service, instance, name, kind, temporality, value, attributes, resource_attributes \

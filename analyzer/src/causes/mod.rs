@@ -44,7 +44,7 @@ use crate::spans::{Name, Names, Span};
 use evidence::Words;
 use history::History;
 pub use incident::{Incident, Verdict};
-pub use lines::LOG_COLUMNS;
+pub use lines::{ACCESS_LOG, LOG_COLUMNS};
 use lines::Lines;
 use observed::Observed;
 pub use ranking::{Cause, CauseKind, Ranking};
