@@ -28,7 +28,7 @@ use crate::{
 const LOGS: What<'static> = What {
     table: "logs",
     time: "time_unix_nano",
-    columns: "time_unix_nano, service, trace_id, span_id, severity_number, body",
+    columns: "time_unix_nano, service, trace_id, span_id, severity_number, body, event_name",
     only: "trace_id IS NOT NULL",
 };
 

@@ -9,9 +9,9 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use arrow::array::Array;
+use arrow::array::{Array, AsArray};
 use tokio::sync::mpsc;
-use weir_analyzer::causes::{LOG_COLUMNS, METRIC_COLUMNS};
+use weir_analyzer::causes::{ACCESS_LOG, LOG_COLUMNS, METRIC_COLUMNS};
 use weir_schema::{Batch, Table};
 
 /// Requests of one signal that wait for the analysis. Their columns stay in memory meanwhile: at the collector's bound of
@@ -54,7 +54,7 @@ impl BesideOut {
     /// Hands rows on, with the columns that are looked at. Never waits.
     pub(crate) fn offer(&self, batch: &Batch) {
         match batch.table {
-            Table::Logs if names_traces(batch) => self.logs.offer(batch, &LOG_COLUMNS),
+            Table::Logs if names_traces(batch) && !is_access_log(batch) => self.logs.offer(batch, &LOG_COLUMNS),
             Table::Metrics => self.metrics.offer(batch, &METRIC_COLUMNS),
             _ => {}
         }
@@ -64,6 +64,12 @@ impl BesideOut {
 /// Records that name no trace belong to no request.
 fn names_traces(logs: &Batch) -> bool {
     logs.rows.column_by_name("trace_id").is_some_and(|traces| traces.null_count() < traces.len())
+}
+
+/// What sidecars log of requests, their spans say too.
+fn is_access_log(logs: &Batch) -> bool {
+    let events = logs.rows.column_by_name("event_name").and_then(|events| events.as_string_opt::<i32>());
+    events.is_some_and(|events| events.iter().all(|event| event == Some(ACCESS_LOG)))
 }
 
 impl Way {
@@ -109,8 +115,9 @@ mod tests {
     use super::*;
 
     /// Log records of a request, with or without the trace they belong to.
-    fn logs(count: usize, trace: &str) -> Batch {
-        let record = format!(r#"{{"timeUnixNano":"5","traceId":"{trace}","body":{{"stringValue":"out of stock"}}}}"#);
+    fn logs(count: usize, trace: &str, event: &str) -> Batch {
+        let fields = format!(r#""timeUnixNano":"5","traceId":"{trace}","eventName":"{event}""#);
+        let record = format!(r#"{{{fields},"body":{{"stringValue":"out of stock"}}}}"#);
         let records = vec![record; count].join(",");
         let json = format!(r#"{{"resourceLogs":[{{"scopeLogs":[{{"logRecords":[{records}]}}]}}]}}"#);
         let decoded = otlp::decode(Signal::Logs, Encoding::Json, json.as_bytes(), 9);
@@ -126,14 +133,16 @@ mod tests {
     #[test]
     fn a_full_queue_drops_and_counts_and_takes_no_room_of_the_other_signal() {
         let (out, mut analysis) = beside();
-        (0..QUEUE + 3).for_each(|_| out.offer(&logs(2, "5b8efff798038103d269b633813fc60c")));
+        let trace = "5b8efff798038103d269b633813fc60c";
+        (0..QUEUE + 3).for_each(|_| out.offer(&logs(2, trace, "")));
         (0..QUEUE).for_each(|_| out.offer(&metrics()));
         assert_eq!(analysis.missed(), [(Table::Logs, 6), (Table::Metrics, 0)]);
         assert_eq!(analysis.missed(), [(Table::Logs, 0), (Table::Metrics, 0)], "it was told");
         let waiting = analysis.waiting();
         assert_eq!(waiting.len(), 2 * QUEUE);
         assert_eq!(waiting[0].rows.num_columns(), LOG_COLUMNS.len());
-        out.offer(&logs(1, ""));
-        assert!(analysis.waiting().is_empty(), "a record without a trace is of no use");
+        out.offer(&logs(1, "", ""));
+        out.offer(&logs(1, trace, ACCESS_LOG));
+        assert!(analysis.waiting().is_empty(), "neither is of use: a record without a trace, what spans say");
     }
 }

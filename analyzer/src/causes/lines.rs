@@ -2,7 +2,8 @@
 //!
 //! A record belongs to the span it names, else to the first span of its service in its trace. One that names no
 //! trace belongs to nothing here: how often it comes depends on too much beside faults. Only services that have spans are
-//! looked at. What is stored was read whole; live, `voices.rs` says of which spans all has come.
+//! looked at, and not the access logs of sidecars: these say what their spans say. What is stored was read whole; live,
+//! `voices.rs` says of which spans all has come.
 
 use std::borrow::Cow;
 
@@ -30,9 +31,21 @@ const LEVEL_WORDS: usize = 6;
 /// How long a template that is not logged is kept at least; and at most twice as long.
 const TURN_NS: i64 = 3_600_000_000_000;
 
+/// The event name of the record that a sidecar writes of each request.
+pub const ACCESS_LOG: &str = "weir.access";
+
 /// The columns of `logs` that are read.
-pub const LOG_COLUMNS: [&str; 8] =
-    ["time_unix_nano", "service", "instance", "trace_id", "span_id", "severity_number", "body", "received_unix_nano"];
+pub const LOG_COLUMNS: [&str; 9] = [
+    "time_unix_nano",
+    "service",
+    "instance",
+    "trace_id",
+    "span_id",
+    "severity_number",
+    "body",
+    "received_unix_nano",
+    "event_name",
+];
 
 /// Log records by trace.
 #[derive(Debug, Default)]
@@ -64,7 +77,7 @@ impl Lines {
         let Some(columns) = Columns::of(logs) else { return };
         let mut heard = Heard::default();
         let mut last: Option<(&str, Option<Name>)> = None;
-        for row in 0..logs.num_rows() {
+        for row in (0..logs.num_rows()).filter(|row| columns.event(*row) != Some(ACCESS_LOG)) {
             // records of one sender stand together
             let text = columns.service.value(row);
             let known = last.filter(|(known, _)| *known == text).map_or_else(|| names.find(text), |(_, name)| name);
@@ -181,6 +194,7 @@ struct Columns<'a> {
     instance: Option<&'a StringArray>,
     time: Option<&'a Int64Array>,
     received: Option<&'a Int64Array>,
+    event: Option<&'a StringArray>,
 }
 
 impl<'a> Columns<'a> {
@@ -197,6 +211,7 @@ impl<'a> Columns<'a> {
             instance: text("instance"),
             time: long("time_unix_nano"),
             received: long("received_unix_nano"),
+            event: text("event_name").filter(|events| events.null_count() < events.len()),
         })
     }
 
@@ -212,6 +227,10 @@ impl<'a> Columns<'a> {
         let at = self.time.filter(|time| time.is_valid(row))?.value(row);
         let received = self.received.filter(|received| received.is_valid(row)).map(|received| received.value(row));
         Some(received.map_or(at, |received| at.min(received)))
+    }
+
+    fn event(&self, row: usize) -> Option<&'a str> {
+        self.event.filter(|event| event.is_valid(row)).map(|event| event.value(row))
     }
 
     fn instance(&self, row: usize) -> Option<&'a str> {

@@ -5,7 +5,7 @@ use std::{ops::Range, sync::Arc};
 use arrow::{
     array::{ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, StringArray},
     compute::filter_record_batch,
-    datatypes::{Field, Schema},
+    datatypes::{DataType, Field, Schema},
     record_batch::RecordBatch,
 };
 
@@ -96,6 +96,19 @@ fn a_line_that_came_before_the_window_closed_tells_what_spans_do_not() {
         let window = live.window(Fault::Nothing);
         assert!(nobody(&live.rank(&window).0), "without its logs a window shows nothing");
     }
+}
+
+#[test]
+fn what_sidecars_log_says_no_more_than_their_spans() {
+    let mut live = Live::new(1).healthy();
+    let window = live.window(Fault::Nothing);
+    let all = logs(&window, &live.mesh.names, Said::Error, true);
+    let events: ArrayRef = Arc::new(StringArray::from(vec![ACCESS_LOG; all.num_rows()]));
+    let event_name = Arc::new(Field::new("event_name", DataType::Utf8, true));
+    let fields: Vec<_> = all.schema().fields().iter().cloned().chain([event_name]).collect();
+    let columns = all.columns().iter().cloned().chain([events]).collect();
+    live.hear(&RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap());
+    assert!(nobody(&live.rank(&window).0));
 }
 
 /// What comes of the parser's records of a window.
