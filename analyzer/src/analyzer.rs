@@ -197,8 +197,8 @@ impl Analyzer {
     }
 
     /// Where spans come as they end, says what time it is: at a start after [`Analyzer::restore_history`], and before each
-    /// [`Analyzer::step`]. What was noted of times that have not come (a clock was ahead, and is set right) is let go, and
-    /// what ended long ago opens no window. A replay of the past has no such clock.
+    /// [`Analyzer::step`]. What was noted of times that have not come (a clock was ahead, and is set right) is let go. A replay
+    /// of the past has no such clock.
     pub fn set_clock(&mut self, now: UnixNanos) {
         let latest = now.saturating_add(MAX_AHEAD_NS);
         if self.received_until > latest {
@@ -207,7 +207,6 @@ impl Analyzer {
         }
         self.windows.listen(now);
         self.windows.set_clock(latest);
-        self.windows.forget_past(now.saturating_sub(self.lateness_ns()));
     }
 
     /// When spans were received says how far their own times can be.

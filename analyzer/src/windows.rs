@@ -4,15 +4,19 @@
 //! spans that end later are not looked at, whether they have come or not. So the answer is the same
 //! live, where they have not, and replayed, where they have.
 //!
-//! Senders choose the times of their spans, so which windows there are is bounded: what ends long ago is late, what ends
-//! after it was received is not believed, and one step closes so many. A clock that was ahead itself and is set right
+//! Senders choose the times of their spans, so how many windows there are is bounded: of too many at once the further ones
+//! are late, what ends after it was received is not believed, and one step closes so many. A clock that was ahead itself and is set right
 //! takes back what it said of times that have not come.
 
 mod closing;
 mod outside;
 mod requests;
 
-use std::{collections::BTreeMap, num::NonZeroU32, ops::Range};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    num::NonZeroU32,
+    ops::Range,
+};
 
 use closing::Closing;
 use hashbrown::HashMap;
@@ -28,8 +32,12 @@ use crate::{
 /// Spans of one window kept for estimates, 84 MB; further ones are in the rollups only, and counted.
 const MAX_SPANS: usize = 500_000;
 
-/// A span is late after this, whether its window was closed or nothing came in it: five times what a restart reads back.
-const PAST_NS: i64 = 600_000_000_000;
+/// Windows that are open at once, a day of 10 s and more: recorded traces may be sent faster than they happened. What would open
+/// a further one is late.
+const MAX_OPEN: usize = 10_000;
+
+/// Windows for which room is made in advance; when more are open at once they are small.
+const WITH_ROOM: usize = 8;
 
 /// The open windows.
 #[derive(Debug)]
@@ -127,12 +135,19 @@ impl Windows {
         }
     }
 
-    /// The window of a moment; `None` when it is closed.
+    /// The window of a moment; `None` when it is closed, or would be one too many.
     fn of(&mut self, time: UnixNanos) -> Option<&mut Open> {
         let index = time.div_euclid(self.length_ns);
-        let closed = self.closed_until.is_some_and(|closed| index <= closed);
-        let (spans, edges) = self.room;
-        (!closed).then(|| self.open.entry(index).or_insert_with(|| Open::with_room(spans, edges)))
+        if self.closed_until.is_some_and(|closed| index <= closed) {
+            return None;
+        }
+        let (spans, edges) = if self.open.len() < WITH_ROOM { self.room } else { (0, 0) };
+        let full = self.open.len() >= MAX_OPEN;
+        match self.open.entry(index) {
+            Entry::Occupied(open) => Some(open.into_mut()),
+            Entry::Vacant(_) if full => None,
+            Entry::Vacant(place) => Some(place.insert(Open::with_room(spans, edges))),
+        }
     }
 
     /// Stations as a checkpoint holds them, and the end of the last closed window.
@@ -176,12 +191,6 @@ impl Windows {
     /// Whoever does not listen from the beginning begins now.
     pub(crate) fn listen(&mut self, now: UnixNanos) {
         self.deaf_until.get_or_insert(now.div_euclid(self.length_ns));
-    }
-
-    /// A window that was over long before `now` is not opened any more.
-    pub(crate) fn forget_past(&mut self, now: UnixNanos) {
-        let last_over = now.saturating_sub(PAST_NS).div_euclid(self.length_ns) - 1;
-        self.closed_until = self.closed_until.max(Some(last_over));
     }
 
     /// The oldest window that is due, if one is.
@@ -256,20 +265,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_long_past_is_late_also_where_nothing_was_closed() {
+    fn spans_of_all_times_open_so_many_windows_and_the_rest_is_late() {
         let (mut windows, mut held) = (windows(), Held::default());
-        let now = 1_000_000 * SECOND;
-        windows.forget_past(now);
-        for ago in 0..100_000 {
-            push(&mut windows, &mut held, now - ago * SECOND);
+        let more = 500;
+        for ago in 0..(MAX_OPEN + more) as i64 {
+            push(&mut windows, &mut held, (1_000_000 - 10 * ago) * SECOND);
         }
-        let open = PAST_NS / windows.length_ns;
-        assert!((open..=open + 1).contains(&(windows.open.len() as i64)), "{}", windows.open.len());
-        assert!(windows.late > 99_000);
-        // a window of an hour is not over for long
-        let mut hours = Windows::new(3_600 * SECOND);
-        hours.forget_past(now);
-        assert!(push(&mut hours, &mut held, now + 1));
+        assert_eq!((windows.open.len(), windows.late), (MAX_OPEN, more as u64));
+        assert!(push(&mut windows, &mut held, 1_000_000 * SECOND + 1), "those that are open take more");
+        assert_eq!(closed(&mut windows, &mut held, 1_000_000, false).len(), MAX_OPEN - 1);
+        assert!(push(&mut windows, &mut held, 1_000_100 * SECOND), "what closed made room");
     }
 
     #[test]

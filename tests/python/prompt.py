@@ -35,7 +35,7 @@ def main():
         os.write(terminal, text.encode())
 
     wait_for(b"weir> ")
-    type_in("SELECT attributes['http.req\t AS method, servic\t FROM spans;\r")
+    type_in("SELECT attributes['http.request.m\t AS method, servic\t FROM spans;\r")
     wait_for(b"PATCH")
     print("completed")
     wait_for(b"row(s)")
