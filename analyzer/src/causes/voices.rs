@@ -75,13 +75,19 @@ impl Voices {
 mod tests {
     use super::*;
 
+    /// An instance, and its first and newest record in seconds.
+    type Heard = (Option<Name>, i64, i64);
+
+    /// What was heard; where a span ran, and from when to when; whether all it said is known.
+    type Case<'a> = (&'a [Heard], Option<Name>, (i64, i64), bool);
+
     const SECOND: i64 = 1_000_000_000;
 
     fn span(instance: Option<Name>, start: i64, end: i64) -> Span {
         Span { service: 1, instance, start: start * SECOND, duration_ns: (end - start) * SECOND, ..Span::default() }
     }
 
-    fn voices(of: &[(Option<Name>, i64, i64)]) -> Voices {
+    fn voices(of: &[Heard]) -> Voices {
         let mut voices = Voices::default();
         for (instance, since, until) in of {
             voices.heard(1, Voice { instance: *instance, since: since * SECOND, until: until * SECOND });
@@ -94,7 +100,7 @@ mod tests {
         let one = [(None, 10, 20), (None, 21, 30)];
         let two = [(Some(7), 10, 30), (Some(8), 10, 15)];
         let ended = [(Some(7), 10, 100), (Some(8), 10, 15)];
-        let cases: [(&[(Option<Name>, i64, i64)], Option<Name>, (i64, i64), bool); 9] = [
+        let cases: [Case; 9] = [
             (&one, None, (10, 30), true),
             (&one, Some(9), (12, 29), true),
             (&one, None, (9, 12), false),

@@ -12,7 +12,10 @@ const CALLEE: u32 = 11;
 type Attempt = (bool, u16, bool);
 
 /// Calls, retries and errors of a request that calls so; each attempt is answered.
-fn counted(attempts: &[Attempt]) -> (u32, u32, u32) {
+/// Calls, retries and errors.
+type Counts = (u32, u32, u32);
+
+fn counted(attempts: &[Attempt]) -> Counts {
     let server = |id, parent, service, start| Span {
         trace: 1,
         id,
@@ -41,7 +44,7 @@ fn counted(attempts: &[Attempt]) -> (u32, u32, u32) {
 
 #[test]
 fn an_attempt_counts_once() {
-    let cases: [(&str, &[Attempt], (u32, u32, u32)); 7] = [
+    let cases: [(&str, &[Attempt], Counts); 7] = [
         ("no repeat", &[(false, 0, false)], (1, 0, 0)),
         ("spans without a word", &[(true, 0, false), (true, 0, false), (false, 0, false)], (3, 2, 2)),
         ("spans that say so", &[(true, 0, false), (true, 0, true), (false, 0, true)], (3, 2, 2)),
