@@ -59,11 +59,15 @@ async fn answer(stream: &mut TcpStream) -> String {
 
 /// Waits until so many bytes are in flight.
 async fn in_flight(weir: &Server, bytes: usize) {
-    let expected = format!("weir_collector_in_flight_bytes {bytes}\n");
+    metric(weir, &format!("weir_collector_in_flight_bytes {bytes}\n")).await;
+}
+
+/// Waits until the metrics have this line.
+async fn metric(weir: &Server, expected: &str) {
     let give_up = Instant::now() + Duration::from_secs(30);
     while Instant::now() < give_up {
         let metrics = client().get(format!("http://{}/metrics", weir.addresses.web)).send().await.unwrap();
-        if metrics.text().await.unwrap().contains(&expected) {
+        if metrics.text().await.unwrap().contains(expected) {
             return;
         }
         tokio::task::yield_now().await;
@@ -101,6 +105,38 @@ async fn who_does_not_fit_is_refused_before_the_body_and_told_when_to_come_back(
     refused.write_all(b"GET /v1/traces HTTP/1.1\r\nhost: weir\r\n\r\n").await.unwrap();
     let text = answer(&mut refused).await;
     assert!(text.starts_with("HTTP/1.1 405"), "what was refused is read over, then the next is answered: {text}");
+    weir.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_finds_no_room_waits_unread_and_is_served_when_there_is_some() {
+    let dir = tempfile::tempdir().unwrap();
+    let weir = server_with(dir.path(), |config| {
+        config.collector.max_body_bytes = BODY;
+        config.collector.max_in_flight_bytes = 2 * BODY;
+        config.collector.body_timeout_ms = 60_000;
+        config.collector.max_wait_ms = 120_000;
+    })
+    .await;
+    let holders = [announce(weir.addresses.otlp_http, BODY).await, announce(weir.addresses.otlp_http, BODY).await];
+    in_flight(&weir, 2 * BODY).await;
+    let (http, grpc) = (weir.addresses.otlp_http, weir.addresses.otlp_grpc);
+    let by_http = tokio::spawn(async move {
+        let spans = request("a", vec![span(1, 1, 0, "x", START, 1)]);
+        send(&client(), &format!("http://{http}"), &spans).await
+    });
+    let by_grpc = tokio::spawn(async move {
+        let mut exporter = TraceServiceClient::connect(format!("http://{grpc}")).await.unwrap();
+        exporter.export(request("a", vec![span(2, 2, 0, "x", START, 1)])).await
+    });
+    metric(&weir, "weir_collector_waiting_requests{before=\"read\"} 2\n").await;
+    in_flight(&weir, 2 * BODY).await;
+
+    drop(holders);
+    assert!(by_http.await.unwrap());
+    by_grpc.await.unwrap().unwrap();
+    metric(&weir, "weir_collector_waiting_requests{before=\"read\"} 0\n").await;
+    metric(&weir, "weir_collector_refused_requests_total{signal=\"traces\"} 0\n").await;
     weir.stop().await.unwrap();
 }
 

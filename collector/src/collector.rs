@@ -1,12 +1,13 @@
 //! [`Collector`]: both transports over one way in.
 
-use std::{io, num::NonZeroUsize, sync::Arc, thread};
+use std::{io, num::NonZeroUsize, sync::Arc, thread, time::Duration};
 
 use bytes::Bytes;
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, watch},
     task::JoinError,
+    time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use weir_policy::PolicySet;
@@ -22,8 +23,9 @@ use crate::{
     grpc, http,
     inflate::{Coding, InflateError, inflate},
     ingest::{Ingest, Received, Refused},
+    line::Line,
     proxies::Proxies,
-    stats::{Stats, add},
+    stats::{Now, Stats, add},
 };
 
 /// Bodies below this are read in the task that got them: a thread switch costs more. 64 KiB decode
@@ -44,6 +46,10 @@ pub struct Collector<I> {
     /// Room for connections of both doors.
     pub(crate) connections: Arc<Semaphore>,
     admission: Admission,
+    /// Requests that wait unread for a place in flight.
+    unread: Arc<Line>,
+    /// Requests that were read and wait for room in the store.
+    read: Arc<Line>,
     /// One place per core: more large bodies at once would only hold more memory.
     decoders: Arc<Semaphore>,
     /// Requests that are being stored, whether their senders still wait or not.
@@ -57,6 +63,8 @@ pub(crate) struct Arrived {
     pub(crate) coding: Coding,
     pub(crate) body: Bytes,
     pub(crate) admitted: Admitted,
+    /// When its head was there.
+    pub(crate) since: Instant,
 }
 
 /// What an accepted request is answered.
@@ -86,7 +94,8 @@ impl<I: Ingest> Collector<I> {
     ) -> Self {
         let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let admission = Admission::new(config.max_in_flight_bytes);
-        stats.watch(admission.clone());
+        let (unread, read) = (Arc::new(Line::new()), Arc::new(Line::new()));
+        stats.watch(Now { admission: admission.clone(), unread: unread.clone(), read: read.clone() });
         Self {
             ingest,
             policy,
@@ -94,6 +103,8 @@ impl<I: Ingest> Collector<I> {
             stats,
             connections: Arc::new(Semaphore::new(config.max_connections)),
             admission,
+            unread,
+            read,
             decoders: Arc::new(Semaphore::new(cores)),
             storing: TaskTracker::new(),
             config,
@@ -116,14 +127,24 @@ impl<I: Ingest> Collector<I> {
         http::serve(self, listener, shutdown).await
     }
 
-    /// A place for a request that announces `bytes`, before any of them is read.
-    pub(crate) fn admit(&self, bytes: usize) -> Result<Admitted, NotAccepted> {
+    /// A place for a request that announces `bytes`, before any of them is read; `since` is when its head was there.
+    pub(crate) async fn admit(&self, bytes: usize, since: Instant) -> Result<Admitted, NotAccepted> {
         if bytes > self.config.max_body_bytes {
             return Err(NotAccepted::TooLarge { limit: self.config.max_body_bytes });
         }
-        let admitted = self.admission.admit(bytes)?;
-        self.ingest.admit(bytes)?;
-        Ok(admitted)
+        let until = since + Duration::from_millis(self.config.max_wait_ms / 2);
+        let place = || {
+            let admitted = self.admission.admit(bytes)?;
+            self.ingest.admit(bytes)?;
+            Ok(admitted)
+        };
+        Ok(self.unread.wait(until, place).await?)
+    }
+
+    /// Waits until the store has room for what was read: once decoded, a request has cost too much to be refused.
+    async fn room(&self, arrived: &Arrived) -> Result<(), Refused> {
+        let until = arrived.since + Duration::from_millis(self.config.max_wait_ms);
+        self.read.wait(until, || self.ingest.admit(arrived.body.len())).await
     }
 
     /// The one way in: inflate, decode, store. It goes on when the sender hangs up: what was begun is
@@ -154,8 +175,6 @@ impl<I: Ingest> Collector<I> {
 
     async fn store(&self, arrived: Arrived) -> Result<Accepted, NotAccepted> {
         let (signal, encoding) = (arrived.signal, arrived.encoding);
-        // refused now, a request costs nothing but its reading
-        self.ingest.admit(arrived.body.len())?;
         let received_unix_nano = now_unix_nano();
         let Opened { body, decoded, admitted } = self.open(arrived, received_unix_nano).await?;
         add(&self.stats.of(signal).bytes, body.len() as u64);
@@ -175,14 +194,16 @@ impl<I: Ingest> Collector<I> {
         Ok(Accepted { rejected, message })
     }
 
-    /// Inflates and decodes.
+    /// Inflates and decodes, when there is room for what comes of it.
     async fn open(&self, arrived: Arrived, received_unix_nano: UnixNanos) -> Result<Opened, NotAccepted> {
         let limit = self.config.max_body_bytes;
         let weight = if arrived.coding == Coding::Identity { 1 } else { INFLATION };
         if arrived.body.len() * weight < INLINE_BYTES {
+            self.room(&arrived).await?;
             return arrived.open(limit, received_unix_nano);
         }
         let place = self.decoders.clone().acquire_owned().await;
+        self.room(&arrived).await?;
         let opened = tokio::task::spawn_blocking(move || {
             let _place = place;
             arrived.open(limit, received_unix_nano)
@@ -200,7 +221,7 @@ struct Opened {
 
 impl Arrived {
     fn open(self, limit: usize, received_unix_nano: UnixNanos) -> Result<Opened, NotAccepted> {
-        let Self { signal, encoding, coding, body, mut admitted } = self;
+        let Self { signal, encoding, coding, body, mut admitted, since: _ } = self;
         let body = inflate(body, coding, limit, &mut admitted)?;
         admitted.set(body.len());
         let decoded = otlp::decode(signal, encoding, &body, received_unix_nano)?;
@@ -217,9 +238,15 @@ fn unfinished(error: JoinError) -> NotAccepted {
     NotAccepted::Refused(Refused::Closed)
 }
 
-impl From<Full> for NotAccepted {
+impl From<Full> for Refused {
     fn from(Full { retry_after }: Full) -> Self {
-        Self::Refused(Refused::Overloaded { retry_after })
+        Self::Overloaded { retry_after }
+    }
+}
+
+impl From<Full> for NotAccepted {
+    fn from(full: Full) -> Self {
+        Self::Refused(full.into())
     }
 }
 

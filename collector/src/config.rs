@@ -15,6 +15,9 @@ pub struct Config {
     pub max_connections: usize,
     /// Requests at once on one HTTP/2 connection; the peer waits with the next. 128: HTTP/2 asks for 100 at least.
     pub max_streams_per_connection: u32,
+    /// How long a request may wait for room before it is told to come back, in milliseconds; half of it unread. 5 s: half of the time
+    /// OpenTelemetry's exporters give a whole export. 0: nobody waits.
+    pub max_wait_ms: u64,
     /// How long a body may take to come, in milliseconds. 10 s: the time OpenTelemetry's exporters give a whole export.
     pub body_timeout_ms: u64,
 }
@@ -26,6 +29,7 @@ impl Default for Config {
             max_in_flight_bytes: 256 << 20,
             max_connections: 2_048,
             max_streams_per_connection: 128,
+            max_wait_ms: 5_000,
             body_timeout_ms: 10_000,
         }
     }

@@ -102,6 +102,7 @@ fn is_protobuf_over_grpc(content_type: &str) -> bool {
 /// What the head of a call says.
 struct Call {
     coding: Coding,
+    since: Instant,
     /// When the caller no longer waits.
     deadline: Instant,
     /// When the message must be there.
@@ -119,13 +120,14 @@ impl Call {
             ))
         })?;
         let now = Instant::now();
-        let read_by = now + Duration::from_millis(collector.config.body_timeout_ms);
+        let config = &collector.config;
+        let read_by = now + Duration::from_millis(config.max_wait_ms / 2 + config.body_timeout_ms);
         let timeout = match text("grpc-timeout") {
             None => FOREVER,
             Some(text) => timeout(text).ok_or_else(|| Status::internal("grpc-timeout is malformed"))?,
         };
         let deadline = now + timeout.min(FOREVER);
-        Ok(Self { coding, deadline, read_by: read_by.min(deadline) })
+        Ok(Self { coding, since: now, deadline, read_by: read_by.min(deadline) })
     }
 }
 
@@ -158,7 +160,7 @@ async fn accept<I: Ingest>(
     let end = match read {
         Ok((coding, body, admitted)) => {
             let encoding = Encoding::Protobuf;
-            collector.accept(Arrived { signal, encoding, coding, body, admitted }).await
+            collector.accept(Arrived { signal, encoding, coding, body, admitted, since: call.since }).await
         }
         Err(Unread::NotAccepted(error)) => Err(error),
         Err(Unread::Framing(status)) => {
@@ -205,7 +207,7 @@ async fn read<I: Ingest>(
     };
     let coding = message_coding(prefix.get_u8(), call.coding).map_err(Unread::Framing)?;
     let length = usize::try_from(prefix.get_u32()).unwrap_or(usize::MAX);
-    let admitted = collector.admit(length)?;
+    let admitted = collector.admit(length, call.since).await?;
     let message = match frames.exactly(length).await? {
         Exactly::All(message) => message,
         Exactly::Nothing | Exactly::Cut => return Err(cut()),

@@ -99,10 +99,12 @@ async fn accept<I: Ingest>(
     body: Incoming,
 ) -> Result<Accepted, NotAccepted> {
     let config = &collector.config;
-    let deadline = Instant::now() + Duration::from_millis(config.body_timeout_ms);
+    let since = Instant::now();
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    let place = collector.admit(announced, since).await;
+    let deadline = Instant::now() + Duration::from_millis(config.body_timeout_ms);
     let mut frames = Frames::new(body, deadline);
-    let read = match collector.admit(announced) {
+    let read = match place {
         Ok(mut admitted) => match frames.collect(config.max_body_bytes, &mut admitted).await {
             Ok(body) => Ok((body, admitted)),
             Err(error) => Err(error.into()),
@@ -110,7 +112,7 @@ async fn accept<I: Ingest>(
         Err(error) => Err(error),
     };
     match read {
-        Ok((body, admitted)) => collector.accept(Arrived { signal, encoding, coding, body, admitted }).await,
+        Ok((body, admitted)) => collector.accept(Arrived { signal, encoding, coding, body, admitted, since }).await,
         Err(error) => {
             if !matches!(error, NotAccepted::TimedOut) {
                 // the answer goes out at once; a client that reads only when it has sent finds it then

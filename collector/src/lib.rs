@@ -1,6 +1,6 @@
 //! The one door proxies and SDKs talk to: OTLP in by gRPC and HTTP, policy out.
 //!
-//! A request takes its place in the bound on bytes in flight before it is read, is inflated within its
+//! A request takes its place in the bound on bytes in flight before it is read, or waits in line for it unread; it is inflated within its
 //! limit, decoded to a `Batch`, and handed to [`Ingest`]; the ack goes out when that returns. What is
 //! behind `Ingest` is not this crate's business.
 
@@ -13,6 +13,7 @@ mod grpc;
 mod http;
 mod inflate;
 mod ingest;
+mod line;
 mod policy_stream;
 mod proxies;
 mod stats;

@@ -3,14 +3,14 @@
 use std::{
     fmt::Write,
     sync::{
-        OnceLock,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
 };
 
 use weir_schema::Signal;
 
-use crate::admission::Admission;
+use crate::{admission::Admission, line::Line};
 
 /// Counters of one signal.
 #[derive(Debug, Default)]
@@ -30,7 +30,15 @@ pub(crate) struct SignalStats {
 pub struct Stats {
     signals: [SignalStats; 3],
     pub(crate) refused_connections: AtomicU64,
-    admission: OnceLock<Admission>,
+    now: OnceLock<Now>,
+}
+
+/// What is there at this moment.
+#[derive(Debug)]
+pub(crate) struct Now {
+    pub(crate) admission: Admission,
+    pub(crate) unread: Arc<Line>,
+    pub(crate) read: Arc<Line>,
 }
 
 impl Stats {
@@ -38,9 +46,9 @@ impl Stats {
         &self.signals[signal as usize]
     }
 
-    /// Says what is in flight from now on.
-    pub(crate) fn watch(&self, admission: Admission) {
-        self.admission.get_or_init(|| admission);
+    /// Says what is in flight and what waits, from now on.
+    pub(crate) fn watch(&self, now: Now) {
+        self.now.get_or_init(|| now);
     }
 
     /// Rows accepted of a signal so far.
@@ -74,7 +82,8 @@ impl Stats {
             }
         }
         let refused = self.refused_connections.load(Ordering::Relaxed);
-        let in_flight = self.admission.get().map_or(0, Admission::held_bytes);
+        let in_flight = self.now.get().map_or(0, |now| now.admission.held_bytes());
+        let (unread, read) = self.now.get().map_or((0, 0), |now| (now.unread.waiting(), now.read.waiting()));
         let _ = writeln!(
             text,
             "# HELP weir_collector_refused_connections_total Connections over the bound, closed at once\n\
@@ -82,7 +91,11 @@ impl Stats {
              weir_collector_refused_connections_total {refused}\n\
              # HELP weir_collector_in_flight_bytes Bytes of requests between arrival and ack\n\
              # TYPE weir_collector_in_flight_bytes gauge\n\
-             weir_collector_in_flight_bytes {in_flight}"
+             weir_collector_in_flight_bytes {in_flight}\n\
+             # HELP weir_collector_waiting_requests Requests that wait for room, before they are read and before they are decoded\n\
+             # TYPE weir_collector_waiting_requests gauge\n\
+             weir_collector_waiting_requests{{before=\"read\"}} {unread}\n\
+             weir_collector_waiting_requests{{before=\"decoded\"}} {read}"
         );
         text
     }

@@ -112,7 +112,8 @@ impl Store {
     /// # Errors
     /// Nothing of it is acked then; see [`AppendError`] for when to come back.
     pub async fn append_otlp(&self, request: OtlpRequest, batch: Option<Batch>) -> Result<Appended, AppendError> {
-        self.has_room()?;
+        // the door asked before it read and before it decoded: what is decoded since then is not refused for its last bytes
+        self.room(self.inner.config.memory_limit_bytes / 16 * 17)?;
         let hash = request_hash(&request);
         self.append(Payload::Otlp { request, hash }, batch).await
     }
