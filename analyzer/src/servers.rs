@@ -62,7 +62,7 @@ pub struct Station {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unidentifiable {
     /// There were too few visits.
-    #[error("{visits} requests are too few: {MIN_VISITS} are needed")]
+    #[error("too few requests: {visits} of the {MIN_VISITS} needed")]
     TooFew {
         /// That many.
         visits: usize,

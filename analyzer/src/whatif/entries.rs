@@ -2,7 +2,7 @@
 //!
 //! Recorded requests are timed again ([`crate::retiming`]), own work of each service scaled so that its mean changes by what was found for
 //! it: of calls beside each other whichever is the last then counts. Without recorded requests, what each service adds counts
-//! by its visits and the share of their time that was critical.
+//! by its visits and the share of their time that was critical. No request takes less than the known queues on its way.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -40,28 +40,41 @@ pub(super) fn predict(entry: &ServiceView, snapshot: &Snapshot, effects: &BTreeM
     let added = added.map(|added| added.widened(FEW_WINDOWS * NINETY_FIVE * chance.unwrap_or(0.0)));
     let on_the_way = visits(&entry.service, snapshot, false).into_keys();
     let not_identified = on_the_way.filter(|service| effects.get(service).is_some_and(|effect| !effect.identified));
+    let least = least(&critical, effects);
+    let then = added.map(|added| then(now, added, least));
     EntryPrediction {
         entry: entry.service.clone(),
         response_time_ms: now,
-        response_time_ms_then: added.map(|added| (now + added.value).max(0.0)),
-        low_ms: added.map(|added| (now + added.value - added.below).max(0.0)),
-        high_ms: added.map(|added| now + added.value + added.above).filter(|high| high.is_finite()),
+        response_time_ms_then: then.map(|then| then.value),
+        low_ms: then.map(Range::low),
+        high_ms: then.and_then(Range::high),
         requests: if retimed.is_some() { recorded.len() as u64 } else { 0 },
         not_identified: not_identified.map(str::to_owned).collect(),
     }
 }
 
+/// What is measured and what comes to it; when it gets less, no less than what the known queues on the way take by themselves then.
+///
+/// What is measured is a mean over a while. Where a queue grew in that while, its newest wait can be more than all of that mean,
+/// and what is saved of such a wait is not saved of the mean.
+pub(super) fn then(now: f64, added: Range, least: Range) -> Range {
+    let least_value = least.value.min(now + added.value.max(0.0));
+    let value = (now + added.value).max(least_value);
+    let low = (now + added.value - added.below).max(least.low().min(least_value));
+    Range { value, below: value - low, above: added.above }
+}
+
 /// What each service adds, by how often it is waited for; `None` when one saturates.
 fn summed(critical: &BTreeMap<&str, f64>, effects: &BTreeMap<&str, Effect>) -> Option<Range> {
-    let mut all = Range::default();
-    for (service, visits) in critical.iter().filter(|(_, visits)| **visits > 0.0) {
-        let Some(effect) = effects.get(service) else { continue };
-        let added = effect.added?;
-        all.value += visits * added.value;
-        all.below = all.below.hypot(visits * added.below);
-        all.above = all.above.hypot(visits * added.above);
-    }
-    Some(all)
+    let waited_for = critical.iter().filter(|(_, visits)| **visits > 0.0);
+    let effects = waited_for.filter_map(|(service, visits)| Some((*visits, effects.get(service)?)));
+    let added: Option<Vec<(f64, Range)>> = effects.map(|(visits, effect)| Some((visits, effect.added?))).collect();
+    Some(Range::sum(added?.into_iter()))
+}
+
+/// What the known queues on the way take then.
+fn least(critical: &BTreeMap<&str, f64>, effects: &BTreeMap<&str, Effect>) -> Range {
+    Range::sum(critical.iter().filter_map(|(service, visits)| Some((*visits, effects.get(service)?.residence_then?))))
 }
 
 /// What recorded requests take more on average, and how far that may be off for want of more of them.

@@ -32,6 +32,8 @@ pub(super) struct Effect {
     wait_then: Option<Range>,
     /// Wait and service together; `None` when it saturates.
     pub(super) added: Option<Range>,
+    /// Wait and service then; `None` when it saturates or nothing is known of it.
+    pub(super) residence_then: Option<Range>,
     refused_then: Option<f64>,
     pub(super) identified: bool,
 }
@@ -45,6 +47,25 @@ pub(super) struct Range {
 }
 
 impl Range {
+    /// The sum of independent values, each so many times.
+    pub(super) fn sum(terms: impl Iterator<Item = (f64, Self)>) -> Self {
+        terms.fold(Self::default(), |all, (times, term)| Self {
+            value: all.value + times * term.value,
+            below: all.below.hypot(times * term.below),
+            above: all.above.hypot(times * term.above),
+        })
+    }
+
+    /// The lower end; no time is below 0.
+    pub(super) fn low(self) -> f64 {
+        (self.value - self.below).max(0.0)
+    }
+
+    /// The upper end; `None` where there is none.
+    pub(super) fn high(self) -> Option<f64> {
+        Some(self.value + self.above).filter(|high| high.is_finite())
+    }
+
     /// With another, independent doubt.
     pub(super) fn widened(self, by: f64) -> Self {
         Self { below: self.below.hypot(by), above: self.above.hypot(by), ..self }
@@ -76,6 +97,7 @@ impl Effect {
             utilization_then: Some(utilization(estimate, &then)),
             wait_then,
             added: if as_now { Some(Range::default()) } else { added },
+            residence_then: wait_then.map(|wait| Range { value: wait.value + then.service_time_ms, ..wait }),
             refused_then: refused(estimate, &now, &then),
             identified: true,
         }
@@ -89,6 +111,7 @@ impl Effect {
             utilization_then: None,
             wait_then: None,
             added: said.then(Range::default),
+            residence_then: None,
             refused_then: None,
             identified: false,
         }
@@ -104,8 +127,8 @@ impl Effect {
             utilization_then: self.utilization_then,
             queue_wait_ms: service.estimate.queue_wait_ms.observed,
             queue_wait_ms_then: self.wait_then.map(|wait| wait.value),
-            queue_wait_low_ms: self.wait_then.map(|wait| (wait.value - wait.below).max(0.0)),
-            queue_wait_high_ms: self.wait_then.map(|wait| wait.value + wait.above).filter(|high| high.is_finite()),
+            queue_wait_low_ms: self.wait_then.map(Range::low),
+            queue_wait_high_ms: self.wait_then.and_then(Range::high),
             refused_ratio_then: self.refused_then,
             saturated: self.identified && self.wait_then.is_none(),
             reason: if self.identified { None } else { service.estimate.reason.clone() },
