@@ -34,7 +34,7 @@ pub async fn run(args: BackupArgs) -> Result<Exit, anyhow::Error> {
 /// # Errors
 /// A name that is no whole backup, a store that cannot be reached, or a disk that fails.
 pub async fn restore(args: RestoreArgs) -> Result<Exit, anyhow::Error> {
-    let place = Place::open(&args.target).await?;
+    let place = Place::open_with_backups(&args.target).await?;
     let restored = match &place {
         Place::Local(store) => json!(store.restore(&args.name).await.context("restoring the backup")?),
         Place::Remote(server) => {

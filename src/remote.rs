@@ -58,10 +58,18 @@ impl Place {
 
     /// As [`Place::open`], but a folder that holds no store is an error, not a new store.
     pub(crate) async fn open_existing(target: &TargetArgs) -> Result<Self, anyhow::Error> {
+        Self::open_holding(target, &["tables", "wal"]).await
+    }
+
+    /// As [`Place::open_existing`], but backups put into an empty folder are enough: they become its store.
+    pub(crate) async fn open_with_backups(target: &TargetArgs) -> Result<Self, anyhow::Error> {
+        Self::open_holding(target, &["backups", "tables", "wal"]).await
+    }
+
+    async fn open_holding(target: &TargetArgs, one_of: &[&str]) -> Result<Self, anyhow::Error> {
         if target.url.is_none() {
             let dir = target.data.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_DATA));
-            let there = dir.join("tables").is_dir() || dir.join("wal").is_dir();
-            if !there {
+            if !one_of.iter().any(|name| dir.join(name).is_dir()) {
                 let why = format!(
                     "no store in {}: give --data DIR or --url URL, or fill it with `weir import`",
                     dir.display()

@@ -46,6 +46,7 @@ pub(crate) fn open(mut config: Config, disk: Arc<dyn Disk>) -> Result<Inner, Ope
         Err(LockHolder { pid, url }) => return Err(OpenError::Locked { dir: config.dir, pid, url }),
     };
     config.node = settle_node(disk.as_ref(), &config).map_err(io(&config.dir))?;
+    let lineage = settle_lineage(disk.as_ref(), &config).map_err(io(&config.dir))?;
     let runtime = committers_runtime().map_err(io(&config.dir))?;
     let views = Arc::new(Views::default());
     let tables = runtime.block_on(open_tables(&config, &disk, &views))?;
@@ -66,6 +67,7 @@ pub(crate) fn open(mut config: Config, disk: Arc<dyn Disk>) -> Result<Inner, Ope
     let (orders, orders_in) = mpsc::channel(ORDERS);
     let committer = Committer::new(CommitterParts {
         config: config.clone(),
+        lineage,
         disk: disk.clone(),
         views: views.clone(),
         tables: tables.tables,
@@ -107,6 +109,22 @@ fn settle_node(disk: &dyn Disk, config: &Config) -> std::io::Result<String> {
         warn!(node = begun_with, configured = config.node, "the folder was begun as another node, which it stays");
     }
     Ok(begun_with)
+}
+
+/// A number drawn when the folder was begun. A backup has none, so one that becomes a store of its own draws another.
+fn settle_lineage(disk: &dyn Disk, config: &Config) -> std::io::Result<u64> {
+    let path = config.dir.join("lineage");
+    let drawn = match disk.read(&path) {
+        Ok(text) => u64::from_str_radix(String::from_utf8_lossy(&text).trim(), 16).ok(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error),
+    };
+    if let Some(lineage) = drawn {
+        return Ok(lineage);
+    }
+    let (_, lineage) = uuid::Uuid::new_v4().as_u64_pair();
+    disk::replace(disk, &path, format!("{lineage:016x}\n").as_bytes())?;
+    Ok(lineage)
 }
 
 /// Runs the committer. Should it panic, requests are refused from then on: the log has what was acked.

@@ -25,6 +25,7 @@ use arrow::{
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 use weir_schema::UnixNanos;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 const MINUTE_NS: i64 = 60_000_000_000;
 
@@ -81,8 +82,8 @@ impl Sampling {
 pub(crate) struct Sampler {
     config: Sampling,
     traces: Traces,
-    /// Traces seen by minute and root operation (a hash of service and operation).
-    operations: HashMap<(UnixNanos, u64), u32>,
+    /// Traces seen by minute and root operation.
+    operations: HashMap<Root, u32>,
     dropped_spans: u64,
 }
 
@@ -110,43 +111,37 @@ struct Traces {
     old: HashMap<u128, Judged>,
 }
 
-/// The spans of one trace in one flush.
+/// The spans of one trace in one flush, in whichever requests they came.
 struct Group {
     trace: u128,
     start: UnixNanos,
     end: UnixNanos,
     error: bool,
-    root: Option<usize>,
+    root: Option<Root>,
     /// The smallest weight among them: what the least sampled of them stands for.
     weight: f64,
 }
+
+/// What a root is counted by: its minute, and a hash of its service and operation.
+type Root = (UnixNanos, u64);
 
 impl Sampler {
     pub(crate) fn new(config: Sampling) -> Self {
         Self { config, traces: Traces::default(), operations: HashMap::new(), dropped_spans: 0 }
     }
 
-    /// The spans that are kept, in order, with their weights.
-    pub(crate) fn apply(&mut self, rows: &RecordBatch) -> RecordBatch {
-        if self.config.share >= 1.0 || rows.num_rows() == 0 {
-            return rows.clone();
+    /// The spans of a flush that are kept, in order, with their weights; a trace is judged by its spans in all batches.
+    pub(crate) fn apply(&mut self, batches: &[RecordBatch]) -> Vec<RecordBatch> {
+        if self.config.share >= 1.0 {
+            return batches.to_vec();
         }
-        let (groups, group_of) = groups(rows);
-        let verdicts: Vec<Verdict> = groups.iter().map(|group| self.judge(group, rows)).collect();
-        let kept_group: Vec<bool> =
-            groups.iter().zip(&verdicts).map(|(group, verdict)| verdict.keeps(group.trace)).collect();
-        let keep: BooleanArray = group_of.iter().map(|group| Some(kept_group[*group as usize])).collect();
-        let weights = &rows["sample_weight"].as_primitive::<Float64Type>();
-        let weight = |(row, group): (usize, &u32)| {
-            let weight = weights.is_valid(row).then(|| weights.value(row));
-            match verdicts[*group as usize] {
-                Verdict::Whole => weight,
-                Verdict::Share(probability) => Some(weight.unwrap_or(1.0).max(1.0 / probability)),
-            }
-        };
-        let weights: Float64Array = group_of.iter().enumerate().map(weight).collect();
-        let kept = filter_record_batch(&with_weights(rows, weights), &keep).expect("one answer for each row");
-        self.dropped_spans += (rows.num_rows() - kept.num_rows()) as u64;
+        let (groups, groups_of) = groups(batches);
+        let verdicts: Vec<Verdict> = groups.iter().map(|group| self.judge(group)).collect();
+        let judged = |group: &u32| (groups[*group as usize].trace, verdicts[*group as usize]);
+        let kept = batches.iter().zip(&groups_of).map(|(rows, group_of)| kept(rows, group_of.iter().map(judged)));
+        let kept: Vec<RecordBatch> = kept.collect();
+        let rows = |batches: &[RecordBatch]| batches.iter().map(RecordBatch::num_rows).sum::<usize>();
+        self.dropped_spans += (rows(batches) - rows(&kept)) as u64;
         kept
     }
 
@@ -155,13 +150,13 @@ impl Sampler {
         self.dropped_spans
     }
 
-    fn judge(&mut self, group: &Group, rows: &RecordBatch) -> Verdict {
+    fn judge(&mut self, group: &Group) -> Verdict {
         let before = self.traces.get(group.trace);
         let start = before.map_or(group.start, |judged| judged.start.min(group.start));
         let end = before.map_or(group.end, |judged| judged.end.max(group.end));
         let slow = self.config.slower_than_ms.is_some_and(|ms| end.saturating_sub(start) > ms as i64 * 1_000_000);
         // every root is counted, also of traces that are kept anyway
-        let rare = group.root.is_some_and(|root| self.is_rare(rows, root));
+        let rare = group.root.is_some_and(|root| self.is_rare(root));
         let whole = slow || rare || (self.config.errors && group.error);
         let verdict = match before.map(|judged| judged.verdict) {
             Some(verdict @ Verdict::Whole) => verdict,
@@ -173,18 +168,14 @@ impl Sampler {
         verdict
     }
 
-    fn is_rare(&mut self, rows: &RecordBatch, root: usize) -> bool {
+    fn is_rare(&mut self, root: Root) -> bool {
         if self.config.rare_per_minute == 0 {
             return false;
         }
         if self.operations.len() >= COUNTED_OPERATIONS {
             self.forget_old_minutes();
         }
-        let text = |column: &str| rows[column].as_string::<i32>().value(root).as_bytes();
-        let operation =
-            xxhash_rust::xxh3::xxh3_64_with_seed(text("operation"), xxhash_rust::xxh3::xxh3_64(text("service")));
-        let start = rows["start_unix_nano"].as_primitive::<Int64Type>().value(root);
-        let seen = self.operations.entry((start.div_euclid(MINUTE_NS), operation)).or_default();
+        let seen = self.operations.entry(root).or_default();
         *seen = seen.saturating_add(1);
         *seen <= self.config.rare_per_minute
     }
@@ -224,34 +215,59 @@ impl Traces {
     }
 }
 
-/// The traces among some rows, as they first appear, and the trace of each row.
-fn groups(rows: &RecordBatch) -> (Vec<Group>, Vec<u32>) {
+/// The traces of a flush, as they first appear, and the trace of each row of each batch.
+fn groups(batches: &[RecordBatch]) -> (Vec<Group>, Vec<Vec<u32>>) {
+    let (mut groups, mut places) = (Vec::new(), HashMap::new());
+    let groups_of = batches.iter().map(|rows| group_rows(rows, &mut groups, &mut places)).collect();
+    (groups, groups_of)
+}
+
+fn group_rows(rows: &RecordBatch, groups: &mut Vec<Group>, places: &mut HashMap<u128, u32>) -> Vec<u32> {
     let ids = rows["trace_id"].as_binary::<i32>();
     let parents = &rows["parent_span_id"];
     let starts = rows["start_unix_nano"].as_primitive::<Int64Type>().values();
     let durations = rows["duration_ns"].as_primitive::<Int64Type>().values();
     let statuses = rows["status"].as_string::<i32>();
     let weights = rows["sample_weight"].as_primitive::<Float64Type>();
-    let (mut groups, mut group_of) = (Vec::<Group>::new(), Vec::with_capacity(rows.num_rows()));
-    let mut places: HashMap<u128, usize> = HashMap::new();
-    for row in 0..rows.num_rows() {
+    let group_of = |row: usize| {
         let trace = number(ids.value(row));
-        let place = *places.entry(trace).or_insert(groups.len());
+        let place = *places.entry(trace).or_insert(groups.len() as u32);
         let (start, end) = (starts[row], starts[row].saturating_add(durations[row]));
-        if place == groups.len() {
+        if place as usize == groups.len() {
             groups.push(Group { trace, start, end, error: false, root: None, weight: f64::INFINITY });
         }
-        let group = &mut groups[place];
+        let group = &mut groups[place as usize];
         group.start = group.start.min(start);
         group.end = group.end.max(end);
         group.error |= statuses.value(row) == "error";
         group.weight = group.weight.min(if weights.is_valid(row) { weights.value(row).max(1.0) } else { 1.0 });
         if parents.is_null(row) {
-            group.root.get_or_insert(row);
+            group.root.get_or_insert_with(|| (start.div_euclid(MINUTE_NS), operation(rows, row)));
         }
-        group_of.push(place as u32);
-    }
-    (groups, group_of)
+        place
+    };
+    (0..rows.num_rows()).map(group_of).collect()
+}
+
+/// A hash of a row's service and operation.
+fn operation(rows: &RecordBatch, row: usize) -> u64 {
+    let text = |column: &str| rows[column].as_string::<i32>().value(row).as_bytes();
+    xxh3_64_with_seed(text("operation"), xxh3_64(text("service")))
+}
+
+/// The rows that are kept, each by the trace it is of and what became of that.
+fn kept(rows: &RecordBatch, judged: impl Iterator<Item = (u128, Verdict)> + Clone) -> RecordBatch {
+    let keep: BooleanArray = judged.clone().map(|(trace, verdict)| Some(verdict.keeps(trace))).collect();
+    let weights = rows["sample_weight"].as_primitive::<Float64Type>();
+    let weight = |(row, (_, verdict)): (usize, (u128, Verdict))| {
+        let weight = weights.is_valid(row).then(|| weights.value(row));
+        match verdict {
+            Verdict::Whole => weight,
+            Verdict::Share(probability) => Some(weight.unwrap_or(1.0).max(1.0 / probability)),
+        }
+    };
+    let weights: Float64Array = judged.enumerate().map(weight).collect();
+    filter_record_batch(&with_weights(rows, weights), &keep).expect("one answer for each row")
 }
 
 /// A trace id as a number; of a longer one the last 16 bytes.

@@ -23,13 +23,13 @@ use tokio::{
     runtime::Runtime,
     sync::{mpsc, oneshot},
 };
-use tracing::info;
+use tracing::{info, warn};
 use weir_schema::{Batch, Encoding, Signal, Table};
 
 use crate::{
     append::{Appended, OtlpRequest},
     checkpoint,
-    committer::{Order, Reply, Restored, Shared},
+    committer::{BACKUP_NAME, Order, Reply, Restored, Shared},
     config::{Config, SqlConfig},
     disk::{Disk, RealDisk},
     error::{AppendError, OpenError, SqlError, StoreError},
@@ -248,14 +248,23 @@ impl Store {
     /// A name that is taken or no file name, or a disk that fails.
     pub async fn backup(&self, name: &str) -> Result<PathBuf, StoreError> {
         let to = self.backup_dir(name)?;
-        if self.inner.disk.entry(&to).is_ok() {
+        if self.inner.disk.entry(&to.join(BACKUP_NAME)).is_ok() {
             let source = io::Error::new(io::ErrorKind::AlreadyExists, "a backup of this name is there");
             return Err(StoreError::Io { path: to, source });
         }
         self.replayed().await;
+        // what an earlier try left would be taken for a part of this one
         crate::disk::make_dir(self.inner.disk.as_ref(), &to)
+            .and_then(|()| crate::disk::clear(self.inner.disk.as_ref(), &to))
             .map_err(|source| StoreError::Io { path: to.clone(), source })?;
-        self.order(|reply| Order::Backup(to.clone(), reply)).await?;
+        let made = self.order(|reply| Order::Backup(to.clone(), reply)).await;
+        if let Err(error) = made {
+            // its links would keep files that retention drops; its name stays free, for it is no whole backup
+            if let Err(error) = crate::disk::clear(self.inner.disk.as_ref(), &to) {
+                warn!(path = %to.display(), %error, "a backup that failed could not be removed");
+            }
+            return Err(error);
+        }
         Ok(to)
     }
 

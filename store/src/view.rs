@@ -15,7 +15,10 @@ use arrow::{compute::concat_batches, record_batch::RecordBatch};
 use parking_lot::Mutex;
 use weir_schema::{Batch, Table};
 
-use crate::{disk::Disk, files};
+use crate::{
+    disk::Disk,
+    files::{self, Origin},
+};
 
 /// So many small appends in a row are put together: a query pays for each batch it reads.
 const RUN: usize = 32;
@@ -59,6 +62,8 @@ pub(crate) struct DataFile {
     pub(crate) recompressed: bool,
     /// The hash of the file it was packed from: it has the same rows.
     pub(crate) packed_from: Option<u64>,
+    /// Which log records its rows come from.
+    pub(crate) origin: Origin,
     /// Since when this process knows it.
     pub(crate) since: Instant,
     /// Whether its content was compared with its hash since the store was opened, and was right.
@@ -157,9 +162,14 @@ impl DataFile {
         // a file that cannot be read is an error of its own, said by whoever reads it
         let looked = self.hash.map_or(Ok(true), |hash| files::is_intact(disk, path, hash));
         if let Ok(intact) = looked {
-            self.checked.set(intact);
+            self.looked_at(intact);
         }
         looked.unwrap_or(true)
+    }
+
+    /// Somebody looked at the whole content.
+    pub(crate) fn looked_at(&self, intact: bool) {
+        self.checked.set(intact);
     }
 }
 

@@ -12,12 +12,12 @@ use super::Committer;
 use crate::{
     disk::{self, Disk},
     error::StoreError,
-    files::{self, Commit, DeltaTable, NewFile},
+    files::{self, Commit, DeltaTable, NewFile, Origin},
     view::DataFile,
 };
 
-/// The file that names a backup.
-const NAME: &str = "backup.json";
+/// The file that names a backup, written last: a folder without it is none.
+pub(crate) const NAME: &str = "backup.json";
 
 /// What a restore did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -84,9 +84,16 @@ impl Committer {
         restored: &mut Restored,
     ) -> Result<(), StoreError> {
         let restored_before = self.delta(table).through(application).await?.is_some();
-        if restored_before || self.delta(table).files().iter().any(|live| live.has_rows_of(file)) {
+        if restored_before || self.has_all_of(table, file) {
             restored.skipped_files += 1;
             return Ok(());
+        }
+        if self.has_some_of(table, file) {
+            let source = io::Error::other(
+                "some of its rows are in other files already, and it would add them twice: restore the backup into an \
+                 empty data folder and take from there what is missing; the rest of the backup was added",
+            );
+            return Err(StoreError::Io { path: path.to_owned(), source });
         }
         if !file.is_intact(self.disk.as_ref(), path) {
             let source = io::Error::new(
@@ -113,11 +120,27 @@ impl Committer {
             hot_in_map: file.hot_in_map,
             recompressed: file.recompressed,
             packed_from: file.packed_from,
+            origin: file.origin.clone(),
         };
         self.delta(table).commit(Commit::Append { file: new, application, through: 1 }).await?;
         restored.rows += file.rows;
         restored.files += 1;
         Ok(())
+    }
+}
+
+impl Committer {
+    /// Whether the rows of a backup's file are in live files, merged or packed since or not.
+    fn has_all_of(&mut self, table: Table, file: &DataFile) -> bool {
+        let files = self.delta(table).files();
+        let all = Origin::all_of(files.iter().map(|live| &live.origin));
+        all.covers(&file.origin) || files.iter().any(|live| live.has_rows_of(file))
+    }
+
+    /// Whether some of them are.
+    fn has_some_of(&mut self, table: Table, file: &DataFile) -> bool {
+        let files = self.delta(table).files();
+        files.iter().any(|live| live.origin.touches(&file.origin))
     }
 }
 

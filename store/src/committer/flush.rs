@@ -20,7 +20,7 @@ use crate::{
     derived::{self, AttributeKeyRow, Seen, ServiceRow},
     disk::Step,
     error::StoreError,
-    files::{self, Commit, Level, NewFile, RowsInOrder},
+    files::{self, Commit, Level, NewFile, Origin, RowsInOrder},
     sampling::Sampler,
     view::{Held, TableView},
     wal,
@@ -118,7 +118,10 @@ impl Committer {
         (first, last): (u64, u64),
         application: &str,
     ) -> Result<(), StoreError> {
-        let file = self.write(table, rows, &format!("part-{first:012}-{last:012}"), Level::Fresh)?;
+        let mut file = self.write(table, rows, &format!("part-{first:012}-{last:012}"), Level::Fresh)?;
+        // records between had no rows for this table
+        let from = self.delta(table).through(application).await?.map_or(first, |through| through + 1);
+        file.origin = Origin::of(self.lineage, application, from, last);
         self.delta(table).commit(Commit::Append { file, application, through: last }).await?;
         self.reached(Step::FlushCommitted, Path::new(table.name()))
     }
@@ -142,7 +145,7 @@ impl Committer {
 
     fn sampled(&mut self, table: Table, batches: Vec<RecordBatch>) -> Vec<RecordBatch> {
         let Some(sampler) = self.flush.sampler.as_mut().filter(|_| table == Table::Spans) else { return batches };
-        let kept = batches.iter().map(|batch| sampler.apply(batch)).collect();
+        let kept = sampler.apply(&batches);
         self.shared.sampled_out_spans.store(sampler.dropped_spans(), Relaxed);
         kept
     }

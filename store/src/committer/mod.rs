@@ -7,6 +7,7 @@
 mod backup;
 mod flush;
 mod recompress;
+mod scrub;
 mod upkeep;
 
 use std::{
@@ -33,9 +34,11 @@ use crate::{
     wal::Replay,
 };
 
+pub(crate) use backup::NAME as BACKUP_NAME;
 pub use backup::Restored;
 use flush::Flush;
 use recompress::Recompress;
+use scrub::Scrub;
 use upkeep::Replaced;
 pub(crate) use upkeep::quarantined;
 
@@ -85,6 +88,8 @@ pub(crate) struct Shared {
 /// The committer's parts.
 pub(crate) struct CommitterParts {
     pub(crate) config: Config,
+    /// What tells records of this folder's log from those of another.
+    pub(crate) lineage: u64,
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) views: Arc<Views>,
     pub(crate) tables: BTreeMap<Table, DeltaTable>,
@@ -95,6 +100,7 @@ pub(crate) struct CommitterParts {
 /// The committer.
 pub(crate) struct Committer {
     config: Config,
+    lineage: u64,
     disk: Arc<dyn Disk>,
     views: Arc<Views>,
     tables: BTreeMap<Table, DeltaTable>,
@@ -108,16 +114,16 @@ pub(crate) struct Committer {
     upkeep_at: Instant,
     /// After a failed flush: when the next may be tried.
     retry_at: Option<Instant>,
-    /// Which file is looked at next.
-    scrubbed: usize,
+    scrub: Scrub,
 }
 
 impl Committer {
     pub(crate) fn new(parts: CommitterParts) -> Self {
-        let CommitterParts { config, disk, views, tables, replay, shared } = parts;
+        let CommitterParts { config, lineage, disk, views, tables, replay, shared } = parts;
         let flush = Flush::new(&config);
         Self {
             config,
+            lineage,
             disk,
             views,
             tables,
@@ -129,7 +135,7 @@ impl Committer {
             flushed_at: Instant::now(),
             upkeep_at: Instant::now(),
             retry_at: None,
-            scrubbed: 0,
+            scrub: Scrub::default(),
         }
     }
 

@@ -17,7 +17,7 @@ use crate::{
     derived,
     disk::{self, Disk, Step},
     error::StoreError,
-    files::{self, Commit, DeltaTable, Level, Merge, NewFile},
+    files::{self, Commit, DeltaTable, Level, Merge, NewFile, Origin},
     view::DataFile,
 };
 
@@ -102,8 +102,9 @@ impl Committer {
         &mut self,
         table: Table,
         sources: &[Arc<DataFile>],
-        file: NewFile,
+        mut file: NewFile,
     ) -> Result<(), StoreError> {
+        file.origin = Origin::of_merged(&sources.iter().map(|source| &source.origin).collect::<Vec<_>>());
         let folder = self.delta(table).folder()?.to_owned();
         self.reached(Step::MergeFileSynced, &folder)?;
         self.delta(table).commit(Commit::Merge { removed: sources, file }).await?;
@@ -153,26 +154,7 @@ impl Committer {
         all
     }
 
-    /// Looks at the content of one file, in turn: one that nobody reads is found damaged before its
-    /// copies are gone, too. Files that nobody looked at yet come first.
-    pub(super) async fn scrub(&mut self) {
-        let files = self.all_files();
-        let unknown = files.iter().position(|(_, file)| file.checked.known().is_none());
-        let Some(place) = unknown.or_else(|| self.scrubbed.checked_rem(files.len())) else { return };
-        self.scrubbed = place + 1;
-        self.all_intact(files[place].0, std::slice::from_ref(&files[place].1)).await;
-    }
-
-    pub(super) async fn scrub_all(&mut self) {
-        for (table, file) in self.all_files() {
-            self.all_intact(table, &[file]).await;
-        }
-    }
-
-    fn all_files(&self) -> Vec<(Table, Arc<DataFile>)> {
-        self.every_file().collect()
-    }
-
+    /// The live files of all tables.
     pub(super) fn every_file(&self) -> impl Iterator<Item = (Table, Arc<DataFile>)> {
         let files = |(table, delta): (&Table, &DeltaTable)| {
             let table = *table;

@@ -119,6 +119,15 @@ pub(crate) fn make_dir(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
     above(dir).take(missing.max(2)).try_for_each(|above| disk.sync_dir(above))
 }
 
+/// Removes every file below a folder; the folders stay.
+pub(crate) fn clear(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
+    for entry in disk.list(dir)? {
+        let path = dir.join(&entry.name);
+        if entry.is_dir { clear(disk, &path)? } else { disk.remove(&path)? }
+    }
+    Ok(())
+}
+
 /// Makes the names that lead to a folder durable, as far as they are ours to sync.
 pub(crate) fn sync_names_to(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
     above(dir).try_for_each(|above| match disk.sync_dir(above) {

@@ -26,7 +26,7 @@ use deltalake_core::{
 use tracing::{info, warn};
 use weir_schema::{Table, columns};
 
-use super::NewFile;
+use super::{NewFile, Origin};
 use crate::{
     disk::{self, Disk, DiskStore},
     error::StoreError,
@@ -51,6 +51,9 @@ const RECOMPRESSED: &str = "weir.recompressed";
 
 /// The tag of the hash of the file that a file was packed from.
 const PACKED_FROM: &str = "weir.packed_from";
+
+/// The tag of the log records that a file's rows come from.
+const ORIGIN: &str = "weir.origin";
 
 /// A table's folder and Delta log.
 pub(crate) struct DeltaTable {
@@ -340,6 +343,7 @@ impl DeltaTable {
             (RECOMPRESSED, file.recompressed.to_string()),
         ];
         let tags = tags.into_iter().chain(file.packed_from.map(|hash| (PACKED_FROM, hex(hash))));
+        let tags = tags.chain(file.origin.to_tag().map(|origin| (ORIGIN, origin)));
         Add {
             path: file.name.clone(),
             partition_values: HashMap::new(),
@@ -410,6 +414,7 @@ pub(super) fn data_file(file: &NewFile) -> DataFile {
         hot_in_map: file.hot_in_map,
         recompressed: file.recompressed,
         packed_from: file.packed_from,
+        origin: file.origin.clone(),
         since: Instant::now(),
         checked: Checked::intact(),
     }
@@ -431,6 +436,7 @@ fn read_add(add: &Add, table: Table) -> DataFile {
         hot_in_map: tag(HOT_IN_MAP) != Some("false") || !knew_all,
         recompressed: tag(RECOMPRESSED) == Some("true"),
         packed_from: hash(PACKED_FROM),
+        origin: tag(ORIGIN).map(Origin::from_tag).unwrap_or_default(),
         since: Instant::now(),
         checked: Checked::default(),
     }

@@ -18,36 +18,51 @@ const SYNC_EVERY: u64 = 1 << 20;
 #[derive(Debug)]
 pub(super) struct HashedFile {
     file: Box<dyn DiskFile>,
-    hash: Hash,
+    hash: Hasher,
     bytes: u64,
     unsynced: u64,
 }
 
-/// The hash has no words for people.
-struct Hash(Xxh3);
+/// The hash of content that comes in pieces.
+pub(crate) struct Hasher(Xxh3);
 
-impl std::fmt::Debug for Hash {
+impl Hasher {
+    pub(crate) fn new() -> Self {
+        Self(Xxh3::new())
+    }
+
+    pub(crate) fn update(&mut self, piece: &[u8]) {
+        self.0.update(piece);
+    }
+
+    /// As [`hash`] of all pieces together.
+    pub(crate) fn digest(&self) -> u64 {
+        self.0.digest()
+    }
+}
+
+impl std::fmt::Debug for Hasher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:016x}", self.0.digest())
+        write!(f, "{:016x}", self.digest())
     }
 }
 
 impl HashedFile {
     pub(super) fn create(disk: &dyn Disk, path: &Path) -> io::Result<Self> {
-        Ok(Self { file: disk.create(path)?, hash: Hash(Xxh3::new()), bytes: 0, unsynced: 0 })
+        Ok(Self { file: disk.create(path)?, hash: Hasher::new(), bytes: 0, unsynced: 0 })
     }
 
     /// Makes it durable; its length and hash.
     pub(super) fn finish(mut self) -> io::Result<(u64, u64)> {
         self.file.sync()?;
-        Ok((self.bytes, self.hash.0.digest()))
+        Ok((self.bytes, self.hash.digest()))
     }
 }
 
 impl Write for HashedFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.file.write(bytes)?;
-        self.hash.0.update(&bytes[..written]);
+        self.hash.update(&bytes[..written]);
         self.bytes += written as u64;
         self.unsynced += written as u64;
         if self.unsynced >= SYNC_EVERY {

@@ -76,6 +76,7 @@ mod tests {
             hot_in_map: false,
             recompressed: false,
             packed_from: None,
+            origin: crate::files::Origin::default(),
             since: std::time::Instant::now(),
             checked: Checked::default(),
         })

@@ -4,14 +4,16 @@ mod delta;
 mod hashed;
 mod merge;
 mod order;
+mod origin;
 mod parquet_file;
 mod recompress;
 mod splice;
 
 pub(crate) use delta::{Commit, DeltaTable};
-pub(crate) use hashed::{hash, hash_of, is_intact};
+pub(crate) use hashed::{Hasher, hash, hash_of, is_intact};
 pub(crate) use merge::{Merge, SMALL_ROWS, plan as plan_merge};
 pub(crate) use order::id_as_number;
+pub(crate) use origin::Origin;
 pub(crate) use parquet_file::{Level, NewFile, RowsInOrder, read as read_rows, write};
 pub(crate) use recompress::Recompression;
 pub(crate) use splice::splice;

@@ -19,7 +19,7 @@ use parquet::{
 };
 use weir_schema::Table;
 
-use super::{hashed::HashedFile, order};
+use super::{Origin, hashed::HashedFile, order};
 use crate::{disk::Disk, error::StoreError};
 
 /// Rows of a row group: trace by id reads one.
@@ -51,6 +51,8 @@ pub(crate) struct NewFile {
     pub(crate) hot_in_map: bool,
     pub(crate) recompressed: bool,
     pub(crate) packed_from: Option<u64>,
+    /// Whoever commits it says so.
+    pub(crate) origin: Origin,
 }
 
 /// Rows as they go into a file: nothing is copied before it is written.
@@ -117,7 +119,8 @@ pub(crate) fn write(
     let (bytes, hash) = written.inspect_err(|_| abandon(disk, path))?;
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let (rows, time_range) = (rows.places.len() as u64, rows.time_range());
-    Ok(NewFile { name, bytes, hash, rows, time_range, hot_in_map, recompressed: false, packed_from: None })
+    let origin = Origin::default();
+    Ok(NewFile { name, bytes, hash, rows, time_range, hot_in_map, recompressed: false, packed_from: None, origin })
 }
 
 fn write_pages(disk: &dyn Disk, path: &Path, rows: &RowsInOrder<'_>, level: Level) -> Result<(u64, u64), StoreError> {

@@ -28,6 +28,7 @@ use weir_schema::Table;
 use zstd::bulk::Compressor;
 
 use super::{
+    Origin,
     hashed::HashedFile,
     parquet_file::{Level, NewFile, abandon, properties},
     splice::chunk,
@@ -129,7 +130,8 @@ impl Recompression {
         let name = self.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let DataFile { rows, time_range, hot_in_map, .. } = *self.source;
         let packed_from = self.source.packed_from.or(self.source.hash);
-        Ok(NewFile { name, bytes, hash, rows, time_range, hot_in_map, recompressed: true, packed_from })
+        let origin = Origin::default();
+        Ok(NewFile { name, bytes, hash, rows, time_range, hot_in_map, recompressed: true, packed_from, origin })
     }
 
     /// Removes what there is of the file.

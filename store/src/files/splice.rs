@@ -16,6 +16,7 @@ use parquet::{
 use weir_schema::Table;
 
 use super::{
+    Origin,
     hashed::HashedFile,
     parquet_file::{Level, NewFile, abandon, properties},
 };
@@ -52,6 +53,7 @@ pub(crate) fn splice(
         hot_in_map: files().any(|file| file.hot_in_map),
         recompressed: files().all(|file| file.recompressed),
         packed_from: None,
+        origin: Origin::default(),
     }))
 }
 

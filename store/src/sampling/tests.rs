@@ -57,8 +57,14 @@ fn sampler(share: f64) -> Sampler {
     Sampler::new(Sampling { share, errors: true, slower_than_ms: Some(100), rare_per_minute: 0 })
 }
 
+impl Sampler {
+    fn apply_one(&mut self, rows: &RecordBatch) -> RecordBatch {
+        self.apply(std::slice::from_ref(rows)).remove(0)
+    }
+}
+
 /// Trace and weight of each row.
-fn kept(rows: &RecordBatch) -> Vec<(u128, Option<f64>)> {
+fn rows_of(rows: &RecordBatch) -> Vec<(u128, Option<f64>)> {
     let weights = rows["sample_weight"].as_primitive::<Float64Type>();
     let ids = rows["trace_id"].as_binary::<i32>();
     (0..rows.num_rows())
@@ -68,7 +74,7 @@ fn kept(rows: &RecordBatch) -> Vec<(u128, Option<f64>)> {
 
 /// `sum(coalesce(sample_weight, 1))`.
 fn weight(rows: &RecordBatch) -> f64 {
-    kept(rows).iter().map(|(_, weight)| weight.unwrap_or(1.0)).sum()
+    rows_of(rows).iter().map(|(_, weight)| weight.unwrap_or(1.0)).sum()
 }
 
 /// A trace id whose randomness is this share of its range.
@@ -80,7 +86,7 @@ fn at(share: f64) -> u128 {
 fn it_is_off_by_default_and_numbers_are_checked() {
     let rows = batch(&[row(1), Row { weight: Some(4.0), ..row(2) }]);
     let mut off = Sampler::new(Sampling::default());
-    assert_eq!(off.apply(&rows), rows);
+    assert_eq!(off.apply_one(&rows), rows);
     let check = |text: &str| serde_json::from_str::<Sampling>(text).map_err(|e| e.to_string())?.validate();
     assert_eq!(check("{}"), Ok(()));
     assert_eq!(check(r#"{"share": 0.0, "slower_than_ms": 5}"#), Ok(()));
@@ -95,10 +101,10 @@ fn it_is_off_by_default_and_numbers_are_checked() {
 fn the_share_is_the_upper_end_of_the_last_seven_bytes() {
     let mut quarter = sampler(0.25);
     let rows = batch(&[row(at(0.0)), row(at(0.749)), row(at(0.75)), row(at(0.999)), row(u128::MAX)]);
-    let ids: Vec<_> = kept(&quarter.apply(&rows));
+    let ids: Vec<_> = rows_of(&quarter.apply_one(&rows));
     assert_eq!(ids, [(at(0.75), Some(4.0)), (at(0.999), Some(4.0)), (u128::MAX, Some(4.0))]);
     assert_eq!(quarter.dropped_spans(), 2);
-    assert_eq!(sampler(0.0).apply(&rows).num_rows(), 0, "no share, no rest");
+    assert_eq!(sampler(0.0).apply_one(&rows).num_rows(), 0, "no share, no rest");
 }
 
 #[test]
@@ -112,15 +118,15 @@ fn errors_and_slow_traces_are_kept_whole_and_stand_for_themselves() {
         Row { start: 100 * MS, parent: 1, ..row(slow) },
     ];
     let mut none = sampler(0.0);
-    assert_eq!(kept(&none.apply(&batch(&rows))), [(error, None), (error, None), (slow, None), (slow, None)]);
+    assert_eq!(rows_of(&none.apply_one(&batch(&rows))), [(error, None), (error, None), (slow, None), (slow, None)]);
     // what comes later of a kept trace is kept, of another is not
     let later = [Row { parent: 1, ..row(error) }, Row { parent: 1, ..row(slow) }, Row { parent: 1, ..row(rest) }];
-    assert_eq!(kept(&none.apply(&batch(&later))), [(error, None), (slow, None)]);
+    assert_eq!(rows_of(&none.apply_one(&batch(&later))), [(error, None), (slow, None)]);
     // a trace that is slow only over two flushes
     let late = [Row { start: 101 * MS, parent: 1, ..row(rest) }];
-    assert_eq!(kept(&none.apply(&batch(&late))), [(rest, None)]);
+    assert_eq!(rows_of(&none.apply_one(&batch(&late))), [(rest, None)]);
     let switched_off = Sampling { share: 0.0, errors: false, slower_than_ms: None, rare_per_minute: 0 };
-    assert_eq!(Sampler::new(switched_off).apply(&batch(&rows)).num_rows(), 0);
+    assert_eq!(Sampler::new(switched_off).apply_one(&batch(&rows)).num_rows(), 0);
 }
 
 #[test]
@@ -129,12 +135,12 @@ fn the_first_traces_of_an_operation_in_a_minute_are_kept() {
     let mut sampler = Sampler::new(config);
     let minute = |minute: i64, operation| move |trace| Row { start: minute * MINUTE_NS, operation, ..row(trace) };
     let rows: Vec<_> = (1..=5).map(minute(7, "GET")).chain((6..=7).map(minute(7, "rare"))).collect();
-    let ids = |rows: &RecordBatch| kept(rows).iter().map(|(trace, _)| *trace).collect::<Vec<_>>();
-    assert_eq!(ids(&sampler.apply(&batch(&rows))), [1, 2, 6, 7]);
+    let ids = |rows: &RecordBatch| rows_of(rows).iter().map(|(trace, _)| *trace).collect::<Vec<_>>();
+    assert_eq!(ids(&sampler.apply_one(&batch(&rows))), [1, 2, 6, 7]);
     let rows: Vec<_> = [8].map(minute(7, "GET")).into_iter().chain([9].map(minute(8, "GET"))).collect();
-    assert_eq!(ids(&sampler.apply(&batch(&rows))), [9], "counted over flushes, by minute");
+    assert_eq!(ids(&sampler.apply_one(&batch(&rows))), [9], "counted over flushes, by minute");
     let child = Row { parent: 5, ..minute(9, "GET")(10) };
-    assert_eq!(ids(&sampler.apply(&batch(&[child]))), Vec::<u128>::new(), "only roots are counted");
+    assert_eq!(ids(&sampler.apply_one(&batch(&[child]))), Vec::<u128>::new(), "only roots are counted");
 }
 
 #[test]
@@ -143,10 +149,10 @@ fn spans_that_a_client_sampled_are_sampled_further_not_again() {
     let sampled = |share: f64| Row { weight: Some(4.0), ..row(at(0.75 + share / 4.0)) };
     let rows = batch(&[sampled(0.1), sampled(0.6)]);
     let mut half = sampler(0.5);
-    assert_eq!(kept(&half.apply(&rows)), [(at(0.9), Some(8.0))]);
+    assert_eq!(rows_of(&half.apply_one(&rows)), [(at(0.9), Some(8.0))]);
     // callee sampled more than its caller: one decision, and each says what it stands for
     let mixed = batch(&[row(at(0.8)), Row { weight: Some(4.0), ..row(at(0.8)) }]);
-    assert_eq!(kept(&half.apply(&mixed)), [(at(0.8), Some(2.0)), (at(0.8), Some(4.0))]);
+    assert_eq!(rows_of(&half.apply_one(&mixed)), [(at(0.8), Some(2.0)), (at(0.8), Some(4.0))]);
 }
 
 #[test]
@@ -164,12 +170,12 @@ fn sums_of_weights_are_unbiased_and_decisions_do_not_depend_on_how_rows_come() {
             })
             .collect();
         let mut one = Sampler::new(Sampling { rare_per_minute: 3, ..sampler(share).config });
-        let whole = one.apply(&batch(&rows));
+        let whole = one.apply_one(&batch(&rows));
         // each trace is a draw: variance of its weighted spans is n²(1 − p)/p
         let variance = (4_000.0 * 9.2) * (1.0 - share) / share;
         let off = weight(&whole) - rows.len() as f64;
         assert!(off.abs() < 4.5 * f64::sqrt(variance), "share {share}: {off} of {}", rows.len());
-        let ids: HashSet<u128> = kept(&whole).into_iter().map(|(trace, _)| trace).collect();
+        let ids: HashSet<u128> = rows_of(&whole).into_iter().map(|(trace, _)| trace).collect();
         for row in &rows {
             assert!(ids.contains(&row.trace) || !(row.error || row.duration > 100 * MS), "{row:?} was dropped");
         }
@@ -181,10 +187,10 @@ fn sums_of_weights_are_unbiased_and_decisions_do_not_depend_on_how_rows_come() {
         reversed.reverse();
         let mut pieces = HashSet::new();
         for piece in reversed.chunks(random.random_range(1..500)) {
-            pieces.extend(kept(&other.apply(&batch(piece))).into_iter().map(|(trace, _)| trace));
+            pieces.extend(rows_of(&other.apply_one(&batch(piece))).into_iter().map(|(trace, _)| trace));
         }
         let by_share: HashSet<u128> =
-            kept(&whole).into_iter().filter(|(_, weight)| weight.is_some()).map(|(trace, _)| trace).collect();
+            rows_of(&whole).into_iter().filter(|(_, weight)| weight.is_some()).map(|(trace, _)| trace).collect();
         assert!(by_share.is_subset(&pieces), "a trace kept here is kept there");
         assert!(pieces.is_subset(&ids), "a trace kept there is kept here");
     }
@@ -204,7 +210,24 @@ fn what_is_remembered_is_bounded() {
         let rows: Vec<Row> = (0..10_000)
             .map(|n| Row { start: (piece * 10_000 + n) * MINUTE_NS, ..row((piece * 10_000 + n) as u128) })
             .collect();
-        sampler.apply(&batch(&rows));
+        sampler.apply_one(&batch(&rows));
     }
     assert!(sampler.operations.len() <= COUNTED_OPERATIONS);
+}
+
+#[test]
+fn a_trace_is_judged_by_all_requests_of_its_flush() {
+    let calm = |trace| Row { parent: 7, ..row(trace) };
+    let failed = Row { error: true, ..calm(at(0.1)) };
+    let slow = [row(at(0.2)), Row { start: 90 * MS, duration: 20 * MS, ..calm(at(0.2)) }];
+    let requests = [
+        batch(&[row(at(0.1)), slow[0].clone(), row(at(0.3))]),
+        batch(&[]),
+        batch(&[calm(at(0.3)), failed, slow[1].clone()]),
+    ];
+    let mut none = sampler(0.0);
+    let kept: Vec<_> = none.apply(&requests).iter().map(rows_of).collect();
+    let both = vec![(at(0.1), None), (at(0.2), None)];
+    assert_eq!(kept, [both.clone(), vec![], both]);
+    assert_eq!(none.dropped_spans(), 2);
 }

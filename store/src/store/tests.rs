@@ -384,6 +384,43 @@ async fn a_backup_made_while_rows_come_is_a_store_and_is_restored_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_merged_since_a_backup_is_restored_only_when_it_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(Config { compact_files: 2, ..config(dir.path()) }).await;
+    let append = async |first: u64| {
+        store.append_rows(batch(first, 100)).await.unwrap();
+        store.flush().await.unwrap();
+    };
+    append(0).await;
+    append(100).await;
+    store.backup("early").await.unwrap();
+    append(200).await;
+    append(300).await;
+    store.upkeep().await.unwrap();
+    let files = |name: &str| {
+        let files = std::fs::read_dir(dir.path().join("tables").join(name)).unwrap().map(|file| file.unwrap().path());
+        files.filter(|path| path.extension().is_some_and(|end| end == "parquet")).collect::<Vec<_>>()
+    };
+    assert_eq!(files("spans").len(), 1, "merged");
+    let restored = store.restore("early").await.unwrap();
+    assert_eq!((restored.rows, count(&store).await), (0, (400, 400)), "merged rows are there");
+
+    let merged = &files("spans")[0];
+    let mut content = std::fs::read(merged).unwrap();
+    content[20] ^= 1;
+    std::fs::write(merged, content).unwrap();
+    store.upkeep().await.unwrap();
+    assert_eq!(count(&store).await, (0, 0), "it is set aside");
+    let restored = store.restore("early").await.unwrap();
+    assert_eq!((restored.rows, count(&store).await), (200, (200, 200)), "what the backup has of it is back");
+    let again = store.restore("early").await.unwrap();
+    assert_eq!((again.rows, count(&store).await), (0, (200, 200)));
+    store.backup("late").await.unwrap();
+    let late = store.restore("late").await.unwrap();
+    assert_eq!((late.rows, count(&store).await), (0, (200, 200)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_stores_own_tables_follow_the_spans() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(config(dir.path())).await;

@@ -41,10 +41,12 @@ impl Recent {
         }
     }
 
-    /// Takes back what a failed group inserted.
+    /// Takes back what a failed group inserted: it is among the newest, so it is looked for from there.
     pub(crate) fn remove(&mut self, hash: u128) {
-        if self.by_hash.remove(&hash).is_some() {
-            self.order.retain(|(other, _)| *other != hash);
+        if self.by_hash.remove(&hash).is_some()
+            && let Some(place) = self.order.iter().rposition(|(other, _)| *other == hash)
+        {
+            self.order.remove(place);
         }
     }
 
@@ -85,5 +87,14 @@ mod tests {
         assert_eq!((find(&recent, 1), find(&recent, 2)), (None, Some(11)));
         recent.insert(2, 13, REMEMBERED_NS + 2);
         assert_eq!(recent.find(2, 2 * REMEMBERED_NS + 2), Some(13));
+    }
+
+    #[test]
+    fn what_a_failed_group_inserted_is_taken_back_and_nothing_else() {
+        let mut recent = Recent::default();
+        (0..5).for_each(|n| recent.insert(u128::from(n), n, 0));
+        [3, 4, 9].into_iter().for_each(|hash| recent.remove(hash));
+        assert_eq!(recent.entries_before(100), [(0, 0), (1, 0), (2, 0)]);
+        assert_eq!((recent.find(2, 0), recent.find(3, 0)), (Some(2), None));
     }
 }

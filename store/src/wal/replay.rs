@@ -153,12 +153,14 @@ struct Work {
 impl Work {
     fn run(mut self) {
         let started = std::time::Instant::now();
-        for segment in std::mem::take(&mut self.parts.segments) {
+        let segments = std::mem::take(&mut self.parts.segments);
+        let followers = segments.iter().skip(1).map(|next| next.first_sequence).chain([0]);
+        for (segment, next_first) in segments.iter().zip(followers) {
             if self.shared.stop.load(SeqCst) {
                 return;
             }
-            if let Err(error) = self.segment(&segment) {
-                self.keep_segment(&segment, &error);
+            if let Err(error) = self.segment(segment, next_first) {
+                self.keep_segment(segment, &error);
             }
             self.shared.done_bytes.fetch_add(segment.bytes, Relaxed);
         }
@@ -203,16 +205,23 @@ impl Work {
         }
     }
 
-    fn segment(&mut self, segment: &SegmentFile) -> Result<(), StoreError> {
+    /// `next_first` is the first sequence of the segment behind it; 0 when it is the last.
+    fn segment(&mut self, segment: &SegmentFile, next_first: u64) -> Result<(), StoreError> {
+        let name = || segment.path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        let mut next_sequence = segment.first_sequence;
         for found in self.open(segment)? {
             if self.shared.stop.load(SeqCst) {
                 return Ok(());
             }
             match found {
-                Found::Record(record) => self.record(*record),
-                Found::Damaged(bytes) => {
-                    let name = segment.path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
-                    self.set_aside(&name.unwrap_or_default(), &bytes, "a damaged record");
+                Found::Record(record) => {
+                    next_sequence = next_sequence.max(record.sequence + 1);
+                    self.record(*record);
+                }
+                Found::Damaged(bytes) => self.set_aside(&name(), &bytes, "a damaged record"),
+                // what was never synced has its sequences given to others; these were not, so they were synced
+                Found::Torn(bytes) if next_sequence < next_first => {
+                    self.set_aside(&name(), &bytes, "a damaged end of a segment");
                 }
                 Found::Torn(bytes) => {
                     let bytes = bytes.len();
