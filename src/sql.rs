@@ -3,6 +3,7 @@
 
 mod print;
 mod prompt;
+mod statements;
 
 use std::io::{IsTerminal, Read};
 

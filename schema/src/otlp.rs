@@ -9,6 +9,7 @@
 //! sender is told by `partial_success`. Nesting is bounded by the parsers (100 levels of protobuf,
 //! 128 of JSON).
 
+mod json;
 mod logs;
 mod metrics;
 mod rows;
@@ -19,12 +20,6 @@ mod wire;
 
 use std::borrow::Cow;
 
-use opentelemetry_proto::tonic::collector::{
-    logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest, trace::v1::ExportTraceServiceRequest,
-};
-use prost::Message;
-use serde::de::DeserializeOwned;
-
 use crate::{Batch, Encoding, Signal, UnixNanos};
 
 pub(crate) use value::{Attribute, Value, nested};
@@ -32,12 +27,6 @@ pub use wire::Malformed;
 
 /// Grows when the same bytes would give other rows: a log says which codec it was acked under.
 pub const CODEC_VERSION: u16 = 2;
-
-/// Objects that any OTLP/JSON request may have: as messages they take up to 350 bytes, and `{}` is two.
-const MAX_JSON_OBJECTS: usize = 1 << 17;
-
-/// Bytes for each object of a larger request; the smallest attribute is two objects in 36.
-const JSON_OBJECT_BYTES: usize = 16;
 
 /// The service of a resource that names none.
 pub const UNKNOWN_SERVICE: &str = "unknown_service";
@@ -61,9 +50,14 @@ pub enum DecodeError {
     /// The bytes are not this protobuf message; the text names message and field.
     #[error("malformed protobuf: {0}")]
     Protobuf(#[from] Malformed),
-    /// The text is not this OTLP/JSON message; the text has line and column.
-    #[error("malformed OTLP/JSON: {0}")]
-    Json(#[from] serde_json::Error),
+    /// The text is not this OTLP/JSON message.
+    #[error("malformed OTLP/JSON: {path}{source}")]
+    Json {
+        /// The way to the field, with a colon; empty when it is not known.
+        path: String,
+        /// What is wrong there, with line and column.
+        source: serde_json::Error,
+    },
 }
 
 /// Decodes one OTLP request.
@@ -78,7 +72,7 @@ pub fn decode(
 ) -> Result<Decoded, DecodeError> {
     let body = match encoding {
         Encoding::Protobuf => Cow::Borrowed(body),
-        Encoding::Json => Cow::Owned(protobuf_of_json(signal, body)?),
+        Encoding::Json => Cow::Owned(json::protobuf(signal, body)?),
     };
     let rows = |check| match signal {
         Signal::Traces => traces::rows(&body, received_unix_nano, check),
@@ -96,21 +90,6 @@ pub fn decode(
 enum Check {
     ByColumn,
     ByRecord,
-}
-
-fn protobuf_of_json(signal: Signal, text: &[u8]) -> Result<Vec<u8>, DecodeError> {
-    fn convert<M: Message + DeserializeOwned>(text: &[u8]) -> Result<Vec<u8>, serde_json::Error> {
-        serde_json::from_slice::<M>(text).map(|message| message.encode_to_vec())
-    }
-    if text.iter().filter(|byte| **byte == b'{').count() > MAX_JSON_OBJECTS.max(text.len() / JSON_OBJECT_BYTES) {
-        return Err(Malformed::new(format!("more than {MAX_JSON_OBJECTS} objects in a request of its size")).into());
-    }
-    let protobuf = match signal {
-        Signal::Traces => convert::<ExportTraceServiceRequest>(text),
-        Signal::Metrics => convert::<ExportMetricsServiceRequest>(text),
-        Signal::Logs => convert::<ExportLogsServiceRequest>(text),
-    };
-    Ok(protobuf?)
 }
 
 /// The name of an `InstrumentationScope`.

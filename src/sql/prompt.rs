@@ -10,6 +10,7 @@ use rustyline::{
 };
 use weir_schema::{Table, columns};
 
+use super::statements::{Split, split};
 use crate::{cli::Format, output, remote::Place};
 
 /// Statements that are remembered.
@@ -68,7 +69,9 @@ enum Wish<'a> {
     Help,
     Quit,
     Format(&'a str),
-    Statement(String),
+    /// A command that there is none of.
+    Unknown(&'a str),
+    Statements(Vec<String>),
     /// The statement goes on in the next line.
     More,
 }
@@ -131,14 +134,17 @@ pub(super) async fn run(place: &Place, mut format: Format) -> Result<(), anyhow:
                 Ok(chosen) => format = chosen,
                 Err(_) => output::note(&format!("\\f {name}: table, json, csv, arrow or parquet")),
             },
-            Wish::Statement(text) => {
+            Wish::Unknown(command) => output::note(&format!("{command}: there is no such command; \\h lists them")),
+            Wish::Statements(statements) => {
                 // a history that cannot be kept is no reason to stop
-                let _ = editor.add_history_entry(format!("{text};"));
+                let _ = editor.add_history_entry(format!("{};", statements.join("; ")));
                 if let Some(path) = &history {
                     let _ = editor.save_history(path);
                 }
-                if let Err(error) = super::once(place, &text, format).await {
-                    output::note(&format!("error: {error:#}"));
+                for text in statements {
+                    if let Err(error) = super::once(place, &text, format).await {
+                        output::note(&format!("error: {error:#}"));
+                    }
                 }
             }
         }
@@ -147,16 +153,17 @@ pub(super) async fn run(place: &Place, mut format: Format) -> Result<(), anyhow:
 }
 
 fn wish<'a>(statement: &mut String, line: &'a str) -> Wish<'a> {
-    let line = line.trim();
     if statement.is_empty() {
+        let line = line.trim();
         let (command, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
         match (command, rest.trim()) {
             ("", _) => return Wish::Nothing,
             ("\\q" | "exit" | "quit", "") => return Wish::Quit,
             ("\\h" | "\\?" | "help", "") => return Wish::Help,
-            ("\\d", "") => return Wish::Statement("SHOW TABLES".into()),
-            ("\\d", table) => return Wish::Statement(format!("DESCRIBE {table}")),
+            ("\\d", "") => return Wish::Statements(vec!["SHOW TABLES".into()]),
+            ("\\d", table) => return Wish::Statements(vec![format!("DESCRIBE {}", table.trim_end_matches(';'))]),
             ("\\f", name) => return Wish::Format(name),
+            (command, _) if command.starts_with('\\') => return Wish::Unknown(command),
             _ => {}
         }
     }
@@ -164,13 +171,9 @@ fn wish<'a>(statement: &mut String, line: &'a str) -> Wish<'a> {
         statement.push('\n');
     }
     statement.push_str(line);
-    match statement.strip_suffix(';').map(str::to_owned) {
-        Some(whole) => {
-            statement.clear();
-            Wish::Statement(whole)
-        }
-        None => Wish::More,
-    }
+    let Split { statements, rest } = split(statement);
+    *statement = rest;
+    if statements.is_empty() { Wish::More } else { Wish::Statements(statements) }
 }
 
 /// `$XDG_STATE_HOME/weir/sql_history`, by default under `~/.local/state`.
@@ -241,9 +244,14 @@ mod tests {
         let mut statement = String::new();
         assert_eq!(wish(&mut statement, "SELECT 1"), Wish::More);
         assert_eq!(wish(&mut statement, "\\q"), Wish::More, "inside a statement it is text");
-        assert_eq!(wish(&mut statement, "+ 1;"), Wish::Statement("SELECT 1\n\\q\n+ 1".into()));
+        assert_eq!(wish(&mut statement, "+ 1;"), Wish::Statements(vec!["SELECT 1\n\\q\n+ 1".into()]));
         assert_eq!(wish(&mut statement, ""), Wish::Nothing);
-        assert_eq!(wish(&mut statement, "\\d spans"), Wish::Statement("DESCRIBE spans".into()));
+        assert_eq!(wish(&mut statement, "\\d spans;"), Wish::Statements(vec!["DESCRIBE spans".into()]));
+        assert_eq!(wish(&mut statement, "\\x on"), Wish::Unknown("\\x"));
+        assert_eq!(wish(&mut statement, "SELECT ';"), Wish::More);
+        let both = vec!["SELECT ';\n'".to_owned(), "SELECT 2".to_owned()];
+        assert_eq!(wish(&mut statement, "'; SELECT 2; SELECT"), Wish::Statements(both));
+        assert_eq!(wish(&mut statement, "3;"), Wish::Statements(vec!["SELECT\n3".into()]));
         assert_eq!(wish(&mut statement, "\\f json"), Wish::Format("json"));
         assert_eq!(wish(&mut statement, "exit"), Wish::Quit);
     }

@@ -11,9 +11,14 @@ mod scramble;
 use std::collections::BTreeMap;
 
 use opentelemetry_proto::tonic::{
+    collector::{
+        logs::v1::ExportLogsServiceRequest, metrics::v1::ExportMetricsServiceRequest,
+        trace::v1::ExportTraceServiceRequest,
+    },
     common::v1::{AnyValue, ArrayValue, any_value::Value as Any},
     logs::v1::{LogRecord, ResourceLogs, ScopeLogs},
 };
+use prost::Message;
 use serde_json::Value as Json;
 
 use self::{

@@ -1,10 +1,12 @@
 //! The codec beside the generated messages: it takes what they take and refuses what they refuse.
 
 use opentelemetry_proto::tonic::{
+    collector::trace::v1::ExportTraceServiceRequest,
     common::v1::{AnyValue, ArrayValue, InstrumentationScope, KeyValue, KeyValueList, any_value::Value as Any},
     resource::v1::Resource,
     trace::v1::{ResourceSpans, ScopeSpans, Span, Status, span},
 };
+use prost::Message;
 
 use super::*;
 
