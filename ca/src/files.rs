@@ -56,20 +56,6 @@ pub fn replace(path: &Path, text: &str, access: Access) -> Result<(), Error> {
     sync_folder(path)
 }
 
-/// Writes or replaces several files of one folder: first all of them aside, then each in place, so that a run that is ended
-/// meanwhile leaves the old ones unless it ends between two renames.
-///
-/// # Errors
-/// [`Error::File`] when the disk refuses.
-pub fn replace_all(files: &[(&Path, &str, Access)]) -> Result<(), Error> {
-    let aside = |(path, text, access): &(&Path, &str, Access)| write_aside(path, text, *access);
-    let written = files.iter().map(aside).collect::<Result<Vec<_>, _>>()?;
-    for (aside, (path, ..)) in written.iter().zip(files) {
-        fs::rename(aside, path).map_err(failed(path))?;
-    }
-    files.last().map_or(Ok(()), |(path, ..)| sync_folder(path))
-}
-
 /// Makes a folder that only its owner can enter, if it is missing.
 ///
 /// # Errors
@@ -92,20 +78,29 @@ fn write_aside(path: &Path, text: &str, access: Access) -> Result<PathBuf, Error
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(access.mode()).open(&aside)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()
+        write_new(&aside, text, access)
     };
     write().map_err(failed(&aside))?;
     Ok(aside)
 }
 
+/// A file that nobody has yet, on the disk when this returns.
+pub(crate) fn write_new(path: &Path, text: &str, access: Access) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(access.mode()).open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
 fn sync_folder(path: &Path) -> Result<(), Error> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    sync(path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))
+}
+
+/// Puts on the disk what was renamed in `folder`.
+pub(crate) fn sync(folder: &Path) -> Result<(), Error> {
     fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed(folder))
 }
 
-fn failed(path: &Path) -> impl FnOnce(io::Error) -> Error {
+pub(crate) fn failed(path: &Path) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::File { path: path.to_owned(), source }
 }
 
@@ -126,17 +121,6 @@ mod tests {
         replace(&path, "three", Access::Owner).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "three");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left aside");
-    }
-
-    #[test]
-    fn several_files_are_replaced_together_or_not_at_all() {
-        let dir = tempfile::tempdir().unwrap();
-        let (one, two) = (dir.path().join("one"), dir.path().join("two"));
-        replace_all(&[(&one, "1", Access::Owner), (&two, "2", Access::Public)]).unwrap();
-        let gone = dir.path().join("gone/two");
-        assert!(replace_all(&[(&one, "3", Access::Owner), (&gone, "4", Access::Public)]).is_err());
-        let read = |path: &Path| fs::read_to_string(path).unwrap();
-        assert_eq!((read(&one), read(&two)), ("1".to_owned(), "2".to_owned()));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //!
 //! [`Authority`] creates or opens a root in a folder and issues; [`inspect()`] says what is in a
 //! certificate. Keys are ECDSA P-256 in PKCS#8, readable by their owner only; every file appears whole or
-//! not at all ([`files`]). Nothing here revokes: a certificate lives a day and is renewed by half of it,
+//! not at all ([`files`]), and a renewal replaces key, certificate and root in one step (`together`). Nothing here revokes: a certificate lives a day and is renewed by half of it,
 //! so what leaks ends soon. The clock is an argument.
 
 pub mod files;
@@ -11,6 +11,7 @@ pub mod files;
 mod authority;
 mod error;
 mod inspect;
+mod together;
 mod workload;
 
 pub use authority::{Authority, RootRequest};

@@ -1,9 +1,9 @@
 //! Certificates of workloads: issued into a folder, renewed in place.
 //!
 //! A folder holds `tls.crt`, `tls.key` and `ca.crt`, as a Kubernetes secret of the type
-//! `kubernetes.io/tls` does. The two files of a pair cannot be replaced in one step; who watches them (the
-//! proxy does) keeps the pair it has until both fit. A renewal that is ended in that very moment leaves two that do not fit:
-//! renewing again heals it.
+//! `kubernetes.io/tls` does. A renewal turns all three in one step ([`replace_together`]), so that whoever starts
+//! finds a pair that fits, whenever a renewal was ended. Who reads one before and one after the step has two that do
+//! not fit: who watches them (the proxy does) keeps the pair it has and looks again.
 
 use std::{
     path::Path,
@@ -20,6 +20,7 @@ use crate::{
     authority::{CLOCK_SKEW, create_key},
     files::{self, Access},
     inspect,
+    together::replace_together,
 };
 
 /// The certificate of a workload in its folder.
@@ -80,8 +81,9 @@ impl Authority {
         self.check(request, now)?;
         files::folder(folder)?;
         let issued = self.issue_for(&create_key(&folder.join(KEY))?, request, now)?;
-        files::create(&certificate, &issued.certificate_pem, Access::Public)?;
         files::replace(&folder.join(TRUST), self.certificate_pem(), Access::Public)?;
+        // the last: where it is, all is
+        files::create(&certificate, &issued.certificate_pem, Access::Public)?;
         Ok(issued)
     }
 
@@ -90,14 +92,14 @@ impl Authority {
     /// # Errors
     /// As for [`Self::issue`]; no certificate of a workload in the folder; a disk that refuses.
     pub fn renew(&self, folder: &Path, lifetime: Duration, now: SystemTime) -> Result<Issued, Error> {
-        let path = folder.join(CERTIFICATE);
-        let request = request_of(&path, lifetime)?;
+        let request = request_of(&folder.join(CERTIFICATE), lifetime)?;
         let issued = self.issue(&request, now)?;
-        files::replace(&folder.join(TRUST), self.certificate_pem(), Access::Public)?;
-        files::replace_all(&[
-            (&folder.join(KEY), &issued.key_pem, Access::Owner),
-            (&path, &issued.certificate_pem, Access::Public),
-        ])?;
+        let files = [
+            (TRUST, self.certificate_pem(), Access::Public),
+            (KEY, issued.key_pem.as_str(), Access::Owner),
+            (CERTIFICATE, issued.certificate_pem.as_str(), Access::Public),
+        ];
+        replace_together(folder, &files)?;
         Ok(issued)
     }
 
@@ -209,8 +211,11 @@ mod tests {
         let (root, folder) = (root(dir.path(), now), dir.path().join("tagger"));
         let tagger = request("spiffe://mesh.local/tagger");
         root.issue_into(&folder, &tagger, now).unwrap();
-        fs::remove_file(folder.join(CERTIFICATE)).unwrap();
+        for name in [CERTIFICATE, TRUST] {
+            fs::remove_file(folder.join(name)).unwrap();
+        }
         let issued = root.issue_into(&folder, &tagger, now).unwrap();
+        assert_eq!(fs::read_to_string(folder.join(TRUST)).unwrap(), root.certificate_pem());
         assert_eq!(fs::read_to_string(folder.join(KEY)).unwrap(), issued.key_pem);
         assert_eq!(fs::read_to_string(folder.join(CERTIFICATE)).unwrap(), issued.certificate_pem);
     }

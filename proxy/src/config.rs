@@ -38,7 +38,7 @@ pub use upstream::{Balance, CookieKey, HashOn, OutlierDetection, RetryBudget, Su
 pub(crate) use validate::LONGEST_MS;
 pub use yaml::suggest;
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -71,6 +71,10 @@ pub struct Config {
     /// How many of them one client's address may have; half of them when absent, and from the same machine all.
     #[serde(default)]
     pub max_connections_per_client: Option<usize>,
+    /// MiB of memory that the process may have, with all its buffers. From there on nothing new is let in: connections are closed
+    /// at once, and requests on open ones get 503. When absent, nine tenths of what its control group or the machine has.
+    #[serde(default)]
+    pub max_memory_mib: Option<NonZeroU32>,
     /// What who asks at the admin address has to know, as `authorization: Bearer …`; needed beyond loopback.
     #[serde(default)]
     pub admin_token: Option<Secret>,

@@ -86,6 +86,8 @@ counts! {
     slow_clients,
     /// Connections closed at once because as many were open as may be.
     connections_refused,
+    /// Connections closed at once, and requests answered with 503, because the process had as much memory as it may.
+    overloaded,
     /// Connections whose bytes were passed on unread: TCP, `CONNECT`, upgrades.
     tunnels,
 }

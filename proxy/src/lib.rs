@@ -17,6 +17,7 @@ mod discovery;
 pub mod fuzz;
 mod istio;
 mod lm;
+mod memory;
 mod proxy;
 mod regulate;
 mod reload;

@@ -5,9 +5,8 @@ use std::{io, net::SocketAddr, path::Path, sync::Arc, thread::JoinHandle};
 use arc_swap::ArcSwap;
 use rustls::crypto::CryptoProvider;
 use tokio::{
-    runtime,
+    runtime::{self, LocalOptions},
     sync::{mpsc, oneshot, watch},
-    task::LocalSet,
 };
 use tokio_util::sync::CancellationToken;
 use weir_policy::PolicySet;
@@ -125,7 +124,7 @@ impl Proxy {
             draining: draining.clone(),
             stopping: stopping.clone(),
         };
-        let control = spawn("control", move |runtime| runtime.block_on(control.run()))?;
+        let control = spawn("control", move || control.run())?;
         let (orders, data) = start_data(&workload, sockets, recorders, &draining)?;
         let reloader = Reloader::new(current.clone(), orders, addresses, status, reloaded, provider.clone());
         Ok(Self { admin: admin_address, current, reloader, draining, stopping, data, control })
@@ -212,10 +211,7 @@ fn start_data(
         let first = Order { workload: workload.clone(), sockets, done: oneshot::channel().0 };
         order.try_send(first).map_err(|_| StartError::Thread(io::Error::other("a new queue is full")))?;
         let draining = draining.clone();
-        let run = move |runtime: &runtime::Runtime| {
-            LocalSet::new().block_on(runtime, DataThread::new(recorder, draining).run(received));
-        };
-        threads.push(spawn("data", run)?);
+        threads.push(spawn("data", move || DataThread::new(recorder, draining).run(received))?);
         orders.push(order);
     }
     Ok((orders, threads))
@@ -248,10 +244,28 @@ fn state_file(config: &Config) -> Result<Option<StateFile>, StartError> {
     file.map(Some).map_err(|source| StartError::StateDir { folder: folder.display().to_string(), source })
 }
 
-fn spawn(name: &str, run: impl FnOnce(&runtime::Runtime) + Send + 'static) -> Result<JoinHandle<()>, StartError> {
-    let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
+/// A thread with a runtime of its own, which no task leaves; when it returns, both are there.
+fn spawn<F>(name: &str, run: impl FnOnce() -> F + Send + 'static) -> Result<JoinHandle<()>, StartError>
+where
+    F: Future<Output = ()>,
+{
+    let (told, started) = std::sync::mpsc::channel();
     let thread = std::thread::Builder::new().name(format!("weir-proxy-{name}"));
-    thread.spawn(move || run(&runtime)).map_err(StartError::Thread)
+    let body = move || {
+        // it cannot be handed to another thread, so it is made in its own
+        let runtime = runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+        let (runtime, made) = match runtime {
+            Ok(runtime) => (Some(runtime), Ok(())),
+            Err(error) => (None, Err(error)),
+        };
+        told.send(made).expect("whoever starts the thread waits for this");
+        if let Some(runtime) = runtime {
+            runtime.block_on(run());
+        }
+    };
+    let thread = thread.spawn(body).map_err(StartError::Thread)?;
+    let started = started.recv().unwrap_or_else(|_| Err(io::Error::other("it ended before it began")));
+    started.map(|()| thread).map_err(StartError::Thread)
 }
 
 async fn join(threads: Vec<JoinHandle<()>>) {

@@ -24,6 +24,7 @@ use weir_policy::{Policy, PolicySet};
 use crate::{
     config::{self, Config, Connect, Direction, Http, ListenerProtocol, Propagation, Timeouts},
     counters::Tally,
+    memory::Memory,
     regulate::{Gate, Latencies},
     routing::Route,
     security::Security,
@@ -47,6 +48,9 @@ pub(crate) struct Workload {
     pub(crate) http: Http,
     pub(crate) max_connections: usize,
     max_connections_per_client: Option<usize>,
+    /// What the process may have, if the file says so.
+    pub(crate) max_memory_bytes: Option<u64>,
+    pub(crate) memory: Arc<Memory>,
     pub(crate) upstreams: Vec<Arc<Upstream>>,
     pub(crate) timeouts: Timeouts,
     pub(crate) sampler: Sampler,
@@ -150,6 +154,8 @@ impl Workload {
             http: config.http,
             max_connections: config.max_connections,
             max_connections_per_client: config.max_connections_per_client,
+            max_memory_bytes: config.max_memory_mib.map(|mib| u64::from(mib.get()) << 20),
+            memory: shared(before, |before| &before.memory),
             upstreams,
             timeouts: config.timeouts,
             sampler: Sampler::new(config.telemetry.span_ratio),

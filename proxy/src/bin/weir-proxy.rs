@@ -8,6 +8,11 @@ use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
 use weir_proxy::{Config, Proxy, StartError, watch_file};
 
+/// jemalloc: a request takes and gives back two buffers of 8 KiB, for which the system's allocator searches, and for which it grows
+/// and cuts its arena.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Exit codes are those of `weir`: 1 failure, 3 configuration.
 const FAILURE: u8 = 1;
 const CONFIG: u8 = 3;

@@ -166,6 +166,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
             let now = me.ahead.len().min(buf.remaining());
             buf.put_slice(&me.ahead[..now]);
             me.ahead.drain(..now);
+            if me.ahead.is_empty() {
+                // for as long as the connection lasts nothing is read ahead again, most likely
+                me.ahead = Vec::new();
+            }
         }
         me.look(buf, start);
         if buf.filled().len() > start {

@@ -12,7 +12,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     config::{Config, LocalLimit, PolicySource, Secret, Telemetry},
     control::{Admin, Follower, Reach, Remembered, StateFile, hold::hold, serve_admin},
-    discovery,
+    discovery, memory,
     reload::Status,
     telemetry::{Exporter, Gatherer, LogWriter, Rings, Taps},
     workload::Current,
@@ -55,6 +55,7 @@ impl Control {
         let tally = current.load().tally.clone();
         let gatherer = Gatherer::new(self.rings, records, self.access_log, self.taps.clone(), tally);
         tasks.spawn(gatherer.run(stopping.clone()));
+        tasks.spawn(memory::watch(current.clone(), stopping.clone()));
         if let Some(config) = self.local_limit {
             tasks.spawn(hold(current.clone(), config, self.policy.is_some(), stopping.clone()));
         }

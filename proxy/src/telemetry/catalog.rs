@@ -61,12 +61,17 @@ pub(crate) const OWN: &[Entry<Workload>] = &[
     counter("connections_refused", "{connection}", "connections closed because as many were open as may be", |w| {
         read(&w.tally.connections_refused)
     }),
+    counter("overloaded", "{request}", "requests and connections turned away because memory was at its bound", |w| {
+        read(&w.tally.overloaded)
+    }),
     counter("tunnels", "{connection}", "connections passed on unread", |w| read(&w.tally.tunnels)),
     gauge("policy_sequence", "1", "the policy in force", |w| w.applied.load().sequence as f64),
     gauge("in_flight", "{request}", "requests admitted to the service now", |w| f64::from(w.gate.load().0)),
     gauge("queued", "{request}", "requests that wait for a place now", |w| f64::from(w.gate.load().1)),
     gauge("expected_wait", "ns", "how long one who came now would wait", |w| w.expected_wait_ns() as f64),
     gauge("local_limit", "{request}", "what the local limiter allows; 0 for no limit", |w| w.local_limit() as f64),
+    gauge("memory", "By", "memory that the process has", |w| w.memory.resident_bytes() as f64),
+    gauge("memory_bound", "By", "memory from which on nothing new is let in", |w| w.memory.bound_bytes() as f64),
 ];
 
 /// Of handshakes, tokens and rules.
@@ -123,6 +128,7 @@ impl<Of> Entry<Of> {
         let unit = match self.unit {
             "s" => "_seconds",
             "ns" => "_ns",
+            "By" => "_bytes",
             _ => "",
         };
         let total = if self.kind == Kind::Counter { "_total" } else { "" };
@@ -171,7 +177,7 @@ mod tests {
     fn names_are_as_either_side_has_them() {
         for (entry, prometheus, otlp) in [
             (&OWN[0], "weir_proxy_requests_total", "weir.proxy.requests"),
-            (&OWN[24], "weir_proxy_expected_wait_ns", "weir.proxy.expected_wait"),
+            (&OWN[25], "weir_proxy_expected_wait_ns", "weir.proxy.expected_wait"),
         ] {
             assert_eq!((entry.prometheus().as_str(), entry.otlp().as_str()), (prometheus, otlp));
         }

@@ -48,7 +48,8 @@ pub(crate) struct Exporter {
 }
 
 enum Event {
-    Record(Box<SpanRecord>),
+    /// So many more are in the batch.
+    Records(usize),
     BatchOld,
     MetricsDue,
     Closed,
@@ -84,26 +85,27 @@ impl Exporter {
         let mut oldest = Instant::now();
         loop {
             let waiting = !self.batch.is_empty();
+            let room = self.config.batch_spans - self.batch.len();
             let event = tokio::select! {
                 biased;
                 () = stop.cancelled() => Event::Closed,
                 _ = metrics_due.tick() => Event::MetricsDue,
                 () = tokio::time::sleep_until(oldest + age), if waiting => Event::BatchOld,
-                record = self.records.recv() => record.map_or(Event::Closed, |r| Event::Record(Box::new(r))),
+                // all that are there at once: to wait costs more than to take one
+                count = self.records.recv_many(&mut self.batch, room) => Event::Records(count),
             };
             match event {
-                Event::Record(record) => {
+                Event::Records(0) | Event::Closed => break,
+                Event::Records(_) => {
                     if !waiting {
                         oldest = Instant::now();
                     }
-                    self.batch.push(*record);
                     if self.batch.len() >= self.config.batch_spans {
                         self.send_batch(&stop).await;
                     }
                 }
                 Event::BatchOld => self.send_batch(&stop).await,
                 Event::MetricsDue => self.send_metrics().await,
-                Event::Closed => break,
             }
         }
         self.flush().await;

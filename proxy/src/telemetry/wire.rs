@@ -48,14 +48,16 @@ impl SpanWriter {
             self.write_span(record);
             delimited(&mut self.scope_spans, 2, &self.span);
         }
-        let mut resource_spans = Vec::with_capacity(self.scope_spans.len() + 256);
-        self.small.clear();
-        let small = &mut self.small;
+        let Self { scope_spans, small, .. } = self;
+        small.clear();
         each_resource_attribute(workload, |key, value| key_value(small, 1, key, value));
-        delimited(&mut resource_spans, 1, &self.small);
-        delimited(&mut resource_spans, 2, &self.scope_spans);
-        let mut request = Vec::with_capacity(resource_spans.len() + 8);
-        delimited(&mut request, 1, &resource_spans);
+        // its length is known beforehand, so that nothing is written twice
+        let resource_spans = field_length(small.len()) + field_length(scope_spans.len());
+        let mut request = Vec::with_capacity(field_length(resource_spans));
+        tag(&mut request, 1, DELIMITED);
+        varint(&mut request, resource_spans as u64);
+        delimited(&mut request, 1, small);
+        delimited(&mut request, 2, scope_spans);
         request.into()
     }
 

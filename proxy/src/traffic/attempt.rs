@@ -11,7 +11,7 @@ use std::{pin::pin, rc::Rc, sync::Arc};
 
 use http::{Request, Response, request::Parts};
 use hyper::body::Incoming;
-use tokio::time::{Duration, Instant, sleep, timeout_at};
+use tokio::time::{Duration, Instant, sleep};
 
 use crate::{
     config::Protocol,
@@ -146,14 +146,14 @@ impl Sending<'_> {
     ) -> Result<Answer, Failure> {
         let pick = exchange.pick().ok_or(Failure::NoEndpoint)?;
         let mut answer = pin!(send_to(self.worker, pick, request));
-        let begun = Instant::now();
+        let own = longest.map(|longest| (Instant::now() + longest, longest));
         let deadline = || {
-            let own = longest.map(|longest| self.after_upload(begun + longest, longest));
+            let own = own.map(|(end, longest)| self.after_upload(end, longest));
             own.map_or(self.gives_up(), |own| own.min(self.gives_up()))
         };
         loop {
             let ends = deadline();
-            if let Ok(answer) = timeout_at(ends, answer.as_mut()).await {
+            if let Some(answer) = self.worker.timers.before(ends, answer.as_mut()).await {
                 return answer;
             }
             // the client may have been sending meanwhile

@@ -32,6 +32,7 @@ use crate::{
         lifetime::Lifetime,
         listener::Slot,
         serve::LocalExecutor,
+        timers::Timers,
         tunnel,
     },
 };
@@ -131,20 +132,19 @@ where
     let Http { max_header_bytes, max_headers, .. } = worker.workload.http;
     let verdict = guard.verdict();
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(worker.workload.timeouts.header_read());
+    builder.timer(Timers::default()).header_read_timeout(worker.workload.timeouts.header_read());
     builder.max_buf_size(max_header_bytes).max_header_size(max_header_bytes);
     if max_headers != HEADERS_ON_STACK {
         builder.max_headers(max_headers);
     }
     drop(worker); // a connection that lasts must not keep an old configuration
-    let asked = Cell::new(0);
+    let (asked, slot, client, over) = (Cell::new(0), &slot, &client, &life.over);
     let service = service_fn(|request| {
-        let (slot, verdict, client, over) = (slot.clone(), verdict.clone(), client.clone(), life.over.clone());
         asked.set(asked.get() + 1);
-        let number = asked.get();
+        let (number, verdict) = (asked.get(), &verdict);
         async move {
             let asked_connect = request_is_connect(&request);
-            let mut response = client.ask(&slot, request).await;
+            let mut response = client.ask(slot, request).await;
             verdict.settle(number, is_tunnel(asked_connect, response.status()));
             if over.is_cancelled() {
                 response.headers_mut().entry(http::header::CONNECTION).or_insert(CLOSE);
@@ -155,6 +155,7 @@ where
     let connection = builder.serve_connection(TokioIo::new(guard), service).with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let served = tokio::select! {
+        biased;
         served = connection.as_mut() => served,
         () = lingered(&life) => {
             connection.as_mut().graceful_shutdown();

@@ -82,7 +82,7 @@ pub(crate) async fn handle(
     add(&workload.tally.requests, 1);
     accepts.believed.take_out(&mut request);
     let grpc = is_grpc(&request);
-    let vetted = vet(&request, accepts, &workload.http);
+    let vetted = vet(&request, accepts, workload);
     let route = vetted.and_then(|()| workload.route(listener, &request).ok_or(Rejection::NoRoute));
     let route = match route {
         Ok(route) => route,

@@ -18,20 +18,28 @@ pub(crate) const REASON: HeaderName = HeaderName::from_static("x-weir-reason");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
+/// What belongs to one connection, whatever `Connection` names.
+static HOP_BY_HOP: [HeaderName; 8] =
+    [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE];
+
+/// What their names begin with; most others do not.
+const INITIALS: [u8; 5] = *b"ckptu";
+
 /// Removes what belongs to the connection the message came on.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    // one look at the names that are there costs less than eight searches for names that mostly are not
+    let mut there = [false; HOP_BY_HOP.len()];
+    for name in headers.keys().filter(|name| INITIALS.contains(&name.as_str().as_bytes()[0])) {
+        if let Some(place) = HOP_BY_HOP.iter().position(|hop| hop == name) {
+            there[place] = true;
+        }
+    }
+    if !there.contains(&true) {
+        return;
+    }
     strip_named_by_connection(headers);
     let trailers_wanted = headers.get(TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
-    for name in [
-        CONNECTION,
-        KEEP_ALIVE,
-        PROXY_CONNECTION,
-        PROXY_AUTHENTICATE,
-        PROXY_AUTHORIZATION,
-        TE,
-        TRANSFER_ENCODING,
-        UPGRADE,
-    ] {
+    for (name, _) in HOP_BY_HOP.iter().zip(there).filter(|(_, there)| *there) {
         headers.remove(name);
     }
     // gRPC needs it, and it says nothing about the connection
@@ -77,6 +85,10 @@ pub(crate) fn join_cookies(headers: &mut HeaderMap) {
 /// What `Connection` names, except what says who the message is for and how long it is: to name those
 /// would be a way to take them from under the next hop.
 fn strip_named_by_connection(headers: &mut HeaderMap) {
+    // what nearly everybody says names no other field
+    if headers.get_all(CONNECTION).iter().all(|value| value == "keep-alive" || value == "close") {
+        return;
+    }
     let named: Vec<HeaderName> = connection_options(headers)
         .filter_map(|name| name.parse().ok())
         .filter(|name| *name != HOST && *name != CONTENT_LENGTH && *name != TE)
@@ -89,6 +101,15 @@ fn strip_named_by_connection(headers: &mut HeaderMap) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_field_of_a_connection_is_looked_for() {
+        for name in &HOP_BY_HOP {
+            let mut headers = HeaderMap::from_iter([(name.clone(), HeaderValue::from_static("x"))]);
+            strip_hop_by_hop(&mut headers);
+            assert!(headers.is_empty(), "{name}");
+        }
+    }
 
     #[test]
     fn what_belongs_to_the_connection_stays_behind() {

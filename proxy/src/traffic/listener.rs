@@ -106,6 +106,9 @@ impl Slot {
 
     fn serve(self: Rc<Self>, stream: TcpStream, client: SocketAddr) {
         let (worker, _) = self.current();
+        if worker.workload.memory.is_full() {
+            return add(&worker.workload.tally.overloaded, 1);
+        }
         let Some(open) = self.open.enter(client.ip(), &worker.workload) else {
             // one too many is closed at once: a client sees that, and a backlog would only hide it
             return add(&worker.workload.tally.connections_refused, 1);

@@ -31,6 +31,7 @@ mod replay;
 mod reply;
 mod sampler;
 mod serve;
+mod timers;
 mod trace_context;
 mod tunnel;
 mod upgrade;

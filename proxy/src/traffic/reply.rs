@@ -8,6 +8,7 @@ use tokio::time::{Duration, sleep};
 
 use crate::{
     config::{Redirect, Respond},
+    counters::add,
     regulate::Refusal,
     routing::{Destination, Route, location},
     security::Denial,
@@ -113,8 +114,11 @@ fn redirected<B>(redirect: &Redirect, request: &Request<B>, grpc: bool) -> Respo
 
 /// Answers a request that no route has the say on.
 pub(crate) fn reject(worker: &Worker, exchange: Exchange, rejection: Rejection, grpc: bool) -> Response<ProxyBody> {
-    if let Rejection::Malformed(violation) = rejection {
-        worker.workload.tally.refuse(violation);
+    let tally = &worker.workload.tally;
+    match rejection {
+        Rejection::Malformed(violation) => tally.refuse(violation),
+        Rejection::Overloaded => add(&tally.overloaded, 1),
+        _ => {}
     }
     let (status, reason, why) = rejection.answer();
     exchange.end(End::Rejected { reason, status: status.as_u16() });

@@ -9,7 +9,11 @@ use http::HeaderValue;
 use hyper::rt::Executor;
 use tokio_util::task::TaskTracker;
 
-use crate::{telemetry::Recorder, traffic::pool::Pool, workload::Workload};
+use crate::{
+    telemetry::Recorder,
+    traffic::{pool::Pool, timers::Timers},
+    workload::Workload,
+};
 
 /// The configuration, the connections to upstreams, and who we say we are.
 pub(crate) struct Worker {
@@ -21,6 +25,8 @@ pub(crate) struct Worker {
     pub(crate) recorder: Rc<Recorder>,
     /// Connections and tunnels, which the drain waits for.
     pub(crate) tasks: TaskTracker,
+    /// How long upstreams are waited for.
+    pub(crate) timers: Timers,
 }
 
 /// Runs what hyper spawns on this thread.
@@ -35,6 +41,7 @@ impl Worker {
             recorder,
             identity: HeaderValue::from_str(&identity).unwrap_or_else(|_| HeaderValue::from_static("unnamed")),
             tasks,
+            timers: Timers::default(),
             workload,
         })
     }

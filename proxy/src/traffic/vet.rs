@@ -10,14 +10,15 @@ use http_body::Body;
 use hyper::ext::Protocol;
 
 use crate::{
-    config::{Connect, Http},
+    config::Connect,
     connection::{Violation, is_authority},
-    workload::Accepts,
+    workload::{Accepts, Workload},
 };
 
 /// Why the proxy answers itself, before any route does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rejection {
+    Overloaded,
     Loop,
     ConnectRefused,
     BodyTooLarge,
@@ -30,6 +31,9 @@ impl Rejection {
     /// Status, reason and explanation of the answer.
     pub(crate) fn answer(self) -> (StatusCode, &'static str, &'static str) {
         match self {
+            Self::Overloaded => {
+                (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "the proxy has as much memory as it may have")
+            }
             Self::Loop => (StatusCode::LOOP_DETECTED, "loop", "this request has been here before"),
             Self::ConnectRefused => (StatusCode::METHOD_NOT_ALLOWED, "connect_refused", "no tunnels here"),
             Self::BodyTooLarge => {
@@ -47,7 +51,11 @@ impl Rejection {
 }
 
 /// Looks at a request before it is routed.
-pub(crate) fn vet<B: Body>(request: &Request<B>, accepts: &Accepts, http: &Http) -> Result<(), Rejection> {
+pub(crate) fn vet<B: Body>(request: &Request<B>, accepts: &Accepts, workload: &Workload) -> Result<(), Rejection> {
+    let Workload { http, memory, .. } = workload;
+    if memory.is_full() {
+        return Err(Rejection::Overloaded);
+    }
     if accepts.via.is_loop(request.headers()) {
         return Err(Rejection::Loop);
     }
@@ -90,7 +98,7 @@ mod tests {
     use http_body_util::Full;
 
     use super::*;
-    use crate::{config::Config, security::Security, workload::Workload};
+    use crate::{config::Config, security::Security};
 
     fn verdict(
         uri: &str,
@@ -98,7 +106,7 @@ mod tests {
         fields: &[(&'static str, &str)],
         body: &'static str,
     ) -> Result<(), Rejection> {
-        let text = "service: app\nlisteners: [{ address: '127.0.0.1:0', direction: inbound, routes: [{ upstream: app }] }]\n\
+        let text = "service: app\nhttp: { max_body_bytes: 4 }\nlisteners: [{ address: '127.0.0.1:0', direction: inbound, routes: [{ upstream: app }] }]\n\
             upstreams: [{ name: app, endpoints: ['127.0.0.1:9001'] }]";
         let config = Config::from_yaml(text).unwrap();
         let workload = Workload::new(&config, "127.0.0.1:80".parse().unwrap(), Arc::default(), Security::default());
@@ -107,7 +115,7 @@ mod tests {
             request = request.header(*name, *value);
         }
         let request = request.body(Full::new(bytes::Bytes::from_static(body.as_bytes()))).unwrap();
-        vet(&request, &workload.accepts[0], &Http { max_body_bytes: Some(4), ..Http::default() })
+        vet(&request, &workload.accepts[0], &workload)
     }
 
     #[test]

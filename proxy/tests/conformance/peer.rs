@@ -130,13 +130,18 @@ pub(crate) fn with(upstream: &Upstream, listener: &str, protocol: &str, more: &s
 
 /// In front of an address.
 pub(crate) fn at(upstream: SocketAddr, listener: &str, protocol: &str, more: &str) -> Proxy {
+    Proxy::start(file(upstream, listener, protocol, more)).unwrap()
+}
+
+/// What it is told.
+pub(crate) fn file(upstream: SocketAddr, listener: &str, protocol: &str, more: &str) -> Config {
     let timeouts = if more.contains("timeouts:") { "" } else { "timeouts: { drain_ms: 2000 }\n" };
     let text = format!(
         "service: app\nthreads: 1\nadmin: 127.0.0.1:0\n\
          listeners: [{{ address: \"127.0.0.1:0\", direction: inbound, {listener} }}]\n\
          upstreams: [{{ name: app, endpoints: [\"{upstream}\"] {protocol} }}]\n{timeouts}{more}"
     );
-    Proxy::start(Config::from_yaml(&text).unwrap()).unwrap()
+    Config::from_yaml(&text).unwrap()
 }
 
 /// Waits, but not for ever.

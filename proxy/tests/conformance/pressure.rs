@@ -1,10 +1,11 @@
-//! Back-pressure: who reads slowly slows the writer down, and nothing is gathered in between.
+//! Back-pressure: who reads slowly slows the writer down, and nothing is gathered in between; and when memory is at its bound
+//! all the same, nothing new is let in.
 
 use tokio::io::AsyncWriteExt;
 
 use crate::{
     http2,
-    peer::{Peer, Upstream, proxy, soon, with},
+    peer::{Peer, Upstream, file, metric, proxy, soon, with},
 };
 
 /// Far more than the sockets' buffers and the proxy's together may hold.
@@ -77,4 +78,45 @@ async fn a_slow_upstream_slows_the_client() {
         drop((client, server));
         proxy.drain().await;
     }
+}
+
+/// What is let in stands behind a look of the control thread.
+async fn overloaded(proxy: &weir_proxy::Proxy, full: bool) {
+    let bound_met = async || {
+        let (memory, bound) =
+            (metric(proxy, "weir_proxy_memory_bytes").await, metric(proxy, "weir_proxy_memory_bound_bytes").await);
+        (memory >= bound) == full
+    };
+    soon(async { while !bound_met().await {} }).await;
+}
+
+#[tokio::test]
+async fn nothing_new_is_let_in_while_memory_is_at_its_bound() {
+    let upstream = Upstream::new().await;
+    let (listener, little) = ("routes: [{ upstream: app }]", "max_memory_mib: 1\n");
+    let proxy = with(&upstream, listener, "", "");
+    let get = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+    let mut client = Peer::say(&proxy, get).await;
+    let mut server = upstream.accept().await;
+
+    proxy.reload(file(upstream.address, listener, "", little)).await.unwrap();
+    overloaded(&proxy, true).await;
+    server.head().await;
+    server.send("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+    assert!(client.head().await.starts_with("HTTP/1.1 200"), "what is under way goes on");
+    client.send(get).await;
+    let answer = client.head().await;
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("x-weir-reason: overloaded"), "{answer}");
+    let mut another = Peer::connect(&proxy).await;
+    assert_eq!(another.rest().await, "", "closed at once");
+    assert_eq!(metric(&proxy, "weir_proxy_overloaded_total").await, 2);
+
+    proxy.reload(file(upstream.address, listener, "", "")).await.unwrap();
+    overloaded(&proxy, false).await;
+    let mut again = Peer::say(&proxy, get).await;
+    server.head().await;
+    server.send("HTTP/1.1 204 No Content\r\n\r\n").await;
+    assert!(again.head().await.starts_with("HTTP/1.1 204"));
+    drop((client, again, server));
+    proxy.drain().await;
 }

@@ -1,22 +1,16 @@
 //! What whole flows need: an application, a client, a sidecar between them, and its admin address.
 
-#![allow(dead_code, reason = "each test file needs some of it")]
+#![allow(dead_code, unused_imports, reason = "each test file needs some of it")]
 
 pub(crate) mod collector;
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::{net::SocketAddr, time::Duration};
 
-use axum::Router;
-use tokio::net::TcpListener;
 use weir_proxy::{Config, Proxy};
 
-/// An application on a free port.
-pub(crate) async fn app(router: Router) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move { axum::serve(listener, router).await });
-    address
-}
+pub(crate) use support::{admin, serve as app, until, url};
 
 /// A sidecar of `tagger` with one inbound listener, these routes, and whatever else the file says.
 pub(crate) fn proxy(app: SocketAddr, routes: &str, more: &str) -> Proxy {
@@ -33,11 +27,6 @@ pub(crate) fn config(app: SocketAddr, routes: &str, more: &str) -> Config {
     Config::from_yaml(&text).unwrap_or_else(|why| panic!("{why}\n{text}"))
 }
 
-/// The address of a path at the first listener.
-pub(crate) fn url(proxy: &Proxy, path: &str) -> String {
-    format!("http://{}{path}", proxy.addresses()[0])
-}
-
 /// A client that fails rather than hang.
 pub(crate) fn client() -> reqwest::Client {
     reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(60)).build().unwrap()
@@ -50,25 +39,9 @@ pub(crate) async fn ask(request: reqwest::RequestBuilder) -> (u16, String) {
     (response.status().as_u16(), reason.unwrap_or_default())
 }
 
-/// What the admin address answers.
-pub(crate) async fn admin(proxy: &Proxy, path: &str) -> String {
-    let address = proxy.admin_address().unwrap();
-    client().get(format!("http://{address}{path}")).send().await.unwrap().text().await.unwrap()
-}
-
 /// The value of a metric without labels.
 pub(crate) async fn metric(proxy: &Proxy, name: &str) -> f64 {
     let text = admin(proxy, "/metrics").await;
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     line.unwrap_or_else(|| panic!("no {name} in\n{text}")).parse().unwrap()
-}
-
-/// Waits for what another task will make true.
-pub(crate) async fn until<F: Future<Output = bool>>(what: &str, done: impl Fn() -> F) {
-    let wait = async {
-        while !done().await {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), wait).await.unwrap_or_else(|_| panic!("{what}: it never came true"));
 }
