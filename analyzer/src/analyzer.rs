@@ -19,7 +19,7 @@ use crate::{
     checkpoint::{Foreign, History},
     config::Config,
     control::{Bottleneck, Command, Controller},
-    findings::{Findings, Kind},
+    findings::{Findings, Kind, LeftOut},
     findings_rows,
     graph::ServiceGraph,
     held::{As, Call, Held},
@@ -55,6 +55,8 @@ pub struct Analyzer {
     /// When the collector took the newest span that was pushed.
     received_until: UnixNanos,
     last_snapshot: Option<Snapshot>,
+    /// What the last note for a restart had no room for.
+    left_out: LeftOut,
 }
 
 /// Weight of the newest window in the usual rate: it follows the time of day.
@@ -107,6 +109,7 @@ impl Analyzer {
             newest: 0,
             received_until: 0,
             last_snapshot: None,
+            left_out: LeftOut::new(),
         }
     }
 
@@ -121,6 +124,7 @@ impl Analyzer {
             self.held.look_ahead(&together);
             together.drain(..).for_each(|span| self.take(span));
         }
+        self.findings.push_events(spans, &mut self.names);
     }
 
     fn take(&mut self, span: Span) {
@@ -272,7 +276,7 @@ impl Analyzer {
 
     /// What a restart must not lose, see [`checkpoint`](crate::checkpoint). Spans are not in it: they are stored.
     #[must_use]
-    pub fn checkpoint(&self) -> Option<Vec<u8>> {
+    pub fn checkpoint(&mut self) -> Option<Vec<u8>> {
         let (stations, closed_until) = self.windows.save();
         let history = History {
             window_ms: self.config.window_ms,
@@ -284,8 +288,19 @@ impl Analyzer {
             findings: self.findings.save(),
             last_snapshot: self.last_snapshot.as_ref().map(Cow::Borrowed),
             control: self.controller.save(),
+            lm: self.windows.save_lm(),
         };
-        history.into_bytes()
+        let (bytes, left_out) = history.into_bytes()?;
+        self.counters.history_left_out = left_out.values().sum();
+        self.left_out = left_out;
+        Some(bytes)
+    }
+
+    /// How many keys the last [`Analyzer::checkpoint`] had no room for, by what they are of: those seen least. A restart learns these
+    /// anew.
+    #[must_use]
+    pub fn left_out(&self) -> &BTreeMap<&'static str, u64> {
+        &self.left_out
     }
 
     /// Before anything is taken in, brings back what [`Analyzer::checkpoint`] noted. Windows that were closed by
@@ -300,6 +315,7 @@ impl Analyzer {
         }
         self.names = Names::restored(&history.names).ok_or(Foreign::Damaged)?;
         self.windows.restore(history.stations, history.closed_until);
+        self.windows.restore_lm(history.lm);
         self.usual_rates = history.usual_rates;
         self.usual_service_ms = history.usual_service_ms;
         self.findings.restore(history.findings, history.closed_until);

@@ -1,8 +1,9 @@
 //! `History`: what the analyzer learnt and stored spans cannot give back in seconds: usual rates and
-//! service times, how stations serve, what is usual of each service, which findings are open, and what people ordered.
+//! service times, how stations serve, what is usual of each service, which findings are open, what people ordered, and the requests that estimates of model servers rest on.
 //!
-//! It is written from where it stands, up to a bound: of a larger one, half of the keys are left out that were not
-//! seen for longest, and again until it fits.
+//! It is written from where it stands, up to a bound: of a larger one, half of the keys of each sort are left out that were not
+//! seen for longest, of those seen last at one time what was learnt from fewest requests, and again until it fits. How many of each
+//! sort were left out is told ([`Analyzer::left_out`](crate::Analyzer::left_out)) and counted.
 //!
 //! CBOR (RFC 8949) after a mark and a version. Names are kept by number, so everything else may stand by
 //! number too. A field that is added is given a default and needs no new version; one that changes its
@@ -19,7 +20,12 @@ use serde::{Deserialize, Serialize};
 use weir_schema::UnixNanos;
 
 use crate::{
-    control::SavedControl, findings::SavedFindings, names::SavedNames, snapshot::Snapshot, spans::Name,
+    control::SavedControl,
+    findings::{LeftOut, SavedFindings},
+    lm::SavedLm,
+    names::SavedNames,
+    snapshot::Snapshot,
+    spans::Name,
     stations::SavedStation,
 };
 
@@ -50,6 +56,8 @@ pub(crate) struct History<'a> {
     pub(crate) last_snapshot: Option<Cow<'a, Snapshot>>,
     #[serde(default)]
     pub(crate) control: SavedControl,
+    #[serde(default)]
+    pub(crate) lm: Vec<SavedLm>,
 }
 
 /// Why a history cannot be used.
@@ -98,19 +106,20 @@ impl Write for Bounded {
 }
 
 impl History<'_> {
-    /// `None` when what is not left out is larger than the bound.
-    pub(crate) fn into_bytes(self) -> Option<Vec<u8>> {
+    /// With what there was no room for. `None` when what is not left out is larger than the bound.
+    pub(crate) fn into_bytes(self) -> Option<(Vec<u8>, LeftOut)> {
         self.into_bytes_within(MAX_BYTES)
     }
 
-    fn into_bytes_within(mut self, most: usize) -> Option<Vec<u8>> {
+    fn into_bytes_within(mut self, most: usize) -> Option<(Vec<u8>, LeftOut)> {
+        let mut left_out = LeftOut::new();
         for _ in 0..MOST_HALVINGS {
             if let Some(bytes) = self.written(most) {
-                return Some(bytes);
+                return Some((bytes, left_out));
             }
-            self.findings.halve();
+            self.findings.halve(&mut left_out);
         }
-        self.written(most)
+        Some((self.written(most)?, left_out))
     }
 
     fn written(&self, most: usize) -> Option<Vec<u8>> {
@@ -150,23 +159,27 @@ mod tests {
             findings: SavedFindings::of_services(services),
             last_snapshot: None,
             control: SavedControl::default(),
+            lm: Vec::new(),
         }
     }
 
     #[test]
     fn what_is_too_large_is_written_without_what_was_not_seen_for_longest() {
-        let whole = history(100).into_bytes().unwrap();
+        let (whole, left_out) = history(100).into_bytes().unwrap();
+        assert!(left_out.is_empty());
         assert_eq!(History::of_bytes(&whole).unwrap().findings.services(), (0..100).collect::<Vec<_>>());
         let most = whole.len() / 3;
-        let cut = history(100).into_bytes_within(most).unwrap();
+        let (cut, left_out) = history(100).into_bytes_within(most).unwrap();
         assert!(cut.len() <= most, "{} of {most}", cut.len());
         assert_eq!(History::of_bytes(&cut).unwrap().findings.services(), (75..100).collect::<Vec<_>>());
+        assert_eq!(left_out, [("own times of services", 75)].into());
         assert_eq!(history(100).into_bytes_within(100), None, "an empty one is larger");
     }
 
     #[test]
     fn a_key_takes_what_its_numbers_take() {
-        let (few, many) = (history(100).into_bytes().unwrap(), history(1_100).into_bytes().unwrap());
+        let bytes = |services| history(services).into_bytes().unwrap().0;
+        let (few, many) = (bytes(100), bytes(1_100));
         let each = (many.len() - few.len()) / 1_000;
         // thirty windows of two floats and a count
         assert!(each < 30 * 25, "{each} bytes of a service");

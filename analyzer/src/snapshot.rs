@@ -365,4 +365,7 @@ pub struct Counters {
     /// The same of readings of metrics.
     #[serde(default)]
     pub metrics_dropped: u64,
+    /// Keys of what is usual that the last note for a restart had no room for: those seen least.
+    #[serde(default)]
+    pub history_left_out: u64,
 }

@@ -24,6 +24,7 @@ use weir_schema::UnixNanos;
 
 use crate::{
     held::{Call, Held, Place},
+    lm::SavedLm,
     spans::{Name, Span},
     stations::SavedStation,
     window::{Edges, Window},
@@ -39,6 +40,12 @@ const MAX_OPEN: usize = 10_000;
 /// Windows for which room is made in advance; when more are open at once they are small.
 const WITH_ROOM: usize = 8;
 
+/// Windows whose memory is kept for the next: while one closes another fills.
+const MAX_SPARE: usize = 2;
+
+/// Memory for so many times what a window held is not kept.
+const MOST_SPARE: usize = 4;
+
 /// The open windows.
 #[derive(Debug)]
 pub(crate) struct Windows {
@@ -53,6 +60,8 @@ pub(crate) struct Windows {
     unwatched: Vec<Range<UnixNanos>>,
     /// Spans and edges of the last window: the next will have about as many.
     room: (usize, usize),
+    /// Memory of closed windows, for the next: new one is zeroed page by page before its first use.
+    spare: Vec<Vec<(Span, Place)>>,
     /// What ends later cannot be: its sender's clock is wrong.
     pub(crate) believed_until: UnixNanos,
     pub(crate) late: u64,
@@ -76,13 +85,6 @@ pub(crate) struct Due {
     pub(crate) silent: bool,
 }
 
-impl Open {
-    /// One that takes so much without growing, which would copy it all again and again.
-    fn with_room(spans: usize, edges: usize) -> Self {
-        Self { spans: Vec::with_capacity(spans), edges: Edges::with_room(edges) }
-    }
-}
-
 impl Windows {
     pub(crate) fn new(length_ns: i64) -> Self {
         Self {
@@ -93,6 +95,7 @@ impl Windows {
             closing: Closing::default(),
             unwatched: Vec::new(),
             room: (0, 0),
+            spare: Vec::new(),
             believed_until: UnixNanos::MAX,
             late: 0,
             skewed: 0,
@@ -141,12 +144,26 @@ impl Windows {
         if self.closed_until.is_some_and(|closed| index <= closed) {
             return None;
         }
-        let (spans, edges) = if self.open.len() < WITH_ROOM { self.room } else { (0, 0) };
+        // so much fits without growing, which would copy it all again and again
+        let (room, edges) = if self.open.len() < WITH_ROOM { self.room } else { (0, 0) };
         let full = self.open.len() >= MAX_OPEN;
         match self.open.entry(index) {
             Entry::Occupied(open) => Some(open.into_mut()),
             Entry::Vacant(_) if full => None,
-            Entry::Vacant(place) => Some(place.insert(Open::with_room(spans, edges))),
+            Entry::Vacant(place) => {
+                let mut spans = self.spare.pop().unwrap_or_default();
+                spans.reserve(room);
+                Some(place.insert(Open { spans, edges: Edges::with_room(edges) }))
+            }
+        }
+    }
+
+    /// Keeps the memory of a closed window, unless it is that of a flood.
+    fn recycle(&mut self, mut spans: Vec<(Span, Place)>) {
+        let is_usual = !spans.is_empty() && spans.capacity() / MOST_SPARE <= spans.len();
+        if is_usual && self.spare.len() < MAX_SPARE {
+            spans.clear();
+            self.spare.push(spans);
         }
     }
 
@@ -161,8 +178,22 @@ impl Windows {
         self.closed_until = end.map(|end| (end - 1).div_euclid(self.length_ns)).max(self.closed_until);
     }
 
+    /// Model servers as a checkpoint holds them.
+    pub(crate) fn save_lm(&self) -> Vec<SavedLm> {
+        self.closing.lm.save()
+    }
+
+    pub(crate) fn restore_lm(&mut self, saved: Vec<SavedLm>) {
+        self.closing.lm.restore(saved);
+    }
+
     /// Of this time not all spans came: a window that holds some of it is not judged.
     pub(crate) fn unwatched(&mut self, time: Range<UnixNanos>) {
+        let first = time.start.div_euclid(self.length_ns).max(self.closed_until.map_or(i64::MIN, |last| last + 1));
+        let last = (time.end - 1).div_euclid(self.length_ns);
+        if first <= last {
+            self.closing.lm.miss(&(first.saturating_mul(self.length_ns)..self.end(last)));
+        }
         self.unwatched.push(time);
     }
 
@@ -198,16 +229,18 @@ impl Windows {
         let oldest = self.open.first_key_value().map(|(index, _)| *index);
         let after_last = self.closed_until.max(self.deaf_until).filter(|_| due.silent).map(|last| last + 1);
         let index = [oldest, after_last].into_iter().flatten().min().filter(|index| self.end(*index) <= due.before)?;
-        let open = self.open.remove(&index).unwrap_or_default();
+        let Open { spans, edges } = self.open.remove(&index).unwrap_or_default();
         self.closed_until = self.closed_until.max(Some(index));
-        if !open.spans.is_empty() {
-            self.room = (open.spans.len(), open.edges.len());
+        if !spans.is_empty() {
+            self.room = (spans.len(), edges.len());
         }
         let end = self.end(index);
         if !self.is_whole(end) {
             return Some(Window { end, length_ns: self.length_ns, unwatched: true, ..Window::default() });
         }
-        Some(self.closing.window(end, self.length_ns, open, held, servers))
+        let window = self.closing.window((end, self.length_ns), &spans, edges, held, servers);
+        self.recycle(spans);
+        Some(window)
     }
 
     fn end(&self, index: i64) -> UnixNanos {

@@ -1,8 +1,8 @@
 //! Feeds recorded arrivals to simulated model servers, shows their spans to the analyzer, and prints how near its
 //! predictions of time to first token and of token rate come: later, and at other loads.
 //!
-//! `lm DIR [choose|confirm [SERVER]]`: a folder with `conversation.csv`, which half of the recording, and a part of the
-//! name of the servers to be looked at; see README.md.
+//! `lm DIR [choose|confirm [SERVER [SEED]]]`: a folder with `conversation.csv`, which half of the recording, a part of the
+//! name of the servers to be looked at, and the seed of the first; see README.md.
 
 #![allow(clippy::print_stdout)] // its output is the result
 
@@ -38,10 +38,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let half = if which == "choose" { &all[..middle] } else { &all[middle..] };
     let only = std::env::args().nth(3).unwrap_or_default();
     println!("{} requests recorded; {which}: {} of them\n", all.len(), half.len());
+    let first_seed = std::env::args().nth(4).map_or(Ok(1), |seed| seed.parse())?;
     let mut errors: Vec<Compared> = Vec::new();
     for seen_speed in SEEN_SPEEDS {
         println!("## Seen at {seen_speed} of the recorded speed, predicted for the requests that came later\n");
-        for (seed, server) in (1..).zip(kinds()).filter(|(_, server)| server.name.contains(&only)) {
+        for (seed, server) in (first_seed..).zip(kinds()).filter(|(_, server)| server.name.contains(&only)) {
             errors.extend(compare(&server, half, seen_speed, seed));
         }
     }

@@ -228,9 +228,18 @@ impl Analysis {
     }
 
     /// Notes what the analyzer learnt, which stored spans give back only in time.
-    async fn note_history(&self) {
+    async fn note_history(&mut self) {
         match self.analyzer.checkpoint() {
-            Some(history) => checkpoint::write_history(&self.store, history).await,
+            Some(history) => {
+                let left_out = self.analyzer.left_out();
+                if !left_out.is_empty() {
+                    warn!(
+                        ?left_out,
+                        "the note of what is usual had no room for keys seen least: a restart learns them anew"
+                    );
+                }
+                checkpoint::write_history(&self.store, history).await;
+            }
             None => warn!("what the analyzer learnt is too large to note: a restart learns it anew"),
         }
     }

@@ -90,6 +90,13 @@ fn service_metrics(text: &mut String, snapshot: &Snapshot) {
     }
     let _ = writeln!(
         text,
+        "# HELP weir_analyzer_history_left_out_keys Keys of what is usual that the last note for a restart had no room for\n\
+         # TYPE weir_analyzer_history_left_out_keys gauge\n\
+         weir_analyzer_history_left_out_keys {}",
+        snapshot.counters.history_left_out
+    );
+    let _ = writeln!(
+        text,
         "# HELP weir_service_utilization Offered load over capacity\n# TYPE weir_service_utilization gauge"
     );
     for service in &snapshot.services {

@@ -2,6 +2,7 @@
 //! one that never stopped.
 
 use super::{
+    made::{self, Made},
     tests::{Row, batch, chain, config},
     *,
 };
@@ -78,6 +79,26 @@ fn stations_stay_identified() {
     for service in step.snapshot.unwrap().services {
         assert_eq!(service.estimate.servers, Some(4), "{}: {:?}", service.service, service.estimate.reason);
     }
+}
+
+#[test]
+fn requests_of_model_servers_are_in_the_note() {
+    let streamed = |second: i64| Made {
+        trace: second.unsigned_abs().into(),
+        start: second * 1_000 * MS,
+        tokens: Some(20),
+        first_token: Some(MS / 2),
+        ..Made::default()
+    };
+    let requests: Vec<Made> = (1..100).map(streamed).collect();
+    let mut stayed = Analyzer::new(Config::default());
+    stayed.push(&made::batch(&requests));
+    stayed.step(105_000 * MS);
+    let mut anew = Analyzer::new(Config::default());
+    anew.restore_history(&stayed.checkpoint().unwrap()).unwrap();
+    let note = |analyzer: &Analyzer| serde_json::to_string(&analyzer.windows.save_lm()).unwrap();
+    assert!(note(&stayed).len() > 90 * 40, "{}", note(&stayed));
+    assert_eq!(note(&anew), note(&stayed));
 }
 
 #[test]

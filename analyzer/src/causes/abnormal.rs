@@ -8,7 +8,7 @@ use super::{
     Operation,
     history::{History, UsualShare},
     latency::GATE,
-    marks::{self, Change, Mark, Sign},
+    marks::{self, Change, Sign},
     observed::{Map, Observed, OwnKey, Signatures},
     tree::Node,
 };
@@ -69,7 +69,7 @@ impl<'a> Abnormal<'a> {
 
     /// Who is called by a span that fails or has no answer.
     pub(super) fn called_in_vain(&self, node: &Node, sign: Sign) -> Option<Name> {
-        let named = node.call.map(|call| call.callee).filter(|_| sign == Sign::Shows(Mark::Failed));
+        let named = node.call.map(|call| call.callee).filter(|_| sign.is_failure());
         if node.unanswered && node.children.is_empty() { self.missing(node).or(named) } else { named }
     }
 

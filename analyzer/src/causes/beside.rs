@@ -1,4 +1,5 @@
-//! What comes beside spans while windows close: log records and metrics, as far as they are here when requests are ranked.
+//! What comes beside spans while windows close: log records and metrics, as far as they are here when requests are ranked; and
+//! the exceptions that spans carry.
 //!
 //! The same templates, marks and readings as of a past range, in bounded memory:
 //!
@@ -28,6 +29,11 @@ impl Causes {
     /// Takes in rows of `logs` of traces that are wanted.
     pub(crate) fn add_logs(&mut self, logs: &RecordBatch, names: &Names, wanted: impl Fn(u128) -> bool) {
         self.lines.add(logs, names, wanted);
+    }
+
+    /// Takes in the exceptions that spans of wanted traces carry.
+    pub(crate) fn add_events(&mut self, spans: &RecordBatch, names: &mut Names, wanted: impl Fn(u128) -> bool) {
+        self.lines.add_events(spans, names, wanted);
     }
 
     /// Takes in rows of `metrics`.

@@ -29,6 +29,11 @@ impl Words<'_> {
         self.names.text(name)
     }
 
+    fn quoted(&self, template: Template) -> String {
+        let error = if template.is_error { "error " } else { "" };
+        format!("the {error}line {:?}", self.templates.text(template))
+    }
+
     /// A statement that shows a line of a service.
     fn line(&self, service: Name, template: Template) -> String {
         match self.templates.source(template) {
@@ -44,22 +49,21 @@ pub(super) fn otherwise(service: Name, at: (Name, Name), sign: Sign, requests: f
         true => String::new(),
         false => format!(" of {}, which called it last,", words.text(at.0)),
     };
-    let line = |mark: Mark, failed: &str, logged: &str| match mark {
-        Mark::Failed => failed.to_owned(),
-        Mark::Line(template) => {
-            let text = words.templates.text(template);
-            let error = if template.is_error { "error " } else { "" };
-            format!("{logged} the {error}line {text:?}")
-        }
-    };
     let how = match sign {
         Sign::Calls => "stops early, fails or calls otherwise than before".to_owned(),
-        Sign::Shows(mark) => line(mark, "fails by itself more often than before", "logs, more often than before,"),
-        Sign::Lacks(mark) => line(mark, "fails by itself less often than before", "no longer logs"),
+        Sign::Shows(Mark::Failed) => "fails by itself more often than before".to_owned(),
+        Sign::Shows(Mark::Thrown(template)) => {
+            format!("throws more often than before: {}", words.templates.text(template))
+        }
+        Sign::Shows(Mark::Line(template)) => format!("logs, more often than before, {}", words.quoted(template)),
+        Sign::Lacks(Mark::Line(template)) => format!("no longer logs {}", words.quoted(template)),
+        Sign::Lacks(_) => "fails by itself less often than before".to_owned(),
     };
     let text = format!("{requests:.0} requests: {}{whose} {how}", words.text(at.1));
     let sql = match sign {
-        Sign::Shows(Mark::Line(template)) | Sign::Lacks(Mark::Line(template)) => Some(words.line(at.0, template)),
+        Sign::Shows(Mark::Line(template) | Mark::Thrown(template)) | Sign::Lacks(Mark::Line(template)) => {
+            Some(words.line(at.0, template))
+        }
         _ => None,
     };
     Evidence { sql, ..Evidence::number(text, requests, "requests") }

@@ -71,7 +71,7 @@ impl Incident {
         for row in 0..columns.rows() {
             self.kept.add(&columns.span(row, &mut self.names));
         }
-        self.causes.lines.add_events(spans, &mut self.names);
+        self.causes.lines.add_events(spans, &mut self.names, |_| true);
         self.make_room();
     }
 

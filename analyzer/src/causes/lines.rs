@@ -17,6 +17,7 @@ use weir_schema::UnixNanos;
 use super::{
     by_trace::ByTrace,
     kept::Share,
+    marks::Mark,
     templates::{Source, Template, Templates},
     voices::{Voice, Voices},
 };
@@ -95,16 +96,20 @@ impl Lines {
         }
     }
 
-    /// Takes in the exceptions that spans carry as events.
-    pub(crate) fn add_events(&mut self, spans: &RecordBatch, names: &mut Names) {
+    /// Takes in the exceptions that spans of wanted traces carry as events.
+    pub(crate) fn add_events(&mut self, spans: &RecordBatch, names: &mut Names, wanted: impl Fn(u128) -> bool) {
+        let events = spans.column_by_name("events").and_then(|column| column.as_list_opt::<i32>());
+        // most batches carry none: then no row is asked
+        let Some(events) = events.filter(|events| !events.values().is_empty()) else { return };
         let Some(columns) = SpanColumns::of(spans) else { return };
-        let Some(events) = spans.column_by_name("events").and_then(|column| column.as_list_opt::<i32>()) else {
-            return;
-        };
         for row in (0..spans.num_rows()).filter(|row| events.is_valid(*row) && events.value_length(*row) > 0) {
+            let thrown = exceptions(events, row);
+            if thrown.is_empty() {
+                continue;
+            }
             let span = columns.span(row, names);
-            for exception in exceptions(events, row) {
-                self.say(span.trace, (span.id, span.service), Source::Event, &exception);
+            for exception in thrown.iter().filter(|_| wanted(span.trace)) {
+                self.say(span.trace, (span.id, span.service), Source::Event, exception);
             }
         }
     }
@@ -127,6 +132,14 @@ impl Lines {
     /// The lines of a trace, each once.
     pub(super) fn of(&self, trace: u128) -> impl Iterator<Item = &Line> {
         self.traces.of(trace)
+    }
+
+    /// What a line is of its span.
+    pub(super) fn mark(&self, line: &Line) -> Mark {
+        match self.templates.source(line.template) {
+            Source::Log => Mark::Line(line.template),
+            Source::Event => Mark::Thrown(line.template),
+        }
     }
 
     /// Whether all that a span may have logged is known.
@@ -320,7 +333,7 @@ mod tests {
     #[test]
     fn an_exception_on_a_span_is_an_error_line_of_it() {
         let (mut lines, mut names) = (Lines::default(), Names::default());
-        lines.add_events(&spans(), &mut names);
+        lines.add_events(&spans(), &mut names, |_| true);
         let said: Vec<&Line> = lines.of(u128::from_be_bytes([7; 16])).collect();
         let [line] = said[..] else { panic!("one line: {lines:?}") };
         assert_eq!(line.span, u64::from_be_bytes([2; 8]));

@@ -1,4 +1,4 @@
-//! [`Mark`]: what a span shows of itself beside its children: that it failed, or a line it logged.
+//! [`Mark`]: what a span shows of itself beside its children: that it failed, an exception it carries, or a line it logged.
 //!
 //! Code that returns early no longer logs what comes after, code that throws logs what it never did, and both fail
 //! where they did not. So a mark counts whether it is there or gone, each against history as a share of
@@ -16,6 +16,8 @@ use super::{
 pub(crate) enum Mark {
     /// It failed, and nothing it called did.
     Failed,
+    /// It carries an exception of this template. It came with the span, so that of others none is missing.
+    Thrown(Template),
     /// It logged a line of this template.
     Line(Template),
 }
@@ -32,6 +34,11 @@ pub(super) enum Sign {
 }
 
 impl Sign {
+    /// Whether it is of a span that went wrong by its own word.
+    pub(super) fn is_failure(self) -> bool {
+        matches!(self, Self::Shows(Mark::Failed | Mark::Thrown(_)))
+    }
+
     /// Whether a new version of the code shows it too, with nothing wrong: another line, of no error.
     pub(super) fn is_harmless(self) -> bool {
         match self {
@@ -89,7 +96,7 @@ fn change(observed: &Observed, history: &History, operation: &Operation, mark: M
     };
     // who may yet say it lacks nothing
     let lacks = || excess((all.heard() - with).max(0.0), &without, Sign::Lacks(mark));
-    excess(with, &usual, Sign::Shows(mark)).or_else(|| if mark == Mark::Failed { None } else { lacks() })
+    excess(with, &usual, Sign::Shows(mark)).or_else(|| if matches!(mark, Mark::Line(_)) { lacks() } else { None })
 }
 
 /// Whether a service logs as it usually does at all of its operations: had it gone wrong, it would have been heard.

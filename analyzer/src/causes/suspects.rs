@@ -9,7 +9,7 @@ use super::{
     Operation,
     abnormal::Abnormal,
     history::History,
-    marks::{self, Mark, Sign},
+    marks,
     observed::{Map, OwnKey, Shape},
     structure::{Broken, Called, Stop},
 };
@@ -84,7 +84,7 @@ impl After {
         if let Some(called) = self.suspect(stop) {
             return vec![blame(called.operation.0, called.instance, stop.requests)];
         }
-        let excused = |called: &&Called| self.as_usual[&called.operation.0] || stop.sign == Sign::Shows(Mark::Failed);
+        let excused = |called: &&Called| self.as_usual[&called.operation.0] || stop.sign.is_failure();
         let doubtful: Vec<&Called> = stop.chain.iter().filter(|called| !excused(called)).collect();
         if doubtful.is_empty() {
             return vec![blame(stop.at.0, stop.instance, stop.requests)];

@@ -86,9 +86,11 @@ impl Tree {
         nodes.iter_mut().zip(children).for_each(|(node, children)| node.children = children);
         for line in lines.of(spans[0].trace) {
             let place = places.get(&line.span).copied().or_else(|| first_of(&spans, line));
-            let node = place.map(|place| &mut nodes[place]).filter(|node| node.service == line.service && node.heard);
-            let mark = Mark::Line(line.template);
-            if let Some(node) = node.filter(|node| !node.marks.contains(&mark)) {
+            let mark = lines.mark(line);
+            // of a log that has not come whole no line is one, an exception is there with its span
+            let known = |node: &&mut Node| node.heard || matches!(mark, Mark::Thrown(_));
+            let node = place.map(|place| &mut nodes[place]).filter(|node| node.service == line.service);
+            if let Some(node) = node.filter(known).filter(|node| !node.marks.contains(&mark)) {
                 node.marks.push(mark);
             }
         }

@@ -79,17 +79,25 @@ impl<K: Ord + Copy, R: Default> Rings<K, R> {
     }
 }
 
+/// How many requests, or windows where they say nothing of requests, something was learnt from.
+pub(super) trait Learnt {
+    fn learnt_from(&self) -> u64;
+}
+
+/// How many keys of each sort were left out.
+pub(crate) type LeftOut = BTreeMap<&'static str, u64>;
+
 /// What all rings can, whatever their keys.
 trait Forget {
     /// As if all had just been seen.
     fn moved_to(&mut self, at: UnixNanos);
     /// Those that were not seen for long.
     fn forget(&mut self, now: UnixNanos);
-    /// The half that was not seen for longest.
-    fn halve(&mut self);
+    /// The half that was not seen for longest, and of those seen last at one time what was learnt from least; says how many.
+    fn halve(&mut self) -> u64;
 }
 
-impl<K: Ord + Copy, R> Forget for Rings<K, R> {
+impl<K: Ord + Copy, R: Learnt> Forget for Rings<K, R> {
     fn moved_to(&mut self, at: UnixNanos) {
         self.rings.values_mut().for_each(|(seen, _)| *seen = at);
     }
@@ -98,12 +106,15 @@ impl<K: Ord + Copy, R> Forget for Rings<K, R> {
         self.rings.retain(|_, (seen, _)| now.saturating_sub(*seen) <= FORGOTTEN_NS);
     }
 
-    fn halve(&mut self) {
-        let mut seen: Vec<(UnixNanos, K)> = self.rings.iter().map(|(key, (seen, _))| (*seen, *key)).collect();
-        seen.sort_unstable();
-        for (_, key) in &seen[..seen.len().div_ceil(2)] {
+    fn halve(&mut self) -> u64 {
+        let of = |(key, (seen, ring)): (&K, &(UnixNanos, R))| (*seen, ring.learnt_from(), *key);
+        let mut least_first: Vec<(UnixNanos, u64, K)> = self.rings.iter().map(of).collect();
+        least_first.sort_unstable();
+        least_first.truncate(least_first.len().div_ceil(2));
+        for (.., key) in &least_first {
             self.rings.remove(key);
         }
+        least_first.len() as u64
     }
 }
 
@@ -135,39 +146,62 @@ impl History {
     /// For a time that does not follow on it: what is usual stays so as long as if it had just been learnt, and what had a
     /// course over time begins anew.
     pub(super) fn moved_to(mut self, at: UnixNanos) -> Self {
-        self.each(|rings| rings.moved_to(at));
+        self.each(|_, rings| rings.moved_to(at));
         Self { trends: Rings::default(), waits: Rings::default(), ..self }
     }
 
     /// Lets go of what was not seen for long.
     pub(super) fn forget(&mut self, now: UnixNanos) {
-        self.each(|rings| rings.forget(now));
+        self.each(|_, rings| rings.forget(now));
     }
 
-    /// Lets go of half of all, of what was not seen for longest.
-    pub(super) fn halve(&mut self) {
-        self.each(|rings| rings.halve());
+    /// Lets go of half of all, of what was seen least; says so of each sort.
+    pub(super) fn halve(&mut self, left_out: &mut LeftOut) {
+        self.each(|sort, rings| {
+            let gone = rings.halve();
+            if gone > 0 {
+                *left_out.entry(sort).or_default() += gone;
+            }
+        });
     }
 
-    fn each(&mut self, change: impl Fn(&mut dyn Forget)) {
-        let of_services: [&mut dyn Forget; 7] = [
-            &mut self.own_ms,
-            &mut self.service_ms,
-            &mut self.duration_ms,
-            &mut self.arrivals,
-            &mut self.own_errors,
-            &mut self.trends,
-            &mut self.waits,
+    fn each(&mut self, mut change: impl FnMut(&'static str, &mut dyn Forget)) {
+        let all: [(&'static str, &mut dyn Forget); 13] = [
+            ("own times of services", &mut self.own_ms),
+            ("service times", &mut self.service_ms),
+            ("durations", &mut self.duration_ms),
+            ("arrivals", &mut self.arrivals),
+            ("own errors", &mut self.own_errors),
+            ("trends of utilization", &mut self.trends),
+            ("waits", &mut self.waits),
+            ("gaps of calls", &mut self.gap_ms),
+            ("errors of calls", &mut self.call_errors),
+            ("retries", &mut self.retries),
+            ("calls made by operations", &mut self.made),
+            ("operations", &mut self.operations),
+            ("own times of replicas", &mut self.replicas),
         ];
-        of_services.into_iter().for_each(&change);
-        let of_parts: [&mut dyn Forget; 6] = [
-            &mut self.gap_ms,
-            &mut self.call_errors,
-            &mut self.retries,
-            &mut self.made,
-            &mut self.operations,
-            &mut self.replicas,
-        ];
-        of_parts.into_iter().for_each(&change);
+        all.into_iter().for_each(|(sort, rings)| change(sort, rings));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_what_was_seen_last_at_one_time_the_rarest_goes_first() {
+        let mut history = History::default();
+        let sample = |requests| Some(Sample { median: 1.0, spread: 0.1, requests });
+        // older keys of a mesh have lower numbers: they are no less in use for it
+        [(1, 900), (2, 5), (3, 400), (4, 60)].into_iter().for_each(|(name, requests)| {
+            history.own_ms.remember(name, sample(requests), 7);
+        });
+        history.own_ms.remember(5, sample(10_000), 6);
+        history.retries.remember_share((1, 2), Share { hits: 0, of: 3 }, 7);
+        let mut left_out = LeftOut::new();
+        history.halve(&mut left_out);
+        assert_eq!(history.own_ms.keys(0..=9).collect::<Vec<_>>(), [1, 3]);
+        assert_eq!(left_out, [("own times of services", 3), ("retries", 1)].into());
     }
 }

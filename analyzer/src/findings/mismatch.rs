@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 use weir_schema::UnixNanos;
 
-use super::{action, kind::Kind, scene::Scene, statements, suspicion::Suspicion};
+use super::{action, history::Learnt, kind::Kind, scene::Scene, statements, suspicion::Suspicion};
 use crate::{
     snapshot::{Estimate, Evidence},
     spans::Name,
@@ -63,6 +63,12 @@ impl Wait {
             service_ms: estimate.service_time_ms?,
             requests: estimate.samples as f64,
         })
+    }
+}
+
+impl Learnt for Waits {
+    fn learnt_from(&self) -> u64 {
+        self.windows.len() as u64
     }
 }
 

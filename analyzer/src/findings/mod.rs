@@ -63,6 +63,7 @@ use crate::{
     window::Window,
 };
 
+pub(crate) use history::LeftOut;
 pub(crate) use kind::Kind;
 
 /// Detectors that look at a scene by themselves.
@@ -97,9 +98,9 @@ pub(crate) struct SavedFindings<'a> {
 }
 
 impl SavedFindings<'_> {
-    /// Leaves out those of half of the keys of each sort that were not seen for longest.
-    pub(crate) fn halve(&mut self) {
-        self.history.to_mut().halve();
+    /// Leaves out those of half of the keys of each sort that were seen least; says so of each.
+    pub(crate) fn halve(&mut self, left_out: &mut LeftOut) {
+        self.history.to_mut().halve(left_out);
     }
 }
 
@@ -152,6 +153,11 @@ impl Findings {
     /// Takes in a span that is no duplicate.
     pub(crate) fn push(&mut self, span: &Span) {
         self.traces.push(span);
+    }
+
+    /// Takes in the exceptions that rows of `spans` carry, of requests that are kept.
+    pub(crate) fn push_events(&mut self, spans: &RecordBatch, names: &mut Names) {
+        self.live.causes.add_events(spans, names, |trace| self.traces.keep(trace));
     }
 
     /// Takes in rows of `logs`, of requests that are kept.

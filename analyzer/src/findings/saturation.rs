@@ -11,7 +11,9 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 use weir_schema::UnixNanos;
 
-use super::{action, budget, kind::Kind, scene::Scene, statements, suspicion::Suspicion, usual::median};
+use super::{
+    action, budget, history::Learnt, kind::Kind, scene::Scene, statements, suspicion::Suspicion, usual::median,
+};
 use crate::{
     snapshot::{Estimate, Evidence},
     spans::Name,
@@ -52,6 +54,12 @@ struct Ahead {
     soonest: f64,
     latest: f64,
     deviations: f64,
+}
+
+impl Learnt for Trend {
+    fn learnt_from(&self) -> u64 {
+        self.points.len() as u64
+    }
 }
 
 impl Trend {

@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
+use super::history::Learnt;
 use crate::weights::{Ordered, Times, Weighed};
 
 /// Windows of history: the last five minutes at 10 s.
@@ -79,11 +80,16 @@ pub(crate) struct UsualShare {
 impl Sample {
     /// `None` of nothing.
     pub(crate) fn of(values: &[f64]) -> Option<Self> {
-        let mut sorted = values.to_vec();
-        sorted.sort_by(f64::total_cmp);
-        let at = |share: f64| sorted.get((sorted.len().checked_sub(1)? as f64 * share).round() as usize).copied();
-        let (median, low, high) = (at(0.5)?, at(0.25)?, at(0.75)?);
-        let requests = u32::try_from(values.len()).unwrap_or(u32::MAX);
+        let last = values.len().checked_sub(1)?;
+        let [low, middle, high] = [0.25, 0.5, 0.75].map(|share| (last as f64 * share).round() as usize);
+        // three places are asked for: the rest need not be in order
+        let mut values = values.to_vec();
+        let (below, median, above) = values.select_nth_unstable_by(middle, f64::total_cmp);
+        let nth = |part: &mut [f64], place: usize| *part.select_nth_unstable_by(place, f64::total_cmp).1;
+        let median = *median;
+        let low = if low < middle { nth(below, low) } else { median };
+        let high = if high > middle { nth(above, high - middle - 1) } else { median };
+        let requests = u32::try_from(last + 1).unwrap_or(u32::MAX);
         Some(Self { median, spread: (high - low) / 2.0, requests })
     }
 
@@ -147,6 +153,18 @@ impl<T> Ring<T> {
         if self.values.len() > HISTORY {
             self.values.pop_front();
         }
+    }
+}
+
+impl Learnt for Ring<Sample> {
+    fn learnt_from(&self) -> u64 {
+        self.values.iter().map(|sample| u64::from(sample.requests)).sum()
+    }
+}
+
+impl Learnt for Ring<Share> {
+    fn learnt_from(&self) -> u64 {
+        self.values.iter().map(|share| u64::from(share.of)).sum()
     }
 }
 

@@ -24,6 +24,9 @@ use crate::{
 use node::Key;
 pub(crate) use node::{Node, Place};
 
+/// Memory for so many times the spans of the last hold time is not kept.
+const MOST_SPARE: usize = 4;
+
 /// A call from one service to another.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Call {
@@ -248,10 +251,11 @@ impl Held {
         }
         self.turned_at = self.newest;
         self.turned_clock = now.or(self.turned_clock);
-        let as_many = Generation::with_room(self.young.nodes.len());
-        let gone = std::mem::replace(&mut self.old, std::mem::replace(&mut self.young, as_many));
-        self.turns = self.turns.wrapping_add(1);
+        let gone = std::mem::take(&mut self.old);
         gone.unanswered(calls);
+        let next = gone.emptied(self.young.nodes.len());
+        self.old = std::mem::replace(&mut self.young, next);
+        self.turns = self.turns.wrapping_add(1);
     }
 
     /// Lets everything go.
@@ -262,6 +266,19 @@ impl Held {
 }
 
 impl Generation {
+    /// The same memory, for so many spans: new one is zeroed page by page before its first use. What a flood left is let go.
+    fn emptied(mut self, spans: usize) -> Self {
+        if self.nodes.capacity() / MOST_SPARE > spans {
+            return Self::with_room(spans);
+        }
+        self.nodes.clear();
+        self.places.clear();
+        self.minutes.clear();
+        self.nodes.reserve(spans);
+        self.places.reserve(spans, |_| 0); // of none no hash is asked
+        self
+    }
+
     /// One that takes so many spans without growing, which would copy them all again and again.
     fn with_room(spans: usize) -> Self {
         Self { places: HashTable::with_capacity(spans), nodes: Vec::with_capacity(spans), ..Self::default() }
@@ -271,7 +288,7 @@ impl Generation {
         self.places.find(hash, |index| self.nodes[*index as usize].key == key).map(|index| *index as usize)
     }
 
-    fn unanswered(self, calls: &mut Vec<Call>) {
+    fn unanswered(&self, calls: &mut Vec<Call>) {
         calls.extend(self.nodes.iter().filter_map(Node::call_alone));
     }
 }

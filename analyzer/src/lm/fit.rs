@@ -15,7 +15,7 @@ use super::{
     recent::LmRequest,
     regression::Fit,
     replay::{Replay, Statistics},
-    search::{candidates, search},
+    search::{Limits, candidates, longest_hold_ms, search},
     server::LmServer,
     slots,
 };
@@ -97,7 +97,8 @@ pub fn estimate(requests: &[LmRequest], until_ms: f64) -> Result<LmEstimate, LmU
     let timelines = overlap::timelines(&requests);
     let prefill = prefill::fit(&requests, known).ok_or(LmUnidentifiable::Prefill)?;
     let decode = decode::fit(&requests, &timelines, known).ok_or(LmUnidentifiable::Decode)?;
-    let limits = slots::candidates(&requests, &timelines, known);
+    let limits = |held_ms: f64| slots::candidates(&requests, &timelines, known, held_ms);
+    let limits = Limits { of_slots: limits(0.0), beyond_steps: limits(longest_hold_ms(&decode)) };
     let server = search(&replay, candidates(&requests, &prefill, &decode, &limits));
     let (then, seen) = replay.beside(&server);
     let replay_error = then.differences(&seen).into_iter().fold(0.0, f64::max);

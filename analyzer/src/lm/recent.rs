@@ -5,27 +5,20 @@
 //! stream nothing is said, for rate, batch and slots would be those of the part that is there. What comes to a service beyond the 64th is not looked at. A service is estimated
 //! again once a minute, one service a window: that costs about 0.1 s with 2,000 requests (`compare/lm`).
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, ops::Range};
 
 use hashbrown::HashMap;
+use serde::{Deserialize, Serialize};
 use weir_schema::UnixNanos;
 
 use super::{
     arrivals::LmArrivals,
     engine::Arrival,
     fit::{self, LmEstimate, LmUnidentifiable},
+    requests::{Kept, Requests, is_sound},
     view::LmView,
 };
-use crate::{
-    spans::{Name, Span},
-    weights::MISSING,
-};
-
-/// Requests of one service: enough for a batch of hundreds to turn over several times.
-const MAX_REQUESTS: usize = 2_000;
-
-/// Servers are restarted and models changed: what is older says little.
-const KEPT_NS: i64 = 1_800_000_000_000;
+use crate::spans::{Name, Span};
 
 /// Services.
 const MAX_SERVICES: usize = 64;
@@ -70,31 +63,24 @@ impl LmRequest {
     }
 }
 
-/// One request as its span has it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Kept {
-    end: UnixNanos,
-    arrival: UnixNanos,
-    first_token: UnixNanos,
-    input_tokens: u32,
-    output_tokens: u32,
-    instance: Option<Name>,
-    /// How many it stands for, and whether any were left out.
-    weight: u32,
-    sampled: bool,
-}
-
 /// All LM services.
 #[derive(Debug, Default)]
 pub(crate) struct LmServices {
     by_service: HashMap<Name, Recent>,
 }
 
+/// One of them as a checkpoint holds it: 80 KB at most.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct SavedLm {
+    service: Name,
+    requests: Requests,
+    view: LmView,
+}
+
 /// One of them.
 #[derive(Debug, Default)]
 struct Recent {
-    /// In order of ending.
-    requests: VecDeque<Kept>,
+    requests: Requests,
     /// Of the window that is being closed.
     fresh: Vec<Kept>,
     /// Requests with tokens but without a time to first token, since the last estimate.
@@ -113,22 +99,10 @@ impl LmServices {
             return;
         }
         let recent = self.by_service.entry(span.service).or_default();
-        let Some(first_ns) = span.first_token_ns else {
-            recent.unstreamed += 1;
-            return;
-        };
-        let arrival = span.start + span.queue_wait_ns.unwrap_or(0);
-        let first_token = (span.start + first_ns).clamp(arrival, span.end().max(arrival));
-        recent.fresh.push(Kept {
-            end: span.end().max(arrival),
-            arrival,
-            first_token,
-            input_tokens: u32::try_from(span.input_tokens).unwrap_or(0),
-            output_tokens: u32::try_from(span.output_tokens).unwrap_or(u32::MAX),
-            instance: span.instance,
-            weight: span.weight,
-            sampled: span.sampled,
-        });
+        match Kept::of(span) {
+            Some(kept) => recent.fresh.push(kept),
+            None => recent.unstreamed += 1,
+        }
     }
 
     /// Ends a window: estimates the service that waits longest for it.
@@ -136,7 +110,7 @@ impl LmServices {
         for recent in self.by_service.values_mut() {
             recent.settle(end);
         }
-        self.by_service.retain(|_, recent| !recent.requests.is_empty() || recent.unstreamed > 0);
+        self.by_service.retain(|_, recent| !recent.requests.all().is_empty() || recent.unstreamed > 0);
         let due = self.by_service.iter_mut().filter(|(_, r)| r.estimated.is_none_or(|at| end - at >= ESTIMATED_FOR_NS));
         if let Some((_, recent)) = due.min_by_key(|(name, recent)| (recent.estimated, **name)) {
             recent.estimate(end);
@@ -146,43 +120,60 @@ impl LmServices {
     pub(crate) fn view(&self, service: Name) -> Option<LmView> {
         self.by_service.get(&service).map(|recent| recent.view.clone())
     }
+
+    /// Of this time not all requests came.
+    pub(crate) fn miss(&mut self, time: &Range<UnixNanos>) {
+        self.by_service.values_mut().for_each(|recent| recent.requests.miss(time.clone()));
+    }
+
+    /// As a checkpoint holds them, in order.
+    pub(crate) fn save(&self) -> Vec<SavedLm> {
+        let saved = |(service, recent): (&Name, &Recent)| SavedLm {
+            service: *service,
+            requests: recent.requests.clone(),
+            view: LmView { estimate: None, ..recent.view.clone() },
+        };
+        let mut all: Vec<SavedLm> = self.by_service.iter().map(saved).collect();
+        all.sort_unstable_by_key(|saved| saved.service);
+        all
+    }
+
+    /// What was known is said until the next window closes, and then estimated anew from the same requests.
+    pub(crate) fn restore(&mut self, saved: Vec<SavedLm>) {
+        for SavedLm { service, requests, view } in saved.into_iter().take(MAX_SERVICES) {
+            let minutes = view.arrivals.iter().copied().filter(|minute| is_sound(minute.start_unix_nano));
+            let minutes = minutes.take(MAX_MINUTES).collect();
+            let requests = requests.restored();
+            self.by_service.insert(service, Recent { requests, minutes, view, ..Recent::default() });
+        }
+    }
 }
 
 impl Recent {
     fn settle(&mut self, end: UnixNanos) {
-        // the order spans came in must not matter
-        self.fresh.sort_unstable();
-        self.requests.extend(self.fresh.drain(..));
-        let old = self.requests.iter().take_while(|kept| end - kept.end > KEPT_NS).count();
-        self.requests.drain(..old.max(self.requests.len().saturating_sub(MAX_REQUESTS)));
-        match self.sampled() {
+        self.requests.add(&mut self.fresh, end);
+        match self.requests.sampled() {
             Some(_) => self.minutes.clear(),
             None => self.count_minutes(end),
         }
         self.view.arrivals = self.minutes.iter().copied().collect();
     }
 
-    /// Which share of its requests is there, in percent, when not nearly all are.
-    fn sampled(&self) -> Option<u32> {
-        let weight = |kept: &Kept| f64::from(kept.weight);
-        let all: f64 = self.requests.iter().map(weight).sum();
-        let of_sampled: f64 = self.requests.iter().filter(|kept| kept.sampled).map(weight).sum();
-        (of_sampled > MISSING * all).then(|| (100.0 * self.requests.len() as f64 / all).round() as u32)
-    }
-
     /// Minutes that nearly everyone who came in them has ended.
     fn count_minutes(&mut self, end: UnixNanos) {
-        let Some(first) = self.requests.front() else { return };
-        let mut durations: Vec<i64> = self.requests.iter().map(|kept| kept.end - kept.arrival).collect();
+        let all = self.requests.all();
+        let Some(first) = all.front() else { return };
+        let mut durations: Vec<i64> = all.iter().map(|kept| kept.end - kept.arrival).collect();
         durations.sort_unstable();
         let longest = durations[(durations.len() - 1) * 99 / 100];
         let next = self.minutes.back().map(|minute| minute.start_unix_nano + MINUTE_NS);
         let mut start = next.unwrap_or(i64::MIN).max(first.end - first.end.rem_euclid(MINUTE_NS));
         while start + MINUTE_NS + longest <= end {
-            let within = self.requests.iter().filter(|k| (start..start + MINUTE_NS).contains(&k.arrival));
-            let mut arrivals: Vec<f64> = within.map(|kept| (kept.arrival - start) as f64 / 1e6).collect();
-            arrivals.sort_by(f64::total_cmp);
-            self.minutes.push_back(LmArrivals::of(start, 60_000, &arrivals));
+            let minute = start..start + MINUTE_NS;
+            if !self.requests.has_missed(&minute) {
+                let arrivals = arrivals_ms(all, &minute);
+                self.minutes.push_back(LmArrivals::of(start, 60_000, &arrivals));
+            }
             start += MINUTE_NS;
         }
         let surplus = self.minutes.len().saturating_sub(MAX_MINUTES);
@@ -198,41 +189,46 @@ impl Recent {
     }
 
     fn identify(&self, end: UnixNanos) -> Result<LmEstimate, LmUnidentifiable> {
-        if self.requests.is_empty() && self.unstreamed > 0 {
+        let (kept, until) = self.requests.whole(end);
+        if kept.is_empty() && self.unstreamed > 0 {
             return Err(LmUnidentifiable::NoFirstToken);
         }
-        if let Some(percent) = self.sampled() {
+        if let Some(percent) = self.requests.sampled() {
             return Err(LmUnidentifiable::Sampled { percent });
         }
-        let first = self.requests.iter().map(|kept| kept.arrival).min().unwrap_or(end);
+        let first = kept.iter().map(|kept| kept.arrival).min().unwrap_or(until);
         let ms = |at: UnixNanos| (at - first) as f64 / 1e6;
-        let mut instances: Vec<Option<Name>> = self.requests.iter().map(|kept| kept.instance).collect();
+        let mut instances: Vec<Option<Name>> = kept.iter().map(|kept| kept.instance).collect();
         instances.sort_unstable();
         instances.dedup();
-        let requests: Vec<LmRequest> = self
-            .requests
-            .iter()
-            .map(|kept| LmRequest {
-                arrival_ms: ms(kept.arrival),
-                first_token_ms: ms(kept.first_token),
-                end_ms: ms(kept.end),
-                input_tokens: f64::from(kept.input_tokens),
-                output_tokens: f64::from(kept.output_tokens),
-                replica: instances.binary_search(&kept.instance).map_or(0, |place| place as u32),
-            })
-            .collect();
-        fit::estimate(&requests, ms(end))
+        let request = |kept: &Kept| LmRequest {
+            arrival_ms: ms(kept.arrival),
+            first_token_ms: ms(kept.first_token),
+            end_ms: ms(kept.end),
+            input_tokens: f64::from(kept.input_tokens),
+            output_tokens: f64::from(kept.output_tokens),
+            replica: instances.binary_search(&kept.instance).map_or(0, |place| place as u32),
+        };
+        let requests: Vec<LmRequest> = kept.iter().map(request).collect();
+        fit::estimate(&requests, ms(until))
     }
 
-    /// All arrivals that are kept, as one stretch.
+    /// All arrivals that are kept of a time in which all came, as one stretch.
     fn longer(&self, end: UnixNanos) -> Option<LmArrivals> {
-        let start = self.requests.front().filter(|_| self.sampled().is_none())?.end;
-        let last = self.minutes.back().map(|minute| minute.start_unix_nano + MINUTE_NS).filter(|last| *last > start)?;
-        let within = self.requests.iter().filter(|kept| (start..last.min(end)).contains(&kept.arrival));
-        let mut arrivals: Vec<f64> = within.map(|kept| (kept.arrival - start) as f64 / 1e6).collect();
-        arrivals.sort_by(f64::total_cmp);
-        Some(LmArrivals::of(start, u64::try_from((last - start) / 1_000_000).unwrap_or(0), &arrivals))
+        let (kept, until) = self.requests.whole(end);
+        let start = kept.first().filter(|_| self.requests.sampled().is_none())?.end;
+        let last = self.minutes.back().map(|minute| minute.start_unix_nano + MINUTE_NS)?.min(until);
+        let arrivals = arrivals_ms(&kept, &(start..last));
+        (last > start).then(|| LmArrivals::of(start, u64::try_from((last - start) / 1_000_000).unwrap_or(0), &arrivals))
     }
+}
+
+/// Arrivals within some time, in order, in milliseconds since its beginning.
+fn arrivals_ms<'a>(kept: impl IntoIterator<Item = &'a Kept>, time: &Range<UnixNanos>) -> Vec<f64> {
+    let within = kept.into_iter().map(|kept| kept.arrival).filter(|arrival| time.contains(arrival));
+    let mut arrivals: Vec<f64> = within.map(|arrival| (arrival - time.start) as f64 / 1e6).collect();
+    arrivals.sort_by(f64::total_cmp);
+    arrivals
 }
 
 #[cfg(test)]

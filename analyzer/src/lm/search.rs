@@ -57,19 +57,36 @@ const SOME: f64 = 0.1;
 /// Sweeps over all numbers with one step.
 const SWEEPS: usize = 3;
 
+/// Where steps go first, a prompt that was begun just before another is no longer held after so many times the steps tried.
+const HOLDS: f64 = 1.5;
+
+/// Limits that were met.
+pub(crate) struct Limits {
+    /// By prompts that waited.
+    pub(crate) of_slots: Vec<Slots>,
+    /// By those that waited longer than any number of steps explains.
+    pub(crate) beyond_steps: Vec<Slots>,
+}
+
+/// How long steps that go first may hold a prompt.
+pub(crate) fn longest_hold_ms(decode: &Decode) -> f64 {
+    let step = decode.base_ms + decode.per_sequence_ms * decode.batch;
+    let steps = SHARINGS.iter().map(|sharing| if let Sharing::DecodeFirst { steps } = sharing { *steps } else { 0.0 });
+    HOLDS * step.max(0.0) * steps.fold(0.0, f64::max)
+}
+
 /// Servers worth a replay.
-pub(crate) fn candidates(
-    requests: &[LmRequest],
-    prefill: &Prefill,
-    decode: &Decode,
-    limits: &[Slots],
-) -> Vec<LmServer> {
+pub(crate) fn candidates(requests: &[LmRequest], prefill: &Prefill, decode: &Decode, limits: &Limits) -> Vec<LmServer> {
     let named = requests.iter().map(|r| r.replica + 1).max().unwrap_or(1);
     let mut found = Vec::new();
     for sharing in SHARINGS {
         let server = start(sharing, prefill, decode);
-        // a wait for a slot comes after the first token there, and no span shows it
-        let limits = if sharing == Sharing::Apart { &limits[..1] } else { limits };
+        let limits = match sharing {
+            // a wait for a slot comes after the first token there, and no span shows it
+            Sharing::Apart => &limits.of_slots[..1],
+            Sharing::DecodeFirst { .. } => &limits.beyond_steps[..],
+            _ => &limits.of_slots[..],
+        };
         for slots in limits {
             found.push(LmServer { slots: *slots, replicas: named, balance: Balance::AsSeen, ..server });
         }
@@ -80,7 +97,7 @@ pub(crate) fn candidates(
     let balances = [Balance::RoundRobin, Balance::LeastInFlight];
     for (replicas, balance) in REPLICAS.iter().flat_map(|replicas| balances.map(|balance| (*replicas, balance))) {
         for server in REPLICATED.map(|sharing| start(sharing, prefill, decode)) {
-            found.extend(limits.iter().take(2).map(|slots| split(&server, *slots, replicas, balance)));
+            found.extend(limits.of_slots.iter().take(2).map(|slots| split(&server, *slots, replicas, balance)));
         }
     }
     found

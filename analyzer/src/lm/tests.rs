@@ -147,6 +147,39 @@ fn the_service_view_has_it_and_says_beside_each_other_what_is_predicted_and_seen
 }
 
 #[test]
+fn a_restart_keeps_what_an_estimate_rests_on() {
+    const WINDOW: i64 = 10_000_000_000;
+    let ns = |ms: f64| (ms * 1e6) as i64;
+    let requests = seen(&server("prefill first"), &coming(11, 700, 4.0), 11);
+    let span = |r: &LmRequest| crate::spans::Span {
+        start: ns(r.arrival_ms),
+        duration_ns: ns(r.end_ms) - ns(r.arrival_ms),
+        first_token_ns: Some(ns(r.first_token_ms) - ns(r.arrival_ms)),
+        input_tokens: r.input_tokens as i64,
+        output_tokens: r.output_tokens as i64,
+        ..a_span()
+    };
+    let mut stayed = LmServices::default();
+    let until = 17 * WINDOW;
+    for end in (1..=17).map(|window| window * WINDOW) {
+        let ended = requests.iter().map(span).filter(|span| (end - WINDOW..end).contains(&span.end()));
+        ended.for_each(|span| stayed.push(&span));
+        stayed.close(end);
+    }
+    let mut note = Vec::new();
+    ciborium::into_writer(&stayed.save(), &mut note).unwrap();
+    assert!(note.len() < 100_000, "{} bytes of one service", note.len());
+    let mut anew = LmServices::default();
+    anew.restore(ciborium::from_reader(&note[..]).unwrap());
+    let said = |services: &LmServices| serde_json::to_string(&services.view(1).unwrap()).unwrap();
+    assert_eq!(said(&anew), said(&stayed), "what was known is said until the next window closes");
+    assert!(anew.view(1).unwrap().estimate.is_none());
+    [&mut anew, &mut stayed].into_iter().for_each(|services| services.close(until + 6 * WINDOW));
+    assert!(anew.view(1).unwrap().estimate.is_some(), "then it is estimated from the same requests");
+    assert_eq!(said(&anew), said(&stayed));
+}
+
+#[test]
 fn a_service_without_times_to_first_token_says_so() {
     let mut services = LmServices::default();
     services.push(&crate::spans::Span { output_tokens: 5, first_token_ns: None, ..a_span() });

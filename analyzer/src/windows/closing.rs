@@ -12,7 +12,6 @@ use hashbrown::HashMap;
 use weir_schema::UnixNanos;
 
 use super::{
-    Open,
     outside::Outside,
     requests::{self, Root},
 };
@@ -32,7 +31,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Closing {
     pub(super) stations: Stations,
-    lm: LmServices,
+    pub(super) lm: LmServices,
     outside: Outside,
     calls: Calls,
     follow: Follow,
@@ -58,15 +57,15 @@ impl Closing {
     /// What a window that ended at `end` says.
     pub(super) fn window(
         &mut self,
-        end: UnixNanos,
-        length_ns: i64,
-        open: Open,
+        (end, length_ns): (UnixNanos, i64),
+        spans: &[(Span, Place)],
+        edges: Edges,
         held: &mut Held,
         servers: &HashMap<Name, NonZeroU32>,
     ) -> Window {
-        let mut gathered = Gathered { end, edges: open.edges, ..Gathered::default() };
+        let mut gathered = Gathered { end, edges, ..Gathered::default() };
         self.outside.make_room();
-        for (span, place) in &open.spans {
+        for (span, place) in spans {
             self.span(&mut gathered, span, *place, held);
         }
         let Gathered { mut edges, services, mut entered, roots, alone, called, .. } = gathered;

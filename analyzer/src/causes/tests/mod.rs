@@ -3,6 +3,7 @@
 
 mod live;
 mod logs;
+mod thrown;
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
