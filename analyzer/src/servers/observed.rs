@@ -2,7 +2,12 @@
 
 use std::num::NonZeroU32;
 
-use super::{Account, Discipline, ranks, slowed, split, states::States};
+use super::{
+    Account, Discipline,
+    ranks::{Differ, Ranked},
+    slowed, split,
+    states::States,
+};
 use crate::departures::{Served, Visit, reconstruct};
 
 /// Candidates; more servers than this are hardly ever all busy in one window.
@@ -82,7 +87,8 @@ impl Observed {
         let stays: Vec<f64> = self.visits.iter().map(|visit| (visit.departure - visit.arrival) as f64).collect();
         // the fewest servers may be one or two below the true number, which queues a little later
         let thresholds = at_least.get()..at_least.get() + 3;
-        let evidence = thresholds.filter_map(|servers| ranks::compare(&stays, &self.met, servers).map(|d| d.place));
+        let ranked = Ranked::of(&stays);
+        let evidence = thresholds.filter_map(|servers| ranked.compare(&self.met, servers).map(|d| d.place));
         evidence.fold(f64::NEG_INFINITY, f64::max) > MIN_QUEUE_EVIDENCE
     }
 
@@ -142,7 +148,8 @@ impl Observed {
     }
 
     fn account(&self, discipline: Discipline, servers: NonZeroU32, service_ns: Vec<f64>) -> Account {
-        let between = |threshold: u32| ranks::compare(&service_ns, &self.met, threshold);
+        let ranked = Ranked::of(&service_ns);
+        let between = |threshold: u32| ranked.compare(&self.met, threshold);
         // few meet many servers all busy: what holds there must hold between the middle's halves too
         let middle = between(self.middle);
         let all_busy = match discipline {
@@ -151,7 +158,7 @@ impl Observed {
             _ => between(servers.get()),
         };
         let place = all_busy.map_or(f64::INFINITY, |differ| differ.place);
-        let misfit = all_busy.map_or(f64::INFINITY, |d| d.worst()).max(middle.map_or(0.0, |d| d.worst()));
+        let misfit = all_busy.map_or(f64::INFINITY, Differ::worst).max(middle.map_or(0.0, Differ::worst));
         Account { discipline, servers, service_ns, misfit, place }
     }
 }

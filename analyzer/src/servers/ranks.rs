@@ -1,4 +1,4 @@
-//! [`compare`]: whether times know how many were there, asked of ranks, so that heavy tails do not decide: their place (H. B. Mann and
+//! [`Ranked`]: whether times know how many were there, asked of ranks, so that heavy tails do not decide: their place (H. B. Mann and
 //! D. R. Whitney, 1947) and their scatter (A. R. Ansari and R. A. Bradley, 1960).
 //!
 //! Times closer than a clock can tell share their ranks: of a station whose every service takes the same, the order is that of
@@ -23,21 +23,32 @@ impl Differ {
     }
 }
 
-/// Those who met `threshold` or more there beside the others; `None` when either group is too small.
-pub(super) fn compare(times: &[f64], met: &[u32], threshold: u32) -> Option<Differ> {
-    let busy = met.iter().filter(|others| **others >= threshold).count();
-    let idle = times.len() - busy;
-    if busy < MIN_GROUP || idle < MIN_GROUP {
-        return None;
+/// Times by their ranks: sorted once, however often groups of them are compared.
+pub(super) struct Ranked {
+    ranks: Vec<f64>,
+}
+
+impl Ranked {
+    pub(super) fn of(times: &[f64]) -> Self {
+        Self { ranks: ranks(times) }
     }
-    let (ranks, n) = (ranks(times), times.len() as f64);
-    let middle = (n + 1.0) / 2.0;
-    let of_busy = || ranks.iter().zip(met).filter(|(_, others)| **others >= threshold).map(|(rank, _)| *rank);
-    let distance = |rank: f64| (rank - middle).abs();
-    Some(Differ {
-        place: deviation(of_busy(), ranks.iter().copied(), n),
-        scatter: deviation(of_busy().map(distance), ranks.iter().copied().map(distance), n),
-    })
+
+    /// Those who met `threshold` or more there beside the others; `None` when either group is too small.
+    pub(super) fn compare(&self, met: &[u32], threshold: u32) -> Option<Differ> {
+        let busy = met.iter().filter(|others| **others >= threshold).count();
+        let idle = self.ranks.len() - busy;
+        if busy < MIN_GROUP || idle < MIN_GROUP {
+            return None;
+        }
+        let (ranks, n) = (&self.ranks, self.ranks.len() as f64);
+        let middle = (n + 1.0) / 2.0;
+        let of_busy = || ranks.iter().zip(met).filter(|(_, others)| **others >= threshold).map(|(rank, _)| *rank);
+        let distance = |rank: f64| (rank - middle).abs();
+        Some(Differ {
+            place: deviation(of_busy(), ranks.iter().copied(), n),
+            scatter: deviation(of_busy().map(distance), ranks.iter().copied().map(distance), n),
+        })
+    }
 }
 
 /// Standard deviations of the sum of some scores from what as many drawn from all without replacement give.
@@ -52,14 +63,15 @@ fn deviation(some: impl Iterator<Item = f64>, all: impl Iterator<Item = f64> + C
 /// From 1, those alike sharing the middle of theirs.
 fn ranks(times: &[f64]) -> Vec<f64> {
     let step = (ALIKE * times.iter().sum::<f64>() / times.len() as f64).max(1.0);
-    let coarse = |index: usize| (times[index] / step).round() as i64;
-    let mut order: Vec<usize> = (0..times.len()).collect();
-    order.sort_by_key(|index| coarse(*index));
+    // one number each, to sort by: no time is more than fifty steps times their count
+    let coarse = |(place, time): (usize, &f64)| ((time / step).round() as i64) << u32::BITS | place as i64;
+    let mut order: Vec<i64> = times.iter().enumerate().map(coarse).collect();
+    order.sort_unstable();
     let mut ranks = vec![0.0; times.len()];
     let mut next = 1.0;
-    for alike in order.chunk_by(|a, b| coarse(*a) == coarse(*b)) {
+    for alike in order.chunk_by(|a, b| a >> u32::BITS == b >> u32::BITS) {
         let count = alike.len() as f64;
-        alike.iter().for_each(|index| ranks[*index] = next + (count - 1.0) / 2.0);
+        alike.iter().for_each(|one| ranks[(one & i64::from(u32::MAX)) as usize] = next + (count - 1.0) / 2.0);
         next += count;
     }
     ranks
@@ -72,6 +84,10 @@ mod tests {
     #[test]
     fn alike_times_share_their_rank() {
         assert_eq!(ranks(&[500.0, 100.0, 501.0, 900.0]), [2.5, 1.0, 2.5, 4.0]);
+    }
+
+    fn compare(times: &[f64], met: &[u32], threshold: u32) -> Option<Differ> {
+        Ranked::of(times).compare(met, threshold)
     }
 
     #[test]
