@@ -5,13 +5,24 @@
 //!
 //! For each piece of a file: ask its statistics, evaluate the cheap filters, then those over maps,
 //! each on the rows that the ones before left; hand the selection to the Parquet source as an access
-//! plan. A piece without such rows is never opened.
+//! plan. A piece without such rows is never opened. Where a key must have a value, or a column, it is searched
+//! for in the encoded pages (`search`); for any other filter its columns are decoded and it is evaluated
+//! (`select`).
 
-mod pages;
+mod bits;
+mod chunk;
+mod page;
+mod runs;
+mod search;
 mod select;
+mod sought;
+#[cfg(test)]
+mod tests;
+mod texts;
 
 use std::{fmt, sync::Arc};
 
+use arrow::datatypes::DataType;
 use datafusion::{
     common::{Result, config::ConfigOptions, tree_node::TreeNodeRecursion},
     datasource::{
@@ -22,7 +33,7 @@ use datafusion::{
     object_store::ObjectStore,
     physical_expr::{
         EquivalenceProperties, PhysicalExpr, PhysicalSortExpr, conjunction, conjunction_opt, expressions::Column,
-        projection::ProjectionExprs, utils::collect_columns,
+        projection::ProjectionExprs, split_conjunction, utils::collect_columns,
     },
     physical_expr_common::physical_expr::is_volatile,
     physical_plan::{
@@ -36,6 +47,7 @@ use datafusion_datasource::morsel::{MorselPlan, MorselPlanner, Morselizer};
 use super::footers::Footers;
 pub(super) use select::ColdMaps;
 use select::Late;
+use sought::{Of, Sought};
 
 /// The source.
 #[derive(Clone)]
@@ -59,6 +71,16 @@ impl LateSource {
 
     fn over(&self, inner: Arc<dyn FileSource>) -> Arc<dyn FileSource> {
         Arc::new(Self { inner, ..self.clone() })
+    }
+
+    /// Whether rows must have a certain id: few have it, and a search finds them for less than decoding
+    /// the ids of all.
+    fn asks_for_an_id(&self) -> bool {
+        let schema = self.table_schema().file_schema();
+        let is_id = |name: &str| schema.field_with_name(name).is_ok_and(|field| field.data_type() == &DataType::Binary);
+        let of_id = |sought: Sought| matches!(sought.of, Of::Column(name) if is_id(&name));
+        let filter = self.inner.filter();
+        filter.iter().flat_map(|all| split_conjunction(all)).filter_map(Sought::by).any(of_id)
     }
 
     fn takes(&self, filter: &Arc<dyn PhysicalExpr>) -> bool {
@@ -86,7 +108,7 @@ impl FileSource for LateSource {
         partition: usize,
     ) -> Result<Box<dyn Morselizer>> {
         let inner = self.inner.create_morselizer(store, config, partition)?;
-        if self.late.is_empty() {
+        if self.late.is_empty() && !self.asks_for_an_id() {
             return Ok(inner);
         }
         let selected = MetricBuilder::new(self.metrics()).counter("late_rows_selected", partition);

@@ -1,5 +1,5 @@
-//! [`Late`]: which rows of a piece of a file the filters want: pages that hold no wanted value are left
-//! out, then each filter is evaluated on the rows that the ones before left.
+//! [`Late`]: which rows of a piece of a file the filters want, each asked of the rows that the ones before
+//! left: by a search through encoded pages where the filter is of that kind, else by evaluating it.
 
 use std::{fmt, sync::Arc};
 
@@ -39,7 +39,8 @@ use super::{
         hot_keys,
         reader::path_of,
     },
-    pages::Sought,
+    search::{Found, search},
+    sought::Sought,
 };
 
 /// Rows of a map that are looked at between two looks at the deadline.
@@ -99,14 +100,12 @@ impl Late {
                 _ => all_rows(&footer, row_group),
             };
             for filter in &cheap {
-                selection = narrowed(filter, &footer, row_group, selection).await?;
+                selection = self.narrowed_cheaply(filter, &footer, row_group, selection).await?;
             }
             for filter in &late {
-                if let Some(sought) = Sought::by(filter) {
-                    selection = sought.narrow(&footer, row_group, selection).await?;
-                }
-                self.read.add(selection.row_count());
-                selection = narrowed(filter, &footer, row_group, selection).await?;
+                let found = found(filter, &footer, row_group, selection).await?;
+                self.read.add(found.looked_into);
+                selection = found.selection;
             }
             self.selected.add(selection.row_count());
             match selection.row_count() {
@@ -115,6 +114,22 @@ impl Late {
             }
         }
         Ok((!plan.row_group_indexes().is_empty()).then_some(plan))
+    }
+
+    /// The inner source evaluates these filters too, so where nothing else is asked only what a search
+    /// through pages finds is worth it.
+    async fn narrowed_cheaply(
+        &self,
+        filter: &Arc<dyn PhysicalExpr>,
+        footer: &Footer,
+        row_group: usize,
+        selection: RowSelection,
+    ) -> Result<RowSelection> {
+        if !self.filters.is_empty() {
+            return Ok(found(filter, footer, row_group, selection).await?.selection);
+        }
+        let found = searched(filter, footer, row_group, &selection).await?;
+        Ok(found.map_or(selection, |found| found.selection))
     }
 }
 
@@ -153,7 +168,34 @@ fn all_rows(footer: &Footer, row_group: usize) -> RowSelection {
     RowSelection::from_consecutive_ranges(std::iter::once(0..rows), rows)
 }
 
-/// The selected rows for which a filter holds. Only its columns are decoded.
+/// The selected rows for which a filter holds.
+async fn found(
+    filter: &Arc<dyn PhysicalExpr>,
+    footer: &Footer,
+    row_group: usize,
+    selection: RowSelection,
+) -> Result<Found> {
+    if let Some(found) = searched(filter, footer, row_group, &selection).await? {
+        return Ok(found);
+    }
+    let looked_into = selection.row_count();
+    Ok(Found { selection: narrowed(filter, footer, row_group, selection).await?, looked_into })
+}
+
+/// The same by a search. `None`: the filter or the file is of another kind.
+async fn searched(
+    filter: &Arc<dyn PhysicalExpr>,
+    footer: &Footer,
+    row_group: usize,
+    selection: &RowSelection,
+) -> Result<Option<Found>> {
+    match Sought::by(filter).filter(|_| selection.selects_any()) {
+        Some(sought) => search(&sought, footer, row_group, selection).await,
+        None => Ok(None),
+    }
+}
+
+/// The same by evaluating it. Only its columns are decoded.
 async fn narrowed(
     filter: &Arc<dyn PhysicalExpr>,
     footer: &Footer,
