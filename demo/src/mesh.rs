@@ -134,6 +134,7 @@ fn sidecar(spec: &Spec, own: SocketAddr, next: Option<(&str, SocketAddr)>, colle
         threads: Some(1),
         max_connections: 10_000,
         max_connections_per_client: None,
+        max_memory_mib: None,
         insecure: false,
         listeners: hops.iter().map(listener).collect(),
         upstreams: hops.iter().map(upstream).collect(),
