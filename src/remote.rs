@@ -165,8 +165,9 @@ impl Server {
     }
 
     async fn query(&self, statement: &str) -> Result<Answer, anyhow::Error> {
-        let request =
-            client()?.post(format!("{}/api/v1/sql", self.web)).header("accept", "application/vnd.apache.arrow.stream");
+        // rows are rendered here, attributes with their types
+        let accept = "application/vnd.apache.arrow.stream;letters=sent";
+        let request = client()?.post(format!("{}/api/v1/sql", self.web)).header("accept", accept);
         let response = request.json(&serde_json::json!({ "query": statement })).send().await;
         let response = response.map_err(|error| Unreachable(format!("{} does not answer: {error}", self.web)))?;
         let status = response.status();

@@ -37,19 +37,35 @@ const HTTP: &str = "
 `POST /api/v1/sql` takes `{\"query\": \"SELECT …\"}` or the bare text, and answers JSON, CSV (`Accept: text/csv`) or an Arrow
 stream (`Accept: application/vnd.apache.arrow.stream`); `GET /api/v1/sql?query=…&format=json|csv|arrow` is the same for links.
 Rows are sent as they come, so an answer may be larger than memory. What is wrong before the first rows is an error with its
-status. In JSON a row is an object, so give columns of one name different ones (`p.service AS caller`). What goes wrong later (a bound that is met, a file that cannot be read) ends the connection without the end of the
+status. What goes wrong later (a bound that is met, a file that cannot be read) ends the connection without the end of the
 body: a client sees a transport error, and the JSON does not parse. A client that goes away stops its statement.
 
+In JSON a row is an object, so give columns of one name different ones (`p.service AS caller`). Numbers of every type are numbers;
+a decimal that is not a whole number of 64 bits is the nearest double, and NaN and the infinities, which JSON has not, are null.
+`SELECT attributes` gives an object of typed values, but for a `UNION`, a `DISTINCT` or a group, where all values are text.
+In CSV null is nothing and an empty text is `\"\"`, NaN and the infinities are `NaN`, `inf` and `-inf`, and a text that a spreadsheet
+would run as a formula (`=`, `@`, a tab; `+` and `-` before what is no number) gets a `'` in front.
+
 `weir sql 'SELECT …' --format table|json|csv|arrow|parquet` prints the same; without a statement it is a prompt. Exit codes:
-0 answered, 1 the statement was refused or failed, 2 usage, 4 no store or server there. Drivers speak PostgreSQL on port 5433.
+0 answered, 1 the statement was refused or failed, 2 usage, 4 no store or server there.
+
+Drivers speak PostgreSQL on port 5433. Parameters are numbers, booleans, text, `numeric`, `timestamp`, `timestamptz`, `date`, `bytea`
+and arrays of all of these but the numerics and bytes (`trace_id = ANY($1)`); a time may be bound as a timestamp or as text, an id as hex or as `bytea`. Ids come
+as hex and maps as JSON. Errors have their SQLSTATE: 42601 for what cannot be parsed or planned, 42P01, 42703 and 42883 for a
+table, column or function that is not there, 25006 for what would write, 53200, 54000 and 57014 for the bounds.
 ";
 
 #[test]
 fn sql_md_is_fresh() {
     let mut text = String::from(
         "# Tables and columns\n\nMade from `schema/src/columns.rs`. Each table is a Delta table under `<data>/tables/<name>/`.\n\
-         Times are nanoseconds since the Unix epoch and may be typed as RFC 3339 (`start_unix_nano >= '2022-08-23T12:00:00Z'`);\n\
-         ids may be typed as hex (`trace_id = '4bf9…'`). `attributes['http.route']` reads an attribute wherever it lives.\n\n\
+         Times are nanoseconds since the Unix epoch. They are compared with texts (`start_unix_nano >= '2022-08-23T12:00:00Z'`, \
+         `'2022-08-23 12:00:00'`, `'2022-08-23'`; UTC\nwhere no offset is said), with timestamps and dates (`start_unix_nano > now() - INTERVAL '1 hour'`), \
+         and so is `ts(start_unix_nano)`; all of them prune alike.\n\
+         Ids are compared with hex texts (`trace_id = '4bf9…'`), from wherever both come. `attributes['http.route']` reads an attribute \
+         wherever it lives.\nA text beside a number is compared as a double, and one that is no number is null: `attributes['shop.items'] > 100`.\n\
+         A `sum` of whole numbers that does not fit into 64 bits is an error; a product or a sum of two that does not fit wraps, so \
+         multiply\nlarge ones as doubles (`duration_ns::double precision * duration_ns`).\n\n\
          A statement is one `SELECT`; it is bounded in text, depth, memory, time and rows, and an error says which bound it met.\n\
          Every example on this page is run by a test.\n",
     );

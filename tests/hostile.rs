@@ -55,7 +55,14 @@ async fn two_hundred_hostile_statements_leave_the_server_well() {
                 wrong.push(format!("{short}: {why}"));
             }
             (_, Ok(Ok(_))) => answered += 1,
-            (_, Ok(Err(SqlError::NotReadOnly(_) | SqlError::Syntax(_) | SqlError::Execution(_)))) => refused += 1,
+            (
+                _,
+                Ok(Err(
+                    SqlError::NotReadOnly(_) | SqlError::Syntax(_) | SqlError::Unknown(..) | SqlError::Execution(_),
+                )),
+            ) => {
+                refused += 1;
+            }
             (_, Ok(Err(_))) => limited += 1,
         }
     }

@@ -3,7 +3,11 @@
 
 use std::process::{Command, Stdio};
 
-use tokio_postgres::{Client, NoTls, SimpleQueryMessage, error::SqlState};
+use tokio_postgres::{
+    Client, NoTls, SimpleQueryMessage,
+    error::SqlState,
+    types::{ToSql, Type},
+};
 use weir::server::Server;
 
 use crate::support::{client, request, send, server, span};
@@ -50,6 +54,38 @@ async fn a_driver_asks_with_parameters_and_gets_typed_rows() {
     weir.stop().await.unwrap();
 }
 
+/// What drivers bind: times of their own type or as text, lists, ids as bytes.
+#[tokio::test(flavor = "multi_thread")]
+async fn parameters_of_every_type_that_drivers_bind_are_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let weir = filled(dir.path()).await;
+    let pg = connect(&weir).await;
+    let epoch = std::time::UNIX_EPOCH;
+    let (texts, longs, operations) = (vec![TRACE, "00"], vec![1_i64, 1_001], vec!["SELECT", "no such"]);
+    let bytes = hex::decode(TRACE).unwrap();
+    let cases: Vec<(&str, Type, &(dyn ToSql + Sync), i64)> = vec![
+        ("start_unix_nano > $1", Type::TIMESTAMPTZ, &epoch, 20),
+        ("start_unix_nano < $1", Type::TIMESTAMP, &epoch, 0),
+        ("ts(start_unix_nano) >= $1", Type::TIMESTAMPTZ, &epoch, 20),
+        ("start_unix_nano >= $1", Type::TEXT, &"1970-01-01T00:00:00.00000101Z", 10),
+        ("start_unix_nano >= $1", Type::INT8, &1_010_i64, 10),
+        ("trace_id = ANY($1)", Type::TEXT_ARRAY, &texts, 20),
+        ("start_unix_nano = ANY($1)", Type::INT8_ARRAY, &longs, 1),
+        ("operation = ANY($1)", Type::VARCHAR_ARRAY, &operations, 10),
+        ("trace_id = $1", Type::BYTEA, &bytes, 20),
+    ];
+    for (filter, wire, value, expect) in cases {
+        let statement = format!("SELECT count(*) FROM spans WHERE {filter}");
+        let statement = pg.prepare_typed(&statement, &[wire]).await.unwrap();
+        let count: i64 = pg.query_one(&statement, &[value]).await.unwrap_or_else(|e| panic!("{filter}: {e:?}")).get(0);
+        assert_eq!(count, expect, "{filter}");
+    }
+    // where the client names no type, it is told that of what the parameter stands beside
+    let row = pg.query_one("SELECT count(*) FROM spans WHERE trace_id = ANY($1)", &[&texts]).await.unwrap();
+    assert_eq!(row.get::<_, i64>(0), 20);
+    weir.stop().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn errors_have_their_sqlstate_and_the_session_goes_on() {
     let dir = tempfile::tempdir().unwrap();
@@ -57,7 +93,10 @@ async fn errors_have_their_sqlstate_and_the_session_goes_on() {
     let pg = connect(&weir).await;
     let long = format!("SELECT 1{}", " + 1".repeat(5_000));
     let cases = [
-        ("SELECT nothing FROM spans", "42601"),
+        ("SELECT nothing FROM spans", "42703"),
+        ("SELECT 1 FROM nothing", "42P01"),
+        ("SELECT nothing(1)", "42883"),
+        ("SELEC 1", "42601"),
         ("DROP TABLE spans", "25006"),
         ("INSERT INTO spans VALUES (1)", "25006"),
         ("COPY spans TO '/tmp/x'", "25006"),

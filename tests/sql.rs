@@ -28,7 +28,8 @@ impl AsyncDB for Db {
 
     async fn run(&mut self, sql: &str) -> Result<DBOutput<DefaultColumnType>, SqlError> {
         let mut answer = self.0.sql(sql, None).await?;
-        let (types, mut rows) = (vec![DefaultColumnType::Any; answer.schema.fields().len()], Vec::new());
+        let columns = weir_store::render::shown_schema(&answer.schema).fields().len();
+        let (types, mut rows) = (vec![DefaultColumnType::Any; columns], Vec::new());
         while let Some(batch) = answer.stream.next().await {
             for row in weir_store::render::to_json_rows(&batch?) {
                 let cells = row.as_object().unwrap().values().map(|value| match value {

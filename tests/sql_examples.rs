@@ -18,7 +18,7 @@ pub(crate) use weir_store::functions;
 pub(crate) const EXAMPLES: [(&str, &str, &str); 16] = [
     (
         "A trace by its id",
-        "Ids are typed as hex, in `=`, `IN` and `BETWEEN`. A time range, where one is known, opens fewer files.",
+        "Ids are typed as hex. A time range, where one is known, opens fewer files.",
         "SELECT service, operation, kind, status, duration_ns / 1e6 AS duration_ms\nFROM spans WHERE trace_id = '4bf92f3577b34da6a3ce929d0e0e4736' ORDER BY start_unix_nano",
     ),
     (
@@ -28,8 +28,8 @@ pub(crate) const EXAMPLES: [(&str, &str, &str); 16] = [
     ),
     (
         "Search by any other attribute",
-        "Every attribute is kept; values in the map are text. Several conditions are met by one span.",
-        "SELECT trace_id, service, operation FROM spans\nWHERE attributes['shop.tier'] = 'gold' AND CAST(attributes['shop.items'] AS BIGINT) > 2 ORDER BY start_unix_nano DESC LIMIT 20",
+        "Every attribute is kept; values in the map are text, and beside a number they are numbers. Several conditions are met by one span.",
+        "SELECT trace_id, service, operation FROM spans\nWHERE attributes['shop.tier'] = 'gold' AND attributes['shop.items'] > 2 ORDER BY start_unix_nano DESC LIMIT 20",
     ),
     (
         "Search by an attribute of the resource",

@@ -115,9 +115,10 @@ async fn print_csv(mut answer: Answer) -> Result<(), anyhow::Error> {
 }
 
 async fn print_arrow(mut answer: Answer) -> Result<(), anyhow::Error> {
-    let mut writer = StreamWriter::try_new(Vec::new(), &answer.schema).context("starting the Arrow stream")?;
+    let schema = render::shown_schema(&answer.schema);
+    let mut writer = StreamWriter::try_new(Vec::new(), &schema).context("starting the Arrow stream")?;
     while let Some(batch) = answer.batches.next().await {
-        writer.write(&batch?)?;
+        writer.write(&render::shown(&batch?)?)?;
         output::bytes(&std::mem::take(writer.get_mut()))?;
     }
     writer.finish()?;
@@ -126,9 +127,9 @@ async fn print_arrow(mut answer: Answer) -> Result<(), anyhow::Error> {
 
 /// Row groups go out as they are full, so that the file may be larger than memory.
 async fn print_parquet(mut answer: Answer) -> Result<(), anyhow::Error> {
-    let mut writer = render::parquet_writer(&answer.schema)?;
+    let mut writer = render::parquet_writer(&render::shown_schema(&answer.schema))?;
     while let Some(batch) = answer.batches.next().await {
-        writer.write(&batch?)?;
+        writer.write(&render::shown(&batch?)?)?;
         if writer.in_progress_size() > ROW_GROUP_BYTES {
             writer.flush()?;
         }

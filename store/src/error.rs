@@ -88,12 +88,26 @@ pub enum StoreError {
     Closed,
 }
 
+/// What a statement names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Name {
+    /// A table.
+    Table,
+    /// A column.
+    Column,
+    /// A function.
+    Function,
+}
+
 /// Why a statement has no answer.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum SqlError {
     /// It cannot be parsed or planned.
     #[error("{0}")]
     Syntax(String),
+    /// It names something that is not there.
+    #[error("{1}")]
+    Unknown(Name, String),
     /// It would change something.
     #[error("only SELECT, WITH, VALUES, EXPLAIN, DESCRIBE and SHOW TABLES are allowed, not {0}")]
     NotReadOnly(String),

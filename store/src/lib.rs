@@ -36,7 +36,7 @@ mod wal;
 pub use append::{Appended, OtlpRequest};
 pub use committer::Restored;
 pub use config::{Config, Retention, SqlConfig};
-pub use error::{AppendError, OpenError, SqlError, StoreError};
+pub use error::{AppendError, Name, OpenError, SqlError, StoreError};
 pub use lock::LockHolder;
 pub use parquet_spans::ParquetSpans;
 pub use query::{FunctionDoc, SqlAnswer, functions};

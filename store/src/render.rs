@@ -1,40 +1,76 @@
 //! Rows for people and programs: JSON objects, CSV, aligned text, Parquet. Ids become lower-case
 //! hex, attribute maps objects of typed values.
+//!
+//! An answer may have columns that are there for this alone, the letters of the types of a map
+//! ([`is_shown`] says which are not): they are read here and shown nowhere.
+
+mod cells;
+
+use std::sync::Arc;
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray, StringArray},
-    datatypes::{DataType, Float64Type, Int32Type, Int64Type, SchemaRef},
+    datatypes::{Schema, SchemaRef},
+    error::ArrowError,
     record_batch::RecordBatch,
-    util::display::{ArrayFormatter, FormatOptions},
 };
 use parquet::{
     arrow::ArrowWriter,
     basic::{Compression, ZstdLevel},
     file::properties::WriterProperties,
 };
-use serde_json::{Map, Value};
-use weir_schema::{Table, attribute::map_to_json, columns};
+use serde_json::Value;
+use weir_schema::{Table, columns};
 
 use crate::error::StoreError;
+use cells::Column;
+
+/// What the name of a hidden column of letters has after that of its map.
+const LETTERS: &str = "$types";
+
+/// The hidden column of the letters of a map.
+pub(crate) fn hidden_types_of(map: &str) -> String {
+    format!("{map}{LETTERS}")
+}
+
+/// Whether a column is for people, and not the letters of another one.
+#[must_use]
+pub fn is_shown(name: &str) -> bool {
+    !name.ends_with(LETTERS)
+}
+
+/// The columns that people are shown.
+#[must_use]
+pub fn shown_schema(schema: &SchemaRef) -> SchemaRef {
+    let shown = schema.fields().iter().filter(|field| is_shown(field.name())).cloned();
+    Arc::new(Schema::new_with_metadata(shown.collect::<Vec<_>>(), schema.metadata().clone()))
+}
+
+/// The rows without what people are not shown.
+///
+/// # Errors
+/// None: the places are those of the rows' own columns.
+pub fn shown(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    batch.project(&shown_places(batch.schema_ref()))
+}
+
+pub(crate) fn shown_places(schema: &Schema) -> Vec<usize> {
+    let fields = schema.fields().iter().enumerate();
+    fields.filter(|(_, field)| is_shown(field.name())).map(|(place, _)| place).collect()
+}
 
 /// Each row as a JSON object.
 #[must_use]
 pub fn to_json_rows(batch: &RecordBatch) -> Vec<Value> {
-    let schema = batch.schema();
-    let row = |row: usize| {
-        let cell = |(place, field): (usize, &std::sync::Arc<arrow::datatypes::Field>)| {
-            let types = types_of(batch, field.name());
-            (field.name().clone(), cell_json(batch.column(place), types, row))
-        };
-        Value::Object(schema.fields().iter().enumerate().map(cell).collect::<Map<_, _>>())
-    };
-    (0..batch.num_rows()).map(row).collect()
+    let columns: Vec<Column<'_>> =
+        shown_places(batch.schema_ref()).into_iter().map(|at| Column::of(batch, at)).collect();
+    let cells = |row: usize| columns.iter().map(move |column| (column.name.to_owned(), column.json(row)));
+    (0..batch.num_rows()).map(|row| Value::Object(cells(row).collect())).collect()
 }
 
 /// One column as JSON values.
 pub(crate) fn column_to_json(batch: &RecordBatch, place: usize) -> Vec<Value> {
-    let types = types_of(batch, batch.schema_ref().field(place).name());
-    (0..batch.num_rows()).map(|row| cell_json(batch.column(place), types, row)).collect()
+    let column = Column::of(batch, place);
+    (0..batch.num_rows()).map(|row| column.json(row)).collect()
 }
 
 /// Each span as a JSON object whose `attributes` are whole: those that have a column of their own
@@ -62,10 +98,12 @@ pub fn table(batches: &[RecordBatch]) -> String {
     let mut table = comfy_table::Table::new();
     table.load_style(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
     let Some(first) = batches.first() else { return String::new() };
-    table.set_header(first.schema().fields().iter().map(|field| field.name().clone()));
+    let places = shown_places(first.schema_ref());
+    table.set_header(places.iter().map(|place| first.schema_ref().field(*place).name().clone()));
     for batch in batches {
+        let columns: Vec<Column<'_>> = places.iter().map(|place| Column::of(batch, *place)).collect();
         for row in 0..batch.num_rows() {
-            table.add_row((0..batch.num_columns()).map(|column| cell_text(batch, column, row, short)));
+            table.add_row(columns.iter().map(|column| column.text(row, short).unwrap_or_default()));
         }
     }
     table.to_string()
@@ -74,20 +112,24 @@ pub fn table(batches: &[RecordBatch]) -> String {
 /// The header line of a CSV.
 #[must_use]
 pub fn csv_header(schema: &SchemaRef) -> String {
-    let names: Vec<String> = schema.fields().iter().map(|field| csv_cell(field.name())).collect();
+    let names: Vec<String> = shown_schema(schema).fields().iter().map(|field| csv_cell(field.name())).collect();
     names.join(",") + "\n"
 }
 
-/// The rows of a CSV.
+/// The rows of a CSV: null is nothing at all, an empty text a pair of quotes.
 #[must_use]
 pub fn csv_rows(batch: &RecordBatch) -> String {
+    let columns: Vec<Column<'_>> =
+        shown_places(batch.schema_ref()).into_iter().map(|at| Column::of(batch, at)).collect();
     let mut text = String::new();
     for row in 0..batch.num_rows() {
-        for column in 0..batch.num_columns() {
-            if column > 0 {
+        for (place, column) in columns.iter().enumerate() {
+            if place > 0 {
                 text.push(',');
             }
-            text.push_str(&csv_cell(&cell_text(batch, column, row, exact)));
+            if let Some(cell) = column.text(row, exact) {
+                text.push_str(&csv_cell(&cell));
+            }
         }
         text.push('\n');
     }
@@ -104,58 +146,6 @@ pub fn parquet_writer(schema: &SchemaRef) -> Result<ArrowWriter<Vec<u8>>, StoreE
     Ok(ArrowWriter::try_new(Vec::new(), schema.clone(), Some(properties))?)
 }
 
-/// The letters that belong to an attribute map: `attributes` has `attribute_types` beside it.
-fn types_of<'a>(batch: &'a RecordBatch, name: &str) -> Option<&'a StringArray> {
-    let stem = name.strip_suffix("attributes")?;
-    batch.column_by_name(&format!("{stem}attribute_types"))?.as_string_opt::<i32>()
-}
-
-fn cell_json(column: &ArrayRef, types: Option<&StringArray>, row: usize) -> Value {
-    if column.is_null(row) {
-        return Value::Null;
-    }
-    match column.data_type() {
-        DataType::Null => Value::Null,
-        DataType::Boolean => Value::Bool(column.as_boolean().value(row)),
-        DataType::Int32 => column.as_primitive::<Int32Type>().value(row).into(),
-        DataType::Int64 => column.as_primitive::<Int64Type>().value(row).into(),
-        DataType::UInt64 => column.as_primitive::<arrow::datatypes::UInt64Type>().value(row).into(),
-        DataType::UInt32 => column.as_primitive::<arrow::datatypes::UInt32Type>().value(row).into(),
-        DataType::Float64 => column.as_primitive::<Float64Type>().value(row).into(),
-        DataType::Utf8 => column.as_string::<i32>().value(row).into(),
-        DataType::LargeUtf8 => column.as_string::<i64>().value(row).into(),
-        DataType::Utf8View => column.as_string_view().value(row).into(),
-        DataType::Binary => hex::encode(column.as_binary::<i32>().value(row)).into(),
-        DataType::BinaryView => hex::encode(column.as_binary_view().value(row)).into(),
-        DataType::Map(..) => Value::Object(map_to_json(column.as_map(), types, row)),
-        DataType::List(_) => list_json(&column.as_list::<i32>().value(row)),
-        DataType::Struct(_) => struct_json(column, row),
-        _ => cell_display(column, row).into(),
-    }
-}
-
-fn list_json(items: &ArrayRef) -> Value {
-    Value::Array((0..items.len()).map(|item| cell_json(items, None, item)).collect())
-}
-
-fn struct_json(column: &ArrayRef, row: usize) -> Value {
-    let value = column.as_struct();
-    let types = value.column_by_name("attribute_types").and_then(|types| types.as_string_opt::<i32>());
-    let fields = value.fields().iter().zip(value.columns());
-    let fields = fields.filter(|(field, _)| field.name() != "attribute_types");
-    Value::Object(fields.map(|(field, column)| (field.name().clone(), cell_json(column, types, row))).collect())
-}
-
-fn cell_text(batch: &RecordBatch, column: usize, row: usize, double: fn(f64) -> String) -> String {
-    let array = batch.column(column);
-    match cell_json(array, types_of(batch, batch.schema_ref().field(column).name()), row) {
-        Value::Null => String::new(),
-        Value::String(text) => text,
-        Value::Number(number) if array.data_type() == &DataType::Float64 => double(number.as_f64().unwrap_or(f64::NAN)),
-        other => other.to_string(),
-    }
-}
-
 /// A double as people read it: whole numbers without a fraction's noise, and small ones not as zero.
 fn short(value: f64) -> String {
     let rounded = (value * 1e6).round() / 1e6;
@@ -167,23 +157,26 @@ fn exact(value: f64) -> String {
     format!("{value}")
 }
 
-fn cell_display(column: &ArrayRef, row: usize) -> String {
-    let options = FormatOptions::default();
-    ArrayFormatter::try_new(column.as_ref(), &options).map_or_else(|e| e.to_string(), |f| f.value(row).to_string())
-}
-
-/// Quoted where needed; a text that a spreadsheet would run as a formula gets a quote in front.
+/// Quoted where needed, and where it is empty, for null is nothing; a text that a spreadsheet would run as a formula gets a quote in front.
 fn csv_cell(text: &str) -> String {
     let formula = text.starts_with(['=', '@', '\t']) || (text.starts_with(['+', '-']) && text.parse::<f64>().is_err());
     let text = if formula { format!("'{text}") } else { text.to_owned() };
-    if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text }
+    if text.is_empty() || text.contains([',', '"', '\n', '\r']) {
+        format!("\"{}\"", text.replace('"', "\"\""))
+    } else {
+        text
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use arrow::array::{Int32Array, MapBuilder, StringBuilder};
+    use arrow::{
+        array::{
+            Array, ArrayRef, Decimal128Array, Float32Array, Float64Array, Int16Array, Int32Array, MapBuilder,
+            StringArray, StringBuilder,
+        },
+        datatypes::Field,
+    };
 
     use super::*;
 
@@ -200,6 +193,54 @@ mod tests {
         ];
         let spans = spans_to_json(&RecordBatch::try_from_iter(columns).unwrap());
         assert_eq!(spans[0]["attributes"], serde_json::json!({"shop.tier": "gold", "http.response.status_code": 200}));
+    }
+
+    #[test]
+    fn every_type_of_number_is_one_in_json_and_csv() {
+        let decimal = |value: i128, scale: i8| {
+            Arc::new(Decimal128Array::from(vec![value]).with_precision_and_scale(38, scale).unwrap()) as ArrayRef
+        };
+        let cases: [(ArrayRef, Value, &str); 8] = [
+            (Arc::new(Float32Array::from(vec![0.1])), serde_json::json!(0.1), "0.1"),
+            (Arc::new(Int16Array::from(vec![-3])), serde_json::json!(-3), "-3"),
+            (decimal(1250, 2), serde_json::json!(12.5), "12.50"),
+            (decimal(7, 0), serde_json::json!(7), "7"),
+            (Arc::new(Float64Array::from(vec![f64::NAN])), Value::Null, "NaN"),
+            (Arc::new(Float64Array::from(vec![f64::NEG_INFINITY])), Value::Null, "-inf"),
+            (Arc::new(StringArray::from(vec![""])), serde_json::json!(""), "\"\""),
+            (Arc::new(StringArray::new_null(1)), Value::Null, ""),
+        ];
+        for (column, json, csv) in cases {
+            let batch = RecordBatch::try_from_iter([("x", column)]).unwrap();
+            assert_eq!(to_json_rows(&batch)[0]["x"], json);
+            assert_eq!(csv_rows(&batch), format!("{csv}\n"));
+        }
+    }
+
+    #[test]
+    fn maps_of_one_name_have_letters_of_their_own_which_nobody_is_shown() {
+        let map = || {
+            let mut map = MapBuilder::new(None, StringBuilder::new(), StringBuilder::new());
+            map.keys().append_value("n");
+            map.values().append_value("1");
+            map.append(true).unwrap();
+            Arc::new(map.finish()) as ArrayRef
+        };
+        let letters = |letters: &str| Arc::new(StringArray::from(vec![letters])) as ArrayRef;
+        let columns = [
+            ("attributes", map()),
+            ("a", map()),
+            ("attributes", map()),
+            ("attributes$types", letters("i")),
+            ("a$types", letters("i")),
+            ("attributes$types", letters("s")),
+        ];
+        let fields: Vec<_> = columns.iter().map(|(name, of)| Field::new(*name, of.data_type().clone(), true)).collect();
+        let columns = columns.map(|(_, column)| column).to_vec();
+        let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap();
+        let text = r#""{""n"":1}","{""n"":1}","{""n"":""1""}""#;
+        assert_eq!(csv_header(&batch.schema()) + &csv_rows(&batch), format!("attributes,a,attributes\n{text}\n"));
+        assert_eq!(shown(&batch).unwrap().num_columns(), 3);
     }
 
     #[test]
@@ -224,6 +265,7 @@ mod tests {
             ("=1+1", "'=1+1"),
             ("-5", "-5"),
             ("-x", "'-x"),
+            ("", "\"\""),
         ];
         for (text, cell) in cases {
             assert_eq!(csv_cell(text), cell);

@@ -1,6 +1,8 @@
 """What a dashboard does: lists tables, reads columns, asks with parameters."""
 
 import sys
+from datetime import date, datetime, timezone
+from decimal import Decimal
 
 from sqlalchemy import create_engine, inspect, text
 
@@ -19,3 +21,18 @@ with engine.connect() as connection:
         print(row.operation, row.n, float(row.mean))
     rows = connection.execute(text("SELECT * FROM spans"))
     print(sum(1 for _ in rows))
+
+    cursor = connection.connection.cursor()
+    epoch = datetime(1970, 1, 1, tzinfo=timezone.utc)
+    for condition, value, expect in [
+        ("start_unix_nano > %s", epoch, 20),
+        ("start_unix_nano > %s", epoch.replace(tzinfo=None), 20),
+        ("start_unix_nano > %s", date(1970, 1, 1), 20),
+        ("start_unix_nano >= %s", "1970-01-01T00:00:00.00000101Z", 10),
+        ("ts(start_unix_nano) >= %s", epoch, 20),
+        ("duration_ns >= %s", Decimal("509.5"), 10),
+        ("trace_id = ANY(%s)", ["0000000000000000000000000000002a"], 20),
+        ("operation = ANY(%s)", ["SELECT", "no such"], 10),
+    ]:
+        found = cursor.execute(f"SELECT count(*) FROM spans WHERE {condition}", (value,)).fetchone()[0]
+        assert found == expect, (condition, value, found)

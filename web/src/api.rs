@@ -22,7 +22,7 @@ use crate::{
     red::{self, Red},
     rows::ask_json,
     search::{self, FoundTrace, Search},
-    sql_answer,
+    sql_answer::{self, Letters},
     trace::Trace,
     whatif,
 };
@@ -215,18 +215,22 @@ async fn sql_by_address(State(deps): State<Deps>, Query(fields): Query<Fields>) 
     let format = match fields.get("format").unwrap_or("json") {
         "json" => Format::Json,
         "csv" => Format::Csv,
-        "arrow" => Format::Arrow,
+        "arrow" => Format::Arrow(Letters::Hidden),
         other => return Err(ApiError::bad_request(format!("format={other:?}: json, csv or arrow"))),
     };
     answer(&deps, query, format).await
 }
+
+/// In `Accept`, for who renders rows itself, as the command line does: the letters of attribute types
+/// come too.
+const LETTERS: &str = "letters=sent";
 
 /// How rows are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Format {
     Json,
     Csv,
-    Arrow,
+    Arrow(Letters),
 }
 
 /// One statement: `{"query": "…"}` or its bare text. The answer is JSON, CSV or an Arrow stream, by
@@ -239,7 +243,8 @@ async fn sql(State(deps): State<Deps>, headers: HeaderMap, body: Bytes) -> Answe
     let accept = header(header::ACCEPT);
     let format = match accept.as_str() {
         accept if accept.contains("text/csv") => Format::Csv,
-        accept if accept.contains("arrow") => Format::Arrow,
+        accept if accept.contains("arrow") && accept.contains(LETTERS) => Format::Arrow(Letters::Sent),
+        accept if accept.contains("arrow") => Format::Arrow(Letters::Hidden),
         _ => Format::Json,
     };
     answer(&deps, &statement, format).await
@@ -249,7 +254,7 @@ async fn answer(deps: &Deps, statement: &str, format: Format) -> Answer {
     let answer = sql_answer::Begun::wait(deps.store.sql(statement, None).await?).await?;
     Ok(match format {
         Format::Csv => sql_answer::csv(answer),
-        Format::Arrow => sql_answer::arrow(answer)?,
+        Format::Arrow(letters) => sql_answer::arrow(answer, letters)?,
         Format::Json => sql_answer::json(answer),
     })
 }

@@ -33,7 +33,7 @@ impl ApiError {
 impl From<SqlError> for ApiError {
     fn from(error: SqlError) -> Self {
         let (status, code) = match &error {
-            SqlError::Syntax(_) => (StatusCode::BAD_REQUEST, "syntax"),
+            SqlError::Syntax(_) | SqlError::Unknown(..) => (StatusCode::BAD_REQUEST, "syntax"),
             SqlError::NotReadOnly(_) => (StatusCode::FORBIDDEN, "not_read_only"),
             SqlError::TooLong { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too_long"),
             SqlError::TooManyTokens { .. } | SqlError::TooDeep { .. } => (StatusCode::BAD_REQUEST, "too_complex"),

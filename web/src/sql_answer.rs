@@ -46,7 +46,7 @@ pub(crate) fn csv(answer: Begun) -> Response {
 /// `{"columns": […], "warnings": […], "rows": […]}`.
 pub(crate) fn json(answer: Begun) -> Response {
     let column = |f: &arrow::datatypes::FieldRef| json!({"name": f.name(), "type": f.data_type().to_string()});
-    let columns: Vec<Value> = answer.schema.fields().iter().map(column).collect();
+    let columns: Vec<Value> = render::shown_schema(&answer.schema).fields().iter().map(column).collect();
     let (columns, warnings) = (Value::Array(columns), json!(answer.warnings));
     let head = Bytes::from(format!("{{\"columns\":{columns},\"warnings\":{warnings},\"rows\":["));
     let mut first = true;
@@ -54,9 +54,21 @@ pub(crate) fn json(answer: Begun) -> Response {
     respond("application/json", &answer.warnings, once(head).chain(rows).chain(once(Bytes::from_static(b"]}"))))
 }
 
+/// Whether the letters of attribute types, which are not for people, are in an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Letters {
+    Sent,
+    Hidden,
+}
+
 /// An Arrow IPC stream.
-pub(crate) fn arrow(answer: Begun) -> Result<Response, ApiError> {
+pub(crate) fn arrow(mut answer: Begun, letters: Letters) -> Result<Response, ApiError> {
     let failed = |e: ArrowError| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "arrow", e.to_string());
+    if letters == Letters::Hidden {
+        answer.schema = render::shown_schema(&answer.schema);
+        let shown = |batch: RecordBatch| render::shown(&batch).map_err(|e| SqlError::Execution(e.to_string()));
+        answer.rows = answer.rows.map(move |batch| batch.and_then(shown)).boxed();
+    }
     let writer = StreamWriter::try_new(Vec::new(), &answer.schema).map_err(failed)?;
     let batches = answer.rows.map(Some).chain(once_end());
     let pieces = batches.scan(Some(writer), |writer, batch| {

@@ -39,7 +39,8 @@ pub(super) fn schema(schema: &SchemaRef) -> Schema {
         Crossing::Text => Field::new(field.name(), DataType::Utf8, true),
         Crossing::Long => Field::new(field.name(), DataType::Int64, true),
     };
-    Schema::new(schema.fields().iter().map(field).collect::<Vec<_>>())
+    let shown = schema.fields().iter().filter(|field| render::is_shown(field.name()));
+    Schema::new(shown.map(field).collect::<Vec<_>>())
 }
 
 /// The rows as the client sees them.
@@ -53,7 +54,8 @@ pub(super) fn rows(batch: &RecordBatch) -> Result<RecordBatch, SqlError> {
             Crossing::Text => Ok(Arc::new(texts(batch, place))),
         }
     };
-    let columns = (0..batch.num_columns()).map(column).collect::<Result<Vec<_>, _>>()?;
+    let shown = render::shown_places(batch.schema_ref());
+    let columns = shown.into_iter().map(column).collect::<Result<Vec<_>, _>>()?;
     let schema = Arc::new(schema(&batch.schema()));
     let options = arrow::record_batch::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     RecordBatch::try_new_with_options(schema, columns, &options).map_err(failed)

@@ -28,7 +28,7 @@ use super::{
     cancel::{cancellable, connection},
     flat, params, session,
 };
-use crate::{SqlAnswer, SqlError, Store, query::Described};
+use crate::{Name, SqlAnswer, SqlError, Store, query::Described};
 
 /// The handlers of all connections.
 pub(super) struct Handlers {
@@ -207,6 +207,9 @@ fn respond(answer: SqlAnswer, format: &Format, connection: Option<Arc<Connection
 fn failed(error: &SqlError) -> PgWireError {
     let state = match error {
         SqlError::Syntax(_) => "42601",
+        SqlError::Unknown(Name::Table, _) => "42P01",
+        SqlError::Unknown(Name::Column, _) => "42703",
+        SqlError::Unknown(Name::Function, _) => "42883",
         SqlError::NotReadOnly(_) => "25006",
         SqlError::TooLong { .. } | SqlError::TooManyTokens { .. } | SqlError::TooDeep { .. } => "54001",
         SqlError::TooManyRows { .. } => "54000",

@@ -8,6 +8,7 @@ mod cancel;
 mod flat;
 mod handler;
 mod params;
+mod sent;
 mod session;
 
 use std::{io, sync::Arc, time::Duration};

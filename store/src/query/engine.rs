@@ -19,7 +19,7 @@ use datafusion::{
         CatalogProvider, CatalogProviderList, MemoryCatalogProvider, MemoryCatalogProviderList, MemorySchemaProvider,
         SchemaProvider,
     },
-    common::{DataFusionError, ParamValues},
+    common::{DataFusionError, ParamValues, SchemaError},
     execution::{
         SessionStateBuilder,
         context::{SQLOptions, SessionContext},
@@ -29,6 +29,7 @@ use datafusion::{
         session_state::SessionState,
     },
     logical_expr::LogicalPlan,
+    optimizer::{Analyzer, AnalyzerRule},
     physical_plan::{SendableRecordBatchStream, execute_stream},
     prelude::SessionConfig,
     sql::{parser::Statement as DfStatement, sqlparser::ast::Statement},
@@ -42,21 +43,22 @@ use tokio::{
 use weir_schema::Table;
 
 use super::{
-    bounded,
+    bounded, checked_sum,
     footers::Footers,
     functions, guard, hot_keys,
     inspection::Inspection,
+    meaning::{self, Meaning},
     newest_first::NewestFirst,
     postgres::Postgres,
     provider::TableOfView,
     rewrite::{self, Hot},
-    text_views,
+    text_views, typed_maps,
 };
 use crate::{
     committer::{self, Order},
     config::{Config, SqlConfig},
     disk::{Disk, DiskStore},
-    error::{SqlError, StoreError},
+    error::{Name, SqlError, StoreError},
     view::View,
 };
 
@@ -169,7 +171,7 @@ impl Engine {
     ) -> Result<SqlAnswer, SqlError> {
         let limits = limits.unwrap_or_else(|| self.limits.clone());
         let mut statement = guard::parse(text, &limits)?;
-        rewrite::rewrite(&mut statement, hot(&view))?;
+        rewrite::rewrite(&mut statement, hot(&view));
         let inspection = self.inspection();
         let session = self.session(&view, &inspection);
         self.start(Job { statement, session, parameters: None, limits, inspection }).await
@@ -189,7 +191,7 @@ impl Engine {
         view: Arc<View>,
     ) -> Result<SqlAnswer, SqlError> {
         guard::read_only(&statement)?;
-        rewrite::rewrite(&mut statement, hot(&view))?;
+        rewrite::rewrite(&mut statement, hot(&view));
         let inspection = self.inspection();
         let session = self.postgres.session(Arc::new(self.tables(&view, &inspection)));
         self.start(Job { statement, session, parameters, limits: self.limits.clone(), inspection }).await
@@ -202,7 +204,7 @@ impl Engine {
         view: Arc<View>,
     ) -> Result<Described, SqlError> {
         guard::read_only(&statement)?;
-        rewrite::rewrite(&mut statement, hot(&view))?;
+        rewrite::rewrite(&mut statement, hot(&view));
         let inspection = self.inspection();
         let session = self.postgres.session(Arc::new(self.tables(&view, &inspection)));
         let Some(runtime) = &self.runtime else { return Err(SqlError::Execution("the store is closed".into())) };
@@ -384,7 +386,7 @@ async fn plan(session: &SessionContext, statement: Statement) -> Result<LogicalP
     let plan = state.statement_to_plan(DfStatement::Statement(Box::new(statement))).await.map_err(|e| sql_error(&e))?;
     let read_only = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
     read_only.verify_plan(&plan).map_err(|e| SqlError::NotReadOnly(e.strip_backtrace()))?;
-    Ok(plan)
+    typed_maps::with_types(plan).and_then(meaning::typed_parameters).map_err(|e| sql_error(&e))
 }
 
 async fn describe(session: &SessionContext, statement: Statement) -> Result<Described, SqlError> {
@@ -421,6 +423,9 @@ fn base_state(limits: &SqlConfig, threads: usize) -> Result<SessionState, DataFu
     let mut state = SessionStateBuilder::new()
         .with_config(config)
         .with_runtime_env(runtime)
+        // before the engine's own, so that a comparison has one type when they look at it
+        .with_expr_planners(vec![Arc::new(Meaning)])
+        .with_analyzer_rules(analyzer_rules())
         .with_default_features()
         .with_physical_optimizer_rule(Arc::new(NewestFirst))
         .with_physical_optimizer_rule(Arc::new(bounded::GiveWay))
@@ -429,8 +434,16 @@ fn base_state(limits: &SqlConfig, threads: usize) -> Result<SessionState, DataFu
     for function in functions::scalars() {
         datafusion::execution::FunctionRegistry::register_udf(&mut state, Arc::new(function))?;
     }
-    datafusion::execution::FunctionRegistry::register_udaf(&mut state, Arc::new(functions::percentile()))?;
+    for function in [functions::percentile(), checked_sum::sum()] {
+        datafusion::execution::FunctionRegistry::register_udaf(&mut state, Arc::new(function))?;
+    }
     Ok(state)
+}
+
+fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
+    let mut rules = Analyzer::new().rules;
+    rules.insert(0, Arc::new(Meaning));
+    rules
 }
 
 pub(super) fn sql_error(error: &DataFusionError) -> SqlError {
@@ -438,8 +451,15 @@ pub(super) fn sql_error(error: &DataFusionError) -> SqlError {
     let text = root.strip_backtrace();
     match root {
         DataFusionError::ResourcesExhausted(_) => SqlError::Memory(text),
+        DataFusionError::SchemaError(error, _) if matches!(error.as_ref(), SchemaError::FieldNotFound { .. }) => {
+            SqlError::Unknown(Name::Column, text)
+        }
+        DataFusionError::Plan(what) if what.starts_with("table ") && what.ends_with(" not found") => {
+            SqlError::Unknown(Name::Table, text)
+        }
+        DataFusionError::Plan(what) if what.starts_with("Invalid function") => SqlError::Unknown(Name::Function, text),
         DataFusionError::SQL(..) | DataFusionError::Plan(_) | DataFusionError::SchemaError(..) => {
-            SqlError::Syntax(text)
+            SqlError::Syntax(meaning::explained(text))
         }
         _ => SqlError::Execution(text),
     }

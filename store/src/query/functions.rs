@@ -1,21 +1,29 @@
-//! Functions people expect beside DataFusion's own: `attr`, `hex`, `time_bucket`, `ts`, `percentile`;
-//! and the table that `docs/sql.md` is written from.
+//! Functions people expect beside DataFusion's own: `attr`, `hex`, `id`, `time_bucket`, `ts`, `unix_nano`,
+//! `percentile`; and the table that `docs/sql.md` is written from. Those of time are in
+//! [`super::time_functions`], the ways back (`id`, `unix_nano`) in [`super::meaning`].
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use arrow::{
-    array::{
-        Array, ArrayRef, AsArray, BinaryArray, Int64Array, MapArray, StringArray, StringViewArray, UInt32Array,
-        new_null_array,
-    },
-    compute::take,
-    datatypes::{DataType, Int64Type, TimeUnit},
+    array::{Array, ArrayRef, AsArray, MapArray, StringArray, StringViewArray, UInt32Array, new_null_array},
+    compute::{cast, take},
+    datatypes::DataType,
 };
 use datafusion::{
     common::{Result, exec_datafusion_err, plan_err},
     functions_aggregate::approx_percentile_cont::approx_percentile_cont_udaf,
-    logical_expr::{AggregateUDF, ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility},
+    logical_expr::{
+        AggregateUDF, ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+    },
 };
+
+use super::{meaning, time_functions};
+
+static ATTR: LazyLock<Arc<ScalarUDF>> =
+    LazyLock::new(|| Arc::new(ScalarUDF::new_from_impl(Attr { signature: Signature::any(2, Volatility::Immutable) })));
+
+static HEX: LazyLock<Arc<ScalarUDF>> =
+    LazyLock::new(|| Arc::new(ScalarUDF::new_from_impl(Hex { signature: Signature::any(1, Volatility::Immutable) })));
 
 /// A function as the documentation lists it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +46,9 @@ pub fn functions() -> &'static [FunctionDoc] {
             name: "attr",
             signature: "attr(map, 'key') -> text",
             doc: "the value of an attribute as text, null when it is not there; `attributes['key']` is the same and \
-                  knows the columns that hot attributes have of their own",
+                  knows the columns that hot attributes have of their own. Beside a number it is compared as a number \
+                  (`attributes['shop.items'] > 100`): as a double, and a text that is no number is null. In sums write \
+                  `TRY_CAST(attributes['shop.items'] AS DOUBLE)`",
             example: "SELECT attr(resource_attributes, 'host.name') AS host, count(*) FROM spans GROUP BY host",
         },
         FunctionDoc {
@@ -48,16 +58,33 @@ pub fn functions() -> &'static [FunctionDoc] {
             example: "SELECT hex(trace_id), operation FROM spans LIMIT 10",
         },
         FunctionDoc {
+            name: "id",
+            signature: "id(text) -> id",
+            doc: "the id that these hex digits are, the way back from `hex`. A text beside an id is taken so without it; \
+                  one that is not hex is an error: where texts may be anything, compare them with `hex(id)`",
+            example: "SELECT count(*) FROM spans WHERE trace_id = id('4bf92f3577b34da6a3ce929d0e0e4736')",
+        },
+        FunctionDoc {
             name: "time_bucket",
-            signature: "time_bucket('1 minute', time) -> bigint",
-            doc: "the start of the bucket that a time in nanoseconds falls into; milliseconds to days",
+            signature: "time_bucket('1 minute', time) -> time",
+            doc: "the start of the bucket that a time falls into, in the form of the time: nanoseconds since 1970 or a \
+                  timestamp. The width is a number and a unit (`ms`, `s`, `m` or `min`, `h`, `d`, `w`, or their whole \
+                  names: `'10 seconds'`, `'5m'`, `'1 week'`) or an `INTERVAL`; weeks begin on Monday",
             example: "SELECT time_bucket('10 seconds', start_unix_nano) AS t, count(*) FROM spans GROUP BY t ORDER BY t",
         },
         FunctionDoc {
             name: "ts",
             signature: "ts(time) -> timestamp",
-            doc: "a time in nanoseconds since 1970 as a timestamp in UTC",
+            doc: "a time in nanoseconds since 1970 as a timestamp in UTC. A comparison of it with a timestamp or a text \
+                  opens no more files than one of the nanoseconds",
             example: "SELECT ts(start_unix_nano), service FROM spans ORDER BY start_unix_nano DESC LIMIT 10",
+        },
+        FunctionDoc {
+            name: "unix_nano",
+            signature: "unix_nano(timestamp) -> bigint",
+            doc: "a timestamp, a date or a text that is one as nanoseconds since 1970, the way back from `ts`. A bigint \
+                  beside a timestamp is compared so without it",
+            example: "SELECT count(*), unix_nano(now()) AS asked_unix_nano FROM spans",
         },
         FunctionDoc {
             name: "percentile",
@@ -70,12 +97,18 @@ pub fn functions() -> &'static [FunctionDoc] {
 
 /// Our scalar functions.
 pub(super) fn scalars() -> Vec<ScalarUDF> {
-    vec![
-        ScalarUDF::new_from_impl(Attr { signature: Signature::any(2, Volatility::Immutable) }),
-        ScalarUDF::new_from_impl(Hex { signature: Signature::any(1, Volatility::Immutable) }),
-        ScalarUDF::new_from_impl(TimeBucket { signature: Signature::any(2, Volatility::Immutable) }),
-        ScalarUDF::new_from_impl(Ts { signature: Signature::exact(vec![DataType::Int64], Volatility::Immutable) }),
-    ]
+    let of_values = [&ATTR, &HEX].map(|function| function.as_ref().clone());
+    of_values.into_iter().chain(time_functions::scalars()).chain(meaning::functions()).collect()
+}
+
+/// `attr(map, key)`.
+pub(super) fn attr_of(map: Expr, key: Expr) -> Expr {
+    ATTR.call(vec![map, key])
+}
+
+/// `hex(id)`.
+pub(super) fn hex_of(id: Expr) -> Expr {
+    HEX.call(vec![id])
 }
 
 /// `percentile(x, 0.99)`: the name people know for `approx_percentile_cont`.
@@ -178,112 +211,15 @@ impl ScalarUDFImpl for Hex {
 
     fn return_type(&self, arguments: &[DataType]) -> Result<DataType> {
         match arguments {
-            [DataType::Binary] => Ok(DataType::Utf8),
+            [DataType::Binary | DataType::BinaryView | DataType::LargeBinary | DataType::Null] => Ok(DataType::Utf8),
             _ => plan_err!("hex(id) takes an id, not {arguments:?}"),
         }
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let [ids] = args.args.as_slice() else { return plan_err!("hex takes one argument") };
-        let ids = ids.to_array(args.number_rows)?;
-        let ids = ids.as_any().downcast_ref::<BinaryArray>().ok_or_else(|| exec_datafusion_err!("hex needs an id"))?;
-        let text: StringArray = ids.iter().map(|id| id.map(hex::encode)).collect();
+        let ids = cast(&ids.to_array(args.number_rows)?, &DataType::Binary)?;
+        let text: StringArray = ids.as_binary::<i32>().iter().map(|id| id.map(hex::encode)).collect();
         Ok(ColumnarValue::Array(Arc::new(text)))
-    }
-}
-
-/// `time_bucket('1 minute', start_unix_nano)`: the start of the bucket a time falls into.
-#[derive(Debug, PartialEq, Eq, Hash)]
-struct TimeBucket {
-    signature: Signature,
-}
-
-impl ScalarUDFImpl for TimeBucket {
-    fn name(&self) -> &'static str {
-        "time_bucket"
-    }
-
-    fn signature(&self) -> &Signature {
-        &self.signature
-    }
-
-    fn return_type(&self, arguments: &[DataType]) -> Result<DataType> {
-        match arguments {
-            [DataType::Utf8 | DataType::Utf8View, DataType::Int64] => Ok(DataType::Int64),
-            _ => plan_err!("time_bucket('1 minute', start_unix_nano) takes a width and a time, not {arguments:?}"),
-        }
-    }
-
-    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let [width, times] = args.args.as_slice() else { return plan_err!("time_bucket takes two arguments") };
-        let ColumnarValue::Scalar(width) = width else {
-            return plan_err!("the width of time_bucket must be a literal");
-        };
-        let width = width.try_as_str().flatten().and_then(width_ns);
-        let Some(width) = width else {
-            return plan_err!("the width of time_bucket must be such as '10 seconds' or '1 minute'");
-        };
-        let times = times.to_array(args.number_rows)?;
-        let times = times.as_primitive::<Int64Type>();
-        let starts: Int64Array = times.unary(|time| time.div_euclid(width).saturating_mul(width));
-        Ok(ColumnarValue::Array(Arc::new(starts)))
-    }
-}
-
-/// `ts(start_unix_nano)`: a time people read and functions of timestamps take.
-#[derive(Debug, PartialEq, Eq, Hash)]
-struct Ts {
-    signature: Signature,
-}
-
-impl ScalarUDFImpl for Ts {
-    fn name(&self) -> &'static str {
-        "ts"
-    }
-
-    fn signature(&self) -> &Signature {
-        &self.signature
-    }
-
-    fn return_type(&self, _: &[DataType]) -> Result<DataType> {
-        Ok(DataType::Timestamp(TimeUnit::Nanosecond, None))
-    }
-
-    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let [times] = args.args.as_slice() else { return plan_err!("ts takes one argument") };
-        times.cast_to(args.return_type(), None)
-    }
-}
-
-fn width_ns(text: &str) -> Option<i64> {
-    let mut parts = text.split_whitespace();
-    let (count, unit) = (parts.next()?.parse::<i64>().ok()?, parts.next()?);
-    let unit_ns = match unit.trim_end_matches('s') {
-        "millisecond" => 1_000_000,
-        "second" => 1_000_000_000,
-        "minute" => 60_000_000_000,
-        "hour" => 3_600_000_000_000,
-        "day" => 86_400_000_000_000,
-        _ => return None,
-    };
-    count.checked_mul(unit_ns).filter(|width| *width > 0 && parts.next().is_none())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn widths_are_read_or_refused() {
-        let cases = [
-            ("1 minute", Some(60_000_000_000)),
-            ("10 seconds", Some(10_000_000_000)),
-            ("0 seconds", None),
-            ("1 eon", None),
-            ("1", None),
-        ];
-        for (text, width) in cases {
-            assert_eq!(width_ns(text), width, "{text}");
-        }
     }
 }

@@ -1,5 +1,5 @@
-//! What people type, turned into what prunes: ids as hex strings, times as RFC 3339, and
-//! `attributes['k']` as the column it lives in.
+//! `attributes['k']` as the column it lives in, which prunes. What ids and times are compared with is
+//! for [`super::meaning`], which knows types.
 //!
 //! A value that does not fit the type of its column stays in the map. Where the view says that no map
 //! holds such a value, `attributes['http.route']` is the column alone and the map is not decoded.
@@ -16,8 +16,6 @@ use weir_schema::{
     columns::{self, Column},
 };
 
-use crate::error::SqlError;
-
 /// Where the values of attributes that have a column of their own are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hot {
@@ -30,17 +28,13 @@ pub(super) enum Hot {
 }
 
 /// Rewrites a statement in place.
-pub(super) fn rewrite(statement: &mut Statement, hot: Hot) -> Result<(), SqlError> {
+pub(super) fn rewrite(statement: &mut Statement, hot: Hot) {
     // other tables have no such columns: all their attributes are in the map
     let hot = if reads(statement, Table::Spans) { hot } else { Hot::InMapsOnly };
-    let visited = visit_expressions_mut(statement, |expr| match rewrite_expr(expr, hot) {
-        Ok(()) => ControlFlow::Continue(()),
-        Err(error) => ControlFlow::Break(error),
+    let _: ControlFlow<()> = visit_expressions_mut(statement, |expr| {
+        rewrite_expr(expr, hot);
+        ControlFlow::Continue(())
     });
-    match visited {
-        ControlFlow::Continue(()) => Ok(()),
-        ControlFlow::Break(error) => Err(error),
-    }
 }
 
 fn reads(statement: &Statement, table: Table) -> bool {
@@ -55,59 +49,34 @@ fn reads(statement: &Statement, table: Table) -> bool {
 }
 
 /// Children come first, so a comparison sees its sides rewritten.
-fn rewrite_expr(expr: &mut Expr, hot: Hot) -> Result<(), SqlError> {
+fn rewrite_expr(expr: &mut Expr, hot: Hot) {
     match expr {
-        Expr::BinaryOp { left, op, right } => {
-            if matches!(op, BinaryOperator::Eq | BinaryOperator::NotEq) {
-                as_numbers(left, std::slice::from_mut(right.as_mut()));
-                as_numbers(right, std::slice::from_mut(left.as_mut()));
-            }
-            literal_for(left, right)?;
-            literal_for(right, left)
+        Expr::BinaryOp { left, op: BinaryOperator::Eq | BinaryOperator::NotEq, right } => {
+            as_numbers(left, std::slice::from_mut(right.as_mut()));
+            as_numbers(right, std::slice::from_mut(left.as_mut()));
         }
-        Expr::InList { expr, list, .. } => {
-            as_numbers(expr, list);
-            list.iter_mut().try_for_each(|item| literal_for(expr, item))
-        }
-        Expr::Between { expr, low, high, .. } => {
-            literal_for(expr, low)?;
-            literal_for(expr, high)
-        }
+        Expr::InList { expr, list, .. } => as_numbers(expr, list),
         Expr::CompoundFieldAccess { root, access_chain } => {
             if let Some(rewritten) = attribute(root, access_chain, hot) {
                 *expr = rewritten;
             }
-            Ok(())
         }
-        _ => Ok(()),
+        _ => {}
     }
 }
 
-/// A string beside an id is hex, a string beside a time is RFC 3339.
-fn literal_for(column: &Expr, literal: &mut Expr) -> Result<(), SqlError> {
-    let Some(name) = column_name(column) else { return Ok(()) };
-    let Expr::Value(value) = literal else { return Ok(()) };
-    let Value::SingleQuotedString(text) = &value.value else { return Ok(()) };
-    if matches!(name, "trace_id" | "span_id" | "parent_span_id") {
-        if text.is_empty() || !text.len().is_multiple_of(2) || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return Err(SqlError::Syntax(format!("{name} is compared with {text:?}, which is not hex")));
-        }
-        value.value = Value::HexStringLiteral(text.clone());
-    } else if name.ends_with("_unix_nano") {
-        let time: jiff::Timestamp = text.parse().map_err(|_| {
-            SqlError::Syntax(format!(
-                "{name} is compared with {text:?}, which is not a time such as 2022-08-23T12:00:00Z"
-            ))
-        })?;
-        value.value = Value::Number(time.as_nanosecond().to_string(), false);
+/// The name of a column as SQL has it: without quotes, capitals are small letters.
+fn folded(name: &Ident) -> String {
+    match name.quote_style {
+        Some(_) => name.value.clone(),
+        None => name.value.to_lowercase(),
     }
-    Ok(())
 }
 
-fn column_name(expr: &Expr) -> Option<&str> {
+fn column_name(expr: &Expr) -> Option<String> {
     match expr {
-        Expr::Identifier(name) => Some(&name.value),
-        Expr::CompoundIdentifier(parts) => parts.last().map(|name| name.value.as_str()),
+        Expr::Identifier(name) => Some(folded(name)),
+        Expr::CompoundIdentifier(parts) => parts.last().map(folded),
         _ => None,
     }
 }
@@ -116,7 +85,8 @@ fn column_name(expr: &Expr) -> Option<&str> {
 /// as a number: that prunes.
 fn as_numbers(of: &mut Expr, literals: &mut [Expr]) {
     let Expr::Cast { expr: column, data_type: DataType::Varchar(None), .. } = &*of else { return };
-    let whole = column_name(column).and_then(spans_column).is_some_and(|column| column.data_type.is_integer());
+    let whole =
+        column_name(column).and_then(|name| spans_column(&name)).is_some_and(|column| column.data_type.is_integer());
     let numbers: Option<Vec<Expr>> = literals.iter().map(canonical_number).collect();
     let (true, Some(numbers)) = (whole, numbers) else { return };
     *of = Expr::clone(column);
@@ -145,7 +115,7 @@ fn attribute(root: &Expr, access_chain: &[AccessExpr], hot: Hot) -> Option<Expr>
         let AccessExpr::Dot(Expr::Identifier(name)) = part else { return None };
         path.push(name.clone());
     }
-    let map = path.last()?.value.clone();
+    let map = folded(path.last()?);
     if map != "attributes" && map != "resource_attributes" {
         return None;
     }
@@ -213,11 +183,11 @@ fn call(name: &str, arguments: Vec<Expr>) -> Expr {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::SqlConfig, query::guard};
+    use crate::{config::SqlConfig, error::SqlError, query::guard};
 
     fn rewritten_with(text: &str, hot: Hot) -> Result<String, SqlError> {
         let mut statement = guard::parse(text, &SqlConfig::default())?;
-        rewrite(&mut statement, hot)?;
+        rewrite(&mut statement, hot);
         Ok(statement.to_string())
     }
 
@@ -249,28 +219,24 @@ mod tests {
     }
 
     #[test]
-    fn ids_times_and_attributes_become_what_prunes() {
+    fn attributes_become_what_prunes() {
         let cases = [
-            ("SELECT 1 FROM spans WHERE trace_id = '0a'", "SELECT 1 FROM spans WHERE trace_id = X'0a'"),
-            (
-                "SELECT 1 FROM spans s WHERE s.span_id IN ('0a', 'ff')",
-                "SELECT 1 FROM spans s WHERE s.span_id IN (X'0a', X'ff')",
-            ),
-            (
-                "SELECT 1 FROM spans WHERE start_unix_nano >= '1970-01-01T00:00:01Z'",
-                "SELECT 1 FROM spans WHERE start_unix_nano >= 1000000000",
-            ),
             ("SELECT attributes['x'] FROM spans", "SELECT attr(attributes, 'x') FROM spans"),
             (
                 "SELECT attributes['http.route'] FROM spans",
                 "SELECT coalesce(http_route, attr(attributes, 'http.route')) FROM spans",
             ),
             ("SELECT attributes['http.route'] FROM logs", "SELECT attr(attributes, 'http.route') FROM logs"),
-            ("SELECT operation = '0a' FROM spans", "SELECT operation = '0a' FROM spans"),
+            ("SELECT S.ATTRIBUTES['x'] FROM spans s", "SELECT attr(S.ATTRIBUTES, 'x') FROM spans s"),
+            (
+                "SELECT Attributes['http.route'] FROM SPANS",
+                "SELECT coalesce(http_route, attr(Attributes, 'http.route')) FROM SPANS",
+            ),
+            ("SELECT \"ATTRIBUTES\"['x'] FROM spans", "SELECT \"ATTRIBUTES\"['x'] FROM spans"),
+            ("SELECT trace_id = '0a' FROM spans", "SELECT trace_id = '0a' FROM spans"),
         ];
         for (text, expect) in cases {
             assert_eq!(rewritten(text).unwrap(), expect);
         }
-        assert!(rewritten("SELECT 1 FROM spans WHERE trace_id = 'xyz'").unwrap_err().to_string().contains("not hex"));
     }
 }

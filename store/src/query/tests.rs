@@ -107,7 +107,7 @@ async fn number(store: &Store, statement: &str) -> i64 {
     answer(store, statement).await[0].column(0).as_primitive::<arrow::datatypes::Int64Type>().value(0)
 }
 
-const STATEMENTS: [&str; 14] = [
+const STATEMENTS: [&str; 17] = [
     "SELECT count(*), sum(start_unix_nano) FROM spans WHERE trace_id = '07070707070707070707070707070707'",
     "SELECT count(*) FROM spans WHERE trace_id IN ('07070707070707070707070707070707', '09090909090909090909090909090909')",
     "SELECT count(*) FROM spans WHERE attributes['user.id'] = 'user-17'",
@@ -121,6 +121,9 @@ const STATEMENTS: [&str; 14] = [
     "SELECT * FROM spans WHERE attributes['zone'] = 'z2' ORDER BY start_unix_nano DESC, span_id LIMIT 20",
     "SELECT span_id, service FROM spans WHERE service LIKE 'a %' ORDER BY start_unix_nano DESC, span_id LIMIT 7",
     "SELECT service, attributes['zone'] AS z, count(*) FROM spans WHERE start_unix_nano BETWEEN 1000 AND 500000 GROUP BY 1, 2 ORDER BY 1, 2",
+    "SELECT count(*) FROM spans WHERE attributes['http.response.status_code'] >= 404",
+    "SELECT count(*) FROM spans WHERE attributes['user.id'] = ANY(ARRAY['user-17', 'user-18']) AND trace_id = lower('07070707070707070707070707070707')",
+    "SELECT count(*) FROM spans WHERE ts(start_unix_nano) > TIMESTAMP '1970-01-01 00:00:00.0007' AND attributes['zone'] LIKE 'z%'",
     "SELECT count(*) FROM spans WHERE duration_ns > 500 AND service = 'checkout' AND start_unix_nano > 700000",
 ];
 
@@ -199,6 +202,104 @@ async fn a_trace_and_a_time_open_only_the_files_they_must() {
     assert_eq!(files("trace_id = '03030303030303030303030303030303' AND start_unix_nano > 4000000").await, 0);
     assert_eq!(files("start_unix_nano >= 7000000").await, 2);
     assert_eq!(files("service = 'cart'").await, 8);
+}
+
+/// Ways to write one filter, the first as it prunes.
+const SAME: [(&str, &[&str]); 6] = [
+    (
+        "trace_id = '0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a'",
+        &[
+            "TRACE_ID = '0A0A0A0A0A0A0A0A0A0A0A0A0A0A0A0A'",
+            "lower('0A0A0A0A0A0A0A0A0A0A0A0A0A0A0A0A') = trace_id",
+            "trace_id = id('0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a')",
+            "trace_id = ANY(ARRAY['0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a'])",
+            "trace_id IN ('0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a')",
+        ],
+    ),
+    (
+        "start_unix_nano >= 7000000",
+        &[
+            "start_unix_nano >= '1970-01-01T00:00:00.007Z'",
+            "start_unix_nano >= '1970-01-01 00:00:00.007'",
+            "start_unix_nano >= TIMESTAMP '1970-01-01 00:00:00.007'",
+            "start_unix_nano >= '1970-01-01 01:00:00.007+01'::timestamptz",
+            "start_unix_nano >= TIMESTAMP '1970-01-01 01:00:00.007' - INTERVAL '1 hour'",
+            "ts(start_unix_nano) >= '1970-01-01 00:00:00.007'",
+            "ts(start_unix_nano) >= TIMESTAMP '1970-01-01 00:00:00.007'",
+            "TIMESTAMP '1970-01-01 00:00:00.007' <= ts(Start_Unix_Nano)",
+            "ts(start_unix_nano)::timestamptz >= to_timestamp_micros(7000)",
+        ],
+    ),
+    (
+        "start_unix_nano BETWEEN 3000000 AND 4000050",
+        &[
+            "ts(start_unix_nano) BETWEEN '1970-01-01T00:00:00.003Z' AND TIMESTAMP '1970-01-01 00:00:00.00400005'",
+            "start_unix_nano BETWEEN '1970-01-01 00:00:00.003' AND '1970-01-01 00:00:00.00400005'",
+        ],
+    ),
+    ("start_unix_nano < 0", &["start_unix_nano < DATE '1970-01-01'", "ts(start_unix_nano) < '1970-01-01'"]),
+    (
+        "http_response_status_code >= 500",
+        &["attributes['http.response.status_code'] >= 500", "500 <= ATTRIBUTES['http.response.status_code']"],
+    ),
+    (
+        "attributes['user.id'] IN ('user-3', 'user-4', 'user-5', 'user-6')",
+        &["attributes['user.id'] = ANY(ARRAY['user-3', 'user-4', 'user-5', 'user-6'])"],
+    ),
+];
+
+/// The plan names the files and the filters, and what is counted while it runs is how much of them was read.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_means_the_same_has_the_same_plan_and_reads_as_little() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = with_files(dir.path(), 10).await;
+    let explained =
+        async |filter: &str| text(&store, &format!("EXPLAIN SELECT span_id FROM spans WHERE {filter}")).await;
+    let measured = async |filter: &str| {
+        let plan = text(&store, &format!("EXPLAIN ANALYZE SELECT span_id FROM spans WHERE {filter}")).await;
+        let counts = ["bytes_scanned=", "row_groups_pruned_statistics=", "late_rows_read="];
+        counts.map(|name| plan.split(name).nth(1).and_then(|rest| rest.split([',', ']']).next()).map(str::to_owned))
+    };
+    for (first, others) in SAME {
+        let (plan, counts) = (explained(first).await, measured(first).await);
+        for other in others {
+            assert_eq!(explained(other).await, plan, "{other}");
+            assert_eq!(measured(other).await, counts, "{other}");
+        }
+    }
+    let files = async |filter: &str| explained(filter).await.matches(".parquet").count();
+    assert_eq!(files("ts(start_unix_nano) >= '1970-01-01 00:00:00.007'").await, 4);
+    assert_eq!(files("start_unix_nano > now() - INTERVAL '1 hour'").await, 0);
+    assert_eq!(files("ts(start_unix_nano) < now() - INTERVAL '1 hour'").await, 10);
+    let all = number(&store, "SELECT count(*) FROM spans WHERE start_unix_nano < now()").await;
+    assert_eq!(all, 1_000);
+}
+
+/// Row groups of one file: bytes are read of those that a time wants.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_timestamp_reads_the_row_groups_that_nanoseconds_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path()).await;
+    let span = |n: i64| Span { trace: 1, start: n, service: "cart", route: None, status: None, attributes: vec![] };
+    // two row groups of 128 Ki rows and a shorter one
+    append(&store, &(0..300_000).map(span).collect::<Vec<_>>()).await;
+    store.flush().await.unwrap();
+    let read = async |filter: &str| {
+        let plan = text(&store, &format!("EXPLAIN ANALYZE SELECT sum(duration_ns) FROM spans WHERE {filter}")).await;
+        let metric =
+            |name: &str| plan.split(name).nth(1).and_then(|rest| rest.split([',', ']']).next()).map(str::to_owned);
+        (metric("bytes_scanned="), metric("row_groups_pruned_statistics="))
+    };
+    let all = read("service = 'cart'").await;
+    let one = read("start_unix_nano >= 290000").await;
+    assert_ne!(one, all);
+    for filter in [
+        "ts(start_unix_nano) >= TIMESTAMP '1970-01-01 00:00:00.00029'",
+        "start_unix_nano >= TIMESTAMP '1970-01-01 00:00:00.00029'",
+        "start_unix_nano >= '1970-01-01 00:00:00.00029'",
+    ] {
+        assert_eq!(read(filter).await, one, "{filter}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -48,7 +48,8 @@ fn viewed_type(data_type: &DataType) -> DataType {
     }
 }
 
-fn plain_type(data_type: &DataType) -> DataType {
+/// The type in which a value of this type leaves.
+pub(super) fn plain_type(data_type: &DataType) -> DataType {
     match data_type {
         DataType::Utf8View => DataType::Utf8,
         DataType::BinaryView => DataType::Binary,

@@ -104,8 +104,7 @@ pub(super) async fn page(State(pages): State<Pages>, Query(statement): Query<Sta
 async fn ask(deps: &Deps, statement: &str) -> Result<Answered, ApiError> {
     let started = Instant::now();
     let mut answer = deps.store.sql(statement, None).await?;
-    let columns: Vec<Column> = answer
-        .schema
+    let columns: Vec<Column> = render::shown_schema(&answer.schema)
         .fields()
         .iter()
         .map(|field| Column {
