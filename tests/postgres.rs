@@ -69,6 +69,12 @@ async fn errors_have_their_sqlstate_and_the_session_goes_on() {
         assert_eq!(error.code().map(SqlState::code), Some(state), "{statement}: {error:?}");
         assert_eq!(pg.query_one("SELECT count(*) FROM spans", &[]).await.unwrap().get::<_, i64>(0), 20);
     }
+    // a statement that is only described is planned as well
+    let steps: Vec<_> =
+        (1..=18).map(|n| format!("a{n} AS (SELECT * FROM a{0} UNION ALL SELECT * FROM a{0})", n - 1)).collect();
+    let doubling = format!("WITH a0 AS (SELECT 1 AS n), {} SELECT count(*) FROM a18", steps.join(", "));
+    let error = pg.prepare(&doubling).await.unwrap_err();
+    assert_eq!(error.code().map(SqlState::code), Some("54001"), "{error:?}");
     let session = "BEGIN; SET search_path = public; SHOW server_version; SELECT 7; COMMIT";
     let messages = pg.simple_query(session).await.unwrap();
     let rows: Vec<_> =

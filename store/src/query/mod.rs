@@ -1,9 +1,13 @@
 //! SQL: one read-only statement over one pinned view, bounded in text, depth, memory, time and rows.
 
 mod bounded;
+mod complexity;
 mod engine;
+mod expansion;
 mod footers;
 mod functions;
+mod give_way;
+mod given;
 mod guard;
 mod hot_keys;
 mod inspection;
@@ -15,11 +19,18 @@ mod provider;
 mod prune;
 mod reader;
 mod rewrite;
+mod rows;
+mod scratch;
 mod small_steps;
+mod statement;
 #[cfg(test)]
 mod tests;
 mod text_views;
+mod turns;
+mod watch;
 
-pub use engine::SqlAnswer;
-pub(crate) use engine::{Described, Engine};
+pub(crate) use engine::{Engine, EngineParts};
 pub use functions::{FunctionDoc, functions};
+pub use rows::SqlAnswer;
+pub(crate) use statement::Described;
+pub(crate) use turns::Asker;
