@@ -3,6 +3,7 @@
 
 use std::process::{Command, Stdio};
 
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value::Value};
 use tokio_postgres::{
     Client, NoTls, SimpleQueryMessage,
     error::SqlState,
@@ -51,6 +52,13 @@ async fn a_driver_asks_with_parameters_and_gets_typed_rows() {
     let otlp = format!("http://{}", weir.addresses.otlp_http);
     assert!(send(&client(), &otlp, &request("cart", vec![span(43, 1, 0, "late", 1, 1)])).await);
     assert_eq!(pg.query_one(&count, &[]).await.unwrap().get::<_, i64>(0), 21);
+    // a map has values of their types, and the column of its letters is nobody's to see
+    let mut typed = span(44, 1, 0, "typed", 1, 1);
+    let three = AnyValue { value: Some(Value::IntValue(3)) };
+    typed.attributes = vec![KeyValue { key: "n".into(), value: Some(three), ..KeyValue::default() }];
+    assert!(send(&client(), &otlp, &request("cart", vec![typed])).await);
+    let row = pg.query_one("SELECT attributes, service FROM spans WHERE attributes['n'] = 3", &[]).await.unwrap();
+    assert_eq!((row.len(), row.get::<_, &str>(0), row.get::<_, &str>(1)), (2, r#"{"n":3}"#, "cart"));
     weir.stop().await.unwrap();
 }
 
@@ -108,6 +116,12 @@ async fn errors_have_their_sqlstate_and_the_session_goes_on() {
         assert_eq!(error.code().map(SqlState::code), Some(state), "{statement}: {error:?}");
         assert_eq!(pg.query_one("SELECT count(*) FROM spans", &[]).await.unwrap().get::<_, i64>(0), 20);
     }
+    // a statement that is only described is planned as well
+    let steps: Vec<_> =
+        (1..=18).map(|n| format!("a{n} AS (SELECT * FROM a{0} UNION ALL SELECT * FROM a{0})", n - 1)).collect();
+    let doubling = format!("WITH a0 AS (SELECT 1 AS n), {} SELECT count(*) FROM a18", steps.join(", "));
+    let error = pg.prepare(&doubling).await.unwrap_err();
+    assert_eq!(error.code().map(SqlState::code), Some("54001"), "{error:?}");
     let session = "BEGIN; SET search_path = public; SHOW server_version; SELECT 7; COMMIT";
     let messages = pg.simple_query(session).await.unwrap();
     let rows: Vec<_> =

@@ -133,7 +133,7 @@ impl Asked<'_> {
 
     async fn rows(&self, statement: &str) -> Result<Vec<Value>, anyhow::Error> {
         let statement = statement.replace("$from", &self.from.to_string());
-        let mut answer = self.store.sql(&statement, None).await.with_context(|| statement.clone())?;
+        let mut answer = self.store.ask(&statement, None).await.with_context(|| statement.clone())?;
         let mut rows = Vec::new();
         while let Some(batch) = answer.stream.next().await {
             rows.extend(render::to_json_rows(&batch.with_context(|| statement.clone())?));

@@ -65,7 +65,8 @@ pub struct SqlConfig {
     pub max_tokens: usize,
     /// Depth of its parentheses.
     pub max_depth: usize,
-    /// Statements that run at once; further ones wait their turn within their own time limit.
+    /// Statements that run at once; further ones wait their turn within their own time limit. Those of the
+    /// server itself (pages, traces) have as many turns of their own.
     pub concurrency: usize,
 }
 
@@ -110,6 +111,11 @@ impl Config {
     /// Where the tables are.
     pub(crate) fn tables_dir(&self) -> PathBuf {
         self.dir.join("tables")
+    }
+
+    /// Where statements put what does not fit into their memory.
+    pub(crate) fn scratch_dir(&self) -> PathBuf {
+        self.dir.join("scratch")
     }
 
     /// Where what is damaged is kept for people.

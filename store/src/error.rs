@@ -131,6 +131,20 @@ pub enum SqlError {
         /// The limit.
         limit: usize,
     },
+    /// It is short and comes to too much.
+    #[error("the statement has more than {limit} {what}: ask in several statements")]
+    TooComplex {
+        /// Of what.
+        what: &'static str,
+        /// The limit.
+        limit: usize,
+    },
+    /// Its reader does not read, and so do too many others.
+    #[error("{limit} answers wait for readers that do not read, so this one was ended: read it faster, or add a LIMIT")]
+    Unread {
+        /// The limit.
+        limit: usize,
+    },
     /// It needs more memory than all statements may use.
     #[error("the statement needs more memory than the limit: {0}")]
     Memory(String),

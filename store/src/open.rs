@@ -21,7 +21,7 @@ use crate::{
     error::{OpenError, StoreError},
     files::DeltaTable,
     lock::{Lock, LockHolder},
-    query::Engine,
+    query::{Engine, EngineParts},
     store::Inner,
     view::Views,
     wal::{Past, Replay, ReplayParts, Through, Writer, WriterParts},
@@ -75,7 +75,14 @@ pub(crate) fn open(mut config: Config, disk: Arc<dyn Disk>) -> Result<Inner, Ope
         shared: shared.clone(),
     });
     runtime.spawn(watch(committer.run(orders_in), shared.clone()));
-    let engine = Engine::new(&config, disk.clone(), orders.clone(), shared.clone())?;
+    let parts = EngineParts {
+        disk: disk.clone(),
+        views: views.clone(),
+        replay: replay.clone(),
+        orders: orders.clone(),
+        committer: shared.clone(),
+    };
+    let engine = Engine::new(&config, parts)?;
     Ok(Inner {
         config,
         disk,

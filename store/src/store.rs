@@ -36,7 +36,7 @@ use crate::{
     lock::{self, Lock, LockHolder},
     open,
     parquet_spans::{self, ParquetSpans},
-    query::{Described, Engine, SqlAnswer},
+    query::{Asker, Described, Engine, SqlAnswer},
     status::{Status, TableStatus},
     view::Views,
     wal::{self, Append, Payload, Replay, Writer},
@@ -170,7 +170,21 @@ impl Store {
     /// # Errors
     /// See [`SqlError`]: the limit that was met, or what is wrong with the statement.
     pub async fn sql(&self, statement: &str, limits: Option<SqlConfig>) -> Result<SqlAnswer, SqlError> {
-        self.inner.engine.run(statement, self.inner.views.current(), limits).await
+        self.inner.engine.run(statement, Asker::Reader, limits).await
+    }
+
+    /// As [`Store::sql`], for a statement of the server itself: it waits for no reader's statement.
+    ///
+    /// # Errors
+    /// As [`Store::sql`].
+    pub async fn ask(&self, statement: &str, limits: Option<SqlConfig>) -> Result<SqlAnswer, SqlError> {
+        self.inner.engine.run(statement, Asker::Server, limits).await
+    }
+
+    /// What every answer lacks while the log is still being replayed; `None` afterwards.
+    #[must_use]
+    pub fn recovering(&self) -> Option<String> {
+        self.inner.replay.warning()
     }
 
     /// The statements in a PostgreSQL client's text.
@@ -184,12 +198,12 @@ impl Store {
         statement: Statement,
         parameters: Option<ParamValues>,
     ) -> Result<SqlAnswer, SqlError> {
-        self.inner.engine.run_postgres(statement, parameters, self.inner.views.current()).await
+        self.inner.engine.run_postgres(statement, parameters).await
     }
 
     /// What a statement of a PostgreSQL client would answer.
     pub(crate) async fn describe_postgres(&self, statement: Statement) -> Result<Described, SqlError> {
-        self.inner.engine.describe_postgres(statement, self.inner.views.current()).await
+        self.inner.engine.describe_postgres(statement).await
     }
 
     /// The spans of a trace by start, exact duplicates left out.
@@ -200,7 +214,7 @@ impl Store {
         let id = hex::encode(trace_id);
         let statement =
             format!("SELECT * FROM spans WHERE trace_id = '{id}' ORDER BY start_unix_nano, duration_ns DESC");
-        let mut answer = self.sql(&statement, None).await?;
+        let mut answer = self.ask(&statement, None).await?;
         let mut seen = std::collections::HashSet::new();
         let mut batches = Vec::new();
         while let Some(rows) = answer.stream.next().await {

@@ -36,7 +36,10 @@ impl From<SqlError> for ApiError {
             SqlError::Syntax(_) | SqlError::Unknown(..) => (StatusCode::BAD_REQUEST, "syntax"),
             SqlError::NotReadOnly(_) => (StatusCode::FORBIDDEN, "not_read_only"),
             SqlError::TooLong { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too_long"),
-            SqlError::TooManyTokens { .. } | SqlError::TooDeep { .. } => (StatusCode::BAD_REQUEST, "too_complex"),
+            SqlError::TooManyTokens { .. } | SqlError::TooDeep { .. } | SqlError::TooComplex { .. } => {
+                (StatusCode::BAD_REQUEST, "too_complex")
+            }
+            SqlError::Unread { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "unread"),
             SqlError::Memory(_) => (StatusCode::UNPROCESSABLE_ENTITY, "memory_limit"),
             SqlError::Timeout { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "time_limit"),
             SqlError::TooManyRows { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "row_limit"),

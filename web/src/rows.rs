@@ -33,7 +33,7 @@ pub(crate) async fn ask_each(
     statement: &str,
     mut take: impl FnMut(Rows) -> Result<(), ApiError>,
 ) -> Result<(), ApiError> {
-    let mut answer = deps.store.sql(statement, None).await?;
+    let mut answer = deps.store.ask(statement, None).await?;
     while let Some(batch) = answer.stream.next().await {
         take(Rows(batch?))?;
     }

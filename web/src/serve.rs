@@ -4,9 +4,9 @@ use std::{io, time::Duration};
 
 use axum::{
     Router,
-    extract::{DefaultBodyLimit, State},
-    http::{StatusCode, header},
-    middleware,
+    extract::{DefaultBodyLimit, Request, State},
+    http::{HeaderValue, StatusCode, header},
+    middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -24,6 +24,7 @@ use crate::{
     deps::Deps,
     pages,
     security::{self, Door},
+    sql_answer::WARNING,
 };
 
 /// How long a client may take to send its headers.
@@ -79,7 +80,7 @@ pub async fn serve(listener: TcpListener, deps: Deps, shutdown: CancellationToke
 
 fn router(deps: Deps, door: Door) -> Router {
     Router::new()
-        .nest("/api/v1", api::router())
+        .nest("/api/v1", api::router().layer(middleware::from_fn_with_state(deps.clone(), recovering)))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
@@ -87,6 +88,16 @@ fn router(deps: Deps, door: Door) -> Router {
         .merge(pages::router(deps))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(middleware::from_fn_with_state(door, security::guard))
+}
+
+/// While the log is still being replayed, each answer says so: one of SQL knows by itself.
+async fn recovering(State(deps): State<Deps>, request: Request, next: Next) -> Response {
+    let warning = deps.store.recovering().and_then(|warning| HeaderValue::from_str(&warning).ok());
+    let mut response = next.run(request).await;
+    if let Some(warning) = warning {
+        response.headers_mut().entry(WARNING).or_insert(warning);
+    }
+    response
 }
 
 async fn ready(State(deps): State<Deps>) -> Response {

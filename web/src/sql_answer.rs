@@ -15,7 +15,7 @@ use weir_store::{SqlAnswer, SqlError, render};
 use crate::error::ApiError;
 
 /// What an answer leaves out, a header each.
-const WARNING: HeaderName = HeaderName::from_static("weir-warning");
+pub(crate) const WARNING: HeaderName = HeaderName::from_static("weir-warning");
 
 type Piece = Result<Bytes, SqlError>;
 

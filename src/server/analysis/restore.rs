@@ -265,7 +265,7 @@ async fn longs(store: &Store, statement: &str) -> Result<BTreeSet<i64>, SqlError
 /// Runs a statement and hands on its batches; says how many rows there were.
 async fn each(store: &Store, statement: &str, mut take: impl FnMut(&RecordBatch)) -> Result<usize, SqlError> {
     let limits = SqlConfig { max_rows: usize::MAX, timeout_ms: STATEMENT_TIMEOUT_MS, ..SqlConfig::default() };
-    let mut answer = store.sql(statement, Some(limits)).await?;
+    let mut answer = store.ask(statement, Some(limits)).await?;
     let mut count = 0;
     while let Some(rows) = answer.stream.next().await {
         let rows = rows?;

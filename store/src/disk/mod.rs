@@ -79,6 +79,10 @@ pub(crate) trait Disk: fmt::Debug + Send + Sync + 'static {
     /// The file that a lock is taken on; `None` where no other process can be.
     fn lock_file(&self, path: &Path) -> io::Result<Option<File>>;
 
+    /// An empty folder for files of this process that nobody needs after it, written and read by others
+    /// than this trait; `None` where the operating system has no such folder.
+    fn scratch_dir(&self, dir: &Path) -> io::Result<Option<PathBuf>>;
+
     /// Bytes that may still be written.
     fn free_bytes(&self, dir: &Path) -> io::Result<u64>;
 

@@ -93,6 +93,13 @@ impl Disk for RealDisk {
         OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path).map(Some)
     }
 
+    fn scratch_dir(&self, dir: &Path) -> io::Result<Option<PathBuf>> {
+        // what cannot be removed now is in nobody's way
+        let _ = fs::remove_dir_all(dir);
+        fs::create_dir_all(dir)?;
+        Ok(Some(dir.to_owned()))
+    }
+
     fn free_bytes(&self, dir: &Path) -> io::Result<u64> {
         fs4::available_space(dir)
     }

@@ -433,6 +433,10 @@ impl Disk for SimulatedDisk {
         Ok(None)
     }
 
+    fn scratch_dir(&self, _dir: &Path) -> io::Result<Option<PathBuf>> {
+        Ok(None)
+    }
+
     fn free_bytes(&self, dir: &Path) -> io::Result<u64> {
         let mut machine = self.machine.lock();
         machine.look()?;

@@ -19,10 +19,10 @@ use datafusion_postgres::{
             store::PortalStore,
         },
         error::{ErrorInfo, PgWireError, PgWireResult},
-        messages::PgWireBackendMessage,
+        messages::{PgWireBackendMessage, response::NoticeResponse},
     },
 };
-use futures::{Sink, StreamExt, stream};
+use futures::{Sink, SinkExt, StreamExt, stream};
 
 use super::{
     cancel::{cancellable, connection},
@@ -98,6 +98,7 @@ impl SimpleQueryHandler for Queries {
                 continue;
             }
             let answer = self.store.run_postgres(statement, None).await.map_err(|e| failed(&e))?;
+            warn(client, &answer.warnings).await?;
             responses.push(respond(answer, &Format::UnifiedText, connection(client))?);
         }
         if responses.is_empty() {
@@ -135,6 +136,7 @@ impl ExtendedQueryHandler for Queries {
         let values = params::values(portal, &described.parameters)?;
         let values = (!values.is_empty()).then(|| ParamValues::from(values));
         let answer = self.store.run_postgres(statement.clone(), values).await.map_err(|e| failed(&e))?;
+        warn(client, &answer.warnings).await?;
         respond(answer, &portal.result_column_format, connection(client))
     }
 }
@@ -186,6 +188,19 @@ impl QueryParser for Parser {
     }
 }
 
+/// What an answer leaves out, as notices before it.
+async fn warn<C>(client: &mut C, warnings: &[String]) -> PgWireResult<()>
+where
+    C: Sink<PgWireBackendMessage> + Unpin,
+    PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+{
+    for warning in warnings {
+        let notice = ErrorInfo::new("WARNING".to_owned(), "01000".to_owned(), warning.clone());
+        client.feed(PgWireBackendMessage::NoticeResponse(NoticeResponse::from(notice))).await?;
+    }
+    Ok(())
+}
+
 fn fields(schema: &SchemaRef, format: &Format) -> PgWireResult<Vec<FieldInfo>> {
     arrow_schema_to_pg_fields(&flat::schema(schema), format, None)
 }
@@ -211,7 +226,11 @@ fn failed(error: &SqlError) -> PgWireError {
         SqlError::Unknown(Name::Column, _) => "42703",
         SqlError::Unknown(Name::Function, _) => "42883",
         SqlError::NotReadOnly(_) => "25006",
-        SqlError::TooLong { .. } | SqlError::TooManyTokens { .. } | SqlError::TooDeep { .. } => "54001",
+        SqlError::TooLong { .. }
+        | SqlError::TooManyTokens { .. }
+        | SqlError::TooDeep { .. }
+        | SqlError::TooComplex { .. } => "54001",
+        SqlError::Unread { .. } => "53000",
         SqlError::TooManyRows { .. } => "54000",
         SqlError::Memory(_) => "53200",
         SqlError::Timeout { .. } => "57014",

@@ -1,28 +1,28 @@
-//! What keeps one operator from using a thread or the memory for itself, where the engine's own pool
-//! and deadline cannot: functions whose result is much larger than what they are given, and
-//! operators that make many rows of one.
+//! What keeps one call of a function from using all memory, where the engine's own pool cannot: each
+//! function whose result is larger than what it is given states how much, and refuses to make more
+//! than [`MAX_RESULT_BYTES`] of a batch. Ten calls that double are a thousandfold, so what only adds up
+//! (`||` among it) is bounded like what multiplies.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
-use arrow::{
-    array::{Array, AsArray},
-    compute::{cast, max},
-    datatypes::{DataType, Int64Type},
-};
+use arrow::{array::ArrayRef, compute::kernels::concat_elements::concat_elements_dyn, datatypes::FieldRef};
 use datafusion::{
+    arrow::datatypes::{DataType, Field},
     common::{
-        Result,
+        Result, ScalarValue,
         config::ConfigOptions,
-        resources_datafusion_err,
+        exec_err, plan_err, resources_datafusion_err,
         tree_node::{Transformed, TreeNode},
     },
     execution::{FunctionRegistry, session_state::SessionState},
-    logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature},
-    physical_optimizer::PhysicalOptimizerRule,
-    physical_plan::{ChildrenPropertiesMode, ExecutionPlan, ReplaceChildrenOptions, coop::CooperativeExec},
+    logical_expr::{
+        BinaryExpr, ColumnarValue, Documentation, Expr, LogicalPlan, Operator, ReturnFieldArgs, ScalarFunctionArgs,
+        ScalarUDF, ScalarUDFImpl, Signature, Volatility, expr::ScalarFunction, expr_rewriter::NamePreserver,
+    },
+    optimizer::AnalyzerRule,
 };
 
-use super::small_steps::SmallSteps;
+use super::{given::Given, watch};
 
 /// Bytes that one call over one batch may make.
 const MAX_RESULT_BYTES: usize = 64 << 20;
@@ -31,27 +31,72 @@ const MAX_RESULT_BYTES: usize = 64 << 20;
 /// rows one batch at a time.
 const REMOVED: [&str; 6] = ["array_repeat", "list_repeat", "array_resize", "list_resize", "range", "generate_series"];
 
-/// Functions whose result grows, and how: bytes of a row from the longest text of each argument and
-/// the largest number.
-const GROWING: [(&str, Growth); 5] = [
-    ("repeat", |longest, number| longest[0].saturating_mul(number)),
-    ("lpad", |_, number| number.saturating_mul(4)),
-    ("rpad", |_, number| number.saturating_mul(4)),
-    ("replace", |longest, _| longest[0].saturating_add(1).saturating_mul(longest[2].max(1))),
-    ("regexp_replace", |longest, _| longest[0].saturating_add(1).saturating_mul(longest[2].max(1))),
+/// Bytes that a number takes as text, beside those it is given.
+const NUMBER_TEXT: usize = 40;
+
+/// Functions whose result grows, and to how many bytes of a batch.
+const GROWING: [(&str, Growth); 24] = [
+    (CONCAT, |given| given.bytes),
+    ("concat", |given| given.bytes),
+    ("concat_ws", |given| given.bytes.saturating_add(given.of[0].bytes.saturating_mul(given.count))),
+    ("overlay", |given| given.bytes),
+    ("encode", |given| given.bytes.saturating_mul(2)),
+    ("translate", |given| given.bytes.saturating_mul(4)),
+    ("repeat", |given| given.rows.saturating_mul(given.of[0].longest).saturating_mul(given.number)),
+    ("lpad", |given| given.rows.saturating_mul(given.number).saturating_mul(4)),
+    ("rpad", |given| given.rows.saturating_mul(given.number).saturating_mul(4)),
+    ("replace", replaced),
+    ("regexp_replace", replaced),
+    ("regexp_match", |given| given.of[0].bytes.saturating_mul(given.groups + 1)),
+    ("string_to_array", |given| given.bytes.saturating_mul(17)),
+    ("array_to_string", |given| {
+        let of_item = NUMBER_TEXT.saturating_add(given.of[1].longest).saturating_add(given.of[2].longest);
+        given.bytes.saturating_add((given.of[0].bytes / 4).saturating_mul(of_item))
+    }),
+    ("make_array", |given| given.bytes),
+    ("map", |given| given.bytes),
+    ("array_append", |given| given.bytes),
+    ("array_prepend", |given| given.bytes),
+    ("array_concat", |given| given.bytes),
+    ("array_union", |given| given.bytes),
+    // the shorter are filled up to the longest
+    ("arrays_zip", |given| given.bytes.saturating_mul(given.count)),
+    ("array_replace", |given| given.bytes),
+    ("array_replace_n", items_replaced),
+    ("array_replace_all", items_replaced),
 ];
 
-type Growth = fn(longest: &[usize; 4], number: usize) -> usize;
+/// The function behind `||` of texts.
+const CONCAT: &str = "textcat";
+
+type Growth = fn(&Given) -> usize;
+
+/// Each byte, and the place behind the last, may become the new text.
+fn replaced(given: &Given) -> usize {
+    given.of[0].bytes.saturating_add(given.rows).saturating_mul(given.of[2].longest.max(1))
+}
+
+/// An item takes four bytes at least, those of truths aside, which are replaced by truths.
+fn items_replaced(given: &Given) -> usize {
+    given.bytes.saturating_add((given.of[0].bytes / 4).saturating_mul(given.of[2].longest))
+}
 
 /// Takes out or bounds what could not be stopped.
 pub(super) fn bound_functions(state: &mut SessionState) -> Result<()> {
     for name in REMOVED {
         state.deregister_udf(name)?;
     }
+    let mut bounded = HashMap::new();
     for (name, growth) in GROWING {
-        let inner = state.udf(name)?;
-        state.register_udf(Arc::new(ScalarUDF::new_from_impl(Bounded { inner, name, growth })))?;
+        let inner =
+            if name == CONCAT { Arc::new(ScalarUDF::new_from_impl(TextConcat::new())) } else { state.udf(name)? };
+        let function = Arc::new(ScalarUDF::new_from_impl(Bounded { inner, growth }));
+        if name != CONCAT {
+            state.register_udf(function.clone())?;
+        }
+        bounded.insert(name, function);
     }
+    state.add_analyzer_rule(Arc::new(Bind { bounded }));
     Ok(())
 }
 
@@ -59,13 +104,12 @@ pub(super) fn bound_functions(state: &mut SessionState) -> Result<()> {
 #[derive(Debug)]
 struct Bounded {
     inner: Arc<ScalarUDF>,
-    name: &'static str,
     growth: Growth,
 }
 
 impl PartialEq for Bounded {
     fn eq(&self, other: &Self) -> bool {
-        self.name == other.name
+        self.inner == other.inner
     }
 }
 
@@ -73,13 +117,13 @@ impl Eq for Bounded {}
 
 impl std::hash::Hash for Bounded {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        self.name.hash(state);
+        self.inner.hash(state);
     }
 }
 
 impl ScalarUDFImpl for Bounded {
     fn name(&self) -> &str {
-        self.name
+        self.inner.name()
     }
 
     fn aliases(&self) -> &[String] {
@@ -94,17 +138,25 @@ impl ScalarUDFImpl for Bounded {
         self.inner.return_type(arguments)
     }
 
+    fn return_field_from_args(&self, arguments: ReturnFieldArgs<'_>) -> Result<FieldRef> {
+        self.inner.return_field_from_args(arguments)
+    }
+
     fn coerce_types(&self, arguments: &[DataType]) -> Result<Vec<DataType>> {
         self.inner.coerce_types(arguments)
     }
 
+    fn documentation(&self) -> Option<&Documentation> {
+        self.inner.documentation()
+    }
+
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let (longest, number) = sizes(&args.args)?;
-        let rows =
-            if args.args.iter().any(|arg| matches!(arg, ColumnarValue::Array(_))) { args.number_rows } else { 1 };
-        let bytes = (self.growth)(&longest, number).saturating_mul(rows);
+        // what is evaluated ahead takes long, too
+        watch::look()?;
+        let given = Given::of(&args.args, args.number_rows)?;
+        let bytes = (self.growth)(&given);
         if bytes > MAX_RESULT_BYTES {
-            let name = self.name;
+            let (name, rows) = (if self.name() == CONCAT { "||" } else { self.name() }, given.rows);
             return Err(resources_datafusion_err!(
                 "{name} could make {bytes} bytes of {rows} row(s), the limit is {MAX_RESULT_BYTES}"
             ));
@@ -113,56 +165,93 @@ impl ScalarUDFImpl for Bounded {
     }
 }
 
-/// The longest text of each of the first arguments, and the largest number among all.
-fn sizes(arguments: &[ColumnarValue]) -> Result<([usize; 4], usize)> {
-    let (mut longest, mut number) = ([0; 4], 0);
-    for (place, argument) in arguments.iter().enumerate() {
-        let array = argument.to_array(1)?;
-        if array.data_type().is_integer() {
-            let numbers = cast(&array, &DataType::Int64)?;
-            let largest = max(numbers.as_primitive::<Int64Type>()).unwrap_or(0);
-            number = number.max(usize::try_from(largest).unwrap_or(0));
-        } else if let (Some(slot), true) = (longest.get_mut(place), array.data_type().is_string()) {
-            let texts = cast(&array, &DataType::LargeUtf8)?;
-            let texts = texts.as_string::<i64>();
-            *slot = texts.offsets().windows(2).map(|ends| ends[1] - ends[0]).max().unwrap_or(0) as usize;
+/// `a || b` of texts or bytes as a function; null if either is.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct TextConcat {
+    signature: Signature,
+}
+
+impl TextConcat {
+    fn new() -> Self {
+        Self { signature: Signature::any(2, Volatility::Immutable) }
+    }
+}
+
+impl ScalarUDFImpl for TextConcat {
+    fn name(&self) -> &str {
+        CONCAT
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, arguments: &[DataType]) -> Result<DataType> {
+        match arguments {
+            [DataType::FixedSizeBinary(a), DataType::FixedSizeBinary(b)] => match a.checked_add(*b) {
+                Some(width) => Ok(DataType::FixedSizeBinary(width)),
+                None => plan_err!("|| makes more bytes of a row than there can be"),
+            },
+            [left, _] => Ok(left.clone()),
+            _ => plan_err!("|| has two sides"),
         }
     }
-    Ok((longest, number))
-}
 
-fn with_small_steps(join: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
-    let mut children: Vec<Arc<dyn ExecutionPlan>> = join.children().into_iter().cloned().collect();
-    if let Some(probe) = children.pop() {
-        children.push(Arc::new(SmallSteps { input: probe }));
+    fn return_field_from_args(&self, arguments: ReturnFieldArgs<'_>) -> Result<FieldRef> {
+        let fields = arguments.arg_fields;
+        let types: Vec<_> = fields.iter().map(|field| field.data_type().clone()).collect();
+        let nullable = fields.iter().any(|field| field.is_nullable());
+        Ok(Arc::new(Field::new(self.name(), self.return_type(&types)?, nullable)))
     }
-    join.replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let [left, right] = args.args.as_slice() else { return exec_err!("|| has two sides") };
+        let scalars = matches!((left, right), (ColumnarValue::Scalar(_), ColumnarValue::Scalar(_)));
+        let rows = if scalars { 1 } else { args.number_rows };
+        let joined: ArrayRef = concat_elements_dyn(&left.to_array(rows)?, &right.to_array(rows)?)?;
+        if scalars {
+            return Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&joined, 0)?));
+        }
+        Ok(ColumnarValue::Array(joined))
+    }
 }
 
-/// Makes operators that turn one row into many give way to others after each batch: a deadline and a
-/// cancellation are noticed only between two turns.
+/// Puts the bounded functions where a plan has others: the planner makes calls for operators and
+/// literals of arrays by itself, and `||` of texts is none.
 #[derive(Debug)]
-pub(super) struct GiveWay;
+struct Bind {
+    bounded: HashMap<&'static str, Arc<ScalarUDF>>,
+}
 
-impl PhysicalOptimizerRule for GiveWay {
-    fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
-        let wrap = |plan: Arc<dyn ExecutionPlan>| {
-            let plan = if plan.name() == "NestedLoopJoinExec" { with_small_steps(plan)? } else { plan };
-            let multiplies = plan.name().contains("Join") || matches!(plan.name(), "UnnestExec" | "RecursiveQueryExec");
-            Ok(if multiplies {
-                Transformed::yes(Arc::new(CooperativeExec::new(plan)) as Arc<dyn ExecutionPlan>)
-            } else {
-                Transformed::no(plan)
+impl AnalyzerRule for Bind {
+    fn name(&self) -> &str {
+        "bind_bounded"
+    }
+
+    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
+        let of_node = |node: LogicalPlan| {
+            let names = NamePreserver::new(&node);
+            node.map_expressions(|expr| {
+                let name = names.save(&expr);
+                let bound = expr.transform_up(|part| Ok(self.of_expr(part)))?;
+                Ok(bound.update_data(|expr| name.restore(expr)))
             })
         };
-        plan.transform_up(wrap).map(|wrapped| wrapped.data)
+        plan.transform_up_with_subqueries(of_node).map(|bound| bound.data)
     }
+}
 
-    fn name(&self) -> &'static str {
-        "give_way"
-    }
-
-    fn schema_check(&self) -> bool {
-        true
+impl Bind {
+    /// Sides have one type by now.
+    fn of_expr(&self, expr: Expr) -> Transformed<Expr> {
+        let (name, args) = match expr {
+            Expr::BinaryExpr(BinaryExpr { left, op: Operator::StringConcat, right }) => (CONCAT, vec![*left, *right]),
+            Expr::ScalarFunction(ScalarFunction { func, args }) => match self.bounded.get_key_value(func.name()) {
+                Some((name, _)) => (*name, args),
+                None => return Transformed::no(Expr::ScalarFunction(ScalarFunction { func, args })),
+            },
+            other => return Transformed::no(other),
+        };
+        Transformed::yes(Expr::ScalarFunction(ScalarFunction { func: self.bounded[name].clone(), args }))
     }
 }

@@ -1,10 +1,12 @@
 //! What a statement may be: checked on its tokens before it is parsed, and on its syntax before it
 //! is planned. A parser recurses, so 3,000 terms in a row must be refused before it sees them.
 
+use std::ops::ControlFlow;
+
 use datafusion::sql::{
     parser::{DFParser, DFParserBuilder, Statement as DfStatement},
     sqlparser::{
-        ast::{DescribeAlias, SetExpr, Statement},
+        ast::{DescribeAlias, SetExpr, Statement, visit_relations},
         dialect::PostgreSqlDialect,
         keywords::Keyword,
         tokenizer::{Token, Tokenizer},
@@ -169,8 +171,24 @@ fn explained(statement: Box<Statement>, analyze: bool) -> Statement {
     }
 }
 
+/// A table of `information_schema` that tells how the engine is set up.
+const SETTINGS: &str = "df_settings";
+
+/// Refuses a statement that would change something, or reaches for what is not of the data.
+pub(super) fn allowed(statement: &Statement) -> Result<(), SqlError> {
+    read_only(statement)?;
+    let settings = visit_relations(statement, |relation| {
+        let last = relation.0.last().and_then(|part| part.as_ident());
+        match last.is_some_and(|name| name.value.eq_ignore_ascii_case(SETTINGS)) {
+            true => ControlFlow::Break(relation.to_string()),
+            false => ControlFlow::Continue(()),
+        }
+    });
+    settings.break_value().map_or(Ok(()), |name| Err(SqlError::Syntax(format!("table '{name}' not found"))))
+}
+
 /// Refuses a statement that would change something.
-pub(super) fn read_only(statement: &Statement) -> Result<(), SqlError> {
+fn read_only(statement: &Statement) -> Result<(), SqlError> {
     let fine = match statement {
         Statement::Query(query) => only_selects(&query.body),
         Statement::Explain { statement, .. } => return read_only(statement),
@@ -236,6 +254,22 @@ mod tests {
         }
         let refused = parse(&format!("SELECT '{}'", "x".repeat(70_000)), &SqlConfig::default());
         assert!(matches!(refused, Err(SqlError::TooLong { .. })));
+    }
+
+    #[test]
+    fn settings_are_not_there() {
+        for text in [
+            "SELECT * FROM information_schema.df_settings",
+            "SELECT 1 WHERE EXISTS (SELECT 1 FROM weir.INFORMATION_SCHEMA.\"DF_SETTINGS\")",
+            "EXPLAIN SELECT * FROM information_schema.df_settings",
+            "DESCRIBE information_schema.df_settings",
+        ] {
+            let refused = parse(text, &SqlConfig::default()).and_then(|statement| allowed(&statement));
+            assert!(matches!(&refused, Err(SqlError::Syntax(why)) if why.contains("not found")), "{text}: {refused:?}");
+        }
+        assert!(
+            parse("SELECT * FROM information_schema.tables", &SqlConfig::default()).is_ok_and(|s| allowed(&s).is_ok())
+        );
     }
 
     #[test]

@@ -28,8 +28,15 @@ pub(super) struct Inspection {
 }
 
 impl Inspection {
-    pub(super) fn new(disk: Arc<dyn Disk>, orders: mpsc::Sender<Order>, quarantined: Vec<String>) -> Self {
-        Self { disk, orders, quarantined, warnings: Mutex::default(), passed: Mutex::default() }
+    /// `recovering` is what is said of a log that is still being replayed.
+    pub(super) fn new(
+        disk: Arc<dyn Disk>,
+        orders: mpsc::Sender<Order>,
+        quarantined: Vec<String>,
+        recovering: Option<String>,
+    ) -> Self {
+        let warnings = Mutex::new(recovering.into_iter().collect());
+        Self { disk, orders, quarantined, warnings, passed: Mutex::default() }
     }
 
     /// A statement reads this table: what was set aside of it is said.
@@ -37,7 +44,7 @@ impl Inspection {
         let of_table = self.quarantined.iter().filter(|name| name.split('/').next() == Some(table.name()));
         let names: Vec<&str> = of_table.map(String::as_str).collect();
         if !names.is_empty() {
-            let (count, more) = (names.len(), if names.len() > NAMED { ", …" } else { "" });
+            let (count, more) = (names.len(), if names.len() > NAMED { ", ..." } else { "" });
             let names = names[..count.min(NAMED)].join(", ");
             let files = if count == 1 { "file is" } else { "files are" };
             self.warn(format!("{count} damaged {files} under quarantine/, their rows are left out: {names}{more}"));

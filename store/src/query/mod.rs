@@ -2,9 +2,13 @@
 
 mod bounded;
 mod checked_sum;
+mod complexity;
 mod engine;
+mod expansion;
 mod footers;
 mod functions;
+mod give_way;
+mod given;
 mod guard;
 mod hot_keys;
 mod inspection;
@@ -17,14 +21,21 @@ mod provider;
 mod prune;
 mod reader;
 mod rewrite;
+mod rows;
+mod scratch;
 mod small_steps;
+mod statement;
 #[cfg(test)]
 mod tests;
 mod text_views;
 mod time_functions;
+mod turns;
 mod typed_maps;
+mod watch;
 
-pub use engine::SqlAnswer;
-pub(crate) use engine::{Described, Engine};
+pub(crate) use engine::{Engine, EngineParts};
 pub use functions::{FunctionDoc, functions};
 pub(crate) use meaning::nanos_of_text;
+pub use rows::SqlAnswer;
+pub(crate) use statement::Described;
+pub(crate) use turns::Asker;

@@ -175,7 +175,9 @@ impl TableOfView {
 
     fn partitioned(&self, file: &DataFile) -> PartitionedFile {
         let path = self.dir.join(&file.name);
-        let partitioned = PartitionedFile::new(path.to_string_lossy().into_owned(), file.bytes)
+        // what EXPLAIN shows: where the data folder is, is nobody's business
+        let shown = format!("{}/{}", self.table.name(), file.name);
+        let partitioned = PartitionedFile::new(shown, file.bytes)
             .with_statistics(Arc::new(self.file_statistics(file)))
             .with_extension(OnDisk(path));
         let cold = self.table == Table::Spans && !file.hot_in_map;

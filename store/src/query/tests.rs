@@ -16,7 +16,7 @@ use parquet::{arrow::ArrowWriter, file::properties::WriterProperties, schema::ty
 use weir_schema::{Batch, Table};
 
 use super::{footers::Footers, functions, prune::Needs};
-use crate::{Config, Store, store::tests::spans};
+use crate::{Config, SqlConfig, Store, store::tests::spans};
 
 /// A span of these tests. `route` is hot; a status that is no number has to stay in the map.
 struct Span {
@@ -431,4 +431,42 @@ async fn every_documented_function_runs_its_example() {
     }
     let time = text(&store, "SELECT ts(1700000000000000001) AS t").await;
     assert!(time.contains("2023-11-14T22:13:20.000000001"), "{time}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_tell_nothing_of_the_machine() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = with_files(dir.path(), 1).await;
+    let folder = dir.path().to_string_lossy().trim_start_matches('/').to_owned();
+    for statement in
+        ["EXPLAIN SELECT * FROM spans", "EXPLAIN ANALYZE SELECT count(*) FROM spans WHERE service = 'cart'"]
+    {
+        let plan = text(&store, statement).await;
+        assert!(plan.contains("[spans/") && !plan.contains(&folder), "{plan}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_fit_into_memory_goes_to_the_data_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let left = dir.path().join("scratch/left-by-a-kill");
+    std::fs::create_dir_all(&left).unwrap();
+    // each partition keeps 10 MB to merge with, and has more than the rest to sort
+    let partitions = std::thread::available_parallelism().map_or(2, usize::from);
+    let (memory_bytes, sorted_rows) = (partitions * (16 << 20), partitions * 500_000);
+    let sql = SqlConfig { memory_bytes, ..SqlConfig::default() };
+    let store = Store::open(Config { dir: dir.path().to_owned(), sql, ..Config::default() }).await.unwrap();
+    assert!(!left.exists());
+    let folders: Vec<_> = std::fs::read_dir(dir.path().join("scratch")).unwrap().map(|f| f.unwrap().path()).collect();
+    assert_eq!(folders.len(), 1, "{folders:?}");
+    let sorted = format!("SELECT value, value % 7 AS m FROM generate_series(1, {sorted_rows}) ORDER BY m, value DESC");
+    let mut answer = store.sql(&sorted, None).await.unwrap();
+    let mut spilled = 0;
+    let mut rows = 0;
+    while let Some(batch) = answer.stream.try_next().await.unwrap_or_else(|error| panic!("{error}")) {
+        rows += batch.num_rows();
+        spilled = spilled.max(std::fs::read_dir(&folders[0]).unwrap().count());
+    }
+    assert_eq!(rows, sorted_rows);
+    assert!(spilled > 0, "it went to files");
 }

@@ -227,6 +227,10 @@ impl Disk for KillingDisk {
         self.inner.lock_file(path)
     }
 
+    fn scratch_dir(&self, dir: &Path) -> io::Result<Option<PathBuf>> {
+        self.inner.scratch_dir(dir)
+    }
+
     fn free_bytes(&self, dir: &Path) -> io::Result<u64> {
         self.inner.free_bytes(dir)
     }

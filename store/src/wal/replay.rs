@@ -110,6 +110,17 @@ impl Replay {
         (self.shared.done_bytes.load(Relaxed), self.shared.total_bytes)
     }
 
+    /// What answers say while it goes on.
+    pub(crate) fn warning(&self) -> Option<String> {
+        let (done, all) = self.progress();
+        let text = format!(
+            "the log is being replayed after the start ({} of {} MiB): rows that were stored before it may be missing",
+            done >> 20,
+            all.div_ceil(1 << 20)
+        );
+        (!self.is_over()).then_some(text)
+    }
+
     /// Records that were set aside.
     pub(crate) fn damaged(&self) -> u64 {
         self.shared.damaged.load(Relaxed)

@@ -22,7 +22,9 @@ use std::sync::Arc;
 use askama::Template;
 use axum::{
     Router,
+    extract::{Request, State},
     http::StatusCode,
+    middleware::{self, Next},
     response::{Html, IntoResponse, Response},
     routing::get,
 };
@@ -42,6 +44,21 @@ pub(crate) const NAVIGATION: [(&str, &str); 8] = [
     ("/policy", "Policy"),
     ("/alerts", "Alerts"),
 ];
+
+tokio::task_local! {
+    /// What the page that is made lacks while the log is still being replayed.
+    static RECOVERING: Option<String>;
+}
+
+/// What the page that is made lacks, for its template.
+pub(crate) fn recovering() -> Option<String> {
+    RECOVERING.try_with(Option::clone).ok().flatten()
+}
+
+/// Makes a page that says what it lacks.
+async fn said(State(deps): State<Deps>, request: Request, next: Next) -> Response {
+    RECOVERING.scope(deps.store.recovering(), next.run(request)).await
+}
 
 /// What the pages share.
 #[derive(Clone)]
@@ -64,6 +81,7 @@ pub(crate) fn router(deps: Deps) -> Router {
         .route("/alerts", get(alerts::page))
         .route("/static/{*path}", get(assets::asset))
         .fallback(async || page_error(StatusCode::NOT_FOUND, "There is no such page", ""))
+        .layer(middleware::from_fn_with_state(deps.clone(), said))
         .with_state(Pages { deps, layouts: Arc::default() })
 }
 

@@ -143,7 +143,7 @@ fn cells(row: &Value, columns: &[Column]) -> Vec<Cell> {
 async fn tables(deps: &Deps) -> Vec<TableView> {
     let mut tables = Vec::new();
     for table in deps.store.status().tables {
-        let Ok(answer) = deps.store.sql(&format!("SELECT * FROM {} LIMIT 0", table.name), None).await else { continue };
+        let Ok(answer) = deps.store.ask(&format!("SELECT * FROM {} LIMIT 0", table.name), None).await else { continue };
         let columns = answer.schema.fields().iter().map(|f| (f.name().clone(), kind(f.data_type()))).collect();
         tables.push(TableView { name: table.name.to_string(), columns });
     }
