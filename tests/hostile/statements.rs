@@ -250,6 +250,8 @@ fn grown() -> Vec<String> {
         ("SELECT s || s AS s FROM @", 28),
         ("SELECT s || s AS s FROM @ WHERE s <> s || s", 28),
         ("SELECT struct(s, s) AS s FROM @", 20),
+        ("SELECT struct(s, s) AS s FROM @", 40),
+        ("SELECT s FROM (SELECT {'a': s, 'b': s} AS s FROM @) x", 40),
         ("SELECT [s, s] AS s FROM @", 20),
     ];
     let mut all: Vec<_> =

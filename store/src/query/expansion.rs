@@ -4,7 +4,9 @@
 
 use std::{collections::HashMap, ops::ControlFlow};
 
-use datafusion::sql::sqlparser::ast::{Expr, GroupByExpr, ObjectName, Query, Select, Statement, Visit, Visitor};
+use datafusion::sql::sqlparser::ast::{
+    Expr, GroupByExpr, ObjectName, Query, Select, SelectItem, Statement, Visit, Visitor, visit_expressions,
+};
 
 use crate::error::SqlError;
 
@@ -13,6 +15,13 @@ const MAX_PARTS: usize = 500;
 
 /// Sets that a GROUP BY may come to: those of CUBE double with each expression.
 const MAX_GROUPING_SETS: usize = 4_096;
+
+/// Fields that a column of structs may come to: the type of one made of two of another has twice as many, and is walked whenever
+/// something is planned.
+const MAX_FIELDS: usize = 4_096;
+
+/// Functions that make a struct of their arguments.
+const STRUCTS: [&str; 4] = ["struct", "named_struct", "row", "map"];
 
 /// Refuses a statement that comes to too much.
 pub(super) fn check(statement: &Statement) -> Result<(), SqlError> {
@@ -34,11 +43,25 @@ struct Parts {
 struct Level {
     /// What it comes to so far.
     parts: usize,
+    /// Fields of its widest column.
+    fields: usize,
+    /// Fields of the widest column that each SELECT under way reads.
+    selects: Vec<usize>,
     /// Names of its WITH that are still to come: their queries are visited first, in order.
     unread: Vec<String>,
     /// Names of its WITH, and what each comes to.
-    named: HashMap<String, usize>,
+    named: HashMap<String, Named>,
 }
+
+/// What a name stands for.
+#[derive(Clone, Copy)]
+struct Named {
+    parts: usize,
+    fields: usize,
+}
+
+/// A table.
+const TABLE: Named = Named { parts: 1, fields: 1 };
 
 impl Parts {
     fn add(&mut self, parts: usize) -> ControlFlow<SqlError> {
@@ -48,10 +71,17 @@ impl Parts {
     }
 
     /// What a name comes to: the innermost that is known, a table else.
-    fn of(&self, relation: &ObjectName) -> usize {
-        let [only] = relation.0.as_slice() else { return 1 };
+    fn of(&self, relation: &ObjectName) -> Named {
+        let [only] = relation.0.as_slice() else { return TABLE };
         let name = only.as_ident().map(|name| name.value.to_lowercase()).unwrap_or_default();
-        self.queries.iter().rev().find_map(|level| level.named.get(&name)).copied().unwrap_or(1)
+        self.queries.iter().rev().find_map(|level| level.named.get(&name)).copied().unwrap_or(TABLE)
+    }
+
+    /// What the innermost SELECT reads has columns of so many fields.
+    fn read(&mut self, fields: usize) {
+        if let Some(select) = self.queries.last_mut().and_then(|level| level.selects.last_mut()) {
+            *select = fields.max(*select);
+        }
     }
 }
 
@@ -70,16 +100,19 @@ impl Visitor for Parts {
     }
 
     fn post_visit_query(&mut self, _: &Query) -> ControlFlow<SqlError> {
-        let parts = self.queries.pop().map_or(0, |level| level.parts);
+        let (parts, fields) = self.queries.pop().map_or((0, 1), |level| (level.parts, level.fields.max(1)));
         let Some(around) = self.queries.last_mut() else { return ControlFlow::Continue(()) };
         match around.unread.pop() {
             Some(name) => {
                 // names that differ in the case of letters only count as the larger
-                let named = around.named.entry(name).or_default();
-                *named = parts.max(*named);
+                let named = around.named.entry(name).or_insert(TABLE);
+                *named = Named { parts: parts.max(named.parts), fields: fields.max(named.fields) };
                 ControlFlow::Continue(())
             }
-            None => self.add(parts),
+            None => {
+                self.read(fields);
+                self.add(parts)
+            }
         }
     }
 
@@ -88,11 +121,50 @@ impl Visitor for Parts {
             let sets = by.iter().map(grouping_sets).fold(1, usize::saturating_mul);
             bounded(sets, "sets to group by", MAX_GROUPING_SETS)?;
         }
+        if let Some(level) = self.queries.last_mut() {
+            level.selects.push(1);
+        }
         self.add(1)
     }
 
+    fn post_visit_select(&mut self, select: &Select) -> ControlFlow<SqlError> {
+        let Some(level) = self.queries.last_mut() else { return ControlFlow::Continue(()) };
+        let read = level.selects.pop().unwrap_or(1);
+        let made = select.projection.iter().map(columns_in_structs).max().unwrap_or(0).max(1);
+        level.fields = level.fields.max(read.saturating_mul(made));
+        bounded(level.fields, "fields in a column, names of WITH put in", MAX_FIELDS)
+    }
+
     fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<SqlError> {
-        self.add(self.of(relation))
+        let named = self.of(relation);
+        self.read(named.fields);
+        self.add(named.parts)
+    }
+}
+
+/// Columns that a part of an answer puts into structs.
+fn columns_in_structs(item: &SelectItem) -> usize {
+    let mut columns = 0;
+    let _: ControlFlow<()> = visit_expressions(item, |expr| {
+        if makes_a_struct(expr) {
+            let _: ControlFlow<()> = visit_expressions(expr, |inner| {
+                columns += usize::from(matches!(inner, Expr::Identifier(_) | Expr::CompoundIdentifier(_)));
+                ControlFlow::Continue(())
+            });
+        }
+        ControlFlow::Continue(())
+    });
+    columns
+}
+
+fn makes_a_struct(expr: &Expr) -> bool {
+    match expr {
+        Expr::Struct { .. } | Expr::Tuple(_) | Expr::Dictionary(_) | Expr::Map(_) => true,
+        Expr::Function(function) => {
+            let name = function.name.to_string().to_lowercase();
+            STRUCTS.contains(&name.as_str())
+        }
+        _ => false,
     }
 }
 
@@ -131,6 +203,23 @@ mod tests {
             (chain("SELECT service FROM @ WHERE service IN (SELECT service FROM @)", 20), false),
             (chain("SELECT (SELECT max(service) FROM @) AS service FROM @", 20), false),
             (chain("SELECT service FROM @", 100), true),
+            (chain("SELECT struct(service, service) AS service FROM @", 12), true),
+            (chain("SELECT struct(service, service) AS service FROM @", 13), false),
+            (
+                chain(
+                    "SELECT named_struct('a', upper(@.service), 'b', (service, 1)) AS service FROM @ WHERE 1 = 1",
+                    40,
+                ),
+                false,
+            ),
+            (chain("SELECT service FROM (SELECT (service, service) AS service FROM @) x", 40), false),
+            (
+                format!(
+                    "SELECT struct(kind, kind) FROM spans{}",
+                    " UNION ALL SELECT struct(kind, kind) FROM spans".repeat(99)
+                ),
+                true,
+            ),
             ("WITH a AS (SELECT 1), b AS (WITH a AS (SELECT 2) SELECT * FROM a) SELECT * FROM a, b".into(), true),
             (format!("EXPLAIN {}", chain("SELECT * FROM @ UNION ALL SELECT * FROM @", 18)), false),
             ("WITH RECURSIVE r AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM r) SELECT * FROM r".into(), true),
