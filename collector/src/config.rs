@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 pub struct Config {
     /// Largest request, inflated, in bytes. 4 MiB: the limit OpenTelemetry's exporters expect.
     pub max_body_bytes: usize,
-    /// Bytes of all requests between arrival and ack, as sent, inflated and decoded; the next one is told to come back.
-    /// 256 MiB: more than a second of what two cores store.
+    /// Bytes of all requests between arrival and ack, as sent, inflated and decoded; the next one waits unread. 64 MiB: half a second of
+    /// what two cores store; more that is read ahead only pushes the rest out of the caches.
     pub max_in_flight_bytes: usize,
     /// Connections of both doors; one more is closed at once. 2,048 times 128 KiB that may have come and are not yet counted: as much again as requests may hold.
     pub max_connections: usize,
@@ -26,7 +26,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             max_body_bytes: 4 << 20,
-            max_in_flight_bytes: 256 << 20,
+            max_in_flight_bytes: 64 << 20,
             max_connections: 2_048,
             max_streams_per_connection: 128,
             max_wait_ms: 5_000,
