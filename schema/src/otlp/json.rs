@@ -110,7 +110,8 @@ mod tests {
 
     #[test]
     fn numbers_that_json_has_not_are_read_and_cost_nothing_else() {
-        let cases: [(&str, fn(&Any) -> bool); 7] = [
+        type Expected = fn(&Any) -> bool;
+        let cases: [(&str, Expected); 7] = [
             (r#"{"doubleValue":"NaN"}"#, |v| matches!(v, Any::DoubleValue(d) if d.is_nan())),
             (r#"{"doubleValue":"Infinity"}"#, |v| *v == Any::DoubleValue(f64::INFINITY)),
             (r#"{"doubleValue":"-Infinity"}"#, |v| *v == Any::DoubleValue(f64::NEG_INFINITY)),

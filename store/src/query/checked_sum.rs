@@ -161,7 +161,7 @@ impl<T: Whole> Accumulator for Total<T> {
 
     fn evaluate(&mut self) -> Result<ScalarValue> {
         let sum = if self.count == 0 { None } else { Some(fit::<T>(self.sum)?) };
-        Ok(ScalarValue::new_primitive::<T>(sum, &T::DATA_TYPE)?)
+        ScalarValue::new_primitive::<T>(sum, &T::DATA_TYPE)
     }
 
     fn state(&mut self) -> Result<Vec<ScalarValue>> {

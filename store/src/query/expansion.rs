@@ -216,7 +216,7 @@ mod tests {
             (
                 format!(
                     "SELECT struct(kind, kind) FROM spans{}",
-                    " UNION ALL SELECT struct(kind, kind) FROM spans".repeat(99)
+                    " UNION ALL SELECT struct(kind, kind) FROM spans".repeat(40)
                 ),
                 true,
             ),
