@@ -171,6 +171,13 @@ fn spans() -> Vec<Column> {
             "http.request.resend_count",
             "how often the proxy sent it again; elsewhere, which repeat it is",
         ),
+        optional("scope_attributes", attribute_map(), "attributes of the instrumentation scope"),
+        optional("scope_attribute_types", Utf8, "the type of each value of scope_attributes"),
+        optional("schema_url", Utf8, "schema that the scope's names follow, else the resource's"),
+        optional("flags", Int64, "W3C trace flags, and bits 8 and 9: whether the parent was remote; null = 0"),
+        optional("dropped_attributes_count", Int64, "attributes the sender left out; null = 0"),
+        optional("dropped_events_count", Int64, "events the sender left out; null = 0"),
+        optional("dropped_links_count", Int64, "links the sender left out; null = 0"),
     ]
 }
 
@@ -194,6 +201,12 @@ fn logs() -> Vec<Column> {
         optional("resource_attributes", attribute_map(), "attributes of the resource"),
         optional("resource_attribute_types", Utf8, "the type of each value of resource_attributes"),
         required("received_unix_nano", Int64, "when the collector took it"),
+        optional("scope_version", Utf8, "instrumentation scope's version"),
+        optional("scope_attributes", attribute_map(), "attributes of the instrumentation scope"),
+        optional("scope_attribute_types", Utf8, "the type of each value of scope_attributes"),
+        optional("schema_url", Utf8, "schema that the scope's names follow, else the resource's"),
+        optional("flags", Int64, "W3C trace flags; null = 0"),
+        optional("dropped_attributes_count", Int64, "attributes the sender left out; null = 0"),
     ]
 }
 
@@ -230,6 +243,11 @@ fn metrics() -> Vec<Column> {
         required("received_unix_nano", Int64, "when the collector took it"),
         optional("scope_name", Utf8, "instrumentation scope"),
         optional("zero_threshold", Float64, "widest value that counts as zero in an exponential histogram"),
+        optional("scope_version", Utf8, "instrumentation scope's version"),
+        optional("scope_attributes", attribute_map(), "attributes of the instrumentation scope"),
+        optional("scope_attribute_types", Utf8, "the type of each value of scope_attributes"),
+        optional("schema_url", Utf8, "schema that the scope's names follow, else the resource's"),
+        optional("flags", Int64, "1: the point says that there is no value; null = 0"),
     ]
 }
 

@@ -13,6 +13,7 @@ mod json;
 mod logs;
 mod metrics;
 mod rows;
+mod scope;
 mod source;
 mod traces;
 mod value;
@@ -26,7 +27,7 @@ pub(crate) use value::{Attribute, Value, nested};
 pub use wire::Malformed;
 
 /// Grows when the same bytes would give other rows: a log says which codec it was acked under.
-pub const CODEC_VERSION: u16 = 2;
+pub const CODEC_VERSION: u16 = 3;
 
 /// The service of a resource that names none.
 pub const UNKNOWN_SERVICE: &str = "unknown_service";
@@ -90,17 +91,6 @@ pub fn decode(
 enum Check {
     ByColumn,
     ByRecord,
-}
-
-/// The name of an `InstrumentationScope`.
-fn scope_name(message: &[u8]) -> Result<&str, Malformed> {
-    let (mut name, mut fields) = ("", wire::Fields::of(message));
-    while let Some(field) = fields.next()? {
-        if field.number == 1 {
-            name = field.text("name")?;
-        }
-    }
-    Ok(name)
 }
 
 /// OTLP times are unsigned; a time past the year 2262 is clamped rather than wrapped.

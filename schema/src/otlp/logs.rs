@@ -3,6 +3,7 @@
 use super::{
     Check, Decoded, nanos,
     rows::{Rows, places},
+    scope::{Scope, ScopePlaces},
     source::{Source, SourcePlaces},
     value::{Attribute, Value, check_all},
     wire::{Fields, Malformed},
@@ -12,7 +13,8 @@ use crate::{Table, UnixNanos};
 places!(Places of Table::Logs =>
     time_unix_nano, observed_unix_nano, service, instance, trace_id, span_id, severity_number, severity, body,
     body_type, event_name, scope_name, attributes, attribute_types, resource_attributes, resource_attribute_types,
-    received_unix_nano,
+    received_unix_nano, scope_version, scope_attributes, scope_attribute_types, schema_url, flags,
+    dropped_attributes_count,
 );
 
 /// Reads an `ExportLogsServiceRequest`.
@@ -55,24 +57,27 @@ struct LogRecord<'a> {
     trace_id: &'a [u8],
     span_id: &'a [u8],
     event_name: &'a str,
+    flags: u32,
+    dropped_attributes: u32,
 }
 
 impl<'a> Writer<'a> {
     fn resource_logs(&mut self, message: &'a [u8]) -> Result<(), Malformed> {
         // the resource may stand behind the records it belongs to
-        let (mut resource, mut scopes): (&[u8], _) = (&[], Vec::new());
+        let (mut resource, mut scopes, mut schema_url): (&[u8], _, _) = (&[], Vec::new(), "");
         let mut fields = Fields::of(message);
         while let Some(field) = fields.next()? {
             match field.number {
                 1 => resource = field.bytes("resource")?,
                 2 => scopes.push(field.bytes("scope_logs")?),
+                3 => schema_url = field.text("schema_url")?,
                 _ => {}
             }
         }
         if scopes.is_empty() && resource.is_empty() {
             return Ok(());
         }
-        let source = Source::read(resource).map_err(|e| e.field("resource"))?;
+        let source = Source::read(resource, schema_url).map_err(|e| e.field("resource"))?;
         for (place, scope_logs) in scopes.into_iter().enumerate() {
             self.scope_logs(&source, scope_logs).map_err(|e| e.item("scope_logs", place))?;
         }
@@ -80,13 +85,7 @@ impl<'a> Writer<'a> {
     }
 
     fn scope_logs(&mut self, source: &Source<'a>, message: &'a [u8]) -> Result<(), Malformed> {
-        let mut scope_name = "";
-        let mut fields = Fields::of(message);
-        while let Some(field) = fields.next()? {
-            if field.number == 1 {
-                scope_name = super::scope_name(field.bytes("scope")?).map_err(|e| e.field("scope"))?;
-            }
-        }
+        let scope = Scope::of(message)?;
         let first = self.rows.len();
         let (mut fields, mut place) = (Fields::of(message), 0);
         while let Some(field) = fields.next()? {
@@ -104,7 +103,7 @@ impl<'a> Writer<'a> {
         if rows.len() == first {
             return Ok(());
         }
-        rows.text_from(at.scope_name, first, Some(scope_name.as_bytes()).filter(|name| !name.is_empty()));
+        scope.write(rows, at.scope(), first, source)?;
         rows.long_from(at.received_unix_nano, first, *received_unix_nano);
         source.write(rows, at.source(), first)
     }
@@ -129,12 +128,24 @@ impl<'a> Writer<'a> {
             rows.text(at.body_type, &[letter]);
         }
         rows.maybe_text(at.event_name, record.event_name.as_bytes());
+        rows.maybe_count(at.flags, record.flags);
+        rows.maybe_count(at.dropped_attributes_count, record.dropped_attributes);
         rows.attributes(at.attributes, at.attribute_types, record.attributes.iter().copied())?;
         rows.end_row()
     }
 }
 
 impl Places {
+    fn scope(self) -> ScopePlaces {
+        ScopePlaces {
+            name: self.scope_name,
+            version: self.scope_version,
+            attributes: self.scope_attributes,
+            attribute_types: self.scope_attribute_types,
+            schema_url: self.schema_url,
+        }
+    }
+
     fn source(self) -> SourcePlaces {
         SourcePlaces {
             service: self.service,
@@ -162,6 +173,8 @@ impl<'a> LogRecord<'a> {
                     self.body = Some(Value::of(field, "body")?);
                 }
                 6 => Attribute::push(field, "attributes", &mut self.attributes)?,
+                7 => self.dropped_attributes = field.uint32("dropped_attributes_count")?,
+                8 => self.flags = field.fixed32("flags")?,
                 9 => self.trace_id = field.bytes("trace_id")?,
                 10 => self.span_id = field.bytes("span_id")?,
                 11 => self.observed = field.fixed64("observed_time_unix_nano")?,

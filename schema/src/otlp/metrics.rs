@@ -5,6 +5,7 @@ use serde_json::json;
 use super::{
     Check, Decoded, nanos,
     rows::{Rows, places},
+    scope::{Scope, ScopePlaces},
     source::{Source, SourcePlaces},
     value::{Attribute, check_all, push_item},
     wire::{Field, Fields, Malformed},
@@ -15,7 +16,8 @@ places!(Places of Table::Metrics =>
     time_unix_nano, start_unix_nano, service, instance, name, unit, description, kind, temporality, monotonic, value,
     value_int, count, min, max, bounds, bucket_counts, scale, zero_count, positive_offset, negative_offset,
     negative_bucket_counts, exemplars, attributes, attribute_types, resource_attributes, resource_attribute_types,
-    received_unix_nano, scope_name, zero_threshold,
+    received_unix_nano, scope_name, zero_threshold, scope_version, scope_attributes, scope_attribute_types, schema_url,
+    flags,
 );
 
 /// Reads an `ExportMetricsServiceRequest`.
@@ -79,6 +81,7 @@ struct Point<'a> {
     scale: Option<i32>,
     zero_count: Option<u64>,
     zero_threshold: Option<f64>,
+    flags: u32,
     bounds: Vec<f64>,
     positive: Option<Buckets>,
     negative: Option<Buckets>,
@@ -96,19 +99,20 @@ struct Buckets {
 impl<'a> Writer<'a> {
     fn resource_metrics(&mut self, message: &'a [u8]) -> Result<(), Malformed> {
         // the resource may stand behind the metrics it belongs to
-        let (mut resource, mut scopes): (&[u8], _) = (&[], Vec::new());
+        let (mut resource, mut scopes, mut schema_url): (&[u8], _, _) = (&[], Vec::new(), "");
         let mut fields = Fields::of(message);
         while let Some(field) = fields.next()? {
             match field.number {
                 1 => resource = field.bytes("resource")?,
                 2 => scopes.push(field.bytes("scope_metrics")?),
+                3 => schema_url = field.text("schema_url")?,
                 _ => {}
             }
         }
         if scopes.is_empty() && resource.is_empty() {
             return Ok(());
         }
-        let source = Source::read(resource).map_err(|e| e.field("resource"))?;
+        let source = Source::read(resource, schema_url).map_err(|e| e.field("resource"))?;
         for (place, scope_metrics) in scopes.into_iter().enumerate() {
             self.scope_metrics(&source, scope_metrics).map_err(|e| e.item("scope_metrics", place))?;
         }
@@ -116,13 +120,7 @@ impl<'a> Writer<'a> {
     }
 
     fn scope_metrics(&mut self, source: &Source<'a>, message: &'a [u8]) -> Result<(), Malformed> {
-        let mut scope_name = "";
-        let mut fields = Fields::of(message);
-        while let Some(field) = fields.next()? {
-            if field.number == 1 {
-                scope_name = super::scope_name(field.bytes("scope")?).map_err(|e| e.field("scope"))?;
-            }
-        }
+        let scope = Scope::of(message)?;
         let first = self.rows.len();
         let (mut fields, mut place) = (Fields::of(message), 0);
         while let Some(field) = fields.next()? {
@@ -135,7 +133,7 @@ impl<'a> Writer<'a> {
         if rows.len() == first {
             return Ok(());
         }
-        rows.text_from(at.scope_name, first, non_empty(scope_name));
+        scope.write(rows, at.scope(), first, source)?;
         rows.long_from(at.received_unix_nano, first, *received_unix_nano);
         source.write(rows, at.source(), first)
     }
@@ -203,6 +201,16 @@ impl<'a> Writer<'a> {
 }
 
 impl Places {
+    fn scope(self) -> ScopePlaces {
+        ScopePlaces {
+            name: self.scope_name,
+            version: self.scope_version,
+            attributes: self.scope_attributes,
+            attribute_types: self.scope_attribute_types,
+            schema_url: self.schema_url,
+        }
+    }
+
     fn source(self) -> SourcePlaces {
         SourcePlaces {
             service: self.service,
@@ -278,6 +286,7 @@ impl<'a> Point<'a> {
                 (self.value, self.value_int) = (Some(exact as f64), Some(exact));
             }
             7 => Attribute::push(field, "attributes", &mut self.attributes)?,
+            8 => self.flags = field.uint32("flags")?,
             _ => {}
         }
         Ok(())
@@ -294,6 +303,7 @@ impl<'a> Point<'a> {
             7 => field.fixed64s("explicit_bounds", |bound| self.bounds.push(f64::from_bits(bound)))?,
             8 => push_item(field, "exemplars", &mut self.exemplars)?,
             9 => Attribute::push(field, "attributes", &mut self.attributes)?,
+            10 => self.flags = field.uint32("flags")?,
             11 => self.min = Some(field.double("min")?),
             12 => self.max = Some(field.double("max")?),
             _ => {}
@@ -310,6 +320,7 @@ impl<'a> Point<'a> {
             7 => self.zero_count = Some(field.fixed64("zero_count")?),
             8 => self.positive = Some(Buckets::read(field.bytes("positive")?).map_err(|e| e.field("positive"))?),
             9 => self.negative = Some(Buckets::read(field.bytes("negative")?).map_err(|e| e.field("negative"))?),
+            10 => self.flags = field.uint32("flags")?,
             11 => push_item(field, "exemplars", &mut self.exemplars)?,
             12 => self.min = Some(field.double("min")?),
             13 => self.max = Some(field.double("max")?),
@@ -330,6 +341,7 @@ impl<'a> Point<'a> {
                 self.positive.get_or_insert_default().counts.push(value);
             }
             7 => Attribute::push(field, "attributes", &mut self.attributes)?,
+            8 => self.flags = field.uint32("flags")?,
             _ => {}
         }
         Ok(())
@@ -346,6 +358,7 @@ impl<'a> Point<'a> {
         let doubles =
             [(at.value, self.value), (at.min, self.min), (at.max, self.max), (at.zero_threshold, self.zero_threshold)];
         doubles.into_iter().filter_map(|(place, value)| Some((place, value?))).for_each(|(p, v)| rows.double(p, v));
+        rows.maybe_count(at.flags, self.flags);
         if let Some(scale) = self.scale {
             rows.int(at.scale, scale);
         }

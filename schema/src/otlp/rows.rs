@@ -234,6 +234,14 @@ impl Rows {
         }
     }
 
+    /// A count or flags, of which zero says nothing.
+    #[inline]
+    pub(super) fn maybe_count(&mut self, place: usize, value: u32) {
+        if value > 0 {
+            self.long(place, i64::from(value));
+        }
+    }
+
     #[inline]
     pub(super) fn int(&mut self, place: usize, value: i32) {
         match self.column(place) {

@@ -17,6 +17,8 @@ pub(super) struct Source<'a> {
     instance: Option<&'a [u8]>,
     map: Maps,
     letters: Letters,
+    /// The schema its attributes follow; empty when it names none.
+    pub(super) schema_url: &'a [u8],
 }
 
 /// Where the columns of a source stand in a table.
@@ -30,7 +32,7 @@ pub(super) struct SourcePlaces {
 
 impl<'a> Source<'a> {
     /// Reads a `Resource`; an absent one has no bytes.
-    pub(super) fn read(resource: &'a [u8]) -> Result<Self, Malformed> {
+    pub(super) fn read(resource: &'a [u8], schema_url: &'a str) -> Result<Self, Malformed> {
         let (mut fields, mut attributes) = (Fields::of(resource), Vec::new());
         while let Some(field) = fields.next()? {
             if field.number == 1 {
@@ -44,6 +46,7 @@ impl<'a> Source<'a> {
             instance: text(&attributes, "service.instance.id"),
             map,
             letters,
+            schema_url: schema_url.as_bytes(),
         })
     }
 

@@ -3,6 +3,7 @@
 use super::{
     Check, Decoded, nanos,
     rows::{Rows, hot_place, is_unset, places},
+    scope::{Scope, ScopePlaces},
     source::{Source, SourcePlaces},
     value::{Attribute, Value, check_all, push_item},
     wire::{Fields, Malformed},
@@ -13,7 +14,8 @@ places!(Places of Table::Spans =>
     trace_id, span_id, parent_span_id, trace_state, start_unix_nano, duration_ns, service, instance, operation, kind,
     status, status_message, scope_name, scope_version, http_request_method, url_path, http_response_status_code,
     db_system, db_operation, server_address, time_to_first_token_ns, attributes, attribute_types, resource_attributes,
-    resource_attribute_types, events, links, sample_weight, received_unix_nano,
+    resource_attribute_types, events, links, sample_weight, received_unix_nano, scope_attributes, scope_attribute_types,
+    schema_url, flags, dropped_attributes_count, dropped_events_count, dropped_links_count,
 );
 
 /// Reads an `ExportTraceServiceRequest`.
@@ -72,34 +74,32 @@ struct Span<'a> {
     end: u64,
     status_code: i32,
     status_message: &'a str,
+    flags: u32,
+    dropped_attributes: u32,
+    dropped_events: u32,
+    dropped_links: u32,
     attributes: Vec<Attribute<'a>>,
     events: Vec<&'a [u8]>,
     links: Vec<&'a [u8]>,
 }
 
-/// An instrumentation scope.
-#[derive(Clone, Copy, Default)]
-struct Scope<'a> {
-    name: &'a str,
-    version: &'a str,
-}
-
 impl<'a> Writer<'a> {
     fn resource_spans(&mut self, message: &'a [u8], r: usize) -> Result<(), Malformed> {
         // the resource may stand behind the spans it belongs to
-        let (mut resource, mut scopes): (&[u8], _) = (&[], Vec::new());
+        let (mut resource, mut scopes, mut schema_url): (&[u8], _, _) = (&[], Vec::new(), "");
         let mut fields = Fields::of(message);
         while let Some(field) = fields.next()? {
             match field.number {
                 1 => resource = field.bytes("resource")?,
                 2 => scopes.push(field.bytes("scope_spans")?),
+                3 => schema_url = field.text("schema_url")?,
                 _ => {}
             }
         }
         if scopes.is_empty() && resource.is_empty() {
             return Ok(());
         }
-        let source = Source::read(resource).map_err(|e| e.field("resource"))?;
+        let source = Source::read(resource, schema_url).map_err(|e| e.field("resource"))?;
         for (s, scope_spans) in scopes.into_iter().enumerate() {
             self.scope_spans(&source, scope_spans, (r, s)).map_err(|e| e.item("scope_spans", s))?;
         }
@@ -107,17 +107,9 @@ impl<'a> Writer<'a> {
     }
 
     fn scope_spans(&mut self, source: &Source<'a>, message: &'a [u8], (r, s): (usize, usize)) -> Result<(), Malformed> {
-        let (mut scope, mut count) = (Scope::default(), 0);
-        let mut fields = Fields::of(message);
-        while let Some(field) = fields.next()? {
-            match field.number {
-                1 => scope = Scope::read(field.bytes("scope")?).map_err(|e| e.field("scope"))?,
-                2 => count += 1,
-                _ => {}
-            }
-        }
+        let scope = Scope::of(message)?;
         let first = self.rows.len();
-        self.rows.reserve(count, &self.at.of_every_span());
+        self.rows.reserve(scope.items, &self.at.of_every_span());
         let (mut fields, mut n) = (Fields::of(message), 0);
         while let Some(field) = fields.next()? {
             if field.number != 2 {
@@ -139,8 +131,7 @@ impl<'a> Writer<'a> {
         if rows.len() == first {
             return Ok(());
         }
-        rows.text_from(at.scope_name, first, scope.name());
-        rows.text_from(at.scope_version, first, scope.version());
+        scope.write(rows, at.scope(), first, source)?;
         rows.long_from(at.received_unix_nano, first, *received_unix_nano);
         source.write(rows, at.source(), first)
     }
@@ -161,6 +152,10 @@ impl<'a> Writer<'a> {
         rows.maybe_text(at.status_message, span.status_message.as_bytes());
         rows.events(at.events, &span.events)?;
         rows.links(at.links, &span.links)?;
+        rows.maybe_count(at.flags, span.flags);
+        rows.maybe_count(at.dropped_attributes_count, span.dropped_attributes);
+        rows.maybe_count(at.dropped_events_count, span.dropped_events);
+        rows.maybe_count(at.dropped_links_count, span.dropped_links);
         if !span.trace_state.is_empty() {
             rows.text(at.trace_state, span.trace_state.as_bytes());
             if let Some(weight) = sample_weight(span.trace_state) {
@@ -255,6 +250,16 @@ impl Places {
         }
     }
 
+    fn scope(self) -> ScopePlaces {
+        ScopePlaces {
+            name: self.scope_name,
+            version: self.scope_version,
+            attributes: self.scope_attributes,
+            attribute_types: self.scope_attribute_types,
+            schema_url: self.schema_url,
+        }
+    }
+
     fn source(self) -> SourcePlaces {
         SourcePlaces {
             service: self.service,
@@ -262,28 +267,6 @@ impl Places {
             resource_attributes: self.resource_attributes,
             resource_attribute_types: self.resource_attribute_types,
         }
-    }
-}
-
-impl<'a> Scope<'a> {
-    fn name(&self) -> Option<&'a [u8]> {
-        Some(self.name.as_bytes()).filter(|name| !name.is_empty())
-    }
-
-    fn version(&self) -> Option<&'a [u8]> {
-        Some(self.version.as_bytes()).filter(|version| !version.is_empty())
-    }
-
-    fn read(message: &'a [u8]) -> Result<Self, Malformed> {
-        let (mut scope, mut fields) = (Self::default(), Fields::of(message));
-        while let Some(field) = fields.next()? {
-            match field.number {
-                1 => scope.name = field.text("name")?,
-                2 => scope.version = field.text("version")?,
-                _ => {}
-            }
-        }
-        Ok(scope)
     }
 }
 
@@ -314,9 +297,13 @@ impl<'a> Span<'a> {
                 7 => self.start = field.fixed64("start_time_unix_nano")?,
                 8 => self.end = field.fixed64("end_time_unix_nano")?,
                 9 => Attribute::push(field, "attributes", &mut self.attributes)?,
+                10 => self.dropped_attributes = field.uint32("dropped_attributes_count")?,
                 11 => push_item(field, "events", &mut self.events)?,
+                12 => self.dropped_events = field.uint32("dropped_events_count")?,
                 13 => push_item(field, "links", &mut self.links)?,
+                14 => self.dropped_links = field.uint32("dropped_links_count")?,
                 15 => self.read_status(field.bytes("status")?).map_err(|e| e.field("status"))?,
+                16 => self.flags = field.fixed32("flags")?,
                 _ => {}
             }
         }

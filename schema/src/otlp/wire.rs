@@ -60,7 +60,7 @@ impl std::error::Error for Malformed {}
 pub(super) struct Field<'a> {
     pub(super) number: u32,
     wire: Wire,
-    /// Of a varint or a fixed64.
+    /// Of a varint, a fixed64 or a fixed32.
     value: u64,
     /// Of bytes.
     bytes: &'a [u8],
@@ -94,10 +94,7 @@ impl<'a> Fields<'a> {
                 0 => (Wire::Varint, self.varint()?, &[]),
                 1 => (Wire::Fixed64, u64::from_le_bytes(self.array()?), &[]),
                 2 => (Wire::Bytes, 0, self.bytes()?),
-                5 => {
-                    self.array::<4>()?;
-                    (Wire::Fixed32, 0, &[])
-                }
+                5 => (Wire::Fixed32, u64::from(u32::from_le_bytes(self.array()?)), &[]),
                 3 => {
                     self.skip_group(number, 0)?;
                     continue;
@@ -229,6 +226,20 @@ impl<'a> Field<'a> {
     #[inline]
     pub(super) fn int32(self, name: &'static str) -> Result<i32, Malformed> {
         self.varint(name).map(|value| value as i32)
+    }
+
+    /// The low 32 bits.
+    #[inline]
+    pub(super) fn uint32(self, name: &'static str) -> Result<u32, Malformed> {
+        self.varint(name).map(|value| value as u32)
+    }
+
+    #[inline]
+    pub(super) fn fixed32(self, name: &'static str) -> Result<u32, Malformed> {
+        match self.wire {
+            Wire::Fixed32 => Ok(self.value as u32),
+            other => Err(other.not("a fixed32", name)),
+        }
     }
 
     #[inline]

@@ -27,7 +27,7 @@ const COLOURS: usize = 8;
 const LANE: f64 = 1_000.0;
 
 /// The columns that the panel of a span shows beside its attributes.
-const FACTS: [&str; 18] = [
+const FACTS: [&str; 23] = [
     "span_id",
     "parent_span_id",
     "trace_state",
@@ -44,8 +44,13 @@ const FACTS: [&str; 18] = [
     "status_message",
     "scope_name",
     "scope_version",
+    "schema_url",
+    "flags",
     "events",
+    "dropped_events_count",
     "links",
+    "dropped_links_count",
+    "dropped_attributes_count",
 ];
 
 #[derive(Template)]
@@ -279,7 +284,7 @@ impl Scale {
 fn panel(span: &Value) -> Selected {
     let said = FACTS.iter().filter(|key| !span[**key].is_null());
     let mut fields: Vec<(String, String)> = said.map(|key| ((*key).to_owned(), readable(key, &span[*key]))).collect();
-    for map in ["attributes", "resource_attributes"] {
+    for map in ["attributes", "scope_attributes", "resource_attributes"] {
         let entries = span[map].as_object().into_iter().flatten();
         fields.extend(entries.map(|(key, value)| (key.clone(), readable(key, value))));
     }

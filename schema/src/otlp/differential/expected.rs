@@ -34,7 +34,11 @@ pub(super) fn spans(request: &ExportTraceServiceRequest) -> Vec<Row> {
                     && matches!(span.parent_span_id.len(), 0 | 8)
                     && span.end_time_unix_nano >= span.start_time_unix_nano;
                 if usable {
-                    let mut row = shared(of_resource.resource.as_ref(), of_scope.scope.as_ref(), true);
+                    let mut row = shared(
+                        of_resource.resource.as_ref(),
+                        of_scope.scope.as_ref(),
+                        [&of_scope.schema_url, &of_resource.schema_url],
+                    );
                     span_row(&mut row, span);
                     rows.push(row);
                 }
@@ -61,6 +65,10 @@ fn span_row(row: &mut Row, span: &Span) {
     if span.trace_state.contains("ot=th:8") {
         set(row, "sample_weight", json!("2.0"));
     }
+    count(row, "flags", span.flags);
+    count(row, "dropped_attributes_count", span.dropped_attributes_count);
+    count(row, "dropped_events_count", span.dropped_events_count);
+    count(row, "dropped_links_count", span.dropped_links_count);
     let hot: BTreeMap<&str, (String, DataType)> = crate::columns::columns(crate::Table::Spans)
         .into_iter()
         .filter_map(|column| Some((column.attribute?, (column.name.to_owned(), column.data_type))))
@@ -130,7 +138,11 @@ pub(super) fn records(request: &ExportLogsServiceRequest) -> Vec<Row> {
     for of_resource in &request.resource_logs {
         for of_scope in &of_resource.scope_logs {
             for record in &of_scope.log_records {
-                let mut row = shared(of_resource.resource.as_ref(), of_scope.scope.as_ref(), false);
+                let mut row = shared(
+                    of_resource.resource.as_ref(),
+                    of_scope.scope.as_ref(),
+                    [&of_scope.schema_url, &of_resource.schema_url],
+                );
                 let (time, observed) = (record.time_unix_nano, record.observed_time_unix_nano);
                 let when = [time, observed].into_iter().find(|time| *time > 0).map_or(RECEIVED, nanos);
                 set(&mut row, "time_unix_nano", json!(when));
@@ -144,6 +156,8 @@ pub(super) fn records(request: &ExportLogsServiceRequest) -> Vec<Row> {
                 }
                 text(&mut row, "severity", &record.severity_text);
                 text(&mut row, "event_name", &record.event_name);
+                count(&mut row, "flags", record.flags);
+                count(&mut row, "dropped_attributes_count", record.dropped_attributes_count);
                 if let Some(body) = &record.body {
                     let (text, letter) = typed(Some(body));
                     set(&mut row, "body", json!(text));
@@ -163,7 +177,11 @@ pub(super) fn points(request: &ExportMetricsServiceRequest) -> Vec<Row> {
         for of_scope in &of_resource.scope_metrics {
             for metric in &of_scope.metrics {
                 for mut point in metric_points(metric) {
-                    point.append(&mut shared(of_resource.resource.as_ref(), of_scope.scope.as_ref(), false));
+                    point.append(&mut shared(
+                        of_resource.resource.as_ref(),
+                        of_scope.scope.as_ref(),
+                        [&of_scope.schema_url, &of_resource.schema_url],
+                    ));
                     set(&mut point, "name", json!(metric.name));
                     text(&mut point, "unit", &metric.unit);
                     text(&mut point, "description", &metric.description);
@@ -199,6 +217,7 @@ fn metric_points(metric: &Metric) -> Vec<Row> {
                     point_row("histogram", point.start_time_unix_nano, point.time_unix_nano, &point.attributes);
                 temporality(&mut row, histogram.aggregation_temporality);
                 set(&mut row, "count", json!(nanos(point.count)));
+                count(&mut row, "flags", point.flags);
                 for (name, value) in [("value", point.sum), ("min", point.min), ("max", point.max)] {
                     double(&mut row, name, value);
                 }
@@ -218,6 +237,7 @@ fn metric_points(metric: &Metric) -> Vec<Row> {
                 );
                 temporality(&mut row, histogram.aggregation_temporality);
                 set(&mut row, "count", json!(nanos(point.count)));
+                count(&mut row, "flags", point.flags);
                 set(&mut row, "scale", json!(point.scale));
                 set(&mut row, "zero_count", json!(nanos(point.zero_count)));
                 let threshold = Some(point.zero_threshold).filter(|threshold| threshold.to_bits() != 0);
@@ -244,6 +264,7 @@ fn metric_points(metric: &Metric) -> Vec<Row> {
             let row = |point: &SummaryDataPoint| {
                 let mut row = point_row("summary", point.start_time_unix_nano, point.time_unix_nano, &point.attributes);
                 set(&mut row, "count", json!(nanos(point.count)));
+                count(&mut row, "flags", point.flags);
                 double(&mut row, "value", Some(point.sum));
                 list(&mut row, "bounds", point.quantile_values.iter().map(|q| q.quantile).collect());
                 list(&mut row, "bucket_counts", point.quantile_values.iter().map(|q| q.value).collect());
@@ -256,6 +277,7 @@ fn metric_points(metric: &Metric) -> Vec<Row> {
 
 fn number_row(kind: &str, point: &NumberDataPoint) -> Row {
     let mut row = point_row(kind, point.start_time_unix_nano, point.time_unix_nano, &point.attributes);
+    count(&mut row, "flags", point.flags);
     match point.value {
         Some(Number::AsInt(value)) => {
             double(&mut row, "value", Some(value as f64));
@@ -278,6 +300,12 @@ fn number_row(kind: &str, point: &NumberDataPoint) -> Row {
     row
 }
 
+fn count(row: &mut Row, name: &str, value: u32) {
+    if value > 0 {
+        set(row, name, json!(value));
+    }
+}
+
 fn point_row(kind: &str, start: u64, time: u64, pairs: &[KeyValue]) -> Row {
     let mut row = Row::new();
     set(&mut row, "kind", json!(kind));
@@ -289,7 +317,7 @@ fn point_row(kind: &str, start: u64, time: u64, pairs: &[KeyValue]) -> Row {
     row
 }
 
-fn shared(resource: Option<&Resource>, scope: Option<&InstrumentationScope>, with_version: bool) -> Row {
+fn shared(resource: Option<&Resource>, scope: Option<&InstrumentationScope>, schema_urls: [&String; 2]) -> Row {
     let mut row = Row::new();
     let pairs = resource.map_or(&[][..], |resource| resource.attributes.as_slice());
     let first = |key: &str| {
@@ -301,9 +329,13 @@ fn shared(resource: Option<&Resource>, scope: Option<&InstrumentationScope>, wit
     attributes(&mut row, "resource_attributes", "resource_attribute_types", pairs);
     if let Some(scope) = scope {
         text(&mut row, "scope_name", &scope.name);
-        if with_version {
-            text(&mut row, "scope_version", &scope.version);
+        text(&mut row, "scope_version", &scope.version);
+        if !scope.attributes.is_empty() {
+            attributes(&mut row, "scope_attributes", "scope_attribute_types", &scope.attributes);
         }
+    }
+    if let Some(schema_url) = schema_urls.into_iter().find(|url| !url.is_empty()) {
+        text(&mut row, "schema_url", schema_url);
     }
     set(&mut row, "received_unix_nano", json!(RECEIVED));
     row

@@ -33,6 +33,11 @@ impl Random {
         }
     }
 
+    /// Flags, or a count of what was dropped.
+    fn u32(&mut self) -> u32 {
+        [0, 1, 257, u32::MAX][self.below(4)]
+    }
+
     pub(super) fn f64(&mut self) -> f64 {
         let special = [0.0, -0.0, 1.5, f64::NAN, f64::INFINITY, f64::NEG_INFINITY, f64::MIN_POSITIVE];
         if self.chance(50) { special[self.below(special.len())] } else { f64::from_bits(self.below(usize::MAX) as u64) }
@@ -103,7 +108,12 @@ impl Random {
     }
 
     fn scope(&mut self) -> Option<InstrumentationScope> {
-        self.maybe(|r| InstrumentationScope { name: r.text(), version: r.text(), ..InstrumentationScope::default() })
+        self.maybe(|r| InstrumentationScope {
+            name: r.text(),
+            version: r.text(),
+            attributes: r.pairs(),
+            ..InstrumentationScope::default()
+        })
     }
 
     pub(super) fn traces(&mut self) -> ExportTraceServiceRequest {
@@ -147,8 +157,10 @@ impl Random {
             events: self.some(2, event),
             links: self.some(2, link),
             status: self.maybe(|r| Status { message: r.text(), code: r.below(4) as i32 }),
-            flags: 1,
-            ..Span::default()
+            flags: self.u32(),
+            dropped_attributes_count: self.u32(),
+            dropped_events_count: self.u32(),
+            dropped_links_count: self.u32(),
         }
     }
 
@@ -163,6 +175,8 @@ impl Random {
             trace_id: r.id(16),
             span_id: r.id(8),
             event_name: r.text(),
+            flags: r.u32(),
+            dropped_attributes_count: r.u32(),
             ..LogRecord::default()
         };
         let resource_logs = self.some(3, |r| ResourceLogs {
@@ -170,9 +184,9 @@ impl Random {
             scope_logs: r.some(2, |r| ScopeLogs {
                 scope: r.scope(),
                 log_records: r.some(3, record),
-                ..ScopeLogs::default()
+                schema_url: r.text(),
             }),
-            ..ResourceLogs::default()
+            schema_url: r.text(),
         });
         ExportLogsServiceRequest { resource_logs }
     }
@@ -183,9 +197,9 @@ impl Random {
             scope_metrics: r.some(2, |r| ScopeMetrics {
                 scope: r.scope(),
                 metrics: r.some(3, Self::metric),
-                ..ScopeMetrics::default()
+                schema_url: r.text(),
             }),
-            ..ResourceMetrics::default()
+            schema_url: r.text(),
         });
         ExportMetricsServiceRequest { resource_metrics }
     }
@@ -220,7 +234,7 @@ impl Random {
             start_time_unix_nano: self.u64(),
             time_unix_nano: self.u64(),
             exemplars: self.some(2, Self::exemplar),
-            flags: 1,
+            flags: self.u32(),
             value,
         }
     }
@@ -245,6 +259,7 @@ impl Random {
             explicit_bounds: self.some(4, Self::f64),
             min: self.maybe(Self::f64),
             max: self.maybe(Self::f64),
+            flags: self.u32(),
             ..HistogramDataPoint::default()
         }
     }
@@ -261,6 +276,7 @@ impl Random {
             negative: self.maybe(buckets),
             min: self.maybe(Self::f64),
             zero_threshold: self.f64(),
+            flags: self.u32(),
             ..ExponentialHistogramDataPoint::default()
         }
     }
@@ -272,6 +288,7 @@ impl Random {
             count: self.u64(),
             sum: self.f64(),
             quantile_values,
+            flags: self.u32(),
             ..SummaryDataPoint::default()
         }
     }
