@@ -23,7 +23,7 @@ pub async fn run(args: TraceArgs) -> Result<Exit, anyhow::Error> {
     place.close().await?;
     let trace = Trace::from_rows(&id, &batches).with_context(|| format!("trace {id} is not in the store"))?;
     if args.json {
-        output::line(&trace.to_json().to_string())?;
+        output::line(&serde_json::to_string(&trace)?)?;
     } else {
         print(&trace)?;
     }

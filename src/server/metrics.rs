@@ -5,8 +5,11 @@ use std::{fmt::Write, sync::Arc};
 use tokio::sync::watch;
 use weir_analyzer::Snapshot;
 use weir_collector::Stats;
-use weir_store::Store;
+use weir_store::{LogTimes, Store};
 use weir_web::webhook::Notifier;
+
+/// From how long on a group of the log counts as one the disk hangs at.
+const LOG_HANGS_MS: u64 = 5_000;
 
 /// A function that renders all metrics.
 pub(super) fn prometheus(
@@ -35,6 +38,10 @@ pub(super) fn readiness(store: Store) -> Arc<dyn Fn() -> Vec<String> + Send + Sy
         }
         if status.disk_full {
             waiting.push("the disk is nearly full: requests are refused until there is room".to_owned());
+        }
+        if status.log_waits_ms >= LOG_HANGS_MS {
+            let seconds = status.log_waits_ms / 1_000;
+            waiting.push(format!("the log's disk has not answered for {seconds} s: requests wait for it"));
         }
         waiting.extend(status.last_error.map(|error| format!("store: {error}")));
         waiting
@@ -72,10 +79,33 @@ fn store_metrics(text: &mut String, store: &Store) {
         "Files set aside because their hash is wrong",
         status.quarantined.len() as u64,
     );
+    gauge(
+        "weir_store_log_waits_milliseconds",
+        "For how long the disk has been at the group of the log that is being written",
+        status.log_waits_ms,
+    );
+    let _ = writeln!(
+        text,
+        "# HELP weir_store_failed_flushes_total Flushes that failed: their rows stay in memory and in the log\n\
+         # TYPE weir_store_failed_flushes_total counter\n\
+         weir_store_failed_flushes_total {}",
+        status.failed_flushes
+    );
+    log_times(text, &status.log_times);
     let _ = writeln!(text, "# HELP weir_store_table_rows Rows in files\n# TYPE weir_store_table_rows gauge");
     for table in &status.tables {
         let _ = writeln!(text, "weir_store_table_rows{{table=\"{}\"}} {}", table.name, table.rows);
     }
+}
+
+fn log_times(text: &mut String, times: &LogTimes) {
+    let name = "weir_store_log_group_seconds";
+    let _ = writeln!(text, "# HELP {name} Time to write and sync a group of requests\n# TYPE {name} histogram");
+    for (bound_ms, groups) in &times.within_ms {
+        let _ = writeln!(text, "{name}_bucket{{le=\"{}\"}} {groups}", *bound_ms as f64 / 1e3);
+    }
+    let (count, sum) = (times.count, times.sum_seconds);
+    let _ = writeln!(text, "{name}_bucket{{le=\"+Inf\"}} {count}\n{name}_sum {sum}\n{name}_count {count}");
 }
 
 fn service_metrics(text: &mut String, snapshot: &Snapshot) {

@@ -1,13 +1,16 @@
 //! What the store can be told.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
+use weir_schema::{Table, UnixNanos};
 
 use crate::sampling::Sampling;
 
 /// The longest a statement may run, in milliseconds.
 pub(crate) const MAX_TIMEOUT_MS: u64 = 600_000;
+
+const HOUR_NS: i64 = 3_600_000_000_000;
 
 /// The store's configuration.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -45,8 +48,19 @@ pub struct Config {
 pub struct Retention {
     /// Rows older than this, in hours of event time; 0 keeps them.
     pub max_age_hours: u64,
+    /// The same for single tables, in place of it: `operations: 8760` keeps rates for a year.
+    pub max_age_hours_of: BTreeMap<Table, u64>,
     /// Bytes of all tables beyond which the oldest spans, logs and metrics go; 0 keeps them.
     pub max_bytes: u64,
+}
+
+impl Retention {
+    /// The time that rows of a table must reach to be kept; `None` when they are kept whatever their age.
+    pub(crate) fn oldest(&self, table: Table, now: UnixNanos) -> Option<UnixNanos> {
+        let hours = *self.max_age_hours_of.get(&table).unwrap_or(&self.max_age_hours);
+        let nanos = i64::try_from(hours).unwrap_or(i64::MAX).saturating_mul(HOUR_NS);
+        (hours > 0).then(|| now.saturating_sub(nanos))
+    }
 }
 
 /// Bounds of one statement.

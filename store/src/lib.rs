@@ -41,5 +41,5 @@ pub use lock::LockHolder;
 pub use parquet_spans::ParquetSpans;
 pub use query::{FunctionDoc, SqlAnswer, functions};
 pub use sampling::Sampling;
-pub use status::{Status, TableStatus};
-pub use store::Store;
+pub use status::{LogTimes, Status, TableStatus};
+pub use store::{Store, TracePlace, TraceRows};

@@ -3,15 +3,12 @@
 use std::{
     collections::BTreeMap,
     path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::SeqCst},
-    },
+    sync::{Arc, atomic::AtomicBool},
 };
 
 use parking_lot::Mutex;
 use tokio::{runtime::Runtime, sync::mpsc};
-use tracing::{error, warn};
+use tracing::warn;
 use weir_schema::Table;
 
 use crate::{
@@ -22,9 +19,9 @@ use crate::{
     files::DeltaTable,
     lock::{Lock, LockHolder},
     query::{Engine, EngineParts},
-    store::Inner,
+    store::{Inner, TracePlaces},
     view::Views,
-    wal::{Past, Replay, ReplayParts, Through, Writer, WriterParts},
+    wal::{Alarm, Pace, Past, Replay, ReplayParts, Through, Writer, WriterParts},
 };
 
 /// Orders waiting for the committer; the next one waits in its own task.
@@ -52,7 +49,24 @@ pub(crate) fn open(mut config: Config, disk: Arc<dyn Disk>) -> Result<Inner, Ope
     let tables = runtime.block_on(open_tables(&config, &disk, &views))?;
     let past = Past::read(disk.as_ref(), &config.wal_dir())?;
     let next_sequence = tables.through.values().map(|through| through + 1).fold(past.next_sequence, u64::max);
-    let replay = Arc::new(start_replay(&config, &disk, &views, tables.through, &past, next_sequence)?);
+    let shared = Arc::new(Shared::default());
+    let alarm = |part: &'static str| {
+        let shared = shared.clone();
+        Alarm::new(move || shared.give_up(part))
+    };
+    let replay = Replay::start(ReplayParts {
+        disk: disk.clone(),
+        quarantine: config.quarantine_dir(),
+        segments: past.segments.clone(),
+        until: next_sequence,
+        through: tables.through,
+        views: views.clone(),
+        // flushes begin at half of it; on a full disk the past has most of the rest
+        memory_bytes: config.memory_limit_bytes / 8 * 7,
+        alarm: alarm("the replay of the log"),
+    });
+    let replay = Arc::new(replay.map_err(io(&config.wal_dir()))?);
+    let pace = Arc::new(Pace::default());
     let writer = Writer::start(WriterParts {
         disk: disk.clone(),
         dir: config.wal_dir(),
@@ -60,8 +74,9 @@ pub(crate) fn open(mut config: Config, disk: Arc<dyn Disk>) -> Result<Inner, Ope
         recent: past.recent,
         views: views.clone(),
         segment_bytes: config.wal_segment_bytes,
+        pace: pace.clone(),
+        alarm: alarm("the writer of the log"),
     })?;
-    let shared = Arc::new(Shared::default());
     // one that cannot be listed now is listed by the next upkeep
     *shared.quarantined.lock() = crate::committer::quarantined(disk.as_ref(), &config).unwrap_or_default();
     let (orders, orders_in) = mpsc::channel(ORDERS);
@@ -90,6 +105,8 @@ pub(crate) fn open(mut config: Config, disk: Arc<dyn Disk>) -> Result<Inner, Ope
         appends: Mutex::new(Some(writer.queue())),
         orders,
         engine,
+        pace,
+        traces: TracePlaces::default(),
         replay,
         shared,
         closing: AtomicBool::new(false),
@@ -139,9 +156,7 @@ async fn watch(run: impl Future<Output = ()> + Send + 'static, shared: Arc<Share
     if let Err(ended) = tokio::spawn(run).await
         && ended.is_panic()
     {
-        error!(%ended, "the committer stopped: requests are refused until a restart");
-        shared.dead.store(true, SeqCst);
-        *shared.last_error.lock() = Some(format!("the committer stopped, restart weir: {ended}"));
+        shared.give_up("the committer");
     }
 }
 
@@ -170,25 +185,4 @@ async fn open_tables(config: &Config, disk: &Arc<dyn Disk>, views: &Views) -> Re
         opened.tables.insert(table, delta);
     }
     Ok(opened)
-}
-
-fn start_replay(
-    config: &Config,
-    disk: &Arc<dyn Disk>,
-    views: &Arc<Views>,
-    through: Through,
-    past: &Past,
-    until: u64,
-) -> Result<Replay, StoreError> {
-    let parts = ReplayParts {
-        disk: disk.clone(),
-        quarantine: config.quarantine_dir(),
-        segments: past.segments.clone(),
-        until,
-        through,
-        views: views.clone(),
-        // flushes begin at half of it; on a full disk the past has most of the rest
-        memory_bytes: config.memory_limit_bytes / 8 * 7,
-    };
-    Replay::start(parts).map_err(|source| StoreError::Io { path: config.wal_dir(), source })
 }

@@ -18,7 +18,7 @@ use parquet::{
     basic::{Compression, ZstdLevel},
     file::properties::WriterProperties,
 };
-use serde_json::Value;
+use serde_json::{Map, Value};
 use weir_schema::{Table, columns};
 
 use crate::error::StoreError;
@@ -73,23 +73,26 @@ pub(crate) fn column_to_json(batch: &RecordBatch, place: usize) -> Vec<Value> {
     (0..batch.num_rows()).map(|row| column.json(row)).collect()
 }
 
-/// Each span as a JSON object whose `attributes` are whole: those that have a column of their own
-/// are there too, under their OpenTelemetry name.
+/// Each span as a JSON object of what it has, whose `attributes` are whole: those that have a column of
+/// their own are there too, under their OpenTelemetry name.
 #[must_use]
 pub fn spans_to_json(batch: &RecordBatch) -> Vec<Value> {
     let columns = columns::columns(Table::Spans);
     let hot: Vec<(&str, &str)> = columns.iter().filter_map(|c| Some((c.attribute?, c.name))).collect();
-    let mut spans = to_json_rows(batch);
-    for span in &mut spans {
-        for &(attribute, column) in &hot {
-            let value = span.get(column).cloned().unwrap_or_default();
-            let attributes = span.get_mut("attributes").and_then(Value::as_object_mut);
-            if let (false, Some(attributes)) = (value.is_null(), attributes) {
+    let shown: Vec<Column<'_>> = shown_places(batch.schema_ref()).into_iter().map(|at| Column::of(batch, at)).collect();
+    let span = |row: usize| {
+        let cells = shown.iter().map(|column| (column.name.to_owned(), column.json(row)));
+        let mut span: Map<String, Value> = cells.filter(|(_, value)| !value.is_null()).collect();
+        let of_columns: Vec<(&str, Value)> =
+            hot.iter().filter_map(|(attribute, column)| Some((*attribute, span.get(*column)?.clone()))).collect();
+        if let Some(attributes) = span.get_mut("attributes").and_then(Value::as_object_mut) {
+            for (attribute, value) in of_columns {
                 attributes.entry(attribute).or_insert(value);
             }
         }
-    }
-    spans
+        Value::Object(span)
+    };
+    (0..batch.num_rows()).map(span).collect()
 }
 
 /// The rows as a table with a header.

@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+pub use crate::wal::LogTimes;
+
 /// The store at one moment.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Status {
@@ -27,8 +29,14 @@ pub struct Status {
     pub replay_bytes: u64,
     /// Whether appends are refused because the disk is nearly full.
     pub disk_full: bool,
-    /// Why the last flush failed, if it did.
+    /// Why the last flush failed, if it did, or which part of the store stopped.
     pub last_error: Option<String>,
+    /// Flushes that failed since the start; their rows stay in memory and in the log.
+    pub failed_flushes: u64,
+    /// For how long the disk has been at the group of the log that is being written, in milliseconds; 0 when none is.
+    pub log_waits_ms: u64,
+    /// How long groups of the log took to be durable since the start.
+    pub log_times: LogTimes,
 }
 
 /// One table.

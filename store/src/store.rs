@@ -1,5 +1,7 @@
 //! [`Store`]: the ways in and out of an opened data folder.
 
+mod trace;
+
 use std::{
     io,
     path::{Path, PathBuf},
@@ -9,15 +11,9 @@ use std::{
     },
 };
 
-use arrow::{
-    array::{AsArray, BooleanArray},
-    compute::filter_record_batch,
-    ipc::writer::StreamWriter,
-    record_batch::RecordBatch,
-};
+use arrow::{ipc::writer::StreamWriter, record_batch::RecordBatch};
 use bytes::Bytes;
 use datafusion::{common::ParamValues, sql::sqlparser::ast::Statement};
-use futures::StreamExt;
 use parking_lot::Mutex;
 use tokio::{
     runtime::Runtime,
@@ -39,8 +35,11 @@ use crate::{
     query::{Asker, Described, Engine, SqlAnswer},
     status::{Status, TableStatus},
     view::Views,
-    wal::{self, Append, Payload, Replay, Writer},
+    wal::{self, Append, Pace, Payload, Replay, Writer},
 };
+
+pub(crate) use trace::TracePlaces;
+pub use trace::{TracePlace, TraceRows};
 
 /// Rows that one log record holds at most: a record is replayed in one piece.
 const ROWS_PER_RECORD: usize = 65_536;
@@ -60,6 +59,8 @@ pub(crate) struct Inner {
     pub(crate) appends: Mutex<Option<mpsc::Sender<Append>>>,
     pub(crate) orders: mpsc::Sender<Order>,
     pub(crate) engine: Engine,
+    pub(crate) traces: TracePlaces,
+    pub(crate) pace: Arc<Pace>,
     pub(crate) replay: Arc<Replay>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) closing: AtomicBool,
@@ -147,8 +148,8 @@ impl Store {
         if self.inner.shared.disk_full.load(Ordering::Relaxed) {
             return Err(AppendError::DiskFull);
         }
-        if self.inner.shared.dead.load(Ordering::Relaxed) {
-            return Err(AppendError::Disk("nothing gets into files any more: restart weir, the log has all".into()));
+        if let Some(part) = self.inner.shared.stopped.get() {
+            return Err(AppendError::Disk(format!("{part} stopped: restart weir, the log has all that was acked")));
         }
         let held_bytes = self.inner.views.current().memory_bytes();
         if held_bytes > limit_bytes {
@@ -204,29 +205,6 @@ impl Store {
     /// What a statement of a PostgreSQL client would answer.
     pub(crate) async fn describe_postgres(&self, statement: Statement) -> Result<Described, SqlError> {
         self.inner.engine.describe_postgres(statement).await
-    }
-
-    /// The spans of a trace by start, exact duplicates left out.
-    ///
-    /// # Errors
-    /// As [`Store::sql`].
-    pub async fn trace(&self, trace_id: [u8; 16]) -> Result<Vec<RecordBatch>, SqlError> {
-        let id = hex::encode(trace_id);
-        let statement =
-            format!("SELECT * FROM spans WHERE trace_id = '{id}' ORDER BY start_unix_nano, duration_ns DESC");
-        let mut answer = self.ask(&statement, None).await?;
-        let mut seen = std::collections::HashSet::new();
-        let mut batches = Vec::new();
-        while let Some(rows) = answer.stream.next().await {
-            let rows = rows?;
-            let (ids, services) = (rows["span_id"].as_binary::<i32>(), rows["service"].as_string::<i32>());
-            let starts = rows["start_unix_nano"].as_primitive::<arrow::datatypes::Int64Type>();
-            let new =
-                |row: usize| seen.insert((ids.value(row).to_vec(), starts.value(row), services.value(row).to_owned()));
-            let keep: BooleanArray = (0..rows.num_rows()).map(new).map(Some).collect();
-            batches.push(filter_record_batch(&rows, &keep).map_err(|e| SqlError::Execution(e.to_string()))?);
-        }
-        Ok(batches)
     }
 
     /// Moves everything in memory to files, the log's past included.
@@ -335,7 +313,10 @@ impl Store {
             replayed_bytes,
             replay_bytes,
             disk_full: self.inner.shared.disk_full.load(Ordering::Relaxed),
-            last_error: self.inner.shared.last_error.lock().clone(),
+            last_error: self.inner.shared.trouble(),
+            failed_flushes: self.inner.shared.failed_flushes.load(Ordering::Relaxed),
+            log_waits_ms: u64::try_from(self.inner.pace.waits().as_millis()).unwrap_or(u64::MAX),
+            log_times: self.inner.pace.times(),
         }
     }
 

@@ -205,8 +205,7 @@ async fn trace_logs(State(deps): State<Deps>, Query(fields): Query<Fields>) -> A
 }
 
 async fn trace(State(deps): State<Deps>, Path(id): Path<String>) -> Answer {
-    let trace = Trace::read(&deps, &id).await?;
-    Ok(Json(trace.to_json()).into_response())
+    Ok(Json(Trace::read(&deps, &id).await?).into_response())
 }
 
 /// As [`sql`], for links: `?query=…&format=json|csv|arrow`.

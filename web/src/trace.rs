@@ -3,9 +3,10 @@
 use std::{cmp::Reverse, collections::HashSet};
 
 use arrow::record_batch::RecordBatch;
+use serde::{Serialize, Serializer, ser::SerializeStruct};
 use serde_json::{Value, json};
 use weir_analyzer::critical_path::{Segment, SpanNode, Timeline, Timing, Undecided};
-use weir_store::render;
+use weir_store::{TracePlace, render};
 
 use crate::{deps::Deps, error::ApiError};
 
@@ -23,6 +24,10 @@ pub struct Trace {
     /// The places of the spans in the order of a walk down the tree, each with its depth. A span whose
     /// parent is not in the trace is a root; one in a circle of parents comes last.
     pub tree: Vec<(usize, usize)>,
+    /// Whether it was too large to be read whole: the earliest spans are here.
+    pub is_cut: bool,
+    /// While it is here, it is one of the few that are.
+    _place: Option<TracePlace>,
 }
 
 impl Trace {
@@ -40,7 +45,9 @@ impl Trace {
         for (span, timing) in spans.iter_mut().zip(&timings) {
             add_timing(span, timing);
         }
-        (!spans.is_empty()).then(|| Self { id: id.to_ascii_lowercase(), spans, nodes, timings, critical_path, tree })
+        let id = id.to_ascii_lowercase();
+        let trace = Self { id, spans, nodes, timings, critical_path, tree, is_cut: false, _place: None };
+        (!trace.spans.is_empty()).then_some(trace)
     }
 
     /// Reads the trace with this id, 32 hex digits.
@@ -48,8 +55,10 @@ impl Trace {
         let mut bytes = [0; 16];
         hex::decode_to_slice(id, &mut bytes)
             .map_err(|_| ApiError::bad_request(format!("{id:?} is not a trace id: 32 hex digits are")))?;
-        let batches = deps.store.trace(bytes).await?;
-        Self::from_rows(id, &batches).ok_or_else(|| ApiError::not_found(format!("trace {id} is not in the store")))
+        let rows = deps.store.trace(bytes).await?;
+        let trace = Self::from_rows(id, &rows.batches)
+            .ok_or_else(|| ApiError::not_found(format!("trace {id} is not in the store")))?;
+        Ok(Self { is_cut: rows.is_cut, _place: Some(rows.place), ..trace })
     }
 
     /// 32 lower-case hex digits.
@@ -64,13 +73,19 @@ impl Trace {
         let start = self.timings.iter().map(|timing| timing.start_unix_nano).min().unwrap_or_default();
         (start, self.timings.iter().map(|timing| timing.end_unix_nano).max().unwrap_or(start))
     }
+}
 
-    /// As the API and `weir trace --json` answer it.
-    #[must_use]
-    pub fn to_json(&self) -> Value {
+/// As the API and `weir trace --json` answer it.
+impl Serialize for Trace {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let segment = |s: &Segment| json!({"span_id": hex::encode(s.span_id), "start_unix_nano": s.start_unix_nano, "end_unix_nano": s.end_unix_nano});
         let path: Vec<Value> = self.critical_path.iter().map(segment).collect();
-        json!({"trace_id": self.id, "spans": self.spans, "critical_path": path})
+        let mut json = serializer.serialize_struct("Trace", 4)?;
+        json.serialize_field("trace_id", &self.id)?;
+        json.serialize_field("is_cut", &self.is_cut)?;
+        json.serialize_field("spans", &self.spans)?;
+        json.serialize_field("critical_path", &path)?;
+        json.end()
     }
 }
 
@@ -150,7 +165,7 @@ mod tests {
         ];
         let rows = RecordBatch::try_from_iter(columns).unwrap();
         let trace = Trace::from_rows("ab", &[rows]).unwrap();
-        let json = trace.to_json();
+        let json = serde_json::to_value(&trace).unwrap();
         let said = |place: usize, key: &str| json["spans"][place][key].clone();
         assert_eq!(
             (said(1, "skew_ns"), said(1, "slack_ns"), said(1, "drag_ns")),

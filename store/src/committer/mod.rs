@@ -14,7 +14,7 @@ use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -22,7 +22,7 @@ use std::{
 
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
-use tracing::warn;
+use tracing::{error, warn};
 use weir_schema::Table;
 
 use crate::{
@@ -81,8 +81,25 @@ pub(crate) struct Shared {
     pub(crate) sampled_out_spans: AtomicU64,
     /// Files that were set aside.
     pub(crate) quarantined: Mutex<Vec<String>>,
-    /// The committer is gone: nothing gets into files any more.
-    pub(crate) dead: AtomicBool,
+    /// The part that panicked, the committer or a thread of the log: nothing is taken any more.
+    pub(crate) stopped: OnceLock<&'static str>,
+    /// Flushes that failed since the start: their rows stay in memory and in the log.
+    pub(crate) failed_flushes: AtomicU64,
+}
+
+impl Shared {
+    /// A part of the store panicked: from now on requests are refused, and everybody who asks is told.
+    pub(crate) fn give_up(&self, part: &'static str) {
+        error!(part, "a part of the store panicked: requests are refused until a restart");
+        // the first is the cause
+        let _ = self.stopped.set(part);
+    }
+
+    /// What is wrong, if anything is.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        let stopped = self.stopped.get().map(|part| format!("{part} stopped: restart weir"));
+        stopped.or_else(|| self.last_error.lock().clone())
+    }
 }
 
 /// The committer's parts.
@@ -182,6 +199,7 @@ impl Committer {
             let flushed = self.flush(due).await;
             if let Err(error) = &flushed {
                 warn!(%error, "flush failed: rows stay in memory and in the log");
+                self.shared.failed_flushes.fetch_add(1, Relaxed);
             }
             self.retry_at = flushed.is_err().then(|| Instant::now() + RETRY);
             *self.shared.last_error.lock() = flushed.err().map(|error| error.to_string());

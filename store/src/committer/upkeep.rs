@@ -203,14 +203,11 @@ impl Committer {
     pub(super) async fn retain(&mut self) -> Result<(), StoreError> {
         self.settle().await?;
         let retention = self.config.retention.clone();
-        if retention.max_age_hours > 0 {
-            let hours = i64::try_from(retention.max_age_hours).unwrap_or(i64::MAX);
-            let cut = now_unix_nano().saturating_sub(hours.saturating_mul(3_600_000_000_000));
-            for table in Table::ALL {
-                let old = |file: &Arc<DataFile>| file.time_range.is_some_and(|(_, high)| high < cut);
-                let old: Vec<_> = self.delta(table).files().into_iter().filter(old).collect();
-                self.drop_files(table, &old).await?;
-            }
+        for table in Table::ALL {
+            let Some(oldest) = retention.oldest(table, now_unix_nano()) else { continue };
+            let old = |file: &Arc<DataFile>| file.time_range.is_some_and(|(_, high)| high < oldest);
+            let old: Vec<_> = self.delta(table).files().into_iter().filter(old).collect();
+            self.drop_files(table, &old).await?;
         }
         if retention.max_bytes > 0 {
             for (table, files) in self.too_much(retention.max_bytes) {

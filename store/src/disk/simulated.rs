@@ -20,7 +20,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use self::{
@@ -42,6 +42,30 @@ const EIO: i32 = 5;
 #[derive(Clone, Debug)]
 pub(crate) struct SimulatedDisk {
     machine: Arc<Mutex<Machine>>,
+    gate: Arc<Gate>,
+}
+
+/// What syncs of files wait at, as on a disk that hangs.
+#[derive(Debug, Default)]
+struct Gate {
+    state: Mutex<GateState>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct GateState {
+    is_shut: bool,
+    waiting: usize,
+}
+
+impl Gate {
+    fn pass(&self) {
+        let mut state = self.state.lock();
+        state.waiting += 1;
+        self.changed.notify_all();
+        self.changed.wait_while(&mut state, |state| state.is_shut);
+        state.waiting -= 1;
+    }
 }
 
 #[derive(Debug)]
@@ -82,7 +106,24 @@ impl SimulatedDisk {
         let random = StdRng::seed_from_u64(seed);
         let faults = Faults::default();
         let machine = Machine { names, files, next_inode, capacity_bytes, faults, random, is_off: false };
-        Self { machine: Arc::new(Mutex::new(machine)) }
+        Self { machine: Arc::new(Mutex::new(machine)), gate: Arc::default() }
+    }
+
+    /// From now on syncs of files take until [`SimulatedDisk::go_on`].
+    pub(crate) fn hang(&self) {
+        self.gate.state.lock().is_shut = true;
+    }
+
+    /// Waits until a sync hangs. Blocks the thread.
+    pub(crate) fn wait_until_it_hangs(&self) {
+        let mut state = self.gate.state.lock();
+        self.gate.changed.wait_while(&mut state, |state| state.waiting == 0);
+    }
+
+    /// Syncs are done again.
+    pub(crate) fn go_on(&self) {
+        self.gate.state.lock().is_shut = false;
+        self.gate.changed.notify_all();
     }
 
     /// Plans something to go wrong.
@@ -467,6 +508,7 @@ impl Write for OpenFile {
 
 impl DiskFile for OpenFile {
     fn sync(&mut self) -> io::Result<()> {
+        self.disk.gate.pass();
         self.disk.machine.lock().sync(self.inode)
     }
 

@@ -79,7 +79,7 @@ fn config(dir: &Path) -> Config {
         compact_files: 2,
         min_free_bytes: 0,
         wal_segment_bytes: 1_000,
-        retention: Retention { max_age_hours: 24 * 365 * 30, max_bytes: 0 },
+        retention: Retention { max_age_hours: 24 * 365 * 30, ..Retention::default() },
         ..Config::default()
     }
 }

@@ -11,6 +11,7 @@ pub(super) mod ledger;
 
 use std::{path::Path, sync::Arc};
 
+use futures::FutureExt;
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
 use self::ledger::{Kind, Ledger, Unanswered, number_of};

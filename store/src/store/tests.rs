@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use arrow::{
-    array::{ArrayRef, BinaryArray, Int64Array, StringArray, new_null_array},
+    array::{ArrayRef, AsArray, BinaryArray, Int64Array, StringArray, new_null_array},
     datatypes::Int64Type,
 };
 
 use weir_schema::otlp;
+
+use futures::StreamExt;
 
 use super::*;
 use crate::Retention;
@@ -32,12 +34,12 @@ pub(crate) fn spans(rows: &[(u8, u64, i64)]) -> RecordBatch {
     RecordBatch::try_new(schema.clone(), columns.collect()).unwrap()
 }
 
-fn config(dir: &Path) -> Config {
+pub(crate) fn config(dir: &Path) -> Config {
     Config { dir: dir.to_owned(), flush_age_ms: 3_600_000, flush_rows: usize::MAX, ..Config::default() }
 }
 
 /// Opens a folder and waits for the log's past.
-async fn open(config: Config) -> Store {
+pub(crate) async fn open(config: Config) -> Store {
     let store = Store::open(config).await.unwrap();
     store.replayed().await;
     store
@@ -289,16 +291,18 @@ async fn files_that_stay_are_packed_once() {
 async fn what_is_too_old_or_too_much_goes_in_whole_files() {
     let dir = tempfile::tempdir().unwrap();
     // the spans of these tests are of 1970
-    let retention = Retention { max_age_hours: 1, max_bytes: 0 };
+    let max_age_hours_of = [(Table::TraceIndex, 0)].into();
+    let retention = Retention { max_age_hours: 1, max_age_hours_of, max_bytes: 0 };
     let store = open(Config { retention, ..config(dir.path()) }).await;
     store.append_rows(batch(0, 10)).await.unwrap();
     assert_eq!(count(&store).await, (10, 10), "rows in memory stay until they are in a file");
     store.flush().await.unwrap();
     store.upkeep().await.unwrap();
     assert_eq!(count(&store).await, (0, 0));
+    assert_eq!(number(&store, "SELECT count(*) FROM trace_index").await, 10, "a table may have an age of its own");
     store.close().await.unwrap();
 
-    let retention = Retention { max_age_hours: 0, max_bytes: 1 };
+    let retention = Retention { max_bytes: 1, ..Retention::default() };
     let store = open(Config { retention, ..config(dir.path()) }).await;
     small_files(&store, 2).await;
     store.upkeep().await.unwrap();

@@ -6,6 +6,8 @@
 //! A start reads only the end of the log, which says what sequence comes next and which requests
 //! were taken lately; then requests are taken while the rest is replayed in the background.
 
+mod alarm;
+mod pace;
 mod past;
 mod recent;
 mod record;
@@ -13,6 +15,9 @@ mod replay;
 mod segment;
 mod writer;
 
+pub(crate) use alarm::Alarm;
+pub use pace::LogTimes;
+pub(crate) use pace::Pace;
 pub(crate) use past::Past;
 pub(crate) use record::Payload;
 pub(crate) use replay::{Replay, ReplayParts, Through};

@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeMap, HashSet},
     io,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::{
         Arc,
@@ -22,7 +23,7 @@ use tracing::{error, info, warn};
 use weir_schema::{Batch, Table, otlp};
 
 use super::{
-    Payload,
+    Alarm, Payload,
     record::{self, Record},
     segment::{Found, Records, SegmentFile},
 };
@@ -59,6 +60,8 @@ pub(crate) struct ReplayParts {
     pub(crate) views: Arc<Views>,
     /// Bytes in memory at which it waits for the committer.
     pub(crate) memory_bytes: u64,
+    /// Rings when the thread panics.
+    pub(crate) alarm: Alarm,
 }
 
 /// A replay under way, or over.
@@ -264,7 +267,10 @@ impl Work {
             return;
         }
         let payload = record.payload.clone();
-        match rows_of(record) {
+        // a decoder that panics at one record shall not cost all those behind it, now and at every start
+        let decoded = catch_unwind(AssertUnwindSafe(|| rows_of(record)));
+        let panicked = |_| Err(StoreError::Record { sequence, message: "reading it panicked".into() });
+        match decoded.unwrap_or_else(panicked) {
             Ok(batch) => self.rows.extend(batch.map(|batch| (sequence, batch))),
             Err(error) => {
                 error!(%error, "a log record cannot be decoded");

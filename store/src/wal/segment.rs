@@ -34,6 +34,8 @@ pub(crate) struct SegmentFile {
 pub(super) struct Segment {
     file: Box<dyn DiskFile>,
     path: PathBuf,
+    /// How it opens.
+    opening: u64,
     length: u64,
 }
 
@@ -52,7 +54,8 @@ impl Segment {
         disk.rename(&temporary, &path)?;
         disk.reached(Step::SegmentCreated)?;
         disk.sync_dir(dir)?;
-        Ok(Self { file, path, length: (MAGIC.len() + opening.len()) as u64 })
+        let opening = (MAGIC.len() + opening.len()) as u64;
+        Ok(Self { file, path, opening, length: opening })
     }
 
     /// Writes a group and waits until it is on disk.
@@ -70,8 +73,10 @@ impl Segment {
         self.file.sync()
     }
 
-    pub(super) fn length(&self) -> u64 {
-        self.length
+    /// Bytes behind its opening, which grows with the requests that are remembered: where it counted, many small
+    /// requests would make each group begin a segment.
+    pub(super) fn record_bytes(&self) -> u64 {
+        self.length - self.opening
     }
 
     pub(super) fn path(&self) -> &Path {

@@ -6,7 +6,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{error, warn};
 use weir_schema::Batch;
 
-use super::{Payload, recent::Recent, record, segment::Segment};
+use super::{Alarm, Pace, Payload, recent::Recent, record, segment::Segment};
 use crate::{
     append::Appended,
     disk::{Disk, Step},
@@ -44,6 +44,10 @@ pub(crate) struct WriterParts {
     pub(crate) views: Arc<Views>,
     /// Size at which a new segment starts.
     pub(crate) segment_bytes: u64,
+    /// Where times of groups are kept.
+    pub(crate) pace: Arc<Pace>,
+    /// Rings when the thread panics.
+    pub(crate) alarm: Alarm,
 }
 
 /// The writer's handle.
@@ -102,7 +106,8 @@ impl Log {
                 let Ok(next) = appends.try_recv() else { break };
                 group.push(self.stage(next));
             }
-            match self.write(first_sequence) {
+            let pace = self.parts.pace.clone();
+            match pace.measure(|| self.write(first_sequence)) {
                 Ok(()) => self.publish(group),
                 Err(failed) => self.refuse(group, &failed),
             }
@@ -128,7 +133,8 @@ impl Log {
         if self.buffer.is_empty() {
             return Ok(());
         }
-        let mut segment = match self.segment.take().filter(|segment| segment.length() < self.parts.segment_bytes) {
+        let mut segment = match self.segment.take().filter(|segment| segment.record_bytes() < self.parts.segment_bytes)
+        {
             Some(segment) => segment,
             None => self.next_segment(first_sequence).map_err(|error| refused(&error))?,
         };

@@ -68,6 +68,7 @@ struct TracePage {
     /// Whether a row has something undecided, or another clock.
     has_notes: bool,
     cut: usize,
+    is_cut: bool,
     selected: Option<Selected>,
     logs: Vec<Log>,
     logs_cut: bool,
@@ -240,6 +241,7 @@ fn view(trace: &Trace, selected: Option<&str>) -> TracePage {
         has_notes: rows.iter().any(|row| !row.undecided.is_empty() || !row.clock.is_empty()),
         rows,
         cut: trace.tree.len().saturating_sub(MAX_ROWS),
+        is_cut: trace.is_cut,
         selected: selected.and_then(|id| trace.spans.iter().find(|span| span["span_id"] == id)).map(panel),
         logs: Vec::new(),
         logs_cut: false,

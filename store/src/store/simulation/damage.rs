@@ -219,6 +219,38 @@ async fn a_full_disk_refuses_answers_and_recovers_by_itself() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_hangs_delays_acks_and_loses_none() {
+    let disk = SimulatedDisk::new(1);
+    let store = open(&disk).await.unwrap();
+    let mut ledger = Ledger::default();
+    let before = ledger.take(Kind::Spans, 3);
+    ledger.send(&store, before).await.unwrap();
+    ledger.ack(before);
+    disk.hang();
+    let late: Vec<u64> = (0..50).map(|_| ledger.take(Kind::Spans, 3)).collect();
+    {
+        let mut sends: Vec<_> = late.iter().map(|number| Box::pin(ledger.send(&store, *number))).collect();
+        for send in &mut sends {
+            assert!(send.as_mut().now_or_never().is_none(), "nothing is acked that is not durable");
+        }
+        disk.wait_until_it_hangs();
+        ledger.check(&store, "while it hangs, what was acked is there").await.unwrap();
+        let status = store.status();
+        assert!(status.log_times.count < 50 && status.last_error.is_none());
+        disk.go_on();
+        for send in sends {
+            send.await.unwrap();
+        }
+    }
+    late.into_iter().for_each(|number| ledger.ack(number));
+    assert_eq!(store.status().log_waits_ms, 0);
+    ledger.check(&store, "it goes on").await.unwrap();
+    drop(store);
+    let store = open(&disk.crash(1)).await.unwrap();
+    ledger.check(&store, "after a power cut").await.unwrap();
+}
+
 /// A sync fails and so does the cut behind it: the refused record may stay in the log. Sent again, and
 /// acked behind records that are in files, it must not be taken for its refused self.
 #[tokio::test(flavor = "multi_thread")]

@@ -12,6 +12,7 @@ use arrow::{
     array::{Array, ArrayRef, AsArray, BinaryArray, Float64Array, Int64Array, StringArray},
     datatypes::{DataType, Int64Type},
 };
+use futures::StreamExt;
 use opentelemetry_proto::tonic::{
     collector::{logs::v1::ExportLogsServiceRequest, trace::v1::ExportTraceServiceRequest},
     common::v1::{AnyValue, KeyValue, any_value::Value},
