@@ -63,7 +63,7 @@ pub(crate) fn open(mut config: Config, disk: Arc<dyn Disk>) -> Result<Inner, Ope
         views: views.clone(),
         // flushes begin at half of it; on a full disk the past has most of the rest
         memory_bytes: config.memory_limit_bytes / 8 * 7,
-        alarm: alarm("the replay of the log"),
+        _alarm: alarm("the replay of the log"),
     });
     let replay = Arc::new(replay.map_err(io(&config.wal_dir()))?);
     let pace = Arc::new(Pace::default());
@@ -75,7 +75,7 @@ pub(crate) fn open(mut config: Config, disk: Arc<dyn Disk>) -> Result<Inner, Ope
         views: views.clone(),
         segment_bytes: config.wal_segment_bytes,
         pace: pace.clone(),
-        alarm: alarm("the writer of the log"),
+        _alarm: alarm("the writer of the log"),
     })?;
     // one that cannot be listed now is listed by the next upkeep
     *shared.quarantined.lock() = crate::committer::quarantined(disk.as_ref(), &config).unwrap_or_default();

@@ -60,8 +60,8 @@ pub(crate) struct ReplayParts {
     pub(crate) views: Arc<Views>,
     /// Bytes in memory at which it waits for the committer.
     pub(crate) memory_bytes: u64,
-    /// Rings when the thread panics.
-    pub(crate) alarm: Alarm,
+    /// Held by the thread: rings when it panics.
+    pub(crate) _alarm: Alarm,
 }
 
 /// A replay under way, or over.

@@ -46,8 +46,8 @@ pub(crate) struct WriterParts {
     pub(crate) segment_bytes: u64,
     /// Where times of groups are kept.
     pub(crate) pace: Arc<Pace>,
-    /// Rings when the thread panics.
-    pub(crate) alarm: Alarm,
+    /// Held by the thread: rings when it panics.
+    pub(crate) _alarm: Alarm,
 }
 
 /// The writer's handle.
