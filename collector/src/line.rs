@@ -37,7 +37,11 @@ impl Line {
     }
 
     /// What `room` says in the end: it is asked until it has room, until it refuses for something else than overload, or until `until`.
-    pub(crate) async fn wait<T>(&self, until: Instant, room: impl Fn() -> Result<T, Refused>) -> Result<T, Refused> {
+    pub(crate) async fn wait<T>(
+        &self,
+        until: Instant,
+        mut room: impl FnMut() -> Result<T, Refused>,
+    ) -> Result<T, Refused> {
         if self.waiting() == 0 {
             match room() {
                 Err(Refused::Overloaded { .. }) => {}
