@@ -88,9 +88,6 @@ impl Stats {
         }
         let refused = self.refused_connections.load(Ordering::Relaxed);
         let in_flight = self.now.get().map_or(0, |now| now.admission.held_bytes());
-        let waiting = |line: fn(&Now) -> &Line| self.now.get().map_or(0, |now| line(now).waiting());
-        let (unread, growing, read) =
-            (waiting(|now| &now.unread), waiting(|now| &now.growing), waiting(|now| &now.read));
         let _ = writeln!(
             text,
             "# HELP weir_collector_refused_connections_total Connections over the bound, closed at once\n\
@@ -98,14 +95,28 @@ impl Stats {
              weir_collector_refused_connections_total {refused}\n\
              # HELP weir_collector_in_flight_bytes Bytes of requests between arrival and ack\n\
              # TYPE weir_collector_in_flight_bytes gauge\n\
-             weir_collector_in_flight_bytes {in_flight}\n\
-             # HELP weir_collector_waiting_requests Requests that wait for room, before they are read, while they come or are inflated, and before they are decoded\n\
-             # TYPE weir_collector_waiting_requests gauge\n\
-             weir_collector_waiting_requests{{before=\"read\"}} {unread}\n\
-             weir_collector_waiting_requests{{before=\"grown\"}} {growing}\n\
-             weir_collector_waiting_requests{{before=\"decoded\"}} {read}"
+             weir_collector_in_flight_bytes {in_flight}"
         );
+        self.lines(&mut text);
         text
+    }
+
+    /// The lines: before requests are read, while they prove larger than they said, before they are decoded.
+    fn lines(&self, text: &mut String) {
+        type Number = fn(&Line) -> u64;
+        let numbers: [(&str, &str, &str, Number); 2] = [
+            ("waiting_requests", "gauge", "Requests that wait for room", |line| line.waiting() as u64),
+            ("line_full_total", "counter", "Requests refused at once because too many wait", Line::refused_full),
+        ];
+        for (name, kind, help, number) in numbers {
+            let _ = writeln!(text, "# HELP weir_collector_{name} {help}\n# TYPE weir_collector_{name} {kind}");
+            let lines: [(&str, fn(&Now) -> &Line); 3] =
+                [("read", |now| &now.unread), ("grown", |now| &now.growing), ("decoded", |now| &now.read)];
+            for (before, line) in lines {
+                let value = self.now.get().map_or(0, |now| number(line(now)));
+                let _ = writeln!(text, "weir_collector_{name}{{before=\"{before}\"}} {value}");
+            }
+        }
     }
 }
 
