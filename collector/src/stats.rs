@@ -104,14 +104,15 @@ impl Stats {
     /// The lines: before requests are read, while they prove larger than they said, before they are decoded.
     fn lines(&self, text: &mut String) {
         type Number = fn(&Line) -> u64;
+        type Named = (&'static str, fn(&Now) -> &Line);
+        let lines: [Named; 3] =
+            [("read", |now| &now.unread), ("grown", |now| &now.growing), ("decoded", |now| &now.read)];
         let numbers: [(&str, &str, &str, Number); 2] = [
             ("waiting_requests", "gauge", "Requests that wait for room", |line| line.waiting() as u64),
             ("line_full_total", "counter", "Requests refused at once because too many wait", Line::refused_full),
         ];
         for (name, kind, help, number) in numbers {
             let _ = writeln!(text, "# HELP weir_collector_{name} {help}\n# TYPE weir_collector_{name} {kind}");
-            let lines: [(&str, fn(&Now) -> &Line); 3] =
-                [("read", |now| &now.unread), ("grown", |now| &now.growing), ("decoded", |now| &now.read)];
             for (before, line) in lines {
                 let value = self.now.get().map_or(0, |now| number(line(now)));
                 let _ = writeln!(text, "weir_collector_{name}{{before=\"{before}\"}} {value}");
