@@ -19,7 +19,7 @@ use weir_proxy::suggest;
 use crate::{
     cli::{ConfigAction, ConfigArgs, ListenArgs, TargetArgs},
     exit::{ConfigError, Exit},
-    output,
+    memory, output,
 };
 
 /// The data folder when none is named.
@@ -90,20 +90,23 @@ impl Default for Listen {
 }
 
 impl Config {
-    /// Reads the file, if one is named, then the environment, and checks the result.
+    /// Reads the file, if one is named, then the environment, makes the memory bounds that are in neither fit, and checks the result.
     ///
     /// # Errors
     /// A [`ConfigError`] that names the key.
     pub fn load(file: Option<&Path>) -> Result<Self, anyhow::Error> {
-        let mut figment = Figment::from(Serialized::defaults(Self::default()));
+        let mut given = Figment::new();
         if let Some(path) = file {
             let text = std::fs::read_to_string(path).map_err(|e| ConfigError(format!("{}: {e}", path.display())))?;
-            let given = check_file(&text).map_err(|why| ConfigError(format!("{}: {why}", path.display())))?;
-            figment = figment.merge(Serialized::defaults(given));
+            let file = check_file(&text).map_err(|why| ConfigError(format!("{}: {why}", path.display())))?;
+            given = given.merge(Serialized::defaults(file));
         }
         // WEIR_CONFIG and WEIR_LOG are read elsewhere; WEIR_STORE__FLUSH_ROWS is store.flush_rows
         let environment = Env::prefixed("WEIR_").ignore(&["config", "log"]).split("__");
-        let config: Self = figment.merge(environment).extract().map_err(|e| ConfigError(suggest(&e.to_string())))?;
+        let given = given.merge(environment);
+        let figment = Figment::from(Serialized::defaults(Self::default())).merge(&given);
+        let mut config: Self = figment.extract().map_err(|e| ConfigError(suggest(&e.to_string())))?;
+        memory::fit(&mut config, |key| given.contains(key), memory::given_bytes());
         config.validate()?;
         Ok(config)
     }
@@ -200,6 +203,18 @@ mod tests {
         assert!(refused.starts_with("listen.web: 0.0.0.0:7070"), "{refused}");
         let insecure = Config { insecure: true, ..Config::default() };
         assert!(insecure.with_flags(None, &listen).is_ok());
+    }
+
+    #[test]
+    fn what_may_be_in_flight_bounds_the_largest_request_unless_the_file_says_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("weir.yaml");
+        std::fs::write(&file, "collector:\n  max_in_flight_bytes: 16777216\n").unwrap();
+        let config = Config::load(Some(&file)).unwrap();
+        assert_eq!((config.collector.max_in_flight_bytes, config.collector.max_body_bytes), (16 << 20, 8 << 20));
+        std::fs::write(&file, "collector:\n  max_in_flight_bytes: 16777216\n  max_body_bytes: 16777216\n").unwrap();
+        let refused = Config::load(Some(&file)).unwrap_err().to_string();
+        assert!(refused.contains("collector.max_in_flight_bytes"), "{refused}");
     }
 
     #[test]

@@ -21,5 +21,6 @@ pub mod trace;
 pub mod whatif;
 
 mod door;
+mod memory;
 mod remote;
 mod scan;

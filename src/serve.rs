@@ -7,6 +7,7 @@ use crate::{
     cli::ServeArgs,
     config::Config,
     exit::Exit,
+    memory,
     server::{Listeners, Server},
 };
 
@@ -17,6 +18,7 @@ use crate::{
 pub async fn run(args: ServeArgs) -> Result<Exit, anyhow::Error> {
     let config = Config::load(args.config.as_deref())?.with_flags(args.data, &args.listen)?;
     let listeners = Listeners::bind(&config.listen, false).await?;
+    memory::say(&config);
     let data = config.data.clone();
     let server = Server::start(config, listeners).await?;
     let addresses = server.addresses;

@@ -6,7 +6,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
 use prost::Message;
 use tonic::codec::CompressionEncoding;
 
-use crate::support::{request, server_with, span, sql};
+use crate::support::{gzip, request, server_with, span, sql};
 
 const START: u64 = 1_700_000_000_000_000_000;
 const EXPORT: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
@@ -94,13 +94,6 @@ async fn each_body_gets_the_promised_code() {
         }
     }
     weir.stop().await.unwrap();
-}
-
-fn gzip(bytes: &[u8]) -> Vec<u8> {
-    use std::io::Write;
-    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
-    gzip.write_all(bytes).unwrap();
-    gzip.finish().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

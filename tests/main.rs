@@ -5,6 +5,7 @@
 mod analyze;
 mod api;
 mod beside;
+mod cors;
 mod crash;
 mod critical_path;
 mod demo;
@@ -12,6 +13,7 @@ mod disk_full;
 mod docs;
 mod grpc;
 mod hostile;
+mod lines;
 mod otlp;
 mod overload;
 mod pages;

@@ -2,7 +2,7 @@
 
 use prost::Message;
 
-use crate::support::{client, request, send, server, server_with, span, sql};
+use crate::support::{client, gzip, request, send, server, server_with, span, sql};
 
 const START: u64 = 1_700_000_000_000_000_000;
 
@@ -37,12 +37,6 @@ async fn trouble_is_answered_as_promised() {
     let url = format!("http://{}/v1/traces", running.addresses.otlp_http);
     let good = request("a", vec![span(1, 1, 0, "x", START, 1)]).encode_to_vec();
     let half_bad = request("a", vec![span(2, 1, 0, "x", START, 1), span(0, 1, 0, "x", START, 1)]).encode_to_vec();
-    let gzip = |bytes: &[u8]| {
-        use std::io::Write;
-        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
-        gzip.write_all(bytes).unwrap();
-        gzip.finish().unwrap()
-    };
     let (gzipped, bomb) = (gzip(&good), gzip(&vec![0; 10 << 20]));
     let protobuf = "application/x-protobuf";
     let cases: Vec<(&str, &str, &str, Vec<u8>, u16)> = vec![
@@ -116,5 +110,20 @@ async fn json_is_read_as_otlp_writes_it() {
     let post = client.post(format!("{otlp}/v1/traces")).header("content-type", "application/json").body(half_bad);
     let answer: serde_json::Value = post.send().await.unwrap().json().await.unwrap();
     assert_eq!(answer["partialSuccess"]["rejectedSpans"], "1", "a 64-bit integer is a string: {answer}");
+    running.stop().await.unwrap();
+}
+
+/// 12 MiB in one request, as the OpenTelemetry Collector sends them: more than 4 MiB were refused for good.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_batch_is_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = server(dir.path()).await;
+    let name = "x".repeat(1_000);
+    let spans = (1..=12_000).map(|id| span(1, id, 0, &name, START, 1)).collect();
+    let large = request("cart", spans);
+    assert!(large.encoded_len() > 12_000_000);
+    assert!(send(&client(), &format!("http://{}", running.addresses.otlp_http), &large).await);
+    let web = format!("http://{}", running.addresses.web);
+    assert_eq!(sql(&web, "SELECT count(*) FROM spans").await, ["12000"]);
     running.stop().await.unwrap();
 }

@@ -30,7 +30,7 @@ async fn small(dir: &std::path::Path, body_timeout_ms: u64) -> Server {
 }
 
 /// A request that announces a body and sends none of it.
-async fn announce(address: SocketAddr, bytes: usize) -> TcpStream {
+pub(crate) async fn announce(address: SocketAddr, bytes: usize) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let head = format!(
         "POST /v1/traces HTTP/1.1\r\nhost: weir\r\ncontent-type: application/x-protobuf\r\ncontent-length: {bytes}\r\n\r\n"
@@ -58,12 +58,12 @@ async fn answer(stream: &mut TcpStream) -> String {
 }
 
 /// Waits until so many bytes are in flight.
-async fn in_flight(weir: &Server, bytes: usize) {
+pub(crate) async fn in_flight(weir: &Server, bytes: usize) {
     metric(weir, &format!("weir_collector_in_flight_bytes {bytes}\n")).await;
 }
 
 /// Waits until the metrics have this line.
-async fn metric(weir: &Server, expected: &str) {
+pub(crate) async fn metric(weir: &Server, expected: &str) {
     let give_up = Instant::now() + Duration::from_secs(30);
     while Instant::now() < give_up {
         let metrics = client().get(format!("http://{}/metrics", weir.addresses.web)).send().await.unwrap();

@@ -36,6 +36,8 @@ struct Shared {
 #[derive(Debug)]
 struct State {
     held: usize,
+    /// What of it is held by requests that wait for more.
+    waiting: usize,
     /// Refusals so far: what makes each time to come back another one.
     refused: u64,
     left: usize,
@@ -50,6 +52,12 @@ pub(crate) struct Admitted {
     bytes: usize,
 }
 
+/// A place whose request waits for more, until dropped.
+pub(crate) struct Waiting {
+    admission: Admission,
+    bytes: usize,
+}
+
 /// There is no room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Full {
@@ -58,7 +66,8 @@ pub(crate) struct Full {
 
 impl Admission {
     pub(crate) fn new(limit: usize) -> Self {
-        let state = State { held: 0, refused: 0, left: 0, window_start: Instant::now(), drain_bytes_per_s: None };
+        let state =
+            State { held: 0, waiting: 0, refused: 0, left: 0, window_start: Instant::now(), drain_bytes_per_s: None };
         Self(Arc::new(Shared { limit, state: Mutex::new(state), seed: RandomState::new() }))
     }
 
@@ -129,6 +138,33 @@ impl Admitted {
         Ok(())
     }
 
+    /// As [`Self::grow_to`], for the first of those who wait: when all that is held is held by those who wait, its place becomes
+    /// `most` wide, whether there is room or not.
+    pub(crate) fn grow_first(&mut self, bytes: usize, most: usize) -> Result<(), Full> {
+        let grown = self.grow_to(bytes);
+        if grown.is_ok() {
+            return grown;
+        }
+        let mut state = self.admission.lock();
+        if state.held > state.waiting {
+            return grown;
+        }
+        state.held += most - self.bytes;
+        self.bytes = most;
+        Ok(())
+    }
+
+    /// Its bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Says that it waits for more.
+    pub(crate) fn waiting(&self) -> Waiting {
+        self.admission.lock().waiting += self.bytes;
+        Waiting { admission: self.admission.clone(), bytes: self.bytes }
+    }
+
     /// Makes the place exactly `bytes` wide, whether there is room or not: for what is there already,
     /// so that the next requests are refused for it.
     pub(crate) fn set(&mut self, bytes: usize) {
@@ -141,6 +177,12 @@ impl Admitted {
 impl Drop for Admitted {
     fn drop(&mut self) {
         self.admission.lock().leave(self.bytes, self.admission.0.limit, Instant::now());
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.admission.lock().waiting -= self.bytes;
     }
 }
 

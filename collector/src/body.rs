@@ -1,4 +1,4 @@
-//! Reading a body within bounds: each byte has its place in [`Admitted`] before it is kept, and a
+//! Reading a body within bounds: each byte has its [`Place`] before it is kept, and a
 //! body that does not come is given up.
 
 use bytes::{Bytes, BytesMut};
@@ -6,15 +6,15 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use tokio::time::Instant;
 
-use crate::admission::{Admitted, Full};
+use crate::{ingest::Refused, place::Place};
 
 /// Why a body is not read to its end.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BodyError {
     #[error("the body is larger than {limit} bytes: send smaller batches")]
     TooLarge { limit: usize },
-    #[error("more is in flight than fits")]
-    Full(Full),
+    #[error("{0}")]
+    Refused(Refused),
     #[error("the body took too long")]
     TimedOut,
     #[error("the body ends early: {0}")]
@@ -84,20 +84,27 @@ where
         Ok(Exactly::All(pieces.freeze()))
     }
 
-    /// What is left of the body; `admitted` grows with it.
-    pub(crate) async fn collect(&mut self, limit: usize, admitted: &mut Admitted) -> Result<Bytes, BodyError> {
+    /// What is left of the body; `place` grows with it, and while it waits for room the body has more time to come.
+    pub(crate) async fn collect(&mut self, limit: usize, place: &mut Place) -> Result<Bytes, BodyError> {
         let announced = self.body.size_hint().lower();
         if announced > limit as u64 {
             return Err(BodyError::TooLarge { limit });
         }
         let Some(first) = self.next().await? else { return Ok(Bytes::new()) };
         let mut collected = Collected { bytes: BytesMut::new(), first: Some(first), limit };
-        collected.admit(0, admitted)?;
+        self.grow(place, collected.with(0)?).await?;
         while let Some(data) = self.next().await? {
-            collected.admit(data.len(), admitted)?;
+            self.grow(place, collected.with(data.len())?).await?;
             collected.push(&data, usize::try_from(announced).unwrap_or(0));
         }
         Ok(collected.finish())
+    }
+
+    async fn grow(&mut self, place: &mut Place, bytes: usize) -> Result<(), BodyError> {
+        let asked = Instant::now();
+        place.grow_to(bytes).await.map_err(BodyError::Refused)?;
+        self.deadline += asked.elapsed();
+        Ok(())
     }
 
     pub(crate) fn into_inner(self) -> B {
@@ -113,12 +120,13 @@ struct Collected {
 }
 
 impl Collected {
-    fn admit(&self, more: usize, admitted: &mut Admitted) -> Result<(), BodyError> {
+    /// Its length with so many bytes more.
+    fn with(&self, more: usize) -> Result<usize, BodyError> {
         let length = self.first.as_ref().map_or(0, Bytes::len) + self.bytes.len() + more;
         if length > self.limit {
             return Err(BodyError::TooLarge { limit: self.limit });
         }
-        admitted.grow_to(length).map_err(BodyError::Full)
+        Ok(length)
     }
 
     fn push(&mut self, data: &[u8], announced: usize) {
@@ -155,23 +163,29 @@ where
 
 #[cfg(test)]
 mod tests {
-    use std::{convert::Infallible, time::Duration};
+    use std::{convert::Infallible, sync::Arc, time::Duration};
 
     use futures::stream;
     use http_body::Frame;
     use http_body_util::StreamBody;
 
     use super::*;
-    use crate::admission::Admission;
+    use crate::{admission::Admission, line::Line};
 
     fn frames(frames: &[&'static [u8]]) -> Frames<impl Body<Data = Bytes, Error = Infallible> + Unpin> {
         let frames: Vec<_> = frames.iter().map(|f| Ok(Frame::data(Bytes::from_static(f)))).collect();
         Frames::new(StreamBody::new(stream::iter(frames)), Instant::now() + Duration::from_secs(1))
     }
 
+    /// A place in so much room, for one who does not wait.
+    fn place(admission: &Admission) -> Place {
+        Place::new(admission.admit(0).unwrap(), Arc::new(Line::new()), 9, Instant::now())
+    }
+
     async fn collect(body: &[&'static [u8]], limit: usize, room: usize) -> Result<Bytes, BodyError> {
-        let mut admitted = Admission::new(room).admit(0).unwrap();
-        frames(body).collect(limit, &mut admitted).await
+        let admission = Admission::new(room);
+        let _goes_on = admission.admit(1).unwrap();
+        frames(body).collect(limit, &mut place(&admission)).await
     }
 
     #[tokio::test]
@@ -189,19 +203,19 @@ mod tests {
 
     #[tokio::test]
     async fn frames_become_one_within_both_bounds() {
-        assert_eq!(collect(&[], 9, 9).await.unwrap(), "");
-        assert_eq!(collect(&[b"ab"], 9, 9).await.unwrap(), "ab");
-        assert_eq!(collect(&[b"ab", b"", b"cd", b"e"], 9, 9).await.unwrap(), "abcde");
-        assert!(matches!(collect(&[b"ab", b"cd"], 3, 9).await, Err(BodyError::TooLarge { limit: 3 })));
-        assert!(matches!(collect(&[b"ab", b"cd"], 9, 3).await, Err(BodyError::Full(_))));
+        assert_eq!(collect(&[], 9, 10).await.unwrap(), "");
+        assert_eq!(collect(&[b"ab"], 9, 10).await.unwrap(), "ab");
+        assert_eq!(collect(&[b"ab", b"", b"cd", b"e"], 9, 10).await.unwrap(), "abcde");
+        assert!(matches!(collect(&[b"ab", b"cd"], 3, 10).await, Err(BodyError::TooLarge { limit: 3 })));
+        assert!(matches!(collect(&[b"ab", b"cd"], 9, 4).await, Err(BodyError::Refused(_))));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_body_that_does_not_come_is_given_up() {
         let never = StreamBody::new(stream::pending::<Result<Frame<Bytes>, Infallible>>());
-        let mut admitted = Admission::new(9).admit(0).unwrap();
+        let mut place = place(&Admission::new(9));
         let started = Instant::now();
-        let read = Frames::new(never, started + Duration::from_secs(3)).collect(9, &mut admitted).await;
+        let read = Frames::new(never, started + Duration::from_secs(3)).collect(9, &mut place).await;
         assert!(matches!(read, Err(BodyError::TimedOut)));
         assert_eq!(started.elapsed(), Duration::from_secs(3));
     }

@@ -17,13 +17,16 @@ use weir_schema::{
 };
 
 use crate::{
-    admission::{Admission, Admitted, Full},
+    admission::{Admission, Full},
     body::BodyError,
     config::Config,
+    cors::Cors,
+    ending::Ending,
     grpc, http,
     inflate::{Coding, InflateError, inflate},
     ingest::{Ingest, Received, Refused},
     line::Line,
+    place::{INFLATION, Place, likely_bytes, most_bytes},
     proxies::Proxies,
     stats::{Now, Stats, add},
 };
@@ -32,13 +35,11 @@ use crate::{
 /// in a tenth of a millisecond.
 const INLINE_BYTES: usize = 64 << 10;
 
-/// A compressed body counts as so much larger: telemetry compresses to a tenth.
-const INFLATION: usize = 8;
-
 /// OTLP in, policy out.
 #[derive(Clone)]
 pub struct Collector<I> {
     pub(crate) config: Config,
+    pub(crate) cors: Arc<Cors>,
     ingest: I,
     pub(crate) policy: watch::Receiver<Arc<PolicySet>>,
     pub(crate) proxies: Proxies,
@@ -48,6 +49,8 @@ pub struct Collector<I> {
     admission: Admission,
     /// Requests that wait unread for a place in flight.
     unread: Arc<Line>,
+    /// Requests that are larger than was thought at the door and wait for more.
+    growing: Arc<Line>,
     /// Requests that were read and wait for room in the store.
     read: Arc<Line>,
     /// One place per core: more large bodies at once would only hold more memory.
@@ -62,9 +65,7 @@ pub(crate) struct Arrived {
     pub(crate) encoding: Encoding,
     pub(crate) coding: Coding,
     pub(crate) body: Bytes,
-    pub(crate) admitted: Admitted,
-    /// When its head was there.
-    pub(crate) since: Instant,
+    pub(crate) place: Place,
 }
 
 /// What an accepted request is answered.
@@ -94,9 +95,17 @@ impl<I: Ingest> Collector<I> {
     ) -> Self {
         let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let admission = Admission::new(config.max_in_flight_bytes);
-        let (unread, read) = (Arc::new(Line::new()), Arc::new(Line::new()));
-        stats.watch(Now { admission: admission.clone(), unread: unread.clone(), read: read.clone() });
+        let [unread, growing, read] = std::array::from_fn(|_| Arc::new(Line::new()));
+        stats.watch(Now {
+            admission: admission.clone(),
+            unread: unread.clone(),
+            growing: growing.clone(),
+            read: read.clone(),
+        });
+        // a validated configuration has no other origins
+        let cors = Arc::new(Cors::new(&config.cors_allowed_origins).unwrap_or_default());
         Self {
+            cors,
             ingest,
             policy,
             proxies,
@@ -104,6 +113,7 @@ impl<I: Ingest> Collector<I> {
             connections: Arc::new(Semaphore::new(config.max_connections)),
             admission,
             unread,
+            growing,
             read,
             decoders: Arc::new(Semaphore::new(cores)),
             storing: TaskTracker::new(),
@@ -127,24 +137,34 @@ impl<I: Ingest> Collector<I> {
         http::serve(self, listener, shutdown).await
     }
 
-    /// A place for a request that announces `bytes`, before any of them is read; `since` is when its head was there.
-    pub(crate) async fn admit(&self, bytes: usize, since: Instant) -> Result<Admitted, NotAccepted> {
-        if bytes > self.config.max_body_bytes {
-            return Err(NotAccepted::TooLarge { limit: self.config.max_body_bytes });
+    /// A place for a request that announces so many bytes, or no length, before any of them is read; `since` is when its head was there.
+    pub(crate) async fn admit(
+        &self,
+        coding: Coding,
+        announced: Option<usize>,
+        since: Instant,
+    ) -> Result<Place, NotAccepted> {
+        let limit = self.config.max_body_bytes;
+        if announced.is_some_and(|bytes| bytes > limit) {
+            return Err(NotAccepted::TooLarge { limit });
         }
-        let until = since + Duration::from_millis(self.config.max_wait_ms / 2);
+        let bytes = likely_bytes(coding, announced, limit);
         let place = || {
+            if self.growing.waiting() > 0 {
+                return Err(Full { retry_after: self.admission.retry_after() }.into());
+            }
             let admitted = self.admission.admit(bytes)?;
             self.ingest.admit(bytes)?;
             Ok(admitted)
         };
-        Ok(self.unread.wait(until, place).await?)
+        let wait = Duration::from_millis(self.config.max_wait_ms);
+        let admitted = self.unread.wait(since + wait / 2, place).await?;
+        Ok(Place::new(admitted, self.growing.clone(), most_bytes(coding, limit), since + wait))
     }
 
     /// Waits until the store has room for what was read: once decoded, a request has cost too much to be refused.
     async fn room(&self, arrived: &Arrived) -> Result<(), Refused> {
-        let until = arrived.since + Duration::from_millis(self.config.max_wait_ms);
-        self.read.wait(until, || self.ingest.admit(arrived.body.len())).await
+        self.read.wait(arrived.place.until(), || self.ingest.admit(arrived.body.len())).await
     }
 
     /// The one way in: inflate, decode, store. It goes on when the sender hangs up: what was begun is
@@ -161,24 +181,18 @@ impl<I: Ingest> Collector<I> {
         self.storing.wait().await;
     }
 
-    /// Counts a request's end.
-    pub(crate) fn count(&self, signal: Signal, end: &Result<Accepted, NotAccepted>) {
-        let stats = self.stats.of(signal);
-        add(&stats.requests, 1);
-        match end {
-            Ok(accepted) => add(&stats.rejected, accepted.rejected),
-            Err(NotAccepted::Malformed(_) | NotAccepted::TimedOut) => add(&stats.malformed, 1),
-            Err(NotAccepted::TooLarge { .. }) => add(&stats.too_large, 1),
-            Err(NotAccepted::Refused(_)) => add(&stats.refused, 1),
-        }
+    /// A request of this signal is here: how it ends will be counted.
+    pub(crate) fn begins(&self, signal: Signal) -> Ending {
+        Ending::new(self.stats.clone(), signal)
     }
 
     async fn store(&self, arrived: Arrived) -> Result<Accepted, NotAccepted> {
         let (signal, encoding) = (arrived.signal, arrived.encoding);
         let received_unix_nano = now_unix_nano();
-        let Opened { body, decoded, admitted } = self.open(arrived, received_unix_nano).await?;
+        let Opened { body, decoded, place } = self.open(arrived, received_unix_nano).await?;
         add(&self.stats.of(signal).bytes, body.len() as u64);
         let (accepted, rejected) = (decoded.accepted, decoded.rejected);
+        add(&self.stats.of(signal).rejected, rejected);
         let message = decoded.first_rejection.clone().unwrap_or_default();
         if decoded.batch.is_some() {
             let received = Received { signal, encoding, body, received_unix_nano, decoded };
@@ -190,44 +204,71 @@ impl<I: Ingest> Collector<I> {
                 add(&stats.accepted, accepted);
             }
         }
-        drop(admitted);
+        drop(place);
         Ok(Accepted { rejected, message })
     }
 
     /// Inflates and decodes, when there is room for what comes of it.
-    async fn open(&self, arrived: Arrived, received_unix_nano: UnixNanos) -> Result<Opened, NotAccepted> {
+    async fn open(&self, mut arrived: Arrived, received_unix_nano: UnixNanos) -> Result<Opened, NotAccepted> {
+        loop {
+            match self.try_open(arrived, received_unix_nano).await? {
+                Opening::Opened(opened) => return Ok(opened),
+                Opening::NoRoom { unopened, wanted } => {
+                    arrived = unopened;
+                    arrived.place.grow_to(wanted).await?;
+                }
+            }
+        }
+    }
+
+    /// As far as there is room now: who waits for more keeps nobody from the decoders.
+    async fn try_open(&self, arrived: Arrived, received_unix_nano: UnixNanos) -> Result<Opening, NotAccepted> {
         let limit = self.config.max_body_bytes;
         let weight = if arrived.coding == Coding::Identity { 1 } else { INFLATION };
         if arrived.body.len() * weight < INLINE_BYTES {
             self.room(&arrived).await?;
             return arrived.open(limit, received_unix_nano);
         }
-        let place = self.decoders.clone().acquire_owned().await;
+        let decoder = self.decoders.clone().acquire_owned().await;
         self.room(&arrived).await?;
         let opened = tokio::task::spawn_blocking(move || {
-            let _place = place;
+            let _decoder = decoder;
             arrived.open(limit, received_unix_nano)
         });
         opened.await.unwrap_or_else(|error| Err(unfinished(error)))
     }
 }
 
+/// How far a request came.
+enum Opening {
+    Opened(Opened),
+    /// It needs a place so many bytes wide first.
+    NoRoom {
+        unopened: Arrived,
+        wanted: usize,
+    },
+}
+
 /// A request that was read.
 struct Opened {
     body: Bytes,
     decoded: Decoded,
-    admitted: Admitted,
+    place: Place,
 }
 
 impl Arrived {
-    fn open(self, limit: usize, received_unix_nano: UnixNanos) -> Result<Opened, NotAccepted> {
-        let Self { signal, encoding, coding, body, mut admitted, since: _ } = self;
-        let body = inflate(body, coding, limit, &mut admitted)?;
-        admitted.set(body.len());
+    fn open(mut self, limit: usize, received_unix_nano: UnixNanos) -> Result<Opening, NotAccepted> {
+        let body = match inflate(&self.body, self.coding, limit, &mut self.place) {
+            Err(InflateError::NoRoom { wanted, .. }) => return Ok(Opening::NoRoom { unopened: self, wanted }),
+            inflated => inflated?,
+        };
+        let Self { signal, encoding, mut place, body: sent, coding: _ } = self;
+        drop(sent);
+        place.set(body.len());
         let decoded = otlp::decode(signal, encoding, &body, received_unix_nano)?;
         let rows_bytes = decoded.batch.as_ref().map_or(0, |batch| batch.rows.get_array_memory_size());
-        admitted.set(body.len() + rows_bytes);
-        Ok(Opened { body, decoded, admitted })
+        place.set(body.len() + rows_bytes);
+        Ok(Opening::Opened(Opened { body, decoded, place }))
     }
 }
 
@@ -266,7 +307,7 @@ impl From<InflateError> for NotAccepted {
     fn from(error: InflateError) -> Self {
         match error {
             InflateError::TooLarge { limit } => Self::TooLarge { limit },
-            InflateError::Full(full) => full.into(),
+            InflateError::NoRoom { full, .. } => full.into(),
             InflateError::Malformed { .. } => Self::Malformed(error.to_string()),
         }
     }
@@ -276,7 +317,7 @@ impl From<BodyError> for NotAccepted {
     fn from(error: BodyError) -> Self {
         match error {
             BodyError::TooLarge { limit } => Self::TooLarge { limit },
-            BodyError::Full(full) => full.into(),
+            BodyError::Refused(refused) => refused.into(),
             BodyError::TimedOut => Self::TimedOut,
             BodyError::Broken(_) => Self::Malformed(error.to_string()),
         }

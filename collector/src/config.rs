@@ -2,13 +2,17 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::cors::Cors;
+
 /// The collector's configuration.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Largest request, inflated, in bytes. 4 MiB: the limit OpenTelemetry's exporters expect.
+    /// Largest request, inflated, in bytes. 20 MiB: what the OpenTelemetry Collector takes by HTTP, so that what was sent to one can be sent
+    /// here; three of them fit between arrival and ack.
     pub max_body_bytes: usize,
-    /// Bytes of all requests between arrival and ack, as sent, inflated and decoded; the next one waits unread. 64 MiB: half a second of
+    /// Bytes of all requests between arrival and ack, as sent, inflated and decoded; the next one waits unread. One that proves larger than it
+    /// said may pass it by twice `max_body_bytes`, so that those who wait for each other go on. 64 MiB: half a second of
     /// what two cores store; more that is read ahead only pushes the rest out of the caches.
     pub max_in_flight_bytes: usize,
     /// Connections of both doors; one more is closed at once. 2,048 times 128 KiB that may have come and are not yet counted: as much again as requests may hold.
@@ -20,17 +24,20 @@ pub struct Config {
     pub max_wait_ms: u64,
     /// How long a body may take to come, in milliseconds. 10 s: the time OpenTelemetry's exporters give a whole export.
     pub body_timeout_ms: u64,
+    /// Origins of web pages that may send by OTLP/HTTP: `https://shop.example`, `https://*.shop.example`, or `*`. Empty: none.
+    pub cors_allowed_origins: Vec<String>,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
-            max_body_bytes: 4 << 20,
+            max_body_bytes: 20 << 20,
             max_in_flight_bytes: 64 << 20,
             max_connections: 2_048,
             max_streams_per_connection: 128,
             max_wait_ms: 5_000,
             body_timeout_ms: 10_000,
+            cors_allowed_origins: Vec::new(),
         }
     }
 }
@@ -58,6 +65,7 @@ impl Config {
                         is ever admitted"
                 .into());
         }
+        Cors::new(&self.cors_allowed_origins).map_err(|why| format!("cors_allowed_origins: {why}"))?;
         Ok(())
     }
 }

@@ -22,9 +22,14 @@ use crate::{collector::Collector, ingest::Ingest, stats::add};
 /// How long a client may take to send its headers, and how long HTTP/1.1 keeps an idle connection.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a peer may send before it is read, of one request and of a connection: the memory of a
-/// connection that no request accounts for.
+/// What a peer may send of one request before it is read: memory that no request accounts for. On one HTTP/2 connection each request
+/// may have sent so much, or those that wait unread would use up what the connection may send and stop the ones that are being read,
+/// which hold the room that is waited for. All connections together hold no more for that: of requests that are not read, only those in line
+/// are kept, and the line is bounded.
 const WINDOW_BYTES: u32 = 128 << 10;
+
+/// The widest window that HTTP/2 knows.
+const HTTP2_WINDOW_MAX: u32 = i32::MAX as u32;
 
 /// Half a window, so that a large body comes in few frames.
 const FRAME_BYTES: u32 = 64 << 10;
@@ -134,6 +139,10 @@ fn place<I>(collector: &Collector<I>) -> Option<OwnedSemaphorePermit> {
     place
 }
 
+fn connection_window(max_streams: u32) -> u32 {
+    WINDOW_BYTES.saturating_mul(max_streams).min(HTTP2_WINDOW_MAX)
+}
+
 fn builder(speaks: Speaks, max_streams: u32) -> auto::Builder<TokioExecutor> {
     let mut server = auto::Builder::new(TokioExecutor::new());
     server.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(WINDOW_BYTES as usize);
@@ -142,7 +151,7 @@ fn builder(speaks: Speaks, max_streams: u32) -> auto::Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         .max_concurrent_streams(max_streams)
         .initial_stream_window_size(WINDOW_BYTES)
-        .initial_connection_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(connection_window(max_streams))
         .max_frame_size(FRAME_BYTES)
         .max_header_list_size(HEAD_BYTES)
         .keep_alive_interval(KEEP_ALIVE)

@@ -25,12 +25,13 @@ use weir_policy::wire::proto::policy_service_server::PolicyServiceServer;
 use weir_schema::{Encoding, Signal};
 
 use crate::{
-    admission::Admitted,
     body::{BodyError, Exactly, Frames},
     collector::{Accepted, Arrived, Collector, NotAccepted},
     doors::{self, Speaks},
+    ending::Ending,
     inflate::Coding,
     ingest::Ingest,
+    place::Place,
     policy_stream::PolicyStream,
 };
 
@@ -82,11 +83,11 @@ async fn export<I: Ingest>(collector: &Collector<I>, signal: Signal, request: Re
         Ok(call) => call,
         Err(status) => return failure(status),
     };
-    let deadline = call.deadline;
+    let (deadline, ending) = (call.deadline, collector.begins(signal));
     if deadline <= Instant::now() {
         return failure(Status::deadline_exceeded("the deadline of the call has passed"));
     }
-    let answered = tokio::time::timeout_at(deadline, accept(collector, signal, call, request.into_body()));
+    let answered = tokio::time::timeout_at(deadline, accept(collector, signal, ending, call, request.into_body()));
     match answered.await {
         Ok(Ok(accepted)) => success(&response(signal, accepted)),
         Ok(Err(status)) => failure(status),
@@ -105,7 +106,7 @@ struct Call {
     since: Instant,
     /// When the caller no longer waits.
     deadline: Instant,
-    /// When the message must be there.
+    /// When the message must be there, if the caller waits so long.
     read_by: Instant,
 }
 
@@ -127,7 +128,7 @@ impl Call {
             Some(text) => timeout(text).ok_or_else(|| Status::internal("grpc-timeout is malformed"))?,
         };
         let deadline = now + timeout.min(FOREVER);
-        Ok(Self { coding, since: now, deadline, read_by: read_by.min(deadline) })
+        Ok(Self { coding, since: now, deadline, read_by })
     }
 }
 
@@ -153,22 +154,23 @@ fn timeout(text: &str) -> Option<Duration> {
 async fn accept<I: Ingest>(
     collector: &Collector<I>,
     signal: Signal,
+    ending: Ending,
     call: Call,
     body: Incoming,
 ) -> Result<Accepted, Status> {
     let read = read(collector, &call, body).await;
     let end = match read {
-        Ok((coding, body, admitted)) => {
+        Ok((coding, body, place)) => {
             let encoding = Encoding::Protobuf;
-            collector.accept(Arrived { signal, encoding, coding, body, admitted, since: call.since }).await
+            collector.accept(Arrived { signal, encoding, coding, body, place }).await
         }
         Err(Unread::NotAccepted(error)) => Err(error),
         Err(Unread::Framing(status)) => {
-            collector.count(signal, &Err(NotAccepted::Malformed(String::new())));
+            ending.is(&Err(NotAccepted::Malformed(String::new())));
             return Err(status);
         }
     };
-    collector.count(signal, &end);
+    ending.is(&end);
     end.map_err(status)
 }
 
@@ -196,7 +198,7 @@ async fn read<I: Ingest>(
     collector: &Collector<I>,
     call: &Call,
     body: Incoming,
-) -> Result<(Coding, Bytes, Admitted), Unread> {
+) -> Result<(Coding, Bytes, Place), Unread> {
     let mut frames = Frames::new(body, call.read_by);
     let no_message = || Unread::Framing(Status::unimplemented("a unary call has one message, this one has none"));
     let cut = || Unread::Framing(Status::internal("the call ends inside its message"));
@@ -207,13 +209,13 @@ async fn read<I: Ingest>(
     };
     let coding = message_coding(prefix.get_u8(), call.coding).map_err(Unread::Framing)?;
     let length = usize::try_from(prefix.get_u32()).unwrap_or(usize::MAX);
-    let admitted = collector.admit(length, call.since).await?;
+    let place = collector.admit(coding, Some(length), call.since).await?;
     let message = match frames.exactly(length).await? {
         Exactly::All(message) => message,
         Exactly::Nothing | Exactly::Cut => return Err(cut()),
     };
     match frames.exactly(1).await? {
-        Exactly::Nothing => Ok((coding, message, admitted)),
+        Exactly::Nothing => Ok((coding, message, place)),
         _ => Err(Unread::Framing(Status::unimplemented("a unary call has one message, this one has more"))),
     }
 }

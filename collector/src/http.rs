@@ -1,4 +1,4 @@
-//! OTLP/HTTP: `POST /v1/{traces,metrics,logs}`, protobuf or JSON, identity, gzip or zstd.
+//! OTLP/HTTP: `POST /v1/{traces,metrics,logs}`, protobuf or JSON, identity, gzip or zstd; from web pages of allowed origins too.
 
 use std::{convert::Infallible, io, time::Duration};
 
@@ -16,6 +16,7 @@ use weir_schema::{Encoding, Signal};
 use crate::{
     body::{self, Frames},
     collector::{Accepted, Arrived, Collector, NotAccepted},
+    cors,
     doors::{self, Speaks},
     grpc,
     inflate::Coding,
@@ -34,7 +35,15 @@ pub(crate) async fn serve<I: Ingest>(
     let answering = collector.clone();
     let service = service_fn(move |request| {
         let collector = answering.clone();
-        async move { Ok::<_, Infallible>(answer(&collector, request).await) }
+        async move {
+            let allowed = collector.cors.allowed(request.headers());
+            let mut response = match allowed.is_some() && cors::is_preflight(request.method(), request.headers()) {
+                true => cors::preflight(request.headers()),
+                false => answer(&collector, request).await,
+            };
+            collector.cors.mark(allowed, &mut response);
+            Ok::<_, Infallible>(response)
+        }
     });
     doors::serve(&collector, listener, Speaks::Both, service, shutdown).await
 }
@@ -77,8 +86,9 @@ async fn answer<I: Ingest>(collector: &Collector<I>, request: Request<Incoming>)
         let why = format!("Content-Encoding {:?} is not gzip, zstd or identity", coding.unwrap_or_default());
         return failure(encoding, &Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, why));
     };
+    let ending = collector.begins(signal);
     let end = accept(collector, Kind { signal, encoding, coding }, request.into_body()).await;
-    collector.count(signal, &end);
+    ending.is(&end);
     match end {
         Ok(accepted) => success(signal, encoding, accepted),
         Err(error) => failure(encoding, &not_accepted(error)),
@@ -100,19 +110,19 @@ async fn accept<I: Ingest>(
 ) -> Result<Accepted, NotAccepted> {
     let config = &collector.config;
     let since = Instant::now();
-    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
-    let place = collector.admit(announced, since).await;
+    let announced = body.size_hint().exact().map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+    let place = collector.admit(coding, announced, since).await;
     let deadline = Instant::now() + Duration::from_millis(config.body_timeout_ms);
     let mut frames = Frames::new(body, deadline);
     let read = match place {
-        Ok(mut admitted) => match frames.collect(config.max_body_bytes, &mut admitted).await {
-            Ok(body) => Ok((body, admitted)),
+        Ok(mut place) => match frames.collect(config.max_body_bytes, &mut place).await {
+            Ok(body) => Ok((body, place)),
             Err(error) => Err(error.into()),
         },
         Err(error) => Err(error),
     };
     match read {
-        Ok((body, admitted)) => collector.accept(Arrived { signal, encoding, coding, body, admitted, since }).await,
+        Ok((body, place)) => collector.accept(Arrived { signal, encoding, coding, body, place }).await,
         Err(error) => {
             if !matches!(error, NotAccepted::TimedOut) {
                 // the answer goes out at once; a client that reads only when it has sent finds it then

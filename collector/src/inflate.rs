@@ -4,7 +4,7 @@ use std::io::Read;
 
 use bytes::Bytes;
 
-use crate::admission::{Admitted, Full};
+use crate::{admission::Full, place::Place};
 
 /// What is inflated at once, between two looks at the bounds.
 const STEP_BYTES: usize = 64 << 10;
@@ -27,8 +27,9 @@ pub(crate) enum InflateError {
     TooLarge { limit: usize },
     #[error("the body is not {coding}: {message}")]
     Malformed { coding: &'static str, message: String },
+    /// There is no room for so many bytes, compressed and inflated.
     #[error("more is in flight than fits")]
-    Full(Full),
+    NoRoom { wanted: usize, full: Full },
 }
 
 impl Coding {
@@ -43,24 +44,21 @@ impl Coding {
     }
 }
 
-/// The content of a body. `admitted` holds the place of the body and grows by what comes out of it.
-pub(crate) fn inflate(
-    body: Bytes,
-    coding: Coding,
-    limit: usize,
-    admitted: &mut Admitted,
-) -> Result<Bytes, InflateError> {
+/// The content of a body. `place` holds the body and grows by what comes out of it. Without room nothing is kept but the place: the
+/// caller waits and begins anew, because a decoder that waits holds megabytes that nobody counts.
+pub(crate) fn inflate(body: &Bytes, coding: Coding, limit: usize, place: &mut Place) -> Result<Bytes, InflateError> {
     match coding {
         Coding::Identity if body.len() > limit => Err(InflateError::TooLarge { limit }),
-        Coding::Identity => Ok(body),
-        Coding::Gzip => Inflating { body: &body, coding: "gzip", limit }
-            .read(flate2::read::MultiGzDecoder::new(&body[..]), admitted),
+        Coding::Identity => Ok(body.clone()),
+        Coding::Gzip => {
+            Inflating { body, coding: "gzip", limit }.read(flate2::bufread::MultiGzDecoder::new(&body[..]), place)
+        }
         Coding::Zstd => {
-            let inflating = Inflating { body: &body, coding: "zstd", limit };
+            let inflating = Inflating { body, coding: "zstd", limit };
             let mut decoder = zstd::stream::read::Decoder::new(&body[..]).map_err(|e| inflating.malformed(&e))?;
             let window_log = limit.next_power_of_two().ilog2().max(ZSTD_WINDOW_LOG_MAX);
             decoder.window_log_max(window_log.min(31)).map_err(|e| inflating.malformed(&e))?;
-            inflating.read(decoder, admitted)
+            inflating.read(decoder, place)
         }
     }
 }
@@ -72,13 +70,13 @@ struct Inflating<'a> {
 }
 
 impl Inflating<'_> {
-    fn read(&self, mut decoder: impl Read, admitted: &mut Admitted) -> Result<Bytes, InflateError> {
+    fn read(&self, mut decoder: impl Read, place: &mut Place) -> Result<Bytes, InflateError> {
         let mut inflated = Vec::new();
         loop {
             // a place for the next step first; at most a byte over the limit is ever asked for
             let step = STEP_BYTES.min(self.limit + 1 - inflated.len());
-            let place = (inflated.len() + step).min(self.limit);
-            admitted.grow_to(self.body.len() + place).map_err(InflateError::Full)?;
+            let wanted = self.body.len() + (inflated.len() + step).min(self.limit);
+            place.try_grow_to(wanted).map_err(|full| InflateError::NoRoom { wanted, full })?;
             let read = decoder.by_ref().take(step as u64).read_to_end(&mut inflated);
             let read = read.map_err(|error| self.malformed(&error))?;
             if inflated.len() > self.limit {
@@ -97,14 +95,17 @@ impl Inflating<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::{io::Write, sync::Arc};
+
+    use tokio::time::Instant;
 
     use super::*;
-    use crate::admission::Admission;
+    use crate::{admission::Admission, line::Line};
 
     fn inflated(body: &Bytes, coding: Coding, limit: usize, room: usize) -> Result<usize, InflateError> {
-        let mut admitted = Admission::new(room).admit(body.len()).unwrap();
-        inflate(body.clone(), coding, limit, &mut admitted).map(|inflated| inflated.len())
+        let admitted = Admission::new(room).admit(body.len()).unwrap();
+        let mut place = Place::new(admitted, Arc::new(Line::new()), room, Instant::now());
+        inflate(body, coding, limit, &mut place).map(|inflated| inflated.len())
     }
 
     #[test]
@@ -121,7 +122,7 @@ mod tests {
                 Err(InflateError::TooLarge { limit: (1 << 20) - 1 })
             );
             assert_eq!(inflated(body, coding, 1 << 20, ROOM), Ok(1 << 20));
-            assert!(matches!(inflated(body, coding, 1 << 20, 512 << 10), Err(InflateError::Full(_))));
+            assert!(matches!(inflated(body, coding, 1 << 20, 512 << 10), Err(InflateError::NoRoom { .. })));
             let cut = body.slice(..body.len() - 5);
             assert!(matches!(inflated(&cut, coding, 1 << 20, ROOM), Err(InflateError::Malformed { .. })));
         }

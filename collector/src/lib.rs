@@ -1,6 +1,7 @@
 //! The one door proxies and SDKs talk to: OTLP in by gRPC and HTTP, policy out.
 //!
-//! A request takes its place in the bound on bytes in flight before it is read, or waits in line for it unread; it is inflated within its
+//! A request takes its place in the bound on bytes in flight before it is read, or waits in line for it unread, and again for what it
+//! grows by; it is inflated within its
 //! limit, decoded to a `Batch`, and handed to [`Ingest`]; the ack goes out when that returns. What is
 //! behind `Ingest` is not this crate's business.
 
@@ -8,12 +9,15 @@ mod admission;
 mod body;
 mod collector;
 mod config;
+mod cors;
 mod doors;
+mod ending;
 mod grpc;
 mod http;
 mod inflate;
 mod ingest;
 mod line;
+mod place;
 mod policy_stream;
 mod proxies;
 mod stats;

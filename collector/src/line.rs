@@ -4,14 +4,17 @@
 //! costs nothing and comes no sooner than it is served. So who finds no room stands in line, first come, first served, and is refused only when its
 //! time is over, when the line is full, or for a reason that waiting does not mend.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use tokio::{
     sync::{Mutex, Semaphore},
     time::{Instant, sleep_until, timeout_at},
 };
 
-use crate::ingest::Refused;
+use crate::{ingest::Refused, stats::add};
 
 /// Those who wait; one more is refused at once. A place is a few hundred bytes beside what its connection may have sent.
 const PLACES: usize = 1_024;
@@ -24,11 +27,12 @@ const ASK_AGAIN: Duration = Duration::from_millis(5);
 pub(crate) struct Line {
     places: Semaphore,
     turn: Mutex<()>,
+    full: AtomicU64,
 }
 
 impl Line {
     pub(crate) fn new() -> Self {
-        Self { places: Semaphore::new(PLACES), turn: Mutex::new(()) }
+        Self { places: Semaphore::new(PLACES), turn: Mutex::new(()), full: AtomicU64::new(0) }
     }
 
     /// How many wait.
@@ -36,15 +40,26 @@ impl Line {
         PLACES - self.places.available_permits()
     }
 
+    /// How many were refused because there was no place to wait.
+    pub(crate) fn refused_full(&self) -> u64 {
+        self.full.load(Ordering::Relaxed)
+    }
+
     /// What `room` says in the end: it is asked until it has room, until it refuses for something else than overload, or until `until`.
-    pub(crate) async fn wait<T>(&self, until: Instant, room: impl Fn() -> Result<T, Refused>) -> Result<T, Refused> {
+    pub(crate) async fn wait<T>(
+        &self,
+        until: Instant,
+        mut room: impl FnMut() -> Result<T, Refused>,
+    ) -> Result<T, Refused> {
         if self.waiting() == 0 {
             match room() {
                 Err(Refused::Overloaded { .. }) => {}
                 answer => return answer,
             }
         }
-        let Ok(_place) = self.places.try_acquire() else { return room() };
+        let Ok(_place) = self.places.try_acquire() else {
+            return room().inspect_err(|_| add(&self.full, 1));
+        };
         let Ok(_turn) = timeout_at(until, self.turn.lock()).await else { return room() };
         loop {
             match room() {
@@ -135,7 +150,7 @@ mod tests {
         }
         let started = Instant::now();
         assert!(line.wait::<()>(after(60_000), || Err(FULL)).await.is_err());
-        assert_eq!(started.elapsed(), Duration::ZERO);
+        assert_eq!((started.elapsed(), line.refused_full()), (Duration::ZERO, 1));
         waiting.iter().for_each(tokio::task::JoinHandle::abort);
         join_all(waiting).await;
         assert_eq!(line.waiting(), 0, "who goes away leaves its place");

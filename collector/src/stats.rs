@@ -22,6 +22,7 @@ pub(crate) struct SignalStats {
     pub(crate) malformed: AtomicU64,
     pub(crate) too_large: AtomicU64,
     pub(crate) refused: AtomicU64,
+    pub(crate) abandoned: AtomicU64,
     pub(crate) bytes: AtomicU64,
 }
 
@@ -38,6 +39,7 @@ pub struct Stats {
 pub(crate) struct Now {
     pub(crate) admission: Admission,
     pub(crate) unread: Arc<Line>,
+    pub(crate) growing: Arc<Line>,
     pub(crate) read: Arc<Line>,
 }
 
@@ -61,7 +63,7 @@ impl Stats {
     #[must_use]
     pub fn prometheus(&self) -> String {
         type Counter = fn(&SignalStats) -> &AtomicU64;
-        let counters: [(&str, &str, Counter); 8] = [
+        let counters: [(&str, &str, Counter); 9] = [
             ("requests", "OTLP requests that arrived", |s| &s.requests),
             ("accepted_rows", "Rows stored", |s| &s.accepted),
             ("rejected_rows", "Rows that could not be used", |s| &s.rejected),
@@ -69,6 +71,9 @@ impl Stats {
             ("malformed_requests", "Requests that could not be read", |s| &s.malformed),
             ("oversized_requests", "Requests over the size limit", |s| &s.too_large),
             ("refused_requests", "Requests told to come back", |s| &s.refused),
+            ("abandoned_requests", "Requests whose sender's deadline passed, or who hung up, before the answer", |s| {
+                &s.abandoned
+            }),
             ("received_bytes", "Bytes received, inflated", |s| &s.bytes),
         ];
         let mut text = String::new();
@@ -83,7 +88,6 @@ impl Stats {
         }
         let refused = self.refused_connections.load(Ordering::Relaxed);
         let in_flight = self.now.get().map_or(0, |now| now.admission.held_bytes());
-        let (unread, read) = self.now.get().map_or((0, 0), |now| (now.unread.waiting(), now.read.waiting()));
         let _ = writeln!(
             text,
             "# HELP weir_collector_refused_connections_total Connections over the bound, closed at once\n\
@@ -91,13 +95,29 @@ impl Stats {
              weir_collector_refused_connections_total {refused}\n\
              # HELP weir_collector_in_flight_bytes Bytes of requests between arrival and ack\n\
              # TYPE weir_collector_in_flight_bytes gauge\n\
-             weir_collector_in_flight_bytes {in_flight}\n\
-             # HELP weir_collector_waiting_requests Requests that wait for room, before they are read and before they are decoded\n\
-             # TYPE weir_collector_waiting_requests gauge\n\
-             weir_collector_waiting_requests{{before=\"read\"}} {unread}\n\
-             weir_collector_waiting_requests{{before=\"decoded\"}} {read}"
+             weir_collector_in_flight_bytes {in_flight}"
         );
+        self.lines(&mut text);
         text
+    }
+
+    /// The lines: before requests are read, while they prove larger than they said, before they are decoded.
+    fn lines(&self, text: &mut String) {
+        type Number = fn(&Line) -> u64;
+        type Named = (&'static str, fn(&Now) -> &Line);
+        let lines: [Named; 3] =
+            [("read", |now| &now.unread), ("grown", |now| &now.growing), ("decoded", |now| &now.read)];
+        let numbers: [(&str, &str, &str, Number); 2] = [
+            ("waiting_requests", "gauge", "Requests that wait for room", |line| line.waiting() as u64),
+            ("line_full_total", "counter", "Requests refused at once because too many wait", Line::refused_full),
+        ];
+        for (name, kind, help, number) in numbers {
+            let _ = writeln!(text, "# HELP weir_collector_{name} {help}\n# TYPE weir_collector_{name} {kind}");
+            for (before, line) in lines {
+                let value = self.now.get().map_or(0, |now| number(line(now)));
+                let _ = writeln!(text, "weir_collector_{name}{{before=\"{before}\"}} {value}");
+            }
+        }
     }
 }
 

@@ -77,8 +77,8 @@ def fill(folder):
     wal, acked, seed = Path(f"{folder}/data/wal"), 0, 1
     while sum(file.stat().st_size for file in wal.glob("*.log")) < LOG_BYTES:
         out = tempfile.mktemp()
-        subprocess.run([LOAD, "grpc", f"http://127.0.0.1:{PORTS['grpc']}", str(seed), "8", "2000", "2", "0", "honour", out], check=True)
-        acked += 2000 * sum(line.split()[2] == "acked" for line in open(out))
+        subprocess.run([LOAD, "grpc", "plain", f"http://127.0.0.1:{PORTS['grpc']}", str(seed), "8", "2000", "2", "0", "honour", out], check=True)
+        acked += 2000 * sum(line.endswith(" acked\n") for line in open(out))
         os.unlink(out)
         seed += 1
     server.stop(signal.SIGKILL)

@@ -2,6 +2,9 @@
 
 The server is pinned to the first CPU and the senders, two processes, to the others, so a CPU-second of the
 server is its own. With two CPUs that is one core for the server: the peak is spans/s of one core.
+
+With --gzip the senders send compressed bodies, made before each phase. Under overload each holds so many requests in the air that
+what is asked for is offered although most of them wait: HTTP has a connection for each, and the server takes 2,048.
 """
 
 import json
@@ -9,6 +12,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.request
@@ -17,6 +21,8 @@ SERVER, LOAD = os.environ["SERVER_BIN"], os.environ["LOAD_BIN"]
 SECONDS = float(os.environ.get("SECONDS_EACH", "15"))
 SPANS_PER_REQUEST = 2_000
 SENDERS = 2
+CODING = "gzip" if "--gzip" in sys.argv[1:] else "plain"
+IN_THE_AIR = {"grpc": 4_096, "http": 1_984}
 CPUS = sorted(os.sched_getaffinity(0))
 SERVER_CPUS, SENDER_CPUS = {CPUS[0]}, set(CPUS[1:]) or {CPUS[0]}
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -87,25 +93,30 @@ class Phase:
         for _ in range(SENDERS):
             Phase.seed += 1
             outs.append(tempfile.mktemp())
-            command = [LOAD, transport, f"http://127.0.0.1:{PORTS[transport]}", Phase.seed, clients // SENDERS,
+            command = [LOAD, transport, CODING, f"http://127.0.0.1:{PORTS[transport]}", Phase.seed, clients // SENDERS,
                        SPANS_PER_REQUEST, seconds, spans_per_s / SENDERS, retry, outs[-1]]
             senders.append(subprocess.Popen([str(part) for part in command],
                                             preexec_fn=lambda: os.sched_setaffinity(0, SENDER_CPUS)))
         for sender in senders:
             if sender.wait() != 0:
                 raise SystemExit("a sender failed")
-        lines = [line.split() for out in outs for line in open(out)]
+        self.due, lines = 0, []
         for out in outs:
+            with open(out) as file:
+                self.due += int(next(file))
+                lines += [line.split() for line in file]
             os.unlink(out)
         self.acks = sorted((int(at), int(took) / 1e3) for at, took, answer in lines if answer == "acked")
         self.refused = sum(answer == "refused" for _, _, answer in lines)
         self.failed = sum(answer == "failed" for _, _, answer in lines)
         self.sent = len(lines)
         self.start_ms = min((int(at) - int(took) / 1e3 for at, took, _ in lines), default=0)
-        end_ms = max((int(at) for at, _, _ in lines), default=1)
-        self.seconds = max((end_ms - self.start_ms) / 1e3, 1e-3)
+        # what is still in the air at the end is answered later, when nothing more is sent
+        self.seconds, end_ms = seconds, self.start_ms + seconds * 1e3
         self.spans = len(self.acks) * SPANS_PER_REQUEST
-        self.rate = self.spans / self.seconds
+        self.rate = sum(at <= end_ms for at, _ in self.acks) * SPANS_PER_REQUEST / seconds
+        self.offered = self.due * SPANS_PER_REQUEST / seconds
+        self.sent_rate = self.sent * SPANS_PER_REQUEST / seconds
 
     def ack_ms(self, quantile):
         took = sorted(took for _, took in self.acks)
@@ -120,6 +131,12 @@ class Phase:
             if not took or took[int((len(took) - 1) * 0.99)] > limit_ms:
                 last_bad = (window + 1) / 2
         return last_bad
+
+
+def line_full():
+    """Requests refused at once because as many wait as may."""
+    metrics = get("/metrics") or ""
+    return sum(float(line.split()[-1]) for line in metrics.splitlines() if line.startswith("weir_collector_line_full_total{"))
 
 
 def measured(server, name, phase, count_flush=True):
@@ -163,12 +180,16 @@ def transport(name):
 def overload(server, name, factor, retry, peak, per_cpu, half):
     offered = factor * peak.rate
     title = f"{factor}x the peak offered, senders {retry} the time to come back"
-    result, of_cpu = measured(server, title, lambda: Phase(name, 256, SECONDS, offered, retry), count_flush=False)
+    full = line_full()
+    result, of_cpu = measured(server, title, lambda: Phase(name, IN_THE_AIR[name], SECONDS, offered, retry),
+                              count_flush=False)
+    full = line_full() - full
     after = Phase(name, 16, 8, peak.rate / 2, "honour")
     recovered = after.recovered_s(2 * half.ack_ms(.99))
     print(f"  goodput {100 * result.rate / peak.rate:.0f} % of the peak, "
           f"{100 * of_cpu / per_cpu:.0f} % per server CPU-second (flush not included); "
-          f"sent {result.sent * SPANS_PER_REQUEST / result.seconds:,.0f} of {offered:,.0f} spans/s; "
+          f"asked {offered:,.0f} spans/s, offered {result.offered:,.0f} ({result.offered / peak.rate:.1f}x the peak), "
+          f"sent {result.sent_rate:,.0f} ({result.sent_rate / peak.rate:.1f}x); {full:,.0f} refused by a full line; "
           f"ack p99 at half load within twice its value after {recovered:.1f} s", flush=True)
     wait_for(server.flushed, 60, "rows are still in memory")
 
@@ -178,8 +199,8 @@ def main():
     version = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     print(f"{time.strftime('%F %T')} commit {version}, {len(CPUS)} CPUs, {model}, load {os.getloadavg()[0]:.1f} before the run")
     print(f"server on CPU {sorted(SERVER_CPUS)}, {SENDERS} sender processes on CPU {sorted(SENDER_CPUS)}, "
-          f"{SPANS_PER_REQUEST} spans a request, phases of {SECONDS:.0f} s")
-    print("the machine is shared: senders cannot always offer what is asked (see 'sent'), and a rate per second is only "
+          f"{SPANS_PER_REQUEST} spans a request, {CODING}, phases of {SECONDS:.0f} s")
+    print("the machine is shared: senders cannot always send what is offered (see 'sent'), and a rate per second is only "
           "comparable within one run; compare CPU-seconds across runs")
     for name in ["grpc", "http"]:
         transport(name)

@@ -6,7 +6,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
+    atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
 };
 
 use arrow::array::{Array, AsArray};
@@ -14,9 +14,11 @@ use tokio::sync::mpsc;
 use weir_analyzer::causes::{ACCESS_LOG, LOG_COLUMNS, METRIC_COLUMNS};
 use weir_schema::{Batch, Table};
 
-/// Requests of one signal that wait for the analysis. Their columns stay in memory meanwhile: at the collector's bound of
-/// 4 MiB a request some 64 MB, of usual ones a second or two.
+/// Requests of one signal that wait for the analysis: of usual ones a second or two.
 const QUEUE: usize = 16;
+
+/// Bytes of one signal's columns that wait, beyond which no further request does. 16 MiB: a mebibyte each.
+const QUEUE_BYTES: usize = 16 << 20;
 
 /// The doors' end.
 #[derive(Clone)]
@@ -27,8 +29,8 @@ pub(crate) struct BesideOut {
 
 /// The analysis' end.
 pub(super) struct BesideIn {
-    logs: mpsc::Receiver<Batch>,
-    metrics: mpsc::Receiver<Batch>,
+    logs: Waiting,
+    metrics: Waiting,
     dropped: [(Table, Arc<AtomicU64>); 2],
 }
 
@@ -36,18 +38,29 @@ pub(super) struct BesideIn {
 #[derive(Clone)]
 struct Way {
     queue: mpsc::Sender<Batch>,
+    bytes: Arc<AtomicUsize>,
     /// Rows since the analysis asked last.
     dropped: Arc<AtomicU64>,
 }
 
+/// What of one signal waits, and its bytes.
+struct Waiting {
+    queue: mpsc::Receiver<Batch>,
+    bytes: Arc<AtomicUsize>,
+}
+
 /// Both ends.
 pub(super) fn beside() -> (BesideOut, BesideIn) {
-    let (logs, logs_in) = mpsc::channel(QUEUE);
-    let (metrics, metrics_in) = mpsc::channel(QUEUE);
-    let way = |queue| Way { queue, dropped: Arc::default() };
-    let out = BesideOut { logs: way(logs), metrics: way(metrics) };
+    let ((logs, logs_in), (metrics, metrics_in)) = (way(), way());
+    let out = BesideOut { logs, metrics };
     let dropped = [(Table::Logs, out.logs.dropped.clone()), (Table::Metrics, out.metrics.dropped.clone())];
     (out, BesideIn { logs: logs_in, metrics: metrics_in, dropped })
+}
+
+fn way() -> (Way, Waiting) {
+    let (sender, queue) = mpsc::channel(QUEUE);
+    let bytes = Arc::new(AtomicUsize::new(0));
+    (Way { queue: sender, bytes: bytes.clone(), dropped: Arc::default() }, Waiting { queue, bytes })
 }
 
 impl BesideOut {
@@ -77,10 +90,30 @@ impl Way {
         let places: Vec<usize> =
             columns.iter().filter_map(|name| batch.rows.schema_ref().index_of(name).ok()).collect();
         let Ok(rows) = batch.rows.project(&places) else { return };
-        let count = rows.num_rows() as u64;
-        if self.queue.try_send(Batch { table: batch.table, rows }).is_err() {
+        let (count, bytes) = (rows.num_rows() as u64, rows.get_array_memory_size());
+        // counted before it is sent: who takes it out may be faster
+        let waiting = self.bytes.fetch_add(bytes, Relaxed);
+        if waiting >= QUEUE_BYTES || self.queue.try_send(Batch { table: batch.table, rows }).is_err() {
+            self.bytes.fetch_sub(bytes, Relaxed);
             self.dropped.fetch_add(count, Relaxed);
         }
+    }
+}
+
+impl Waiting {
+    async fn recv(&mut self) -> Option<Batch> {
+        let batch = self.queue.recv().await?;
+        Some(self.taken(batch))
+    }
+
+    fn try_recv(&mut self) -> Option<Batch> {
+        let batch = self.queue.try_recv().ok()?;
+        Some(self.taken(batch))
+    }
+
+    fn taken(&self, batch: Batch) -> Batch {
+        self.bytes.fetch_sub(batch.rows.get_array_memory_size(), Relaxed);
+        batch
     }
 }
 
@@ -96,9 +129,9 @@ impl BesideIn {
 
     /// What has come by now.
     pub(super) fn waiting(&mut self) -> Vec<Batch> {
-        let (logs, metrics) = (self.logs.len(), self.metrics.len());
-        let logs = (0..logs).map_while(|_| self.logs.try_recv().ok());
-        logs.chain((0..metrics).map_while(|_| self.metrics.try_recv().ok())).collect()
+        let (logs, metrics) = (self.logs.queue.len(), self.metrics.queue.len());
+        let logs = (0..logs).map_while(|_| self.logs.try_recv());
+        logs.chain((0..metrics).map_while(|_| self.metrics.try_recv())).collect()
     }
 
     /// Rows that were dropped since this was asked last.
@@ -144,5 +177,17 @@ mod tests {
         out.offer(&logs(1, "", ""));
         out.offer(&logs(1, trace, ACCESS_LOG));
         assert!(analysis.waiting().is_empty(), "neither is of use: a record without a trace, what spans say");
+    }
+
+    #[test]
+    fn large_requests_fill_the_queue_by_their_bytes() {
+        let (out, mut analysis) = beside();
+        let large = logs(50_000, "5b8efff798038103d269b633813fc60c", "");
+        (0..QUEUE).for_each(|_| out.offer(&large));
+        let waiting = analysis.waiting();
+        let bytes: usize = waiting.iter().map(|batch| batch.rows.get_array_memory_size()).sum();
+        assert!(waiting.len() < QUEUE && bytes < 2 * QUEUE_BYTES, "{} of {bytes} bytes", waiting.len());
+        assert_eq!(analysis.missed()[0].1, 50_000 * (QUEUE - waiting.len()) as u64);
+        assert_eq!(analysis.logs.bytes.load(Relaxed), 0);
     }
 }

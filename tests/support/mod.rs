@@ -1,7 +1,7 @@
 //! What several flows need: spans to send, a server in this process, a server in its own.
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write},
     net::SocketAddr,
     path::Path,
     process::{Child, Command, Stdio},
@@ -145,4 +145,11 @@ pub(crate) async fn sql(web: &str, statement: &str) -> Vec<String> {
     let (status, text) = (response.status(), response.text().await.unwrap());
     assert!(status.is_success(), "{statement}: {status} {text}");
     text.lines().skip(1).map(str::to_owned).collect()
+}
+
+/// These bytes, compressed.
+pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    gzip.write_all(bytes).unwrap();
+    gzip.finish().unwrap()
 }
