@@ -78,7 +78,7 @@ fn config(dir: &Path) -> Config {
         flush_rows: usize::MAX,
         compact_files: 2,
         min_free_bytes: 0,
-        wal_segment_bytes: 1_000,
+        wal_segment_bytes: 300,
         retention: Retention { max_age_hours: 24 * 365 * 30, ..Retention::default() },
         ..Config::default()
     }

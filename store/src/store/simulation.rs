@@ -131,7 +131,7 @@ pub(super) fn config() -> Config {
         flush_rows: usize::MAX,
         compact_files: 3,
         min_free_bytes: 0,
-        wal_segment_bytes: 2_000,
+        wal_segment_bytes: 500,
         retention: Retention::default(),
         ..Config::default()
     }
