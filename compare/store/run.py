@@ -246,10 +246,13 @@ class Run:
         for name, tables in self.sizes.items():
             for table, size in sorted(tables.items(), key=lambda item: (item[0] != "spans", -item[1]["bytes"])):
                 lines.append(f"| {name} | {table} | {size['bytes'] / self.spans:.2f} | {size['bytes'] / 2**20:.1f} | {size['rows']:,} | {size['files']} |")
+            if len(tables) > 1:
+                total = {key: sum(size[key] for size in tables.values()) for key in ("bytes", "rows", "files")}
+                lines.append(f"| {name} | **all** | {total['bytes'] / self.spans:.2f} | {total['bytes'] / 2**20:.1f} | {total['rows']:,} | {total['files']} |")
         return "\n".join(lines) + "\n"
 
     def table_of_times(self):
-        lines = ["Milliseconds: warm p50 / p95, cold p50.\n", "| question | " + " | ".join(self.names) + " |", "|---" * (len(self.names) + 1) + "|"]
+        lines = ["Milliseconds: warm p50 / p95, cold p50 / p95.\n", "| question | " + " | ".join(self.names) + " |", "|---" * (len(self.names) + 1) + "|"]
         for case in self.cases:
             lines.append(f"| {case.title} | " + " | ".join(self.cell(name, case) for name in self.names) + " |")
         return "\n".join(lines) + "\n"
@@ -260,7 +263,7 @@ class Run:
         warm, cold = self.times(name, case, "warm"), self.times(name, case, "cold")
         if not warm:
             return "failed"
-        text = f"{quantile(warm, 0.5)} / {quantile(warm, 0.95)}, {quantile(cold, 0.5)}"
+        text = f"{quantile(warm, 0.5)} / {quantile(warm, 0.95)}, {quantile(cold, 0.5)} / {quantile(cold, 0.95)}"
         return f"**{text}**" if self.best(case, "warm") == name else text
 
     def best(self, case, phase):
