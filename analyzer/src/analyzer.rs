@@ -420,6 +420,10 @@ impl Analyzer {
         self.counters.beyond_window = self.windows.beyond;
         self.counters.names_refused = self.names.refused;
         self.counters.rows_refused = self.rollup.refused;
+        let (stations, lm) = self.windows.take_refused();
+        self.counters.stations_refused += stations;
+        self.counters.lm_refused += lm;
+        self.counters.history_refused += self.findings.take_refused();
         self.counters.evicted = self.held.evicted;
         self.counters.sampled_out = self.findings.sampled_out();
         let (logs, metrics) = self.findings.dropped();
@@ -560,6 +564,8 @@ mod let_go_tests;
 pub(crate) mod made;
 #[cfg(test)]
 mod replay_tests;
+#[cfg(test)]
+mod replicas_tests;
 #[cfg(test)]
 mod restart_tests;
 #[cfg(test)]

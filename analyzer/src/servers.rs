@@ -129,6 +129,16 @@ pub fn shared(visits: &[Visit], station: &Station) -> Vec<Served> {
 }
 
 impl Station {
+    /// One that is said to have so many servers, and taken to serve in order.
+    pub(crate) fn given(servers: NonZeroU32) -> Self {
+        Self { discipline: Discipline::Fifo, servers, service_ns: 0.0, cs2: 0.0, margin: f64::INFINITY }
+    }
+
+    /// c, where a number of servers is meant.
+    pub(crate) fn counted(&self) -> Option<NonZeroU32> {
+        (!matches!(self.discipline, Discipline::Contended(_))).then_some(self.servers)
+    }
+
     /// How fast each is served when so many are there, as a share of being alone.
     fn share(&self, there: u32) -> f64 {
         match self.discipline {

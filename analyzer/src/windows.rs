@@ -178,6 +178,12 @@ impl Windows {
         self.closed_until = end.map(|end| (end - 1).div_euclid(self.length_ns)).max(self.closed_until);
     }
 
+    /// Requests to replicas, and to model servers, for which there was no room since the last time.
+    pub(crate) fn take_refused(&mut self) -> (u64, u64) {
+        let Closing { stations, lm, .. } = &mut self.closing;
+        (std::mem::take(&mut stations.refused), std::mem::take(&mut lm.refused))
+    }
+
     /// Model servers as a checkpoint holds them.
     pub(crate) fn save_lm(&self) -> Vec<SavedLm> {
         self.closing.lm.save()

@@ -3,7 +3,12 @@
 use std::num::NonZeroU32;
 
 use super::limits::refuses;
-use crate::{model::Model, servers::Discipline, snapshot::Estimate, stations::Known};
+use crate::{
+    model::Model,
+    servers::Discipline,
+    snapshot::Estimate,
+    stations::{Giver, Known},
+};
 
 /// Standard deviations between the best and the next best explanation of a station.
 const SURE_MARGIN: f64 = 1.0;
@@ -22,15 +27,13 @@ pub(super) struct Rule {
 /// c and how it was found, or why it is not known.
 pub(super) fn rule(known: &Known) -> Result<(Rule, NonZeroU32), String> {
     match known {
-        Known::Configured(servers) => Ok((
-            Rule {
-                name: "departures with configured servers",
-                replicas: 1,
-                discipline: Discipline::Fifo,
-                confidence: 0.9,
-            },
-            *servers,
-        )),
+        Known::Given { servers, replicas, by } => {
+            let name = match by {
+                Giver::Configuration => "departures with configured servers",
+                Giver::Sidecars => "departures with servers as sidecars say",
+            };
+            Ok((Rule { name, replicas: *replicas, discipline: Discipline::Fifo, confidence: 0.9 }, *servers))
+        }
         Known::Identified { servers, replicas, discipline, margin } => {
             let name = match discipline {
                 Discipline::Fifo => "departures, served in order",

@@ -198,8 +198,7 @@ fn replicas(service: &ServiceWindow, names: &Names, seconds: f64) -> Vec<Replica
         let service_time_ms =
             replica.service_ms.mean().map(|mean| mean + replica.cut_service_ms / replica.service_ms.count());
         let arrival_rate_per_s = replica.visits as f64 / seconds;
-        let found = replica.found.filter(|found| !matches!(found.discipline, Discipline::Contended(_)));
-        let servers = found.map(|found| found.servers.get());
+        let servers = replica.servers.map(NonZeroU32::get);
         ReplicaEstimate {
             instance: names.text(name).to_owned(),
             arrival_rate_per_s,

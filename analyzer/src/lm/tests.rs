@@ -213,7 +213,12 @@ fn what_is_kept_is_bounded_and_its_order_does_not_matter() {
     let mut many = LmServices::default();
     (0..100).for_each(|service| many.push(&crate::spans::Span { service, ..span(1) }));
     many.close(10_000_000_000);
-    assert_eq!((0..100).filter(|service| many.view(*service).is_some()).count(), 64);
+    let reasons = (0..100).map(|service| many.view(service).unwrap().reason.unwrap_or_default());
+    let beyond = reasons.filter(|why| why == "not looked at: there are 64 LM services before it").count();
+    assert_eq!((beyond, many.refused), (36, 36));
+    many.begin();
+    many.push(&crate::spans::Span { service: 100, ..span(2) });
+    assert!(many.view(99).is_none() && many.view(100).is_some(), "who had none in the last window is told of nothing");
 }
 
 fn a_span() -> crate::spans::Span {

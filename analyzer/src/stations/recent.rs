@@ -54,13 +54,12 @@ pub(crate) struct Steady {
 impl Seen {
     pub(super) fn of(service: &ServiceWindow, seconds: f64) -> Self {
         let replicas = &service.station.replicas;
-        let found = |replica: &super::ReplicaWindow| replica.found.map(|found| found.servers.get());
         let mut seen = Self {
             seconds,
             served: (service.requests - service.shed) as f64,
             servers: match service.known {
-                super::Known::Configured(servers) => Some(servers.get()),
-                _ => replicas.iter().map(found).sum(),
+                super::Known::Given { servers, .. } => Some(servers.get()),
+                _ => replicas.iter().map(|replica| replica.found.map(|found| found.servers.get())).sum(),
             },
             cut_service_ms: service.cut_service_ms,
             duration_ms: service.busy_ns / 1e6,
