@@ -1,6 +1,8 @@
 //! From what a window measured of a service to its [`Estimate`]: a ladder, of which the first rung that is known and fits is taken.
 //!
 //! ```text
+//! streams a model's answers, and its
+//!   batches are identified           ─▶ lm     a replay
 //! c said, or found from departures?  no ─▶ unknown, and why
 //!   requests hinder each other       ─▶ usl    Gunther's law, the load of most throughput
 //!   clients wait for their answer    ─▶ mva    a closed network
@@ -11,6 +13,7 @@
 //!
 //! Every estimate says its rule, samples, confidence and intervals, and puts what was observed beside what is predicted.
 
+mod batching;
 mod capacity;
 pub(crate) mod interval;
 mod ladder;
@@ -44,6 +47,9 @@ const MAX_OPERATIONS: usize = 50;
 /// The estimate of a service in a window of so many seconds.
 pub(crate) fn of(service: &ServiceWindow, names: &Names, seconds: f64) -> Estimate {
     let measured = measured(service, names, seconds);
+    if let Some(batching) = service.lm.as_ref().and_then(|lm| batching::of(&measured, lm, service.station.trend)) {
+        return batching;
+    }
     let (rule, servers) = match ladder::rule(&service.known) {
         Ok(known) => known,
         Err(reason) => return Estimate { reason: Some(reason), ..measured },

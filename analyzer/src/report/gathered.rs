@@ -166,7 +166,7 @@ impl OfService {
         self.headroom.add(estimate.headroom);
         self.confidence.add(estimate.confidence);
         self.duration_ms.add(duration_ms_p50);
-        let identified = estimate.service_time_ms.is_some();
+        let identified = estimate.service_time_ms.is_some() || estimate.utilization.is_some();
         let last = if identified { &mut self.last_identified } else { &mut self.last };
         *last = Some(Known::of(estimate));
         if let Some(lm) = lm {

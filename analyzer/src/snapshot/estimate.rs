@@ -37,7 +37,7 @@ pub struct Estimate {
     /// How much λ may grow, as a share, until ρ reaches 1.
     pub headroom: Option<f64>,
     /// `mm1`, `mmc`, `mg1`, `gg1`, `ggc`, `ps` (shared), `mmck` (a limit in force), `usl` (requests hinder each other),
-    /// `mva` (clients that wait for their answer) or `unknown`.
+    /// `mva` (clients that wait for their answer), `lm` (batches of a model server) or `unknown`.
     pub model: String,
     /// How S and c were found.
     pub rule: String,

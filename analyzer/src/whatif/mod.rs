@@ -2,12 +2,14 @@
 //! service time. What it does to every queue, and to a request at every entry.
 //!
 //! 1. `traffic`: arrivals propagate along edges in proportion to the calls each caller makes now.
-//! 2. `queues`: every queue is solved again by its own model; or all at once, where clients wait for their answers (`closed`).
+//! 2. `queues`: every queue is solved again by its own model; or all at once, where clients wait for their answers (`closed`). A
+//!    model server is replayed (`batches`).
 //! 3. `entries`: recorded requests are timed again with the own work of each service as it is then.
 //!
 //! The range holds the intervals of λ, S, ca² and cs², the error of the models as measured against simulation, and that of the
 //! requests looked at; what is in doubt at different services is independent, so it adds in squares.
 
+mod batches;
 mod change;
 mod closed;
 mod entries;
@@ -21,6 +23,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use traffic::visits;
 
 use crate::{
+    lm::LmPrediction,
     reach::entering,
     snapshot::{NodeKind, ServiceView, Snapshot},
 };
@@ -45,7 +48,7 @@ pub struct ServicePrediction {
     pub arrival_rate_per_s_then: f64,
     /// ρ then; `None` when c or S is not known.
     pub utilization_then: Option<f64>,
-    /// Wq now, as measured.
+    /// Wq now, as measured; of a model server as replayed.
     pub queue_wait_ms: Option<f64>,
     /// Wq then; `None` when not known, or when the queue would grow without bound.
     pub queue_wait_ms_then: Option<f64>,
@@ -62,6 +65,9 @@ pub struct ServicePrediction {
     pub saturated: bool,
     /// Why nothing is said of its queue.
     pub reason: Option<String>,
+    /// Of a model server: times to first token and per token, and its batch, then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lm_then: Option<LmPrediction>,
 }
 
 /// A request at an entry before and after.
