@@ -20,7 +20,6 @@ use std::collections::BTreeMap;
 
 pub use change::{Change, WhatIfError};
 use serde::{Deserialize, Serialize};
-pub(crate) use traffic::visits;
 
 use crate::{
     lm::LmPrediction,
@@ -96,27 +95,33 @@ pub struct EntryPrediction {
 /// A [`WhatIfError`] when the change names what is not there or cannot be.
 pub fn what_if(snapshot: &Snapshot, change: &Change) -> Result<Prediction, WhatIfError> {
     let factors = change.factors(snapshot)?;
-    let looped = closed::Loop::solve(snapshot, change, &factors);
-    let rates = match &looped {
-        Some(looped) => looped.rates(snapshot),
-        None => traffic::rates(snapshot, &change.service, factors.arrivals),
-    };
-    let effect = |service: &ServiceView| {
-        let name = service.service.as_str();
-        let own = if change.service == service.service { factors } else { change::Factors::NONE };
-        queues::Effect::of(service, &own, rates[name], looped.as_ref().and_then(|looped| looped.wait(name)))
-    };
-    let of_service = |service| (ServiceView::name(service), effect(service));
-    let effects: BTreeMap<&str, queues::Effect> = snapshot.services.iter().map(of_service).collect();
+    let effects = effects(snapshot, change, factors);
     let services = snapshot.services.iter().filter_map(|service| effects[service.service.as_str()].view(service));
     let entries = entering(snapshot).into_iter().map(|entry| entries::predict(entry, snapshot, &effects));
     Ok(Prediction { services: services.collect(), entries: entries.collect() })
 }
 
-impl ServiceView {
-    fn name(&self) -> &str {
-        &self.service
-    }
+/// What a request at an entry takes when so many times as many enter there; `None` when nobody does now.
+pub(crate) fn more_at(snapshot: &Snapshot, entry: &str, arrivals: f64) -> Option<EntryPrediction> {
+    let change = Change { service: entry.to_owned(), operation: None, arrivals, servers: 0, service_time: 1.0 };
+    let effects = effects(snapshot, &change, change.factors(snapshot).ok()?);
+    let entry = services(snapshot).find(|service| service.service == entry)?;
+    Some(entries::predict(entry, snapshot, &effects))
+}
+
+/// What changes at each service.
+fn effects<'a>(snapshot: &'a Snapshot, change: &Change, factors: change::Factors) -> BTreeMap<&'a str, queues::Effect> {
+    let looped = closed::Loop::solve(snapshot, change, &factors);
+    let rates = match &looped {
+        Some(looped) => looped.rates(snapshot),
+        None => traffic::rates(snapshot, &change.service, factors.arrivals),
+    };
+    let effect = |service: &'a ServiceView| {
+        let name = service.service.as_str();
+        let own = if change.service == service.service { factors } else { change::Factors::NONE };
+        (name, queues::Effect::of(service, &own, rates[name], looped.as_ref().and_then(|looped| looped.wait(name))))
+    };
+    snapshot.services.iter().map(effect).collect()
 }
 
 fn services(snapshot: &Snapshot) -> impl Iterator<Item = &ServiceView> {
