@@ -74,8 +74,6 @@ pub struct ServiceView {
     pub service: String,
     /// What it is.
     pub kind: NodeKind,
-    /// Its namespace, when known.
-    pub namespace: Option<String>,
     /// Requests completed per second.
     pub rate_per_s: f64,
     /// Share that failed.
