@@ -6,6 +6,7 @@
 //! stations, those first that were looked at longest ago. What a window says beside its splits (each replica and
 //! operation, what held over the last windows, whether the rate grows) is in [`StationWindow`].
 
+mod course;
 mod known;
 mod recent;
 mod shares;
@@ -16,6 +17,7 @@ use std::{
     num::{NonZeroU16, NonZeroU32},
 };
 
+pub(crate) use course::SavedCourse;
 pub(crate) use known::{Giver, Known};
 pub(crate) use recent::Steady;
 use recent::{Recent, Seen};
@@ -232,7 +234,7 @@ impl Stations {
         // replicas come and go: who had no visit for as long as visits are kept is forgotten
         self.by_service.retain(|_, service| {
             service.replicas.retain(|_, station| !station.is_gone(now));
-            !service.replicas.is_empty()
+            service.is_known(now)
         });
         self.count = self.by_service.values().map(|service| service.replicas.len()).sum();
     }
