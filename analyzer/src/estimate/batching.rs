@@ -38,6 +38,7 @@ pub(super) fn of(measured: &Estimate, lm: &LmView, trend: Option<Trend>) -> Opti
         model: Model::Lm.as_str().into(),
         rule: RULE.into(),
         confidence: lm.confidence,
+        rule_confidence: lm.confidence,
         samples: lm.samples,
         what_if: lm.what_if.iter().map(what_if).collect(),
         by_replica: measured.by_replica.iter().map(arrivals).collect(),

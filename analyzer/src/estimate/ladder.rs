@@ -5,13 +5,10 @@ use std::num::NonZeroU32;
 use super::limits::refuses;
 use crate::{
     model::Model,
-    servers::Discipline,
+    servers::{Discipline, confidence},
     snapshot::Estimate,
     stations::{Giver, Known},
 };
-
-/// Standard deviations between the best and the next best explanation of a station.
-const SURE_MARGIN: f64 = 1.0;
 
 /// Standard errors within which a variation is that of exponential times.
 const AS_EXPONENTIAL: f64 = 2.0;
@@ -32,7 +29,9 @@ pub(super) fn rule(known: &Known) -> Result<(Rule, NonZeroU32), String> {
                 Giver::Configuration => "departures with configured servers",
                 Giver::Sidecars => "departures with servers as sidecars say",
             };
-            Ok((Rule { name, replicas: *replicas, discipline: Discipline::Fifo, confidence: 0.9 }, *servers))
+            // what is said is taken for as sure as what is found surely: nobody measured how often people are right
+            let (replicas, confidence) = (*replicas, confidence(f64::INFINITY));
+            Ok((Rule { name, replicas, discipline: Discipline::Fifo, confidence }, *servers))
         }
         Known::Identified { servers, replicas, discipline, margin } => {
             let name = match discipline {
@@ -40,9 +39,8 @@ pub(super) fn rule(known: &Known) -> Result<(Rule, NonZeroU32), String> {
                 Discipline::ProcessorSharing => "departures, shared",
                 Discipline::Contended(_) => "departures by the number there: requests hinder each other",
             };
-            // chosen with care, not fitted: compare/queueing counts how many are right
-            let confidence = if *margin > SURE_MARGIN { 0.9 } else { 0.7 };
-            Ok((Rule { name, replicas: *replicas, discipline: *discipline, confidence }, *servers))
+            let (replicas, confidence) = (*replicas, confidence(*margin));
+            Ok((Rule { name, replicas, discipline: *discipline, confidence }, *servers))
         }
         Known::Unknown(reason) => Err(format!("{reason}; analyzer.servers can say it")),
         Known::Unseen => Err("no request was seen yet".into()),

@@ -41,6 +41,9 @@ const LOAD_FACTORS: [f64; 4] = [1.1, 1.2, 1.5, 2.0];
 /// Samples at which an estimate is as sure as its rule allows.
 const SURE_SAMPLES: f64 = 200.0;
 
+/// Standard deviations between the observed and the predicted wait from which on the model is doubted: chance goes beyond once in 370.
+const GROSS: f64 = 3.0;
+
 /// Operations told apart; what others take is the rest of S.
 const MAX_OPERATIONS: usize = 50;
 
@@ -107,6 +110,7 @@ fn of_station(
     let of_rate = (measured.ca2.unwrap_or(1.0) / measured.samples.max(1) as f64).sqrt();
     let (observed_app, observed_proxy) = (mean(&service.app_wait_ms), measured.queue_wait_ms.observed_proxy);
     let observed = Some(observed_app.unwrap_or(0.0) + observed_proxy.unwrap_or(0.0));
+    let confidence = rule.confidence * (measured.samples as f64 / SURE_SAMPLES).min(1.0);
     Estimate {
         service_time_ms: Some(service_ms),
         service_time_ms_error: Some(service_ms * NINETY_FIVE * of_service),
@@ -119,7 +123,8 @@ fn of_station(
         cs2_error: services.scv_error().map(|error| NINETY_FIVE * error),
         headroom: utilization.map(|rho| 1.0 / rho.max(1e-9) - 1.0),
         rule: rule.name.into(),
-        confidence: rule.confidence * (measured.samples as f64 / SURE_SAMPLES).min(1.0),
+        confidence,
+        rule_confidence: confidence,
         scaling,
         steady: service.station.steady.as_ref().and_then(steady),
         ..measured
@@ -140,7 +145,14 @@ pub(crate) fn predict(mut estimate: Estimate) -> Estimate {
         ..estimate.queue_wait_ms
     };
     estimate.queue_wait_ms = wait;
-    Estimate { what_if, mismatch, ..estimate }
+    // a note of before has only the one
+    let rule_confidence = estimate.rule_confidence.max(estimate.confidence);
+    Estimate { what_if, mismatch, rule_confidence, confidence: doubted(rule_confidence, mismatch), ..estimate }
+}
+
+/// What is left of confidence where the observed wait is so many standard deviations from the predicted one.
+fn doubted(confidence: f64, mismatch: Option<f64>) -> f64 {
+    confidence * (GROSS / mismatch.unwrap_or(0.0).abs()).min(1.0)
 }
 
 fn steady(steady: &stations::Steady) -> Option<Steady> {

@@ -41,8 +41,11 @@ pub struct Estimate {
     pub model: String,
     /// How S and c were found.
     pub rule: String,
-    /// Probability that the estimate holds.
+    /// Probability that the estimate holds: that of its rule, less where what was observed disagrees grossly.
     pub confidence: f64,
+    /// Probability that S and c are right, by how they were found and from how many requests.
+    #[serde(default)]
+    pub rule_confidence: f64,
     /// Spans behind it.
     pub samples: u64,
     /// Why something is not identifiable.

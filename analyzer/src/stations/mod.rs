@@ -112,6 +112,13 @@ struct ServiceStations {
     rates: Rates,
 }
 
+/// What there was no room for.
+#[derive(Clone, Copy, Debug, Default)]
+struct Beyond {
+    replicas: usize,
+    visits: u64,
+}
+
 /// What a window says of the stations of a service.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct StationWindow {
@@ -163,18 +170,10 @@ impl Stations {
         let surplus = of_service.whole.len().saturating_sub(WHOLE_REQUESTS);
         of_service.whole.drain(..surplus);
         let by_replica = by_replica(visits);
-        let (visited, mut unseen) = (by_replica.len(), 0);
-        for (replica, visits) in by_replica {
-            if !of_service.replicas.contains_key(&replica) {
-                if self.count >= MAX_STATIONS {
-                    self.refused += visits.len() as u64;
-                    unseen += 1;
-                    continue;
-                }
-                self.count += 1;
-            }
-            of_service.replicas.entry(replica).or_default().take(visits);
-        }
+        let (visited, before) = (by_replica.len(), of_service.replicas.len());
+        let beyond = of_service.take(by_replica, MAX_STATIONS.saturating_sub(self.count));
+        self.count += of_service.replicas.len() - before;
+        self.refused += beyond.visits;
         of_service.configure(configured);
         let keep = Keep::of(configured, of_service.replicas.len(), length_ns);
         for (replica, station) in &mut of_service.replicas {
@@ -188,7 +187,7 @@ impl Stations {
         let lately = known_until - LATELY_NS.max(2 * length_ns);
         service.known = match configured {
             // what the others do is part of the arrivals, and would be served by nobody
-            _ if unseen > 0 => Known::beyond(unseen, visited),
+            _ if beyond.replicas > 0 => Known::beyond(beyond.replicas, visited),
             Some(servers) => known::configured(servers, &of_service.replicas),
             None => known::known(&of_service.replicas, lately),
         };
@@ -252,6 +251,23 @@ impl Stations {
 }
 
 impl ServiceStations {
+    /// Takes in visits, with room for so many replicas more.
+    fn take(&mut self, by_replica: BTreeMap<Replica, Vec<Ended>>, mut room: usize) -> Beyond {
+        let mut beyond = Beyond::default();
+        for (replica, visits) in by_replica {
+            if !self.replicas.contains_key(&replica) {
+                if room == 0 {
+                    beyond.replicas += 1;
+                    beyond.visits += visits.len() as u64;
+                    continue;
+                }
+                room -= 1;
+            }
+            self.replicas.entry(replica).or_default().take(visits);
+        }
+        beyond
+    }
+
     /// Gives each replica its share of the servers that somebody said the service has.
     fn configure(&mut self, servers: Option<NonZeroU32>) {
         let mut shares = servers.map(|servers| divide(servers, &self.replicas)).unwrap_or_default();
