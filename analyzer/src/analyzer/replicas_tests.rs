@@ -14,6 +14,9 @@ const SECONDS: i64 = 300;
 /// S.
 const MS: f64 = 20.0;
 
+/// As the configuration says them.
+type Servers = &'static [(&'static str, u32)];
+
 /// Three pods of one worker each at ρ 0.7, whose sidecars say `servers`.
 fn pods(servers: Option<u32>) -> Vec<Made> {
     let pod = |pod: u128| {
@@ -36,7 +39,7 @@ fn pods(servers: Option<u32>) -> Vec<Made> {
 }
 
 /// What is said of the service in a window late in the run.
-fn estimate(servers: &[(&str, u32)], spans: &[Made]) -> Estimate {
+fn estimate(servers: Servers, spans: &[Made]) -> Estimate {
     let servers = servers.iter().map(|(service, c)| ((*service).to_owned(), *c)).collect();
     let mut analyzer = Analyzer::new(Config { servers, ..Config::default() });
     let mut last = None;
@@ -50,7 +53,7 @@ fn estimate(servers: &[(&str, u32)], spans: &[Made]) -> Estimate {
 
 #[test]
 fn replicas_are_queues_of_their_own_whoever_says_their_servers() {
-    let cases: [(&[(&str, u32)], Option<u32>, &str); 3] = [
+    let cases: [(Servers, Option<u32>, &str); 3] = [
         (&[], None, "departures, served in order"),
         (&[("tagger", 3)], None, "departures with configured servers"),
         (&[], Some(1), "departures with servers as sidecars say"),
