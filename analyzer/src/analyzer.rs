@@ -16,7 +16,7 @@ use weir_schema::{Batch, Table, UnixNanos};
 
 use crate::{
     alert::Alert,
-    checkpoint::{Foreign, History},
+    checkpoint::{COURSES, Foreign, History},
     config::Config,
     control::{Bottleneck, Command, Controller},
     findings::{Findings, Kind, LeftOut},
@@ -278,6 +278,7 @@ impl Analyzer {
     #[must_use]
     pub fn checkpoint(&mut self) -> Option<Vec<u8>> {
         let (stations, closed_until) = self.windows.save();
+        let (courses, without_course) = self.windows.save_courses();
         let history = History {
             window_ms: self.config.window_ms,
             closed_until,
@@ -285,12 +286,16 @@ impl Analyzer {
             usual_rates: self.usual_rates.clone(),
             usual_service_ms: self.usual_service_ms.clone(),
             stations,
+            courses,
             findings: self.findings.save(),
             last_snapshot: self.last_snapshot.as_ref().map(Cow::Borrowed),
             control: self.controller.save(),
             lm: self.windows.save_lm(),
         };
-        let (bytes, left_out) = history.into_bytes()?;
+        let (bytes, mut left_out) = history.into_bytes()?;
+        if without_course > 0 {
+            *left_out.entry(COURSES).or_default() += without_course;
+        }
         self.counters.history_left_out = left_out.values().sum();
         self.left_out = left_out;
         Some(bytes)
@@ -315,6 +320,7 @@ impl Analyzer {
         }
         self.names = Names::restored(&history.names).ok_or(Foreign::Damaged)?;
         self.windows.restore(history.stations, history.closed_until);
+        self.windows.restore_courses(history.courses);
         self.windows.restore_lm(history.lm);
         self.usual_rates = history.usual_rates;
         self.usual_service_ms = history.usual_service_ms;
@@ -420,6 +426,10 @@ impl Analyzer {
         self.counters.beyond_window = self.windows.beyond;
         self.counters.names_refused = self.names.refused;
         self.counters.rows_refused = self.rollup.refused;
+        let (stations, lm) = self.windows.take_refused();
+        self.counters.stations_refused += stations;
+        self.counters.lm_refused += lm;
+        self.counters.history_refused += self.findings.take_refused();
         self.counters.evicted = self.held.evicted;
         self.counters.sampled_out = self.findings.sampled_out();
         let (logs, metrics) = self.findings.dropped();
@@ -560,6 +570,8 @@ mod let_go_tests;
 pub(crate) mod made;
 #[cfg(test)]
 mod replay_tests;
+#[cfg(test)]
+mod replicas_tests;
 #[cfg(test)]
 mod restart_tests;
 #[cfg(test)]

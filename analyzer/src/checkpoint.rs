@@ -1,5 +1,5 @@
 //! `History`: what the analyzer learnt and stored spans cannot give back in seconds: usual rates and
-//! service times, how stations serve, what is usual of each service, which findings are open, what people ordered, and the requests that estimates of model servers rest on.
+//! service times, how stations serve and how they went, what is usual of each service, which findings are open, what people ordered, and the requests that estimates of model servers rest on.
 //!
 //! It is written from where it stands, up to a bound: of a larger one, half of the keys of each sort are left out that were not
 //! seen for longest, of those seen last at one time what was learnt from fewest requests, and again until it fits. How many of each
@@ -26,7 +26,7 @@ use crate::{
     names::SavedNames,
     snapshot::Snapshot,
     spans::Name,
-    stations::SavedStation,
+    stations::{SavedCourse, SavedStation},
 };
 
 /// What the bytes begin with.
@@ -35,11 +35,14 @@ const MARK: &[u8; 8] = b"weirhist";
 /// Raised when a field changes its meaning.
 const VERSION: u32 = 2;
 
-/// A larger history is not written, nor read: a thousand services with fifty operations each take 3 MiB.
+/// A larger history is not written, nor read: a thousand services with fifty operations each take 10 MiB.
 const MAX_BYTES: usize = 64 << 20;
 
 /// Times that keys are halved: what does not fit then is not made of keys.
 const MOST_HALVINGS: usize = 6;
+
+/// What courses that are left out are called.
+pub(crate) const COURSES: &str = "courses of services";
 
 /// All of it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -52,6 +55,9 @@ pub(crate) struct History<'a> {
     pub(crate) usual_rates: BTreeMap<Name, f64>,
     pub(crate) usual_service_ms: BTreeMap<Name, f64>,
     pub(crate) stations: Vec<SavedStation>,
+    /// Of the services with most requests, these first.
+    #[serde(default)]
+    pub(crate) courses: Vec<SavedCourse>,
     pub(crate) findings: SavedFindings<'a>,
     pub(crate) last_snapshot: Option<Cow<'a, Snapshot>>,
     #[serde(default)]
@@ -118,8 +124,17 @@ impl History<'_> {
                 return Some((bytes, left_out));
             }
             self.findings.halve(&mut left_out);
+            self.halve_courses(&mut left_out);
         }
         Some((self.written(most)?, left_out))
+    }
+
+    /// Lets go of those of the services with fewest requests.
+    fn halve_courses(&mut self, left_out: &mut LeftOut) {
+        let gone = self.courses.split_off(self.courses.len() / 2).len() as u64;
+        if gone > 0 {
+            *left_out.entry(COURSES).or_default() += gone;
+        }
     }
 
     fn written(&self, most: usize) -> Option<Vec<u8>> {
@@ -156,6 +171,7 @@ mod tests {
             usual_rates: BTreeMap::new(),
             usual_service_ms: BTreeMap::new(),
             stations: Vec::new(),
+            courses: Vec::new(),
             findings: SavedFindings::of_services(services),
             last_snapshot: None,
             control: SavedControl::default(),

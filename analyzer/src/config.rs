@@ -29,7 +29,8 @@ pub struct Config {
     pub max_trace_lines: usize,
     /// Service level objective of a request at the entry, in milliseconds.
     pub slo_ms: f64,
-    /// Workers of a service, where known.
+    /// Workers of a service, of all its replicas together, where known: divided among the replicas that are visited. It comes before
+    /// what sidecars say of their own replica (`servers` of proxy.yaml), which is the better place where replicas come and go.
     pub servers: BTreeMap<String, u32>,
     /// Windows of history before a service is judged.
     pub min_history: usize,

@@ -31,6 +31,8 @@ pub enum Model {
     Usl,
     /// Few clients that wait for their answer.
     Mva,
+    /// Batches of a model server, replayed: [`crate::lm`].
+    Lm,
 }
 
 /// What a station is asked to take.
@@ -57,7 +59,7 @@ struct Part {
 }
 
 impl Model {
-    const ALL: [(&str, Self); 9] = [
+    const ALL: [(&str, Self); 10] = [
         ("mm1", Self::Mm1),
         ("mmc", Self::Mmc),
         ("mg1", Self::Mg1),
@@ -67,6 +69,7 @@ impl Model {
         ("mmck", Self::Mmck),
         ("usl", Self::Usl),
         ("mva", Self::Mva),
+        ("lm", Self::Lm),
     ];
 
     /// The estimate's; `None` when it is not known.
@@ -90,7 +93,7 @@ impl Model {
             Self::Mm1 | Self::Mmc | Self::Ps => mmc::queue_wait(rate, service_s, servers),
             Self::Mg1 | Self::Gg1 | Self::Ggc => ggc::queue_wait(rate, service_s, servers, load.ca2, load.cs2),
             Self::Mmck => mmck::solve(rate, service_s, servers, room?).map(|found| found.queue_wait),
-            Self::Usl | Self::Mva => None,
+            Self::Usl | Self::Mva | Self::Lm => None,
         };
         seconds.map(|seconds| seconds * 1e3)
     }

@@ -5,11 +5,26 @@
 //! For exponential values that is 2/√n. Sums of powers lose digits when values are large beside their
 //! scatter: 16 digits leave 4 for a scatter of a thousandth, and nothing here asks for more.
 
+use serde::{Deserialize, Serialize};
+
 /// Count and sums of the first four powers.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(into = "[f64; 5]", from = "[f64; 5]")]
 pub(crate) struct Moments {
     count: f64,
     sums: [f64; 4],
+}
+
+impl From<Moments> for [f64; 5] {
+    fn from(Moments { count, sums: [first, second, third, fourth] }: Moments) -> Self {
+        [count, first, second, third, fourth]
+    }
+}
+
+impl From<[f64; 5]> for Moments {
+    fn from([count, first, second, third, fourth]: [f64; 5]) -> Self {
+        Self { count, sums: [first, second, third, fourth] }
+    }
 }
 
 impl Moments {

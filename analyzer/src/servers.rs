@@ -32,6 +32,13 @@ pub const MIN_VISITS: usize = 200;
 /// Standard deviations by which service times may differ between groups.
 const MAX_DEVIATION: f64 = 3.5;
 
+/// Standard deviations between the best and the next best explanation of a station that is told surely.
+const SURE_MARGIN: f64 = 1.0;
+
+/// Of those, the share that is right; and of the others: 10,136 of 10,309, and 318 of 419. See [`confidence`].
+const SURE: f64 = 0.98;
+const UNSURE: f64 = 0.76;
+
 /// How a station serves.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Discipline {
@@ -116,6 +123,13 @@ pub fn identify(visits: &[Visit]) -> Result<Station, Unidentifiable> {
     contended.or(simple).ok_or(Unidentifiable::NoModel)
 }
 
+/// Probability that what was identified by such a margin serves so, and with so many servers: the share of answers that were right, of simulated
+/// stations that serve in order, otherwise, and so that they should have been refused (`compare/queueing`, 18 runs from seed 8,000,000 on).
+#[must_use]
+pub fn confidence(margin: f64) -> f64 {
+    if margin > SURE_MARGIN { SURE } else { UNSURE }
+}
+
 /// Splits visits to a station that all share: what a visit got is service, what it took longer is wait.
 #[must_use]
 pub fn shared(visits: &[Visit], station: &Station) -> Vec<Served> {
@@ -129,6 +143,16 @@ pub fn shared(visits: &[Visit], station: &Station) -> Vec<Served> {
 }
 
 impl Station {
+    /// One that is said to have so many servers, and taken to serve in order.
+    pub(crate) fn given(servers: NonZeroU32) -> Self {
+        Self { discipline: Discipline::Fifo, servers, service_ns: 0.0, cs2: 0.0, margin: f64::INFINITY }
+    }
+
+    /// c, where a number of servers is meant.
+    pub(crate) fn counted(&self) -> Option<NonZeroU32> {
+        (!matches!(self.discipline, Discipline::Contended(_))).then_some(self.servers)
+    }
+
     /// How fast each is served when so many are there, as a share of being alone.
     fn share(&self, there: u32) -> f64 {
         match self.discipline {

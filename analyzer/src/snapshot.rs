@@ -74,8 +74,6 @@ pub struct ServiceView {
     pub service: String,
     /// What it is.
     pub kind: NodeKind,
-    /// Its namespace, when known.
-    pub namespace: Option<String>,
     /// Requests completed per second.
     pub rate_per_s: f64,
     /// Share that failed.
@@ -368,4 +366,13 @@ pub struct Counters {
     /// Keys of what is usual that the last note for a restart had no room for: those seen least.
     #[serde(default)]
     pub history_left_out: u64,
+    /// Requests to replicas beyond those of the mesh that are told apart: of their services no queue is estimated.
+    #[serde(default)]
+    pub stations_refused: u64,
+    /// Requests of LM services beyond those that are looked at.
+    #[serde(default)]
+    pub lm_refused: u64,
+    /// Uses of keys of what is usual beyond the bound of their sort: what has none is not judged.
+    #[serde(default)]
+    pub history_refused: u64,
 }

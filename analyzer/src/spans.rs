@@ -1,12 +1,15 @@
 //! [`SpanColumns`]: a batch of `spans` read column by column.
 
-use std::cell::Cell;
+mod said;
+
+use std::{cell::Cell, num::NonZeroU16};
 
 use arrow::{
     array::{Array, AsArray, BinaryArray, Float64Array, Int32Array, Int64Array, StringArray},
     datatypes::{Float64Type, Int32Type, Int64Type},
     record_batch::RecordBatch,
 };
+use said::SaidServers;
 use weir_schema::UnixNanos;
 
 use crate::names::Role;
@@ -61,6 +64,8 @@ pub(crate) struct Span {
     pub(crate) peer: Option<Name>,
     pub(crate) peer_kind: crate::snapshot::NodeKind,
     pub(crate) instance: Option<Name>,
+    /// How many requests the replica works on at once, as its sidecar says.
+    pub(crate) servers: Option<NonZeroU16>,
     pub(crate) queue_wait_ns: Option<i64>,
     /// Whether the proxy turned it away.
     pub(crate) shed: bool,
@@ -96,6 +101,7 @@ impl Default for Span {
             peer: None,
             peer_kind: crate::snapshot::NodeKind::Service,
             instance: None,
+            servers: None,
             queue_wait_ns: None,
             shed: false,
             refused: false,
@@ -174,6 +180,7 @@ pub(crate) struct SpanColumns<'a> {
     weight: Option<&'a Float64Array>,
     received: Option<&'a Int64Array>,
     resent: Option<&'a Int32Array>,
+    said: Option<SaidServers<'a>>,
 }
 
 /// A column of names that remembers some: rows of one sender stand together and name the same few.
@@ -247,6 +254,7 @@ impl<'a> SpanColumns<'a> {
             received: long("received_unix_nano"),
             // hardly any batch has one: then no span is asked
             resent: int("http_request_resend_count").filter(|counts| counts.null_count() < counts.len()),
+            said: SaidServers::of(batch),
         })
     }
 
@@ -277,13 +285,15 @@ impl<'a> SpanColumns<'a> {
         let within = |ns: i64| ns.clamp(0, duration_ns);
         let trace = self.trace.value(row).try_into().map_or(0, u128::from_be_bytes);
         let (weight, sampled) = self.weight(row, trace);
+        let (service, instance) = (self.service.name(row, names), self.instance(row, names));
+        let said = self.said.as_ref().filter(|_| side == Side::Server);
         Span {
             trace,
             id: id(self.id.value(row)),
             parent: if self.parent.is_valid(row) { id(self.parent.value(row)) } else { 0 },
             start: self.start.value(row).clamp(0, LAST_START),
             duration_ns,
-            service: self.service.name(row, names),
+            service,
             operation: self.operation.name(row, names),
             kind: self.kind.name(row, names),
             side,
@@ -291,7 +301,8 @@ impl<'a> SpanColumns<'a> {
             abandoned: cancelled || http_status == Some(CLIENT_CLOSED_REQUEST),
             peer: peer.map(|(role, peer)| names.said(role, peer)),
             peer_kind,
-            instance: self.instance(row, names),
+            instance,
+            servers: said.and_then(|said| said.servers(row, (service, instance))),
             queue_wait_ns: long(self.queue_wait, row).map(within),
             shed: action.is_some_and(|action| !matches!(action, "admitted" | "queued")),
             refused: action.is_some_and(|action| WANT_OF_ROOM.contains(&action)),

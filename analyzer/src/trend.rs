@@ -8,6 +8,8 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 /// Points kept: 2,016 pairs take 50 µs.
 const MAX_POINTS: usize = 64;
 
@@ -25,7 +27,7 @@ const MIN_GROWTH: f64 = 0.1;
 
 /// Rates over time: mean over every point's seconds. When full, neighbours are joined until points are a minute long, and then the
 /// oldest goes.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Rates {
     points: VecDeque<Point>,
     /// Windows that a point is made of.
@@ -33,7 +35,8 @@ pub(crate) struct Rates {
     windows_in_last: u32,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(into = "[f64; 3]", from = "[f64; 3]")]
 struct Point {
     end_s: f64,
     seconds: f64,
@@ -51,7 +54,31 @@ pub(crate) struct Trend {
     pub(crate) seconds: f64,
 }
 
+impl From<Point> for [f64; 3] {
+    fn from(Point { end_s, seconds, count }: Point) -> Self {
+        [end_s, seconds, count]
+    }
+}
+
+impl From<[f64; 3]> for Point {
+    fn from([end_s, seconds, count]: [f64; 3]) -> Self {
+        Self { end_s, seconds, count }
+    }
+}
+
 impl Rates {
+    /// As a checkpoint brought them: no more than are kept.
+    pub(crate) fn restored(mut self) -> Self {
+        let surplus = self.points.len().saturating_sub(MAX_POINTS);
+        self.points.drain(..surplus);
+        self
+    }
+
+    /// When the newest window ended.
+    pub(crate) fn newest_s(&self) -> Option<f64> {
+        self.points.back().map(|point| point.end_s)
+    }
+
     /// Takes in a window that ended at `end_s`.
     pub(crate) fn add(&mut self, end_s: f64, seconds: f64, count: f64) {
         let new = Point { end_s, seconds, count };
@@ -81,7 +108,7 @@ impl Rates {
         let points: Vec<Point> = self.points.drain(..).collect();
         self.points.extend(points.chunks(2).map(|pair| pair.iter().skip(1).fold(pair[0], |all, next| all.with(next))));
         self.points.extend(newest);
-        self.windows_a_point = 2 * self.windows_a_point.max(1);
+        self.windows_a_point = self.windows_a_point.max(1).saturating_mul(2);
         self.windows_in_last = 1;
     }
 

@@ -100,7 +100,6 @@ fn idle_service(old: &ServiceView) -> ServiceView {
     ServiceView {
         service: old.service.clone(),
         kind: old.kind,
-        namespace: old.namespace.clone(),
         instances: old.instances.clone(),
         limit: old.limit,
         last_seen_unix_nano: old.last_seen_unix_nano,

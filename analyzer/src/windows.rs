@@ -26,7 +26,7 @@ use crate::{
     held::{Call, Held, Place},
     lm::SavedLm,
     spans::{Name, Span},
-    stations::SavedStation,
+    stations::{SavedCourse, SavedStation},
     window::{Edges, Window},
 };
 
@@ -176,6 +176,21 @@ impl Windows {
     pub(crate) fn restore(&mut self, stations: Vec<SavedStation>, end: Option<UnixNanos>) {
         self.closing.stations.restore(stations);
         self.closed_until = end.map(|end| (end - 1).div_euclid(self.length_ns)).max(self.closed_until);
+    }
+
+    /// How services went, as a checkpoint holds it, and of how many that is left out.
+    pub(crate) fn save_courses(&self) -> (Vec<SavedCourse>, u64) {
+        self.closing.stations.save_courses()
+    }
+
+    pub(crate) fn restore_courses(&mut self, saved: Vec<SavedCourse>) {
+        self.closing.stations.restore_courses(saved);
+    }
+
+    /// Requests to replicas, and to model servers, for which there was no room since the last time.
+    pub(crate) fn take_refused(&mut self) -> (u64, u64) {
+        let Closing { stations, lm, .. } = &mut self.closing;
+        (std::mem::take(&mut stations.refused), std::mem::take(&mut lm.refused))
     }
 
     /// Model servers as a checkpoint holds them.

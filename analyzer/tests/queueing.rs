@@ -43,8 +43,8 @@ fn stations_are_identified_also_by_clocks_that_are_off() {
 
 #[test]
 fn kinds_are_told_apart_and_what_cannot_be_told_is_refused() {
-    let table = estimation::told_apart(5_000, 2);
-    println!("seeds from 5000: {table:?}");
+    let estimation::Told { answers: table, by_said } = estimation::told_apart(5_000, 2);
+    println!("seeds from 5000: {table:?}, right of n by what was said: {by_said:?}");
     for kind in Kind::ALL {
         let refused = estimation::refused_share(&table, kind);
         match kind.answer() {

@@ -6,7 +6,7 @@ use arrow::{
     array::{ArrayRef, BinaryArray, Int64Array, StringArray, new_null_array},
     record_batch::RecordBatch,
 };
-use weir_analyzer::{Analyzer, Config, lm::LmView};
+use weir_analyzer::{Analyzer, Config, Snapshot, lm::LmView};
 use weir_schema::Table;
 
 use super::servers::{Coming, Server, Shown};
@@ -16,6 +16,12 @@ const BEGINNING: i64 = 1_700_000_040_000_000_000;
 
 /// What the service view says at the end, when the last request that came is still under way.
 pub(crate) fn estimated(server: &Server, coming: &[Coming], shown: &[Shown]) -> LmView {
+    let last = watched(server, coming, shown);
+    last.services.into_iter().find_map(|service| service.lm).unwrap_or_default()
+}
+
+/// The mesh at the end of the last window that has the service's requests.
+pub(crate) fn watched(server: &Server, coming: &[Coming], shown: &[Shown]) -> Snapshot {
     let until_ms = coming.last().map_or(0.0, |c| c.at_ms);
     let mut analyzer = Analyzer::new(Config::default());
     let ended: Vec<(usize, &Coming, &Shown)> = coming
@@ -26,12 +32,12 @@ pub(crate) fn estimated(server: &Server, coming: &[Coming], shown: &[Shown]) -> 
         .filter(|(_, _, s)| s.end_ms <= until_ms)
         .collect();
     analyzer.push(&batch(server, &ended));
-    let mut last = LmView::default();
+    let mut last = Snapshot::default();
     let mut now = BEGINNING;
     while now < BEGINNING + ns(until_ms) + 2_000_000_000 {
         now += 10_000_000_000;
-        let services = analyzer.step(now).snapshot.map(|snapshot| snapshot.services).unwrap_or_default();
-        last = services.into_iter().find_map(|service| service.lm).unwrap_or(last);
+        let snapshot = analyzer.step(now).snapshot;
+        last = snapshot.filter(|snapshot| snapshot.services.iter().any(|service| service.lm.is_some())).unwrap_or(last);
     }
     last
 }

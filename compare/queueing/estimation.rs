@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use weir_analyzer::{
     departures::Visit,
-    servers::{Discipline, Station as Found, Unidentifiable, identify},
+    servers::{Discipline, Station as Found, Unidentifiable, confidence, identify},
 };
 
 use crate::{
@@ -26,6 +26,9 @@ pub(crate) const LAWS: [Law; 6] = [
     Law::Hyperexponential(4.0),
 ];
 
+/// Right answers and all, by the confidence they were given with, in hundredths.
+pub(crate) type BySaid = BTreeMap<u32, (usize, usize)>;
+
 /// What became of clean stations.
 #[derive(Default)]
 pub(crate) struct Score {
@@ -34,6 +37,22 @@ pub(crate) struct Score {
     pub(crate) refused: BTreeMap<&'static str, usize>,
     /// Of ρ, whether c was right or not.
     pub(crate) utilization: Errors,
+    pub(crate) by_said: BySaid,
+}
+
+/// What became of stations of every kind.
+#[derive(Default)]
+pub(crate) struct Told {
+    /// How often every kind was answered in every way.
+    pub(crate) answers: BTreeMap<(usize, String), usize>,
+    pub(crate) by_said: BySaid,
+}
+
+/// Counts an answer, right or wrong, by the confidence it was given with.
+fn count(by_said: &mut BySaid, found: &Found, right: bool) {
+    let (of, n) = by_said.entry((100.0 * confidence(found.margin)).round() as u32).or_insert((0, 0));
+    *of += usize::from(right);
+    *n += 1;
 }
 
 impl Score {
@@ -65,7 +84,9 @@ pub(crate) fn clean(first_seed: u64, most: u32, loads: &[f64], jitter: f64) -> S
         match identify(&visits(&requests, jitter, seed)) {
             Ok(found) => {
                 score.utilization.add(utilization_error(&requests, servers, &found).abs());
-                if found.discipline == Discipline::Fifo && found.servers.get() == servers {
+                let right = found.discipline == Discipline::Fifo && found.servers.get() == servers;
+                count(&mut score.by_said, &found, right);
+                if right {
                     score.exact += 1;
                 } else {
                     score.wrong.push(format!("{service:?} c {servers} ρ {load} seed {seed}: {}", said(&Ok(found))));
@@ -104,9 +125,9 @@ fn said(found: &Result<Found, Unidentifiable>) -> String {
     }
 }
 
-/// How often every kind was answered in every way.
-pub(crate) fn told_apart(first_seed: u64, runs: u64) -> BTreeMap<(usize, String), usize> {
-    let mut table = BTreeMap::new();
+/// So many of every kind.
+pub(crate) fn told_apart(first_seed: u64, runs: u64) -> Told {
+    let mut told = Told::default();
     for (place, kind) in Kind::ALL.into_iter().enumerate() {
         for run in 0..runs {
             let service = [Law::Exponential, Law::Erlang(4), Law::Lognormal(2.0)][run as usize % 3];
@@ -114,10 +135,24 @@ pub(crate) fn told_apart(first_seed: u64, runs: u64) -> BTreeMap<(usize, String)
             let load = [0.8, 0.9][run as usize / 9 % 2];
             let seed = first_seed + place as u64 * 1_000 + run;
             let found = identify(&visits(&kind.run(service, servers, load, seed, VISITS), 0.0, seed));
-            *table.entry((place, answer(&found, servers))).or_insert(0) += 1;
+            if let Ok(found) = &found {
+                count(&mut told.by_said, found, is_right(kind, found, servers));
+            }
+            *told.answers.entry((place, answer(&found, servers))).or_insert(0) += 1;
         }
     }
-    table
+    told
+}
+
+/// Of a kind that cannot be told every answer is wrong.
+fn is_right(kind: Kind, found: &Found, servers: u32) -> bool {
+    match (kind.answer(), found.discipline) {
+        (Answer::InOrder, Discipline::Fifo) | (Answer::Shared, Discipline::ProcessorSharing) => {
+            found.servers.get() == servers
+        }
+        (Answer::Contended, Discipline::Contended(_)) => true,
+        _ => false,
+    }
 }
 
 fn answer(found: &Result<Found, Unidentifiable>, servers: u32) -> String {
@@ -152,7 +187,7 @@ pub(crate) fn print(first_seed: u64) {
     println!(
         "| clocks off by | n | identified | c exact | ρ error %: median, 90 %, worst | refused |\n|---|---|---|---|---|---|"
     );
-    let mut wrong = Vec::new();
+    let (mut wrong, mut by_said) = (Vec::new(), Vec::new());
     for (place, jitter) in [0.0, 0.01].into_iter().enumerate() {
         let score = clean(first_seed + 10_000 * place as u64, 8, &loads, jitter);
         let identified = score.exact + score.wrong.len();
@@ -165,17 +200,37 @@ pub(crate) fn print(first_seed: u64) {
             score.utilization.percents(),
             score.refused
         );
+        by_said.push((format!("clean, clocks off by {jitter} S"), score.by_said));
         wrong.extend(score.wrong.into_iter().map(|wrong| format!("clocks off by {jitter} S: {wrong}")));
     }
     println!("\nNot exact:\n");
     wrong.iter().for_each(|wrong| println!("- {wrong}"));
-    print_told_apart(first_seed + 100_000, 54);
+    by_said.push(("kinds".to_owned(), print_told_apart(first_seed + 100_000, 54)));
+    print_by_said(by_said);
 }
 
-fn print_told_apart(first_seed: u64, runs: u64) {
+/// How many of the answers were right, by the confidence they were given with.
+fn print_by_said(mut parts: Vec<(String, BySaid)>) {
+    let mut all = BySaid::new();
+    for (said, (right, n)) in parts.iter().flat_map(|(_, by_said)| by_said) {
+        let sum = all.entry(*said).or_insert((0, 0));
+        *sum = (sum.0 + right, sum.1 + n);
+    }
+    parts.push(("all".to_owned(), all));
+    println!("\n## Right of those answered, by the confidence that was said\n");
+    println!("| stations | said | right | of | % |\n|---|---|---|---|---|");
+    for (stations, by_said) in parts {
+        for (said, (right, n)) in by_said {
+            let percent = 100.0 * right as f64 / n as f64;
+            println!("| {stations} | {said} % | {right} | {n} | {percent:.1} |");
+        }
+    }
+}
+
+fn print_told_apart(first_seed: u64, runs: u64) -> BySaid {
     println!("\n## Kinds of stations told apart: {runs} of each, seeds from {first_seed}\n");
     println!("| kind | should be | answers |\n|---|---|---|");
-    let table = told_apart(first_seed, runs);
+    let Told { answers: table, by_said } = told_apart(first_seed, runs);
     for (place, kind) in Kind::ALL.into_iter().enumerate() {
         let answers =
             table.iter().filter(|((of, _), _)| *of == place).map(|((_, answer), count)| format!("{answer}: {count}"));
@@ -186,4 +241,5 @@ fn print_told_apart(first_seed: u64, runs: u64) {
         };
         println!("| {kind:?} | {:?} | {}{refused} |", kind.answer(), answers.join(", "));
     }
+    by_said
 }

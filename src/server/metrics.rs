@@ -120,6 +120,20 @@ fn service_metrics(text: &mut String, snapshot: &Snapshot) {
     }
     let _ = writeln!(
         text,
+        "# HELP weir_analyzer_refused_total What the analyzer had no room for: it is in the rollups, and not judged\n\
+         # TYPE weir_analyzer_refused_total counter"
+    );
+    let counters = &snapshot.counters;
+    let refused = [
+        ("requests_to_replicas", counters.stations_refused),
+        ("lm_requests", counters.lm_refused),
+        ("history_keys", counters.history_refused),
+    ];
+    for (what, count) in refused {
+        let _ = writeln!(text, "weir_analyzer_refused_total{{what=\"{what}\"}} {count}");
+    }
+    let _ = writeln!(
+        text,
         "# HELP weir_analyzer_history_left_out_keys Keys of what is usual that the last note for a restart had no room for\n\
          # TYPE weir_analyzer_history_left_out_keys gauge\n\
          weir_analyzer_history_left_out_keys {}",

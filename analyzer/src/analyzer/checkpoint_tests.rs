@@ -81,6 +81,46 @@ fn stations_stay_identified() {
     }
 }
 
+/// Found with a time to saturation that was gone for ten minutes after each start.
+#[test]
+fn growth_goes_on_over_a_restart() {
+    use rand::{SeedableRng, rngs::StdRng};
+
+    use crate::queueing::simulation::Law;
+
+    // 20 a second and 0.2 more each second, at one server that takes 10 ms
+    let mut random = StdRng::seed_from_u64(21);
+    let (mut now, mut free, mut requests) = (0.0_f64, 0.0_f64, Vec::new());
+    while now < 200.0 {
+        now += Law::Exponential.sample(&mut random) / (20.0 + 0.2 * now);
+        free = free.max(now) + 0.01 * Law::Exponential.sample(&mut random);
+        let (start, end) = ((now * 1e9) as i64, (free * 1e9) as i64);
+        requests.push(Made { trace: requests.len() as u128 + 1, start, duration: end - start, ..Made::default() });
+    }
+    let servers = [("front".to_owned(), 1)];
+    let config = || Config { servers: servers.clone().into(), ..Config::default() };
+    let second = |second: i64| second * 1_000 * MS;
+    let between =
+        |from: i64, to: i64| requests.iter().filter(move |made| (second(from)..second(to)).contains(&made.end()));
+    let mut stayed = Analyzer::new(config());
+    stayed.push(&made::batch(between(0, 105)));
+    stayed.step(second(105));
+    let mut anew = Analyzer::new(config());
+    anew.restore_history(&stayed.checkpoint().unwrap()).unwrap();
+    anew.restore(&made::batch(between(0, 105)), &BTreeSet::new(), 0);
+    let capacity = |analyzer: &mut Analyzer| {
+        analyzer.push(&made::batch(between(105, 185)));
+        let snapshot = analyzer.step(second(183)).snapshot.unwrap();
+        snapshot.services[0].estimate.capacity.clone().unwrap()
+    };
+    let (expected, found) = (capacity(&mut stayed), capacity(&mut anew));
+    println!("seed 21: {expected:?} {found:?}");
+    assert_eq!(found.growth_per_s_per_h, expected.growth_per_s_per_h);
+    assert_eq!(found.growth_seen_s, expected.growth_seen_s);
+    let until = found.time_to_saturation_s.unwrap() / expected.time_to_saturation_s.unwrap();
+    assert!((until - 1.0).abs() < 0.05, "{until}");
+}
+
 #[test]
 fn requests_of_model_servers_are_in_the_note() {
     let streamed = |second: i64| Made {

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use arrow::{
-    array::{ArrayRef, BinaryArray, Float64Array, Int64Array, StringArray, new_null_array},
+    array::{
+        ArrayRef, BinaryArray, Float64Array, Int64Array, MapBuilder, MapFieldNames, StringArray, StringBuilder,
+        new_null_array,
+    },
     record_batch::RecordBatch,
 };
 use weir_schema::Table;
@@ -24,6 +27,8 @@ pub(crate) struct Made {
     pub(crate) database: Option<String>,
     pub(crate) address: Option<String>,
     pub(crate) instance: Option<String>,
+    /// As its sidecar says.
+    pub(crate) servers: Option<u32>,
     pub(crate) weight: Option<f64>,
     pub(crate) queue_wait: Option<i64>,
     /// In and out.
@@ -48,6 +53,7 @@ impl Default for Made {
             database: None,
             address: None,
             instance: None,
+            servers: None,
             weight: None,
             queue_wait: None,
             tokens: None,
@@ -94,7 +100,21 @@ pub(crate) fn batch<'a>(spans: impl IntoIterator<Item = &'a Made>) -> RecordBatc
         "gen_ai_input_tokens" | "gen_ai_output_tokens" => long(|s| s.tokens),
         "time_to_first_token_ns" => long(|s| s.first_token),
         "sample_weight" => Arc::new(spans.iter().map(|s| s.weight).collect::<Float64Array>()),
+        "resource_attributes" => resources(&spans),
         _ => new_null_array(field.data_type(), spans.len()),
     });
     RecordBatch::try_new(schema.clone(), columns.collect()).unwrap()
+}
+
+fn resources(spans: &[&Made]) -> ArrayRef {
+    let names = MapFieldNames { entry: "key_value".into(), key: "key".into(), value: "value".into() };
+    let mut resources = MapBuilder::new(Some(names), StringBuilder::new(), StringBuilder::new());
+    for servers in spans.iter().map(|span| span.servers) {
+        if let Some(servers) = servers {
+            resources.keys().append_value("weir.servers");
+            resources.values().append_value(servers.to_string());
+        }
+        resources.append(servers.is_some()).unwrap();
+    }
+    Arc::new(resources.finish())
 }

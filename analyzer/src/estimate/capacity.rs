@@ -23,7 +23,8 @@ fn saturation_rate(estimate: &Estimate) -> Option<f64> {
     Some(f64::from(now.servers) / (now.service_time_ms / 1e3))
 }
 
-fn ahead(saturation_rate_per_s: f64, rate_now: f64, trend: Option<Trend>) -> Capacity {
+/// That rate, and when it will come at this one.
+pub(super) fn ahead(saturation_rate_per_s: f64, rate_now: f64, trend: Option<Trend>) -> Capacity {
     let room = (saturation_rate_per_s - rate_now).max(0.0);
     let seen = trend.map_or(0.0, |trend| trend.seconds);
     let until = |slope: f64| (slope > 0.0).then(|| room / slope).filter(|seconds| *seconds <= MAX_AHEAD * seen);

@@ -101,7 +101,7 @@ pub(crate) fn model_error(estimate: &Estimate, load: &Load) -> f64 {
     match Model::of(estimate) {
         Some(Model::Mm1 | Model::Mg1 | Model::Ps | Model::Mmc) => 0.02,
         Some(Model::Gg1 | Model::Ggc) => 0.03 + 0.03 * (load.ca2 - 1.0).abs().min(3.0),
-        Some(Model::Mmck | Model::Usl | Model::Mva) | None => 0.1,
+        Some(Model::Mmck | Model::Usl | Model::Mva | Model::Lm) | None => 0.1,
     }
 }
 

@@ -3,10 +3,12 @@
 use std::num::NonZeroU32;
 
 use super::limits::refuses;
-use crate::{model::Model, servers::Discipline, snapshot::Estimate, stations::Known};
-
-/// Standard deviations between the best and the next best explanation of a station.
-const SURE_MARGIN: f64 = 1.0;
+use crate::{
+    model::Model,
+    servers::{Discipline, confidence},
+    snapshot::Estimate,
+    stations::{Giver, Known},
+};
 
 /// Standard errors within which a variation is that of exponential times.
 const AS_EXPONENTIAL: f64 = 2.0;
@@ -22,24 +24,23 @@ pub(super) struct Rule {
 /// c and how it was found, or why it is not known.
 pub(super) fn rule(known: &Known) -> Result<(Rule, NonZeroU32), String> {
     match known {
-        Known::Configured(servers) => Ok((
-            Rule {
-                name: "departures with configured servers",
-                replicas: 1,
-                discipline: Discipline::Fifo,
-                confidence: 0.9,
-            },
-            *servers,
-        )),
+        Known::Given { servers, replicas, by } => {
+            let name = match by {
+                Giver::Configuration => "departures with configured servers",
+                Giver::Sidecars => "departures with servers as sidecars say",
+            };
+            // what is said is taken for as sure as what is found surely: nobody measured how often people are right
+            let (replicas, confidence) = (*replicas, confidence(f64::INFINITY));
+            Ok((Rule { name, replicas, discipline: Discipline::Fifo, confidence }, *servers))
+        }
         Known::Identified { servers, replicas, discipline, margin } => {
             let name = match discipline {
                 Discipline::Fifo => "departures, served in order",
                 Discipline::ProcessorSharing => "departures, shared",
                 Discipline::Contended(_) => "departures by the number there: requests hinder each other",
             };
-            // chosen with care, not fitted: compare/queueing counts how many are right
-            let confidence = if *margin > SURE_MARGIN { 0.9 } else { 0.7 };
-            Ok((Rule { name, replicas: *replicas, discipline: *discipline, confidence }, *servers))
+            let (replicas, confidence) = (*replicas, confidence(*margin));
+            Ok((Rule { name, replicas, discipline: *discipline, confidence }, *servers))
         }
         Known::Unknown(reason) => Err(format!("{reason}; analyzer.servers can say it")),
         Known::Unseen => Err("no request was seen yet".into()),

@@ -1,6 +1,8 @@
 //! From what a window measured of a service to its [`Estimate`]: a ladder, of which the first rung that is known and fits is taken.
 //!
 //! ```text
+//! streams a model's answers, and its
+//!   batches are identified           ─▶ lm     a replay
 //! c said, or found from departures?  no ─▶ unknown, and why
 //!   requests hinder each other       ─▶ usl    Gunther's law, the load of most throughput
 //!   clients wait for their answer    ─▶ mva    a closed network
@@ -11,6 +13,7 @@
 //!
 //! Every estimate says its rule, samples, confidence and intervals, and puts what was observed beside what is predicted.
 
+mod batching;
 mod capacity;
 pub(crate) mod interval;
 mod ladder;
@@ -38,12 +41,18 @@ const LOAD_FACTORS: [f64; 4] = [1.1, 1.2, 1.5, 2.0];
 /// Samples at which an estimate is as sure as its rule allows.
 const SURE_SAMPLES: f64 = 200.0;
 
+/// Standard deviations between the observed and the predicted wait from which on the model is doubted: chance goes beyond once in 370.
+const GROSS: f64 = 3.0;
+
 /// Operations told apart; what others take is the rest of S.
 const MAX_OPERATIONS: usize = 50;
 
 /// The estimate of a service in a window of so many seconds.
 pub(crate) fn of(service: &ServiceWindow, names: &Names, seconds: f64) -> Estimate {
     let measured = measured(service, names, seconds);
+    if let Some(batching) = service.lm.as_ref().and_then(|lm| batching::of(&measured, lm, service.station.trend)) {
+        return batching;
+    }
     let (rule, servers) = match ladder::rule(&service.known) {
         Ok(known) => known,
         Err(reason) => return Estimate { reason: Some(reason), ..measured },
@@ -101,6 +110,7 @@ fn of_station(
     let of_rate = (measured.ca2.unwrap_or(1.0) / measured.samples.max(1) as f64).sqrt();
     let (observed_app, observed_proxy) = (mean(&service.app_wait_ms), measured.queue_wait_ms.observed_proxy);
     let observed = Some(observed_app.unwrap_or(0.0) + observed_proxy.unwrap_or(0.0));
+    let confidence = rule.confidence * (measured.samples as f64 / SURE_SAMPLES).min(1.0);
     Estimate {
         service_time_ms: Some(service_ms),
         service_time_ms_error: Some(service_ms * NINETY_FIVE * of_service),
@@ -113,7 +123,8 @@ fn of_station(
         cs2_error: services.scv_error().map(|error| NINETY_FIVE * error),
         headroom: utilization.map(|rho| 1.0 / rho.max(1e-9) - 1.0),
         rule: rule.name.into(),
-        confidence: rule.confidence * (measured.samples as f64 / SURE_SAMPLES).min(1.0),
+        confidence,
+        rule_confidence: confidence,
         scaling,
         steady: service.station.steady.as_ref().and_then(steady),
         ..measured
@@ -134,7 +145,14 @@ pub(crate) fn predict(mut estimate: Estimate) -> Estimate {
         ..estimate.queue_wait_ms
     };
     estimate.queue_wait_ms = wait;
-    Estimate { what_if, mismatch, ..estimate }
+    // a note of before has only the one
+    let rule_confidence = estimate.rule_confidence.max(estimate.confidence);
+    Estimate { what_if, mismatch, rule_confidence, confidence: doubted(rule_confidence, mismatch), ..estimate }
+}
+
+/// What is left of confidence where the observed wait is so many standard deviations from the predicted one.
+fn doubted(confidence: f64, mismatch: Option<f64>) -> f64 {
+    confidence * (GROSS / mismatch.unwrap_or(0.0).abs()).min(1.0)
 }
 
 fn steady(steady: &stations::Steady) -> Option<Steady> {
@@ -198,8 +216,7 @@ fn replicas(service: &ServiceWindow, names: &Names, seconds: f64) -> Vec<Replica
         let service_time_ms =
             replica.service_ms.mean().map(|mean| mean + replica.cut_service_ms / replica.service_ms.count());
         let arrival_rate_per_s = replica.visits as f64 / seconds;
-        let found = replica.found.filter(|found| !matches!(found.discipline, Discipline::Contended(_)));
-        let servers = found.map(|found| found.servers.get());
+        let servers = replica.servers.map(NonZeroU32::get);
         ReplicaEstimate {
             instance: names.text(name).to_owned(),
             arrival_rate_per_s,

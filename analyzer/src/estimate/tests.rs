@@ -106,6 +106,22 @@ fn a_limit_that_refuses_is_solved_with_its_room() {
 }
 
 #[test]
+fn what_disagrees_grossly_is_doubted_once() {
+    let station = Station { arrivals: Law::Exponential, service: Law::Exponential, servers: 1, load: 0.8 };
+    let mut service = window(&station, Discipline::Fifo, 10);
+    let seconds = service.station.steady.as_ref().unwrap().seconds;
+    let fits = of(&service, &Names::default(), seconds);
+    assert!(fits.mismatch.unwrap().abs() < GROSS && fits.confidence == fits.rule_confidence, "{fits:?}");
+    let steady = service.station.steady.as_mut().unwrap();
+    steady.wait_ms = [0.1, 0.2].into_iter().collect();
+    let found = of(&service, &Names::default(), seconds);
+    let off = found.mismatch.unwrap().abs();
+    assert!(off > GROSS && found.rule_confidence == fits.confidence, "{found:?}");
+    assert!((found.confidence - found.rule_confidence * GROSS / off).abs() < 1e-12);
+    assert_eq!(predict(found.clone()).confidence, found.confidence);
+}
+
+#[test]
 fn few_clients_are_solved_as_a_closed_network() {
     let station = Station { arrivals: Law::Exponential, service: Law::Exponential, servers: 1, load: 0.8 };
     let mut looped = window(&station, Discipline::Fifo, 8);

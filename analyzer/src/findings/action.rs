@@ -5,7 +5,7 @@
 //! others while it holds a place; where c is not known, what is usually in the service at once.
 
 use super::{own_time::Slow, scene::Scene};
-use crate::{snapshot::Estimate, spans::Name};
+use crate::{model::Model, snapshot::Estimate, spans::Name};
 
 /// Utilization that leaves room.
 const ROOM: f64 = 0.8;
@@ -77,6 +77,9 @@ pub(super) fn new_calls(what: &str, callee: &str) -> String {
 
 pub(super) fn saturation_ahead(scene: &Scene, service: Name, estimate: &Estimate, minutes: f64) -> String {
     let text = scene.text(service);
+    if Model::of(estimate) == Some(Model::Lm) {
+        return format!("add a replica to {text} within {minutes:.0} min, or admit less at the entry by then");
+    }
     let capacity = Capacity::of(scene, service);
     let servers = capacity.map_or(estimate.servers.unwrap_or(1), |capacity| capacity.missing().max(1));
     format!("add {servers} {} to {text} within {minutes:.0} min, or admit less at the entry by then", plural(servers))

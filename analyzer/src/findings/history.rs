@@ -2,7 +2,7 @@
 //! checkpoint can hold them.
 //!
 //! Each key has the last thirty windows, 24 bytes a window, so under 1 KB. There are at most 20,000 keys of a sort;
-//! one that was not seen for a day is forgotten, and while there is no room new ones are not judged.
+//! one that was not seen for a day is forgotten, and while there is no room new ones are not judged, and counted.
 
 use std::{collections::BTreeMap, ops::RangeInclusive};
 
@@ -27,6 +27,9 @@ const FORGOTTEN_NS: i64 = 86_400_000_000_000;
 #[serde(bound = "K: Ord + Serialize + serde::de::DeserializeOwned, R: Serialize + serde::de::DeserializeOwned")]
 pub(crate) struct Rings<K, R> {
     rings: BTreeMap<K, (UnixNanos, R)>,
+    /// Uses of keys for which there was no room.
+    #[serde(skip)]
+    refused: u64,
 }
 
 /// All of it.
@@ -55,7 +58,7 @@ pub(crate) struct History {
 
 impl<K, R> Default for Rings<K, R> {
     fn default() -> Self {
-        Self { rings: BTreeMap::new() }
+        Self { rings: BTreeMap::new(), refused: 0 }
     }
 }
 
@@ -67,6 +70,7 @@ impl<K: Ord + Copy, R: Default> Rings<K, R> {
     /// The ring of a key, to add to it; `None` when there is no room for a new one.
     pub(super) fn of(&mut self, key: K, now: UnixNanos) -> Option<&mut R> {
         if self.rings.len() >= MAX_KEYS && !self.rings.contains_key(&key) {
+            self.refused += 1;
             return None;
         }
         let (seen, ring) = self.rings.entry(key).or_default();
@@ -95,6 +99,8 @@ trait Forget {
     fn forget(&mut self, now: UnixNanos);
     /// The half that was not seen for longest, and of those seen last at one time what was learnt from least; says how many.
     fn halve(&mut self) -> u64;
+    /// Uses of keys for which there was no room, since the last time.
+    fn take_refused(&mut self) -> u64;
 }
 
 impl<K: Ord + Copy, R: Learnt> Forget for Rings<K, R> {
@@ -115,6 +121,10 @@ impl<K: Ord + Copy, R: Learnt> Forget for Rings<K, R> {
             self.rings.remove(key);
         }
         least_first.len() as u64
+    }
+
+    fn take_refused(&mut self) -> u64 {
+        std::mem::take(&mut self.refused)
     }
 }
 
@@ -165,6 +175,13 @@ impl History {
         });
     }
 
+    /// Uses of keys for which there was no room, since the last time.
+    pub(super) fn take_refused(&mut self) -> u64 {
+        let mut refused = 0;
+        self.each(|_, rings| refused += rings.take_refused());
+        refused
+    }
+
     fn each(&mut self, mut change: impl FnMut(&'static str, &mut dyn Forget)) {
         let all: [(&'static str, &mut dyn Forget); 13] = [
             ("own times of services", &mut self.own_ms),
@@ -188,6 +205,16 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_comes_when_a_sort_is_full_is_counted() {
+        let mut history = History::default();
+        let sample = Some(Sample { median: 1.0, spread: 0.1, requests: 9 });
+        (0..MAX_KEYS as Name + 3).for_each(|name| history.own_ms.remember(name, sample, 7));
+        history.own_ms.remember(0, sample, 8);
+        assert_eq!((history.take_refused(), history.take_refused()), (3, 0));
+        assert!(history.own_ms.get(MAX_KEYS as Name).is_none() && history.own_ms.get(0).is_some());
+    }
 
     #[test]
     fn of_what_was_seen_last_at_one_time_the_rarest_goes_first() {

@@ -55,7 +55,8 @@ pub(crate) struct Wait {
 impl Wait {
     /// `None` where the model predicts nothing.
     pub(super) fn of(estimate: &Estimate, at: UnixNanos) -> Option<Self> {
-        let sure = estimate.confidence >= MIN_CONFIDENCE && estimate.samples >= MIN_SAMPLES;
+        // that it disagrees is what is looked for
+        let sure = estimate.rule_confidence >= MIN_CONFIDENCE && estimate.samples >= MIN_SAMPLES;
         sure.then_some(Self {
             at,
             predicted_ms: estimate.queue_wait_ms.predicted?,
@@ -112,7 +113,7 @@ fn suspicion(scene: &Scene, service: Name) -> Option<Suspicion> {
     let evidence = Evidence::number(sentence, observed, "ms").with_sql(statements::durations(text, &scene.shown()));
     Some(Suspicion {
         touched: 0.0,
-        confidence: estimate.confidence,
+        confidence: estimate.rule_confidence,
         onset: waits.windows.front()?.at - scene.window.length_ns,
         summary: format!("the wait at {text} is {observed:.1} ms where its model says {predicted:.1} ms"),
         action: action::model_mismatch(text, estimate, observed > predicted),

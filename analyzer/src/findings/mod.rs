@@ -175,6 +175,11 @@ impl Findings {
         self.live.causes.lost_logs();
     }
 
+    /// Uses of keys of what is usual for which there was no room, since the last time.
+    pub(crate) fn take_refused(&mut self) -> u64 {
+        self.history.take_refused()
+    }
+
     /// Log records and readings that the ranking left out because there were too many.
     pub(crate) fn dropped(&self) -> (u64, u64) {
         self.live.causes.dropped()

@@ -45,6 +45,9 @@ pub struct LmPrediction {
     pub queue_wait_ms: Option<f64>,
     /// Per token after the first.
     pub time_per_output_token_ms: Option<LmTimes>,
+    /// From the arrival to the last token.
+    #[serde(default)]
+    pub response_time_ms: Option<LmTimes>,
     /// Sequences that run at once at one replica, mean as requests meet them.
     pub batch: f64,
     /// λ over what it can do.
@@ -80,9 +83,11 @@ fn replayed(estimate: &LmEstimate, arrivals: &[Arrival], settled: usize, capacit
     let counted = arrivals.get(settled..).filter(|counted| counted.len() > 1)?;
     let seconds = (counted.last()?.at_ms - counted.first()?.at_ms) / 1e3;
     let served = serve(&estimate.server, arrivals);
-    let (mut first, mut token, mut wait, mut batch, mut rate) = (Vec::new(), Vec::new(), 0.0, Vec::new(), 0.0);
+    let (mut first, mut token, mut whole, mut batch) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut wait, mut rate) = (0.0, 0.0);
     for (arrival, served) in counted.iter().zip(&served[settled..]) {
         first.push(served.first_token_ms - arrival.at_ms);
+        whole.push(served.end_ms - arrival.at_ms);
         wait += served.started_ms - arrival.at_ms;
         batch.push(served.batch);
         if arrival.output_tokens >= 2.0 {
@@ -105,6 +110,7 @@ fn replayed(estimate: &LmEstimate, arrivals: &[Arrival], settled: usize, capacit
         time_to_first_token_ms: (!saturated).then(|| times(&mut first)),
         queue_wait_ms: (!saturated).then(|| wait / counted.len() as f64),
         time_per_output_token_ms: (!saturated).then(|| times(&mut token)),
+        response_time_ms: (!saturated).then(|| times(&mut whole)),
         batch: batch.iter().sum::<f64>() / batch.len() as f64,
         utilization,
         saturated,

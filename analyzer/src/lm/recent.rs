@@ -2,12 +2,13 @@
 //!
 //! A service's ring holds its newest requests: 48 bytes each, 2,000 at most, for 30 min at most; with as many
 //! arrivals of 32 bytes in the view, 64 services take 10 MB. A batch is known only when all of it is: of a sampled
-//! stream nothing is said, for rate, batch and slots would be those of the part that is there. What comes to a service beyond the 64th is not looked at. A service is estimated
+//! stream nothing is said, for rate, batch and slots would be those of the part that is there. What comes to a service beyond the 64th is not looked at, but counted, and
+//! its view says so. A service is estimated
 //! again once a minute, one service a window: that costs about 0.1 s with 2,000 requests (`compare/lm`).
 
 use std::{collections::VecDeque, ops::Range};
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use serde::{Deserialize, Serialize};
 use weir_schema::UnixNanos;
 
@@ -67,6 +68,10 @@ impl LmRequest {
 #[derive(Debug, Default)]
 pub(crate) struct LmServices {
     by_service: HashMap<Name, Recent>,
+    /// Those beyond the bound in the last window.
+    beyond: HashSet<Name>,
+    /// Their requests.
+    pub(crate) refused: u64,
 }
 
 /// One of them as a checkpoint holds it: 80 KB at most.
@@ -94,8 +99,12 @@ impl LmServices {
     /// Takes in a request of a window that is being closed.
     pub(crate) fn push(&mut self, span: &Span) {
         let is_lm = span.output_tokens > 0 && !span.shed;
-        let has_room = self.by_service.len() < MAX_SERVICES || self.by_service.contains_key(&span.service);
-        if !is_lm || !has_room {
+        if !is_lm {
+            return;
+        }
+        if self.by_service.len() >= MAX_SERVICES && !self.by_service.contains_key(&span.service) {
+            self.refused += 1;
+            self.beyond.insert(span.service);
             return;
         }
         let recent = self.by_service.entry(span.service).or_default();
@@ -117,8 +126,19 @@ impl LmServices {
         }
     }
 
+    /// What is known of a service of the window that was closed last.
     pub(crate) fn view(&self, service: Name) -> Option<LmView> {
-        self.by_service.get(&service).map(|recent| recent.view.clone())
+        let beyond = || {
+            let reason = format!("not looked at: there are {MAX_SERVICES} LM services before it");
+            LmView { reason: Some(reason), ..LmView::default() }
+        };
+        let known = self.by_service.get(&service).map(|recent| recent.view.clone());
+        known.or_else(|| self.beyond.contains(&service).then(beyond))
+    }
+
+    /// Before a window is closed.
+    pub(crate) fn begin(&mut self) {
+        self.beyond.clear();
     }
 
     /// Of this time not all requests came.

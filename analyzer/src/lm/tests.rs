@@ -146,6 +146,54 @@ fn the_service_view_has_it_and_says_beside_each_other_what_is_predicted_and_seen
     assert_eq!((again.server, again.estimate), (view.server, None));
 }
 
+/// Found with a service view that said 17 servers of 7.6 s beside batches at 62 %, and that half as many more saturate them.
+#[test]
+fn the_queue_of_a_model_server_is_that_of_its_batches() {
+    use crate::whatif::{Change, WhatIfError, what_if};
+
+    let server = server("32 sequences");
+    let coming = coming(12, 900, 4.0);
+    let snapshot = spans::watched(&server, &coming, &really(&server, &coming, 12));
+    let service = &snapshot.services[0];
+    let (estimate, lm) = (&service.estimate, service.lm.as_ref().unwrap());
+    let capacity = lm.capacity_requests_per_s.unwrap();
+    println!("seed 12: {estimate:?}");
+    assert_eq!((estimate.model.as_str(), estimate.servers, estimate.service_time_ms), ("lm", None, None));
+    assert_eq!(estimate.capacity.as_ref().unwrap().saturation_rate_per_s, capacity);
+    let rho = estimate.utilization.unwrap();
+    assert_eq!(rho, estimate.arrival_rate_per_s / capacity);
+    assert!((rho - lm.utilization.unwrap()).abs() < 2.0 * estimate.utilization_error.unwrap(), "{rho} {lm:?}");
+    assert!((estimate.headroom.unwrap() - (1.0 / rho - 1.0)).abs() < 1e-9 && estimate.confidence == lm.confidence);
+
+    let change =
+        |arrivals| Change { service: "model".into(), operation: None, arrivals, servers: 0, service_time: 1.0 };
+    let more = what_if(&snapshot, &change(1.2)).unwrap();
+    let (then, replayed) = (&more.services[0], predict(lm.estimate.as_ref().unwrap(), 1.2).unwrap());
+    assert_eq!((then.lm_then, then.queue_wait_ms_then), (Some(replayed), replayed.queue_wait_ms));
+    assert!(!then.saturated && then.utilization_then == Some(replayed.utilization), "{then:?}");
+    // what requests really take a fifth closer together
+    let closer: Vec<Coming> = coming.iter().map(|c| Coming { at_ms: c.at_ms / 1.2, ..*c }).collect();
+    let mean = |coming: &[Coming]| {
+        let shown = really(&server, coming, 12);
+        shown.iter().zip(coming).map(|(shown, coming)| shown.end_ms - coming.at_ms).sum::<f64>() / shown.len() as f64
+    };
+    let (entry, added) = (&more.entries[0], mean(&closer) - mean(&coming));
+    let predicted = entry.response_time_ms_then.unwrap() - entry.response_time_ms;
+    assert!((predicted - added).abs() < 0.09 * mean(&closer), "{predicted} for {added}: {entry:?}");
+    assert!(what_if(&snapshot, &change(2.0 / rho)).unwrap().services[0].saturated);
+
+    let refused = |change: Change| what_if(&snapshot, &change).unwrap_err();
+    let more_servers = refused(Change { servers: 1, ..change(1.0) });
+    assert_eq!(
+        more_servers.to_string(),
+        "servers: model streams a model's answers in batches, and of these only other arrivals can be replayed"
+    );
+    let faster = refused(Change { service_time: 0.5, ..change(1.0) });
+    assert!(matches!(faster, WhatIfError::OfBatches { field: "service_time", .. }));
+    let of_one = refused(Change { operation: Some("chat".into()), ..change(1.5) });
+    assert!(matches!(of_one, WhatIfError::OfBatches { field: "operation", .. }));
+}
+
 #[test]
 fn a_restart_keeps_what_an_estimate_rests_on() {
     const WINDOW: i64 = 10_000_000_000;
@@ -213,7 +261,12 @@ fn what_is_kept_is_bounded_and_its_order_does_not_matter() {
     let mut many = LmServices::default();
     (0..100).for_each(|service| many.push(&crate::spans::Span { service, ..span(1) }));
     many.close(10_000_000_000);
-    assert_eq!((0..100).filter(|service| many.view(*service).is_some()).count(), 64);
+    let reasons = (0..100).map(|service| many.view(service).unwrap().reason.unwrap_or_default());
+    let beyond = reasons.filter(|why| why == "not looked at: there are 64 LM services before it").count();
+    assert_eq!((beyond, many.refused), (36, 36));
+    many.begin();
+    many.push(&crate::spans::Span { service: 100, ..span(2) });
+    assert!(many.view(99).is_none() && many.view(100).is_some(), "who had none in the last window is told of nothing");
 }
 
 fn a_span() -> crate::spans::Span {

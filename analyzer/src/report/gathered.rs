@@ -1,12 +1,12 @@
 //! [`Gathered`]: the windows of a range as few numbers: medians need a handful of each window, and of the last one a little more.
 //!
-//! A service takes 50 KB at most, an edge 16 KB, whatever the length of the range.
+//! A service takes 50 KB at most, an edge 16 KB, whatever the length of the range; and the last window is kept whole.
 
 use std::{collections::BTreeMap, ops::Range};
 
 use weir_schema::UnixNanos;
 
-use super::{EdgeReport, ServiceReport, series::Series};
+use super::{EdgeReport, ServiceReport, entries::MAX_ENTRIES, series::Series};
 use crate::{
     lm::LmView,
     reach,
@@ -27,6 +27,8 @@ pub(super) struct Gathered {
     services: BTreeMap<String, OfService>,
     edges: BTreeMap<(String, String), OfEdge>,
     findings: BTreeMap<String, FindingView>,
+    /// The last one with requests.
+    last: Option<Snapshot>,
 }
 
 /// One service.
@@ -38,7 +40,6 @@ struct OfService {
     wait_ms: OfWait,
     headroom: Series,
     confidence: Series,
-    duration_ms: Series,
     last: Option<Known>,
     last_identified: Option<Known>,
     lm: Option<LmView>,
@@ -75,13 +76,6 @@ struct OfEdge {
     duration_ms_p99: Series,
 }
 
-/// Where requests enter, and what one takes.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Entry {
-    pub(super) service: String,
-    pub(super) duration_ms: Option<f64>,
-}
-
 impl Gathered {
     /// Takes in a window. Of one that reaches beyond the range not all spans are there: it counts only where no whole one is.
     pub(super) fn take(&mut self, mut snapshot: Snapshot, range: &Range<UnixNanos>) {
@@ -104,15 +98,18 @@ impl Gathered {
                 of.entered += 1;
             }
         }
-        for service in snapshot.services {
+        for service in &snapshot.services {
             if let Some(of) = of(&mut self.services, service.service.clone(), MAX_SERVICES) {
                 of.take(service);
             }
         }
-        for edge in snapshot.edges {
+        for edge in &snapshot.edges {
             if let Some(of) = of(&mut self.edges, (edge.caller.clone(), edge.callee.clone()), MAX_EDGES) {
-                of.take(&edge);
+                of.take(edge);
             }
+        }
+        if snapshot.services.iter().any(|service| service.rate_per_s > 0.0) {
+            self.last = Some(snapshot);
         }
     }
 
@@ -137,12 +134,25 @@ impl Gathered {
         self.edges.iter().map(|((caller, callee), of)| of.report(caller, callee)).collect()
     }
 
-    /// Services at which requests enter in most of the windows in which there are any.
-    pub(super) fn entries(&self) -> Vec<Entry> {
+    /// Services at which requests enter in most of the windows in which there are any, those with most requests.
+    pub(super) fn entries(&self) -> Vec<String> {
         let enters = |of: &OfService| of.entered > 0 && 2 * of.entered >= of.windows;
-        let entry =
-            |(name, of): (&String, &OfService)| Entry { service: name.clone(), duration_ms: of.duration_ms.middle() };
-        self.services.iter().filter(|(_, of)| enters(of)).map(entry).collect()
+        let mut entries: Vec<(&String, f64)> = self
+            .services
+            .iter()
+            .filter(|(_, of)| enters(of))
+            .map(|(name, of)| (name, of.rate_per_s.middle().unwrap_or(0.0)))
+            .collect();
+        entries.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(b.0)));
+        let mut busiest: Vec<String> =
+            entries.into_iter().take(MAX_ENTRIES).map(|(service, _)| service.clone()).collect();
+        busiest.sort();
+        busiest
+    }
+
+    /// The last window that numbers are of, with requests.
+    pub(super) fn last(&self) -> Option<&Snapshot> {
+        self.last.as_ref()
     }
 
     pub(super) fn into_findings(self) -> Vec<FindingView> {
@@ -156,22 +166,21 @@ fn of<K: Ord, V: Default>(all: &mut BTreeMap<K, V>, key: K, most: usize) -> Opti
 }
 
 impl OfService {
-    fn take(&mut self, view: ServiceView) {
-        let ServiceView { estimate, lm, duration_ms_p50, rate_per_s, .. } = view;
-        self.windows += u64::from(rate_per_s > 0.0);
+    fn take(&mut self, view: &ServiceView) {
+        let estimate = &view.estimate;
+        self.windows += u64::from(view.rate_per_s > 0.0);
         self.rate_per_s.add(estimate.arrival_rate_per_s);
         self.service_time_ms.add(estimate.service_time_ms);
         self.utilization.add(estimate.utilization);
         self.wait_ms.take(&estimate.queue_wait_ms);
         self.headroom.add(estimate.headroom);
         self.confidence.add(estimate.confidence);
-        self.duration_ms.add(duration_ms_p50);
-        let identified = estimate.service_time_ms.is_some();
+        let identified = estimate.service_time_ms.is_some() || estimate.utilization.is_some();
         let last = if identified { &mut self.last_identified } else { &mut self.last };
         *last = Some(Known::of(estimate));
-        if let Some(lm) = lm {
+        if let Some(lm) = &view.lm {
             let newest = if lm.server.is_some() { &mut self.lm_identified } else { &mut self.lm };
-            *newest = Some(lm);
+            *newest = Some(lm.clone());
         }
     }
 
@@ -218,9 +227,9 @@ impl OfWait {
 }
 
 impl Known {
-    fn of(estimate: Estimate) -> Self {
+    fn of(estimate: &Estimate) -> Self {
         let Estimate { servers, model, reason, what_if, .. } = estimate;
-        Self { servers, model, reason, what_if }
+        Self { servers: *servers, model: model.clone(), reason: reason.clone(), what_if: what_if.clone() }
     }
 }
 

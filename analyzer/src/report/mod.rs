@@ -43,8 +43,7 @@ pub struct Report {
     pub edges: Vec<EdgeReport>,
     /// Findings, worst first.
     pub findings: Vec<FindingReport>,
-    /// The response time at each entry under more load; `None` where a queue on the way would grow
-    /// without bound or is not identifiable.
+    /// The response time at each entry under more load, as `weir whatif` has it of the last whole window.
     pub what_if: Vec<EntryWhatIf>,
     /// What was left out of a long range; absent when nothing was.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -147,8 +146,11 @@ pub struct EntryWhatIf {
     pub entry: String,
     /// Its load is multiplied by this.
     pub load_factor: f64,
-    /// Its response time then.
+    /// Its response time then; `None` where a queue on the way would grow without bound.
     pub response_time_ms: Option<f64>,
+    /// Services on the way of which nothing is known: their wait is taken not to change.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub not_identified: Vec<String>,
 }
 
 /// Batches of a table, by time.
@@ -207,7 +209,7 @@ pub fn last_window(spans: impl Iterator<Item = RecordBatch>, config: Config) -> 
 impl Report {
     fn of(gathered: Gathered, verdict: Verdict) -> Self {
         let (services, edges) = (gathered.services(), gathered.edges());
-        let what_if = entries::what_if(&gathered.entries(), &services, &edges);
+        let what_if = entries::what_if(&gathered.entries(), gathered.last());
         let windows_every = series::every(gathered.windows);
         let left_out = LeftOut { requests: verdict.sampled, windows_every };
         let findings = findings::ranked(verdict, gathered.into_findings());

@@ -153,6 +153,29 @@ fn where_a_few_call_and_many_enter_is_an_entry_for_report_and_what_if() {
     assert_eq!(entries, ["front", "job"]);
 }
 
+/// Found with a report whose every entry had none, because the gateway's queue was not known.
+#[test]
+fn more_load_at_an_entry_is_answered_as_what_if_does_also_beside_an_unknown_queue() {
+    let found = report_of(&[], &by_start(requests(1_600..1_700, 10)), [1_000..1_600, 1_600..1_700], 500);
+    assert!(found.services.iter().any(|service| service.servers.is_none()));
+    let spans = by_start(requests(1_600..1_705, 10));
+    let window = last_window(spans.chunks(500).map(batch), Config::default()).unwrap();
+    assert_eq!((window.time_unix_nano, found.what_if.len()), (1_700 * SECOND, 4));
+    for more in &found.what_if {
+        let change = Change {
+            service: more.entry.clone(),
+            operation: None,
+            arrivals: more.load_factor,
+            servers: 0,
+            service_time: 1.0,
+        };
+        let asked = what_if(&window, &change).unwrap().entries.remove(0);
+        assert_eq!(more.response_time_ms, asked.response_time_ms_then, "{more:?}");
+        assert!(more.response_time_ms.is_some() && more.not_identified == asked.not_identified, "{more:?}");
+        assert_eq!(more.not_identified, ["cart", "front"]);
+    }
+}
+
 #[test]
 fn the_last_window_is_one_that_spans_follow() {
     let spans = by_start(requests(1_600..1_695, 10));

@@ -37,12 +37,15 @@ pub struct Estimate {
     /// How much λ may grow, as a share, until ρ reaches 1.
     pub headroom: Option<f64>,
     /// `mm1`, `mmc`, `mg1`, `gg1`, `ggc`, `ps` (shared), `mmck` (a limit in force), `usl` (requests hinder each other),
-    /// `mva` (clients that wait for their answer) or `unknown`.
+    /// `mva` (clients that wait for their answer), `lm` (batches of a model server) or `unknown`.
     pub model: String,
     /// How S and c were found.
     pub rule: String,
-    /// Probability that the estimate holds.
+    /// Probability that the estimate holds: that of its rule, less where what was observed disagrees grossly.
     pub confidence: f64,
+    /// Probability that S and c are right, by how they were found and from how many requests.
+    #[serde(default)]
+    pub rule_confidence: f64,
     /// Spans behind it.
     pub samples: u64,
     /// Why something is not identifiable.

@@ -1,22 +1,28 @@
 //! [`Stations`]: the visits of every service over windows, split into wait and service once the
 //! number of servers is known: from the configuration, or identified from the visits themselves.
 //!
-//! Replicas are stations of their own: one queue each. A service whose servers are configured is one
-//! station, as the number says. Identifying costs 2 to 19 ms, so each window does a few
+//! Replicas are stations of their own: one queue each. A configured number of servers is of the whole service, and
+//! divided among them (`shares`). Identifying costs 2 to 19 ms, so each window does a few
 //! stations, those first that were looked at longest ago. What a window says beside its splits (each replica and
 //! operation, what held over the last windows, whether the rate grows) is in [`StationWindow`].
 
+mod course;
+mod known;
 mod recent;
+mod shares;
 mod station;
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    num::NonZeroU32,
+    num::{NonZeroU16, NonZeroU32},
 };
 
+pub(crate) use course::SavedCourse;
+pub(crate) use known::{Giver, Known};
 pub(crate) use recent::Steady;
 use recent::{Recent, Seen};
 use serde::{Deserialize, Serialize};
+use shares::divide;
 use station::{Keep, Station};
 use weir_schema::UnixNanos;
 
@@ -24,13 +30,13 @@ use crate::{
     closed::Closed,
     departures::Visit,
     moments::Moments,
-    servers::{self, Discipline},
+    servers,
     spans::Name,
     trend::{Rates, Trend},
     window::ServiceWindow,
 };
 
-/// Stations, 290 MB at worst. The replicas of services that come then are not looked at.
+/// Stations, 290 MB at worst. Replicas that come then are not looked at: their visits are counted, and of their service nothing is said.
 const MAX_STATIONS: usize = 2_000;
 
 /// Visits looked at for a station are this old at most: load and code change.
@@ -52,7 +58,7 @@ const LATELY_NS: i64 = 60_000_000_000;
 /// Whole requests of a service kept to see whether its clients wait for their answers: 64 KB.
 const WHOLE_REQUESTS: usize = 4_000;
 
-/// A replica; `None` when replicas are taken together.
+/// A replica; `None` of spans that do not say which.
 type Replica = Option<Name>;
 
 /// A visit, and the whole request it belongs to.
@@ -61,6 +67,8 @@ pub(crate) struct Ended {
     pub(crate) visit: Visit,
     pub(crate) instance: Option<Name>,
     pub(crate) operation: Name,
+    /// How many the replica works on at once, if it says so.
+    pub(crate) servers: Option<NonZeroU16>,
     /// When it came to the proxy.
     pub(crate) start: UnixNanos,
     /// When the whole request ended.
@@ -75,6 +83,8 @@ pub(crate) struct Stations {
     /// In order, so that who is looked at first does not depend on chance.
     by_service: BTreeMap<Name, ServiceStations>,
     count: usize,
+    /// Visits to replicas for which there was no room.
+    pub(crate) refused: u64,
 }
 
 /// A station as a checkpoint holds it: what it is, without its visits.
@@ -82,8 +92,12 @@ pub(crate) struct Stations {
 pub(crate) struct SavedStation {
     service: Name,
     replica: Replica,
+    /// When it was identified; when it was visited last, if it said its servers itself.
     pub(crate) tried: UnixNanos,
-    found: servers::Station,
+    #[serde(default)]
+    found: Option<servers::Station>,
+    #[serde(default)]
+    said: Option<NonZeroU32>,
 }
 
 /// The stations of one service, and what its requests say together.
@@ -96,6 +110,13 @@ struct ServiceStations {
     looked_at: Option<UnixNanos>,
     recent: Recent,
     rates: Rates,
+}
+
+/// What there was no room for.
+#[derive(Clone, Copy, Debug, Default)]
+struct Beyond {
+    replicas: usize,
+    visits: u64,
 }
 
 /// What a window says of the stations of a service.
@@ -121,33 +142,14 @@ pub(crate) struct ReplicaWindow {
     pub(crate) instance: Option<Name>,
     pub(crate) visits: u64,
     pub(crate) found: Option<servers::Station>,
+    /// Its servers, given or found.
+    pub(crate) servers: Option<NonZeroU32>,
     pub(crate) between_ms: Moments,
     pub(crate) service_ms: Moments,
     pub(crate) cut_service_ms: f64,
     pub(crate) wait_ms: Moments,
     /// Why its servers are not known.
     pub(crate) reason: Option<String>,
-}
-
-/// What is known of how a service serves.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) enum Known {
-    /// Somebody said so.
-    Configured(NonZeroU32),
-    /// From the visits of each replica.
-    Identified {
-        /// Of all replicas together.
-        servers: NonZeroU32,
-        replicas: u32,
-        discipline: Discipline,
-        /// Standard deviations to the next best explanation, of the least sure replica.
-        margin: f64,
-    },
-    /// And why.
-    Unknown(String),
-    /// No visit yet.
-    #[default]
-    Unseen,
 }
 
 impl Stations {
@@ -167,47 +169,50 @@ impl Stations {
         of_service.whole.extend(visits.iter().map(|ended| (ended.start, ended.end)));
         let surplus = of_service.whole.len().saturating_sub(WHOLE_REQUESTS);
         of_service.whole.drain(..surplus);
-        let by_replica = by_replica(visits, configured.is_some());
-        for (replica, visits) in by_replica {
-            if !of_service.replicas.contains_key(&replica) {
-                if self.count >= MAX_STATIONS {
-                    continue;
-                }
-                self.count += 1;
-            }
-            of_service.replicas.entry(replica).or_default().take(visits);
-        }
-        let keep = Keep::of(configured, length_ns);
+        let by_replica = by_replica(visits);
+        let (visited, before) = (by_replica.len(), of_service.replicas.len());
+        let beyond = of_service.take(by_replica, MAX_STATIONS.saturating_sub(self.count));
+        self.count += of_service.replicas.len() - before;
+        self.refused += beyond.visits;
+        of_service.configure(configured);
+        let keep = Keep::of(configured, of_service.replicas.len(), length_ns);
         for (replica, station) in &mut of_service.replicas {
             let mut window = ReplicaWindow { instance: *replica, ..ReplicaWindow::default() };
-            station.judge(service, &mut window, configured, known_until, length_ns);
+            station.judge(service, &mut window, known_until, length_ns);
             station.forget(known_until, keep);
             service.station.between_ms.merge(&window.between_ms);
             service.station.replicas.push(window);
         }
         service.station.replicas.sort_by_key(|replica| replica.instance);
         let lately = known_until - LATELY_NS.max(2 * length_ns);
-        service.known = configured.map_or_else(|| known(&of_service.replicas, lately), Known::Configured);
+        service.known = match configured {
+            // what the others do is part of the arrivals, and would be served by nobody
+            _ if beyond.replicas > 0 => Known::beyond(beyond.replicas, visited),
+            Some(servers) => known::configured(servers, &of_service.replicas),
+            None => known::known(&of_service.replicas, lately),
+        };
         of_service.remember(service, end, length_ns);
     }
 
-    /// The stations that are identified.
+    /// The stations that are identified, or said what they are.
     pub(crate) fn save(&self) -> Vec<SavedStation> {
         let stations = self.by_service.iter().flat_map(|(service, of_service)| {
             of_service.replicas.iter().map(move |(replica, station)| (*service, *replica, station))
         });
         let saved = |(service, replica, station): (Name, Replica, &Station)| {
-            let found = *station.found()?.as_ref().ok()?;
-            Some(SavedStation { service, replica, tried: station.tried()?, found })
+            let (found, said) = (station.found().and_then(|found| found.as_ref().ok()).copied(), station.said());
+            let known_at = said.and_then(|_| station.visited()).max(station.tried());
+            let tried = known_at.filter(|_| found.is_some() || said.is_some())?;
+            Some(SavedStation { service, replica, tried, found, said })
         };
         stations.filter_map(saved).collect()
     }
 
     /// Takes stations for what they were: until their visits say more.
     pub(crate) fn restore(&mut self, saved: Vec<SavedStation>) {
-        for SavedStation { service, replica, tried, found } in saved.into_iter().take(MAX_STATIONS) {
+        for SavedStation { service, replica, tried, found, said } in saved.into_iter().take(MAX_STATIONS) {
             let of_service = self.by_service.entry(service).or_default();
-            of_service.replicas.insert(replica, Station::restored(found, tried));
+            of_service.replicas.insert(replica, Station::restored(found, said, tried));
         }
         self.count = self.by_service.values().map(|service| service.replicas.len()).sum();
     }
@@ -218,12 +223,9 @@ impl Stations {
     }
 
     /// Identifies the stations that wait longest for it. Done after a window, for the next.
-    pub(crate) fn identify(&mut self, now: UnixNanos, configured: impl Fn(Name) -> bool) {
-        let of_services = self.by_service.iter_mut().filter(|(name, _)| !configured(**name));
-        let mut due: Vec<&mut Station> = of_services
-            .flat_map(|(_, service)| service.replicas.values_mut())
-            .filter(|station| station.is_due(now))
-            .collect();
+    pub(crate) fn identify(&mut self, now: UnixNanos) {
+        let all = self.by_service.values_mut().flat_map(|service| service.replicas.values_mut());
+        let mut due: Vec<&mut Station> = all.filter(|station| station.is_due(now)).collect();
         // of several the one that was visited first: numbers of names depend on who was heard of first
         due.sort_by_key(|station| (station.tried(), station.since()));
         due.into_iter().take(IDENTIFIED_A_WINDOW).for_each(|station| station.identify(now));
@@ -231,7 +233,7 @@ impl Stations {
         // replicas come and go: who had no visit for as long as visits are kept is forgotten
         self.by_service.retain(|_, service| {
             service.replicas.retain(|_, station| !station.is_gone(now));
-            !service.replicas.is_empty()
+            service.is_known(now)
         });
         self.count = self.by_service.values().map(|service| service.replicas.len()).sum();
     }
@@ -249,6 +251,31 @@ impl Stations {
 }
 
 impl ServiceStations {
+    /// Takes in visits, with room for so many replicas more.
+    fn take(&mut self, by_replica: BTreeMap<Replica, Vec<Ended>>, mut room: usize) -> Beyond {
+        let mut beyond = Beyond::default();
+        for (replica, visits) in by_replica {
+            if !self.replicas.contains_key(&replica) {
+                if room == 0 {
+                    beyond.replicas += 1;
+                    beyond.visits += visits.len() as u64;
+                    continue;
+                }
+                room -= 1;
+            }
+            self.replicas.entry(replica).or_default().take(visits);
+        }
+        beyond
+    }
+
+    /// Gives each replica its share of the servers that somebody said the service has.
+    fn configure(&mut self, servers: Option<NonZeroU32>) {
+        let mut shares = servers.map(|servers| divide(servers, &self.replicas)).unwrap_or_default();
+        for (replica, station) in &mut self.replicas {
+            station.configure(shares.remove(replica));
+        }
+    }
+
     /// What goes beyond this window: the windows before it, the growth of the rate, the loop of clients.
     fn remember(&mut self, service: &mut ServiceWindow, end: UnixNanos, length_ns: i64) {
         let seconds = length_ns as f64 / 1e9;
@@ -262,54 +289,12 @@ impl ServiceStations {
     }
 }
 
-fn by_replica(visits: Vec<Ended>, together: bool) -> BTreeMap<Replica, Vec<Ended>> {
+fn by_replica(visits: Vec<Ended>) -> BTreeMap<Replica, Vec<Ended>> {
     let mut by_replica: BTreeMap<Replica, Vec<Ended>> = BTreeMap::new();
     for ended in visits {
-        by_replica.entry(ended.instance.filter(|_| !together)).or_default().push(ended);
+        by_replica.entry(ended.instance).or_default().push(ended);
     }
     by_replica
-}
-
-/// What the replicas together are.
-fn known(replicas: &BTreeMap<Replica, Station>, lately: UnixNanos) -> Known {
-    let mut stations: Vec<&Station> = replicas.values().filter(|station| station.is_visited_since(lately)).collect();
-    if stations.is_empty() {
-        stations.extend(replicas.values());
-    }
-    if stations.iter().any(|station| station.found().is_none()) {
-        return Known::Unknown("it was not looked at yet".into());
-    }
-    // in the order of their visits: numbers of names depend on who was heard of first
-    stations.sort_by_key(|station| station.since());
-    let mut all: Option<(servers::Station, u32)> = None;
-    for station in stations {
-        let found = match station.found() {
-            None => continue,
-            Some(Err(why)) => return Known::Unknown(why.to_string()),
-            Some(Ok(found)) => found,
-        };
-        all = Some(match all {
-            None => (*found, 1),
-            Some((sum, _)) if !alike(sum.discipline, found.discipline) => {
-                return Known::Unknown("its replicas serve in different ways".into());
-            }
-            Some((sum, count)) => {
-                let servers = sum.servers.saturating_add(found.servers.get());
-                (servers::Station { servers, margin: sum.margin.min(found.margin), ..sum }, count + 1)
-            }
-        });
-    }
-    all.map_or(Known::Unseen, |(sum, replicas)| Known::Identified {
-        servers: sum.servers,
-        replicas,
-        discipline: sum.discipline,
-        margin: sum.margin,
-    })
-}
-
-/// Fitted laws differ in their numbers, which makes them no other discipline.
-fn alike(a: Discipline, b: Discipline) -> bool {
-    std::mem::discriminant(&a) == std::mem::discriminant(&b)
 }
 
 /// How long after a visit its whole request has ended, nearly always.
@@ -330,4 +315,56 @@ fn most_there(whole: &VecDeque<(UnixNanos, UnixNanos)>, since: UnixNanos) -> u32
         there
     });
     u32::try_from(most.max().unwrap_or(0)).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: i64 = 1_000_000_000;
+
+    /// One visit to each of these replicas, whose servers they say or not.
+    fn visits(replicas: std::ops::Range<Name>, servers: Option<NonZeroU16>) -> Vec<Ended> {
+        let ended = |replica: Name| {
+            let arrival = SECOND + i64::from(replica);
+            let visit = Visit { arrival, departure: arrival + 1_000, gave_up: false };
+            let (start, end) = (arrival, visit.departure);
+            Ended { visit, instance: Some(replica), operation: 0, servers, start, end, weight: 1 }
+        };
+        replicas.map(ended).collect()
+    }
+
+    fn known(stations: &mut Stations, name: Name, visits: Vec<Ended>, configured: Option<NonZeroU32>) -> Known {
+        let mut service = ServiceWindow { requests: visits.len() as u64, ..ServiceWindow::default() };
+        stations.window(name, &mut service, visits, configured, (10 * SECOND, 10 * SECOND));
+        service.known
+    }
+
+    #[test]
+    fn a_service_of_which_a_replica_is_beyond_the_bound_is_not_judged_and_says_why() {
+        let mut stations = Stations::default();
+        let one = NonZeroU16::new(1);
+        let most = MAX_STATIONS as Name - 1;
+        let first = known(&mut stations, 1, visits(0..most, one), None);
+        assert!(matches!(first, Known::Given { replicas, .. } if replicas == most), "{first:?}");
+        for configured in [None, NonZeroU32::new(3)] {
+            let second = known(&mut stations, 2, visits(5_000..5_003, one), configured);
+            let why = "not looked at: 2 of its 3 replicas are beyond the 2000 of the mesh that are told apart";
+            assert_eq!(second, Known::Unknown(why.into()));
+        }
+        let third = known(&mut stations, 3, visits(6_000..6_001, one), None);
+        assert!(matches!(third, Known::Unknown(why) if why.starts_with("not looked at: 1 of its 1 replicas")));
+        assert_eq!(stations.refused, 5);
+    }
+
+    #[test]
+    fn what_sidecars_say_is_in_the_note() {
+        let mut stations = Stations::default();
+        let before = known(&mut stations, 1, visits(7..9, NonZeroU16::new(4)), None);
+        let mut anew = Stations::default();
+        let mut note = Vec::new();
+        ciborium::into_writer(&stations.save(), &mut note).unwrap();
+        anew.restore(ciborium::from_reader(&note[..]).unwrap());
+        assert_eq!(known(&mut anew, 1, visits(7..9, None), None), before, "stored spans are read without it");
+    }
 }

@@ -6,6 +6,8 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{moments::Moments, window::ServiceWindow};
 
 /// Windows kept, 200 bytes each: five minutes at 10 s.
@@ -18,13 +20,15 @@ const SAME: f64 = 3.0;
 const CHANGED: usize = 2;
 
 /// The last windows of a service, oldest first.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
 pub(super) struct Recent {
     windows: VecDeque<Seen>,
 }
 
 /// What is remembered of a window.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(into = "SavedSeen", from = "SavedSeen")]
 pub(super) struct Seen {
     seconds: f64,
     served: f64,
@@ -35,6 +39,9 @@ pub(super) struct Seen {
     wait_ms: Moments,
     duration_ms: f64,
 }
+
+/// [`Seen`] without the names of its fields, which would be half of a checkpoint.
+type SavedSeen = (f64, f64, Option<u32>, [Moments; 3], [f64; 2]);
 
 /// What held over several windows, this one included.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,16 +58,29 @@ pub(crate) struct Steady {
     pub(crate) duration_error_ms: Option<f64>,
 }
 
+impl From<Seen> for SavedSeen {
+    fn from(seen: Seen) -> Self {
+        let Seen { seconds, served, servers, between_ms, service_ms, cut_service_ms, wait_ms, duration_ms } = seen;
+        (seconds, served, servers, [between_ms, service_ms, wait_ms], [cut_service_ms, duration_ms])
+    }
+}
+
+impl From<SavedSeen> for Seen {
+    fn from((seconds, served, servers, moments, [cut_service_ms, duration_ms]): SavedSeen) -> Self {
+        let [between_ms, service_ms, wait_ms] = moments;
+        Self { seconds, served, servers, between_ms, service_ms, cut_service_ms, wait_ms, duration_ms }
+    }
+}
+
 impl Seen {
     pub(super) fn of(service: &ServiceWindow, seconds: f64) -> Self {
         let replicas = &service.station.replicas;
-        let found = |replica: &super::ReplicaWindow| replica.found.map(|found| found.servers.get());
         let mut seen = Self {
             seconds,
             served: (service.requests - service.shed) as f64,
             servers: match service.known {
-                super::Known::Configured(servers) => Some(servers.get()),
-                _ => replicas.iter().map(found).sum(),
+                super::Known::Given { servers, .. } => Some(servers.get()),
+                _ => replicas.iter().map(|replica| replica.found.map(|found| found.servers.get())).sum(),
             },
             cut_service_ms: service.cut_service_ms,
             duration_ms: service.busy_ns / 1e6,
@@ -113,6 +133,18 @@ impl Seen {
 }
 
 impl Recent {
+    /// As a checkpoint brought them: no more than are kept.
+    pub(super) fn restored(mut self) -> Self {
+        let surplus = self.windows.len().saturating_sub(MAX_WINDOWS);
+        self.windows.drain(..surplus);
+        self
+    }
+
+    /// Requests in all of them.
+    pub(super) fn served(&self) -> f64 {
+        self.windows.iter().map(|window| window.served).sum()
+    }
+
     pub(super) fn add(&mut self, window: Seen) {
         self.windows.push_back(window);
         if self.windows.len() > MAX_WINDOWS {

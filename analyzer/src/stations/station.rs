@@ -12,10 +12,10 @@ use crate::{
     window::ServiceWindow,
 };
 
-/// Visits of a station with configured servers that are kept, so that the queue at a window's start is known.
+/// Visits of a service with configured servers that are kept, so that the queue at a window's start is known.
 const CARRIED_VISITS: usize = 20_000;
 
-/// The same of one that is to be identified: 160 KB.
+/// The same of a station that is to be identified, and of one replica of many: 160 KB.
 const CARRIED_UNIDENTIFIED: usize = IDENTIFYING_VISITS + 1_000;
 
 /// Visits that identify a station: more make it slower and hardly surer.
@@ -25,6 +25,10 @@ const IDENTIFYING_VISITS: usize = 4_000;
 #[derive(Debug, Default)]
 pub(super) struct Station {
     visits: VecDeque<(Visit, Name)>,
+    /// Its share of the servers that the configuration says.
+    configured: Option<NonZeroU32>,
+    /// What it says of itself.
+    said: Option<NonZeroU32>,
     /// Visits that departed before this are judged.
     judged_until: UnixNanos,
     found: Option<Result<servers::Station, Unidentifiable>>,
@@ -40,21 +44,25 @@ pub(super) struct Keep {
 }
 
 impl Keep {
-    pub(super) fn of(configured: Option<NonZeroU32>, length_ns: i64) -> Self {
+    /// Of each of so many replicas.
+    pub(super) fn of(configured: Option<NonZeroU32>, replicas: usize, length_ns: i64) -> Self {
         match configured {
-            Some(_) => Self { ns: 2 * length_ns, most: CARRIED_VISITS },
+            Some(_) => Self { ns: 2 * length_ns, most: (CARRIED_VISITS / replicas.max(1)).max(CARRIED_UNIDENTIFIED) },
             None => Self { ns: IDENTIFYING_NS.max(2 * length_ns), most: CARRIED_UNIDENTIFIED },
         }
     }
 }
 
 impl Station {
-    /// One that was identified once, without its visits.
-    pub(super) fn restored(found: servers::Station, tried: UnixNanos) -> Self {
-        Self { found: Some(Ok(found)), tried: Some(tried), ..Self::default() }
+    /// One that was known once, without its visits.
+    pub(super) fn restored(found: Option<servers::Station>, said: Option<NonZeroU32>, tried: UnixNanos) -> Self {
+        Self { found: found.map(Ok), said, tried: Some(tried), ..Self::default() }
     }
 
+    /// Takes in visits, in order of departure.
     pub(super) fn take(&mut self, visits: Vec<Ended>) {
+        let said = visits.iter().rev().find_map(|ended| ended.servers);
+        self.said = said.map(NonZeroU32::from).or(self.said);
         self.visits.extend(visits.into_iter().map(|ended| (ended.visit, ended.operation)));
     }
 
@@ -64,7 +72,6 @@ impl Station {
         &mut self,
         service: &mut ServiceWindow,
         window: &mut ReplicaWindow,
-        configured: Option<NonZeroU32>,
         known_until: UnixNanos,
         length_ns: i64,
     ) {
@@ -79,13 +86,15 @@ impl Station {
         window.visits = arrivals.len() as u64;
         let identified = self.found.as_ref().and_then(|found| found.as_ref().ok()).copied();
         window.found = identified;
-        window.reason = self.found.as_ref().and_then(|found| found.as_ref().err()).map(ToString::to_string);
+        window.servers = self.given().or(identified.and_then(|found| found.counted()));
+        let refused = self.found.as_ref().and_then(|found| found.as_ref().err()).filter(|_| self.given().is_none());
+        window.reason = refused.map(ToString::to_string);
         // two windows back are enough to know the queue at the start of this one
         let from = judged.start.max(until - 4 * length_ns) - 2 * length_ns;
         let visits: Vec<(Visit, Name)> =
             self.visits.iter().copied().filter(|(visit, _)| visit.departure >= from).collect();
         let bare: Vec<Visit> = visits.iter().map(|(visit, _)| *visit).collect();
-        let served = match (configured, &identified) {
+        let served = match (self.given(), &identified) {
             (Some(servers), _) => reconstruct(&bare, servers),
             (None, Some(found)) if found.discipline == Discipline::Fifo => reconstruct(&bare, found.servers),
             (None, Some(found)) => servers::shared(&bare, found),
@@ -106,6 +115,31 @@ impl Station {
         }
     }
 
+    /// Its share of what the configuration says, if that says something.
+    pub(super) fn configure(&mut self, servers: Option<NonZeroU32>) {
+        self.configured = servers;
+    }
+
+    /// Its servers, where somebody said them: people before its sidecar.
+    pub(super) fn given(&self) -> Option<NonZeroU32> {
+        self.configured.or(self.said)
+    }
+
+    pub(super) fn said(&self) -> Option<NonZeroU32> {
+        self.said
+    }
+
+    /// What it is, as was said or found.
+    pub(super) fn serves(&self) -> Option<Result<servers::Station, Unidentifiable>> {
+        let given = self.given().map(|servers| Ok(servers::Station::given(servers)));
+        given.or(self.found)
+    }
+
+    /// Visits that are kept.
+    pub(super) fn visits(&self) -> usize {
+        self.visits.len()
+    }
+
     pub(super) fn found(&self) -> Option<&Result<servers::Station, Unidentifiable>> {
         self.found.as_ref()
     }
@@ -115,7 +149,9 @@ impl Station {
     }
 
     pub(super) fn is_due(&self, now: UnixNanos) -> bool {
-        !self.visits.is_empty() && self.tried.is_none_or(|tried| now - tried >= IDENTIFIED_FOR_NS)
+        self.given().is_none()
+            && !self.visits.is_empty()
+            && self.tried.is_none_or(|tried| now - tried >= IDENTIFIED_FOR_NS)
     }
 
     /// Whether it had no visit for as long as visits are kept; one that a checkpoint brought has none yet.
@@ -126,7 +162,12 @@ impl Station {
 
     /// Whether it was visited since; a replica that is gone no longer serves.
     pub(super) fn is_visited_since(&self, time: UnixNanos) -> bool {
-        self.visits.back().is_some_and(|(visit, _)| visit.departure >= time)
+        self.visited().is_some_and(|visited| visited >= time)
+    }
+
+    /// When the newest of its visits ended.
+    pub(super) fn visited(&self) -> Option<UnixNanos> {
+        self.visits.back().map(|(visit, _)| visit.departure)
     }
 
     /// The first visit that is kept.
@@ -162,11 +203,11 @@ mod tests {
     fn who_is_not_visited_is_not_looked_at_and_goes_and_a_few_visits_undo_nothing() {
         let servers = NonZeroU32::new(4).unwrap();
         let found = servers::Station { discipline: Discipline::Fifo, servers, service_ns: 1e6, cs2: 1.0, margin: 5.0 };
-        let mut station = Station::restored(found, 0);
+        let mut station = Station::restored(Some(found), None, 0);
         assert!(!station.is_due(10 * IDENTIFIED_FOR_NS) && !station.is_visited_since(0));
         assert!(!station.is_gone(IDENTIFYING_NS) && station.is_gone(IDENTIFYING_NS + 1));
         let visit = Visit { arrival: 5, departure: 9, gave_up: false };
-        station.take(vec![Ended { visit, instance: None, operation: 0, start: 5, end: 9, weight: 1 }]);
+        station.take(vec![Ended { visit, instance: None, operation: 0, servers: None, start: 5, end: 9, weight: 1 }]);
         station.judged_until = 10;
         assert!(station.is_due(IDENTIFIED_FOR_NS) && station.is_visited_since(9));
         station.identify(IDENTIFIED_FOR_NS);

@@ -7,7 +7,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::services;
-use crate::snapshot::{Estimate, OperationTime, Snapshot};
+use crate::{
+    model::Model,
+    snapshot::{Estimate, OperationTime, Snapshot},
+};
 
 /// What is changed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -66,6 +69,16 @@ pub enum WhatIfError {
         /// What was asked.
         change: i64,
     },
+    /// Something else than arrivals was changed of a model server.
+    #[error(
+        "{field}: {service} streams a model's answers in batches, and of these only other arrivals can be replayed"
+    )]
+    OfBatches {
+        /// Of which service.
+        service: String,
+        /// What was changed.
+        field: &'static str,
+    },
     /// Servers were changed of a service whose number is not known.
     #[error("servers: how many {service} has is not known: {reason}")]
     UnknownServers {
@@ -106,12 +119,27 @@ impl Change {
                 return Err(WhatIfError::Factor { field, value });
             }
         }
+        if Model::of(&service.estimate) == Some(Model::Lm) {
+            self.validate_of_batches()?;
+        }
         self.validate_servers(&service.estimate)?;
         let whole =
             Factors { arrivals: self.arrivals, service_time: self.service_time, cs2: 1.0, servers: self.servers };
         match &self.operation {
             None => Ok(whole),
             Some(operation) => self.of_operation(operation, &service.estimate.operations, whole),
+        }
+    }
+
+    fn validate_of_batches(&self) -> Result<(), WhatIfError> {
+        let other = [
+            ("servers", self.servers != 0),
+            ("service_time", self.service_time != 1.0),
+            ("operation", self.operation.is_some()),
+        ];
+        match other.into_iter().find(|(_, changed)| *changed) {
+            Some((field, _)) => Err(WhatIfError::OfBatches { service: self.service.clone(), field }),
+            None => Ok(()),
         }
     }
 

@@ -4,10 +4,11 @@
 //! a measured mean is noisy too (one window near saturation by tens of percent), so the scale is drawn towards 1 by the share of noise in
 //! it, `ratio^(m²/(m² + n²))` with m what models are off by and n the noise of the measured mean.
 
-use super::{ServicePrediction, change::Factors};
+use super::{ServicePrediction, batches, change::Factors};
 use crate::{
     estimate::interval::{self, NINETY_FIVE},
-    model::{Load, queue_wait_ms},
+    lm::LmPrediction,
+    model::{Load, Model, queue_wait_ms},
     queueing::mmck,
     snapshot::{Estimate, NodeKind, ServiceView},
 };
@@ -27,15 +28,20 @@ const CHANGE_ERROR: f64 = 0.12;
 
 /// What changes at one service for one request, in milliseconds.
 pub(super) struct Effect {
-    rate_then: f64,
-    utilization_then: Option<f64>,
-    wait_then: Option<Range>,
+    /// λ now, as its model has it.
+    pub(super) rate: f64,
+    pub(super) rate_then: f64,
+    pub(super) utilization_then: Option<f64>,
+    pub(super) wait: Option<f64>,
+    pub(super) wait_then: Option<Range>,
     /// Wait and service together; `None` when it saturates.
     pub(super) added: Option<Range>,
     /// Wait and service then; `None` when it saturates or nothing is known of it.
     pub(super) residence_then: Option<Range>,
-    refused_then: Option<f64>,
+    pub(super) refused_then: Option<f64>,
     pub(super) identified: bool,
+    /// Of a model server.
+    pub(super) lm_then: Option<LmPrediction>,
 }
 
 /// A value and how far it may be off to either side; endless where it has no bound.
@@ -78,7 +84,10 @@ impl Effect {
         let estimate = &service.estimate;
         let growth = rate_then / service.rate_per_s.max(1e-9);
         let as_now = (growth - 1.0).abs() < 1e-12 && *own == Factors::NONE;
-        let Some(now) = Load::now(estimate) else { return Self::unknown(rate_then, own, as_now) };
+        if let Some(effect) = batches::effect(service, rate_then, growth) {
+            return effect;
+        }
+        let Some(now) = Load::now(estimate) else { return Self::unknown(service, rate_then, own, as_now) };
         let then = Load {
             arrival_rate_per_s: now.arrival_rate_per_s * growth,
             service_time_ms: now.service_time_ms * own.service_time,
@@ -93,47 +102,62 @@ impl Effect {
         let wait_then = model_then.map(|model_then| wait(estimate, (&now, model), (&then, model_then)));
         let added = wait_then.map(|wait| added(estimate, (&now, &then), wait));
         Self {
+            rate: now.arrival_rate_per_s,
             rate_then,
             utilization_then: Some(utilization(estimate, &then)),
+            wait: estimate.queue_wait_ms.observed,
             wait_then,
             added: if as_now { Some(Range::default()) } else { added },
             residence_then: wait_then.map(|wait| Range { value: wait.value + then.service_time_ms, ..wait }),
             refused_then: refused(estimate, &now, &then),
             identified: true,
+            lm_then: None,
         }
     }
 
     /// Its wait is taken not to change; what a changed service time of an unknown queue does is not known.
-    fn unknown(rate_then: f64, own: &Factors, as_now: bool) -> Self {
+    fn unknown(service: &ServiceView, rate_then: f64, own: &Factors, as_now: bool) -> Self {
         let said = as_now || own.service_time == 1.0;
         Self {
+            rate: service.rate_per_s,
             rate_then,
             utilization_then: None,
+            wait: service.estimate.queue_wait_ms.observed,
             wait_then: None,
             added: said.then(Range::default),
             residence_then: None,
             refused_then: None,
             identified: false,
+            lm_then: None,
         }
     }
 
     pub(super) fn view(&self, service: &ServiceView) -> Option<ServicePrediction> {
         let changes = (self.rate_then - service.rate_per_s).abs() > 1e-9 || self.added != Some(Range::default());
-        let arrivals = Load::now(&service.estimate).map_or(service.rate_per_s, |now| now.arrival_rate_per_s);
         (changes && service.kind == NodeKind::Service).then(|| ServicePrediction {
             service: service.service.clone(),
-            arrival_rate_per_s: arrivals,
-            arrival_rate_per_s_then: arrivals * self.rate_then / service.rate_per_s.max(1e-9),
+            arrival_rate_per_s: self.rate,
+            arrival_rate_per_s_then: self.rate * self.rate_then / service.rate_per_s.max(1e-9),
             utilization_then: self.utilization_then,
-            queue_wait_ms: service.estimate.queue_wait_ms.observed,
+            queue_wait_ms: self.wait,
             queue_wait_ms_then: self.wait_then.map(|wait| wait.value),
             queue_wait_low_ms: self.wait_then.map(Range::low),
             queue_wait_high_ms: self.wait_then.and_then(Range::high),
             refused_ratio_then: self.refused_then,
             saturated: self.identified && self.wait_then.is_none(),
-            reason: if self.identified { None } else { service.estimate.reason.clone() },
+            reason: if self.identified { None } else { Some(unknown(&service.estimate)) },
+            lm_then: self.lm_then,
         })
     }
+}
+
+/// Why nothing is said of it.
+fn unknown(estimate: &Estimate) -> String {
+    let of_batches = || match Model::of(estimate) {
+        Some(Model::Lm) => "its batches are being estimated anew",
+        _ => "its queue is not known",
+    };
+    estimate.reason.clone().unwrap_or_else(|| of_batches().to_owned())
 }
 
 fn utilization(estimate: &Estimate, then: &Load) -> f64 {

@@ -36,7 +36,7 @@ pub(super) fn rates<'a>(snapshot: &'a Snapshot, service: &str, factor: f64) -> B
 
 /// How often a request at `entry` waits for each service: visits, each counted by the share of the call in which its
 /// caller waits for nothing else when `critical`, else whole.
-pub(crate) fn visits<'a>(entry: &'a str, snapshot: &'a Snapshot, critical: bool) -> BTreeMap<&'a str, f64> {
+pub(super) fn visits<'a>(entry: &'a str, snapshot: &'a Snapshot, critical: bool) -> BTreeMap<&'a str, f64> {
     let rates: BTreeMap<&str, f64> = services(snapshot).map(|s| (s.service.as_str(), s.rate_per_s)).collect();
     let calls: Vec<(&str, &str, f64)> = snapshot
         .edges

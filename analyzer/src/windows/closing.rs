@@ -65,6 +65,7 @@ impl Closing {
     ) -> Window {
         let mut gathered = Gathered { end, edges, ..Gathered::default() };
         self.outside.make_room();
+        self.lm.begin();
         for (span, place) in spans {
             self.span(&mut gathered, span, *place, held);
         }
@@ -82,7 +83,7 @@ impl Closing {
             self.estimate(name, &mut service, visits, servers.get(&name).copied(), (end, length_ns));
             window.services.insert(name, service);
         }
-        self.stations.identify(end, |name| servers.contains_key(&name));
+        self.stations.identify(end);
         self.lm.close(end);
         window.services.iter_mut().for_each(|(name, service)| service.lm = self.lm.view(*name));
         window.requests = requests::some_of(&roots, held, end);
@@ -202,7 +203,8 @@ fn ended(span: &Span, own: Own) -> Option<Ended> {
     let gave_up = span.abandoned && !own.call_failed;
     let visit = Visit { arrival, departure: arrival + own.ns, gave_up };
     let (start, end, weight) = (span.start, span.end(), span.weight);
-    let ended = Ended { visit, instance: span.instance, operation: span.operation, start, end, weight };
+    let Span { instance, operation, servers, .. } = *span;
+    let ended = Ended { visit, instance, operation, servers, start, end, weight };
     (!span.shed).then_some(ended)
 }
 
