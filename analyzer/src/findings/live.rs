@@ -423,6 +423,38 @@ mod tests {
     }
 
     #[test]
+    fn who_is_not_sure_looks_at_more_of_the_same() {
+        let mut names = Names::default();
+        for name in ["gateway", "GET /", "server", "GET /gift"] {
+            names.intern(name);
+        }
+        let mut live = Live::new(&Config::default());
+        // two of sixty requests are for gifts, which take half a millisecond each, and later fifty
+        let window = |number: i64, gift_ms: i64| {
+            let mut requests = requests(60, false);
+            for gift in &mut requests[..2] {
+                (gift[0].operation, gift[0].duration_ns) = (3, gift_ms * 500_000);
+            }
+            (requests, (number * 10_000_000_000, (number + 1) * 10_000_000_000))
+        };
+        for number in 0..10 {
+            let (requests, time) = window(number, 1);
+            live.window(requests, time, &names, true);
+        }
+        assert!(live.gathered.is_empty() && live.causes.history().windows() == 10);
+        let told = |live: &Live| first(&live.said.as_ref().unwrap().ranking).map_or(0.0, |(_, told)| told);
+        let mut sure = Vec::new();
+        for number in 10..16 {
+            let (requests, time) = window(number, 100);
+            live.window(requests, time, &names, true);
+            sure.push(told(&live));
+        }
+        assert!((NOBODY..SURE).contains(&sure[0]), "two alone say little: {sure:?}");
+        assert!(sure.iter().any(|told| *told >= SURE), "{sure:?}");
+        assert_eq!(live.causes.history().windows(), 10, "none of it is usual");
+    }
+
+    #[test]
     fn after_a_silence_what_was_gathered_before_says_nothing() {
         let mut names = Names::default();
         names.intern("gateway");

@@ -61,7 +61,9 @@ impl Live {
 
     fn rank(&mut self, window: &[Vec<Span>]) -> (Ranking, Observed) {
         let time = (1_000 + HEALTHY * 10, 1_000 + self.windows * 10);
-        self.causes.rank_live(&slices(window), &self.mesh.names, (time.0 * SECOND, time.1 * SECOND))
+        let ranked = self.causes.rank_live(&slices(window), &self.mesh.names, (time.0 * SECOND, time.1 * SECOND));
+        window.iter().for_each(|spans| self.causes.let_go(spans[0].trace));
+        ranked
     }
 
     /// Eight windows with all their logs.

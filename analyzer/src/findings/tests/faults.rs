@@ -110,20 +110,6 @@ fn waiting_callers_are_victims() {
 }
 
 #[test]
-fn a_service_that_few_requests_need_is_looked_at_until_it_tells() {
-    for seed in seeds() {
-        let services =
-            vec![service("web", 8.0, &[(1, 1.0), (2, 0.03)]), service("cart", 12.0, &[]), service("gift", 9.0, &[])];
-        // of fifty requests one or two need it, of those of two and a half minutes some twenty
-        let events = vec![(600, 760, Event::Slow("gift", 12.0))];
-        let mesh = Mesh { services, entries: vec![(0, 4.0)], events, wave: (0.0, 600.0) };
-        let findings = replay(Config::default(), &mesh.run(seed, 760));
-        println!("{findings:#?}");
-        assert_eq!(said(&findings), [("gift", "bottleneck")], "seed {seed}");
-    }
-}
-
-#[test]
 fn two_that_have_nothing_to_do_with_each_other_are_two_causes() {
     let events = [Event::Slow("payment", 5.0), Event::Slow("mail", 12.0)];
     let events = events.map(|event| (BEFORE, BEFORE + DURING, event)).to_vec();
