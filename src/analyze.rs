@@ -12,7 +12,7 @@ use anyhow::Context;
 use tokio::sync::mpsc;
 use weir_analyzer::{
     SPAN_COLUMNS,
-    report::{LeftOut, Recorded, Report, report},
+    report::{FindingReport, LeftOut, Recorded, Report, report},
 };
 
 use crate::{
@@ -179,12 +179,25 @@ fn print(report: &Report) -> Result<(), anyhow::Error> {
             "{}. {} in {}{at} ({confidence:.0} %), since {}",
             finding.rank, finding.kind, finding.service, finding.onset
         ))?;
+        costs(finding).iter().try_for_each(|sentence| output::line(&format!("   {sentence}")))?;
         for evidence in &finding.evidence {
             output::line(&format!("   {}", evidence.text))?;
+        }
+        if !finding.action.is_empty() {
+            output::line(&format!("   → {}", finding.action))?;
         }
     }
     report.left_out.iter().flat_map(said_of).try_for_each(|sentence| output::line(&sentence))?;
     Ok(())
+}
+
+/// What it costs, and whom, as sentences.
+fn costs(finding: &FindingReport) -> Vec<String> {
+    let touched =
+        finding.impact_ratio.map_or(String::new(), |ratio| format!(", {:.0} % of them touched", ratio * 100.0));
+    let loses = (finding.impact_ms > 0.0).then(|| format!("a request loses {:.1} ms{touched}", finding.impact_ms));
+    let waits = (!finding.victims.is_empty()).then(|| format!("only waiting for it: {}", finding.victims.join(", ")));
+    loses.into_iter().chain(waits).collect()
 }
 
 /// What a long range left out, as sentences.

@@ -141,7 +141,7 @@ fn config(data: PathBuf, script: &Script, receiver: &Receiver) -> Config {
     let analyzer = weir_analyzer::Config {
         window_ms,
         lateness_ms: window_ms / 4,
-        slo_ms: SLO.as_secs_f64() * 1e3,
+        slo_ms: Some(SLO.as_secs_f64() * 1e3),
         servers,
         ..weir_analyzer::Config::default()
     };

@@ -145,7 +145,7 @@ impl Analyzer {
     }
 
     /// Takes in rows of `logs` and `metrics`, which root causes look at beside the spans of windows that are open; of other
-    /// tables nothing. They are not read back after a restart: its first minutes are judged by spans alone.
+    /// tables nothing. They are not read back after a restart: its first minutes are judged by spans, and the exceptions in them, alone.
     pub fn push_beside(&mut self, batch: &Batch) {
         match batch.table {
             Table::Logs => self.findings.push_logs(&batch.rows, &self.names),
@@ -191,6 +191,9 @@ impl Analyzer {
             of_history.for_each(|call| self.windows.call(call));
             let anew = self.calls.drain(..).filter(|call| minutes.contains(&minute(call.start)));
             anew.for_each(|call| self.rollup.call(&call));
+        }
+        if self.newest >= history_from {
+            self.findings.push_events(spans, &mut self.names);
         }
         // stored spans may be many: what is older than the hold time is let go as they pass, but nothing of windows
         // that close later: what they called would not be known any more
@@ -568,6 +571,8 @@ mod checkpoint_tests;
 mod let_go_tests;
 #[cfg(test)]
 pub(crate) mod made;
+#[cfg(test)]
+mod queue_tests;
 #[cfg(test)]
 mod replay_tests;
 #[cfg(test)]

@@ -264,6 +264,10 @@ pub struct FindingView {
     /// Probability that the cause is right: how far beyond chance, from how many requests, against how much history, and
     /// its share of all that is lost.
     pub confidence: f64,
+    /// Whether it is told against a level (the objective `slo_ms`, or servers that are full) and not against what was usual: such a
+    /// one may have been there from the start, and what else happens meanwhile is usual.
+    #[serde(default)]
+    pub standing: bool,
     /// One sentence.
     pub summary: String,
     /// What it rests on.

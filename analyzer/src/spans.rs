@@ -274,7 +274,9 @@ impl<'a> SpanColumns<'a> {
             "internal" => Side::Internal,
             _ => Side::Unspecified,
         };
-        let (peer, peer_kind) = self.peer(row, side);
+        let parent = if self.parent.is_valid(row) { id(self.parent.value(row)) } else { 0 };
+        let takes_from_queue = parent == 0 && self.kind.texts.value(row) == "consumer";
+        let (peer, peer_kind) = if takes_from_queue { self.queue(row) } else { self.peer(row, side) };
         let http_status = number(self.http_status, row);
         let failed_server = side == Side::Server && http_status.is_some_and(|s| s >= 500);
         let cancelled = number(self.grpc_status, row) == Some(GRPC_CANCELLED);
@@ -290,7 +292,7 @@ impl<'a> SpanColumns<'a> {
         Span {
             trace,
             id: id(self.id.value(row)),
-            parent: if self.parent.is_valid(row) { id(self.parent.value(row)) } else { 0 },
+            parent,
             start: self.start.value(row).clamp(0, LAST_START),
             duration_ns,
             service,
@@ -333,6 +335,15 @@ impl<'a> SpanColumns<'a> {
     fn instance(&self, row: usize, names: &mut Names) -> Option<Name> {
         let column = self.instance.as_ref()?;
         text(Some(column.texts), row).map(|_| column.name(row, names))
+    }
+
+    /// Whom a consumer has its message from: where no parent says who sent it, it is the queue.
+    fn queue(&self, row: usize) -> (Option<(Role, &'a str)>, crate::snapshot::NodeKind) {
+        let (peer, kind) = self.peer(row, Side::Server);
+        match text(self.messaging, row) {
+            Some(messaging) => (peer.or(Some((Role::Peer, messaging))), crate::snapshot::NodeKind::Messaging),
+            None => (peer, kind),
+        }
     }
 
     /// Who a client span calls, or who a server span is called by, as far as the span itself says.

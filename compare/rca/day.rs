@@ -11,12 +11,13 @@ use arrow::{
 };
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use weir_analyzer::causes::{Incident, Verdict};
+use weir_schema::{Batch, Table};
 
 pub(crate) const SECOND: i64 = 1_000_000_000;
 
 /// What is not taken for healthy after a fault was injected. Recorded times are late by up to a minute, so a window just
 /// before one may show it: such answers are printed with the service of that fault.
-const AFTER: i64 = 300 * SECOND;
+pub(crate) const AFTER: i64 = 300 * SECOND;
 
 /// A window without a fault is this long, or as much of it as was recorded.
 const WINDOW: i64 = 60 * SECOND;
@@ -69,6 +70,16 @@ pub(crate) struct Line {
     pub(crate) span: u64,
     pub(crate) service: Arc<str>,
     pub(crate) body: Arc<str>,
+}
+
+/// What came in one second.
+pub(crate) struct Second {
+    /// Since 1970.
+    pub(crate) number: i64,
+    /// Those that ended in it.
+    pub(crate) spans: RecordBatch,
+    /// Lines and metrics.
+    pub(crate) beside: Vec<Batch>,
 }
 
 impl Day {
@@ -146,12 +157,41 @@ impl Day {
             let (low, high) = (place(range.start), place(range.end));
             incident.add_logs(&lines.slice(low, high - low));
         }
-        if let Some(metrics) = self.metrics.as_ref().filter(|_| signals.metrics) {
-            let times = metrics["time_unix_nano"].as_primitive::<Int64Type>().values();
-            let (low, high) =
-                (times.partition_point(|at| *at < range.start), times.partition_point(|at| *at < range.end));
-            incident.add_metrics(&metrics.slice(low, high - low));
+        if let Some(metrics) = self.metrics_of(range.start, range.end).filter(|_| signals.metrics) {
+            incident.add_metrics(&metrics);
         }
+    }
+
+    /// What came in each second that has spans, by time.
+    pub(crate) fn seconds(&self, signals: Signals) -> Vec<Second> {
+        let mut ends: Vec<usize> = (0..self.spans.len()).collect();
+        ends.sort_by_key(|place| self.spans[*place].end);
+        let ends_of: BTreeMap<(u128, u64), i64> =
+            self.spans.iter().map(|span| ((span.trace, span.id), span.end / SECOND)).collect();
+        let mut lines: BTreeMap<i64, Vec<Line>> = BTreeMap::new();
+        for line in self.lines.iter().filter(|_| signals.logs) {
+            if let Some(second) = ends_of.get(&(line.trace, line.span)) {
+                // its own time is as recorded, and some are nonsense
+                lines.entry(*second).or_default().push(Line { at: second * SECOND, ..line.clone() });
+            }
+        }
+        let mut from = i64::MIN;
+        let second = |spans: &[usize]| {
+            let number = self.spans[spans[0]].end / SECOND;
+            let spans: Vec<Span> = spans.iter().map(|place| self.spans[*place].clone()).collect();
+            let metrics = self.metrics_of(std::mem::replace(&mut from, (number + 1) * SECOND), (number + 1) * SECOND);
+            let metrics = metrics.filter(|_| signals.metrics).map(|rows| Batch { table: Table::Metrics, rows });
+            let lines = lines.remove(&number).map(|lines| Batch { table: Table::Logs, rows: lines_batch(&lines) });
+            Second { number, spans: spans_batch(&spans), beside: lines.into_iter().chain(metrics).collect() }
+        };
+        ends.chunk_by(|a, b| self.spans[*a].end / SECOND == self.spans[*b].end / SECOND).map(second).collect()
+    }
+
+    fn metrics_of(&self, from: i64, to: i64) -> Option<RecordBatch> {
+        let metrics = self.metrics.as_ref()?;
+        let times = metrics["time_unix_nano"].as_primitive::<Int64Type>().values();
+        let (low, high) = (times.partition_point(|at| *at < from), times.partition_point(|at| *at < to));
+        (low < high).then(|| metrics.slice(low, high - low))
     }
 
     /// Recorded time before a fault was injected, or long after.

@@ -2,11 +2,14 @@
 //! metrics, then with logs; with past-only history and, apart from it, with the fault-free recording as a known-healthy
 //! reference; also windows without a fault, and how sure the answers were.
 //!
-//! `rca DIR…`: folders as in README.md beside this file. `rca made SEED N DIR…`: N code faults of each, made.
+//! `rca DIR…`: folders as in README.md beside this file; with `--shift SECONDS` first, as if each fault had been injected so much later
+//! (or earlier) than it was. `rca made SEED N DIR…`: N code faults of each, made. `rca live DIR…`: what findings say of each as
+//! windows close.
 
 #![allow(clippy::print_stdout)] // its output is the result
 
 mod day;
+mod live;
 mod made;
 mod table;
 
@@ -30,19 +33,34 @@ fn main() -> Result<(), anyhow::Error> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.as_slice() {
         [made, seed, count, folders @ ..] if made == "made" => made_faults(seed.parse()?, count.parse()?, folders),
-        folders => recorded_faults(folders),
+        [live, folders @ ..] if live == "live" => folders.iter().try_for_each(|folder| {
+            live::report(&day(folder)?);
+            Ok(())
+        }),
+        [shift, seconds, folders @ ..] if shift == "--shift" => {
+            recorded_faults(folders, seconds.parse::<i64>()? * SECOND)
+        }
+        folders => recorded_faults(folders, 0),
     }
 }
 
-fn recorded_faults(folders: &[String]) -> Result<(), anyhow::Error> {
+fn day(folder: &String) -> Result<Day, anyhow::Error> {
+    Day::read(Path::new(folder)).with_context(|| folder.clone())
+}
+
+/// What is told as the time of injection is so much later than it was.
+fn recorded_faults(folders: &[String], shift: i64) -> Result<(), anyhow::Error> {
     let mut confidence = Confidence::default();
     for folder in folders {
-        let day = Day::read(Path::new(folder)).with_context(|| folder.clone())?;
-        println!("\n## {}\n", day.name);
+        let mut day = day(folder)?;
+        day.faults.iter_mut().for_each(|fault| fault.at += shift);
+        println!("\n## {}, {} s from the injection\n", day.name, shift / SECOND);
         let first = day.spans[0].start;
         ranks(&day, "past-only", &|fault| first..fault.at, Some(&mut confidence));
         ranks(&day, "healthy reference", &|_| day.fault_free.clone(), None);
-        without_fault(&day);
+        if shift == 0 {
+            without_fault(&day);
+        }
     }
     println!("\n## Confidence, past-only");
     confidence.print();
@@ -106,7 +124,7 @@ fn made_faults(seed: u64, count: usize, folders: &[String]) -> Result<(), anyhow
     println!("seed {seed}");
     let mut confidence = Confidence::default();
     for folder in folders {
-        let day = Day::read(Path::new(folder)).with_context(|| folder.clone())?;
+        let day = day(folder)?;
         let mut windows = day.quiet_windows();
         windows.drain(..windows.len() / 3);
         // some show the fault that comes, or another trouble: two at once would be ranked

@@ -52,6 +52,11 @@ fn a_restart_in_the_middle_of_a_fault_changes_nothing() {
         assert!(bytes.len() < 200_000, "{} bytes of four services", bytes.len());
         let mut anew = restarted(&bytes, &rows, at);
         assert!(anew.usual_rates.len() == 4 && anew.usual_rates == stayed.usual_rates);
+        let ranked = stayed.findings.ranked();
+        assert!(
+            ranked > 0 && anew.findings.ranked() == ranked.min(20),
+            "{ranked} windows that causes are ranked against"
+        );
         let (expected, found) = (go_on(&mut stayed, &rows, at), go_on(&mut anew, &rows, at));
         assert!(expected.iter().flatten().any(|finding| finding.service == "tagger"));
         assert_eq!(expected.len(), found.len(), "a window was closed twice or never");

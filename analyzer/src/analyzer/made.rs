@@ -25,6 +25,7 @@ pub(crate) struct Made {
     pub(crate) error: bool,
     pub(crate) peer: Option<String>,
     pub(crate) database: Option<String>,
+    pub(crate) messaging: Option<String>,
     pub(crate) address: Option<String>,
     pub(crate) instance: Option<String>,
     /// As its sidecar says.
@@ -51,6 +52,7 @@ impl Default for Made {
             error: false,
             peer: None,
             database: None,
+            messaging: None,
             address: None,
             instance: None,
             servers: None,
@@ -94,6 +96,7 @@ pub(crate) fn batch<'a>(spans: impl IntoIterator<Item = &'a Made>) -> RecordBatc
         "status" => text(|s| Some(if s.error { "error" } else { "unset" })),
         "peer_service" => text(|s| s.peer.as_deref()),
         "db_system" => text(|s| s.database.as_deref()),
+        "messaging_system" => text(|s| s.messaging.as_deref()),
         "server_address" => text(|s| s.address.as_deref()),
         "instance" => text(|s| s.instance.as_deref()),
         "queue_wait_ns" => long(|s| s.queue_wait),

@@ -1,5 +1,13 @@
 //! A stop and a start: half a window is not taken for a whole one, and what people ordered holds.
 
+use std::sync::Arc;
+
+use arrow::{
+    array::{ArrayRef, ListArray, StringArray, StructArray},
+    buffer::OffsetBuffer,
+    datatypes::{Field, Schema},
+};
+
 use super::{
     made::{Made, batch},
     *,
@@ -97,4 +105,30 @@ fn orders_are_in_the_note_and_one_without_them_is_read() {
     let mut after = Analyzer::new(Config::default());
     assert_eq!(after.restore_history(&bytes), Ok(()));
     assert!(!after.regulated().control.kill_switch);
+}
+
+/// Rows of which each carries an exception.
+fn throwing(spans: &[Made]) -> RecordBatch {
+    let rows = batch(spans);
+    let field = |name: &str, column: &ArrayRef| Arc::new(Field::new(name, column.data_type().clone(), true));
+    let names: ArrayRef = Arc::new(StringArray::from(vec!["exception"; spans.len()]));
+    let events: ArrayRef = Arc::new(StructArray::from(vec![(field("name", &names), names.clone())]));
+    let offsets = OffsetBuffer::from_lengths(vec![1; spans.len()]);
+    let events: ArrayRef = Arc::new(ListArray::new(field("element", &events), offsets, events.clone(), None));
+    let place = rows.schema().index_of("events").unwrap();
+    let mut fields = rows.schema().fields().to_vec();
+    let mut columns = rows.columns().to_vec();
+    (fields[place], columns[place]) = (field("events", &events), events);
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap()
+}
+
+#[test]
+fn exceptions_in_spans_that_are_read_back_are_seen() {
+    let seen = |history_from: i64| {
+        let mut after = Analyzer::new(Config::default());
+        after.restore(&throwing(&requests(1_000..1_010)), &BTreeSet::new(), history_from * SECOND);
+        after.findings.lines()
+    };
+    assert_eq!(seen(1_000), 100);
+    assert_eq!(seen(1_020), 0, "of what was judged before nothing is gathered");
 }

@@ -10,7 +10,7 @@
 //! | series of metrics | 4,000; an hour without a reading | further series are left out, counted |
 //! | readings of a series | 240 | the oldest go |
 //!
-//! Lines of a ranked request go at once. Metrics are looked at only of whom the spans blame, so a calm window costs nothing.
+//! Lines of a request go when it is not ranked any more. Metrics are looked at only of whom the spans blame, so a calm window costs nothing.
 
 use std::collections::BTreeSet;
 
@@ -60,10 +60,14 @@ impl Causes {
         if !self.strained.is_empty() {
             ranking = self.ranking(&observed, traces, names);
         }
-        traces.iter().filter_map(|spans| spans.first()).for_each(|span| self.lines.let_go(span.trace));
         self.lines.turn(end);
         self.readings.turn(end);
         (ranking, observed)
+    }
+
+    /// Lets go of the lines of a request that is not ranked again.
+    pub(crate) fn let_go(&mut self, trace: u128) {
+        self.lines.let_go(trace);
     }
 
     /// Log records and readings that were left out for want of room.

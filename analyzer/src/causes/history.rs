@@ -2,6 +2,8 @@
 
 use std::{collections::VecDeque, hash::Hash};
 
+use serde::{Deserialize, Serialize, Serializer};
+
 use super::{
     Operation,
     marks::Mark,
@@ -21,10 +23,20 @@ const MIN_FOR_SHARE: f64 = 5.0;
 /// Makes the median distance from the median a standard deviation, for normal values.
 pub(super) const DEVIATION: f64 = 1.4826;
 
+/// The newest windows, which a note for a restart holds: 60 KB each of a mesh of twenty services.
+const SAVED_WINDOWS: usize = 20;
+
 /// The last windows, the oldest first.
-#[derive(Debug, Default)]
-pub(super) struct History {
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct History {
     windows: VecDeque<Observed>,
+}
+
+impl Serialize for History {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.windows.range(self.windows.len().saturating_sub(SAVED_WINDOWS)..))
+    }
 }
 
 /// What was usual of a key.
@@ -58,7 +70,7 @@ impl History {
         }
     }
 
-    pub(super) fn windows(&self) -> usize {
+    pub(crate) fn windows(&self) -> usize {
         self.windows.len()
     }
 
@@ -99,9 +111,14 @@ impl History {
             .collect()
     }
 
-    /// How often an operation shows something. Windows in which its service logged nothing say nothing of lines.
+    /// How often an operation shows something. Windows in which its service logged nothing say nothing of lines, and those of before a
+    /// start nothing of exceptions either.
     pub(super) fn mark(&self, operation: &Operation, mark: Mark) -> UsualShare {
-        let silent = |window: &Observed| matches!(mark, Mark::Line(_)) && !window.logging.contains(&operation.0);
+        let silent = |window: &Observed| match mark {
+            Mark::Failed => false,
+            Mark::Thrown(_) => window.is_restored,
+            Mark::Line(_) => window.is_restored || !window.logging.contains(&operation.0),
+        };
         share(self.windows.iter().filter(|window| !silent(window)).filter_map(|window| {
             let count = window.marks.get(operation).and_then(|marks| marks.get(&mark)).copied().unwrap_or(0.0);
             let all = window.signatures.get(operation)?;

@@ -1,8 +1,8 @@
 //! [`Incident`]: the ranking of a past time range, from stored spans, logs and metrics of it and of the time before.
 //!
 //! The time before is cut into minutes that become history one after the other, unless one looks like a
-//! fault itself. A long range is cut too, and the piece that says most speaks for it. Of very many requests a share is
-//! looked at (`kept.rs`).
+//! fault itself. A long range is cut too, and what its suspicious pieces say is put together (`pieces.rs`). Of very many requests a
+//! share is looked at (`kept.rs`).
 
 use std::ops::Range;
 
@@ -10,8 +10,9 @@ use arrow::record_batch::RecordBatch;
 use weir_schema::UnixNanos;
 
 use super::{
-    Causes, Ranking, SUSPICIOUS,
+    Causes, Ranking,
     kept::{Kept, ROOM, Sampled},
+    pieces::{Piece, together},
 };
 use crate::spans::{Names, Span, SpanColumns};
 
@@ -41,13 +42,15 @@ pub struct Incident {
     room: usize,
 }
 
-/// The ranking of an incident and when the piece of the range began that it is of.
-#[derive(Clone, Debug)]
+/// The ranking of an incident.
+#[derive(Clone, Debug, Default)]
 pub struct Verdict {
-    /// Services by blame.
+    /// Services by blame, the surest first; of the requests of all pieces that are suspicious, or of the surest where none is.
     pub ranking: Ranking,
-    /// The start of that piece.
-    pub onset: UnixNanos,
+    /// The start of the first suspicious piece that blames each of these, in their order.
+    pub onsets: Vec<UnixNanos>,
+    /// How long those pieces are together.
+    pub length_ns: i64,
     /// The part of the requests that was looked at; `None` when it was all of them. The ranking's counts are of this part, what was lost
     /// is of all.
     pub sampled: Option<Sampled>,
@@ -115,17 +118,15 @@ impl Incident {
         }
         let piece = |trace: &&Trace| (trace.start - range.start) / PIECE_NS;
         let during = began_in(range, range.end);
-        let verdicts = during.chunk_by(|a, b| piece(a) == piece(b)).map(|traces| {
-            let onset = range.start + piece(&traces[0]) * PIECE_NS;
-            let piece = onset..(onset + PIECE_NS).min(range.end);
-            causes.strained = causes.readings.strained(history, &piece);
+        let pieces = during.chunk_by(|a, b| piece(a) == piece(b)).map(|traces| {
+            let start = range.start + piece(&traces[0]) * PIECE_NS;
+            let time = start..(start + PIECE_NS).min(range.end);
+            causes.strained = causes.readings.strained(history, &time);
             let mut ranking = causes.learn(traces, &names);
             ranking.causes.iter_mut().for_each(|cause| cause.lost_ms *= weight);
-            Verdict { ranking, onset, sampled }
+            Piece { ranking, time }
         });
-        let sure = |verdict: &Verdict| verdict.ranking.causes.first().map_or(-1.0, |cause| cause.confidence);
-        let surest = verdicts.reduce(|best, next| if sure(&next) > sure(&best) { next } else { best });
-        surest.unwrap_or(Verdict { ranking: Ranking::default(), onset: range.start, sampled })
+        Verdict { sampled, ..together(pieces.collect()) }
     }
 }
 
@@ -140,8 +141,7 @@ impl Causes {
     fn learn(&mut self, window: &[&Trace], names: &Names) -> Ranking {
         let traces: Vec<&[Span]> = window.iter().map(|trace| trace.spans.as_slice()).collect();
         let (ranking, observed) = self.rank(&traces, names);
-        let suspicious = ranking.history_windows >= MIN_WINDOWS
-            && ranking.causes.first().is_some_and(|cause| cause.confidence >= SUSPICIOUS);
+        let suspicious = ranking.history_windows >= MIN_WINDOWS && ranking.is_suspicious();
         if !suspicious && traces.len() >= MIN_REQUESTS {
             self.remember(observed);
         }

@@ -27,6 +27,7 @@ mod latency;
 mod lines;
 mod marks;
 mod observed;
+mod pieces;
 mod ranking;
 mod readings;
 mod statements;
@@ -43,7 +44,7 @@ use foldhash::quality::FixedState;
 
 use crate::spans::{Name, Names, Span};
 use evidence::Words;
-use history::History;
+pub(crate) use history::History;
 pub use incident::{Incident, Verdict};
 pub use kept::Sampled;
 use lines::Lines;
@@ -82,6 +83,21 @@ impl Causes {
         let shown = start.unwrap_or(0).saturating_sub(SHOWN_NS)..end.unwrap_or(0).saturating_add(1);
         let words = Words { names, templates: &self.lines.templates, shown };
         ranking::rank(observed, &self.history, &self.strained, &words)
+    }
+
+    /// What a restart must not lose: what is usual.
+    pub(crate) fn history(&self) -> &History {
+        &self.history
+    }
+
+    #[cfg(test)]
+    pub(crate) fn lines(&self) -> usize {
+        self.lines.count()
+    }
+
+    /// Brings it back.
+    pub(crate) fn restore(&mut self, history: History) {
+        self.history = history;
     }
 
     /// Makes a window part of what is usual.

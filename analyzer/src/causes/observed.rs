@@ -11,6 +11,8 @@ use std::{
 
 use foldhash::fast::RandomState;
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     Operation,
     lines::Lines,
@@ -46,10 +48,15 @@ pub(super) type GapKey = (Name, Name, Name);
 
 pub(super) type Map<K, V> = HashMap<K, V, RandomState>;
 
-/// One window.
-#[derive(Debug, Default)]
+/// One window. What a note for a restart holds of it are the numbers: no samples, and of marks only failures, for lines and exceptions
+/// have no names that outlast a start.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Observed {
+    #[serde(skip)]
     pub(super) trees: Vec<Tree>,
+    /// Whether it is of before a start: what lines and exceptions there were is not known.
+    #[serde(skip, default = "yes")]
+    pub(super) is_restored: bool,
     pub(super) own: Map<OwnKey, Stat>,
     pub(super) gap: Map<GapKey, Stat>,
     /// The same of each instance, where a service has several; a gap is told apart by the callee's.
@@ -59,19 +66,23 @@ pub(crate) struct Observed {
     pub(super) instances: Map<Name, Map<Name, f64>>,
     pub(super) signatures: Map<Operation, Signatures>,
     /// How many of an operation's spans show what.
+    #[serde(with = "failures")]
     pub(super) marks: Map<Operation, Map<Mark, f64>>,
     /// Services that logged something.
+    #[serde(skip)]
     pub(super) logging: HashSet<Name, RandomState>,
     /// Who answered the calls that an operation is.
     pub(super) answers: Map<Operation, Map<Name, f64>>,
     /// Of spans entered from another service: own times and tails, to compare distributions.
+    #[serde(skip)]
     pub(super) shapes: Map<OwnKey, Shape>,
     /// Median duration of a request.
     pub(super) root_ms: Option<f64>,
 }
 
-/// A key's values in a window.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+/// A key's values in a window. A note holds many: without the names of the fields it is half as long.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(from = "(f64, f64, f64, f64)", into = "(f64, f64, f64, f64)")]
 pub(super) struct Stat {
     /// By weight.
     pub(super) spans: f64,
@@ -83,7 +94,7 @@ pub(super) struct Stat {
 }
 
 /// How often an operation had which children.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Signatures {
     /// By weight.
     pub(super) counts: Map<u64, f64>,
@@ -101,6 +112,45 @@ pub(super) struct Signatures {
 pub(super) struct Shape {
     pub(super) own: Vec<(i32, f64)>,
     pub(super) tail: Vec<(i32, f64)>,
+}
+
+impl From<(f64, f64, f64, f64)> for Stat {
+    fn from((spans, traces, median, spread): (f64, f64, f64, f64)) -> Self {
+        Self { spans, traces, median, spread }
+    }
+}
+
+impl From<Stat> for (f64, f64, f64, f64) {
+    fn from(Stat { spans, traces, median, spread }: Stat) -> Self {
+        (spans, traces, median, spread)
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// Marks as a note holds them: how many spans of each operation failed.
+mod failures {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use super::{Map, Mark, Operation};
+
+    pub(super) fn serialize<S: Serializer>(
+        marks: &Map<Operation, Map<Mark, f64>>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let failed = |(operation, marks): (&Operation, &Map<Mark, f64>)| Some((*operation, *marks.get(&Mark::Failed)?));
+        serializer.collect_seq(marks.iter().filter_map(failed))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Map<Operation, Map<Mark, f64>>, D::Error> {
+        let failed = Vec::<(Operation, f64)>::deserialize(deserializer)?;
+        let marks = |count: f64| [(Mark::Failed, count)].into_iter().collect();
+        Ok(failed.into_iter().map(|(operation, count)| (operation, marks(count))).collect())
+    }
 }
 
 /// Values as they are gathered.

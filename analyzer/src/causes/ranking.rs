@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::{
+    SUSPICIOUS,
     evidence::{Words, otherwise, slower, surged},
     history::History,
     latency::{self, Blame, GATE},
@@ -21,7 +22,7 @@ use super::{
 use crate::{snapshot::Evidence, spans::Name};
 
 /// Causes that are listed.
-const LISTED: usize = 10;
+pub(super) const LISTED: usize = 10;
 
 /// What is said of one cause at most.
 const MAX_EVIDENCE: usize = 5;
@@ -77,7 +78,7 @@ pub struct Cause {
 }
 
 /// What a service is blamed for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CauseKind {
     /// Its own code takes longer.
@@ -90,6 +91,13 @@ pub enum CauseKind {
     ChangedCalls,
     /// Nothing to compare with: it is only where time goes.
     NoHistory,
+}
+
+impl Ranking {
+    /// Whether its first cause is so sure that it is none of what is usual.
+    pub(super) fn is_suspicious(&self) -> bool {
+        self.causes.first().is_some_and(|cause| cause.confidence >= SUSPICIOUS)
+    }
 }
 
 impl CauseKind {

@@ -10,7 +10,7 @@ use super::{
 use crate::spans::{Name, Side, Span};
 
 /// One trace.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Tree {
     /// By start.
     pub(super) nodes: Vec<Node>,

@@ -8,7 +8,7 @@ use super::{own_time::Slow, scene::Scene};
 use crate::{model::Model, snapshot::Estimate, spans::Name};
 
 /// Utilization that leaves room.
-const ROOM: f64 = 0.8;
+pub(super) const ROOM: f64 = 0.8;
 
 pub(super) fn bottleneck(scene: &Scene, slow: &Slow) -> String {
     let text = scene.text(slow.service);
@@ -28,6 +28,24 @@ pub(super) fn surge(scene: &Scene, entry: Name, service: Name, usual_per_s: f64)
     let capacity = Capacity::of(scene, service);
     let add = capacity.map_or_else(|| format!("add capacity to {to}"), |capacity| capacity.sentence(to));
     format!("{add}; or admit less at {from}, where {usual_per_s:.0} requests/s were usual")
+}
+
+/// Of a service that is full: there is a capacity wherever there is a utilization.
+pub(super) fn full(scene: &Scene, service: Name) -> String {
+    let text = scene.text(service);
+    Capacity::of(scene, service).map_or_else(
+        || format!("add capacity to {text}, or admit less at the entry"),
+        |capacity| capacity.sentence(text),
+    )
+}
+
+/// Of a service that keeps requests from the objective.
+pub(super) fn objective(scene: &Scene, service: Name, own_ms: f64) -> String {
+    let text = scene.text(service);
+    match Capacity::of(scene, service).filter(|capacity| capacity.missing() > 0) {
+        Some(capacity) => capacity.sentence(text),
+        None => format!("find what {text} does in {own_ms:.0} ms: what is saved there is saved for each request"),
+    }
 }
 
 pub(super) fn slow_instance(service: &str, instance: &str, share: f64, siblings: usize) -> String {
@@ -124,7 +142,7 @@ impl Capacity {
             service_ms: estimate.service_time_ms?,
             rate_per_s: usual.max(now).max(estimate.arrival_rate_per_s),
             downstream_ms: window.downstream_ms.mean().unwrap_or(0.0),
-            wait_budget_ms: scene.wait_budget_ms,
+            wait_budget_ms: scene.levels.wait_budget_ms,
         })
     }
 

@@ -4,9 +4,15 @@
 //! one for its own kind, or for one that says it more precisely: others do not keep it open. A window in which a service
 //! has no requests neither votes nor speaks for it. There is one open finding of a service: a fault replaces an
 //! outlook, and what is wrong now replaces what was wrong before. At most a hundred are open and fifty closed ones are
-//! kept; beyond that the least are not opened, the oldest forgotten.
+//! kept; beyond that the least gives way to one by which more is lost, and the oldest is forgotten.
+//!
+//! Requests that were gathered over several windows (`live.rs`) speak for each of these: where few come, one look at all of them is
+//! three votes and more. A finding is as sure as the surest of the last five windows that spoke for it.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, BTreeSet, VecDeque},
+};
 
 use serde::{Deserialize, Serialize};
 use weir_schema::UnixNanos;
@@ -48,6 +54,9 @@ pub(super) struct Book {
     made: u64,
     /// Windows in a row in which a fault was open.
     at_fault: u32,
+    /// How sure the last windows were of each open finding.
+    #[serde(default)]
+    sure: BTreeMap<String, VecDeque<f64>>,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -68,7 +77,7 @@ impl Book {
         }
         changed.extend(self.close(scene));
         self.rank();
-        let at_fault = self.open().any(|finding| Kind::is_fault(&finding.kind));
+        let at_fault = self.open().any(|finding| Kind::is_fault(&finding.kind) && !finding.standing);
         self.at_fault = if at_fault { self.at_fault + 1 } else { 0 };
         // ranks are given last
         let now =
@@ -145,7 +154,11 @@ impl Book {
             let outweighed = class == Class::Fault && !Kind::is_fault(&open.kind);
             let replaced = outweighed || self.is_over(open, service);
             if !replaced {
-                update(&mut self.findings[place], scene, suspicion);
+                if keeps_open(suspicion.kind, &open.kind) {
+                    let confidence =
+                        surest(self.sure.entry(open.finding_id.clone()).or_default(), suspicion.confidence);
+                    update(&mut self.findings[place], scene, suspicion, confidence);
+                }
                 return changed;
             }
             if count < OPENING_VOTES {
@@ -155,9 +168,26 @@ impl Book {
             changed.push(self.findings[place].clone());
         }
         if count >= OPENING_VOTES {
+            changed.extend(self.make_room(scene, suspicion));
             changed.extend(self.make(scene, suspicion, first));
         }
         changed
+    }
+
+    /// Ends the least that is open, if there are too many and more is lost by a new one.
+    fn make_room(&mut self, scene: &Scene, suspicion: &Suspicion) -> Option<FindingView> {
+        if self.open().count() < MAX_OPEN {
+            return None;
+        }
+        let of_open = |finding: &FindingView| (Kind::is_fault(&finding.kind), finding.score);
+        let open = self.findings.iter().enumerate().filter(|(_, finding)| finding.state == FindingState::Open);
+        let (place, least) = open.min_by(|(_, a), (_, b)| order(of_open(a), of_open(b)))?;
+        let new = (suspicion.kind.class() == Class::Fault, suspicion.lost_ms_per_s);
+        if order(of_open(least), new).is_ge() {
+            return None;
+        }
+        end(&mut self.findings[place], scene.window.end);
+        Some(self.findings[place].clone())
     }
 
     fn make(&mut self, scene: &Scene, suspicion: &Suspicion, first: Option<UnixNanos>) -> Option<FindingView> {
@@ -173,6 +203,7 @@ impl Book {
             onset_unix_nano: onset,
             ..said(scene, suspicion)
         };
+        surest(self.sure.entry(finding.finding_id.clone()).or_default(), suspicion.confidence);
         self.findings.push(finding.clone());
         Some(finding)
     }
@@ -190,6 +221,8 @@ impl Book {
             end(&mut self.findings[place], scene.window.end);
             closed.push(self.findings[place].clone());
         }
+        let is_open = |id: &String| self.findings.iter().any(|f| f.state == FindingState::Open && f.finding_id == *id);
+        self.sure.retain(|id, _| is_open(id));
         let over = self.findings.iter().filter(|f| f.state == FindingState::Closed).count();
         for _ in KEPT_CLOSED..over {
             if let Some(oldest) = self.findings.iter().position(|f| f.state == FindingState::Closed) {
@@ -235,11 +268,22 @@ fn keeps_open(kind: Kind, finding: &str) -> bool {
     Kind::of_name(finding).is_some_and(|open| kind == open || kind.replaces(open))
 }
 
-/// An open finding follows what is suspected now, unless that is of another kind that explains less.
-fn update(open: &mut FindingView, scene: &Scene, suspicion: &Suspicion) {
-    if !keeps_open(suspicion.kind, &open.kind) {
-        return;
+/// Faults above outlooks, then by what is lost.
+fn order(a: (bool, f64), b: (bool, f64)) -> Ordering {
+    a.0.cmp(&b.0).then(a.1.total_cmp(&b.1))
+}
+
+/// Takes in how sure a window is; says how sure the surest of the last is.
+fn surest(last: &mut VecDeque<f64>, confidence: f64) -> f64 {
+    last.push_back(confidence);
+    if last.len() > VOTES {
+        last.pop_front();
     }
+    last.iter().copied().fold(0.0, f64::max)
+}
+
+/// An open finding follows what is suspected now.
+fn update(open: &mut FindingView, scene: &Scene, suspicion: &Suspicion, confidence: f64) {
     let mut now = said(scene, suspicion);
     if now.entry.is_none() {
         // no request that touches it ended in this window: what it cost is known from before
@@ -251,7 +295,7 @@ fn update(open: &mut FindingView, scene: &Scene, suspicion: &Suspicion) {
         service: std::mem::take(&mut open.service),
         state: open.state,
         onset_unix_nano: open.onset_unix_nano,
-        confidence: now.confidence.max(open.confidence),
+        confidence,
         victims: now.victims.iter().chain(&open.victims).cloned().collect::<BTreeSet<_>>().into_iter().collect(),
         ..now
     };
@@ -273,6 +317,7 @@ fn said(scene: &Scene, suspicion: &Suspicion) -> FindingView {
         kind: suspicion.kind.as_str().to_owned(),
         score: suspicion.lost_ms_per_s,
         confidence: suspicion.confidence,
+        standing: suspicion.standing,
         summary: suspicion.summary.clone(),
         evidence: suspicion.evidence.clone(),
         victims: victims.into_iter().collect(),

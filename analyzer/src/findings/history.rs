@@ -1,7 +1,8 @@
 //! [`History`]: what each service, call, replica and operation did in the windows before. Plain values, so that a
 //! checkpoint can hold them.
 //!
-//! Each key has the last thirty windows, 24 bytes a window, so under 1 KB. There are at most 20,000 keys of a sort;
+//! Each key has the last thirty windows, 24 bytes a window, so under 1 KB; of own times, service times and arrivals also the
+//! last day (`hours.rs`). There are at most 20,000 keys of a sort;
 //! one that was not seen for a day is forgotten, and while there is no room new ones are not judged, and counted.
 
 use std::{collections::BTreeMap, ops::RangeInclusive};
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use weir_schema::UnixNanos;
 
 use super::{
+    hours::Hours,
     mismatch::Waits,
     saturation::Trend,
     usual::{Ring, Sample, Share, Usual, UsualShare},
@@ -54,6 +56,16 @@ pub(crate) struct History {
     pub(super) replicas: Rings<(Name, Name), Ring<Sample>>,
     pub(super) trends: Rings<Name, Trend>,
     pub(super) waits: Rings<Name, Waits>,
+    /// Of mean own times.
+    #[serde(default)]
+    pub(super) own_trends: Rings<Name, Trend>,
+    /// Own times, service times and arrivals over a day.
+    #[serde(default)]
+    pub(super) own_hours: Rings<Name, Hours>,
+    #[serde(default)]
+    pub(super) service_hours: Rings<Name, Hours>,
+    #[serde(default)]
+    pub(super) arrival_hours: Rings<Name, Hours>,
 }
 
 impl<K, R> Default for Rings<K, R> {
@@ -152,12 +164,34 @@ impl<K: Ord + Copy> Rings<K, Ring<Share>> {
     }
 }
 
+impl Rings<Name, Hours> {
+    fn follow(&mut self, name: Name, usual: Option<Usual>, now: UnixNanos) {
+        if let Some(hours) = usual.and_then(|_| self.of(name, now)) {
+            hours.follow(usual, now);
+        }
+    }
+}
+
 impl History {
+    /// Makes the last minutes of a service part of its day.
+    pub(super) fn follow_hours(&mut self, name: Name, now: UnixNanos) {
+        self.own_hours.follow(name, self.own_ms.usual(name), now);
+        self.service_hours.follow(name, self.service_ms.usual(name), now);
+        self.arrival_hours.follow(name, self.arrivals.usual(name), now);
+    }
+
+    /// What a service does now is what it does from now on.
+    pub(super) fn begin_hours(&mut self, name: Name) {
+        for hours in [&mut self.own_hours, &mut self.service_hours, &mut self.arrival_hours] {
+            hours.rings.remove(&name);
+        }
+    }
+
     /// For a time that does not follow on it: what is usual stays so as long as if it had just been learnt, and what had a
     /// course over time begins anew.
     pub(super) fn moved_to(mut self, at: UnixNanos) -> Self {
         self.each(|_, rings| rings.moved_to(at));
-        Self { trends: Rings::default(), waits: Rings::default(), ..self }
+        Self { trends: Rings::default(), waits: Rings::default(), own_trends: Rings::default(), ..self }
     }
 
     /// Lets go of what was not seen for long.
@@ -183,7 +217,7 @@ impl History {
     }
 
     fn each(&mut self, mut change: impl FnMut(&'static str, &mut dyn Forget)) {
-        let all: [(&'static str, &mut dyn Forget); 13] = [
+        let all: [(&'static str, &mut dyn Forget); 17] = [
             ("own times of services", &mut self.own_ms),
             ("service times", &mut self.service_ms),
             ("durations", &mut self.duration_ms),
@@ -197,6 +231,10 @@ impl History {
             ("calls made by operations", &mut self.made),
             ("operations", &mut self.operations),
             ("own times of replicas", &mut self.replicas),
+            ("trends of own times", &mut self.own_trends),
+            ("hours of own times", &mut self.own_hours),
+            ("hours of service times", &mut self.service_hours),
+            ("hours of arrivals", &mut self.arrival_hours),
         ];
         all.into_iter().for_each(|(sort, rings)| change(sort, rings));
     }

@@ -2,11 +2,13 @@
 //!
 //! Requests are gathered over windows until there are fifty, or for 150 s: of a window of few requests little can be said.
 //! They are ranked against what was gathered before, and become part of that unless the first cause is at 0.5 or more,
-//! or a finding of a fault is open. A suspicion that lasts an hour is taken for what is usual now.
+//! or a finding of a fault is open. A suspicion that lasts an hour is taken for what is usual now. Where the first cause is neither
+//! sure nor nobody, those that come next are ranked together with them, window by window, up to 150 s: of fifty requests few pass a
+//! service that is seldom needed. After a silence of so long what was gathered before it says nothing of now.
 //!
 //! Of more than 20,000 spans a share of the requests is ranked, and what they lost counts for those left out too.
 //! Logs and metrics that came until then are looked at with them (`causes/beside.rs`); after a restart the first minutes are
-//! judged by spans alone, for these are read back and those are not. Lines that are of no error open nothing by themselves:
+//! judged by spans and the exceptions in them alone, for these are read back and those are not. Lines that are of no error open nothing by themselves:
 //! whoever asks what happened wants to know of them, but a new version logs otherwise every day.
 //!
 //! What is gathered speaks until the next has been. The quick detectors and the ranking make one suspicion of a service
@@ -17,7 +19,7 @@ use std::hash::{BuildHasher, Hasher};
 use foldhash::quality::FixedState;
 use weir_schema::UnixNanos;
 
-use super::{action, kind::Kind, scene::Scene, surge, suspicion::Suspicion};
+use super::{action, kind::Kind, own_time::Past, scene::Scene, surge, suspicion::Suspicion};
 use crate::{
     causes::{Cause, CauseKind, Causes, Ranking, SUSPICIOUS},
     config::Config,
@@ -37,6 +39,9 @@ const RANKED_SPANS: usize = 20_000;
 
 /// Another share than [`Traces`](super::traces::Traces) keeps.
 const SHARE_SEED: u64 = 1;
+
+/// A first cause that is less sure is nobody: as much as `weir analyze` only lists.
+const NOBODY: f64 = 0.2;
 
 /// Requests that become history at least.
 const MIN_REQUESTS: usize = 5;
@@ -62,7 +67,11 @@ pub(super) struct Live {
     /// Spans that are gathered at most.
     max_spans: usize,
     windows: usize,
+    /// Those of them that no look has counted yet.
+    uncounted: usize,
     since: UnixNanos,
+    /// The end of the last window.
+    until: UnixNanos,
     withheld: usize,
     /// Until when what happened was usual.
     calm_until: UnixNanos,
@@ -89,7 +98,9 @@ impl Live {
             spans: 0,
             max_spans: config.max_trace_spans,
             windows: 0,
+            uncounted: 0,
             since: 0,
+            until: UnixNanos::MAX,
             withheld: 0,
             calm_until: UnixNanos::MAX,
             said: None,
@@ -102,7 +113,9 @@ impl Live {
             gathered: Vec::new(),
             spans: 0,
             windows: 0,
+            uncounted: 0,
             since: 0,
+            until: UnixNanos::MAX,
             withheld: 0,
             calm_until: UnixNanos::MAX,
             said: None,
@@ -118,10 +131,20 @@ impl Live {
         names: &Names,
         quiet: bool,
     ) {
+        let silence = start.saturating_sub(self.until);
+        if silence >= LONGEST_NS {
+            if self.windows > 0 {
+                self.rank(self.until, names, quiet);
+                self.let_go();
+            }
+            self.said = None;
+        }
+        self.until = end;
         if self.windows == 0 {
             self.since = start;
         }
         self.windows += 1;
+        self.uncounted += 1;
         // what policy turned away stops early by design, not by a fault
         let served = requests.into_iter().filter(|spans| !spans.iter().any(|span| span.shed));
         for spans in served {
@@ -137,21 +160,32 @@ impl Live {
         }
     }
 
+    /// Ranks what was gathered; it is let go of unless more of the same may tell more.
     fn rank(&mut self, until: UnixNanos, names: &Names, quiet: bool) {
-        let (gathered, scale) = some_of(std::mem::take(&mut self.gathered), std::mem::take(&mut self.spans));
-        let votes = std::mem::take(&mut self.windows);
-        let requests: Vec<&[Span]> = gathered.iter().map(Vec::as_slice).collect();
+        let (requests, scale) = some_of(&self.gathered, self.spans);
         let (ranking, observed) = self.causes.rank_live(&requests, names, (self.calm_until, until));
-        let suspicious = first(&ranking).is_some_and(|(_, told)| told >= SUSPICIOUS);
-        let usual = quiet && !suspicious;
-        self.withheld = if usual { 0 } else { self.withheld + votes };
+        let (ranked, votes) = (requests.len(), std::mem::take(&mut self.uncounted));
+        let told = first(&ranking).map_or(0.0, |(_, told)| told);
+        self.said = Some(Said { ranking, since: self.since, until, scale, votes });
+        let over = until - self.since >= LONGEST_NS || self.spans >= self.max_spans;
+        if (NOBODY..SURE).contains(&told) && !over {
+            return;
+        }
+        let usual = quiet && told < SUSPICIOUS;
+        self.withheld = if usual { 0 } else { self.withheld + self.windows };
         if usual {
             self.calm_until = until;
         }
-        if (usual || self.withheld > WITHHELD) && gathered.len() >= MIN_REQUESTS {
+        if (usual || self.withheld > WITHHELD) && ranked >= MIN_REQUESTS {
             self.causes.remember(observed);
         }
-        self.said = Some(Said { ranking, since: self.since, until, scale, votes });
+        self.let_go();
+    }
+
+    fn let_go(&mut self) {
+        self.gathered.iter().filter_map(|spans| spans.first()).for_each(|span| self.causes.let_go(span.trace));
+        self.gathered.clear();
+        (self.spans, self.windows, self.uncounted) = (0, 0, 0);
     }
 
     /// The detectors' suspicions and the ranking's as one. What keeps a finding open need not be as sure as what opens it.
@@ -171,9 +205,9 @@ impl Live {
         };
         let Some(service) = scene.names.find(&first.service) else { return suspicions };
         let explained = |suspicion: &Suspicion| explains(suspicion, service, first);
-        suspicions.retain(|suspicion| explained(suspicion) || said.leaves(scene, suspicion));
+        suspicions.retain(|suspicion| suspicion.standing || explained(suspicion) || said.leaves(scene, suspicion));
         said.add_evidence(scene, &mut suspicions);
-        if let Some(known) = suspicions.iter_mut().find(|suspicion| explained(suspicion)) {
+        if let Some(known) = suspicions.iter_mut().find(|suspicion| !suspicion.standing && explained(suspicion)) {
             known.confidence = known.confidence.max(told);
             known.votes = known.votes.max(said.votes);
             if known.service != service {
@@ -190,14 +224,16 @@ impl Live {
 }
 
 /// Requests of about [`RANKED_SPANS`], and for how many spans each of theirs stands.
-fn some_of(mut requests: Vec<Vec<Span>>, spans: usize) -> (Vec<Vec<Span>>, f64) {
+fn some_of(requests: &[Vec<Span>], spans: usize) -> (Vec<&[Span]>, f64) {
+    let all = requests.iter().map(Vec::as_slice);
     if spans <= RANKED_SPANS {
-        return (requests, 1.0);
+        return (all.collect(), 1.0);
     }
     let most = (u64::MAX as f64 * RANKED_SPANS as f64 / spans as f64) as u64;
-    requests.retain(|request| request.first().is_some_and(|span| hashed(span.trace) <= most));
-    let kept: usize = requests.iter().map(Vec::len).sum();
-    (requests, spans as f64 / kept.max(1) as f64)
+    let some: Vec<&[Span]> =
+        all.filter(|request| request.first().is_some_and(|span| hashed(span.trace) <= most)).collect();
+    let kept: usize = some.iter().map(|request| request.len()).sum();
+    (some, spans as f64 / kept.max(1) as f64)
 }
 
 /// The same for a trace wherever and whenever it is asked.
@@ -246,7 +282,8 @@ impl Said {
     }
 
     fn add_evidence(&self, scene: &Scene, suspicions: &mut [Suspicion]) {
-        for suspicion in suspicions.iter_mut().filter(|suspicion| Kind::is_fault(suspicion.kind.as_str())) {
+        let faults = |suspicion: &&mut Suspicion| !suspicion.standing && Kind::is_fault(suspicion.kind.as_str());
+        for suspicion in suspicions.iter_mut().filter(faults) {
             let text = scene.text(suspicion.service);
             let Some(cause) = self.ranking.causes.iter().find(|cause| cause.service == text) else { continue };
             if cause.confidence > 0.0 {
@@ -258,7 +295,7 @@ impl Said {
     fn suspicion(&self, scene: &Scene, service: Name, cause: &Cause) -> Suspicion {
         let seconds = (self.until - self.since).max(1) as f64 / 1e9;
         let requests = self.ranking.requests.max(1) as f64;
-        let surge = surge::behind(scene, service).filter(|_| cause.kind == CauseKind::SlowService);
+        let surge = surge::behind_past(scene, service, Past::Minutes).filter(|_| cause.kind == CauseKind::SlowService);
         let of_surge = surge.map(|surge| surge::of_service(scene, &surge, service));
         let suspicion = of_surge.unwrap_or_else(|| Suspicion {
             operation: cause.operation.as_ref().and_then(|operation| scene.names.find(operation)),
@@ -386,14 +423,62 @@ mod tests {
     }
 
     #[test]
+    fn who_is_not_sure_looks_at_more_of_the_same() {
+        let mut names = Names::default();
+        for name in ["gateway", "GET /", "server", "GET /gift"] {
+            names.intern(name);
+        }
+        let mut live = Live::new(&Config::default());
+        // two of sixty requests are for gifts, which take half a millisecond each, and later fifty
+        let window = |number: i64, gift_ms: i64| {
+            let mut requests = requests(60, false);
+            for gift in &mut requests[..2] {
+                (gift[0].operation, gift[0].duration_ns) = (3, gift_ms * 500_000);
+            }
+            (requests, (number * 10_000_000_000, (number + 1) * 10_000_000_000))
+        };
+        for number in 0..10 {
+            let (requests, time) = window(number, 1);
+            live.window(requests, time, &names, true);
+        }
+        assert!(live.gathered.is_empty() && live.causes.history().windows() == 10);
+        let told = |live: &Live| first(&live.said.as_ref().unwrap().ranking).map_or(0.0, |(_, told)| told);
+        let mut sure = Vec::new();
+        for number in 10..16 {
+            let (requests, time) = window(number, 100);
+            live.window(requests, time, &names, true);
+            sure.push(told(&live));
+        }
+        assert!((NOBODY..SURE).contains(&sure[0]), "two alone say little: {sure:?}");
+        assert!(sure.iter().any(|told| *told >= SURE), "{sure:?}");
+        assert_eq!(live.causes.history().windows(), 10, "none of it is usual");
+    }
+
+    #[test]
+    fn after_a_silence_what_was_gathered_before_says_nothing() {
+        let mut names = Names::default();
+        names.intern("gateway");
+        let mut live = Live::new(&Config::default());
+        let second = 1_000_000_000;
+        live.window(requests(60, false), (0, 10 * second), &names, true);
+        live.window(requests(30, false), (10 * second, 20 * second), &names, true);
+        assert!(live.said.is_some() && live.gathered.len() == 30);
+        live.window(requests(7, false), (500 * second, 510 * second), &names, true);
+        assert!(live.said.is_none() && live.gathered.len() == 7 && live.since == 500 * second);
+        assert_eq!(live.causes.history().windows(), 2, "it was usual all the same");
+    }
+
+    #[test]
     fn of_very_many_requests_a_share_is_ranked_and_stands_for_all() {
-        let (some, scale) = some_of(requests(100, false), 100);
+        let hundred = requests(100, false);
+        let (some, scale) = some_of(&hundred, 100);
         assert_eq!((some.len(), scale), (100, 1.0));
         let all = 5 * RANKED_SPANS;
-        let (some, scale) = some_of(requests(all as u128, false), all);
+        let (one, other) = (requests(all as u128, false), requests(all as u128, false));
+        let (some, scale) = some_of(&one, all);
         assert!(some.len().abs_diff(RANKED_SPANS) < RANKED_SPANS / 20, "{} were kept", some.len());
         assert!((scale * some.len() as f64 - all as f64).abs() < 1e-6);
-        let again = some_of(requests(all as u128, false), all).0;
+        let again = some_of(&other, all).0;
         assert_eq!(
             some.iter().map(|r| r[0].trace).collect::<Vec<_>>(),
             again.iter().map(|r| r[0].trace).collect::<Vec<_>>()

@@ -2,12 +2,15 @@
 //!
 //! Of a service that several detectors suspect, the most precise kind stays, else the one by which most is lost; the
 //! others become its evidence. A service that loses little beside the worst is not accused of being slow: it waits
-//! for it in a way that its own time shows, or shares its machine. Confidence is multiplied by the share of what is lost.
+//! for it in a way that its own time shows, or shares its machine. Of two of which one calls the other, directly or not, one may be
+//! the cause of both: confidence is multiplied by the share of what all such lose. Two that have nothing to do with each other
+//! are two causes, each as sure as it is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     kind::{Class, Kind},
+    scene::Scene,
     suspicion::Suspicion,
 };
 use crate::{snapshot::Evidence, spans::Name};
@@ -18,21 +21,38 @@ const MIN_SHARE_OF_WORST: f64 = 0.5;
 /// What is said of one finding at most.
 const MAX_EVIDENCE: usize = 12;
 
-pub(super) fn merged(suspicions: Vec<Suspicion>) -> Vec<Suspicion> {
+pub(super) fn merged(suspicions: Vec<Suspicion>, scene: &Scene) -> Vec<Suspicion> {
     let mut by_service: BTreeMap<Name, Vec<Suspicion>> = BTreeMap::new();
     for suspicion in suspicions {
         by_service.entry(suspicion.service).or_default().push(suspicion);
     }
     let mut merged: Vec<Suspicion> = by_service.into_values().filter_map(one).collect();
-    let faults = || merged.iter().filter(|suspicion| suspicion.kind.class() == Class::Fault);
+    let is_fault = |suspicion: &Suspicion| suspicion.kind.class() == Class::Fault && !suspicion.standing;
+    let faults = || merged.iter().filter(|suspicion| is_fault(suspicion));
     let worst = faults().map(|suspicion| suspicion.lost_ms_per_s).fold(0.0, f64::max);
-    let all: f64 = faults().map(|suspicion| suspicion.lost_ms_per_s).sum();
-    for suspicion in merged.iter_mut().filter(|suspicion| suspicion.kind.class() == Class::Fault && all > 0.0) {
-        suspicion.confidence *= suspicion.lost_ms_per_s / all;
+    let shares = shares(faults(), scene);
+    for suspicion in &mut merged {
+        suspicion.confidence *= shares.get(&suspicion.service).copied().unwrap_or(1.0);
     }
-    merged.retain(|suspicion| !may_wait(suspicion.kind) || suspicion.lost_ms_per_s >= MIN_SHARE_OF_WORST * worst);
+    let waits = |suspicion: &Suspicion| !suspicion.standing && may_wait(suspicion.kind);
+    merged.retain(|suspicion| !waits(suspicion) || suspicion.lost_ms_per_s >= MIN_SHARE_OF_WORST * worst);
     merged.sort_by(|a, b| b.lost_ms_per_s.total_cmp(&a.lost_ms_per_s));
     merged
+}
+
+/// What each loses of all that those lose which may be of one cause with it.
+fn shares<'a>(faults: impl Iterator<Item = &'a Suspicion> + Clone, scene: &Scene) -> BTreeMap<Name, f64> {
+    let upstream = |service: Name| scene.graph.upstream(scene.text(service));
+    let callers: BTreeMap<Name, BTreeSet<String>> =
+        faults.clone().map(|fault| (fault.service, upstream(fault.service))).collect();
+    let calls = |a: &Suspicion, b: &Suspicion| callers[&b.service].contains(scene.text(a.service));
+    let beside = |a: &Suspicion, b: &Suspicion| a.service == b.service || calls(a, b) || calls(b, a);
+    let lost = |fault: &Suspicion| fault.lost_ms_per_s;
+    let share = |fault: &Suspicion| {
+        let all: f64 = faults.clone().filter(|other| beside(fault, other)).map(lost).sum();
+        (fault.service, if all > 0.0 { lost(fault) / all } else { 1.0 })
+    };
+    faults.clone().map(share).collect()
 }
 
 /// Kinds that a service is suspected of because of another.
@@ -43,7 +63,8 @@ fn may_wait(kind: Kind) -> bool {
 
 /// All that is said of one service.
 fn one(mut suspicions: Vec<Suspicion>) -> Option<Suspicion> {
-    suspicions.sort_by(|a, b| b.lost_ms_per_s.total_cmp(&a.lost_ms_per_s));
+    // what is told against history says when it began and what changed
+    suspicions.sort_by(|a, b| a.standing.cmp(&b.standing).then(b.lost_ms_per_s.total_cmp(&a.lost_ms_per_s)));
     let precise = |place: &usize| {
         let kind = suspicions[*place].kind;
         !suspicions.iter().any(|other| other.kind.explains(kind))
@@ -52,10 +73,12 @@ fn one(mut suspicions: Vec<Suspicion>) -> Option<Suspicion> {
     let mut kept = suspicions.remove(first);
     for other in suspicions {
         kept.confidence = kept.confidence.max(other.confidence);
-        kept.lost_ms_per_s = kept.lost_ms_per_s.max(other.lost_ms_per_s);
-        kept.onset = kept.onset.min(other.onset);
+        if kept.standing == other.standing {
+            kept.lost_ms_per_s = kept.lost_ms_per_s.max(other.lost_ms_per_s);
+            kept.onset = kept.onset.min(other.onset);
+        }
         kept.votes = kept.votes.max(other.votes);
-        if other.kind != kept.kind {
+        if other.kind != kept.kind || other.standing != kept.standing {
             let also = format!("also {}: {}", other.kind.as_str(), other.summary);
             kept.evidence.push(Evidence { text: also, ..Evidence::default() });
         }

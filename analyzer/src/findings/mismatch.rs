@@ -53,11 +53,13 @@ pub(crate) struct Wait {
 }
 
 impl Wait {
-    /// `None` where the model predicts nothing.
+    /// `None` where the model predicts nothing, or anything: near saturation its interval has no upper end.
     pub(super) fn of(estimate: &Estimate, at: UnixNanos) -> Option<Self> {
         // that it disagrees is what is looked for
         let sure = estimate.rule_confidence >= MIN_CONFIDENCE && estimate.samples >= MIN_SAMPLES;
-        sure.then_some(Self {
+        let wait = &estimate.queue_wait_ms;
+        let unbounded = wait.predicted_low.is_some() && wait.predicted_high.is_none();
+        (sure && !unbounded).then_some(Self {
             at,
             predicted_ms: estimate.queue_wait_ms.predicted?,
             observed_ms: estimate.queue_wait_ms.observed?,

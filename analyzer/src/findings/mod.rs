@@ -22,17 +22,21 @@ pub(crate) mod action;
 mod book;
 mod budget;
 mod calls;
+mod critical;
 mod dependency;
 mod errors;
 mod evidence;
 mod facts;
 mod family;
+mod full;
 mod history;
+mod hours;
 mod instance;
 mod kind;
 mod live;
 mod merge;
 mod mismatch;
+mod objective;
 mod onset;
 mod own_time;
 mod remember;
@@ -52,10 +56,17 @@ use serde::{Deserialize, Serialize};
 use weir_schema::UnixNanos;
 
 use self::{
-    book::Book, facts::Facts, history::History, live::Live, remember::Seen, scene::Scene, suspicion::Suspicion,
+    book::Book,
+    facts::Facts,
+    history::History,
+    live::Live,
+    remember::Seen,
+    scene::{Levels, Scene},
+    suspicion::Suspicion,
     traces::Traces,
 };
 use crate::{
+    causes::History as Ranked,
     config::Config,
     graph::ServiceGraph,
     snapshot::{FindingView, Snapshot},
@@ -67,7 +78,7 @@ pub(crate) use history::LeftOut;
 pub(crate) use kind::Kind;
 
 /// Detectors that look at a scene by themselves.
-const DETECTORS: [fn(&Scene) -> Vec<Suspicion>; 7] = [
+const DETECTORS: [fn(&Scene) -> Vec<Suspicion>; 9] = [
     errors::suspicions,
     instance::suspicions,
     dependency::suspicions,
@@ -75,6 +86,8 @@ const DETECTORS: [fn(&Scene) -> Vec<Suspicion>; 7] = [
     calls::suspicions,
     saturation::suspicions,
     mismatch::suspicions,
+    objective::suspicions,
+    full::suspicions,
 ];
 
 /// The state of all findings and of what they are told from.
@@ -87,19 +100,29 @@ pub(crate) struct Findings {
     /// Requests that were over by then were judged before a restart.
     judged_until: Option<UnixNanos>,
     min_history: usize,
-    wait_budget_ms: f64,
+    levels: Levels,
 }
 
-/// What a restart must not lose of it; requests and their ranking are learnt anew from spans.
+/// What a restart must not lose of it; requests that are gathered are read back.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct SavedFindings<'a> {
     history: Cow<'a, History>,
     book: Cow<'a, Book>,
+    /// What requests are ranked against.
+    #[serde(default)]
+    ranked: Cow<'a, Ranked>,
 }
 
 impl SavedFindings<'_> {
-    /// Leaves out those of half of the keys of each sort that were seen least; says so of each.
+    /// Leaves out what requests are ranked against, which is learnt again in minutes; when that is gone, half of the keys of each
+    /// sort, those that were seen least. Says so of each.
     pub(crate) fn halve(&mut self, left_out: &mut LeftOut) {
+        let ranked = self.ranked.windows() as u64;
+        if ranked > 0 {
+            self.ranked = Cow::default();
+            left_out.insert("windows of root causes", ranked);
+            return;
+        }
         self.history.to_mut().halve(left_out);
     }
 }
@@ -113,7 +136,7 @@ impl SavedFindings<'static> {
             let own = usual::Sample { median: 10.0 + 1.0 / 3.0, spread: 1.0 / 7.0, requests: 1_000 };
             history.own_ms.remember(name, Some(own), i64::from(name));
         }
-        Self { history: Cow::Owned(history), book: Cow::Owned(Book::default()) }
+        Self { history: Cow::Owned(history), ..Self::default() }
     }
 
     /// Those that are still in it.
@@ -131,17 +154,19 @@ impl Findings {
             book: Book::default(),
             judged_until: None,
             min_history: config.min_history,
-            wait_budget_ms: config.control.wq_budget_ms,
+            levels: Levels::of(config),
         }
     }
 
     pub(crate) fn save(&self) -> SavedFindings<'_> {
-        SavedFindings { history: Cow::Borrowed(&self.history), book: Cow::Borrowed(&self.book) }
+        let ranked = Cow::Borrowed(self.live.causes.history());
+        SavedFindings { history: Cow::Borrowed(&self.history), book: Cow::Borrowed(&self.book), ranked }
     }
 
     /// Requests that were over by `judged_until` are in it.
     pub(crate) fn restore(&mut self, saved: SavedFindings, judged_until: Option<UnixNanos>) {
         (self.history, self.book) = (saved.history.into_owned(), saved.book.into_owned());
+        self.live.causes.restore(saved.ranked.into_owned());
         self.judged_until = judged_until;
     }
 
@@ -197,18 +222,24 @@ impl Findings {
         let facts = Facts::of(&requests);
         let quiet = self.book.is_quiet();
         self.live.window(requests, (window.end - window.length_ns, window.end), names, quiet);
-        let (min_history, wait_budget_ms) = (self.min_history, self.wait_budget_ms);
+        let (min_history, levels) = (self.min_history, self.levels);
         let seen = Seen { window, snapshot, names, facts: &facts };
         self.history.follow(&seen);
         let history = &self.history;
-        let scene = Scene { window, snapshot, names, graph, facts: &facts, history, min_history, wait_budget_ms };
-        let is_open =
-            |service: &str| self.book.open().any(|finding| finding.service == service && Kind::is_fault(&finding.kind));
+        let scene = Scene { window, snapshot, names, graph, facts: &facts, history, min_history, levels };
+        let is_open = |service: &str| {
+            let accuses = |finding: &FindingView| !finding.standing && Kind::is_fault(&finding.kind);
+            self.book.open().any(|finding| finding.service == service && accuses(finding))
+        };
         // what was gathered before says nothing of a window in which nothing came
         let silent = window.services.is_empty() && facts.entries.is_empty();
         let suspicions = if silent { Vec::new() } else { self.live.join(&scene, suspicions(&scene), is_open) };
         let suspected = if self.book.is_lasting() { BTreeSet::new() } else { suspected(&suspicions) };
-        let changes = self.book.window(&scene, &merge::merged(suspicions));
+        let changes = self.book.window(&scene, &merge::merged(suspicions, &scene));
+        if self.book.is_lasting() {
+            let lasting = self.book.open().filter_map(|finding| names.find(&finding.service));
+            lasting.for_each(|service| self.history.begin_hours(service));
+        }
         if self.book.is_quiet() {
             self.history.remember(&seen, &suspected);
         }
@@ -242,6 +273,18 @@ impl Findings {
         self.book.is_quiet()
     }
 
+    /// Windows that requests are ranked against.
+    #[cfg(test)]
+    pub(crate) fn ranked(&self) -> usize {
+        self.live.causes.history().windows()
+    }
+
+    /// Lines and exceptions of requests that are gathered.
+    #[cfg(test)]
+    pub(crate) fn lines(&self) -> usize {
+        self.live.causes.lines()
+    }
+
     /// Spans of requests that were left out of the ranking because there were too many.
     pub(crate) fn sampled_out(&self) -> u64 {
         self.traces.sampled_out
@@ -252,7 +295,7 @@ impl Findings {
 fn suspicions(scene: &Scene) -> Vec<Suspicion> {
     let (mut found, mut loaded) = (Vec::new(), Vec::new());
     for slow in own_time::slow(scene) {
-        match surge::behind(scene, slow.service) {
+        match surge::behind(scene, &slow) {
             Some(surge) => loaded.push((surge, slow)),
             None => found.push(own_time::bottleneck(scene, &slow)),
         }
@@ -264,7 +307,8 @@ fn suspicions(scene: &Scene) -> Vec<Suspicion> {
 
 /// Everybody whose window is not usual: who is suspected of a fault, and whom it loads.
 fn suspected(suspicions: &[Suspicion]) -> BTreeSet<Name> {
-    let faults = suspicions.iter().filter(|suspicion| Kind::is_fault(suspicion.kind.as_str()));
+    let unusual = |suspicion: &&Suspicion| !suspicion.standing && Kind::is_fault(suspicion.kind.as_str());
+    let faults = suspicions.iter().filter(unusual);
     faults.flat_map(|suspicion| suspicion.victims.iter().copied().chain([suspicion.service])).collect()
 }
 

@@ -22,6 +22,15 @@ const MIN_SHARING: usize = 4;
 /// What is shared is said when it is this share of a service's own excess.
 const SHARED_WORTH_SAYING: f64 = 0.1;
 
+/// What a window is compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Past {
+    /// The last five.
+    Minutes,
+    /// The last day: what grows slowly is usual to the minutes.
+    Hours,
+}
+
 /// A service that is slow in this window.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Slow {
@@ -30,6 +39,7 @@ pub(super) struct Slow {
     /// Requests that take it, all that the seen ones stand for.
     served: f64,
     pub(super) usual: Usual,
+    pub(super) past: Past,
     /// What most services are slower by.
     shared_ms: f64,
     /// What is its own.
@@ -38,9 +48,18 @@ pub(super) struct Slow {
     pub(super) lost_ms_per_s: f64,
 }
 
-/// Those whose excess is beyond chance, beyond half the usual time again, and felt at the entry.
+/// Those that are slow against the last minutes, and of others those that are against the day.
 pub(super) fn slow(scene: &Scene) -> Vec<Slow> {
-    let mut slow = compared(scene);
+    let mut slow = slow_against(scene, Past::Minutes);
+    let grown = slow_against(scene, Past::Hours);
+    let known: Vec<Name> = slow.iter().map(|slow| slow.service).collect();
+    slow.extend(grown.into_iter().filter(|grown| !known.contains(&grown.service)));
+    slow
+}
+
+/// Those whose excess is beyond chance, beyond half the usual time again, and felt at the entry.
+fn slow_against(scene: &Scene, past: Past) -> Vec<Slow> {
+    let mut slow = compared(scene, past);
     let shared_ms = shared(&slow);
     for service in &mut slow {
         service.shared_ms = shared_ms;
@@ -59,13 +78,16 @@ pub(super) fn slow(scene: &Scene) -> Vec<Slow> {
 }
 
 /// Every service with requests and history enough.
-fn compared(scene: &Scene) -> Vec<Slow> {
+fn compared(scene: &Scene, past: Past) -> Vec<Slow> {
     let compared = |(service, window): (&Name, &ServiceWindow)| {
-        let usual = scene.history.own_ms.usual(*service).filter(|usual| scene.is_known(usual.windows))?;
+        let usual = match past {
+            Past::Minutes => scene.history.own_ms.usual(*service).filter(|usual| scene.is_known(usual.windows))?,
+            Past::Hours => scene.history.own_hours.get(*service)?.usual(scene.min_history)?,
+        };
         let now = own_time(window)?;
         let served = window.requests.saturating_sub(window.shed) as f64;
         let (shared_ms, excess_ms, deviations, lost_ms_per_s) = Default::default();
-        Some(Slow { service: *service, now, served, usual, shared_ms, excess_ms, deviations, lost_ms_per_s })
+        Some(Slow { service: *service, now, served, usual, past, shared_ms, excess_ms, deviations, lost_ms_per_s })
     };
     scene.window.services.iter().filter_map(compared).collect()
 }
@@ -101,9 +123,13 @@ pub(super) fn bottleneck(scene: &Scene, slow: &Slow) -> Suspicion {
 
 fn evidence(scene: &Scene, slow: &Slow) -> Vec<Evidence> {
     let text = scene.text(slow.service);
-    let Slow { now, usual, shared_ms, deviations, .. } = slow;
+    let Slow { now, usual, past, shared_ms, deviations, .. } = slow;
+    let usually = match past {
+        Past::Minutes => "usually",
+        Past::Hours => "over the last hours",
+    };
     let sentence = format!(
-        "own time of {text} is {:.1} ms, usually {:.1} ms ({deviations:.0} standard deviations)",
+        "own time of {text} is {:.1} ms, {usually} {:.1} ms ({deviations:.0} standard deviations)",
         now.median, usual.median
     );
     let sql = statements::durations(text, &scene.shown());

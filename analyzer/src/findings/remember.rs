@@ -30,10 +30,15 @@ pub(super) struct Seen<'a> {
 }
 
 impl History {
-    /// Utilization is followed whatever is wrong: a trend must not have holes.
+    /// Utilization and time are followed whatever is wrong: a trend must not have holes.
     pub(super) fn follow(&mut self, seen: &Seen) {
         let end = seen.window.end;
-        for name in seen.window.services.keys() {
+        for (name, service) in &seen.window.services {
+            if let Some((own_ms, trend)) =
+                service.own_ms.mean().and_then(|own_ms| Some((own_ms, self.own_trends.of(*name, end)?)))
+            {
+                trend.push(end, own_ms);
+            }
             let utilization = seen.estimate(*name).and_then(saturation::utilization);
             if let Some((rho, trend)) = utilization.and_then(|rho| Some((rho, self.trends.of(*name, end)?))) {
                 trend.push(end, rho);
@@ -81,6 +86,7 @@ impl History {
         self.duration_ms.remember(name, duration, end);
         self.arrivals.remember(name, surge::arrivals(service), end);
         self.own_errors.remember_share(name, errors::own_errors(service), end);
+        self.follow_hours(name, end);
         for replica in instance::replicas(service) {
             self.replicas.remember((name, replica.instance), replica.log_ratio(), end);
         }

@@ -37,10 +37,10 @@ const STILL_GROWS: f64 = 2.0;
 /// Estimates that are less sure are not looked at.
 const MIN_CONFIDENCE: f64 = 0.2;
 
-/// Utilization over the last windows.
+/// Utilization over the last windows, or another value that may have a course.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Trend {
-    /// Seconds since the first that was seen, and ρ.
+    /// Seconds since the first that was seen, and the value.
     points: VecDeque<(f64, f64)>,
     began: UnixNanos,
 }
@@ -54,6 +54,24 @@ struct Ahead {
     soonest: f64,
     latest: f64,
     deviations: f64,
+}
+
+/// What it was over the newest windows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Level {
+    pub(super) mean: f64,
+    /// The standard error of it, by how much windows differ.
+    pub(super) error: f64,
+    pub(super) windows: usize,
+}
+
+/// How fast it grew over the newest windows, beyond chance.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Growth {
+    /// In a second.
+    pub(super) per_s: f64,
+    pub(super) deviations: f64,
+    pub(super) windows: usize,
 }
 
 impl Learnt for Trend {
@@ -71,6 +89,34 @@ impl Trend {
         if self.points.len() > POINTS {
             self.points.pop_front();
         }
+    }
+
+    /// The newest windows, of so many seconds each; `None` of too few, or where more windows than these lie between them.
+    fn newest(&self, window_s: f64) -> Option<Vec<(f64, f64)>> {
+        let newest: Vec<(f64, f64)> =
+            self.points.iter().skip(self.points.len().checked_sub(MIN_POINTS)?).copied().collect();
+        let lately = newest.last()?.0 - newest.first()?.0 <= 2.0 * window_s * MIN_POINTS as f64;
+        lately.then_some(newest)
+    }
+
+    /// The mean of the newest windows.
+    pub(super) fn level(&self, window_s: f64) -> Option<Level> {
+        let newest = self.newest(window_s)?;
+        let n = newest.len() as f64;
+        let mean = newest.iter().map(|(_, value)| value).sum::<f64>() / n;
+        let variance = newest.iter().map(|(_, value)| (value - mean).powi(2)).sum::<f64>() / (n - 1.0);
+        Some(Level { mean, error: (variance / n).sqrt(), windows: newest.len() })
+    }
+
+    /// How fast the newest windows grow; `None` where they may not.
+    pub(super) fn growth(&self, window_s: f64) -> Option<Growth> {
+        let newest = self.newest(window_s)?;
+        let (score, deviation) = kendall(&newest);
+        let deviations = score / deviation;
+        let slopes = slopes(&newest);
+        let per_s = *slopes.get(slopes.len() / 2)?;
+        let grows = deviations >= budget::deviations(usize::MAX);
+        grows.then_some(Growth { per_s, deviations, windows: newest.len() })
     }
 
     fn ahead(&self) -> Option<Ahead> {
@@ -179,6 +225,29 @@ mod tests {
             assert!((ahead.seconds - 600.0).abs() < 100.0, "seed {seed}: {ahead:?}");
             assert!(ahead.soonest <= ahead.seconds && ahead.latest >= ahead.seconds);
         }
+    }
+
+    #[test]
+    fn a_level_is_of_windows_that_follow_each_other() {
+        let mut trend = Trend::default();
+        (0..19).for_each(|window| trend.push(window * 10_000_000_000, 0.5));
+        assert_eq!(trend.level(10.0), None, "too few");
+        for window in 19..60 {
+            trend.push(window * 10_000_000_000, if window % 2 == 0 { 0.9 } else { 1.0 });
+        }
+        let level = trend.level(10.0).unwrap();
+        assert!((level.mean - 0.95).abs() < 1e-9 && (level.error - 0.0115).abs() < 1e-3, "{level:?}");
+        assert_eq!(trend.growth(10.0), None, "it is as it was");
+        trend.push(7_200_000_000_000, 0.95);
+        assert_eq!(trend.level(10.0), None, "hours lie between");
+    }
+
+    #[test]
+    fn growth_is_that_of_the_newest_windows() {
+        let mut trend = Trend::default();
+        (0..40_i64).for_each(|window| trend.push(window * 10_000_000_000, 900.0 * (window - 20).max(0) as f64));
+        let growth = trend.growth(10.0).unwrap();
+        assert!((growth.per_s - 90.0).abs() < 1e-9 && growth.deviations > 6.0, "{growth:?}");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use super::{
     usual::{Sample, median},
 };
 use crate::{
+    config::{Config, ControlConfig},
     graph::ServiceGraph,
     snapshot::{Estimate, Snapshot},
     spans::{Name, Names},
@@ -34,6 +35,24 @@ const SAMPLED: f64 = 1.5;
 /// Windows that a statement shows: this one and those it is compared with.
 const SHOWN_WINDOWS: i64 = 30;
 
+/// Levels that somebody set, whatever is usual.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Levels {
+    /// What 99 of 100 requests at an entry are to take at most.
+    pub(super) slo_ms: Option<f64>,
+    /// How long a request may wait at a bottleneck.
+    pub(super) wait_budget_ms: f64,
+    /// How busy a bottleneck may be.
+    pub(super) target_utilization: f64,
+}
+
+impl Levels {
+    pub(super) fn of(config: &Config) -> Self {
+        let ControlConfig { wq_budget_ms, target_utilization, .. } = config.control;
+        Self { slo_ms: config.slo_ms, wait_budget_ms: wq_budget_ms, target_utilization }
+    }
+}
+
 /// One window and all that is known at its end.
 #[derive(Clone, Copy)]
 pub(super) struct Scene<'a> {
@@ -46,8 +65,8 @@ pub(super) struct Scene<'a> {
     pub(super) history: &'a History,
     /// Windows of history before anything is judged.
     pub(super) min_history: usize,
-    /// How long a request may wait at a bottleneck.
-    pub(super) wait_budget_ms: f64,
+    /// What is asked and promised of services.
+    pub(super) levels: Levels,
 }
 
 impl<'a> Scene<'a> {

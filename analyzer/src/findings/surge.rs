@@ -9,7 +9,7 @@
 use super::{
     action,
     kind::Kind,
-    own_time::{Slow, station},
+    own_time::{Past, Slow, station},
     scene::{LEAST_MS, Scene},
     statements,
     suspicion::{Suspicion, confidence},
@@ -64,19 +64,31 @@ pub(super) fn service_time(service: &ServiceWindow) -> Option<Sample> {
 }
 
 /// The surge that explains why a service takes longer.
-pub(super) fn behind(scene: &Scene, service: Name) -> Option<Surge> {
-    let usual = scene.history.service_ms.usual(service);
-    let now = scene.window.services.get(&service).and_then(service_time);
-    let Some((now, usual)) = now.zip(usual) else { return surge(scene, service, FAR_ABOVE_MOST) };
-    let deviations = (now.median - usual.median) / usual.deviation(now.requests, LEAST_MS);
-    let serves_slower = now.median > SLOWER * usual.median && deviations > GATE;
-    if serves_slower { None } else { surge(scene, service, ABOVE_MOST) }
+pub(super) fn behind(scene: &Scene, slow: &Slow) -> Option<Surge> {
+    behind_past(scene, slow.service, slow.past)
 }
 
-fn surge(scene: &Scene, service: Name, above_most: f64) -> Option<Surge> {
+pub(super) fn behind_past(scene: &Scene, service: Name, past: Past) -> Option<Surge> {
+    let usual = match past {
+        Past::Minutes => scene.history.service_ms.usual(service),
+        Past::Hours => scene.history.service_hours.get(service).and_then(|hours| hours.usual(scene.min_history)),
+    };
+    let now = scene.window.services.get(&service).and_then(service_time);
+    let Some((now, usual)) = now.zip(usual) else { return surge(scene, service, past, FAR_ABOVE_MOST) };
+    let deviations = (now.median - usual.median) / usual.deviation(now.requests, LEAST_MS);
+    let serves_slower = now.median > SLOWER * usual.median && deviations > GATE;
+    if serves_slower { None } else { surge(scene, service, past, ABOVE_MOST) }
+}
+
+fn surge(scene: &Scene, service: Name, past: Past, above_most: f64) -> Option<Surge> {
     let entry = scene.entry(service)?;
-    let usual =
-        scene.history.arrivals.get(entry).and_then(Usual::of_older).filter(|usual| scene.is_known(usual.windows))?;
+    let usual = match past {
+        Past::Minutes => {
+            let arrivals = scene.history.arrivals.get(entry).and_then(Usual::of_older);
+            arrivals.filter(|usual| scene.is_known(usual.windows))?
+        }
+        Past::Hours => scene.history.arrival_hours.get(entry)?.usual(scene.min_history)?,
+    };
     let now = arrivals(scene.window.services.get(&entry)?)?;
     let deviations = (now.median - usual.median) / usual.deviation(now.requests, 0.0);
     let surges = now.median >= above_most * usual.most && deviations > GATE;

@@ -2,7 +2,7 @@
 //!
 //! Confidence is of the same form as that of the ranking of traces (`causes/ranking.rs`), so both can be compared:
 //! `(1 − 3/z) · (1 − e^(−n/3)) · h/(h + ½)`: how far beyond chance, from how many requests, against how many
-//! windows; times its share of all that is suspected in the window (`merge.rs`). No factor is fitted. On simulated
+//! windows; times its share of all that is suspected of one cause with it in the window (`merge.rs`). No factor is fitted. On simulated
 //! meshes it promises less than it keeps: `findings/tests` prints the table.
 
 use std::collections::BTreeSet;
@@ -35,6 +35,8 @@ pub(super) struct Suspicion {
     /// Share of the requests that pass it which suffer.
     pub(super) touched: f64,
     pub(super) confidence: f64,
+    /// Whether it is told against a level (an objective, full servers) and not against history: then what happens is usual.
+    pub(super) standing: bool,
     /// How many windows it speaks for.
     pub(super) votes: usize,
     /// When it began, as far as this window tells.
@@ -57,6 +59,7 @@ impl Suspicion {
             lost_ms_per_s: 0.0,
             touched: 1.0,
             confidence: 0.0,
+            standing: false,
             votes: 1,
             onset: scene.start(),
             summary: String::new(),

@@ -185,7 +185,12 @@ impl Usual {
         Self::among(ring.values.iter().take(ring.values.len() - ring.values.len() / 3))
     }
 
-    fn among<'a>(samples: impl Iterator<Item = &'a Sample> + Clone) -> Option<Self> {
+    /// As one sample of all its requests.
+    pub(super) fn sample(&self) -> Sample {
+        Sample { median: self.median, spread: self.within, requests: self.requests as u32 }
+    }
+
+    pub(super) fn among<'a>(samples: impl Iterator<Item = &'a Sample> + Clone) -> Option<Self> {
         let mut medians: Vec<f64> = samples.clone().map(|sample| sample.median).collect();
         medians.sort_by(f64::total_cmp);
         Some(Self {

@@ -1,4 +1,4 @@
-//! The findings of a report: root causes by rank, then what only the windows found.
+//! The findings of a report: root causes, and what only the windows found.
 
 use weir_schema::UnixNanos;
 
@@ -9,21 +9,25 @@ use crate::{
     snapshot::FindingView,
 };
 
-/// The causes by rank, then what the windows found beside them. Of a cause that a window found too, the finding says
-/// the kind where it is the more precise, and whom it costs what.
+/// All by how sure they are, outlooks last. Of a cause that a window found too, the finding says the kind where it is the more
+/// precise, and whom it costs what.
 pub(super) fn ranked(verdict: Verdict, mut found: Vec<FindingView>) -> Vec<FindingReport> {
     found.sort_by(|a, b| b.score.total_cmp(&a.score));
     // those that were looked at may stand for more
     let share = verdict.sampled.map_or(1.0, |sampled| sampled.share);
     let requests = verdict.ranking.requests.max(1) as f64 / share;
+    let per_s = 1e9 / verdict.length_ns.max(1) as f64;
     let caused = |service: &str| verdict.ranking.causes.iter().any(|cause| cause.service == service);
-    let causes = verdict.ranking.causes.iter().map(|cause| {
+    let causes = verdict.ranking.causes.iter().zip(&verdict.onsets).map(|(cause, since)| {
         let windows = found.iter().filter(|f| f.service == cause.service && Kind::is_fault(&f.kind));
-        let onset = windows.clone().map(|finding| finding.onset_unix_nano).min().unwrap_or(verdict.onset);
-        of_cause(cause, windows.into_iter().next(), onset, requests)
+        let onset = windows.clone().map(|finding| finding.onset_unix_nano).min().unwrap_or(*since);
+        let score = cause.lost_ms * per_s;
+        FindingReport { score, ..of_cause(cause, windows.into_iter().next(), onset, requests) }
     });
     let beside = found.iter().filter(|finding| !caused(&finding.service)).map(of_finding);
     let mut all: Vec<FindingReport> = causes.chain(beside).collect();
+    let is_outlook = |finding: &FindingReport| !Kind::is_fault(&finding.kind);
+    all.sort_by(|a, b| is_outlook(a).cmp(&is_outlook(b)).then(b.confidence.total_cmp(&a.confidence)));
     all.iter_mut().zip(1..).for_each(|(finding, rank)| finding.rank = rank);
     all
 }
@@ -40,7 +44,7 @@ fn of_cause(cause: &Cause, found: Option<&FindingView>, onset: UnixNanos, reques
         operation: cause.operation.clone(),
         kind: precise.map_or_else(|| cause.kind.as_str().to_owned(), |found| found.kind.clone()),
         onset: rfc3339(onset),
-        score: cause.lost_ms,
+        score: 0.0,
         confidence: cause.confidence,
         evidence: cause.evidence.iter().chain(found.map_or(&[][..], |found| &found.evidence)).cloned().collect(),
         impact_ms,
@@ -52,7 +56,6 @@ fn of_cause(cause: &Cause, found: Option<&FindingView>, onset: UnixNanos, reques
     }
 }
 
-/// It has the windows' votes, but no part in what requests lost against history.
 fn of_finding(finding: &FindingView) -> FindingReport {
     FindingReport {
         rank: 0,
@@ -61,7 +64,7 @@ fn of_finding(finding: &FindingView) -> FindingReport {
         kind: finding.kind.clone(),
         onset: rfc3339(finding.onset_unix_nano),
         score: finding.score,
-        confidence: finding.confidence / 2.0,
+        confidence: finding.confidence,
         evidence: finding.evidence.clone(),
         impact_ms: finding.impact_ms,
         impact_ratio: Some(finding.impact_ratio),

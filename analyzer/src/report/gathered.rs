@@ -79,7 +79,10 @@ struct OfEdge {
 impl Gathered {
     /// Takes in a window. Of one that reaches beyond the range not all spans are there: it counts only where no whole one is.
     pub(super) fn take(&mut self, mut snapshot: Snapshot, range: &Range<UnixNanos>) {
-        std::mem::take(&mut snapshot.findings).into_iter().for_each(|finding| self.take_finding(finding));
+        // what was over before the range began is none of it
+        let of_range = |finding: &FindingView| finding.closed_unix_nano.is_none_or(|closed| closed > range.start);
+        let findings = std::mem::take(&mut snapshot.findings).into_iter().filter(of_range);
+        findings.for_each(|finding| self.take_finding(finding));
         let start = snapshot.time_unix_nano - i64::try_from(snapshot.window_ms).unwrap_or(0) * 1_000_000;
         let whole = range.start <= start && snapshot.time_unix_nano <= range.end;
         if whole && !self.has_whole {

@@ -41,7 +41,7 @@ pub struct Report {
     pub services: Vec<ServiceReport>,
     /// Every edge.
     pub edges: Vec<EdgeReport>,
-    /// Findings, worst first.
+    /// Findings, the surest first; what is not yet wrong last.
     pub findings: Vec<FindingReport>,
     /// The response time at each entry under more load, as `weir whatif` has it of the last whole window.
     pub what_if: Vec<EntryWhatIf>,
@@ -109,7 +109,7 @@ pub struct EdgeReport {
 /// One finding.
 #[derive(Clone, Debug, Serialize)]
 pub struct FindingReport {
-    /// 1 is the worst.
+    /// 1 is the surest.
     pub rank: u32,
     /// The cause.
     pub service: String,
@@ -119,7 +119,7 @@ pub struct FindingReport {
     pub kind: String,
     /// When it began, RFC 3339.
     pub onset: String,
-    /// Milliseconds that requests lost by it; higher is worse.
+    /// Milliseconds that requests lose per second by it, while it lasts; higher is worse.
     pub score: f64,
     /// Probability that it is right.
     pub confidence: f64,

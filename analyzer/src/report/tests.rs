@@ -75,6 +75,32 @@ fn a_history_before_or_after_leaves_the_range_its_windows() {
 }
 
 #[test]
+fn two_incidents_of_a_range_are_both_said_by_how_sure_they_are_in_one_unit() {
+    let before = by_start(requests(1_000..1_600, 10));
+    let mut spans: Vec<Made> = [(1_600..1_750, 10), (1_750..2_050, 40), (2_050..2_500, 10)]
+        .into_iter()
+        .flat_map(|(seconds, cart_ms)| requests(seconds, cart_ms))
+        .collect();
+    // later the front takes 30 ms more after its call
+    for span in spans.iter_mut().filter(|span| span.service == "front" && span.kind == "server") {
+        if (2_200 * SECOND..2_500 * SECOND).contains(&span.start) {
+            span.duration += 30 * MS;
+        }
+    }
+    let found = report_of(&before, &by_start(spans), [1_000..1_600, 1_600..2_500], 500);
+    let said: Vec<_> = found.findings.iter().take(2).map(|f| (f.service.as_str(), f.kind.as_str())).collect();
+    assert!(said.contains(&("cart", "bottleneck")) && said.contains(&("front", "bottleneck")), "{:#?}", found.findings);
+    let of = |service: &str| found.findings.iter().find(|finding| finding.service == service).unwrap();
+    for service in ["cart", "front"] {
+        // ten requests a second lose thirty milliseconds each, in pieces of which some are calm in part
+        assert!(of(service).confidence > 0.8 && (40.0..310.0).contains(&of(service).score), "{:#?}", of(service));
+        assert!(!of(service).action.is_empty());
+    }
+    assert!(of("cart").onset < of("front").onset, "{} {}", of("cart").onset, of("front").onset);
+    assert!(found.findings.is_sorted_by(|a, b| a.confidence >= b.confidence));
+}
+
+#[test]
 fn what_began_in_the_history_and_ends_in_the_range_closes_no_window() {
     let mut before = requests(1_000..1_600, 10);
     let batch_job = Made {
@@ -218,7 +244,7 @@ fn a_range_of_more_windows_than_are_kept_says_so() {
         let snapshot = Snapshot { time_unix_nano: window, services: vec![service], ..Snapshot::default() };
         gathered.take(snapshot, &(0..2_000));
     }
-    let verdict = Verdict { ranking: Default::default(), onset: 0, sampled: None };
+    let verdict = Verdict::default();
     let report = Report::of(gathered, verdict);
     assert_eq!(report.left_out, Some(LeftOut { requests: None, windows_every: 4 }));
     assert_eq!(rates(&report), [("cart", 10.0)]);

@@ -65,12 +65,16 @@ impl Outside {
         }
     }
 
-    /// Clients become nodes by what those they call say.
+    /// Clients become nodes by what those they call say, and queues by what those say that take messages from them.
     pub(super) fn name_callers(&self, called: &[Span], edges: &mut Edges) {
         for span in called {
             let Some(caller) = span.peer.filter(|peer| *peer != span.service) else { continue };
             let edge = edges.call(&call_of(span, (caller, span.service), NodeKind::Service));
-            edge.caller_kind = self.kind_of_caller(caller);
+            edge.caller_kind = if span.peer_kind == NodeKind::Messaging && !self.senders.contains(&caller) {
+                NodeKind::Messaging
+            } else {
+                self.kind_of_caller(caller)
+            };
         }
     }
 

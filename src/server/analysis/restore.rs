@@ -184,7 +184,8 @@ async fn scan(store: &Store, analyzer: &mut Analyzer, scan: Scan<'_>) -> Result<
         let last = history_from.div_euclid(MINUTE_NS)..=now.div_euclid(MINUTE_NS);
         slices.extend(last.map(|minute| minute * MINUTE_NS));
     }
-    let (columns, mut spans) = (SPAN_COLUMNS.join(", "), 0);
+    // exceptions are events
+    let (columns, mut spans) = (format!("{}, events", SPAN_COLUMNS.join(", ")), 0);
     for (from, to) in runs(&slices, &spans_per_minute(store, &slices).await?) {
         let statement = format!(
             "SELECT {columns} FROM spans WHERE start_unix_nano >= {from} AND start_unix_nano < {to} ORDER BY start_unix_nano"

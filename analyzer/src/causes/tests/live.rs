@@ -61,7 +61,9 @@ impl Live {
 
     fn rank(&mut self, window: &[Vec<Span>]) -> (Ranking, Observed) {
         let time = (1_000 + HEALTHY * 10, 1_000 + self.windows * 10);
-        self.causes.rank_live(&slices(window), &self.mesh.names, (time.0 * SECOND, time.1 * SECOND))
+        let ranked = self.causes.rank_live(&slices(window), &self.mesh.names, (time.0 * SECOND, time.1 * SECOND));
+        window.iter().for_each(|spans| self.causes.let_go(spans[0].trace));
+        ranked
     }
 
     /// Eight windows with all their logs.
@@ -238,5 +240,28 @@ fn a_pod_that_lacks_cpu_is_told_from_a_slow_network_by_its_metrics() {
         let sql = shown.sql.as_deref().unwrap_or("");
         assert_eq!(shown.text.starts_with("CPU of tagger-7f9c-x2x4z: 0.9"), with_metrics, "{shown:?}");
         assert_eq!(sql.contains("FROM metrics WHERE lower(name) LIKE '%cpu%'"), with_metrics, "{sql}");
+    }
+}
+
+#[test]
+fn what_was_usual_is_usual_after_a_restart_and_what_is_not_known_any_more_accuses_nobody() {
+    let restarted = |live: &Live| {
+        let mut note = Vec::new();
+        ciborium::into_writer(live.causes.history(), &mut note).unwrap();
+        let mut causes = Causes::live(100_000);
+        causes.restore(ciborium::from_reader(&note[..]).unwrap());
+        causes
+    };
+    for seed in 1..=3 {
+        let mut live = Live::new(seed).healthy();
+        let known = live.causes.history().windows();
+        live.causes = restarted(&live);
+        assert_eq!(live.causes.history().windows(), known);
+        // lines of which history knows nothing
+        let window = live.window(Fault::Nothing);
+        live.hear(&logs(&window, &live.mesh.names, Said::Usual, true));
+        assert!(nobody(&live.rank(&window).0), "seed {seed}");
+        let window = live.window(Fault::Slow(40.0));
+        assert_eq!(first(&live.rank(&window).0).0, "tagger", "seed {seed}");
     }
 }

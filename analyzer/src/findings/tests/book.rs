@@ -1,7 +1,15 @@
 //! The book of findings: which votes open, change and close one.
 
 use crate::{
-    findings::{book::Book, facts::Facts, history::History, kind::Kind, scene::Scene, suspicion::Suspicion},
+    config::Config,
+    findings::{
+        book::Book,
+        facts::Facts,
+        history::History,
+        kind::Kind,
+        scene::{Levels, Scene},
+        suspicion::Suspicion,
+    },
     graph::ServiceGraph,
     snapshot::{FindingState, FindingView, Snapshot},
     spans::{Name, Names},
@@ -39,6 +47,12 @@ impl Desk {
     }
 
     fn turn(&mut self, kinds: &[Kind]) -> Vec<FindingView> {
+        let service = self.service;
+        self.suspect(&|scene| kinds.iter().map(|kind| Suspicion::of(*kind, service, scene)).collect())
+    }
+
+    /// A window with what is suspected in it.
+    fn suspect(&mut self, suspicions: &dyn Fn(&Scene) -> Vec<Suspicion>) -> Vec<FindingView> {
         self.window.end += self.window.length_ns;
         let (snapshot, graph, facts, history) =
             (Snapshot::default(), ServiceGraph::default(), Facts::default(), History::default());
@@ -50,10 +64,9 @@ impl Desk {
             facts: &facts,
             history: &history,
             min_history: 2,
-            wait_budget_ms: 100.0,
+            levels: Levels::of(&Config::default()),
         };
-        let suspicions: Vec<_> = kinds.iter().map(|kind| Suspicion::of(*kind, self.service, &scene)).collect();
-        self.book.window(&scene, &suspicions)
+        self.book.window(&scene, &suspicions(&scene))
     }
 
     fn open(&self) -> Vec<String> {
@@ -116,4 +129,42 @@ fn silence_closes_too() {
     (0..3).for_each(|_| drop(desk.window(&[Bottleneck])));
     let closed: Vec<usize> = (0..6).map(|_| desk.silence().len()).collect();
     assert_eq!((closed, desk.open().len()), (vec![0, 0, 0, 0, 1, 0], 0));
+}
+
+#[test]
+fn a_finding_is_as_sure_as_the_last_windows_are() {
+    let mut desk = Desk::new();
+    let service = desk.service;
+    let mut sure = |confidence| {
+        desk.suspect(&|scene| vec![Suspicion { confidence, ..Suspicion::of(Bottleneck, service, scene) }]);
+        desk.book.open().next().map(|finding| finding.confidence)
+    };
+    assert_eq!([sure(0.5), sure(0.5), sure(0.5), sure(0.9)], [None, None, Some(0.5), Some(0.9)]);
+    let later: Vec<f64> = (0..5).filter_map(|_| sure(0.4)).collect();
+    assert_eq!(later, [0.9, 0.9, 0.9, 0.9, 0.4], "what one window said does not stay for ever");
+}
+
+#[test]
+fn of_more_than_a_hundred_the_least_gives_way() {
+    let mut desk = Desk::new();
+    let services: Vec<Name> = (0..101).map(|number| desk.names.intern(&format!("s{number}"))).collect();
+    let lost = |scene: &Scene, number: usize, lost_ms_per_s: f64| Suspicion {
+        lost_ms_per_s,
+        ..Suspicion::of(Bottleneck, services[number], scene)
+    };
+    for _ in 0..3 {
+        desk.suspect(&|scene| (0..100).map(|number| lost(scene, number, 10.0 + number as f64)).collect());
+    }
+    assert_eq!(desk.open().len(), 100);
+    let with_one_more = |desk: &mut Desk, ms: f64| {
+        let all = |scene: &Scene| {
+            let known = (0..100).map(|number| lost(scene, number, 10.0 + number as f64));
+            known.chain([lost(scene, 100, ms)]).collect()
+        };
+        (0..3).flat_map(|_| desk.suspect(&all)).map(|finding| (finding.service, finding.state)).collect::<Vec<_>>()
+    };
+    assert_eq!(with_one_more(&mut desk, 5.0), []);
+    let changed = with_one_more(&mut desk, 500.0);
+    assert_eq!(changed[..2], [("s0".into(), FindingState::Closed), ("s100".into(), FindingState::Open)]);
+    assert_eq!(desk.open().len(), 100);
 }

@@ -110,6 +110,19 @@ fn waiting_callers_are_victims() {
 }
 
 #[test]
+fn two_that_have_nothing_to_do_with_each_other_are_two_causes() {
+    let events = [Event::Slow("payment", 5.0), Event::Slow("mail", 12.0)];
+    let events = events.map(|event| (BEFORE, BEFORE + DURING, event)).to_vec();
+    let findings = replay(Config::default(), &Mesh { events, ..shop() }.run(1, BEFORE + DURING));
+    println!("{findings:#?}");
+    for service in ["payment", "mail"] {
+        // one beside the other would be at half of that
+        let sure = |finding: &FindingView| finding.service == service && finding.confidence >= 0.7;
+        assert!(findings.iter().any(sure), "{service}");
+    }
+}
+
+#[test]
 fn saturation_is_seen_ahead() {
     let mesh = || {
         let mut mesh = shop();

@@ -11,6 +11,7 @@ mod restart;
 mod rows;
 mod run;
 mod sampled;
+mod standing;
 
 use mesh::{Mesh, Service, service};
 use rows::{Row, SECOND, batch};

@@ -1,13 +1,14 @@
 //! Detectors on sampled streams: as much is lost as in the whole, and less is known of it.
 
 use crate::{
+    config::Config,
     findings::{
         errors,
         facts::Facts,
         history::History,
         kind::Kind,
         own_time,
-        scene::Scene,
+        scene::{Levels, Scene},
         suspicion::Suspicion,
         usual::{Sample, Share},
     },
@@ -39,7 +40,7 @@ fn said(one_in: u32) -> [Suspicion; 2] {
         facts: &facts,
         history: &history,
         min_history: 4,
-        wait_budget_ms: 100.0,
+        levels: Levels::of(&Config::default()),
     };
     let slow = own_time::slow(&scene);
     let errors = errors::suspicions(&scene).into_iter().find(|suspicion| suspicion.kind == Kind::ErrorSource);

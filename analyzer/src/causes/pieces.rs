@@ -1,0 +1,170 @@
+//! [`together`]: what the pieces of a long range say, as one ranking: a range may hold more than one incident, and one incident many pieces.
+//!
+//! Every suspicious piece speaks. Causes are put together by service and kind: what is lost adds up, the surest piece says the rest. A kind
+//! of which no piece is sure is no cause of its own beside another of the same service. Where no piece is suspicious the surest speaks
+//! alone.
+
+use std::{collections::BTreeMap, ops::Range};
+
+use weir_schema::UnixNanos;
+
+use super::{
+    SUSPICIOUS,
+    incident::Verdict,
+    ranking::{Cause, CauseKind, LISTED, Ranking},
+};
+
+/// One piece of a range.
+pub(super) struct Piece {
+    pub(super) ranking: Ranking,
+    pub(super) time: Range<UnixNanos>,
+}
+
+/// A cause over pieces.
+struct Merged {
+    /// As the surest piece says it, with what all lost.
+    cause: Cause,
+    onset: UnixNanos,
+    /// Milliseconds that rest on harmless lines.
+    harmless_ms: f64,
+}
+
+pub(super) fn together(pieces: Vec<Piece>) -> Verdict {
+    let speaking = speaking(pieces);
+    let length_ns = speaking.iter().map(|piece| piece.time.end - piece.time.start).sum();
+    let requests = speaking.iter().map(|piece| piece.ranking.requests).sum();
+    let history_windows = speaking.iter().map(|piece| piece.ranking.history_windows).max().unwrap_or(0);
+    let mut causes = by_cause(speaking);
+    let lost_ms: f64 = causes.iter().map(|merged| merged.cause.lost_ms).sum();
+    for Merged { cause, harmless_ms, .. } in &mut causes {
+        cause.share = cause.lost_ms / lost_ms.max(f64::EPSILON);
+        cause.harmless = *harmless_ms / cause.lost_ms.max(f64::EPSILON);
+    }
+    causes.sort_by(|a, b| b.cause.confidence.total_cmp(&a.cause.confidence));
+    causes.truncate(LISTED);
+    let (causes, onsets) = causes.into_iter().map(|merged| (merged.cause, merged.onset)).unzip();
+    Verdict { ranking: Ranking { causes, requests, history_windows }, onsets, length_ns, sampled: None }
+}
+
+/// Those that are suspicious, or the surest.
+fn speaking(mut pieces: Vec<Piece>) -> Vec<Piece> {
+    if pieces.iter().any(|piece| piece.ranking.is_suspicious()) {
+        pieces.retain(|piece| piece.ranking.is_suspicious());
+        return pieces;
+    }
+    let sure = |piece: &Piece| piece.ranking.causes.first().map_or(-1.0, |cause| cause.confidence);
+    let surest = pieces.into_iter().reduce(|best, next| if sure(&next) > sure(&best) { next } else { best });
+    surest.into_iter().collect()
+}
+
+fn by_cause(pieces: Vec<Piece>) -> Vec<Merged> {
+    let mut merged: BTreeMap<(String, CauseKind), Merged> = BTreeMap::new();
+    // of causes that are as sure the order of the pieces' rankings stays
+    let mut order: Vec<(String, CauseKind)> = Vec::new();
+    for Piece { ranking, time } in pieces {
+        for cause in ranking.causes {
+            let key = (cause.service.clone(), cause.kind);
+            match merged.get_mut(&key) {
+                Some(known) => known.add(cause, time.start),
+                None => {
+                    order.push(key.clone());
+                    merged.insert(key, Merged::of(cause, time.start));
+                }
+            }
+        }
+    }
+    let mut causes: Vec<Merged> = order.iter().filter_map(|key| merged.remove(key)).collect();
+    let surest = |causes: &[Merged], service: &str| {
+        let of_service = causes.iter().filter(|merged| merged.cause.service == service);
+        of_service.map(|merged| merged.cause.confidence).fold(0.0, f64::max)
+    };
+    let mut place = 0;
+    while place < causes.len() {
+        let Cause { confidence, ref service, .. } = causes[place].cause;
+        if confidence >= SUSPICIOUS || confidence >= surest(&causes, service) {
+            place += 1;
+            continue;
+        }
+        let unsure = causes.remove(place);
+        let sure = causes.iter_mut().filter(|merged| merged.cause.service == unsure.cause.service);
+        let sure = sure.max_by(|a, b| a.cause.confidence.total_cmp(&b.cause.confidence));
+        sure.into_iter().for_each(|sure| sure.lost(&unsure));
+    }
+    causes
+}
+
+impl Merged {
+    fn of(cause: Cause, onset: UnixNanos) -> Self {
+        Self { onset, harmless_ms: cause.harmless * cause.lost_ms, cause }
+    }
+
+    /// Takes in what a later piece says.
+    fn add(&mut self, cause: Cause, start: UnixNanos) {
+        // a piece that was not sure of it says nothing of when it began
+        if self.cause.confidence < SUSPICIOUS && cause.confidence >= SUSPICIOUS {
+            self.onset = start;
+        }
+        let mut other = Self::of(cause, start);
+        if other.cause.confidence > self.cause.confidence {
+            std::mem::swap(&mut self.cause, &mut other.cause);
+            std::mem::swap(&mut self.harmless_ms, &mut other.harmless_ms);
+        }
+        self.lost(&other);
+    }
+
+    fn lost(&mut self, other: &Self) {
+        self.cause.lost_ms += other.cause.lost_ms;
+        self.harmless_ms += other.harmless_ms;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cause(service: &str, kind: CauseKind, lost_ms: f64, confidence: f64) -> Cause {
+        Cause {
+            service: service.into(),
+            operation: None,
+            instance: None,
+            kind,
+            lost_ms,
+            share: 1.0,
+            confidence,
+            harmless: 0.0,
+            evidence: Vec::new(),
+        }
+    }
+
+    fn piece(start: i64, causes: Vec<Cause>) -> Piece {
+        Piece { ranking: Ranking { causes, requests: 100, history_windows: 9 }, time: start..start + 150 }
+    }
+
+    #[test]
+    fn every_incident_of_a_range_is_said_and_each_once() {
+        use CauseKind::{ChangedCalls, SlowNetwork, SlowService};
+        let verdict = together(vec![
+            piece(0, vec![cause("cart", SlowService, 9.0, 0.3)]),
+            piece(150, vec![cause("cart", SlowService, 400.0, 0.8), cause("mail", SlowNetwork, 1.0, 0.01)]),
+            piece(300, vec![cause("cart", SlowService, 500.0, 0.9), cause("cart", ChangedCalls, 7.0, 0.1)]),
+            piece(600, vec![cause("order", ChangedCalls, 90.0, 0.95), cause("cart", SlowService, 2.0, 0.02)]),
+        ]);
+        let said: Vec<_> = verdict.ranking.causes.iter().map(|c| (c.service.as_str(), c.kind, c.lost_ms)).collect();
+        assert_eq!(
+            said,
+            [("order", ChangedCalls, 90.0), ("cart", SlowService, 909.0), ("mail", SlowNetwork, 1.0)],
+            "the calm piece says nothing, and what is unsure of a service is not said twice"
+        );
+        assert_eq!(verdict.onsets, [600, 150, 150]);
+        assert_eq!((verdict.ranking.requests, verdict.length_ns), (300, 450));
+        assert_eq!(verdict.ranking.causes[1].confidence, 0.9);
+    }
+
+    #[test]
+    fn where_nothing_is_suspicious_the_surest_piece_speaks() {
+        let slow = |sure| vec![cause("cart", CauseKind::SlowService, 10.0, sure)];
+        let verdict = together(vec![piece(0, slow(0.1)), piece(150, slow(0.4)), piece(300, slow(0.2))]);
+        assert_eq!((verdict.onsets, verdict.ranking.requests), (vec![150], 100));
+        assert!(together(Vec::new()).ranking.causes.is_empty());
+    }
+}
