@@ -15,9 +15,14 @@ use crate::{
 /// How the server was found.
 const RULE: &str = "batches, replayed";
 
-/// `None` where the server is not identified.
+/// From what confidence on batches explain a service: as likely as not. Whoever passes another's stream on looks like a batch too, of
+/// which replays explain little.
+const LIKELY: f64 = 0.5;
+
+/// `None` where the server is not identified, or its batches hardly explain what is seen.
 pub(super) fn of(measured: &Estimate, lm: &LmView, trend: Option<Trend>) -> Option<Estimate> {
-    let capacity = lm.capacity_requests_per_s.filter(|rate| *rate > 0.0 && lm.server.is_some())?;
+    let explains = lm.server.is_some() && lm.confidence >= LIKELY;
+    let capacity = lm.capacity_requests_per_s.filter(|rate| *rate > 0.0 && explains)?;
     let rate = measured.arrival_rate_per_s;
     let utilization = rate / capacity;
     let of_rate = (measured.ca2.unwrap_or(1.0) / measured.samples.max(1) as f64).sqrt();

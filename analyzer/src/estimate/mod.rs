@@ -1,8 +1,8 @@
 //! From what a window measured of a service to its [`Estimate`]: a ladder, of which the first rung that is known and fits is taken.
 //!
 //! ```text
-//! streams a model's answers, and its
-//!   batches are identified           ─▶ lm     a replay
+//! c not said, streams a model's answers,
+//!   and its batches explain them     ─▶ lm     a replay
 //! c said, or found from departures?  no ─▶ unknown, and why
 //!   requests hinder each other       ─▶ usl    Gunther's law, the load of most throughput
 //!   clients wait for their answer    ─▶ mva    a closed network
@@ -31,7 +31,7 @@ use crate::{
     servers::Discipline,
     snapshot::{Closed, Estimate, OperationTime, QueueWait, ReplicaEstimate, Scaling, Steady, WhatIf},
     spans::{Name, Names},
-    stations::{self, ReplicaWindow},
+    stations::{self, Known, ReplicaWindow},
     window::ServiceWindow,
 };
 
@@ -50,7 +50,10 @@ const MAX_OPERATIONS: usize = 50;
 /// The estimate of a service in a window of so many seconds.
 pub(crate) fn of(service: &ServiceWindow, names: &Names, seconds: f64) -> Estimate {
     let measured = measured(service, names, seconds);
-    if let Some(batching) = service.lm.as_ref().and_then(|lm| batching::of(&measured, lm, service.station.trend)) {
+    // who says how many work there says that it is a station
+    let is_station = matches!(service.known, Known::Given { .. });
+    let lm = service.lm.as_ref().filter(|_| !is_station);
+    if let Some(batching) = lm.and_then(|lm| batching::of(&measured, lm, service.station.trend)) {
         return batching;
     }
     let (rule, servers) = match ladder::rule(&service.known) {

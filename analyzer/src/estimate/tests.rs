@@ -6,8 +6,9 @@ use rand::{SeedableRng, rngs::StdRng};
 
 use super::*;
 use crate::{
+    lm::{Balance, LmServer, LmView, Sharing, Slots},
     queueing::simulation::{Law, Station},
-    stations::{Known, StationWindow},
+    stations::{Giver, StationWindow},
 };
 
 const SECONDS: f64 = 100.0;
@@ -147,4 +148,33 @@ fn operations_are_told_apart() {
     assert_eq!(found.iter().map(|o| o.operation.as_str()).collect::<Vec<_>>(), ["write", "read"], "most work first");
     assert!((found[0].share - 0.25).abs() < 1e-9 && (found[0].service_time_ms - 10.0).abs() < 0.5);
     assert!((found[0].cs2 - 0.25).abs() < 0.05, "{found:?}");
+}
+
+#[test]
+fn batches_are_believed_when_they_explain_and_nobody_said_how_many_work_there() {
+    let station = Station { arrivals: Law::Exponential, service: Law::Exponential, servers: 1, load: 0.8 };
+    let mut service = window(&station, Discipline::Fifo, 3);
+    let server = Some(LmServer {
+        prefill_base_ms: 1.0,
+        prefill_ms_per_token: 0.1,
+        prefill_ms_per_token2: 0.0,
+        step_base_ms: 1.0,
+        step_ms_per_sequence: 0.1,
+        step_ms_per_sequence_beyond: 0.0,
+        knee_sequences: 0.0,
+        sharing: Sharing::Apart,
+        slots: Slots::Unlimited,
+        replicas: 1,
+        balance: Balance::RoundRobin,
+    });
+    let lm = LmView { server, capacity_requests_per_s: Some(900.0), confidence: 0.9, ..LmView::default() };
+    let mut model = |confidence: f64, known: Option<Known>| {
+        service.lm = Some(LmView { confidence, ..lm.clone() });
+        service.known = known.unwrap_or_else(|| service.known.clone());
+        of(&service, &Names::default(), SECONDS).model
+    };
+    assert_eq!(model(0.9, None), "lm");
+    assert_eq!(model(0.04, None), "mm1", "a stream that is passed on");
+    let given = Known::Given { servers: NonZeroU32::MIN, replicas: 1, by: Giver::Configuration };
+    assert_eq!(model(0.9, Some(given)), "mm1");
 }
