@@ -177,7 +177,6 @@ impl Random {
             event_name: r.text(),
             flags: r.u32(),
             dropped_attributes_count: r.u32(),
-            ..LogRecord::default()
         };
         let resource_logs = self.some(3, |r| ResourceLogs {
             resource: r.resource(),
