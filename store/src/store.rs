@@ -306,7 +306,7 @@ impl Store {
             memory_bytes: view.memory_bytes(),
             memory_rows,
             tables: tables.to_vec(),
-            quarantined: self.inner.shared.quarantined.lock().clone(),
+            quarantined: self.quarantined(),
             sampled_out_spans: self.inner.shared.sampled_out_spans.load(Ordering::Relaxed),
             damaged_records: self.inner.replay.damaged(),
             replaying: !self.inner.replay.is_over(),
@@ -318,6 +318,16 @@ impl Store {
             log_waits_ms: u64::try_from(self.inner.pace.waits().as_millis()).unwrap_or(u64::MAX),
             log_times: self.inner.pace.times(),
         }
+    }
+
+    /// What is set aside at this moment: the replay of the log may have added to it since the committer looked.
+    fn quarantined(&self) -> Vec<String> {
+        let listed = crate::committer::quarantined(self.inner.disk.as_ref(), &self.inner.config);
+        let mut known = self.inner.shared.quarantined.lock();
+        if let Ok(names) = listed {
+            *known = names;
+        }
+        known.clone()
     }
 
     /// Keeps a small value across restarts.
