@@ -3,8 +3,8 @@
 use super::{
     Check, Decoded, nanos,
     rows::{Rows, places},
-    scope::{Scope, ScopePlaces},
-    source::{Source, SourcePlaces},
+    scope::Scope,
+    source::Source,
     value::{Attribute, Value, check_all},
     wire::{Fields, Malformed},
 };
@@ -132,27 +132,6 @@ impl<'a> Writer<'a> {
         rows.maybe_count(at.dropped_attributes_count, record.dropped_attributes);
         rows.attributes(at.attributes, at.attribute_types, record.attributes.iter().copied())?;
         rows.end_row()
-    }
-}
-
-impl Places {
-    fn scope(self) -> ScopePlaces {
-        ScopePlaces {
-            name: self.scope_name,
-            version: self.scope_version,
-            attributes: self.scope_attributes,
-            attribute_types: self.scope_attribute_types,
-            schema_url: self.schema_url,
-        }
-    }
-
-    fn source(self) -> SourcePlaces {
-        SourcePlaces {
-            service: self.service,
-            instance: self.instance,
-            resource_attributes: self.resource_attributes,
-            resource_attribute_types: self.resource_attribute_types,
-        }
     }
 }
 

@@ -5,8 +5,8 @@ use serde_json::json;
 use super::{
     Check, Decoded, nanos,
     rows::{Rows, places},
-    scope::{Scope, ScopePlaces},
-    source::{Source, SourcePlaces},
+    scope::Scope,
+    source::Source,
     value::{Attribute, check_all, push_item},
     wire::{Field, Fields, Malformed},
 };
@@ -197,27 +197,6 @@ impl<'a> Writer<'a> {
         rows.long(at.time_unix_nano, if point.time > 0 { nanos(point.time) } else { *received_unix_nano });
         point.write(rows, *at)?;
         rows.end_row()
-    }
-}
-
-impl Places {
-    fn scope(self) -> ScopePlaces {
-        ScopePlaces {
-            name: self.scope_name,
-            version: self.scope_version,
-            attributes: self.scope_attributes,
-            attribute_types: self.scope_attribute_types,
-            schema_url: self.schema_url,
-        }
-    }
-
-    fn source(self) -> SourcePlaces {
-        SourcePlaces {
-            service: self.service,
-            instance: self.instance,
-            resource_attributes: self.resource_attributes,
-            resource_attribute_types: self.resource_attribute_types,
-        }
     }
 }
 

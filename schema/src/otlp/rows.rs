@@ -79,7 +79,7 @@ pub(super) fn place(table: Table, column: &str) -> usize {
     columns.iter().position(|c| c.name == column).expect("places are made of columns that exist")
 }
 
-/// A struct with the place of each named column.
+/// A struct with the place of each named column, those of resource and scope among them.
 macro_rules! places {
     ($name:ident of $table:expr => $($column:ident),* $(,)?) => {
         #[derive(Clone, Copy)]
@@ -92,6 +92,27 @@ macro_rules! places {
                 static PLACES: std::sync::LazyLock<$name> =
                     std::sync::LazyLock::new(|| $name { $($column: super::rows::place($table, stringify!($column))),* });
                 *PLACES
+            }
+
+            /// Of what all rows of a resource share.
+            fn source(self) -> super::source::SourcePlaces {
+                super::source::SourcePlaces {
+                    service: self.service,
+                    instance: self.instance,
+                    resource_attributes: self.resource_attributes,
+                    resource_attribute_types: self.resource_attribute_types,
+                }
+            }
+
+            /// Of what all rows of a scope share.
+            fn scope(self) -> super::scope::ScopePlaces {
+                super::scope::ScopePlaces {
+                    name: self.scope_name,
+                    version: self.scope_version,
+                    attributes: self.scope_attributes,
+                    attribute_types: self.scope_attribute_types,
+                    schema_url: self.schema_url,
+                }
             }
         }
     };

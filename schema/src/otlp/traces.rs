@@ -3,8 +3,8 @@
 use super::{
     Check, Decoded, nanos,
     rows::{Rows, hot_place, is_unset, places},
-    scope::{Scope, ScopePlaces},
-    source::{Source, SourcePlaces},
+    scope::Scope,
+    source::Source,
     value::{Attribute, Value, check_all, push_item},
     wire::{Fields, Malformed},
 };
@@ -247,25 +247,6 @@ impl Places {
             b"net.peer.name" => Some(self.server_address),
             b"gen_ai.server.time_to_first_token" => Some(self.time_to_first_token_ns),
             _ => None,
-        }
-    }
-
-    fn scope(self) -> ScopePlaces {
-        ScopePlaces {
-            name: self.scope_name,
-            version: self.scope_version,
-            attributes: self.scope_attributes,
-            attribute_types: self.scope_attribute_types,
-            schema_url: self.schema_url,
-        }
-    }
-
-    fn source(self) -> SourcePlaces {
-        SourcePlaces {
-            service: self.service,
-            instance: self.instance,
-            resource_attributes: self.resource_attributes,
-            resource_attribute_types: self.resource_attribute_types,
         }
     }
 }
