@@ -79,16 +79,15 @@ fn store_metrics(text: &mut String, store: &Store) {
         "Files set aside because their hash is wrong",
         status.quarantined.len() as u64,
     );
-    gauge(
-        "weir_store_log_waits_milliseconds",
-        "For how long the disk has been at the group of the log that is being written",
-        status.log_waits_ms,
-    );
     let _ = writeln!(
         text,
-        "# HELP weir_store_failed_flushes_total Flushes that failed: their rows stay in memory and in the log\n\
+        "# HELP weir_store_log_waits_seconds For how long the disk has been at the group of the log that is being written\n\
+         # TYPE weir_store_log_waits_seconds gauge\n\
+         weir_store_log_waits_seconds {}\n\
+         # HELP weir_store_failed_flushes_total Flushes that failed: their rows stay in memory and in the log\n\
          # TYPE weir_store_failed_flushes_total counter\n\
          weir_store_failed_flushes_total {}",
+        status.log_waits_ms as f64 / 1e3,
         status.failed_flushes
     );
     log_times(text, &status.log_times);
