@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 /// Workers of one service: formulas count them one by one.
-const MAX_SERVERS: u32 = 10_000;
+pub(crate) const MAX_SERVERS: u32 = 10_000;
 
 /// The analyzer's configuration.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use weir_policy::{Policy, PolicySet};
 use weir_schema::UnixNanos;
 
-use crate::lm::LmView;
+use crate::{findings::Kind, lm::LmView};
 
 /// The mesh at the end of a window.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -262,7 +262,7 @@ pub struct FindingView {
     /// Milliseconds that requests lose per second: higher is worse.
     pub score: f64,
     /// Probability that the cause is right: how far beyond chance, from how many requests, against how much history, and
-    /// its share of all that is lost.
+    /// its share of what is lost at services that may be of one cause with it.
     pub confidence: f64,
     /// Whether it is told against a level (the objective `slo_ms`, or servers that are full) and not against what was usual: such a
     /// one may have been there from the start, and what else happens meanwhile is usual.
@@ -293,6 +293,13 @@ pub struct FindingView {
     /// What to do about it.
     #[serde(default)]
     pub action: String,
+}
+
+impl FindingView {
+    /// Whether it is of a fault that was not always there.
+    pub(crate) fn is_new_fault(&self) -> bool {
+        !self.standing && Kind::is_fault(&self.kind)
+    }
 }
 
 /// One thing a finding rests on.

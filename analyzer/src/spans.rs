@@ -288,7 +288,8 @@ impl<'a> SpanColumns<'a> {
         let trace = self.trace.value(row).try_into().map_or(0, u128::from_be_bytes);
         let (weight, sampled) = self.weight(row, trace);
         let (service, instance) = (self.service.name(row, names), self.instance(row, names));
-        let said = self.said.as_ref().filter(|_| side == Side::Server);
+        // who says what it did to a request is a sidecar
+        let said = self.said.as_ref().filter(|_| side == Side::Server && action.is_some());
         Span {
             trace,
             id: id(self.id.value(row)),

@@ -99,6 +99,8 @@ pub(crate) fn batch<'a>(spans: impl IntoIterator<Item = &'a Made>) -> RecordBatc
         "messaging_system" => text(|s| s.messaging.as_deref()),
         "server_address" => text(|s| s.address.as_deref()),
         "instance" => text(|s| s.instance.as_deref()),
+        // only sidecars say how many servers there are, and they say what they did to each request
+        "policy_action" => text(|s| s.servers.map(|_| "admitted")),
         "queue_wait_ns" => long(|s| s.queue_wait),
         "gen_ai_input_tokens" | "gen_ai_output_tokens" => long(|s| s.tokens),
         "time_to_first_token_ns" => long(|s| s.first_token),

@@ -47,13 +47,22 @@ pub struct Incident {
 pub struct Verdict {
     /// Services by blame, the surest first; of the requests of all pieces that are suspicious, or of the surest where none is.
     pub ranking: Ranking,
-    /// The start of the first suspicious piece that blames each of these, in their order.
-    pub onsets: Vec<UnixNanos>,
-    /// How long those pieces are together.
-    pub length_ns: i64,
+    /// What blames each of these, in their order.
+    pub stretches: Vec<Stretch>,
     /// The part of the requests that was looked at; `None` when it was all of them. The ranking's counts are of this part, what was lost
     /// is of all.
     pub sampled: Option<Sampled>,
+}
+
+/// The pieces of a range that blame a service.
+#[derive(Clone, Copy, Debug)]
+pub struct Stretch {
+    /// The start of the first that is suspicious.
+    pub onset: UnixNanos,
+    /// How long they are together, in nanoseconds.
+    pub length_ns: i64,
+    /// Their requests that were looked at.
+    pub requests: u64,
 }
 
 impl Incident {

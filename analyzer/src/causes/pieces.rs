@@ -4,14 +4,17 @@
 //! of which no piece is sure is no cause of its own beside another of the same service. Where no piece is suspicious the surest speaks
 //! alone.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Range,
+};
 
 use weir_schema::UnixNanos;
 
 use super::{
     SUSPICIOUS,
-    incident::Verdict,
-    ranking::{Cause, CauseKind, LISTED, Ranking},
+    incident::{Stretch, Verdict},
+    ranking::{Cause, LISTED, Ranking},
 };
 
 /// One piece of a range.
@@ -27,11 +30,12 @@ struct Merged {
     onset: UnixNanos,
     /// Milliseconds that rest on harmless lines.
     harmless_ms: f64,
+    /// The pieces that blame it, by their start: how long each is, and its requests.
+    pieces: BTreeMap<UnixNanos, (i64, u64)>,
 }
 
 pub(super) fn together(pieces: Vec<Piece>) -> Verdict {
     let speaking = speaking(pieces);
-    let length_ns = speaking.iter().map(|piece| piece.time.end - piece.time.start).sum();
     let requests = speaking.iter().map(|piece| piece.ranking.requests).sum();
     let history_windows = speaking.iter().map(|piece| piece.ranking.history_windows).max().unwrap_or(0);
     let mut causes = by_cause(speaking);
@@ -42,8 +46,8 @@ pub(super) fn together(pieces: Vec<Piece>) -> Verdict {
     }
     causes.sort_by(|a, b| b.cause.confidence.total_cmp(&a.cause.confidence));
     causes.truncate(LISTED);
-    let (causes, onsets) = causes.into_iter().map(|merged| (merged.cause, merged.onset)).unzip();
-    Verdict { ranking: Ranking { causes, requests, history_windows }, onsets, length_ns, sampled: None }
+    let (causes, stretches) = causes.into_iter().map(Merged::told).unzip();
+    Verdict { ranking: Ranking { causes, requests, history_windows }, stretches, sampled: None }
 }
 
 /// Those that are suspicious, or the surest.
@@ -58,53 +62,54 @@ fn speaking(mut pieces: Vec<Piece>) -> Vec<Piece> {
 }
 
 fn by_cause(pieces: Vec<Piece>) -> Vec<Merged> {
-    let mut merged: BTreeMap<(String, CauseKind), Merged> = BTreeMap::new();
-    // of causes that are as sure the order of the pieces' rankings stays
-    let mut order: Vec<(String, CauseKind)> = Vec::new();
+    let mut causes: Vec<Merged> = Vec::new();
     for Piece { ranking, time } in pieces {
+        let requests = ranking.requests as u64;
         for cause in ranking.causes {
-            let key = (cause.service.clone(), cause.kind);
-            match merged.get_mut(&key) {
-                Some(known) => known.add(cause, time.start),
-                None => {
-                    order.push(key.clone());
-                    merged.insert(key, Merged::of(cause, time.start));
-                }
+            let is_same = |known: &&mut Merged| known.cause.service == cause.service && known.cause.kind == cause.kind;
+            match causes.iter_mut().find(is_same) {
+                Some(known) => known.add(cause, &time, requests),
+                None => causes.push(Merged::of(cause, &time, requests)),
             }
         }
     }
-    let mut causes: Vec<Merged> = order.iter().filter_map(|key| merged.remove(key)).collect();
-    let surest = |causes: &[Merged], service: &str| {
-        let of_service = causes.iter().filter(|merged| merged.cause.service == service);
-        of_service.map(|merged| merged.cause.confidence).fold(0.0, f64::max)
-    };
-    let mut place = 0;
-    while place < causes.len() {
-        let Cause { confidence, ref service, .. } = causes[place].cause;
-        if confidence >= SUSPICIOUS || confidence >= surest(&causes, service) {
-            place += 1;
-            continue;
-        }
-        let unsure = causes.remove(place);
-        let sure = causes.iter_mut().filter(|merged| merged.cause.service == unsure.cause.service);
-        let sure = sure.max_by(|a, b| a.cause.confidence.total_cmp(&b.cause.confidence));
-        sure.into_iter().for_each(|sure| sure.lost(&unsure));
+    let mut surest: HashMap<String, f64> = HashMap::new();
+    for Merged { cause, .. } in &causes {
+        let of_service = surest.entry(cause.service.clone()).or_default();
+        *of_service = of_service.max(cause.confidence);
     }
-    causes
+    let is_sure = |merged: &Merged| {
+        let Cause { confidence, service, .. } = &merged.cause;
+        *confidence >= SUSPICIOUS || *confidence >= surest[service]
+    };
+    let (mut sure, unsure): (Vec<_>, Vec<_>) = causes.into_iter().partition(is_sure);
+    for unsure in unsure {
+        let of_service = sure.iter_mut().filter(|merged| merged.cause.service == unsure.cause.service);
+        let known = of_service.max_by(|a, b| a.cause.confidence.total_cmp(&b.cause.confidence));
+        known.into_iter().for_each(|known| known.lost(&unsure));
+    }
+    sure
 }
 
 impl Merged {
-    fn of(cause: Cause, onset: UnixNanos) -> Self {
-        Self { onset, harmless_ms: cause.harmless * cause.lost_ms, cause }
+    fn of(cause: Cause, time: &Range<UnixNanos>, requests: u64) -> Self {
+        let pieces = [(time.start, (time.end - time.start, requests))].into();
+        Self { onset: time.start, harmless_ms: cause.harmless * cause.lost_ms, cause, pieces }
+    }
+
+    fn told(self) -> (Cause, Stretch) {
+        let (length_ns, requests) =
+            self.pieces.values().fold((0, 0), |(ns, requests), (length, of)| (ns + length, requests + of));
+        (self.cause, Stretch { onset: self.onset, length_ns, requests })
     }
 
     /// Takes in what a later piece says.
-    fn add(&mut self, cause: Cause, start: UnixNanos) {
+    fn add(&mut self, cause: Cause, time: &Range<UnixNanos>, requests: u64) {
         // a piece that was not sure of it says nothing of when it began
         if self.cause.confidence < SUSPICIOUS && cause.confidence >= SUSPICIOUS {
-            self.onset = start;
+            self.onset = time.start;
         }
-        let mut other = Self::of(cause, start);
+        let mut other = Self::of(cause, time, requests);
         if other.cause.confidence > self.cause.confidence {
             std::mem::swap(&mut self.cause, &mut other.cause);
             std::mem::swap(&mut self.harmless_ms, &mut other.harmless_ms);
@@ -115,12 +120,14 @@ impl Merged {
     fn lost(&mut self, other: &Self) {
         self.cause.lost_ms += other.cause.lost_ms;
         self.harmless_ms += other.harmless_ms;
+        self.pieces.extend(&other.pieces);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::causes::CauseKind;
 
     fn cause(service: &str, kind: CauseKind, lost_ms: f64, confidence: f64) -> Cause {
         Cause {
@@ -155,8 +162,9 @@ mod tests {
             [("order", ChangedCalls, 90.0), ("cart", SlowService, 909.0), ("mail", SlowNetwork, 1.0)],
             "the calm piece says nothing, and what is unsure of a service is not said twice"
         );
-        assert_eq!(verdict.onsets, [600, 150, 150]);
-        assert_eq!((verdict.ranking.requests, verdict.length_ns), (300, 450));
+        let stretches: Vec<_> = verdict.stretches.iter().map(|s| (s.onset, s.length_ns, s.requests)).collect();
+        assert_eq!(stretches, [(600, 150, 100), (150, 450, 300), (150, 150, 100)], "each of its own pieces");
+        assert_eq!(verdict.ranking.requests, 300);
         assert_eq!(verdict.ranking.causes[1].confidence, 0.9);
     }
 
@@ -164,7 +172,7 @@ mod tests {
     fn where_nothing_is_suspicious_the_surest_piece_speaks() {
         let slow = |sure| vec![cause("cart", CauseKind::SlowService, 10.0, sure)];
         let verdict = together(vec![piece(0, slow(0.1)), piece(150, slow(0.4)), piece(300, slow(0.2))]);
-        assert_eq!((verdict.onsets, verdict.ranking.requests), (vec![150], 100));
+        assert_eq!((verdict.stretches[0].onset, verdict.ranking.requests), (150, 100));
         assert!(together(Vec::new()).ranking.causes.is_empty());
     }
 }

@@ -30,7 +30,7 @@ pub(super) fn surge(scene: &Scene, entry: Name, service: Name, usual_per_s: f64)
     format!("{add}; or admit less at {from}, where {usual_per_s:.0} requests/s were usual")
 }
 
-/// Of a service that is full: there is a capacity wherever there is a utilization.
+/// Of a service that is full. Of one whose servers or service time are not known no number is said.
 pub(super) fn full(scene: &Scene, service: Name) -> String {
     let text = scene.text(service);
     Capacity::of(scene, service).map_or_else(

@@ -77,7 +77,7 @@ impl Book {
         }
         changed.extend(self.close(scene));
         self.rank();
-        let at_fault = self.open().any(|finding| Kind::is_fault(&finding.kind) && !finding.standing);
+        let at_fault = self.open().any(FindingView::is_new_fault);
         self.at_fault = if at_fault { self.at_fault + 1 } else { 0 };
         // ranks are given last
         let now =

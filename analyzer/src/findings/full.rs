@@ -21,6 +21,7 @@ use super::{
     suspicion::{Suspicion, confidence},
 };
 use crate::{
+    estimate::interval::NINETY_FIVE,
     retiming::Request,
     snapshot::{Estimate, Evidence},
     spans::Name,
@@ -53,14 +54,14 @@ pub(super) fn suspicions(scene: &Scene) -> Vec<Suspicion> {
 
 fn busy(scene: &Scene, service: Name, estimate: &Estimate) -> Option<Full> {
     let level = scene.history.trends.get(service)?.level(scene.seconds())?;
-    let (request_ms, at, waited_ms) =
-        path(scene, service).filter(|_| is_busy(&level, scene.levels.target_utilization))?;
+    let level = Some(level).filter(|level| is_busy(level, scene.levels.target_utilization))?;
+    let (request_ms, at, waited_ms) = path(scene, service)?;
     let waiting_ms = at.waiting_ms.filter(|waiting_ms| *waiting_ms > MOST * request_ms)?;
     let (text, percent) = (scene.text(service), level.mean * 100.0);
     let busy = format!(
         "{text} was {percent:.0} % busy over the last {} windows (± {:.0} %, {}: {:.1} requests/s of {:.1} ms each)",
         level.windows,
-        level.error * 196.0,
+        level.error * NINETY_FIVE * 100.0,
         estimate.model,
         estimate.arrival_rate_per_s,
         estimate.service_time_ms.unwrap_or(0.0)
@@ -78,8 +79,8 @@ fn busy(scene: &Scene, service: Name, estimate: &Estimate) -> Option<Full> {
 /// Of one whose number of servers is not known all of the time that requests spend in it is taken for waiting.
 fn overrun(scene: &Scene, service: Name) -> Option<Full> {
     let growth = scene.history.own_trends.get(service)?.growth(scene.seconds())?;
-    let ms_per_s = growth.per_s;
-    let (request_ms, Spent { own_ms, .. }, _) = path(scene, service).filter(|_| ms_per_s >= 1e3 * GROWS)?;
+    let ms_per_s = Some(growth.per_s).filter(|ms_per_s| *ms_per_s >= 1e3 * GROWS)?;
+    let (request_ms, Spent { own_ms, .. }, _) = path(scene, service)?;
     let text = scene.text(service);
     let more = 100.0 * ms_per_s / (1e3 - ms_per_s).max(1.0);
     let busy = format!(

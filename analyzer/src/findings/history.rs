@@ -165,9 +165,10 @@ impl<K: Ord + Copy> Rings<K, Ring<Share>> {
 }
 
 impl Rings<Name, Hours> {
-    fn follow(&mut self, name: Name, usual: Option<Usual>, now: UnixNanos) {
-        if let Some(hours) = usual.and_then(|_| self.of(name, now)) {
-            hours.follow(usual, now);
+    fn follow(&mut self, name: Name, minutes: &Rings<Name, Ring<Sample>>, now: UnixNanos) {
+        let Some(ring) = minutes.get(name) else { return };
+        if let Some(hours) = self.of(name, now).filter(|hours| hours.is_due(now)) {
+            hours.follow(Usual::of(ring), now);
         }
     }
 }
@@ -175,9 +176,9 @@ impl Rings<Name, Hours> {
 impl History {
     /// Makes the last minutes of a service part of its day.
     pub(super) fn follow_hours(&mut self, name: Name, now: UnixNanos) {
-        self.own_hours.follow(name, self.own_ms.usual(name), now);
-        self.service_hours.follow(name, self.service_ms.usual(name), now);
-        self.arrival_hours.follow(name, self.arrivals.usual(name), now);
+        self.own_hours.follow(name, &self.own_ms, now);
+        self.service_hours.follow(name, &self.service_ms, now);
+        self.arrival_hours.follow(name, &self.arrivals, now);
     }
 
     /// What a service does now is what it does from now on.

@@ -45,9 +45,14 @@ impl Learnt for Hours {
 }
 
 impl Hours {
-    /// Takes in what is usual at a time.
+    /// Whether the next piece is to be taken.
+    pub(super) fn is_due(&self, at: UnixNanos) -> bool {
+        at.abs_diff(self.at) >= PIECE_NS.unsigned_abs()
+    }
+
+    /// Takes in what is usual at a time, if it is due.
     pub(super) fn follow(&mut self, usual: Option<Usual>, at: UnixNanos) {
-        let Some(usual) = usual.filter(|_| at.abs_diff(self.at) >= PIECE_NS.unsigned_abs()) else { return };
+        let Some(usual) = usual.filter(|_| self.is_due(at)) else { return };
         self.at = at;
         kept(&mut self.pieces, usual.sample(), PIECES);
         self.since_hour += 1;

@@ -282,8 +282,7 @@ impl Said {
     }
 
     fn add_evidence(&self, scene: &Scene, suspicions: &mut [Suspicion]) {
-        let faults = |suspicion: &&mut Suspicion| !suspicion.standing && Kind::is_fault(suspicion.kind.as_str());
-        for suspicion in suspicions.iter_mut().filter(faults) {
+        for suspicion in suspicions.iter_mut().filter(|suspicion| suspicion.is_new_fault()) {
             let text = scene.text(suspicion.service);
             let Some(cause) = self.ranking.causes.iter().find(|cause| cause.service == text) else { continue };
             if cause.confidence > 0.0 {

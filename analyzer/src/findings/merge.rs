@@ -8,11 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{
-    kind::{Class, Kind},
-    scene::Scene,
-    suspicion::Suspicion,
-};
+use super::{kind::Kind, scene::Scene, suspicion::Suspicion};
 use crate::{snapshot::Evidence, spans::Name};
 
 /// Another service is accused beside the worst one only if it loses this share of it.
@@ -27,8 +23,7 @@ pub(super) fn merged(suspicions: Vec<Suspicion>, scene: &Scene) -> Vec<Suspicion
         by_service.entry(suspicion.service).or_default().push(suspicion);
     }
     let mut merged: Vec<Suspicion> = by_service.into_values().filter_map(one).collect();
-    let is_fault = |suspicion: &Suspicion| suspicion.kind.class() == Class::Fault && !suspicion.standing;
-    let faults = || merged.iter().filter(|suspicion| is_fault(suspicion));
+    let faults = || merged.iter().filter(|suspicion| suspicion.is_new_fault());
     let worst = faults().map(|suspicion| suspicion.lost_ms_per_s).fold(0.0, f64::max);
     let shares = shares(faults(), scene);
     for suspicion in &mut merged {

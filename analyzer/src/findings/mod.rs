@@ -227,17 +227,16 @@ impl Findings {
         self.history.follow(&seen);
         let history = &self.history;
         let scene = Scene { window, snapshot, names, graph, facts: &facts, history, min_history, levels };
-        let is_open = |service: &str| {
-            let accuses = |finding: &FindingView| !finding.standing && Kind::is_fault(&finding.kind);
-            self.book.open().any(|finding| finding.service == service && accuses(finding))
-        };
+        let is_open =
+            |service: &str| self.book.open().any(|finding| finding.service == service && finding.is_new_fault());
         // what was gathered before says nothing of a window in which nothing came
         let silent = window.services.is_empty() && facts.entries.is_empty();
         let suspicions = if silent { Vec::new() } else { self.live.join(&scene, suspicions(&scene), is_open) };
         let suspected = if self.book.is_lasting() { BTreeSet::new() } else { suspected(&suspicions) };
         let changes = self.book.window(&scene, &merge::merged(suspicions, &scene));
         if self.book.is_lasting() {
-            let lasting = self.book.open().filter_map(|finding| names.find(&finding.service));
+            let lasting = self.book.open().filter(|finding| finding.is_new_fault());
+            let lasting = lasting.filter_map(|finding| names.find(&finding.service));
             lasting.for_each(|service| self.history.begin_hours(service));
         }
         if self.book.is_quiet() {
@@ -307,8 +306,7 @@ fn suspicions(scene: &Scene) -> Vec<Suspicion> {
 
 /// Everybody whose window is not usual: who is suspected of a fault, and whom it loads.
 fn suspected(suspicions: &[Suspicion]) -> BTreeSet<Name> {
-    let unusual = |suspicion: &&Suspicion| !suspicion.standing && Kind::is_fault(suspicion.kind.as_str());
-    let faults = suspicions.iter().filter(unusual);
+    let faults = suspicions.iter().filter(|suspicion| suspicion.is_new_fault());
     faults.flat_map(|suspicion| suspicion.victims.iter().copied().chain([suspicion.service])).collect()
 }
 

@@ -15,6 +15,7 @@ use super::{
     action, budget, history::Learnt, kind::Kind, scene::Scene, statements, suspicion::Suspicion, usual::median,
 };
 use crate::{
+    estimate::interval::NINETY_FIVE,
     snapshot::{Estimate, Evidence},
     spans::Name,
 };
@@ -113,10 +114,12 @@ impl Trend {
         let newest = self.newest(window_s)?;
         let (score, deviation) = kendall(&newest);
         let deviations = score / deviation;
+        if deviations < budget::deviations(usize::MAX) {
+            return None;
+        }
         let slopes = slopes(&newest);
         let per_s = *slopes.get(slopes.len() / 2)?;
-        let grows = deviations >= budget::deviations(usize::MAX);
-        grows.then_some(Growth { per_s, deviations, windows: newest.len() })
+        Some(Growth { per_s, deviations, windows: newest.len() })
     }
 
     fn ahead(&self) -> Option<Ahead> {
@@ -133,7 +136,7 @@ impl Trend {
         let slopes = slopes(&points);
         let at = |place: f64| slopes.get(place.clamp(0.0, slopes.len() as f64 - 1.0) as usize).copied();
         let (n, slope) = (slopes.len() as f64, at(slopes.len() as f64 / 2.0)?);
-        let half = 1.96 * deviation;
+        let half = NINETY_FIVE * deviation;
         let utilization = median(points.iter().map(|(at, rho)| rho + slope * (last - at)).collect())?;
         let until = |slope: f64| if slope > 0.0 { (1.0 - utilization) / slope } else { f64::INFINITY };
         let ahead = Ahead {

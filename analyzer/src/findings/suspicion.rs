@@ -9,7 +9,10 @@ use std::collections::BTreeSet;
 
 use weir_schema::UnixNanos;
 
-use super::{kind::Kind, scene::Scene};
+use super::{
+    kind::{Class, Kind},
+    scene::Scene,
+};
 use crate::{snapshot::Evidence, spans::Name};
 
 /// Deviations that are no chance where nothing else is looked at.
@@ -49,6 +52,11 @@ pub(super) struct Suspicion {
 }
 
 impl Suspicion {
+    /// Whether it is of a fault that was not always there.
+    pub(super) fn is_new_fault(&self) -> bool {
+        !self.standing && self.kind.class() == Class::Fault
+    }
+
     pub(super) fn of(kind: Kind, service: Name, scene: &Scene) -> Self {
         Self {
             service,

@@ -15,13 +15,12 @@ pub(super) fn ranked(verdict: Verdict, mut found: Vec<FindingView>) -> Vec<Findi
     found.sort_by(|a, b| b.score.total_cmp(&a.score));
     // those that were looked at may stand for more
     let share = verdict.sampled.map_or(1.0, |sampled| sampled.share);
-    let requests = verdict.ranking.requests.max(1) as f64 / share;
-    let per_s = 1e9 / verdict.length_ns.max(1) as f64;
     let caused = |service: &str| verdict.ranking.causes.iter().any(|cause| cause.service == service);
-    let causes = verdict.ranking.causes.iter().zip(&verdict.onsets).map(|(cause, since)| {
+    let causes = verdict.ranking.causes.iter().zip(&verdict.stretches).map(|(cause, stretch)| {
         let windows = found.iter().filter(|f| f.service == cause.service && Kind::is_fault(&f.kind));
-        let onset = windows.clone().map(|finding| finding.onset_unix_nano).min().unwrap_or(*since);
-        let score = cause.lost_ms * per_s;
+        let onset = windows.clone().map(|finding| finding.onset_unix_nano).min().unwrap_or(stretch.onset);
+        let score = cause.lost_ms * 1e9 / stretch.length_ns.max(1) as f64;
+        let requests = stretch.requests.max(1) as f64 / share;
         FindingReport { score, ..of_cause(cause, windows.into_iter().next(), onset, requests) }
     });
     let beside = found.iter().filter(|finding| !caused(&finding.service)).map(of_finding);

@@ -14,7 +14,7 @@ pub struct Estimate {
     pub service_time_ms_error: Option<f64>,
     /// c, of all replicas together.
     pub servers: Option<u32>,
-    /// Replicas, each with a queue of its own; 1 when they are taken together.
+    /// Replicas, each with a queue of its own; 1 where spans do not say which.
     #[serde(default)]
     pub replicas: Option<u32>,
     /// ρ = λS/c.
@@ -62,7 +62,7 @@ pub struct Estimate {
     /// Service times by operation, most of the work first.
     #[serde(default)]
     pub operations: Vec<OperationTime>,
-    /// Each replica apart; empty when they are taken together.
+    /// Each replica that its spans name.
     #[serde(default)]
     pub by_replica: Vec<ReplicaEstimate>,
     /// A limit in force, or one that refuses requests.

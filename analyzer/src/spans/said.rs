@@ -1,6 +1,7 @@
 //! [`SaidServers`]: how many requests a replica works on at once, as its sidecar says with every batch: `weir.servers` of its resource.
 //!
-//! All spans of a replica have the same resource, so the map is looked into once for each replica of a batch, not for each span.
+//! All spans of a sidecar have the same resource, so the map is looked into once for each replica of a batch, not for each span, and not for spans
+//! of others, who say no such thing.
 
 use std::{cell::Cell, num::NonZeroU16};
 
@@ -10,12 +11,10 @@ use arrow::{
 };
 
 use super::Name;
+use crate::config::MAX_SERVERS;
 
 /// The attribute.
 const KEY: &str = "weir.servers";
-
-/// More than formulas count is not believed.
-const MAX_SERVERS: u16 = 10_000;
 
 /// Attributes of a resource that are looked at: a sidecar sends three.
 const LOOKED_AT: usize = 64;
@@ -63,7 +62,7 @@ impl<'a> SaidServers<'a> {
         let entries = offsets[row] as usize..offsets[row + 1] as usize;
         let entry = entries.take(LOOKED_AT).find(|entry| self.keys.value(*entry) == KEY)?;
         let said = self.values.is_valid(entry).then(|| self.values.value(entry))?;
-        said.parse().ok().filter(|servers: &NonZeroU16| servers.get() <= MAX_SERVERS)
+        said.parse().ok().filter(|servers: &NonZeroU16| u32::from(servers.get()) <= MAX_SERVERS)
     }
 }
 

@@ -4,10 +4,11 @@
 //! From the newest window back, a window joins while its arrival rate and service time lie within chance (3 standard errors) of
 //! those already in; one in between may be odd, two end it.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, num::NonZeroU32};
 
 use serde::{Deserialize, Serialize};
 
+use super::ReplicaWindow;
 use crate::{moments::Moments, window::ServiceWindow};
 
 /// Windows kept, 200 bytes each: five minutes at 10 s.
@@ -80,7 +81,10 @@ impl Seen {
             served: (service.requests - service.shed) as f64,
             servers: match service.known {
                 super::Known::Given { servers, .. } => Some(servers.get()),
-                _ => replicas.iter().map(|replica| replica.found.map(|found| found.servers.get())).sum(),
+                _ => {
+                    let found = |of: &ReplicaWindow| of.found.map(|found| found.servers);
+                    replicas.iter().map(|of| of.servers.or(found(of)).map(NonZeroU32::get)).sum()
+                }
             },
             cut_service_ms: service.cut_service_ms,
             duration_ms: service.busy_ns / 1e6,

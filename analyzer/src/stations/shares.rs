@@ -2,7 +2,7 @@
 //!
 //! The number is of the whole service, and replicas are queues of their own. Of none it is said how many workers it has, so each is taken to
 //! have as many as the others; what does not come out even goes, one each, to those with most visits, for who has a worker
-//! more is sent more, or falls behind, which shows. Those are counted that were visited in the last two windows: a replica that is gone
+//! more is sent more, or falls behind, which shows. Those are counted that were visited in this window or the two before: a replica that is gone
 //! leaves its share to the others, and one that comes takes some, as the number says. Nobody has none: while replicas
 //! replace each other there may be more of them than workers for a moment, and each works.
 

@@ -13,8 +13,9 @@ const OFF: f64 = 0.09;
 /// `None` of a service that is no model server, or whose batches are not known now.
 pub(super) fn effect(service: &ServiceView, rate_then: f64, growth: f64) -> Option<Effect> {
     Model::of(&service.estimate).filter(|model| *model == Model::Lm)?;
-    let estimate = service.lm.as_ref()?.estimate.as_ref()?;
-    let (now, then) = (predict(estimate, 1.0)?, predict(estimate, growth)?);
+    let lm = service.lm.as_ref()?;
+    let estimate = lm.estimate.as_ref()?;
+    let (now, then) = (lm.predicted?, predict(estimate, growth)?);
     let off = OFF.max(estimate.replay_error);
     let range = |value: f64| Range { value, below: off * value, above: off * value };
     let takes_now = now.response_time_ms.map_or(service.duration_ms_mean, |times| times.mean);

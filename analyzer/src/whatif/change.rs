@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::services;
 use crate::{
+    config::MAX_SERVERS,
     model::Model,
     snapshot::{Estimate, OperationTime, Snapshot},
 };
@@ -103,7 +104,6 @@ impl Factors {
 }
 
 /// Servers added or taken away at most: formulas go through all of them one by one.
-const MAX_SERVERS: u64 = 10_000;
 
 fn one() -> f64 {
     1.0
@@ -147,7 +147,7 @@ impl Change {
         if self.servers == 0 {
             return Ok(());
         }
-        if self.servers.unsigned_abs() > MAX_SERVERS {
+        if self.servers.unsigned_abs() > u64::from(MAX_SERVERS) {
             return Err(WhatIfError::TooManyServers { change: self.servers });
         }
         let Some(servers) = estimate.servers else {

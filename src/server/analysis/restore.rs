@@ -184,11 +184,12 @@ async fn scan(store: &Store, analyzer: &mut Analyzer, scan: Scan<'_>) -> Result<
         let last = history_from.div_euclid(MINUTE_NS)..=now.div_euclid(MINUTE_NS);
         slices.extend(last.map(|minute| minute * MINUTE_NS));
     }
-    // exceptions are events
-    let (columns, mut spans) = (format!("{}, events", SPAN_COLUMNS.join(", ")), 0);
+    let (columns, mut spans) = (SPAN_COLUMNS.join(", "), 0);
     for (from, to) in runs(&slices, &spans_per_minute(store, &slices).await?) {
+        // exceptions are events, and are told of the last windows only
+        let events = if to > history_from { ", events" } else { "" };
         let statement = format!(
-            "SELECT {columns} FROM spans WHERE start_unix_nano >= {from} AND start_unix_nano < {to} ORDER BY start_unix_nano"
+            "SELECT {columns}{events} FROM spans WHERE start_unix_nano >= {from} AND start_unix_nano < {to} ORDER BY start_unix_nano"
         );
         spans += each(store, &statement, |rows| analyzer.restore(rows, minutes, history_from)).await?;
     }
