@@ -38,6 +38,8 @@ struct State {
     held: usize,
     /// What of it is held by requests that wait for more.
     waiting: usize,
+    /// What those who stand in line for a place ask for.
+    asked: usize,
     /// Refusals so far: what makes each time to come back another one.
     refused: u64,
     left: usize,
@@ -48,6 +50,12 @@ struct State {
 /// Admitted bytes; given back when dropped.
 #[derive(Debug)]
 pub(crate) struct Admitted {
+    admission: Admission,
+    bytes: usize,
+}
+
+/// One who stands in line, until dropped.
+pub(crate) struct Asking {
     admission: Admission,
     bytes: usize,
 }
@@ -66,8 +74,9 @@ pub(crate) struct Full {
 
 impl Admission {
     pub(crate) fn new(limit: usize) -> Self {
+        let (held, waiting, asked, refused, left) = (0, 0, 0, 0, 0);
         let state =
-            State { held: 0, waiting: 0, refused: 0, left: 0, window_start: Instant::now(), drain_bytes_per_s: None };
+            State { held, waiting, asked, refused, left, window_start: Instant::now(), drain_bytes_per_s: None };
         Self(Arc::new(Shared { limit, state: Mutex::new(state), seed: RandomState::new() }))
     }
 
@@ -83,12 +92,19 @@ impl Admission {
         self.lock().held
     }
 
-    /// When to come back, from what is held and how fast it leaves, spread by half so that those who
-    /// were refused together do not come together.
+    /// Counts `bytes` among those who stand in line, until dropped.
+    pub(crate) fn asks(&self, bytes: usize) -> Asking {
+        self.lock().asked += bytes;
+        Asking { admission: self.clone(), bytes }
+    }
+
+    /// When to come back: when what is held and who stands in line has left, at the rate at which it leaves; spread by half so that
+    /// those who were refused together do not come together.
     pub(crate) fn retry_after(&self) -> Duration {
         let mut state = self.lock();
         state.refused += 1;
-        let draining_s = state.drain_bytes_per_s.map_or(0.0, |rate| state.held as f64 / rate.max(1.0));
+        let ahead = (state.held + state.asked) as f64;
+        let draining_s = state.drain_bytes_per_s.map_or(0.0, |rate| ahead / rate.max(1.0));
         let spread = self.0.seed.hash_one(state.refused) as f64 / u64::MAX as f64;
         let wait = Duration::try_from_secs_f64(draining_s).unwrap_or(RETRY_AFTER_MAX);
         wait.clamp(RETRY_AFTER_MIN, RETRY_AFTER_MAX).mul_f64(1.0 + spread / 2.0)
@@ -180,6 +196,12 @@ impl Drop for Admitted {
     }
 }
 
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.admission.lock().asked -= self.bytes;
+    }
+}
+
 impl Drop for Waiting {
     fn drop(&mut self) {
         self.admission.lock().waiting -= self.bytes;
@@ -235,8 +257,13 @@ mod tests {
         tokio::time::advance(Duration::from_secs(3600)).await;
         drop(admission.admit(1).unwrap());
         let _full = admission.admit(1_000).unwrap();
-        let waits: Vec<f64> = (0..100).map(|_| admission.admit(1).unwrap_err().retry_after.as_secs_f64()).collect();
+        let refused = || (0..100).map(|_| admission.admit(1).unwrap_err().retry_after.as_secs_f64()).collect::<Vec<_>>();
+        let waits = refused();
         assert!(waits.iter().all(|wait| (2.0..=3.0).contains(wait)), "{waits:?}");
+        let in_line = (admission.asks(400), admission.asks(600));
+        assert!(refused().iter().all(|wait| (4.0..=6.0).contains(wait)), "behind those in line");
+        drop(in_line);
+        assert!(refused().iter().all(|wait| (2.0..=3.0).contains(wait)), "who left is not waited for");
         let (least, most) = waits.iter().fold((f64::MAX, 0.0_f64), |(l, m), w| (l.min(*w), m.max(*w)));
         assert!(most - least > 0.4, "spread: {least} to {most}");
     }

@@ -179,7 +179,7 @@ mod tests {
 
     /// A place in so much room, for one who does not wait.
     fn place(admission: &Admission) -> Place {
-        Place::new(admission.admit(0).unwrap(), Arc::new(Line::new()), 9, Instant::now())
+        Place::new(admission.admit(0).unwrap(), Arc::new(Line::new(1)), 9, Instant::now())
     }
 
     async fn collect(body: &[&'static [u8]], limit: usize, room: usize) -> Result<Bytes, BodyError> {

@@ -95,7 +95,8 @@ impl<I: Ingest> Collector<I> {
     ) -> Self {
         let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let admission = Admission::new(config.max_in_flight_bytes);
-        let [unread, growing, read] = std::array::from_fn(|_| Arc::new(Line::new()));
+        let places = config.places_in_line();
+        let [unread, growing, read] = std::array::from_fn(|_| Arc::new(Line::new(places)));
         stats.watch(Now {
             admission: admission.clone(),
             unread: unread.clone(),
@@ -158,6 +159,7 @@ impl<I: Ingest> Collector<I> {
             Ok(admitted)
         };
         let wait = Duration::from_millis(self.config.max_wait_ms);
+        let _asking = self.admission.asks(bytes);
         let admitted = self.unread.wait(since + wait / 2, place).await?;
         Ok(Place::new(admitted, self.growing.clone(), most_bytes(coding, limit), since + wait))
     }

@@ -15,7 +15,7 @@ pub struct Config {
     /// said may pass it by twice `max_body_bytes`, so that those who wait for each other go on. 64 MiB: half a second of
     /// what two cores store; more that is read ahead only pushes the rest out of the caches.
     pub max_in_flight_bytes: usize,
-    /// Connections of both doors; one more is closed at once. 2,048 times 128 KiB that may have come and are not yet counted: as much again as requests may hold.
+    /// Connections of both doors; one more is closed at once. Twice as many requests may wait in line, of which 64 KiB each may have come: 256 MiB.
     pub max_connections: usize,
     /// Requests at once on one HTTP/2 connection; the peer waits with the next. 128: HTTP/2 asks for 100 at least.
     pub max_streams_per_connection: u32,
@@ -42,7 +42,18 @@ impl Default for Config {
     }
 }
 
+/// More cannot be counted.
+const MAX_CONNECTIONS: usize = tokio::sync::Semaphore::MAX_PERMITS / PLACES_PER_CONNECTION;
+
+/// Of those who wait in line, so many a connection; they may as well all be of one.
+const PLACES_PER_CONNECTION: usize = 2;
+
 impl Config {
+    /// How many requests may wait in a line; one more is refused at once.
+    pub(crate) fn places_in_line(&self) -> usize {
+        self.max_connections * PLACES_PER_CONNECTION
+    }
+
     /// Checks that the numbers can work together.
     ///
     /// # Errors
@@ -57,8 +68,8 @@ impl Config {
         if let Some((key, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(format!("{key}: must be at least 1"));
         }
-        if self.max_connections > tokio::sync::Semaphore::MAX_PERMITS {
-            return Err(format!("max_connections: must be at most {}", tokio::sync::Semaphore::MAX_PERMITS));
+        if self.max_connections > MAX_CONNECTIONS {
+            return Err(format!("max_connections: must be at most {MAX_CONNECTIONS}"));
         }
         if self.max_in_flight_bytes < 2 * self.max_body_bytes {
             return Err("max_in_flight_bytes: must be at least twice max_body_bytes, or no large compressed request \

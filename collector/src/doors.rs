@@ -25,14 +25,14 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// What a peer may send of one request before it is read: memory that no request accounts for. On one HTTP/2 connection each request
 /// may have sent so much, or those that wait unread would use up what the connection may send and stop the ones that are being read,
 /// which hold the room that is waited for. All connections together hold no more for that: of requests that are not read, only those in line
-/// are kept, and the line is bounded.
-const WINDOW_BYTES: u32 = 128 << 10;
+/// are kept, and the line is bounded. 64 KiB: what HTTP/2 has by itself.
+const WINDOW_BYTES: u32 = 64 << 10;
 
 /// The widest window that HTTP/2 knows.
 const HTTP2_WINDOW_MAX: u32 = i32::MAX as u32;
 
 /// Half a window, so that a large body comes in few frames.
-const FRAME_BYTES: u32 = 64 << 10;
+const FRAME_BYTES: u32 = 32 << 10;
 
 /// Largest head of a request.
 const HEAD_BYTES: u32 = 16 << 10;

@@ -104,7 +104,7 @@ mod tests {
 
     fn inflated(body: &Bytes, coding: Coding, limit: usize, room: usize) -> Result<usize, InflateError> {
         let admitted = Admission::new(room).admit(body.len()).unwrap();
-        let mut place = Place::new(admitted, Arc::new(Line::new()), room, Instant::now());
+        let mut place = Place::new(admitted, Arc::new(Line::new(1)), room, Instant::now());
         inflate(body, coding, limit, &mut place).map(|inflated| inflated.len())
     }
 

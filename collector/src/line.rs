@@ -16,28 +16,27 @@ use tokio::{
 
 use crate::{ingest::Refused, stats::add};
 
-/// Those who wait; one more is refused at once. A place is a few hundred bytes beside what its connection may have sent.
-const PLACES: usize = 1_024;
-
 /// How often the first in line asks: two numbers are compared, and of what fills up there is no call back.
 const ASK_AGAIN: Duration = Duration::from_millis(5);
 
-/// A line before one thing that has room or has not.
+/// A line before one thing that has room or has not. Who finds no place in it is refused at once.
 #[derive(Debug)]
 pub(crate) struct Line {
+    length: usize,
     places: Semaphore,
     turn: Mutex<()>,
     full: AtomicU64,
 }
 
 impl Line {
-    pub(crate) fn new() -> Self {
-        Self { places: Semaphore::new(PLACES), turn: Mutex::new(()), full: AtomicU64::new(0) }
+    /// A line of `length` places.
+    pub(crate) fn new(length: usize) -> Self {
+        Self { length, places: Semaphore::new(length), turn: Mutex::new(()), full: AtomicU64::new(0) }
     }
 
     /// How many wait.
     pub(crate) fn waiting(&self) -> usize {
-        PLACES - self.places.available_permits()
+        self.length - self.places.available_permits()
     }
 
     /// How many were refused because there was no place to wait.
@@ -91,7 +90,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_finds_room_does_not_wait_and_what_waiting_does_not_mend_is_said_at_once() {
-        let (line, started) = (Line::new(), Instant::now());
+        let (line, started) = (Line::new(4), Instant::now());
         assert!(line.wait(after(1_000), || Ok(())).await.is_ok());
         assert!(matches!(line.wait::<()>(after(1_000), || Err(Refused::Closed)).await, Err(Refused::Closed)));
         assert!(matches!(line.wait::<()>(after(0), || Err(FULL)).await, Err(Refused::Overloaded { .. })));
@@ -100,7 +99,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn room_is_given_in_the_order_of_arrival_and_who_gets_none_in_time_is_refused() {
-        let line = Line::new();
+        let line = Line::new(4);
         let (rooms, started) = (AtomicUsize::new(0), Instant::now());
         let take = || rooms.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).map(|_| ()).map_err(|_| FULL);
         let waits = (0..4).map(|_| async { (line.wait(after(1_000), take).await.is_ok(), started.elapsed()) });
@@ -119,7 +118,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_newcomer_does_not_pass_those_who_wait() {
-        let line = Line::new();
+        let line = Line::new(4);
         let (rooms, order) = (AtomicUsize::new(0), std::sync::Mutex::new(Vec::new()));
         let take = || rooms.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).map(|_| ()).map_err(|_| FULL);
         let first = async {
@@ -139,13 +138,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_more_than_the_line_holds_is_refused_at_once() {
-        let line = Arc::new(Line::new());
-        let waiting = (0..PLACES).map(|_| {
+        let line = Arc::new(Line::new(4));
+        let waiting = (0..4).map(|_| {
             let line = line.clone();
             tokio::spawn(async move { line.wait::<()>(after(60_000), || Err(FULL)).await.is_err() })
         });
         let waiting: Vec<_> = waiting.collect();
-        while line.waiting() < PLACES {
+        while line.waiting() < 4 {
             tokio::task::yield_now().await;
         }
         let started = Instant::now();

@@ -120,7 +120,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_grows_waits_for_room_and_no_longer_than_allowed() {
-        let (admission, growing) = (Admission::new(10), Arc::new(Line::new()));
+        let (admission, growing) = (Admission::new(10), Arc::new(Line::new(100)));
         let holder = admission.admit(6).unwrap();
         let (mut patient, mut hasty) = (place(&admission, &growing, 2, 8, 900), place(&admission, &growing, 2, 8, 300));
         let started = Instant::now();
@@ -142,7 +142,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn those_who_hold_everything_do_not_wait_for_each_other() {
         const MOST: usize = 40;
-        let (admission, growing) = (Admission::new(100), Arc::new(Line::new()));
+        let (admission, growing) = (Admission::new(100), Arc::new(Line::new(100)));
         let places: Vec<_> = (0..100).map(|_| place(&admission, &growing, 1, MOST, 60_000)).collect();
         let started = Instant::now();
         let grow = places.into_iter().map(|mut place| {
@@ -162,7 +162,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_bound_is_not_passed_while_somebody_goes_on() {
-        let (admission, growing) = (Admission::new(10), Arc::new(Line::new()));
+        let (admission, growing) = (Admission::new(10), Arc::new(Line::new(100)));
         let _goes_on = admission.admit(2).unwrap();
         let mut waits = place(&admission, &growing, 8, 20, 1_000);
         assert!(matches!(waits.grow_to(9).await, Err(Refused::Overloaded { .. })));
