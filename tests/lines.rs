@@ -189,19 +189,22 @@ async fn those_who_wait_on_a_connection_do_not_stop_who_is_read_on_it() {
 
 /// Such a call was counted nowhere.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_that_ends_by_its_deadline_is_counted_as_abandoned() {
+async fn a_call_is_refused_before_its_deadline_and_counted_as_abandoned_when_it_ends_by_it() {
     let dir = tempfile::tempdir().unwrap();
     let (weir, holders) = full(dir.path(), 120_000, 0).await;
     let client = reqwest::Client::builder().http2_prior_knowledge().no_proxy().build().unwrap();
     let url = format!("http://{}/opentelemetry.proto.collector.trace.v1.TraceService/Export", weir.addresses.otlp_grpc);
     let message = spans();
     let framed = [&[0], &(message.len() as u32).to_be_bytes()[..], &message].concat();
-    for (timeout, abandoned) in [("100m", 1), ("0n", 2)] {
+    let whole = || reqwest::Body::from(framed.clone());
+    let never_sent = || reqwest::Body::wrap_stream(futures::stream::pending::<Result<Vec<u8>, std::io::Error>>());
+    let calls = [("1S", whole(), "14", 0), ("100m", never_sent(), "4", 1), ("0n", whole(), "4", 2)];
+    for (calls, (timeout, body, status, abandoned)) in (1..).zip(calls) {
         let post = client.post(&url).header("content-type", "application/grpc").header("grpc-timeout", timeout);
-        let answer = post.body(framed.clone()).send().await.unwrap();
-        assert_eq!(answer.headers()["grpc-status"], "4", "{timeout}");
+        let answer = post.body(body).send().await.unwrap();
+        assert_eq!(answer.headers()["grpc-status"], status, "{timeout}");
         metric(&weir, &format!("weir_collector_abandoned_requests_total{{signal=\"traces\"}} {abandoned}\n")).await;
-        metric(&weir, &format!("weir_collector_requests_total{{signal=\"traces\"}} {abandoned}\n")).await;
+        metric(&weir, &format!("weir_collector_requests_total{{signal=\"traces\"}} {calls}\n")).await;
     }
     metric(&weir, "weir_collector_malformed_requests_total{signal=\"traces\"} 0\n").await;
     drop(holders);

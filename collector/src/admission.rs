@@ -257,7 +257,8 @@ mod tests {
         tokio::time::advance(Duration::from_secs(3600)).await;
         drop(admission.admit(1).unwrap());
         let _full = admission.admit(1_000).unwrap();
-        let refused = || (0..100).map(|_| admission.admit(1).unwrap_err().retry_after.as_secs_f64()).collect::<Vec<_>>();
+        let refused =
+            || (0..100).map(|_| admission.admit(1).unwrap_err().retry_after.as_secs_f64()).collect::<Vec<_>>();
         let waits = refused();
         assert!(waits.iter().all(|wait| (2.0..=3.0).contains(wait)), "{waits:?}");
         let in_line = (admission.asks(400), admission.asks(600));

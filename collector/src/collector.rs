@@ -26,6 +26,7 @@ use crate::{
     inflate::{Coding, InflateError, inflate},
     ingest::{Ingest, Received, Refused},
     line::Line,
+    patience::Patience,
     place::{INFLATION, Place, likely_bytes, most_bytes},
     proxies::Proxies,
     stats::{Now, Stats, add},
@@ -138,12 +139,12 @@ impl<I: Ingest> Collector<I> {
         http::serve(self, listener, shutdown).await
     }
 
-    /// A place for a request that announces so many bytes, or no length, before any of them is read; `since` is when its head was there.
+    /// A place for a request that announces so many bytes, or no length, before any of them is read.
     pub(crate) async fn admit(
         &self,
         coding: Coding,
         announced: Option<usize>,
-        since: Instant,
+        patience: Patience,
     ) -> Result<Place, NotAccepted> {
         let limit = self.config.max_body_bytes;
         if announced.is_some_and(|bytes| bytes > limit) {
@@ -158,10 +159,9 @@ impl<I: Ingest> Collector<I> {
             self.ingest.admit(bytes)?;
             Ok(admitted)
         };
-        let wait = Duration::from_millis(self.config.max_wait_ms);
         let _asking = self.admission.asks(bytes);
-        let admitted = self.unread.wait(since + wait / 2, place).await?;
-        Ok(Place::new(admitted, self.growing.clone(), most_bytes(coding, limit), since + wait))
+        let admitted = self.unread.wait(patience.unread_until, place).await?;
+        Ok(Place::new(admitted, self.growing.clone(), most_bytes(coding, limit), patience.until))
     }
 
     /// Waits until the store has room for what was read: once decoded, a request has cost too much to be refused.

@@ -19,8 +19,8 @@ pub struct Config {
     pub max_connections: usize,
     /// Requests at once on one HTTP/2 connection; the peer waits with the next. 128: HTTP/2 asks for 100 at least.
     pub max_streams_per_connection: u32,
-    /// How long a request may wait for room before it is told to come back, in milliseconds; half of it unread. 5 s: half of the time
-    /// OpenTelemetry's exporters give a whole export. 0: nobody waits.
+    /// How long a request may wait for room before it is told to come back, in milliseconds; four fifths of it unread. 5 s: half of the time
+    /// OpenTelemetry's exporters give a whole export. A call by gRPC that has less time waits less. 0: nobody waits.
     pub max_wait_ms: u64,
     /// How long a body may take to come, in milliseconds. 10 s: the time OpenTelemetry's exporters give a whole export.
     pub body_timeout_ms: u64,

@@ -31,6 +31,7 @@ use crate::{
     ending::Ending,
     inflate::Coding,
     ingest::Ingest,
+    patience::Patience,
     place::Place,
     policy_stream::PolicyStream,
 };
@@ -103,7 +104,7 @@ fn is_protobuf_over_grpc(content_type: &str) -> bool {
 /// What the head of a call says.
 struct Call {
     coding: Coding,
-    since: Instant,
+    patience: Patience,
     /// When the caller no longer waits.
     deadline: Instant,
     /// When the message must be there, if the caller waits so long.
@@ -122,13 +123,14 @@ impl Call {
         })?;
         let now = Instant::now();
         let config = &collector.config;
-        let read_by = now + Duration::from_millis(config.max_wait_ms / 2 + config.body_timeout_ms);
         let timeout = match text("grpc-timeout") {
             None => FOREVER,
             Some(text) => timeout(text).ok_or_else(|| Status::internal("grpc-timeout is malformed"))?,
         };
         let deadline = now + timeout.min(FOREVER);
-        Ok(Self { coding, since: now, deadline, read_by })
+        let patience = Patience::new(now, Duration::from_millis(config.max_wait_ms), Some(deadline));
+        let read_by = patience.unread_until + Duration::from_millis(config.body_timeout_ms);
+        Ok(Self { coding, patience, deadline, read_by })
     }
 }
 
@@ -209,7 +211,7 @@ async fn read<I: Ingest>(
     };
     let coding = message_coding(prefix.get_u8(), call.coding).map_err(Unread::Framing)?;
     let length = usize::try_from(prefix.get_u32()).unwrap_or(usize::MAX);
-    let place = collector.admit(coding, Some(length), call.since).await?;
+    let place = collector.admit(coding, Some(length), call.patience).await?;
     let message = match frames.exactly(length).await? {
         Exactly::All(message) => message,
         Exactly::Nothing | Exactly::Cut => return Err(cut()),

@@ -21,6 +21,7 @@ use crate::{
     grpc,
     inflate::Coding,
     ingest::Ingest,
+    patience::Patience,
 };
 
 /// A refused body is read over up to so many times the limit: who sends a little too much sees why,
@@ -109,9 +110,9 @@ async fn accept<I: Ingest>(
     body: Incoming,
 ) -> Result<Accepted, NotAccepted> {
     let config = &collector.config;
-    let since = Instant::now();
+    let patience = Patience::new(Instant::now(), Duration::from_millis(config.max_wait_ms), None);
     let announced = body.size_hint().exact().map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
-    let place = collector.admit(coding, announced, since).await;
+    let place = collector.admit(coding, announced, patience).await;
     let deadline = Instant::now() + Duration::from_millis(config.body_timeout_ms);
     let mut frames = Frames::new(body, deadline);
     let read = match place {

@@ -17,6 +17,7 @@ mod http;
 mod inflate;
 mod ingest;
 mod line;
+mod patience;
 mod place;
 mod policy_stream;
 mod proxies;
