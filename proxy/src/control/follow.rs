@@ -174,7 +174,11 @@ impl Follower {
             add(&self.current.load().tally.policies_refused, 1);
             warn!(%error, "policy refused whole; the one before stays");
         })?;
-        let in_force = set.sequence == self.newest.0 && set.issued_unix_nano == self.newest.1 && self.decays.is_some();
+        // the same set may come with another share of it
+        let in_force = set.sequence == self.newest.0
+            && set.issued_unix_nano == self.newest.1
+            && self.decays.is_some()
+            && set == **self.current.load().applied.load();
         // a control plane that lost its count issues lower numbers, but later
         let outdated = set.sequence < self.newest.0 && set.issued_unix_nano <= self.newest.1;
         if outdated {
@@ -283,6 +287,18 @@ mod tests {
         assert!(news(&follower));
         follower.current.load().policy_news.send_replace(None);
         assert!(follower.take(set(3, 10.0, 9)).is_err() && !news(&follower), "an old one");
+    }
+
+    /// A set whose sequence is that of the one in force was taken for a sign of life, whatever it said.
+    #[tokio::test(start_paused = true)]
+    async fn another_share_of_the_same_set_is_enforced() {
+        let mut follower = follower();
+        let limit = |follower: &Follower| follower.current.load().applied.load().policies[0].concurrency_limit.unwrap();
+        for (share, applied) in [(9, 1), (9, 1), (5, 2)] {
+            follower.take(proto::PolicySet { ttl_ms: 30_000, ..set(7, 10.0, share) }).unwrap();
+            let counted = follower.current.load().tally.read().policies_applied;
+            assert_eq!((limit(&follower).limit.get(), counted), (share, applied));
+        }
     }
 
     #[tokio::test]
