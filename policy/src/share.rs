@@ -104,8 +104,7 @@ mod tests {
                 let of_all = || all.iter().map(|set| &set.policies[place]);
                 let limits: u32 = of_all().map(|policy| policy.concurrency_limit.unwrap().limit.get()).sum();
                 let rates: f64 = of_all().map(|policy| policy.rate_limit.unwrap().rate_per_s()).sum();
-                let tokens: f64 =
-                    of_all().map(|policy| policy.token_rate_limit.as_ref().unwrap().tokens_per_s()).sum();
+                let tokens: f64 = of_all().map(|policy| policy.token_rate_limit.as_ref().unwrap().tokens_per_s()).sum();
                 assert_eq!(limits, limit, "{limit} among {of}");
                 assert!((rates / f64::from(limit) - 1.0).abs() < 1e-9 && (tokens - rates).abs() < 1e-9, "{rates}");
             }

@@ -7,6 +7,7 @@ mod flow;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -220,8 +221,15 @@ async fn how_a_request_ended_is_said_whoever_ended_it() {
     });
     let begun = || futures::stream::once(async { Ok::<_, std::io::Error>("begun") });
     let stream = get(async move || Body::from_stream(begun().chain(futures::stream::pending())));
-    let cut = async { Err(std::io::Error::other("cut")) };
-    let cut = get(async move || Body::from_stream(begun().chain(futures::stream::once(cut))));
+    let seen = Arc::new(tokio::sync::Notify::new());
+    let cut = {
+        let seen = seen.clone();
+        let cut = move |seen: Arc<tokio::sync::Notify>| async move {
+            seen.notified().await;
+            Err(std::io::Error::other("cut"))
+        };
+        get(async move || Body::from_stream(begun().chain(futures::stream::once(cut(seen.clone())))))
+    };
     let router = answers().await.route("/hang", hang).route("/stream", stream).route("/cut", cut);
     let routes = "
       - { match: { path: /ok }, upstream: app, limits: { rate_limit: { rate_per_s: 0.001, burst: 1 } } }
@@ -232,10 +240,15 @@ async fn how_a_request_ended_is_said_whoever_ended_it() {
     let hanging = tokio::spawn(client.get(url(&proxy, "/hang")).send());
     has_entered.recv().await.unwrap();
     hanging.abort();
-    let mut stream = client.get(url(&proxy, "/stream")).send().await.unwrap().bytes_stream();
-    assert_eq!(stream.next().await.unwrap().unwrap(), "begun");
-    drop(stream);
-    assert!(client.get(url(&proxy, "/cut")).send().await.unwrap().bytes().await.is_err());
+    let begin = async |path: &str| {
+        let mut stream = client.get(url(&proxy, path)).send().await.unwrap().bytes_stream();
+        assert_eq!(stream.next().await.unwrap().unwrap(), "begun");
+        stream
+    };
+    drop(begin("/stream").await);
+    let mut cut = begin("/cut").await;
+    seen.notify_one();
+    assert!(cut.next().await.unwrap().is_err(), "nobody takes it for whole");
     assert_eq!(ask(client.get(url(&proxy, "/ok"))).await.0, 200);
     assert_eq!(ask(client.get(url(&proxy, "/ok"))).await.0, 429);
     flow::until("all have ended", async || collector.spans().len() == 5).await;
