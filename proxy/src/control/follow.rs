@@ -257,10 +257,16 @@ mod tests {
     use crate::{Config, counters::Tally, security::Security};
 
     fn follower() -> Follower {
-        let text = "service: tagger\nservers: 4\n\
-            listeners: [{ address: '127.0.0.1:0', direction: inbound, routes: [{ upstream: app }] }]\n\
-            upstreams: [{ name: app, endpoints: ['127.0.0.1:9001'] }]";
-        let config = Config::from_yaml(text).unwrap();
+        follower_with("")
+    }
+
+    fn follower_with(limits: &str) -> Follower {
+        let text = format!(
+            "service: tagger\nservers: 4\n\
+            listeners: [{{ address: '127.0.0.1:0', direction: inbound, routes: [{{ upstream: app }}] }}]\n\
+            upstreams: [{{ name: app, endpoints: ['127.0.0.1:9001'] }}]\n{limits}"
+        );
+        let config = Config::from_yaml(&text).unwrap();
         let first = "127.0.0.1:80".parse().unwrap();
         let workload = Workload::new(&config, first, Arc::new(Tally::default()), Security::default());
         let current = Arc::new(arc_swap::ArcSwap::from_pointee(workload));
@@ -311,6 +317,28 @@ mod tests {
             let applied = follower.current.load().applied.load_full();
             assert_eq!(applied.policies[0].concurrency_limit.unwrap().limit.get(), held_to, "{asked} asked");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_policy_without_news_gives_way_to_the_limits_of_the_file() {
+        let limits = "limits: { concurrency_limit: { limit: 7, queue: 0, queue_timeout_ms: 0 } }";
+        let mut follower = follower_with(limits);
+        follower.take(proto::PolicySet { ttl_ms: 30_000, ..set(9, 10.0, 90) }).unwrap();
+        let (current, stop) = (follower.current.clone(), CancellationToken::new());
+        let following = tokio::spawn(follower.run(stop.clone()));
+        for (after_ms, origin, limit, has_rate) in
+            [(29_900, Origin::ControlPlane, 90, true), (200, Origin::Decayed, 7, false)]
+        {
+            tokio::time::sleep(Duration::from_millis(after_ms)).await;
+            let workload = current.load();
+            let applied = workload.applied.load();
+            assert_eq!((workload.origin.lock().0, applied.sequence), (origin, 9));
+            assert_eq!(applied.policies[0].concurrency_limit.unwrap().limit.get(), limit);
+            assert_eq!(applied.policies[0].rate_limit.is_some(), has_rate);
+            assert!(workload.gate.is_bounded(), "never unlimited");
+        }
+        stop.cancel();
+        following.await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]
