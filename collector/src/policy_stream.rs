@@ -1,8 +1,11 @@
 //! The policy stream: each proxy is sent the whole set at once, again at each change, and again when
 //! a third of its time to live has passed, so that a set decays only where nobody is heard. The proxy
 //! says what it applied or refused.
+//!
+//! Limits of the proxy's own service are of all replicas together, so each replica that is connected is sent its share of
+//! them, and another one when replicas come or go.
 
-use std::{pin::Pin, sync::Arc};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt, stream};
 use tokio::sync::watch;
@@ -10,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{info, warn};
 use weir_policy::{
-    PolicySet,
+    PolicySet, Share,
     wire::proto::{self, policy_service_server::PolicyService},
 };
 
@@ -18,6 +21,9 @@ use crate::{
     collector::now_unix_nano,
     proxies::{Connection, Proxies, ProxyState},
 };
+
+/// 1 s from a replica that comes or goes to other shares: when many come at once, nobody is sent a set for each.
+const SETTLE: Duration = Duration::from_secs(1);
 
 pub(crate) struct PolicyStream {
     pub(crate) policy: watch::Receiver<Arc<PolicySet>>,
@@ -39,7 +45,8 @@ impl PolicyService for PolicyStream {
         let hello = hello.ok_or_else(|| Status::invalid_argument("the first message must name the service"))?;
         info!(service = hello.service, instance = hello.instance, "proxy follows the policy");
         let connection = self.proxies.connect(state(&hello));
-        let sets = sets(self.policy.clone()).map(|set| Ok(proto::PolicySet::from(set.as_ref())));
+        let feed = Feed::new(self.policy.clone(), &self.proxies, &hello);
+        let sets = feed.sets().map(|set| Ok(proto::PolicySet::from(&set)));
         let statuses = listen(statuses, connection);
         // the stream ends when the proxy leaves or the server stops; the list entry goes with it
         let ended = futures::future::select(Box::pin(statuses), Box::pin(self.shutdown.clone().cancelled_owned()));
@@ -47,20 +54,62 @@ impl PolicyService for PolicyStream {
     }
 }
 
-/// The newest set, at once, at each change, and as a sign of life in between.
-fn sets(policy: watch::Receiver<Arc<PolicySet>>) -> impl Stream<Item = Arc<PolicySet>> {
-    stream::unfold((policy, true), |(mut policy, first)| async move {
-        if !first {
-            let life_sign = policy.borrow().ttl().map(|ttl| ttl / 3);
-            let changed = match life_sign {
-                Some(pause) => tokio::time::timeout(pause, policy.changed()).await.unwrap_or(Ok(())),
-                None => policy.changed().await,
-            };
-            changed.ok()?;
+/// What one replica is sent: its share of the newest set, at once, at each change of either, and as a sign of life in between.
+struct Feed {
+    policy: watch::Receiver<Arc<PolicySet>>,
+    proxies: Proxies,
+    /// When proxies come and go.
+    moves: watch::Receiver<()>,
+    service: String,
+    instance: String,
+    sent: Option<Share>,
+}
+
+impl Feed {
+    fn new(policy: watch::Receiver<Arc<PolicySet>>, proxies: &Proxies, hello: &proto::ProxyStatus) -> Self {
+        let (service, instance) = (hello.service.clone(), hello.instance.clone());
+        Self { policy, proxies: proxies.clone(), moves: proxies.moves(), service, instance, sent: None }
+    }
+
+    fn sets(self) -> impl Stream<Item = PolicySet> {
+        stream::unfold(self, |mut feed| async move { feed.next().await.map(|set| (set, feed)) })
+    }
+
+    async fn next(&mut self) -> Option<PolicySet> {
+        if let Some(sent) = self.sent {
+            self.news(sent).await?;
         }
-        let newest = policy.borrow_and_update().clone();
-        Some((newest, (policy, false)))
-    })
+        let share = self.proxies.share(&self.service, &self.instance);
+        self.sent = Some(share);
+        Some(self.policy.borrow_and_update().shared(&self.service, share))
+    }
+
+    /// Waits for a reason to send; `None` when there will be no more policies.
+    async fn news(&mut self, sent: Share) -> Option<()> {
+        let Self { policy, proxies, moves, service, instance, .. } = self;
+        let pause = policy.borrow().ttl().map(|ttl| ttl / 3);
+        let sign_of_life = async {
+            match pause {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => std::future::pending().await,
+            }
+        };
+        let another_share = async {
+            while moves.changed().await.is_ok() {
+                tokio::time::sleep(SETTLE).await;
+                moves.mark_unchanged();
+                if proxies.share(service, instance) != sent {
+                    return;
+                }
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            changed = policy.changed() => changed.ok(),
+            () = sign_of_life => Some(()),
+            () = another_share => Some(()),
+        }
+    }
 }
 
 async fn listen(mut statuses: Streaming<proto::ProxyStatus>, connection: Connection) {
@@ -95,22 +144,59 @@ fn state(hello: &proto::ProxyStatus) -> ProxyState {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+
+    use weir_policy::{ConcurrencyLimit, Policy};
+
     use super::*;
+
+    fn hello(instance: &str) -> proto::ProxyStatus {
+        proto::ProxyStatus { service: "tagger".into(), instance: instance.into(), ..Default::default() }
+    }
+
+    fn limited(sequence: u64, limit: u32) -> Arc<PolicySet> {
+        let limit = NonZeroU32::new(limit).unwrap();
+        let concurrency_limit = Some(ConcurrencyLimit { limit, queue: 0, queue_timeout_ms: 1 });
+        let policy = Policy { service: "tagger".into(), concurrency_limit, ..Policy::default() };
+        Arc::new(PolicySet { sequence, ttl_ms: 30_000, policies: vec![policy], ..PolicySet::default() })
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_set_is_sent_at_once_at_a_change_and_as_a_sign_of_life() {
-        let of = |sequence| Arc::new(PolicySet { sequence, ttl_ms: 30_000, ..PolicySet::default() });
-        let (change, policy) = watch::channel(of(1));
-        let mut sets = Box::pin(sets(policy));
+        let (change, policy) = watch::channel(limited(1, 9));
+        let mut sets = Box::pin(Feed::new(policy, &Proxies::new(), &hello("tagger-0")).sets());
         let started = tokio::time::Instant::now();
         assert_eq!(sets.next().await.unwrap().sequence, 1);
         assert_eq!(started.elapsed().as_secs(), 0);
         assert_eq!(sets.next().await.unwrap().sequence, 1);
         assert_eq!(started.elapsed().as_secs(), 10, "a third of the time to live");
-        change.send_replace(of(2));
+        change.send_replace(limited(2, 9));
         assert_eq!(sets.next().await.unwrap().sequence, 2);
         assert_eq!(started.elapsed().as_secs(), 10);
         drop(change);
         assert!(sets.next().await.is_none());
+    }
+
+    /// Found in a review: each of n replicas held to the limit of the service, so n times as many were let in.
+    #[tokio::test(start_paused = true)]
+    async fn replicas_hold_to_the_limit_together_however_many_there_are() {
+        let (_change, policy) = watch::channel(limited(1, 9));
+        let proxies = Proxies::new();
+        let connect = |instance: &str| {
+            let connection = proxies.connect(state(&hello(instance)));
+            (connection, Box::pin(Feed::new(policy.clone(), &proxies, &hello(instance)).sets()))
+        };
+        let limit = |set: Option<PolicySet>| set.unwrap().policies[0].concurrency_limit.unwrap().limit.get();
+        let (_first, mut to_first) = connect("tagger-0");
+        assert_eq!(limit(to_first.next().await), 9);
+        let started = tokio::time::Instant::now();
+        let (second, mut to_second) = connect("tagger-1");
+        let _of_another_service = proxies.connect(ProxyState { service: "parser".into(), ..ProxyState::default() });
+        let _again = proxies.connect(state(&hello("tagger-0")));
+        assert_eq!((limit(to_second.next().await), limit(to_first.next().await)), (4, 5));
+        assert_eq!(started.elapsed(), SETTLE);
+        drop((second, to_second));
+        assert_eq!(limit(to_first.next().await), 9);
+        assert_eq!(started.elapsed(), 2 * SETTLE);
     }
 }

@@ -1,8 +1,12 @@
 //! [`Proxies`]: who follows the policy stream and what each has applied.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex},
+};
 
-use std::sync::Mutex;
+use tokio::sync::watch;
+use weir_policy::Share;
 use weir_schema::UnixNanos;
 
 /// A proxy on the policy stream.
@@ -26,6 +30,8 @@ pub struct ProxyState {
 #[derive(Clone, Debug, Default)]
 pub struct Proxies {
     connected: Arc<Mutex<BTreeMap<u64, ProxyState>>>,
+    /// Moves when one comes or goes.
+    moves: Arc<watch::Sender<()>>,
 }
 
 impl Proxies {
@@ -47,7 +53,25 @@ impl Proxies {
         let mut connected = self.lock();
         let id = connected.last_key_value().map_or(0, |(id, _)| id + 1);
         connected.insert(id, state);
+        drop(connected);
+        self.moves.send_replace(());
         Connection { id, proxies: self.clone() }
+    }
+
+    /// The share of this replica among those of its service that are connected. Replicas are told apart by their instance:
+    /// one that comes again before its old stream is given up is the same.
+    pub(crate) fn share(&self, service: &str, instance: &str) -> Share {
+        let connected = self.lock();
+        let of_service = connected.values().filter(|proxy| proxy.service == service);
+        let replicas: BTreeSet<&str> = of_service.map(|proxy| proxy.instance.as_str()).collect();
+        let place = replicas.range(..instance).count();
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        Share::new(count(place), count(replicas.len())).unwrap_or(Share::WHOLE)
+    }
+
+    /// Tells when a proxy comes or goes.
+    pub(crate) fn moves(&self) -> watch::Receiver<()> {
+        self.moves.subscribe()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, ProxyState>> {
@@ -73,5 +97,6 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         self.proxies.lock().remove(&self.id);
+        self.proxies.moves.send_replace(());
     }
 }

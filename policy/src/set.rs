@@ -22,8 +22,8 @@ pub struct PolicySet {
 
 /// What one service (or one of its routes) is held to.
 ///
-/// Limits act where requests enter `service` (its inbound listener); the breaker acts where others
-/// call it (an outbound route whose upstream is `service`).
+/// Limits act where requests enter `service` (its inbound listener), and are of all its replicas together; the breaker acts
+/// where others call it (an outbound route whose upstream is `service`).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Policy {

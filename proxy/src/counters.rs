@@ -7,7 +7,7 @@ use std::{
 
 use serde::Serialize;
 
-use crate::connection::Violation;
+use crate::{connection::Violation, telemetry::Loss};
 
 /// Every count is named once: it is added to in [`Tally`], read in [`Counters`], and summed.
 macro_rules! counts {
@@ -18,6 +18,8 @@ macro_rules! counts {
             $(pub(crate) $name: AtomicU64,)+
             /// By [`Violation`].
             refused: [AtomicU64; Violation::COUNT],
+            /// Spans and access logs, by [`Loss`].
+            lost: [[AtomicU64; 2]; Loss::COUNT],
         }
 
         /// The counts at one moment.
@@ -82,6 +84,8 @@ counts! {
     policies_applied,
     /// Policy sets refused whole.
     policies_refused,
+    /// Answers of models that were compressed, so that nothing is known of their tokens.
+    lm_unread,
     /// Clients cut off because they sent or read too slowly.
     slow_clients,
     /// Connections closed at once because as many were open as may be.
@@ -96,6 +100,22 @@ impl Tally {
     /// Counts what was refused.
     pub(crate) fn refuse(&self, violation: Violation) {
         add(&self.refused[violation as usize], 1);
+    }
+
+    /// Counts spans and access logs that do not reach the collector.
+    pub(crate) fn lose(&self, why: Loss, spans: usize, logs: usize) {
+        let [spans_lost, logs_lost] = &self.lost[why as usize];
+        for (counter, n) in
+            [(&self.spans_dropped, spans), (spans_lost, spans), (&self.logs_dropped, logs), (logs_lost, logs)]
+        {
+            add(counter, n);
+        }
+    }
+
+    /// How many spans and access logs were lost for each reason.
+    pub(crate) fn lost(&self) -> impl Iterator<Item = (Loss, [u64; 2])> {
+        let read = |counts: &[AtomicU64; 2]| counts.each_ref().map(|n| n.load(Relaxed));
+        Loss::ALL.into_iter().zip(self.lost.iter().map(read))
     }
 
     /// How often each reason was met.

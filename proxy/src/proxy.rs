@@ -18,7 +18,7 @@ use crate::{
     reload::{ReloadError, Reloader, Status},
     security::{Security, SecurityError, default_provider},
     sockets::{Addresses, Sockets, bind_admin, bind_missing, listener_keys},
-    telemetry::{self, LogWriter, Recorder, Taps, Wanted},
+    telemetry::{self, LogWriter, Recorder, Reopen, Taps, Wanted},
     traffic::{DataThread, Order},
     workload::{Current, Workload},
 };
@@ -28,6 +28,8 @@ pub struct Proxy {
     admin: Option<SocketAddr>,
     current: Current,
     reloader: Reloader,
+    /// Where an access log is written.
+    access_log: Option<Reopen>,
     draining: CancellationToken,
     stopping: CancellationToken,
     data: Vec<JoinHandle<()>>,
@@ -98,6 +100,7 @@ impl Proxy {
         let tally = Arc::new(Tally::default());
         let token = admin_token(&config)?;
         let access_log = access_log(&config, &tally)?;
+        let reopen = access_log.as_ref().map(LogWriter::reopen);
         let wanted = Arc::new(Wanted::new(&config.telemetry));
         let (recorders, rings) = telemetry::rings(&config.telemetry, &wanted, sockets.len());
         let workload = Arc::new(Workload::new(&config, addresses[&keys[0]], tally, security));
@@ -127,7 +130,7 @@ impl Proxy {
         let control = spawn("control", move || control.run())?;
         let (orders, data) = start_data(&workload, sockets, recorders, &draining)?;
         let reloader = Reloader::new(current.clone(), orders, addresses, status, reloaded, provider.clone());
-        Ok(Self { admin: admin_address, current, reloader, draining, stopping, data, control })
+        Ok(Self { admin: admin_address, current, reloader, access_log: reopen, draining, stopping, data, control })
     }
 
     /// Checks a configuration and the files it names for certificates and keys; nothing is bound or started.
@@ -158,6 +161,12 @@ impl Proxy {
     /// Notes for the log and `/config` that a configuration could not even be read.
     pub fn refuse_config(&self, why: &str) {
         self.reloader.refuse(why);
+    }
+
+    /// Looks at once whether the access log's file was renamed or removed, and if so goes on in a new one. Without being
+    /// asked it looks once a second.
+    pub fn reopen_access_log(&self) {
+        self.access_log.iter().for_each(Reopen::ask);
     }
 
     /// Where `/metrics` and the like are answered.
@@ -261,6 +270,8 @@ where
         told.send(made).expect("whoever starts the thread waits for this");
         if let Some(runtime) = runtime {
             runtime.block_on(run());
+            // a name that is looked up for a connection nobody waits for any more may take the resolver's half minute
+            runtime.shutdown_background();
         }
     };
     let thread = thread.spawn(body).map_err(StartError::Thread)?;
@@ -274,5 +285,31 @@ async fn join(threads: Vec<JoinHandle<()>>) {
         if ended.is_err() {
             tracing::error!("a thread of the proxy panicked");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, time::Duration};
+
+    use super::*;
+
+    /// Found in a review: a thread ended only when the last name was looked up, however long the resolver took.
+    #[test]
+    fn a_thread_does_not_wait_for_what_nobody_needs_any_more() {
+        let (resolver, answer) = mpsc::channel::<()>();
+        let (began, begun) = tokio::sync::oneshot::channel();
+        let looks_up = async move {
+            tokio::task::spawn_blocking(move || {
+                began.send(()).unwrap();
+                answer.recv()
+            });
+            begun.await.unwrap();
+        };
+        let thread = spawn("test", || looks_up).unwrap();
+        let (ended, end) = mpsc::channel();
+        std::thread::spawn(move || ended.send(thread.join().is_ok()));
+        assert_eq!(end.recv_timeout(Duration::from_secs(30)), Ok(true));
+        drop(resolver);
     }
 }

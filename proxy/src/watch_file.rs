@@ -1,4 +1,5 @@
-//! [`watch_file`]: reads the configuration again when its file changes or on SIGHUP.
+//! [`watch_file`]: reads the configuration again when its file changes or on SIGHUP, which also asks for a new access log
+//! where the old one was moved away.
 //!
 //! The text is compared, not the time of the file, because mounted configuration is swapped by
 //! symbolic links. A change must be seen twice the same before it counts: editors write in pieces. What is refused although
@@ -29,7 +30,10 @@ pub async fn watch_file(proxy: &Proxy, path: &Path, mut in_force: String) -> std
     let mut again: Option<Instant> = None;
     loop {
         let asked = tokio::select! {
-            _ = hang_up.recv() => true,
+            _ = hang_up.recv() => {
+                proxy.reopen_access_log();
+                true
+            }
             () = tokio::time::sleep(LOOK_EVERY) => again.is_some_and(|at| at <= Instant::now()),
         };
         let text = match tokio::fs::read_to_string(path).await {

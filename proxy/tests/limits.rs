@@ -475,3 +475,21 @@ async fn a_kept_policy_is_as_old_as_it_is() {
         proxy.drain().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_policy_that_is_damaged_is_not_used_and_the_limits_of_the_file_hold() {
+    let state = tempfile::tempdir().unwrap();
+    std::fs::write(state.path().join("tagger.policy"), "00000000\n{\"sequence\":7,\"policies\":[]}").unwrap();
+    let app = app(Router::new().fallback(get(async || "ok"))).await;
+    let more = format!(
+        "limits: {{ rate_limit: {{ rate_per_s: 0.001, burst: 1 }} }}\n\
+         policy: {{ from: \"http://127.0.0.1:1\", state_dir: {:?} }}\n",
+        state.path()
+    );
+    let proxy = proxy(app, "      - { upstream: app }", &more);
+    assert_eq!(ask(client().get(url(&proxy, "/"))).await.0, 200);
+    assert_eq!(ask(client().get(url(&proxy, "/"))).await, (429, "rate_limited".into()));
+    let told = admin(&proxy, "/policy").await;
+    assert!(told.contains("\"source\": \"static\"") && told.contains("\"sequence\": 0"), "{told}");
+    proxy.drain().await;
+}

@@ -230,6 +230,7 @@ async fn a_compressed_answer_is_left_alone_and_said_so() {
     let proxy = proxy(address, "      - { upstream: app }", &format!("telemetry: {{ otlp: \"http://{otlp}\" }}"));
     let response = client().post(url(&proxy, "/v1/completions")).body("{}").send().await.unwrap();
     assert_eq!(response.bytes().await.unwrap(), &b"\x1f\x8b not really"[..]);
+    flow::until("counted", async || flow::metric(&proxy, "weir_proxy_lm_unread_total").await == 1.0).await;
     proxy.drain().await;
     let said = attributes(&collector.spans()[0].attributes);
     assert_eq!(

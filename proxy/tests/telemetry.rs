@@ -7,11 +7,13 @@ mod flow;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
 use axum::{
     Router,
+    body::Body,
     http::{HeaderMap, StatusCode},
     routing::get,
 };
@@ -159,6 +161,121 @@ async fn access_logs_are_lines_in_a_file_and_records_at_the_collector() {
         }
     }
     assert_eq!(collector.logs().len(), 6);
+}
+
+/// Found in a review: after a rotation the proxy went on writing to the file that had been moved away.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_access_log_that_is_moved_away_is_begun_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, old) = (folder.path().join("log"), folder.path().join("log.1"));
+    let telemetry = format!("telemetry: {{ access_log: all, access_log_file: {path:?} }}");
+    let proxy = proxy(app(answers().await).await, "      - { upstream: app }", &telemetry);
+    let (client, mut asked) = (client(), 1);
+    ask(client.get(url(&proxy, "/ok"))).await;
+    flow::until("written", async || flow::metric(&proxy, "weir_proxy_log_lines_written_total").await == 1.0).await;
+    std::fs::rename(&path, &old).unwrap();
+    proxy.reopen_access_log();
+    flow::until("there is another one", async || path.exists()).await;
+    std::fs::remove_file(&path).unwrap();
+    flow::until("and again, unasked", async || {
+        ask(client.get(url(&proxy, "/ok"))).await;
+        asked += 1;
+        path.exists()
+    })
+    .await;
+    ask(client.get(url(&proxy, "/slow"))).await;
+    assert_eq!(proxy.drain().await.log_lines_written, asked + 1);
+    assert_eq!(std::fs::read_to_string(&old).unwrap().lines().count(), 1);
+    assert!(std::fs::read_to_string(&path).unwrap().lines().last().unwrap().contains("/slow"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_that_is_restarted_is_found_again() {
+    let (first, second) = (Collector::default(), Collector::default());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let otlp = listener.local_addr().unwrap();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let serving = tokio::spawn(first.clone().serve(listener, async { drop(stopped.await) }));
+    let telemetry = format!("telemetry: {{ otlp: \"http://{otlp}\", batch_age_ms: 10, flush_ms: 1 }}");
+    let proxy = proxy(app(answers().await).await, "      - { upstream: app }", &telemetry);
+    ask(client().get(url(&proxy, "/ok"))).await;
+    flow::until("the first has it", async || first.spans().len() == 1).await;
+    stop.send(()).unwrap();
+    serving.await.unwrap();
+    ask(client().get(url(&proxy, "/slow"))).await;
+    let listener = tokio::net::TcpListener::bind(otlp).await.unwrap();
+    tokio::spawn(second.clone().serve(listener, std::future::pending()));
+    flow::until("the second has what waited", async || second.spans().len() == 1).await;
+    flow::until("acknowledged", async || proxy.counters().spans_sent == 2).await;
+    let counters = proxy.drain().await;
+    assert_eq!((counters.spans_recorded, counters.spans_dropped), (2, 0), "{counters:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_a_request_ended_is_said_whoever_ended_it() {
+    let (collector, otlp) = Collector::start().await;
+    let (entered, mut has_entered) = tokio::sync::mpsc::unbounded_channel::<()>();
+    let hang = get(async move || {
+        entered.send(()).unwrap();
+        std::future::pending::<()>().await;
+    });
+    let begun = || futures::stream::once(async { Ok::<_, std::io::Error>("begun") });
+    let stream = get(async move || Body::from_stream(begun().chain(futures::stream::pending())));
+    let seen = Arc::new(tokio::sync::Notify::new());
+    let cut = {
+        let seen = seen.clone();
+        let cut = move |seen: Arc<tokio::sync::Notify>| async move {
+            seen.notified().await;
+            Err(std::io::Error::other("cut"))
+        };
+        get(async move || Body::from_stream(begun().chain(futures::stream::once(cut(seen.clone())))))
+    };
+    let router = answers().await.route("/hang", hang).route("/stream", stream).route("/cut", cut);
+    let routes = "
+      - { match: { path: /ok }, upstream: app, limits: { rate_limit: { rate_per_s: 0.001, burst: 1 } } }
+      - { name: rest, upstream: app }";
+    let telemetry = format!("telemetry: {{ otlp: \"http://{otlp}\", batch_age_ms: 10 }}");
+    let proxy = proxy(app(router).await, routes, &telemetry);
+    let client = client();
+    let hanging = tokio::spawn(client.get(url(&proxy, "/hang")).send());
+    has_entered.recv().await.unwrap();
+    hanging.abort();
+    let begin = async |path: &str| {
+        let mut stream = client.get(url(&proxy, path)).send().await.unwrap().bytes_stream();
+        assert_eq!(stream.next().await.unwrap().unwrap(), "begun");
+        stream
+    };
+    drop(begin("/stream").await);
+    let mut cut = begin("/cut").await;
+    seen.notify_one();
+    assert!(cut.next().await.unwrap().is_err(), "nobody takes it for whole");
+    assert_eq!(ask(client.get(url(&proxy, "/ok"))).await.0, 200);
+    assert_eq!(ask(client.get(url(&proxy, "/ok"))).await.0, 429);
+    flow::until("all have ended", async || collector.spans().len() == 5).await;
+    proxy.drain().await;
+    let mut seen: Vec<_> = collector
+        .spans()
+        .iter()
+        .map(|span| {
+            let said = attributes(&span.attributes);
+            let of = |key: &str| said.get(key).cloned().unwrap_or_default();
+            let code = span.status.as_ref().map_or(0, |status| status.code);
+            (of("url.path"), of("http.response.status_code"), of("error.type"), of("weir.policy_action"), code)
+        })
+        .collect();
+    seen.sort();
+    let expected = [
+        ("/cut", "200", "upstream_reset", "admitted", 2),
+        ("/hang", "499", "client_disconnected", "admitted", 2),
+        ("/ok", "200", "", "admitted", 0),
+        ("/ok", "429", "rate_limited", "rate_limited", 0),
+        // so people stop a model, and it is nobody's failure
+        ("/stream", "200", "client_disconnected", "admitted", 0),
+    ];
+    let expected = expected.map(|(path, status, kind, action, code)| {
+        (path.to_owned(), status.to_owned(), kind.to_owned(), action.to_owned(), code)
+    });
+    assert_eq!(seen, expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -174,7 +174,11 @@ impl Follower {
             add(&self.current.load().tally.policies_refused, 1);
             warn!(%error, "policy refused whole; the one before stays");
         })?;
-        let in_force = set.sequence == self.newest.0 && set.issued_unix_nano == self.newest.1 && self.decays.is_some();
+        // the same set may come with another share of it
+        let in_force = set.sequence == self.newest.0
+            && set.issued_unix_nano == self.newest.1
+            && self.decays.is_some()
+            && set == **self.current.load().applied.load();
         // a control plane that lost its count issues lower numbers, but later
         let outdated = set.sequence < self.newest.0 && set.issued_unix_nano <= self.newest.1;
         if outdated {
@@ -253,10 +257,16 @@ mod tests {
     use crate::{Config, counters::Tally, security::Security};
 
     fn follower() -> Follower {
-        let text = "service: tagger\nservers: 4\n\
-            listeners: [{ address: '127.0.0.1:0', direction: inbound, routes: [{ upstream: app }] }]\n\
-            upstreams: [{ name: app, endpoints: ['127.0.0.1:9001'] }]";
-        let config = Config::from_yaml(text).unwrap();
+        follower_with("")
+    }
+
+    fn follower_with(limits: &str) -> Follower {
+        let text = format!(
+            "service: tagger\nservers: 4\n\
+            listeners: [{{ address: '127.0.0.1:0', direction: inbound, routes: [{{ upstream: app }}] }}]\n\
+            upstreams: [{{ name: app, endpoints: ['127.0.0.1:9001'] }}]\n{limits}"
+        );
+        let config = Config::from_yaml(&text).unwrap();
         let first = "127.0.0.1:80".parse().unwrap();
         let workload = Workload::new(&config, first, Arc::new(Tally::default()), Security::default());
         let current = Arc::new(arc_swap::ArcSwap::from_pointee(workload));
@@ -285,6 +295,18 @@ mod tests {
         assert!(follower.take(set(3, 10.0, 9)).is_err() && !news(&follower), "an old one");
     }
 
+    /// A set whose sequence is that of the one in force was taken for a sign of life, whatever it said.
+    #[tokio::test(start_paused = true)]
+    async fn another_share_of_the_same_set_is_enforced() {
+        let mut follower = follower();
+        let limit = |follower: &Follower| follower.current.load().applied.load().policies[0].concurrency_limit.unwrap();
+        for (share, applied) in [(9, 1), (9, 1), (5, 2)] {
+            follower.take(proto::PolicySet { ttl_ms: 30_000, ..set(7, 10.0, share) }).unwrap();
+            let counted = follower.current.load().tally.read().policies_applied;
+            assert_eq!((limit(&follower).limit.get(), counted), (share, applied));
+        }
+    }
+
     #[tokio::test]
     async fn a_policy_cannot_strangle_the_service() {
         let mut follower = follower();
@@ -295,6 +317,28 @@ mod tests {
             let applied = follower.current.load().applied.load_full();
             assert_eq!(applied.policies[0].concurrency_limit.unwrap().limit.get(), held_to, "{asked} asked");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_policy_without_news_gives_way_to_the_limits_of_the_file() {
+        let limits = "limits: { concurrency_limit: { limit: 7, queue: 0, queue_timeout_ms: 0 } }";
+        let mut follower = follower_with(limits);
+        follower.take(proto::PolicySet { ttl_ms: 30_000, ..set(9, 10.0, 90) }).unwrap();
+        let (current, stop) = (follower.current.clone(), CancellationToken::new());
+        let following = tokio::spawn(follower.run(stop.clone()));
+        for (after_ms, origin, limit, has_rate) in
+            [(29_900, Origin::ControlPlane, 90, true), (200, Origin::Decayed, 7, false)]
+        {
+            tokio::time::sleep(Duration::from_millis(after_ms)).await;
+            let workload = current.load();
+            let applied = workload.applied.load();
+            assert_eq!((workload.origin.lock().0, applied.sequence), (origin, 9));
+            assert_eq!(applied.policies[0].concurrency_limit.unwrap().limit.get(), limit);
+            assert_eq!(applied.policies[0].rate_limit.is_some(), has_rate);
+            assert!(workload.gate.is_bounded(), "never unlimited");
+        }
+        stop.cancel();
+        following.await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,4 +1,4 @@
-//! Runs the local limiter while the control plane is silent, and takes its limit away when it speaks.
+//! Runs the local limiter: it measures always, limits while the control plane is silent, and steps back when it speaks.
 
 use std::{num::NonZeroU32, sync::atomic::Ordering::Relaxed, time::Duration};
 
@@ -19,7 +19,8 @@ pub(crate) async fn hold(current: Current, config: LocalLimit, followed: bool, s
     let silence = Duration::from_millis(config.silence_ms);
     let mut ticks = tokio::time::interval(STEP);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut limiter = None;
+    current.load().latencies.want(true);
+    let mut limiter = LocalLimiter::new(Duration::from_millis(config.queue_wait_ms), 1, started);
     loop {
         let now = tokio::select! {
             () = stop.cancelled() => return,
@@ -29,41 +30,32 @@ pub(crate) async fn hold(current: Current, config: LocalLimit, followed: bool, s
         let workload = current.load();
         let heard = workload.policy_news.borrow().unwrap_or(started);
         let silent = !followed || now.duration_since(heard) >= silence;
-        match (&mut limiter, silent) {
-            (None, false) => {}
-            (None, true) => {
-                workload.latencies.clear();
-                workload.latencies.want(true);
-                limiter = Some(LocalLimiter::new(wait(&config), workload.servers.unwrap_or(1), now));
-            }
-            (Some(_), false) => {
-                info!("the control plane speaks again; the local limit goes");
-                workload.latencies.want(false);
-                enforce(&workload, &config, None);
-                limiter = None;
-            }
-            (Some(limiter), true) => {
-                limiter.set_floor(workload.servers.unwrap_or(1));
-                step(&workload, &config, limiter, now);
-            }
-        }
+        limiter.set_floor(workload.servers.unwrap_or(1));
+        step(&workload, &config, &mut limiter, silent, now);
     }
 }
 
-fn step(workload: &Workload, config: &LocalLimit, limiter: &mut LocalLimiter, now: Instant) {
+fn step(workload: &Workload, config: &LocalLimit, limiter: &mut LocalLimiter, silent: bool, now: Instant) {
     let before = workload.local_limit.load(Relaxed);
-    let (in_flight, queued) = workload.gate.load();
-    let used_up = queued > 0 || (before > 0 && in_flight >= before);
-    let (limit, taken) = limiter.step(workload.latencies.look(), Load { in_flight, used_up }, now);
+    let (in_flight, _) = workload.gate.load();
+    let load = Load { in_flight, used_up: before > 0 && in_flight >= before };
+    let measured = workload.latencies.look();
+    let (limit, taken) = if silent { limiter.step(measured, load, now) } else { limiter.watch(measured, load, now) };
     if taken {
         workload.latencies.clear();
     }
-    let limit = limit.and_then(NonZeroU32::new);
-    if limit.map_or(0, NonZeroU32::get) != before {
-        enforce(workload, config, limit);
-        if before == 0 {
-            warn!(?limit, base_ms = limiter.base_s() * 1e3, "the service queues and nobody regulates it: limited here");
+    let after = limit.unwrap_or(0);
+    if after == before {
+        return;
+    }
+    enforce(workload, config, NonZeroU32::new(after));
+    match (before, after) {
+        (0, _) => {
+            let base_ms = limiter.base_s() * 1e3;
+            warn!(limit = after, base_ms, "the service queues and nobody regulates it: limited here");
         }
+        (_, 0) => info!("the local limit holds nobody back any more, and goes"),
+        _ => {}
     }
 }
 
@@ -73,10 +65,6 @@ fn enforce(workload: &Workload, config: &LocalLimit, limit: Option<NonZeroU32>) 
     workload.gate.set_local(limit.map(local));
 }
 
-fn wait(config: &LocalLimit) -> Duration {
-    Duration::from_millis(config.queue_wait_ms)
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -84,7 +72,12 @@ mod tests {
     use weir_policy::PolicySet;
 
     use super::*;
-    use crate::{Config, counters::Tally, security::Security};
+    use crate::{
+        Config,
+        counters::Tally,
+        regulate::{Ask, Priority},
+        security::Security,
+    };
 
     fn workload() -> Arc<Workload> {
         let text = "service: tagger\nservers: 2\nlimits: { local_limit: { queue_wait_ms: 20, silence_ms: 1000 } }\n\
@@ -108,30 +101,57 @@ mod tests {
         }
     }
 
+    fn limit(workload: &Workload) -> (u64, bool) {
+        (workload.local_limit(), workload.gate.is_bounded())
+    }
+
+    /// Found in a review: it began to measure when the control plane fell silent, and took an overload that was there
+    /// already for what is usual.
     #[tokio::test(start_paused = true)]
-    async fn it_acts_within_100_ms_of_overload_once_nobody_else_does_and_steps_back() {
+    async fn it_acts_within_100_ms_of_silence_in_an_overload_and_steps_back_no_faster_than_others_regulate() {
         let (workload, stop) = (workload(), CancellationToken::new());
         let config = LocalLimit { queue_wait_ms: 20, silence_ms: 1_000, queue: 4 };
         let holding =
             tokio::spawn(hold(Arc::new(arc_swap::ArcSwap::from(workload.clone())), config, true, stop.clone()));
-        serve(&workload, 40, 990).await;
-        assert_eq!(workload.local_limit(), 0, "the control plane may yet speak");
-        serve(&workload, 1, 200).await;
-        assert_eq!(workload.local_limit(), 0, "no need");
-        serve(&workload, 40, 100).await;
+        let speak = || workload.policy_news.send_replace(Some(Instant::now()));
+        for _ in 0..5 {
+            speak();
+            serve(&workload, 1, 900).await;
+        }
+        for _ in 0..60 {
+            speak();
+            serve(&workload, 40, 500).await;
+            assert_eq!(limit(&workload), (0, false), "the control plane sees it too");
+        }
+        serve(&workload, 40, 490).await;
+        assert_eq!(limit(&workload), (0, false), "it may yet speak");
+        serve(&workload, 40, 110).await;
         // two workers of 10 ms and 20 ms of waiting allowed: six in flight
-        assert_eq!(workload.local_limit(), 6);
-        assert!(workload.gate.is_bounded());
-
-        workload.policy_news.send_replace(Some(Instant::now()));
-        serve(&workload, 40, 100).await;
-        assert_eq!((workload.local_limit(), workload.gate.is_bounded()), (0, false), "it speaks again");
-        serve(&workload, 1, 1_200).await;
-        serve(&workload, 40, 100).await;
-        assert_eq!(workload.local_limit(), 6, "silent again");
-
+        assert_eq!(limit(&workload), (6, true));
         workload.apply(Arc::new(PolicySet::default()));
         assert!(workload.gate.is_bounded(), "a set that says nothing of the service does not lift it");
+
+        let mut places = Vec::new();
+        for expected in [6, 8, 10] {
+            assert_eq!(limit(&workload), (expected, true), "it speaks again");
+            while (places.len() as u64) < expected {
+                let now = Instant::now();
+                let ask = Ask { now, give_up: now, priority: Priority::Normal };
+                places.push(workload.gate.admit(ask).await.unwrap());
+            }
+            for _ in 0..2 {
+                speak();
+                serve(&workload, 6, 525).await;
+            }
+        }
+        drop(places);
+        for _ in 0..3 {
+            speak();
+            serve(&workload, 1, 900).await;
+        }
+        assert_eq!(limit(&workload), (0, false), "it held nobody back");
+        serve(&workload, 40, 1_100).await;
+        assert_eq!(limit(&workload), (6, true), "silent again");
         stop.cancel();
         holding.await.unwrap();
     }

@@ -29,6 +29,7 @@ pub(crate) fn metrics(workload: &Workload) -> String {
     let mut out = Exposition { text: String::with_capacity(16 * 1024) };
     own(workload, &mut out);
     refused(workload, &mut out);
+    dropped(workload, &mut out);
     routes(workload, &mut out);
     upstreams(workload, &mut out);
     models(workload, &mut out);
@@ -58,6 +59,19 @@ fn refused(workload: &Workload, out: &mut Exposition) {
     out.family(name, "counter", "requests and connections not read to the end, by what they were like");
     for (violation, count) in workload.tally.refused() {
         out.sample(name, &[("reason", violation.as_str())], count as f64);
+    }
+}
+
+fn dropped(workload: &Workload, out: &mut Exposition) {
+    let families = [
+        ("weir_proxy_dropped_spans_total", "spans that did not reach the collector, by why"),
+        ("weir_proxy_dropped_logs_total", "access logs that did not reach the collector, by why"),
+    ];
+    for (place, (name, help)) in families.into_iter().enumerate() {
+        out.family(name, "counter", help);
+        for (why, counts) in workload.tally.lost() {
+            out.sample(name, &[("reason", why.as_str())], counts[place] as f64);
+        }
     }
 }
 

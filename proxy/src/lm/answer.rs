@@ -10,6 +10,9 @@ use crate::lm::{
     sse::{Events, Part},
 };
 
+/// By which JSON of an unknown kind is known to be a model's.
+const USAGE: &[u8] = b"\"usage\"";
+
 /// Whether and how an answer is read.
 #[derive(Debug, Default)]
 pub(crate) enum Reading {
@@ -18,8 +21,9 @@ pub(crate) enum Reading {
     Not,
     /// It could, but it is compressed, and is left alone.
     Compressed,
-    /// JSON of an unknown kind: read from where it first says `"usage"`, so other JSON costs one search.
-    Waiting,
+    /// JSON of an unknown kind: read from where it first says `"usage"`, so other JSON costs one search. How many bytes of
+    /// that word it ended with so far.
+    Waiting(usize),
     /// A model's.
     On(Box<Answer>),
 }
@@ -93,7 +97,7 @@ impl Reading {
         let plain = headers.get(CONTENT_ENCODING).is_none_or(|encoding| encoding == "identity");
         match (plain, of_a_model) {
             (false, _) => Self::Compressed,
-            (true, false) if json => Self::Waiting,
+            (true, false) if json => Self::Waiting(0),
             (true, _) => Self::On(Box::new(Answer { events: stream.then(Events::default), ..Answer::default() })),
         }
     }
@@ -103,11 +107,15 @@ impl Reading {
         match self {
             Self::Not | Self::Compressed => Watched::default(),
             Self::On(answer) => answer.watch(chunk),
-            Self::Waiting => {
-                if let Some(at) = memmem::find(chunk, b"\"usage\"") {
-                    let mut answer = Answer { scanner: Scanner::inside_object(), ..Answer::default() };
-                    answer.watch(&chunk[at..]);
-                    *self = Self::On(Box::new(answer));
+            Self::Waiting(begun) => {
+                match after_usage(chunk, *begun) {
+                    Ok(rest) => {
+                        let mut answer = Answer { scanner: Scanner::inside_object(), ..Answer::default() };
+                        answer.watch(USAGE);
+                        answer.watch(rest);
+                        *self = Self::On(Box::new(answer));
+                    }
+                    Err(so_far) => *begun = so_far,
                 }
                 Watched::default()
             }
@@ -118,6 +126,19 @@ impl Reading {
     pub(crate) fn answer(&self) -> Option<&Answer> {
         if let Self::On(answer) = self { Some(answer) } else { None }
     }
+}
+
+/// What of a chunk follows the word, of which `begun` bytes came before; or how many of them have come by now.
+fn after_usage(chunk: &[u8], begun: usize) -> Result<&[u8], usize> {
+    let wanted = &USAGE[begun..];
+    if let Some(rest) = chunk.strip_prefix(wanted) {
+        return Ok(rest);
+    }
+    if begun > 0 && wanted.starts_with(chunk) {
+        return Err(begun + chunk.len());
+    }
+    let so_far = || (0..USAGE.len()).rev().find(|begun| chunk.ends_with(&USAGE[..*begun])).unwrap_or(0);
+    memmem::find(chunk, USAGE).map(|at| &chunk[at + USAGE.len()..]).ok_or_else(so_far)
 }
 
 /// What a chunk of a stream brought.
@@ -174,7 +195,7 @@ impl Answer {
         // the responses API and messages wrap what others say at the top
         let inner = if let [Response | Message, inner @ ..] = path { inner } else { path };
         match (inner, scalar) {
-            ([Model], Scalar::Text(name)) => self.model = std::str::from_utf8(name).ok().map(Name::new),
+            ([Model], Scalar::Text(name)) => self.model = Name::of(name),
             ([Usage, PromptTokens | InputTokens], Scalar::Number(n)) => self.input_tokens = Some(n),
             ([Usage, CompletionTokens | OutputTokens], Scalar::Number(n)) => self.output_tokens = Some(n),
             ([Choices, Item, FinishReason] | [Delta, StopReason] | [StopReason], Scalar::Text(reason)) => {
@@ -234,7 +255,12 @@ mod tests {
             data: {\"type\":\"content_block_delta\",\"delta\":{\"type\":\"text_delta\",\"text\":\"Hi\"}}\n\n\
             data: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"end_turn\"},\"usage\":{\"output_tokens\":15}}\n\n";
         let tools = "data: {\"choices\":[{\"delta\":{\"tool_calls\":[{\"function\":{\"arguments\":\"{\"}}]},\"finish_reason\":\"tool_calls\"}]}\n\n";
+        let calls = "data: {\"model\":\"modèle-é\",\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"index\":0,\"function\":{\"name\":\"météo\",\"arguments\":\"\"}}]}}],\"usage\":null}\r\n\r\n\
+            data: {\"choices\":[{\"delta\":{\"content\":\"Grüße 😀\"},\"finish_reason\":null}],\"usage\":null}\r\n\r\n\
+            data: {\"choices\":[{\"delta\":{\"content\":null},\"finish_reason\":\"tool_calls\"}],\"usage\":null}\r\n\r\n\
+            data: {\"choices\":[],\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":6}}\r\n\r\ndata: [DONE]\r\n\r\n";
         for (text, expected) in [
+            (calls, "modèle-é Some(5)/Some(6) [\"tool_calls\"] 2 tokens seen"),
             (chat, "gpt-x Some(12)/Some(34) [\"length\"] 2 tokens seen"),
             (responses, "o-1 Some(3)/Some(4) [\"completed\"] 1 tokens seen"),
             (messages, "c-1 Some(5)/Some(15) [\"end_turn\"] 1 tokens seen"),
@@ -255,14 +281,35 @@ mod tests {
             let reading = read("application/json; charset=utf-8", true, chat, size);
             assert_eq!(summary(&reading), "gpt-x Some(5)/Some(6) [\"stop\", \"other\"] 0 tokens seen");
         }
+        let calls = r#"{"model":"m","choices":[{"message":{"content":null,"tool_calls":[{"function":{"name":"f","arguments":"{\"usage\":1}"}}]},
+            "finish_reason":"tool_calls"}],"usage":{"prompt_tokens":1,"completion_tokens":2}}"#;
+        assert_eq!(
+            summary(&read("application/json", true, calls, 7)),
+            "m Some(1)/Some(2) [\"tool_calls\"] 0 tokens seen"
+        );
         let elsewhere = "{\"content\":\"x\",\"usage\":{\"input_tokens\":5,\"output_tokens\":6,\"cache\":{\"read\":1}}}";
-        assert_eq!(summary(&read("application/json", false, elsewhere, 30)), "- Some(5)/Some(6) [] 0 tokens seen");
+        for size in 1..=elsewhere.len() {
+            let reading = read("application/json", false, elsewhere, size);
+            assert_eq!(summary(&reading), "- Some(5)/Some(6) [] 0 tokens seen", "pieces of {size}");
+        }
         for nothing in ["{\"usage\":null}", "{\"usage\":{\"of\":\"land\"}}", "{\"usage\":[{\"prompt_tokens\":1}]}"] {
             let reading = read("application/json", false, nothing, 99);
             assert!(!reading.answer().unwrap().says_something(), "{nothing}");
         }
-        assert_eq!(summary(&read("application/json", false, "{}", 99)), "Waiting");
+        assert_eq!(summary(&read("application/json", false, "{}", 99)), "Waiting(0)");
         assert_eq!(summary(&read("text/html", true, chat, 99)), "Not");
+    }
+
+    #[test]
+    fn a_line_of_any_length_is_read_in_the_same_few_bytes() {
+        let long = "x".repeat(4 << 20);
+        let text = format!(
+            "data: {{\"choices\":[{{\"delta\":{{\"content\":\"{long}\"}}}}],\"{long}\":1,\"usage\":{{\"completion_tokens\":3}}}}\n\n"
+        );
+        let reading = read("text/event-stream", true, &text, 16_384);
+        assert_eq!(summary(&reading), "- None/Some(3) [] 1 tokens seen");
+        // nothing in it is on the heap
+        assert!(size_of::<Answer>() < 512, "{}", size_of::<Answer>());
     }
 
     #[test]

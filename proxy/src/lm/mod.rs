@@ -59,10 +59,19 @@ impl Name {
     const MAX: usize = 63;
 
     pub(crate) fn new(text: &str) -> Self {
+        // some encoders escape slashes, of which names of models have many
+        let plain = text.contains("\\/").then(|| text.replace("\\/", "/"));
+        let text = plain.as_deref().unwrap_or(text);
         let end = (0..=text.len().min(Self::MAX)).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
         let mut bytes = [0; Self::MAX];
         bytes[..end].copy_from_slice(&text.as_bytes()[..end]);
         Self { length: end as u8, bytes }
+    }
+
+    /// As JSON has it, perhaps cut in the middle of a character.
+    pub(crate) fn of(text: &[u8]) -> Option<Self> {
+        let whole = text.utf8_chunks().next()?.valid();
+        (!whole.is_empty()).then(|| Self::new(whole))
     }
 
     pub(crate) fn as_str(&self) -> &str {
@@ -102,5 +111,11 @@ mod tests {
         let long = format!("{}é", "m".repeat(62));
         assert_eq!(Name::new(&long).as_str(), "m".repeat(62));
         assert_eq!(Name::new("gpt-x").as_str(), "gpt-x");
+        let cut = &format!("{}é", "m".repeat(59)).into_bytes()[..60];
+        for (text, expected) in
+            [(cut, Some("m".repeat(59))), (b"meta\\/llama", Some("meta/llama".into())), (b"", None), (b"\xff", None)]
+        {
+            assert_eq!(Name::of(text).map(|name| name.as_str().to_owned()), expected);
+        }
     }
 }

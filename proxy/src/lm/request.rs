@@ -29,7 +29,7 @@ impl Asked {
         self.read = self.read.saturating_add(chunk.len());
         let mut scanner = std::mem::take(&mut self.scanner);
         scanner.push(&chunk[..wanted], &mut |path, scalar| match (path, scalar) {
-            ([Word::Model], Scalar::Text(name)) => self.model = std::str::from_utf8(name).ok().map(Name::new),
+            ([Word::Model], Scalar::Text(name)) => self.model = Name::of(name),
             ([Word::MaxTokens | Word::MaxCompletionTokens | Word::MaxOutputTokens], Scalar::Number(n)) => {
                 self.max_tokens = Some(n);
             }

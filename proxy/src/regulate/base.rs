@@ -52,6 +52,11 @@ impl Base {
         }
     }
 
+    /// No limit holds any more.
+    pub(crate) fn unlimit(&mut self, now: Instant) {
+        (self.limited, self.current, self.since) = (false, None, now);
+    }
+
     /// The service has changed: this is how long it takes now.
     pub(crate) fn restart(&mut self, measured: Measured, now: Instant) {
         self.seconds.clear();

@@ -1,5 +1,6 @@
-//! [`LocalLimiter`]: finds the concurrency limit of a service from its own latencies, for as long as
-//! the control plane is silent.
+//! [`LocalLimiter`]: finds the concurrency limit of a service from its own latencies, and limits it for as long as
+//! the control plane is silent ([`LocalLimiter::step`]). While others regulate it only learns ([`LocalLimiter::watch`]): a
+//! control plane goes silent in the middle of an overload, too, and then it is too late to ask how long the service usually takes.
 //!
 //! With `S` the latency without queueing ([`Base`]), `W` the latency now, and `N` what was in flight when those
 //! requests were admitted, a saturated service has `W` proportional to `N` (Little's law, `N = X · W`
@@ -23,6 +24,9 @@
 //! target even at the floor, the service has become slower, and that latency is the new `S`. A service that hangs gives no
 //! answer to measure: when nobody was answered for [`HANGS`] times as long as an answer may take, although more were
 //! in flight than it can serve at once, then that time is the least that they will have taken, and stands for `W`.
+//!
+//! When the control plane speaks again the limit is not lifted but loosened, by its square root each [`LOOSEN`], until it
+//! holds nobody back: the load comes back over as many windows as the control plane needs to see it.
 
 use std::time::Duration;
 
@@ -45,6 +49,12 @@ const CERTAIN: f64 = 4.0;
 /// Four times as long as an answer may take: one that is late is not lost.
 const HANGS: f64 = 4.0;
 
+/// 1 s: the shortest window that the analyzer regulates by.
+const LOOSEN: Duration = Duration::from_secs(1);
+
+/// 10 min above what was usual, under the eyes of a control plane that lets it be, are the new usual.
+const STANDING: Duration = Duration::from_secs(600);
+
 /// What the service is under now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Load {
@@ -65,6 +75,12 @@ pub(crate) struct LocalLimiter {
     heard: u64,
     /// Since when nobody was answered although it had too much to do.
     silent_since: Option<Instant>,
+    /// When answers last took no longer than usual.
+    usual_at: Instant,
+    /// When the limit was last loosened, or held.
+    loosened_at: Instant,
+    /// Whether it has held anybody back since.
+    held: bool,
 }
 
 impl LocalLimiter {
@@ -78,6 +94,9 @@ impl LocalLimiter {
             last_step: now,
             heard: 0,
             silent_since: None,
+            usual_at: now,
+            loosened_at: now,
+            held: false,
         }
     }
 
@@ -93,11 +112,27 @@ impl LocalLimiter {
         if let Some(hang) = self.hang(measured, load, now) {
             self.tighten(hang, now);
         }
-        let impatient = now.duration_since(self.last_step) >= PATIENCE;
-        let enough = measured.filter(|m| m.count >= MIN_SAMPLES || impatient);
-        let taken = enough.is_some_and(|measured| self.take(measured, load, impatient, now));
+        let impatient = self.is_impatient(now);
+        let taken = self.enough(measured, now).is_some_and(|measured| self.take(measured, load, impatient, now));
         self.heard = if taken { 0 } else { measured.map_or(0, |m| m.count) };
+        (self.usual_at, self.loosened_at, self.held) = (now, now, false);
         (self.limit, taken)
+    }
+
+    /// While others regulate: learns from what was measured, and loosens the limit that there still is.
+    ///
+    /// Returns what [`Self::step`] does.
+    pub(crate) fn watch(&mut self, measured: Option<Measured>, load: Load, now: Instant) -> (Option<u32>, bool) {
+        // whoever hangs already does so when it is time to act
+        self.hang(measured, load, now);
+        let enough = self.enough(measured, now);
+        if let Some(measured) = enough {
+            self.learn(measured, now);
+            self.last_step = now;
+        }
+        self.heard = if enough.is_some() { 0 } else { measured.map_or(0, |m| m.count) };
+        self.loosen(load, now);
+        (self.limit, enough.is_some())
     }
 
     /// The latency without queueing.
@@ -107,8 +142,7 @@ impl LocalLimiter {
 
     /// Draws the conclusion from what was measured, unless more of it is needed for one.
     fn take(&mut self, measured: Measured, load: Load, impatient: bool, now: Instant) -> bool {
-        let floor = f64::from(self.floor);
-        let queues = self.limit.is_some() || measured.in_flight > floor;
+        let queues = self.queues(measured);
         let (above_base_s, error_s) = (measured.latency_s - self.base.latency_s(), CERTAIN * self.error_s(measured));
         let above_s = above_base_s - self.queue_wait_s;
         let certain = above_s > error_s;
@@ -122,13 +156,51 @@ impl LocalLimiter {
             return false;
         } else if !certain {
             self.base.learn(measured, now);
-        } else if self.limit == Some(self.floor) && measured.in_flight <= floor {
+        } else if self.limit == Some(self.floor) && measured.in_flight <= f64::from(self.floor) {
             self.base.restart(measured, now);
         } else {
             self.tighten(measured, now);
         }
         self.last_step = now;
         true
+    }
+
+    fn learn(&mut self, measured: Measured, now: Instant) {
+        let above_s = measured.latency_s - self.base.latency_s();
+        if !self.queues(measured) || above_s <= CERTAIN * self.error_s(measured) {
+            self.base.learn(measured, now);
+            self.usual_at = now;
+        } else if now.duration_since(self.usual_at) >= STANDING {
+            self.base.restart(measured, now);
+            self.usual_at = now;
+        }
+    }
+
+    fn loosen(&mut self, load: Load, now: Instant) {
+        let Some(limit) = self.limit else { return };
+        self.held |= load.used_up;
+        if now.duration_since(self.loosened_at) < LOOSEN {
+            return;
+        }
+        self.limit = self.held.then(|| limit.saturating_add(root(limit)));
+        if self.limit.is_none() {
+            self.base.unlimit(now);
+        }
+        (self.loosened_at, self.held) = (now, false);
+    }
+
+    /// Whether these may have had to wait for each other.
+    fn queues(&self, measured: Measured) -> bool {
+        self.limit.is_some() || measured.in_flight > f64::from(self.floor)
+    }
+
+    fn is_impatient(&self, now: Instant) -> bool {
+        now.duration_since(self.last_step) >= PATIENCE
+    }
+
+    /// Few answers have to be enough at last.
+    fn enough(&self, measured: Option<Measured>, now: Instant) -> Option<Measured> {
+        measured.filter(|m| m.count >= MIN_SAMPLES || self.is_impatient(now))
     }
 
     /// How far chance may have moved `W` and `S` apart. A few answers of one kind differ less than answers do.
@@ -162,9 +234,13 @@ impl LocalLimiter {
 
     fn widen(&mut self, measured: Measured, load: Load) {
         let Some(limit) = self.limit.filter(|_| load.used_up) else { return };
-        let step = (f64::from(limit).sqrt() as u32).max(1);
-        self.limit = Some(limit.saturating_add(step).min(wanted(measured, self.target_s())).max(limit));
+        self.limit = Some(limit.saturating_add(root(limit)).min(wanted(measured, self.target_s())).max(limit));
     }
+}
+
+/// By how much a limit grows.
+fn root(limit: u32) -> u32 {
+    limit.isqrt().max(1)
 }
 
 /// The load that yields the latency `target_s`; what is a fraction too much by rounding is not.

@@ -1,19 +1,25 @@
 //! [`LogWriter`]: access logs as lines, in a file or on stdout, written by a thread of its own so that
 //! a slow disk or a full pipe holds nothing up; what does not fit is dropped and counted.
+//!
+//! A file that is renamed or removed (`logrotate` does) is opened anew by its name: on SIGHUP ([`Reopen`]), and by itself
+//! within a second.
 
 use std::{
     fmt::Write as _,
-    fs::OpenOptions,
-    io::{self, BufWriter, Write},
-    path::Path,
+    fs::{self, File, Metadata, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
     sync::{
         Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
         mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel},
     },
     time::Duration,
 };
 
-use tracing::warn;
+use tokio::time::Instant;
+use tracing::{info, warn};
 
 use crate::{
     config::LogFormat,
@@ -27,6 +33,12 @@ use crate::{
 /// 8,192 lines, some 3 MiB, that wait for the disk.
 const MAX_LINES: usize = 8_192;
 
+/// 64 KiB in one write, some 150 lines: a system call a line would cost more than the line.
+const WRITE_BYTES: usize = 64 * 1024;
+
+/// 1 s between two looks at whether the file is still there under its name: a system call each.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// 1 s for the last lines when the proxy stops: a pipe that nobody reads must not hold it up.
 const FLUSH: Duration = Duration::from_secs(1);
 
@@ -35,26 +47,67 @@ pub(crate) struct LogWriter {
     lines: Option<SyncSender<String>>,
     format: LogFormat,
     tally: Arc<Tally>,
+    reopen: Reopen,
     /// Closes when everything is written.
     written: Receiver<()>,
+}
+
+/// Asks the writer to look for its file at once.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Reopen(Arc<AtomicBool>);
+
+/// What lines are written to, and those that are to be written in one go.
+struct Output {
+    to: Sink,
+    bytes: Vec<u8>,
+    lines: usize,
+    /// Whether the last write failed, perhaps in the middle of a line.
+    torn: bool,
+    reopen: Reopen,
+    tally: Arc<Tally>,
+}
+
+enum Sink {
+    Stdout(io::Stdout),
+    File(LogFile),
+}
+
+/// A file that is known by its name.
+struct LogFile {
+    path: PathBuf,
+    file: File,
+    id: FileId,
+    looked: Instant,
+    /// Whether it was said that there is no new one.
+    complained: bool,
+}
+
+/// Which file it is, whatever its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct FileId {
+    device: u64,
+    inode: u64,
 }
 
 impl LogWriter {
     /// Opens `path` for appending, or stdout for `-`.
     pub(crate) fn open(path: &Path, format: LogFormat, tally: Arc<Tally>) -> io::Result<Self> {
-        let to: Box<dyn Write + Send> = if path == Path::new("-") {
-            Box::new(io::stdout())
-        } else {
-            Box::new(OpenOptions::new().create(true).append(true).open(path)?)
-        };
+        let to = if path == Path::new("-") { Sink::Stdout(io::stdout()) } else { Sink::File(LogFile::open(path)?) };
         let (lines, waiting) = sync_channel(MAX_LINES);
+        let (reopen, (done, written)) = (Reopen::default(), sync_channel(0));
+        let bytes = Vec::with_capacity(WRITE_BYTES);
+        let output = Output { to, bytes, lines: 0, torn: false, reopen: reopen.clone(), tally: tally.clone() };
         let thread = std::thread::Builder::new().name("weir-proxy-log".into());
-        let (counts, (done, written)) = (tally.clone(), sync_channel(0));
         thread.spawn(move || {
-            write_all(&waiting, BufWriter::new(to), &counts);
+            write_all(&waiting, output);
             drop(done);
         })?;
-        Ok(Self { lines: Some(lines), format, tally, written })
+        Ok(Self { lines: Some(lines), format, tally, reopen, written })
+    }
+
+    /// What asks it to look for its file.
+    pub(crate) fn reopen(&self) -> Reopen {
+        self.reopen.clone()
     }
 
     /// Queues the line of a record.
@@ -74,24 +127,111 @@ impl Drop for LogWriter {
     }
 }
 
-fn write_all(lines: &Receiver<String>, mut to: BufWriter<Box<dyn Write + Send>>, tally: &Tally) {
+impl Reopen {
+    /// It looks before it writes on, and within a second.
+    pub(crate) fn ask(&self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
+fn write_all(lines: &Receiver<String>, mut output: Output) {
     loop {
         let line = match lines.try_recv() {
             Ok(line) => line,
             Err(TryRecvError::Disconnected) => break,
             Err(TryRecvError::Empty) => {
                 // nothing waits: whoever follows the file is to see what there is
-                let _ = to.flush();
-                match lines.recv() {
+                output.write();
+                match lines.recv_timeout(LOOK) {
                     Ok(line) => line,
-                    Err(_) => break,
+                    Err(RecvTimeoutError::Timeout) => continue,
+                    Err(RecvTimeoutError::Disconnected) => break,
                 }
             }
         };
-        let written = to.write_all(line.as_bytes()).is_ok();
-        add(if written { &tally.log_lines_written } else { &tally.log_lines_dropped }, 1);
+        output.add(&line);
     }
-    let _ = to.flush();
+    output.write();
+}
+
+impl Output {
+    fn add(&mut self, line: &str) {
+        self.bytes.extend_from_slice(line.as_bytes());
+        self.lines += 1;
+        if self.bytes.len() >= WRITE_BYTES {
+            self.write();
+        }
+    }
+
+    /// Writes what there is, to the file that has the name now.
+    fn write(&mut self) {
+        if let Sink::File(file) = &mut self.to {
+            file.look(self.reopen.0.swap(false, Relaxed), Instant::now());
+        }
+        if self.lines == 0 {
+            return;
+        }
+        let written = self.try_write();
+        if let (Err(error), false) = (&written, self.torn) {
+            warn!(%error, "the access log cannot be written");
+        }
+        self.torn = written.is_err();
+        let count = if self.torn { &self.tally.log_lines_dropped } else { &self.tally.log_lines_written };
+        add(count, self.lines);
+        self.bytes.clear();
+        self.lines = 0;
+    }
+
+    fn try_write(&mut self) -> io::Result<()> {
+        let to: &mut dyn Write = match &mut self.to {
+            Sink::Stdout(stdout) => stdout,
+            Sink::File(file) => &mut file.file,
+        };
+        if self.torn {
+            to.write_all(b"\n")?;
+        }
+        to.write_all(&self.bytes)?;
+        to.flush()
+    }
+}
+
+impl LogFile {
+    fn open(path: &Path) -> io::Result<Self> {
+        let file = OpenOptions::new().create(true).append(true).open(path)?;
+        let id = FileId::of(&file.metadata()?);
+        Ok(Self { path: path.to_owned(), file, id, looked: Instant::now(), complained: false })
+    }
+
+    /// Opens the file anew if another one, or none, has its name. While none can be had the old one serves on.
+    fn look(&mut self, asked: bool, now: Instant) {
+        if !asked && now.duration_since(self.looked) < LOOK {
+            return;
+        }
+        self.looked = now;
+        let named = fs::metadata(&self.path).map(|found| FileId::of(&found));
+        if named.is_ok_and(|named| named == self.id) {
+            self.complained = false;
+            return;
+        }
+        let path = self.path.display();
+        match Self::open(&self.path) {
+            Ok(newer) => {
+                info!(%path, "the access log was moved away; a new one is written");
+                *self = Self { looked: now, ..newer };
+            }
+            Err(error) if !self.complained => {
+                warn!(%path, %error, "the access log was moved away, and no new one can be opened");
+                self.complained = true;
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+impl FileId {
+    fn of(found: &Metadata) -> Self {
+        Self { device: found.dev(), inode: found.ino() }
+    }
 }
 
 /// One record as a line, its end included.
@@ -152,5 +292,65 @@ fn time(record: &SpanRecord) -> String {
 fn hex(to: &mut String, bytes: &[u8]) {
     for byte in bytes {
         let _ = write!(to, "{byte:02x}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(path: &Path) -> String {
+        fs::read_to_string(path).unwrap_or_else(|error| format!("{error}"))
+    }
+
+    /// Found in a review: after a rotation lines went on into the file that had been moved away.
+    #[test]
+    fn a_file_that_is_moved_away_is_followed_by_one_of_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, old) = (folder.path().join("access.log"), folder.path().join("access.log.1"));
+        let mut file = LogFile::open(&path).unwrap();
+        let start = file.looked;
+        let mut write = |asked, after_ms, line: &str| {
+            file.look(asked, start + Duration::from_millis(after_ms));
+            writeln!(file.file, "{line}").unwrap();
+        };
+        write(false, 0, "one");
+        fs::rename(&path, &old).unwrap();
+        write(false, 999, "two");
+        assert_eq!(text(&old), "one\ntwo\n", "a second has not passed");
+        write(false, 1_000, "three");
+        fs::remove_file(&path).unwrap();
+        write(true, 1_001, "four");
+        assert_eq!((text(&old).as_str(), text(&path).as_str()), ("one\ntwo\n", "four\n"), "asked, it looks at once");
+        write(true, 1_002, "five");
+        assert_eq!(text(&path), "four\nfive\n", "the same file goes on");
+    }
+
+    #[test]
+    fn while_no_new_file_can_be_had_the_old_one_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let (logs, moved) = (folder.path().join("logs"), folder.path().join("moved"));
+        fs::create_dir(&logs).unwrap();
+        let mut file = LogFile::open(&logs.join("access.log")).unwrap();
+        fs::rename(&logs, &moved).unwrap();
+        for line in ["one", "two"] {
+            file.look(true, file.looked);
+            writeln!(file.file, "{line}").unwrap();
+        }
+        assert!(file.complained);
+        assert_eq!(text(&moved.join("access.log")), "one\ntwo\n");
+    }
+
+    /// Found in a review: lines counted as written when they had only been buffered for a disk that was full.
+    #[test]
+    fn lines_that_a_full_disk_refuses_are_counted_as_dropped() {
+        let tally = Arc::new(Tally::default());
+        let to = Sink::File(LogFile::open(Path::new("/dev/full")).unwrap());
+        let reopen = Reopen::default();
+        let mut output = Output { to, bytes: Vec::new(), lines: 0, torn: false, reopen, tally: tally.clone() };
+        ["one\n", "two\n"].iter().for_each(|line| output.add(line));
+        output.write();
+        let counters = tally.read();
+        assert_eq!((counters.log_lines_written, counters.log_lines_dropped, output.torn), (0, 2, true));
     }
 }

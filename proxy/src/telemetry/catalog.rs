@@ -57,6 +57,9 @@ pub(crate) const OWN: &[Entry<Workload>] = &[
     counter("log_lines_dropped", "{line}", "lines of the access log given up", |w| read(&w.tally.log_lines_dropped)),
     counter("policies_applied", "{set}", "policy sets applied", |w| read(&w.tally.policies_applied)),
     counter("policies_refused", "{set}", "policy sets refused whole", |w| read(&w.tally.policies_refused)),
+    counter("lm_unread", "{response}", "answers of models that were compressed, and not read", |w| {
+        read(&w.tally.lm_unread)
+    }),
     counter("slow_clients", "{client}", "clients cut off for slowness", |w| read(&w.tally.slow_clients)),
     counter("connections_refused", "{connection}", "connections closed because as many were open as may be", |w| {
         read(&w.tally.connections_refused)
@@ -177,7 +180,7 @@ mod tests {
     fn names_are_as_either_side_has_them() {
         for (entry, prometheus, otlp) in [
             (&OWN[0], "weir_proxy_requests_total", "weir.proxy.requests"),
-            (&OWN[25], "weir_proxy_expected_wait_ns", "weir.proxy.expected_wait"),
+            (&OWN[26], "weir_proxy_expected_wait_ns", "weir.proxy.expected_wait"),
         ] {
             assert_eq!((entry.prometheus().as_str(), entry.otlp().as_str()), (prometheus, otlp));
         }

@@ -2,7 +2,8 @@
 //!
 //! A batch leaves when it is full or old enough. While the collector is away it is tried again, with
 //! back-off, until `retry_ms` have passed; the queue behind it is bounded, and what does not fit is
-//! dropped and counted, so a data thread never waits.
+//! dropped and counted, so a data thread never waits. At the end there is `flush_ms`, and no more: a call that a
+//! collector leaves unanswered is cut off then.
 
 use std::time::{Duration, SystemTime};
 
@@ -21,7 +22,7 @@ use tracing::{info, warn};
 use crate::{
     config::Telemetry,
     counters::add,
-    telemetry::{SpanRecord, client::TraceClient, encode, measures, wire::SpanWriter},
+    telemetry::{Loss, SpanRecord, client::TraceClient, encode, measures, wire::SpanWriter},
     workload::Current,
 };
 
@@ -76,8 +77,23 @@ impl Exporter {
         }
     }
 
-    /// Sends until `stop`; what is queued then gets `flush_ms`.
+    /// Sends until `stop`; what is under way or queued then gets `flush_ms`.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
+        let flush = Duration::from_millis(self.config.flush_ms);
+        let too_late = async {
+            stop.cancelled().await;
+            tokio::time::sleep(flush).await;
+        };
+        let in_time = tokio::select! {
+            () = self.send_all(&stop) => true,
+            () = too_late => false,
+        };
+        if !in_time {
+            self.give_up();
+        }
+    }
+
+    async fn send_all(&mut self, stop: &CancellationToken) {
         let mut metrics_due = tokio::time::interval(Duration::from_millis(self.config.metrics_interval_ms));
         metrics_due.set_missed_tick_behavior(MissedTickBehavior::Delay);
         metrics_due.tick().await;
@@ -101,10 +117,10 @@ impl Exporter {
                         oldest = Instant::now();
                     }
                     if self.batch.len() >= self.config.batch_spans {
-                        self.send_batch(&stop).await;
+                        self.send_batch(stop).await;
                     }
                 }
-                Event::BatchOld => self.send_batch(&stop).await,
+                Event::BatchOld => self.send_batch(stop).await,
                 Event::MetricsDue => self.send_metrics().await,
             }
         }
@@ -112,25 +128,20 @@ impl Exporter {
     }
 
     async fn flush(&mut self) {
-        let (never, flush) = (CancellationToken::new(), Duration::from_millis(self.config.flush_ms));
-        let all = async {
-            loop {
-                // the gatherer stops as we do, and closes the queue behind its last record
-                while self.batch.len() < self.config.batch_spans
-                    && let Some(record) = self.records.recv().await
-                {
-                    self.batch.push(record);
-                }
-                if self.batch.is_empty() {
-                    break;
-                }
-                self.send_batch(&never).await;
+        let never = CancellationToken::new();
+        loop {
+            // the gatherer stops as we do, and closes the queue behind its last record
+            while self.batch.len() < self.config.batch_spans
+                && let Some(record) = self.records.recv().await
+            {
+                self.batch.push(record);
             }
-            self.send_metrics().await;
-        };
-        if tokio::time::timeout(flush, all).await.is_err() {
-            self.give_up();
+            if self.batch.is_empty() {
+                break;
+            }
+            self.send_batch(&never).await;
         }
+        self.send_metrics().await;
     }
 
     /// Counts what is left as dropped. No thread records any more, so what is not settled is lost.
@@ -143,8 +154,7 @@ impl Exporter {
         while let Ok(record) = self.records.try_recv() {
             logs += usize::from(record.log);
         }
-        add(&tally.spans_dropped, spans);
-        add(&tally.logs_dropped, logs);
+        tally.lose(Loss::Stopped, spans, logs);
         warn!(spans, logs, "stopped before the collector took these");
     }
 
@@ -187,9 +197,10 @@ impl Exporter {
                 }
                 Err(error) => error,
             };
-            if !retryable(&error) || Instant::now() >= give_up {
+            let why = if retryable(&error) { Loss::Unavailable } else { Loss::Refused };
+            if why == Loss::Refused || Instant::now() >= give_up {
                 warn!(spans, %error, "spans dropped: the collector does not take them");
-                add(&tally.spans_dropped, spans);
+                tally.lose(why, spans, 0);
                 return true;
             }
             if !retried {
@@ -210,7 +221,7 @@ impl Exporter {
         match timed(self.logs.export(request)).await {
             Ok(_) => add(&tally.logs_sent, logs),
             Err(error) => {
-                add(&tally.logs_dropped, logs);
+                tally.lose(if retryable(&error) { Loss::Unavailable } else { Loss::Refused }, 0, logs);
                 warn!(%error, logs, "access logs dropped");
             }
         }
@@ -251,4 +262,47 @@ fn retryable(status: &Status) -> bool {
 pub(crate) fn unix_nano_now() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arc_swap::ArcSwap;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::{
+        control::Reach,
+        telemetry::wire::tests::{record, workload},
+    };
+
+    /// Found in a review: a call that was under way when the proxy stopped was waited for before the flush began.
+    #[tokio::test(start_paused = true)]
+    async fn a_collector_that_never_answers_gets_the_flush_and_no_more() {
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", silent.local_addr().unwrap());
+        let config = Telemetry { flush_ms: 2_000, ..Telemetry::default() };
+        let workload = workload();
+        let (span, tally) = (record(&workload), workload.tally.clone());
+        let current = Arc::new(ArcSwap::from_pointee(workload));
+        let (records, queued) = mpsc::channel(config.queue_records);
+        let exporter = Exporter::new(config, current, queued, Reach::new(url, None).unwrap().channel());
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(exporter.run(stop.clone()));
+        for _ in 0..3 {
+            add(&tally.spans_recorded, 1);
+            records.send(SpanRecord { log: true, ..span.clone() }).await.unwrap();
+            // the first batch is on its way, the others wait behind it
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        stop.cancel();
+        let stopped = Instant::now();
+        drop(records);
+        running.await.unwrap();
+        assert!(stopped.elapsed() <= Duration::from_millis(2_100), "{:?}", stopped.elapsed());
+        let counters = tally.read();
+        assert_eq!((counters.spans_sent, counters.spans_dropped, counters.logs_dropped), (0, 3, 3));
+        assert!(tally.lost().all(|(why, counts)| counts == if why == Loss::Stopped { [3, 3] } else { [0, 0] }));
+    }
 }

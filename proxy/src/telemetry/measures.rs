@@ -36,6 +36,7 @@ pub(crate) fn metrics(workload: &Workload, start_unix_nano: u64, now_unix_nano: 
     let own = OWN.iter().filter(|entry| entry.otlp() != SHED);
     let mut metrics: Vec<Metric> = own.map(|entry| at.entry(entry, workload)).collect();
     metrics.push(at.refused(workload));
+    metrics.extend(at.dropped(workload));
     for direction in [Direction::Inbound, Direction::Outbound] {
         let routes: Vec<&Route> = workload.routes().map(AsRef::as_ref).filter(|r| r.direction == direction).collect();
         if !routes.is_empty() {
@@ -100,6 +101,20 @@ impl At {
         let points = workload.tally.refused().map(|(violation, count)| self.count(count, of(violation)));
         let says = "requests and connections not read to the end, by what they were like";
         metric("weir.proxy.refused_requests", "{request}", says, cumulative(points.collect()))
+    }
+
+    fn dropped(self, workload: &Workload) -> [Metric; 2] {
+        let families = [
+            ("weir.proxy.dropped_spans", "{span}", "spans that did not reach the collector, by why"),
+            ("weir.proxy.dropped_logs", "{record}", "access logs that did not reach the collector, by why"),
+        ];
+        let mut place = 0..families.len();
+        families.map(|(name, unit, says)| {
+            let place = place.next().unwrap_or_default();
+            let lost = workload.tally.lost();
+            let points = lost.map(|(why, counts)| self.count(counts[place], vec![text("weir.reason", why.as_str())]));
+            metric(name, unit, says, cumulative(points.collect()))
+        })
     }
 
     fn shed(self, direction: Direction, routes: &[&Route]) -> Metric {

@@ -128,9 +128,11 @@ pub(crate) fn kept(text: &str, max_bytes: usize) -> Box<str> {
 }
 
 impl SpanRecord {
-    /// Whether the collector wants to hear of it as a failure.
+    /// Whether the collector is to hear of it as a failure. That a client has left in the middle of an answer is none: so
+    /// people stop a model.
     pub(crate) fn failed(&self) -> bool {
-        self.failure.is_some() || self.as_http() >= 500
+        let left_an_answer = self.failure == Some(Failure::ClientDisconnected) && self.status < 400;
+        (self.failure.is_some() && !left_an_answer) || self.as_http() >= 500
     }
 
     /// The status as HTTP would have it.

@@ -15,13 +15,16 @@ use std::{
 };
 
 use rtrb::{Consumer, Producer, RingBuffer};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{
+    Notify,
+    mpsc::{self, error::TrySendError},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{AccessLog, Telemetry},
     counters::{Tally, add},
-    telemetry::{Action, LogWriter, SpanRecord, Taps},
+    telemetry::{Action, LogWriter, Loss, SpanRecord, Taps},
 };
 
 /// 4,096 records a thread, 1 MiB and what their requests said: 80 ms of the fastest traffic, and gathering is waked at half of it.
@@ -95,7 +98,7 @@ impl AccessLog {
             Self::Off => false,
             Self::Errors => {
                 let turned_away = matches!(record.action, Action::Shed(_) | Action::Denied | Action::Rejected(_));
-                record.failed() || turned_away
+                record.failed() || record.failure.is_some() || turned_away
             }
             Self::All => true,
         }
@@ -120,8 +123,7 @@ impl Recorder {
         add(&tally.spans_recorded, usize::from(span));
         let mut ring = self.ring.borrow_mut();
         if ring.push(record).is_err() {
-            add(&tally.spans_dropped, usize::from(span));
-            add(&tally.logs_dropped, usize::from(log));
+            tally.lose(Loss::RingFull, usize::from(span), usize::from(log));
         }
         // once on the way up: a wake of another thread is a system call
         let half = ring.buffer().capacity() / 2;
@@ -177,10 +179,38 @@ impl Gatherer {
         }
         let Some(exporter) = self.exporter.as_ref().filter(|_| record.trace.sampled || record.log) else { return };
         let (span, log) = (record.trace.sampled, record.log);
-        if exporter.try_send(record).is_err() {
-            let tally = &self.tally;
-            add(&tally.spans_dropped, usize::from(span));
-            add(&tally.logs_dropped, usize::from(log));
+        match exporter.try_send(record) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => self.tally.lose(Loss::QueueFull, usize::from(span), usize::from(log)),
+            // the exporter has given up and counts what spans there are
+            Err(TrySendError::Closed(_)) => self.tally.lose(Loss::Stopped, 0, usize::from(log)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::wire::tests::{record, workload};
+
+    #[test]
+    fn what_finds_no_room_is_counted_by_where_there_was_none() {
+        let workload = workload();
+        let config = Telemetry { otlp: Some("http://127.0.0.1:1".into()), queue_records: 4, ..Telemetry::default() };
+        let (wanted, tally) = (Arc::new(Wanted::new(&config)), workload.tally.clone());
+        let (recorders, rings) = rings(&config, &wanted, 1);
+        for _ in 0..5 {
+            recorders[0].record(record(&workload), &tally);
+        }
+        let (queue, queued) = mpsc::channel(1);
+        let mut gatherer = Gatherer::new(rings, Some(queue), None, Arc::new(Taps::new(wanted)), tally.clone());
+        gatherer.gather();
+        let lost = || tally.lost().filter(|(_, counts)| counts[0] > 0).collect::<Vec<_>>();
+        assert_eq!(lost(), [(Loss::RingFull, [1, 1]), (Loss::QueueFull, [3, 3])]);
+        drop(queued);
+        recorders[0].record(record(&workload), &tally);
+        gatherer.gather();
+        let counters = tally.read();
+        assert_eq!((counters.spans_dropped, counters.logs_dropped), (4, 5), "the exporter counts what spans it leaves");
     }
 }

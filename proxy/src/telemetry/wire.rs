@@ -173,7 +173,7 @@ fn varint_length(value: u64) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
 
     use http::Method;
@@ -193,7 +193,7 @@ mod tests {
         traffic::TraceContext,
     };
 
-    fn workload() -> Workload {
+    pub(in crate::telemetry) fn workload() -> Workload {
         let text = "service: tagger\ninstance: tagger-0\nservers: 4\n\
             listeners: [{ address: '127.0.0.1:0', direction: inbound, routes: [{ upstream: app }] }]\n\
             upstreams: [{ name: app, endpoints: ['127.0.0.1:9001'] }]";
@@ -201,7 +201,7 @@ mod tests {
         Workload::new(&config, "127.0.0.1:80".parse().unwrap(), Arc::new(Tally::default()), Security::default())
     }
 
-    fn record(workload: &Workload) -> SpanRecord {
+    pub(in crate::telemetry) fn record(workload: &Workload) -> SpanRecord {
         SpanRecord {
             trace: TraceContext {
                 trace_id: [7; 16],

@@ -254,7 +254,9 @@ impl Exchange {
     /// Books what a call to a model came to.
     fn settle(&mut self, reading: &Reading) {
         let SpanRecord { status, response_bytes, .. } = *self.seen();
-        self.record().lm = self.model.settle(reading, status, response_bytes).map(Box::new);
+        let lm = self.model.settle(reading, status, response_bytes);
+        add(&self.worker.workload.tally.lm_unread, lm.is_some_and(|lm| lm.compressed).into());
+        self.record().lm = lm.map(Box::new);
     }
 
     fn book(&mut self) {

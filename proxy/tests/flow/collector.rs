@@ -42,12 +42,17 @@ impl Collector {
     pub(crate) async fn start() -> (Self, SocketAddr) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, collector) = (listener.local_addr().unwrap(), Self::default());
-        let server = tonic::transport::Server::builder()
-            .add_service(TraceServiceServer::new(collector.clone()))
-            .add_service(LogsServiceServer::new(collector.clone()))
-            .add_service(MetricsServiceServer::new(collector.clone()));
-        tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+        tokio::spawn(collector.clone().serve(listener, std::future::pending()));
         (collector, address)
+    }
+
+    /// Serves until `end`, then tells who is connected to go.
+    pub(crate) async fn serve(self, listener: tokio::net::TcpListener, end: impl Future<Output = ()>) {
+        let server = tonic::transport::Server::builder()
+            .add_service(TraceServiceServer::new(self.clone()))
+            .add_service(LogsServiceServer::new(self.clone()))
+            .add_service(MetricsServiceServer::new(self));
+        server.serve_with_incoming_shutdown(TcpListenerStream::new(listener), end).await.unwrap();
     }
 
     /// The spans, in the order they came.

@@ -43,6 +43,68 @@ fn overload_is_met_within_100_ms_and_the_wait_is_the_one_allowed() {
     assert!((12..=16).contains(&settled), "{settled} after 50 s of overload");
 }
 
+/// As [`run`], while others regulate.
+fn watch(limiter: &mut LocalLimiter, plant: &Plant, offered: f64, now: &mut Instant, steps: u32) -> Option<u32> {
+    let mut limit = limiter.limit;
+    for _ in 0..steps {
+        *now += STEP;
+        let in_flight = limit.map_or(offered, |l| f64::from(l).min(offered));
+        let load = load(in_flight as u32, offered > in_flight);
+        limit = limiter.watch(plant.measure(in_flight), load, *now).0;
+    }
+    limit
+}
+
+/// Found in a review: what is usual was first asked in the overload.
+#[test]
+fn what_was_learnt_while_others_regulated_counts_at_once() {
+    let mut now = Instant::now();
+    let plant = Plant { workers: 4.0, service_s: 0.010 };
+    let mut limiter = LocalLimiter::new(Duration::from_millis(20), 1, now);
+    assert_eq!(watch(&mut limiter, &plant, 3.0, &mut now, 40), None);
+    assert_eq!(watch(&mut limiter, &plant, 400.0, &mut now, 4_800), None, "two minutes, and it only watches");
+    assert_eq!(run(&mut limiter, &plant, 400.0, &mut now, 4), 12);
+}
+
+#[test]
+fn a_limit_is_handed_back_in_steps_until_it_holds_nobody_back() {
+    let mut now = Instant::now();
+    let plant = Plant { workers: 4.0, service_s: 0.010 };
+    let mut limiter = LocalLimiter::new(Duration::from_millis(20), 1, now);
+    run(&mut limiter, &plant, 3.0, &mut now, 40);
+    run(&mut limiter, &plant, 400.0, &mut now, 4);
+    for (offered, expected) in [(400.0, Some(15)), (400.0, Some(18)), (400.0, Some(22)), (4.0, None), (400.0, None)] {
+        assert_eq!(watch(&mut limiter, &plant, offered, &mut now, 40), expected, "{offered} offered");
+    }
+    assert_eq!(run(&mut limiter, &plant, 400.0, &mut now, 4), 12, "what is usual is not forgotten");
+}
+
+#[test]
+fn what_stands_for_long_under_the_eyes_of_others_is_usual() {
+    let mut now = Instant::now();
+    let mut limiter = LocalLimiter::new(Duration::from_millis(20), 1, now);
+    watch(&mut limiter, &Plant { workers: 40.0, service_s: 0.010 }, 8.0, &mut now, 40);
+    let slower = Plant { workers: 40.0, service_s: 0.100 };
+    let ten_minutes = (STANDING.as_millis() / STEP.as_millis()) as u32;
+    watch(&mut limiter, &slower, 8.0, &mut now, ten_minutes - 1);
+    assert!((limiter.base_s() - 0.010).abs() < 1e-6, "{}", limiter.base_s());
+    watch(&mut limiter, &slower, 8.0, &mut now, 2);
+    assert!((limiter.base_s() - 0.100).abs() < 1e-6, "{}", limiter.base_s());
+    assert_eq!(run(&mut limiter, &slower, 8.0, &mut now, 40), u32::MAX);
+}
+
+#[test]
+fn a_service_that_hung_while_others_regulated_is_limited_at_once() {
+    let mut now = Instant::now();
+    let mut limiter = LocalLimiter::new(Duration::from_millis(20), 4, now);
+    watch(&mut limiter, &Plant { workers: 4.0, service_s: 0.080 }, 4.0, &mut now, 40);
+    for _ in 0..40 {
+        now += STEP;
+        assert_eq!(limiter.watch(None, load(40, false), now).0, None);
+    }
+    assert_eq!(limiter.step(None, load(40, false), now + STEP).0, Some(4));
+}
+
 #[test]
 fn more_workers_are_noticed() {
     let mut now = Instant::now();
