@@ -82,6 +82,10 @@ counts! {
     policies_applied,
     /// Policy sets refused whole.
     policies_refused,
+    /// Configurations put in force after the first.
+    configs_applied,
+    /// Configurations refused whole.
+    configs_refused,
     /// Clients cut off because they sent or read too slowly.
     slow_clients,
     /// Connections closed at once because as many were open as may be.
