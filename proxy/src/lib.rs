@@ -14,7 +14,7 @@ mod connection;
 mod control;
 mod counters;
 mod discovery;
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;
 mod istio;
 mod lm;

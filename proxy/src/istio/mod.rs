@@ -79,7 +79,7 @@ impl Config {
     }
 
     /// As [`Self::with_istio`], with `text` for the file of the first listener.
-    #[cfg(feature = "fuzzing")]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn with_istio_text(self, text: &str) -> Result<Self, ConfigError> {
         let documents = documents("fuzzed", text)?;
         self.with_documents(&[documents])
