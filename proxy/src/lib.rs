@@ -29,7 +29,7 @@ mod sockets;
 mod telemetry;
 mod traffic;
 mod upstream;
-mod watch_file;
+mod watch_files;
 mod workload;
 
 pub use config::{
@@ -47,4 +47,4 @@ pub use proxy::{Proxy, StartError};
 pub use regulate::Priority;
 pub use reload::ReloadError;
 pub use security::SecurityError;
-pub use watch_file::watch_files;
+pub use watch_files::watch_files;
