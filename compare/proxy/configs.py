@@ -1,9 +1,9 @@
-"""What each proxy is told: the same five listeners, one for each case, all to the same upstreams."""
+"""What each proxy is told: the same six listeners, one for each case, all to the same upstreams."""
 
 import json
 
 # case → (listener's offset, upstream)
-UPSTREAMS = {"h1": 18000, "h2": 18000, "grpc": 18050, "sse": 18060, "mtls": 18070}
+UPSTREAMS = {"h1": 18000, "h2": 18000, "grpc": 18050, "sse": 18060, "mtls": 18070, "mtls-in": 18000}
 OFFSETS = {case: place for place, case in enumerate(UPSTREAMS)}
 
 
@@ -29,6 +29,8 @@ def _nginx_server(case, port, work):
     if case == "mtls":
         location += (f" proxy_ssl_certificate {work}/client.pem; proxy_ssl_certificate_key {work}/client.key;"
                      f" proxy_ssl_trusted_certificate {work}/ca.pem; proxy_ssl_verify on; proxy_ssl_name upstream.test; proxy_ssl_session_reuse on;")
+    if case == "mtls-in":
+        http2 = f" ssl; ssl_certificate {work}/upstream.pem; ssl_certificate_key {work}/upstream.key; ssl_client_certificate {work}/ca.pem; ssl_verify_client on"
     return f"server {{ listen 127.0.0.1:{port}{http2}; location / {{ {location} }} }}"
 
 
@@ -45,6 +47,8 @@ defaults
 """
     for case, port in ports.items():
         inbound = " proto h2" if case in ("h2", "grpc") else ""
+        if case == "mtls-in":
+            inbound = f" ssl crt {work}/upstream.both ca-file {work}/ca.pem verify required"
         server = " proto h2" if case == "grpc" else ""
         if case == "mtls":
             server = f" ssl verify required ca-file {work}/ca.pem crt {work}/client.both sni str(upstream.test)"
@@ -65,7 +69,12 @@ def envoy(ports, work, collector=None):
         if collector:
             config["tracing"] = {"random_sampling": {"value": 100}, "provider": {"name": "envoy.tracers.opentelemetry", "typed_config": {
                 "@type": type_of("envoy.config.trace.v3.OpenTelemetryConfig"), "service_name": "bench", "grpc_service": {"envoy_grpc": {"cluster_name": "collector"}}}}}
-        listeners.append({"address": _address(port), "filter_chains": [{"filters": [{"name": manager, "typed_config": config}]}]})
+        chain = {"filters": [{"name": manager, "typed_config": config}]}
+        if case == "mtls-in":
+            chain["transport_socket"] = {"name": "envoy.transport_sockets.tls", "typed_config": {
+                "@type": type_of("envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"), "require_client_certificate": True,
+                "common_tls_context": _envoy_certificates(work, "upstream")}}
+        listeners.append({"address": _address(port), "filter_chains": [chain]})
         clusters.append(_envoy_cluster(case, UPSTREAMS[case], work, http2=case == "grpc", tls=case == "mtls"))
     if collector:
         clusters.append(_envoy_cluster("collector", collector, work, http2=True, tls=False))
@@ -82,11 +91,15 @@ def _envoy_cluster(name, port, work, http2, tls):
         cluster["typed_extension_protocol_options"] = {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
             "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions", "explicit_http_config": {"http2_protocol_options": {}}}}
     if tls:
-        file = lambda name: {"filename": f"{work}/{name}"}
         cluster["transport_socket"] = {"name": "envoy.transport_sockets.tls", "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext", "sni": "upstream.test",
-            "common_tls_context": {"tls_certificates": [{"certificate_chain": file("client.pem"), "private_key": file("client.key")}], "validation_context": {"trusted_ca": file("ca.pem")}}}}
+            "common_tls_context": _envoy_certificates(work, "client")}}
     return cluster
+
+
+def _envoy_certificates(work, name):
+    file = lambda name: {"filename": f"{work}/{name}"}
+    return {"tls_certificates": [{"certificate_chain": file(f"{name}.pem"), "private_key": file(f"{name}.key")}], "validation_context": {"trusted_ca": file("ca.pem")}}
 
 
 def weir(ports, work, admin, collector=None, full=False):
@@ -97,7 +110,10 @@ def weir(ports, work, admin, collector=None, full=False):
         if full:
             misses = [{"name": f"{case}-miss-{n}", "upstream": case, "match": {"path_prefix": f"/api/v{n}", "headers": {"x-tenant": {"exact": f"t{n}"}}}} for n in range(20)]
             routes = misses + routes
-        listeners.append({"address": f"127.0.0.1:{port}", "direction": "inbound", "routes": routes})
+        listener = {"address": f"127.0.0.1:{port}", "direction": "inbound", "routes": routes}
+        if case == "mtls-in":
+            listener["tls"] = {"certificate": f"{work}/upstream.pem", "key": f"{work}/upstream.key", "trust": f"{work}/ca.pem"}
+        listeners.append(listener)
         upstream = {"name": case, "endpoints": [f"127.0.0.1:{UPSTREAMS[case]}"], "protocol": "h2" if case == "grpc" else "http1"}
         if case == "mtls":
             upstream["tls"] = {"certificate": f"{work}/client.pem", "key": f"{work}/client.key", "trust": f"{work}/ca.pem", "verify": {"server_name": "upstream.test"}}

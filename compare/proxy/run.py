@@ -69,7 +69,7 @@ def certificates(work):
         (work / f"{name}.ext").write_text(f"subjectAltName={alternative}\n")
         run("openssl", "req", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
         run("openssl", "x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-out", f"{name}.pem", "-days", "2", "-extfile", f"{name}.ext")
-    (work / "client.both").write_text((work / "client.pem").read_text() + (work / "client.key").read_text())
+        (work / f"{name}.both").write_text((work / f"{name}.pem").read_text() + (work / f"{name}.key").read_text())
 
 
 def upstreams(processes, work):
@@ -114,6 +114,26 @@ def start_proxy(processes, work, name):
     processes.start(name, 1, *command)
 
 
+def front_of(name):
+    """Where the caller's side of mutual TLS listens: the load generators show no certificate, so an nginx beside them does."""
+    return 18200 + PROXIES.index(name)
+
+
+def front(processes, work):
+    def server(name):
+        return f"""upstream {name} {{ server 127.0.0.1:{ports_of(name)["mtls-in"]}; keepalive 64; keepalive_requests 100000000; }}
+ server {{ listen 127.0.0.1:{front_of(name)}; location / {{ proxy_pass https://{name}; proxy_http_version 1.1; proxy_set_header Connection "";
+  proxy_ssl_certificate {work}/client.pem; proxy_ssl_certificate_key {work}/client.key;
+  proxy_ssl_trusted_certificate {work}/ca.pem; proxy_ssl_verify on; proxy_ssl_name upstream.test; }} }}"""
+
+    (work / "front.conf").write_text(f"""daemon off; pid {work}/front.pid; worker_processes 1; error_log /dev/null;
+events {{ worker_connections 4096; }}
+http {{ access_log off; keepalive_requests 100000000;
+{"".join(server(name) for name in PROXIES)} }}
+""")
+    processes.start("front", 0, "nginx", "-c", work / "front.conf")
+
+
 def admin_of(name):
     return 18100 + 10 * PROXIES.index(name) + 9
 
@@ -131,7 +151,7 @@ def wait_for(port, name, work):
 def load(case, port, work, seconds):
     """Requests, failures and latencies in ms of as much as passes."""
     url = f"http://127.0.0.1:{port}/"
-    if case in ("h1", "mtls", "sse"):
+    if case in ("h1", "mtls", "mtls-in", "sse"):
         connections = 20 if case == "sse" else 50
         out = pinned("wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", url)
         requests = int(re.search(r"(\d+) requests in", out).group(1))
@@ -143,7 +163,7 @@ def load(case, port, work, seconds):
 
 def constant(case, port, work, seconds):
     clients = 20
-    more = ["--h1"] if case in ("h1", "mtls", "sse") else ["-m8"]
+    more = ["--h1"] if case in ("h1", "mtls", "mtls-in", "sse") else ["-m8"]
     rate = RATE // 10 if case == "sse" else RATE
     return h2load(case, f"http://127.0.0.1:{port}/", work, [*more, f"-c{clients}", f"-D{seconds}", f"--rps={rate / clients}"])
 
@@ -178,7 +198,7 @@ def milliseconds(text):
 
 
 def measure(processes, work, case, name, phase, round_, seconds):
-    port = ports_of(name)[case]
+    port = front_of(name) if case == "mtls-in" else ports_of(name)[case]
     before = processes.cpu_us(name)
     run = load if phase == "most" else constant
     requests, failed, p50, p99, p999 = run(case, port, work, seconds)
@@ -230,9 +250,12 @@ def main():
         upstreams(processes, work)
         for name in PROXIES:
             start_proxy(processes, work, name)
+        front(processes, work)
         for name in PROXIES:
             for case in CASES:
                 wait_for(ports_of(name)[case], name, work)
+        for name in PROXIES if "mtls-in" in CASES else []:
+            wait_for(front_of(name), "front", work)
         rows = []
         for round_ in range(ROUNDS + 1):  # the first fills pools and is not counted
             for case in CASES:

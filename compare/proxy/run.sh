@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
 # The sidecar beside nginx, HAProxy and Envoy, one data thread each: HTTP/1.1, HTTP/2, gRPC, event streams,
-# mutual TLS to the upstream; bare, with limits and routes, with every span sent to a collector.
+# mutual TLS to the upstream and from the caller; bare, with limits and routes, with every span sent to a collector.
 #
 #   compare/proxy/run.sh [ROUNDS] [SECONDS]
 #
 #   PROXY_BIN, SERVER_BIN   weir-proxy and weir    [target/release/…]
-#   CASES                   which of "h1 h2 grpc sse mtls"
+#   CASES                   which of "h1 h2 grpc sse mtls mtls-in"
 #   PROXIES                 which of "nginx haproxy envoy weir weir-full weir-traced envoy-traced"
 #   RATE                    requests/s of the phase of constant rate, 0 for none [3000]
 #   LABEL                   a word for the name of the result
 #
 # Proxies run pinned to CPU 1; load, upstreams and collector on CPU 0. CPU per request is read from /proc, because on
-# a shared machine it is steadier than requests per second; rounds are interleaved.
+# a shared machine it is steadier than requests per second; rounds are interleaved. In `mtls-in` an nginx on CPU 0 shows the
+# caller's certificate, because the load generators cannot: its latency is in the numbers, its CPU is not.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 cd "$here/../.."

@@ -86,6 +86,10 @@ counts! {
     policies_refused,
     /// Answers of models that were compressed, so that nothing is known of their tokens.
     lm_unread,
+    /// Configurations put in force after the first.
+    configs_applied,
+    /// Configurations refused whole.
+    configs_refused,
     /// Clients cut off because they sent or read too slowly.
     slow_clients,
     /// Connections closed at once because as many were open as may be.

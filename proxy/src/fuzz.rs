@@ -1,5 +1,5 @@
 //! What fuzzers call: each parser of bytes that strangers send, with what has to hold of it whatever
-//! they send. Only with the feature `fuzzing`; nothing here is part of the proxy.
+//! they send. Only with the feature `fuzzing`, and in tests, which replay the corpus; nothing here is part of the proxy.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use weir_policy::{PolicySet, wire::proto};
 
 use crate::{
-    Config,
+    Config, ConfigError,
     lm::{Asked, Reading},
     regulate::{Gate, RateLimiter},
     security::Security,
@@ -28,19 +28,25 @@ pub fn config(data: &[u8]) {
     }
 }
 
+/// What the documents that are fuzzed are put into.
+const BASE: &str = "{ service: productpage, listeners: [{ address: '127.0.0.1:0', direction: outbound, \
+    istio: [fuzzed] }], upstreams: [{ name: reviews, endpoints: [{ address: '10.0.0.1:9080', labels: { version: v1 } }, \
+    { address: '10.0.0.2:9080', labels: { version: v2 } }] }, { name: ratings, endpoints: ['10.0.1.1:9081'] }] }";
+
 /// A file of Istio's: refused with words, or what becomes of it compiles.
 pub fn istio(data: &[u8]) {
-    const BASE: &str = "{ service: productpage, listeners: [{ address: '127.0.0.1:0', direction: outbound, \
-        istio: [fuzzed] }], upstreams: [{ name: reviews, endpoints: [{ address: '10.0.0.1:9080', labels: { version: v1 } }, \
-        { address: '10.0.0.2:9080', labels: { version: v2 } }] }, { name: ratings, endpoints: ['10.0.1.1:9081'] }] }";
     let Ok(text) = std::str::from_utf8(data) else { return };
-    let mut base = Config::from_yaml(BASE).expect("it is one");
-    base.listeners[0].istio.clear();
-    match base.with_istio_text(text) {
+    match with_istio(text) {
         Ok(config) if config.validate().is_ok() => compile(&config),
         Ok(_) => {}
         Err(why) => assert!(!why.to_string().is_empty()),
     }
+}
+
+fn with_istio(text: &str) -> Result<Config, ConfigError> {
+    let mut base = Config::from_yaml(BASE).expect("it is one");
+    base.listeners[0].istio.clear();
+    base.with_istio_text(text)
 }
 
 /// What was validated compiles; its files are not opened.
@@ -121,4 +127,63 @@ fn pieces(data: &[u8]) -> impl Iterator<Item = &[u8]> {
         rest = after;
         Some(piece)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use super::*;
+
+    type Target = (&'static str, fn(&[u8]));
+
+    const TARGETS: [Target; 5] =
+        [("config", config), ("istio", istio), ("policy", policy), ("stream", stream), ("json", json)];
+
+    /// By name; what is named `wrong` is refused.
+    fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
+        let files = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+        let read = |path: &Path| (path.file_name().unwrap().to_str().unwrap().to_owned(), fs::read(path).unwrap());
+        let mut files: Vec<_> = files.map(|file| read(&file.unwrap().path())).collect();
+        files.sort();
+        files
+    }
+
+    /// Whole, and cut in many places.
+    #[test]
+    fn the_corpus_still_holds() {
+        for (name, run) in TARGETS {
+            let corpus = corpus(name);
+            assert!(corpus.len() >= 3, "{name}: {} inputs are left", corpus.len());
+            for (_, input) in &corpus {
+                run(input);
+                let step = (input.len() / 40).max(1);
+                (0..input.len()).step_by(step).for_each(|end| run(&input[..end]));
+            }
+        }
+    }
+
+    /// A corpus of texts that are all refused would lead no fuzzer anywhere.
+    #[test]
+    fn the_corpus_is_what_the_parsers_read() {
+        let text = |input: Vec<u8>| String::from_utf8(input).unwrap();
+        for (name, input) in corpus("config") {
+            let refused = Config::from_yaml(&text(input)).err();
+            assert_eq!(
+                refused.is_some(),
+                ["wrong.yaml", "anchors.yaml"].contains(&name.as_str()),
+                "{name}: {refused:?}"
+            );
+        }
+        for (name, input) in corpus("istio") {
+            let refused = with_istio(&text(input)).err();
+            assert_eq!(refused.is_some(), name == "wrong.yaml", "{name}: {refused:?}");
+        }
+        let accepted = corpus("policy").into_iter().filter(|(_, input)| {
+            let message = proto::PolicySet::decode(&**input).ok().and_then(|message| PolicySet::try_from(message).ok());
+            message.is_some_and(|set| !set.policies.is_empty()) || serde_json::from_slice::<PolicySet>(input).is_ok()
+        });
+        assert!(accepted.count() >= 2, "one of each encoding");
+    }
 }

@@ -9,15 +9,17 @@
 
 mod authority;
 mod config;
+mod config_files;
 mod connection;
 mod control;
 mod counters;
 mod discovery;
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;
 mod istio;
 mod lm;
 mod memory;
+mod probe;
 mod proxy;
 mod regulate;
 mod reload;
@@ -27,7 +29,7 @@ mod sockets;
 mod telemetry;
 mod traffic;
 mod upstream;
-mod watch_file;
+mod watch_files;
 mod workload;
 
 pub use config::{
@@ -38,9 +40,11 @@ pub use config::{
     Redirect, RemoteTls, Respond, Retries, RetryBudget, Rewrite, Route, RouteLimits, Secret, Share, SrvName, SubsetOf,
     Telemetry, Timeouts, TlsMode, Upstream, UpstreamTls, ValueMatch, Verify, suggest,
 };
+pub use config_files::ConfigFiles;
 pub use counters::Counters;
+pub use probe::Probe;
 pub use proxy::{Proxy, StartError};
 pub use regulate::Priority;
 pub use reload::ReloadError;
 pub use security::SecurityError;
-pub use watch_file::watch_file;
+pub use watch_files::watch_files;

@@ -169,6 +169,18 @@ impl Proxy {
         self.access_log.iter().for_each(Reopen::ask);
     }
 
+    /// What is in force, as `/config` shows it.
+    #[cfg(test)]
+    pub(crate) fn config(&self) -> Arc<Config> {
+        self.reloader.status().config.clone()
+    }
+
+    /// Why the last configuration was refused, unless one was taken since.
+    #[cfg(test)]
+    pub(crate) fn refused_config(&self) -> Option<String> {
+        self.reloader.status().refused.clone()
+    }
+
     /// Where `/metrics` and the like are answered.
     #[must_use]
     pub fn admin_address(&self) -> Option<SocketAddr> {

@@ -3,7 +3,10 @@
 //!
 //! Limits, breakers and counts of routes that stay are carried over, so a reload lets nobody in twice.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -14,6 +17,7 @@ use tracing::{info, warn};
 
 use crate::{
     config::{Config, ConfigError},
+    counters::add,
     proxy::StartError,
     security::{Security, SecurityError},
     sockets::{Addresses, bind_missing, listener_keys},
@@ -97,11 +101,21 @@ impl Reloader {
         self.listening.lock().clone()
     }
 
+    #[cfg(test)]
+    pub(crate) fn status(&self) -> Arc<Status> {
+        self.status.load_full()
+    }
+
     /// Puts `config` in force, or says why not; when it returns, every thread obeys.
     pub(crate) async fn reload(&self, config: Config) -> Result<(), ReloadError> {
         let taken = self.take(config).await;
         match &taken {
-            Ok(()) => info!("a new configuration is in force"),
+            Ok(()) => {
+                let workload = self.current.load();
+                add(&workload.tally.configs_applied, 1);
+                workload.config_refused.store(false, Relaxed);
+                info!("a new configuration is in force");
+            }
             Err(error) => self.refuse(&error.to_string()),
         }
         taken
@@ -110,6 +124,9 @@ impl Reloader {
     /// Notes that a configuration could not be used.
     pub(crate) fn refuse(&self, why: &str) {
         warn!(why, "a new configuration was refused whole; the one before stays");
+        let workload = self.current.load();
+        add(&workload.tally.configs_refused, 1);
+        workload.config_refused.store(true, Relaxed);
         self.status.rcu(|status| Status { refused: Some(why.to_owned()), ..Status::clone(status) });
     }
 

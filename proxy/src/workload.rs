@@ -11,7 +11,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed},
     },
 };
 
@@ -65,6 +65,8 @@ pub(crate) struct Workload {
     /// Moves with every word of the control plane.
     pub(crate) policy_news: Arc<watch::Sender<Option<Instant>>>,
     pub(crate) tally: Arc<Tally>,
+    /// Whether the newest configuration is not this one, because it was refused.
+    pub(crate) config_refused: Arc<AtomicBool>,
     /// Who may connect and what requests may do.
     pub(crate) security: Security,
     /// In which forms traces are continued.
@@ -166,6 +168,7 @@ impl Workload {
             lm_stats: shared(before, |before| &before.lm_stats),
             policy_news: shared(before, |before| &before.policy_news),
             tally,
+            config_refused: shared(before, |before| &before.config_refused),
             security,
             propagation: config.telemetry.propagation.clone(),
             origin: before

@@ -21,7 +21,7 @@ use axum::{
     routing::get,
 };
 use hickory_resolver::proto::{
-    op::{Message, OpCode},
+    op::{Message, OpCode, ResponseCode},
     rr::{
         Name, RData, Record, RecordType,
         rdata::{A, SRV},
@@ -119,16 +119,20 @@ async fn consul_s_instances_come_and_go() {
     catalogue.set(6, &[a, b]);
     until_registry_is(&proxy, &[a, b]).await;
 
-    // what fails, and what is suddenly empty, changes nothing
+    // what fails changes nothing, and an answer that nothing is there is believed
     catalogue.answers.send_replace((7, None));
     until("a failure", async || {
         catalogue.asked.lock().iter().filter(|(_, query, _)| query["index"] == "0").count() > 1
     })
     .await;
     assert_eq!(registry(&proxy).await.len(), 2);
+    assert!(admin(&proxy, "/endpoints").await.contains("failing_ms"));
     catalogue.set(8, &[]);
-    until("an empty answer", async || catalogue.asked.lock().last().unwrap().1["index"] == "8").await;
-    assert_eq!(registry(&proxy).await.len(), 2);
+    until_registry_is(&proxy, &[]).await;
+    assert!(!admin(&proxy, "/endpoints").await.contains("failing_ms"));
+    let refused = client().get(url(&proxy, "/")).send().await.unwrap();
+    assert_eq!((refused.status().as_u16(), refused.headers()["x-weir-reason"].to_str().unwrap()), (503, "no_endpoint"));
+    until("an index after the empty answer", async || catalogue.asked.lock().last().unwrap().1["index"] == "8").await;
 
     // an index that goes backwards begins anew
     catalogue.set(3, &[b]);
@@ -215,6 +219,11 @@ async fn a_file_is_followed_and_a_broken_one_changes_nothing() {
     write(format!("- '{a}'\n- oops"));
     write(format!("- '{b}'\n"));
     until_registry_is(&proxy, &[b]).await;
+    std::fs::remove_file(&path).unwrap();
+    until("a file that is gone", async || admin(&proxy, "/endpoints").await.contains("failing_ms")).await;
+    assert_eq!(registry(&proxy).await.len(), 1, "it says nothing of endpoints");
+    write("[]".to_owned());
+    until_registry_is(&proxy, &[]).await;
     proxy.drain().await;
 }
 
@@ -225,10 +234,12 @@ type Records = BTreeMap<(String, RecordType), Vec<RData>>;
 #[derive(Clone, Default)]
 struct Zone {
     records: Arc<Mutex<Records>>,
+    /// What kind of record it fails to tell of.
+    broken: Arc<Mutex<Option<RecordType>>>,
     asked: Arc<AtomicUsize>,
 }
 
-/// Answers from `zone`, with a time to live of 1 s; a name that is not there gets no records.
+/// Answers from `zone`, with a time to live of 1 s; a name that is not there is said not to be.
 async fn name_server(zone: Zone) -> SocketAddr {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
@@ -241,6 +252,13 @@ async fn name_server(zone: Zone) -> SocketAddr {
             let mut answer = Message::response(question.metadata.id, OpCode::Query);
             answer.add_query(query.clone());
             zone.asked.fetch_add(1, SeqCst);
+            let name = query.name().to_utf8().to_lowercase();
+            let there = zone.records.lock().keys().any(|(known, _)| *known == name);
+            answer.metadata.response_code = match there {
+                _ if *zone.broken.lock() == Some(query.query_type()) => ResponseCode::ServFail,
+                true => ResponseCode::NoError,
+                false => ResponseCode::NXDomain,
+            };
             let key = (query.name().to_utf8().to_lowercase(), query.query_type());
             for data in zone.records.lock().get(&key).into_iter().flatten() {
                 answer.add_answer(Record::from_rdata(query.name().clone(), 1, data.clone()));
@@ -267,10 +285,20 @@ async fn names_are_asked_again_when_their_time_ends() {
     until_registry_is(&proxy, &[at(1, 8080), at(2, 8080)]).await;
     set("app.example.", RecordType::A, vec![a(3)]);
     until_registry_is(&proxy, &[at(3, 8080)]).await;
-    zone.records.lock().clear();
-    let asked = zone.asked.load(SeqCst);
-    until("it is asked again, twice", async || zone.asked.load(SeqCst) >= asked + 4).await;
-    assert_eq!(registry(&proxy).await.len(), 1, "a name that is gone keeps its last addresses");
+    // no answer about IPv4 is none, although there is nothing of IPv6
+    *zone.broken.lock() = Some(RecordType::A);
+    until("a failure", async || admin(&proxy, "/endpoints").await.contains("failing_ms")).await;
+    assert_eq!(registry(&proxy).await.len(), 1, "the last addresses are kept");
+    *zone.broken.lock() = None;
+    for gone in [None, Some(("app.example.", RecordType::TXT))] {
+        zone.records.lock().clear();
+        if let Some((name, kind)) = gone {
+            set(name, kind, Vec::new());
+        }
+        until_registry_is(&proxy, &[]).await;
+        set("app.example.", RecordType::A, vec![a(3)]);
+        until_registry_is(&proxy, &[at(3, 8080)]).await;
+    }
     proxy.drain().await;
 
     let target = |name: &str| Name::from_utf8(name).unwrap();
@@ -286,5 +314,7 @@ async fn names_are_asked_again_when_their_time_ends() {
     assert_eq!(rows[0]["source"], "dns_srv");
     let row = |n: usize| (rows[0]["endpoints"][n]["weight"].as_u64(), rows[0]["endpoints"][n]["priority"].as_u64());
     assert_eq!((row(0), row(1)), ((Some(5), Some(0)), (Some(1), Some(1))));
+    zone.records.lock().remove(&("one.example.".to_owned(), RecordType::A));
+    until_registry_is(&proxy, &[at(2, 9000)]).await;
     proxy.drain().await;
 }

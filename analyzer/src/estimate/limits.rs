@@ -1,6 +1,6 @@
 //! [`Limited`]: a limit on who may be there, and what it does: M/M/c/K for requests that come at the offered rate.
 //!
-//! K is what the policy says, places and queue of every replica's proxy together; or, where none of ours is in force, the most requests seen there at once
+//! K is what the policy says, places and queue of all replicas together; or, where none of ours is in force, the most requests seen there at once
 //! while some were refused, for then it was full. A request that waits for calls to others holds a place, but no server: by
 //! Little's law those take `λ·D` of the room on average.
 
@@ -31,12 +31,11 @@ pub(super) fn seen(estimate: Estimate, service: &ServiceWindow, seconds: f64) ->
     under(estimate, limit, elsewhere_ms)
 }
 
-/// Puts a service under the limit of a policy: so many places and so many in the queue at each replica.
+/// Puts a service under the limit of a policy: so many places and so many in the queue of all replicas together.
 pub(crate) fn under_policy(service: &mut ServiceView, places: u32, queue: u32) {
-    let replicas = u32::try_from(service.instances.len()).unwrap_or(1).max(1);
     let estimate = std::mem::take(&mut service.estimate);
     let limit = Limited {
-        room: places.saturating_add(queue).saturating_mul(replicas),
+        room: places.saturating_add(queue),
         by_policy: true,
         offered_rate_per_s: estimate.limited.as_ref().map_or(service.rate_per_s, |seen| seen.offered_rate_per_s),
         ..Limited::default()

@@ -1,12 +1,15 @@
-//! `weir-proxy --config proxy.yaml`: the sidecar as a process of its own.
+//! `weir-proxy --config proxy.yaml`: the sidecar as a process of its own; `--probe` asks one how it is.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
-use weir_proxy::{Config, Proxy, StartError, watch_file};
+use weir_proxy::{ConfigFiles, Probe, Proxy, StartError, watch_files};
 
 /// jemalloc: a request takes and gives back two buffers of 8 KiB, for which the system's allocator searches, and for which it grows
 /// and cuts its arena.
@@ -22,11 +25,14 @@ const CONFIG: u8 = 3;
 #[command(name = "weir-proxy", version)]
 struct Args {
     /// The YAML file that says what to proxy.
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
-    /// Checks the file, and the certificates and keys it names, and stops.
-    #[arg(long)]
+    #[arg(long, value_name = "FILE", required_unless_present = "probe")]
+    config: Option<PathBuf>,
+    /// Checks the file, and the files it names, and stops.
+    #[arg(long, requires = "config")]
     check: bool,
+    /// Asks a running proxy at its admin address, such as 127.0.0.1:15021/healthz/ready, and stops: with 0 if it is well.
+    #[arg(long, value_name = "ADDRESS/PATH", conflicts_with = "config")]
+    probe: Option<Probe>,
 }
 
 fn main() -> ExitCode {
@@ -47,9 +53,13 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<(), (u8, String)> {
-    let path = args.config.display();
-    let text = std::fs::read_to_string(&args.config).map_err(|e| (CONFIG, format!("{path}: {e}")))?;
-    let config = Config::from_yaml(&text).and_then(Config::with_istio).map_err(|e| (CONFIG, format!("{path}: {e}")))?;
+    if let Some(probe) = &args.probe {
+        return probe.ask().map_err(|why| (FAILURE, why));
+    }
+    let config = args.config.as_deref().unwrap_or(Path::new("proxy.yaml"));
+    let path = config.display();
+    let files = ConfigFiles::read(config).map_err(|e| (CONFIG, format!("{path}: {e}")))?;
+    let config = files.config().map_err(|e| (CONFIG, format!("{path}: {e}")))?;
     if args.check {
         Proxy::check(&config).map_err(|e| (CONFIG, format!("{path}: {e}")))?;
         info!("{path} can be used");
@@ -68,7 +78,7 @@ fn run(args: &Args) -> Result<(), (u8, String)> {
             _ = terminate.recv() => {}
             _ = tokio::signal::ctrl_c() => {}
             () = proxy.drain_requested() => {}
-            Err(error) = watch_file(&proxy, &args.config, text) => return Err((FAILURE, error.to_string())),
+            Err(error) = watch_files(&proxy, files) => return Err((FAILURE, error.to_string())),
         }
         info!("draining");
         let counters = proxy.drain().await;

@@ -55,7 +55,7 @@ pub struct Conditions {
     pub namespaces: Option<Vec<String>>,
     /// Methods, in capitals.
     pub methods: Option<Vec<String>>,
-    /// Paths without query, after normalization: escapes decoded, `//` merged, `.` and `..` resolved.
+    /// Paths without query, after normalization: escapes decoded, `//` merged, `.` and `..` resolved. Case counts.
     pub paths: Option<Vec<String>>,
     /// Hosts without port; case does not matter.
     pub hosts: Option<Vec<String>>,

@@ -18,6 +18,9 @@ impl Upstream {
             endpoint.validate().map_err(|e| ConfigError(format!("endpoints[{j}] {e}")))?;
         }
         self.discover.iter().try_for_each(check_discovery)?;
+        check(self.keep_endpoints_ms.is_none() || self.discover.is_some(), || {
+            "keep_endpoints_ms: only with discover; what is listed stays".into()
+        })?;
         if let Some(SubsetOf { upstream, .. }) = &self.subset_of {
             let parent = all.iter().find(|other| other.name == *upstream);
             check(parent.is_some_and(|parent| parent.subset_of.is_none()), || {

@@ -65,6 +65,7 @@ fn what_an_upstream_cannot_say_is_named() {
         ("discover: { consul: { service: a, address: 'https://a' } }", "discover.consul.address"),
         ("discover: { consul: { service: a, wait_ms: 0 } }", "discover.consul.wait_ms"),
         ("discover: { zookeeper: x }", "zookeeper"),
+        ("endpoints: ['a:1'], keep_endpoints_ms: 1", "keep_endpoints_ms: only with discover"),
     ] {
         let why = config("upstream: b", upstream, "").unwrap_err().0;
         assert!(why.contains(expected), "{upstream}: {why}");

@@ -1,12 +1,15 @@
 //! What an upstream can say: where its endpoints come from, how requests are dealt to them, and when
 //! one of them is left out.
 
-use std::{collections::BTreeMap, num::NonZeroU32};
+use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use weir_policy::Breaker;
 
 use crate::config::{Discovery, Endpoint, Protocol, UpstreamTls};
+
+/// A day: RFC 8767 gives stale answers one to three.
+const KEEP_ENDPOINTS: Duration = Duration::from_secs(86_400);
 
 /// A named group of interchangeable endpoints; outbound, the name is the callee's service.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -20,6 +23,9 @@ pub struct Upstream {
     pub endpoints: Vec<Endpoint>,
     /// Finds endpoints instead of listing them: by `dns`, `dns_srv`, `file` or `consul`.
     pub discover: Option<Discovery>,
+    /// How long endpoints that were found are kept while they cannot be looked up; a day when absent, as RFC 8767 has it of
+    /// names. A registry that answers that nothing is there is believed at once.
+    pub keep_endpoints_ms: Option<u64>,
     /// The endpoints of another upstream that carry these labels.
     pub subset_of: Option<SubsetOf>,
     /// What the endpoints speak.
@@ -160,6 +166,11 @@ impl Upstream {
             (None, Some(_)) => "subset",
             (None, None) => "static",
         }
+    }
+
+    /// How long endpoints outlive what found them.
+    pub(crate) fn keep_endpoints(&self) -> Duration {
+        self.keep_endpoints_ms.map_or(KEEP_ENDPOINTS, Duration::from_millis)
     }
 
     /// What policies and spans call it.

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::atomic::Ordering::Relaxed};
 
 use serde::Serialize;
-use tokio::time::Instant;
+use tokio::time::{Duration, Instant};
 
 use crate::{config::Locality, upstream::Endpoint, workload::Workload};
 
@@ -12,6 +12,9 @@ struct UpstreamRow<'a> {
     name: &'a str,
     service: &'a str,
     source: &'static str,
+    /// How long the source could not be asked by now, while the last endpoints are kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failing_ms: Option<u64>,
     endpoints: Vec<EndpointRow>,
 }
 
@@ -35,9 +38,9 @@ struct EndpointRow {
 /// As JSON.
 pub(crate) fn json(workload: &Workload) -> String {
     let now = Instant::now();
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     let row = |endpoint: &Endpoint| {
         let ejected_until = endpoint.health.ejected_until(now);
-        let left = ejected_until.map(|until| until.duration_since(now).as_millis());
         EndpointRow {
             address: endpoint.spec.address.clone(),
             weight: endpoint.spec.weight,
@@ -45,7 +48,7 @@ pub(crate) fn json(workload: &Workload) -> String {
             locality: endpoint.spec.locality.clone(),
             labels: endpoint.spec.labels.clone(),
             healthy: ejected_until.is_none(),
-            ejected_ms: left.map(|millis| u64::try_from(millis).unwrap_or(u64::MAX)),
+            ejected_ms: ejected_until.map(|until| millis(until.duration_since(now))),
             in_flight: endpoint.in_flight.load(Relaxed),
             latency_ms: endpoint.latency.lock().seconds(now) * 1e3,
         }
@@ -54,6 +57,7 @@ pub(crate) fn json(workload: &Workload) -> String {
         name: &upstream.name,
         service: &upstream.service,
         source: upstream.source,
+        failing_ms: upstream.failing_since.lock().map(|since| millis(now.duration_since(since))),
         endpoints: upstream.endpoints().iter().map(|endpoint| row(endpoint)).collect(),
     });
     serde_json::to_string_pretty(&upstreams.collect::<Vec<_>>()).unwrap_or_default()

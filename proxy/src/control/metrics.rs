@@ -129,6 +129,12 @@ fn upstreams(workload: &Workload, out: &mut Exposition) {
     for Upstream { name: upstream, circuit, .. } in workload.upstreams.iter().map(AsRef::as_ref) {
         out.sample(name, &[("upstream", upstream)], circuit.shed_probability(now));
     }
+    let name = "weir_proxy_discovery_failing_seconds";
+    out.family(name, "gauge", "how long the endpoints could not be looked up by now; 0 while they can");
+    for upstream in workload.upstreams.iter().filter(|upstream| upstream.is_looked_for()) {
+        let failing = upstream.failing_since.lock().map_or(0.0, |since| now.duration_since(since).as_secs_f64());
+        out.sample(name, &[("upstream", &upstream.name)], failing);
+    }
     for entry in ENDPOINT {
         let name = entry.prometheus();
         out.family(&name, entry.kind.as_str(), entry.says);

@@ -47,11 +47,24 @@ impl Config {
     ///
     /// # Errors
     /// The first file that cannot be read, or field that cannot be honoured.
-    pub fn with_istio(mut self) -> Result<Self, ConfigError> {
+    pub fn with_istio(self) -> Result<Self, ConfigError> {
+        self.with_istio_from(|path| fs::read_to_string(path).map_err(|error| error.to_string()))
+    }
+
+    /// As [`Self::with_istio`], with the texts that `read` has of the files.
+    pub(crate) fn with_istio_from(
+        mut self,
+        read: impl Fn(&Path) -> Result<String, String>,
+    ) -> Result<Self, ConfigError> {
+        let documents_of = |path: &Path| {
+            let file = path.display().to_string();
+            let text = read(path).map_err(|error| ConfigError(format!("istio: {file}: {error}")))?;
+            documents(&file, &text)
+        };
         let files = self.listeners.iter_mut().map(|listener| std::mem::take(&mut listener.istio)).collect::<Vec<_>>();
         let mut of_listeners = Vec::new();
         for paths in &files {
-            let documents = paths.iter().map(|path| read(path)).collect::<Result<Vec<_>, _>>()?;
+            let documents = paths.iter().map(|path| documents_of(path)).collect::<Result<Vec<_>, _>>()?;
             of_listeners.push(documents.into_iter().flatten().collect::<Vec<Document>>());
         }
         self.with_documents(&of_listeners)
@@ -66,7 +79,7 @@ impl Config {
     }
 
     /// As [`Self::with_istio`], with `text` for the file of the first listener.
-    #[cfg(feature = "fuzzing")]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn with_istio_text(self, text: &str) -> Result<Self, ConfigError> {
         let documents = documents("fuzzed", text)?;
         self.with_documents(&[documents])
@@ -125,11 +138,6 @@ fn named_once(mut route: Route, names: &mut HashSet<String>) -> Route {
         route.name = free;
     }
     route
-}
-
-fn read(path: &Path) -> Result<Vec<Document>, ConfigError> {
-    let text = fs::read_to_string(path).map_err(|error| ConfigError(format!("istio: {}: {error}", path.display())))?;
-    documents(&path.display().to_string(), &text)
 }
 
 /// The documents of a file, which stand one after the other, with `---` between them.

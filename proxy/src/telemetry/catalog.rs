@@ -75,6 +75,13 @@ pub(crate) const OWN: &[Entry<Workload>] = &[
     gauge("local_limit", "{request}", "what the local limiter allows; 0 for no limit", |w| w.local_limit() as f64),
     gauge("memory", "By", "memory that the process has", |w| w.memory.resident_bytes() as f64),
     gauge("memory_bound", "By", "memory from which on nothing new is let in", |w| w.memory.bound_bytes() as f64),
+    counter("configs_applied", "{file}", "configurations put in force after the first", |w| {
+        read(&w.tally.configs_applied)
+    }),
+    counter("configs_refused", "{file}", "configurations refused whole", |w| read(&w.tally.configs_refused)),
+    gauge("config_refused", "1", "1 while the newest configuration is refused and the one before stays", |w| {
+        f64::from(u8::from(w.config_refused.load(Relaxed)))
+    }),
 ];
 
 /// Of handshakes, tokens and rules.

@@ -201,23 +201,28 @@ where
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // each request and each answer under way holds one more
     let (nobody, mut busy) = (Rc::strong_count(&answers), Instant::now());
-    let mut told_to_go = false;
+    let mut told_to_go: Option<Instant> = None;
+    // as long as one may take that reads its last answer, or sends another head
+    let last_wait = timeouts.write_idle().max(timeouts.header_read());
     let served = loop {
         tokio::select! {
             biased;
             served = connection.as_mut() => break served,
-            () = over.as_mut(), if !told_to_go => {}
+            () = over.as_mut(), if told_to_go.is_none() => {}
             now = looks.tick() => {
                 add(&tally.slow_clients, answers.end_unread(timeouts.write_idle(), now));
                 if Rc::strong_count(&answers) > nobody {
                     busy = now;
                 }
-                if told_to_go || now.duration_since(busy) < timeouts.http2_idle() {
-                    continue;
+                match told_to_go {
+                    // in the middle of a head, say, from where the library would wait for it
+                    Some(told) if now.duration_since(busy.max(told)) >= last_wait => return,
+                    None if now.duration_since(busy) >= timeouts.http2_idle() => {}
+                    _ => continue,
                 }
             }
         }
-        told_to_go = true;
+        told_to_go = Some(Instant::now());
         connection.as_mut().graceful_shutdown();
     };
     ended(served);

@@ -37,8 +37,8 @@ pub(crate) struct Order {
 /// The listeners of one thread and what runs for them.
 pub(crate) struct DataThread {
     slots: HashMap<ListenerKey, Rc<Slot>>,
-    /// Connections to upstreams outlive configurations.
-    pool: Option<Rc<Pool>>,
+    /// Of the configuration in force; its connections to upstreams outlive it.
+    worker: Option<Rc<Worker>>,
     recorder: Rc<Recorder>,
     tasks: TaskTracker,
     open: Rc<OpenConnections>,
@@ -51,7 +51,7 @@ pub(crate) struct DataThread {
 impl DataThread {
     pub(crate) fn new(recorder: Recorder, shutdown: CancellationToken) -> Self {
         let (slots, recorder, closing) = (HashMap::new(), Rc::new(recorder), CancellationToken::new());
-        Self { slots, pool: None, recorder, tasks: TaskTracker::new(), open: Rc::default(), shutdown, closing }
+        Self { slots, worker: None, recorder, tasks: TaskTracker::new(), open: Rc::default(), shutdown, closing }
     }
 
     /// Obeys until the shutdown; requests under way then get until the drain's end.
@@ -64,7 +64,7 @@ impl DataThread {
                 Some(order) = orders.recv() => order,
                 () = self.shutdown.cancelled() => break,
                 _ = sweeps.tick() => {
-                    self.pool.iter().for_each(|pool| pool.sweep());
+                    self.worker.iter().for_each(|worker| worker.sweep());
                     continue;
                 }
             };
@@ -84,9 +84,11 @@ impl DataThread {
 
     fn obey(&mut self, order: Order) {
         let Order { workload, sockets, done } = order;
-        let pool = self.pool.get_or_insert_with(|| Rc::new(Pool::new(workload.timeouts)));
+        let kept = self.worker.take().map(|worker| worker.pool.clone());
+        let pool = kept.unwrap_or_else(|| Rc::new(Pool::new(workload.timeouts)));
         pool.obey(workload.timeouts);
-        let worker = Worker::new(workload.clone(), pool.clone(), self.recorder.clone(), self.tasks.clone());
+        let worker = Worker::new(workload.clone(), pool, self.recorder.clone(), self.tasks.clone());
+        self.worker = Some(worker.clone());
         let mut sockets: HashMap<_, _> = sockets.into_iter().collect();
         for (index, accepts) in workload.accepts.iter().enumerate() {
             match (self.slots.get(&accepts.key), sockets.remove(&accepts.key)) {

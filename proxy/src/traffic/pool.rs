@@ -103,9 +103,11 @@ impl Pool {
     }
 
     /// Closes what was idle for too long, or was closed by its upstream; else a burst would leave connections behind for as
-    /// long as those allow.
-    pub(crate) fn sweep(&self) {
-        self.kept.borrow().values().for_each(|kept| kept.sweep(Instant::now()));
+    /// long as those allow. And what is kept for endpoints that are no longer `there`: no request may come to notice.
+    pub(crate) fn sweep(&self, there: &HashSet<usize>) {
+        let mut kept = self.kept.borrow_mut();
+        kept.retain(|id, _| there.contains(id));
+        kept.values().for_each(|kept| kept.sweep(Instant::now()));
     }
 
     /// A kept connection, else a new one. The flag says which: a kept one may turn out to be closed.
@@ -192,5 +194,73 @@ impl Lease {
             idle.push(Own { since: Instant::now(), ..own });
             endpoint.stats.idle.fetch_add(1, Relaxed);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use tokio::{io::AsyncReadExt, net::TcpListener, task::LocalSet};
+
+    use super::*;
+    use crate::{Config, security::Security, workload::Workload};
+
+    /// Takes connections at every address of this machine, and counts those that are open.
+    fn take(listener: TcpListener) -> Arc<AtomicUsize> {
+        let open = Arc::new(AtomicUsize::new(0));
+        let count = open.clone();
+        tokio::task::spawn_local(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                count.fetch_add(1, Relaxed);
+                let count = count.clone();
+                tokio::task::spawn_local(async move {
+                    while stream.read(&mut [0; 64]).await.is_ok_and(|n| n > 0) {}
+                    count.fetch_sub(1, Relaxed);
+                });
+            }
+        });
+        open
+    }
+
+    /// Found in an audit: what was kept for an endpoint that went stayed until the next request, which may never come.
+    #[tokio::test]
+    async fn a_thousand_endpoints_that_went_leave_nothing() {
+        let flow = async {
+            let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let open = take(listener);
+            let text = "service: a\nlisteners: [{ address: '127.0.0.1:0', direction: outbound, routes: [{ upstream: app }] }]\n\
+                upstreams: [{ name: app, discover: { file: x } }]";
+            let config = Config::from_yaml(text).unwrap();
+            let workload = Workload::new(&config, "127.0.0.1:80".parse().unwrap(), Arc::default(), Security::default());
+            let pool = Pool::new(config.timeouts);
+            let mut all = Vec::new();
+            for n in 0..1_000 {
+                workload.publish("app", &[format!("127.1.{}.{}:{port}", n / 250, n % 250 + 1).as_str().into()]);
+                pool.keep_only(workload.endpoint_changes.load(Relaxed), || workload.endpoint_ids());
+                let pick = workload.upstreams[0].pick(None, &[], Instant::now()).unwrap();
+                let Ok((Connection::Http1(lent), false)) = pool.connection(&pick, true).await else {
+                    panic!("a new connection to {}", pick.endpoint.address())
+                };
+                Lease::Http1(lent).give_back();
+                all.push(Arc::downgrade(&pick.endpoint));
+                assert_eq!(pool.kept.borrow().len(), 1);
+            }
+            // the last one goes, and nobody asks for anything any more
+            workload.publish("app", &[]);
+            assert_eq!(workload.upstreams[0].endpoints().len(), 0);
+            pool.sweep(&workload.endpoint_ids());
+            assert_eq!(pool.kept.borrow().len(), 0);
+            let left = || (open.load(Relaxed), all.iter().filter(|endpoint| endpoint.strong_count() > 0).count());
+            let closed = async {
+                while left() != (0, 0) {
+                    tokio::task::yield_now().await;
+                }
+            };
+            let closed = tokio::time::timeout(Duration::from_secs(30), closed).await;
+            assert!(closed.is_ok(), "{:?} connections and endpoints are left", left());
+        };
+        LocalSet::new().run_until(flow).await;
     }
 }

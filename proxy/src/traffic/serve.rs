@@ -51,6 +51,11 @@ impl Worker {
         let generation = self.workload.endpoint_changes.load(Relaxed);
         self.pool.keep_only(generation, || self.workload.endpoint_ids());
     }
+
+    /// Closes the connections that nobody is to use any more, whether or not requests come.
+    pub(crate) fn sweep(&self) {
+        self.pool.sweep(&self.workload.endpoint_ids());
+    }
 }
 
 impl<F> Executor<F> for LocalExecutor

@@ -55,6 +55,8 @@ pub(crate) struct Upstream {
     connections: Option<Arc<Gate>>,
     /// What its endpoints come from, for people.
     pub(crate) source: &'static str,
+    /// Since when that cannot be asked.
+    pub(crate) failing_since: Arc<Mutex<Option<Instant>>>,
     config: config::Upstream,
     own_locality: Option<Locality>,
     hash_on: Option<affinity::HashKey>,
@@ -86,6 +88,7 @@ impl Upstream {
             connections: config.max_connections.map(|limit| Arc::new(Gate::of(connection_limit(limit, config)))),
             connect_timeout: config.connect_timeout_ms.map(Duration::from_millis),
             source: config.source(),
+            failing_since: Arc::default(),
             own_locality: own_locality.filter(|_| config.prefer_local).cloned(),
             hash_on: affinity::HashKey::of(&config.balance),
             budget: Budget::new(config.retry_budget),
@@ -100,6 +103,9 @@ impl Upstream {
     pub(crate) fn known_by(mut self, known: &Self, ids: &AtomicUsize) -> Self {
         self.circuit = known.circuit.clone();
         self.budget.goes_on_from(&known.budget);
+        if self.config.discover == known.config.discover {
+            self.failing_since = known.failing_since.clone();
+        }
         if let (Some(limit), Some(connections)) = (self.config.max_connections, &known.connections) {
             connections.hold_to(connection_limit(limit, &self.config));
             self.connections = Some(connections.clone());
@@ -182,6 +188,11 @@ impl Upstream {
 
     pub(crate) fn endpoints(&self) -> Vec<Arc<Endpoint>> {
         self.view.load().endpoints().to_vec()
+    }
+
+    /// Whether its endpoints are found rather than listed.
+    pub(crate) fn is_looked_for(&self) -> bool {
+        self.config.discover.is_some()
     }
 
     /// The upstream whose endpoints it shares, if it is a part of one.

@@ -156,3 +156,25 @@ async fn an_early_answer_ends_the_upload() {
     assert_eq!(server.rest().await, "", "the rest is not sent there");
     proxy.drain().await;
 }
+
+#[tokio::test]
+async fn an_answer_may_begin_while_the_request_goes_on() {
+    let upstream = Upstream::new().await;
+    let proxy = proxy(&upstream);
+    let ask = "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n3\r\none\r\n";
+    let mut client = Peer::say(&proxy, ask).await;
+    let mut server = upstream.accept().await;
+    server.until(b"one\r\n").await;
+    server.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n").await;
+    assert!(client.head().await.starts_with("HTTP/1.1 200"));
+    assert_eq!(client.until(b"a\r\n").await, "1\r\na\r\n");
+    client.send("3\r\ntwo\r\n").await;
+    assert_eq!(server.until(b"two\r\n").await, "3\r\ntwo\r\n");
+    server.send("1\r\nb\r\n").await;
+    assert_eq!(client.until(b"b\r\n").await, "1\r\nb\r\n");
+    client.send("0\r\n\r\n").await;
+    assert_eq!(server.until(b"0\r\n\r\n").await, "0\r\n\r\n");
+    server.send("0\r\n\r\n").await;
+    assert_eq!(client.until(b"0\r\n\r\n").await, "0\r\n\r\n");
+    proxy.drain().await;
+}

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
 use crate::{
+    frames::{CONTINUATION, DATA, END_HEADERS, END_STREAM, GET, HEADERS, POST, frame, open},
     http2,
     peer::{Peer, Upstream, field, metric, proxy, soon, with},
 };
@@ -81,18 +84,17 @@ async fn heads_that_drip_are_cut() {
     let upstream = Upstream::new().await;
     let proxy = with(&upstream, ROUTES, "", "timeouts: { header_read_ms: 100, drain_ms: 2000 }\n");
     for opening in ["", "G", "GET / HTTP/1.1\r\nhost: a\r\nx: ", "PRI * HTTP/2.0\r\n\r\nSM"] {
-        let mut client = Peer::say(&proxy, opening).await;
+        let (mut read, mut write) = Peer::say(&proxy, opening).await.stream.into_split();
         // byte after byte does not win time
-        let drip = async {
-            loop {
+        let drip = tokio::spawn(async move {
+            while write.write_all(b"x").await.is_ok() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
-                if tokio::io::AsyncWriteExt::write_all(&mut client.stream, b"").await.is_err() {
-                    return;
-                }
             }
-        };
-        let _ = tokio::time::timeout(Duration::from_millis(50), drip).await;
-        let answer = client.rest().await;
+        });
+        let mut answer = Vec::new();
+        let _ = soon(read.read_to_end(&mut answer)).await;
+        drip.abort();
+        let answer = String::from_utf8_lossy(&answer);
         assert!(!answer.contains(" 200 "), "{opening:?}: {answer}");
     }
     assert!(upstream.is_left_alone().await);
@@ -125,4 +127,34 @@ async fn a_client_that_does_not_read_its_answer_is_cut() {
     let chunk = vec![b'x'; 1 << 20];
     soon(async { while tokio::io::AsyncWriteExt::write_all(&mut server.stream, &chunk).await.is_ok() {} }).await;
     assert_eq!(proxy.drain().await.slow_clients, 1);
+}
+
+/// Found in an audit: over HTTP/2 a client in the middle of a head was told to go and then waited for, up to the first
+/// unanswered PING.
+#[tokio::test]
+async fn over_http2_neither_heads_nor_bodies_drip() {
+    let upstream = Upstream::new().await;
+    let more = "timeouts: { http2_idle_ms: 200, header_read_ms: 200, write_idle_ms: 300, drain_ms: 2000 }\nhttp: { min_body_bytes_per_s: 1000 }\n";
+    let proxy = with(&upstream, ROUTES, "", more);
+    // a literal field of 4 KiB, of which only the beginning comes, and a body of 1,000 bytes
+    let unfinished = frame(HEADERS, END_STREAM, 1, &[GET, &[0, 1, b'x', 0x7f, 0x81, 0x1f]].concat());
+    let unsent = frame(HEADERS, END_HEADERS, 1, &[POST, &[0x0f, 0x0d, 4], b"1000"].concat());
+    for (opening, drop) in [
+        (unfinished.clone(), Vec::new()),
+        (unfinished, frame(CONTINUATION, 0, 1, b"y")),
+        (unsent, frame(DATA, 0, 1, b"x")),
+    ] {
+        let mut peer = open(&proxy).await;
+        peer.send(opening).await;
+        let (mut read, mut write) = peer.stream.into_split();
+        let drip = tokio::spawn(async move {
+            while write.write_all(&drop).await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        let mut answer = Vec::new();
+        let _ = soon(read.read_to_end(&mut answer)).await;
+        drip.abort();
+    }
+    assert_eq!(proxy.drain().await.slow_clients, 1, "the body");
 }

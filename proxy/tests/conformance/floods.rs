@@ -7,7 +7,7 @@ use weir_proxy::Proxy;
 use crate::{
     frames::{
         CONTINUATION, DATA, END_HEADERS, END_STREAM, GET, GOAWAY, HEADERS, PING, POST, PRIORITY, RST_STREAM, SETTINGS,
-        frame, open, parse,
+        WINDOW_UPDATE, frame, open, parse,
     },
     peer::{Peer, Upstream, metric, proxy, soon, with},
 };
@@ -64,6 +64,13 @@ async fn control_frames_in_great_number_end_the_connection() {
     is_cut(&proxy, "reset", &[], |n| {
         let mut pair = frame(HEADERS, END_HEADERS | END_STREAM, n * 2 + 1, GET);
         pair.extend(frame(RST_STREAM, 0, n * 2 + 1, &8_u32.to_be_bytes()));
+        pair
+    })
+    .await;
+    // no reset of the client's own: a window of nothing makes the server reset each stream it has begun
+    is_cut(&proxy, "made to reset", &[], |n| {
+        let mut pair = frame(HEADERS, END_HEADERS, n * 2 + 1, POST);
+        pair.extend(frame(WINDOW_UPDATE, 0, n * 2 + 1, &[0; 4]));
         pair
     })
     .await;

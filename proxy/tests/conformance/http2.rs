@@ -169,6 +169,39 @@ async fn when_a_connection_is_full_another_is_opened() {
     proxy.drain().await;
 }
 
+/// An answer that comes before the request has ended is whole although its stream is reset behind it (RFC 9113 §8.1), and the
+/// connection goes on.
+#[tokio::test]
+async fn an_early_answer_and_a_reset_without_error_is_an_answer() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let proxy = with_h2(&listener);
+    let mut client = connect(&proxy).await;
+    let upload = Request::post("http://a/").body(()).unwrap();
+    let (response, mut send) = client.send_request(upload, false).unwrap();
+    send.send_data(Bytes::from_static(b"some"), false).unwrap();
+    let (stream, _) = soon(listener.accept()).await.unwrap();
+    let mut connection = server::handshake(stream).await.unwrap();
+    let (request, mut respond) = soon(connection.accept()).await.unwrap().unwrap();
+    let mut body = respond.send_response(Response::builder().status(413).body(()).unwrap(), false).unwrap();
+    body.send_data(Bytes::from_static(b"too much"), true).unwrap();
+    // nobody reads on: h2 says NO_ERROR behind the answer
+    drop((request, respond, body));
+    tokio::spawn(async move {
+        while let Some(Ok((_, mut respond))) = connection.accept().await {
+            respond.send_response(Response::new(()), true).unwrap();
+        }
+    });
+    let response = soon(response).await.unwrap();
+    assert_eq!(response.status(), 413);
+    assert_eq!(all(response.into_body()).await.0, b"too much");
+    drop(send);
+    // nobody accepts another connection
+    let (response, _) = client.send_request(get("http://a/"), true).unwrap();
+    assert_eq!(soon(response).await.unwrap().status(), 200);
+    drop(client);
+    proxy.drain().await;
+}
+
 #[tokio::test]
 async fn what_http2_can_say_twice_must_agree() {
     let upstream = Upstream::new().await;

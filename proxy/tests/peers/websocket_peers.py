@@ -1,4 +1,5 @@
-"""websockets, client and server, with the proxy between them; the cases follow Autobahn's chapters.
+"""websockets, client and server, with the proxy between them; the cases follow the chapters of Autobahn's suite, which
+compare/proxy/autobahn.sh runs itself.
 
     websocket_peers.py server        prints the port it listens on, and echoes until its stdin ends
     websocket_peers.py client PORT   talks through the proxy at PORT, prints one line a case

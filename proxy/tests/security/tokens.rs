@@ -4,6 +4,7 @@ use std::{
     convert::Infallible,
     fs,
     net::SocketAddr,
+    os::unix::fs::symlink,
     path::Path,
     sync::{
         Arc, Mutex,
@@ -379,6 +380,36 @@ async fn a_new_key_is_asked_for_once_and_made_up_ones_are_not() {
     }
     let after = idp.asked.load(Relaxed);
     assert!(after - before <= 3, "50 made-up key ids led to {} readings", after - before);
+    proxy.drain().await;
+}
+
+/// As a mounted Secret is renewed: the file is behind a link to a folder, and the link is turned.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_in_a_file_that_is_turned_by_a_symlink_are_taken() {
+    let (first, second) = (Signer::new("first", Algorithm::ES256), Signer::new("second", Algorithm::ES256));
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let turn = |version: &str, text: String| {
+        fs::create_dir(at(version)).unwrap();
+        fs::write(at(version).join("jwks.json"), text).unwrap();
+        symlink(version, at("..data_tmp")).unwrap();
+        fs::rename(at("..data_tmp"), at("..data")).unwrap();
+    };
+    let set = |signer: &Signer| json!({"keys": [signer.jwk(false)]}).to_string();
+    turn("..1", set(&first));
+    symlink("..data/jwks.json", at("jwks.json")).unwrap();
+    let proxy = inbound(app().await, &jwt(&file(&at("jwks.json")), ""), "");
+    let statuses = async || {
+        let (by_first, by_second) = (first.sign(&good()), second.sign(&good()));
+        (bearer(&proxy, &by_first).await.status.as_u16(), bearer(&proxy, &by_second).await.status.as_u16())
+    };
+    assert_eq!(statuses().await, (200, 401));
+    turn("..2", set(&second));
+    crate::mesh::until(&proxy, "weir_proxy_jwks_loaded_total", 1.0).await;
+    assert_eq!(statuses().await, (401, 200));
+    turn("..3", "{ \"keys\": [".to_owned());
+    crate::mesh::until(&proxy, "weir_proxy_jwks_failed_total", 1.0).await;
+    assert_eq!(statuses().await, (401, 200), "half a file leaves the last good keys");
     proxy.drain().await;
 }
 

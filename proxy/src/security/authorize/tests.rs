@@ -151,6 +151,9 @@ fn another_spelling_of_a_path_slips_past_no_rule() {
         let request = Request { path, ..request() };
         assert!(decide(deny, &request).0 && decide(allow, &request).0, "{path}");
     }
+    // case counts, so beside a service that ignores it only `allow` is safe
+    assert!(decide(deny, &Request { path: "/ADMIN", ..request() }).0);
+    assert!(!decide(allow, &Request { path: "/Public/x", ..request() }).0);
 }
 
 #[test]
