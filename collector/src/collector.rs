@@ -1,13 +1,12 @@
 //! [`Collector`]: both transports over one way in.
 
-use std::{io, num::NonZeroUsize, sync::Arc, thread, time::Duration};
+use std::{io, num::NonZeroUsize, sync::Arc, thread};
 
 use bytes::Bytes;
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, watch},
     task::JoinError,
-    time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use weir_policy::PolicySet;
