@@ -103,10 +103,11 @@ pub(crate) async fn handle(
     let upload = request.body().upload();
     exchange.uploads(upload.clone());
     let passage = Passage { worker: &worker, listener, client, route: &route, target, grpc, upgrade };
+    let answers = client.answers.clone();
     match passage.walk(request, &mut exchange).await {
-        Ok(Arrived::Answered(answer, more)) => pass_on(&route, answer, &more, upload, client.answers.clone(), exchange),
-        Ok(Arrived::Switched(answer, upgrade)) => tunnel::switch(&worker, answer, upgrade, exchange),
-        Ok(Arrived::Opened(wire, client)) => tunnel::open(&worker, exchange, client, wire),
+        Ok(Arrived::Answered(answer, more)) => pass_on(&route, answer, &more, upload, answers, exchange),
+        Ok(Arrived::Switched(answer, upgrade)) => tunnel::switch(&worker, answer, upgrade, answers, exchange),
+        Ok(Arrived::Opened(wire, client)) => tunnel::open(&worker, exchange, client, answers, wire),
         Err(stop) => stop.or_fault(upload.as_deref()).answer(exchange, grpc),
     }
 }

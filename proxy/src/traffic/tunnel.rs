@@ -22,6 +22,7 @@ use crate::{
     telemetry::Failure,
     traffic::{
         admission::Entrance,
+        answers::Answers,
         attempt::Answer,
         body::ProxyBody,
         exchange::{End, Exchange},
@@ -84,11 +85,20 @@ pub(crate) async fn connect(
     Ok(wire)
 }
 
+/// What shows a connection over HTTP/2 that something is under way on it.
+type Held = Option<Rc<Answers>>;
+
 /// A tunnel for `CONNECT`, on a connection that was made for it.
-pub(crate) fn open(worker: &Rc<Worker>, mut exchange: Exchange, client: OnUpgrade, wire: Wire) -> Response<ProxyBody> {
+pub(crate) fn open(
+    worker: &Rc<Worker>,
+    mut exchange: Exchange,
+    client: OnUpgrade,
+    held: Held,
+    wire: Wire,
+) -> Response<ProxyBody> {
     exchange.opened(OPENED);
     exchange.tunnels(&HeaderValue::from_static("connect"));
-    start(worker, exchange, client, async move { Ok(wire) });
+    start(worker, exchange, client, held, async move { Ok(wire) });
     Response::new(ProxyBody::empty())
 }
 
@@ -97,6 +107,7 @@ pub(crate) fn switch(
     worker: &Rc<Worker>,
     answer: Answer,
     upgrade: Upgrade,
+    held: Held,
     mut exchange: Exchange,
 ) -> Response<ProxyBody> {
     let Answer { mut response, peer, .. } = answer;
@@ -107,7 +118,7 @@ pub(crate) fn switch(
     strip_hop_by_hop(response.headers_mut());
     upgrade.grant(&mut response);
     let (parts, _) = response.into_parts();
-    start(worker, exchange, upgrade.client, async move { upstream.await.map(TokioIo::new) });
+    start(worker, exchange, upgrade.client, held, async move { upstream.await.map(TokioIo::new) });
     Response::from_parts(parts, ProxyBody::empty())
 }
 
@@ -116,6 +127,7 @@ fn start<U>(
     worker: &Rc<Worker>,
     exchange: Exchange,
     client: OnUpgrade,
+    held: Held,
     upstream: impl Future<Output = hyper::Result<U>> + 'static,
 ) where
     U: Stream + 'static,
@@ -123,6 +135,7 @@ fn start<U>(
     let tunnel = {
         let worker = worker.clone();
         async move {
+            let _held = held;
             let (Ok(client), Ok(upstream)) = tokio::join!(client, upstream) else {
                 return exchange.end(End::Broken { failure: Failure::UpstreamReset, reading: &Reading::Not });
             };

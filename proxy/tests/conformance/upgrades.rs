@@ -1,5 +1,7 @@
 //! Leaving HTTP: WebSocket over HTTP/1.1 and over an HTTP/2 stream, and wishes that are not granted.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{Method, Request};
 
@@ -149,6 +151,37 @@ async fn a_websocket_over_an_http2_stream_is_one_over_http1_upstream() {
     send.send_data(Bytes::new(), true).unwrap();
     assert_eq!(server.rest().await, "");
     drop((server, client));
+    proxy.drain().await;
+}
+
+/// Found in a review: a connection that carries a tunnel alone was told to go as an idle one, and then cut.
+#[tokio::test]
+async fn a_connection_with_a_live_tunnel_on_it_is_not_idle() {
+    let upstream = Upstream::new().await;
+    let timeouts = "timeouts: { http2_idle_ms: 50, write_idle_ms: 50, header_read_ms: 50, drain_ms: 2000 }\n";
+    let proxy = with(&upstream, "routes: [{ upstream: app }]", "", timeouts);
+    let mut client = http2::connect(&proxy).await;
+    soon(async {
+        while !client.is_extended_connect_protocol_enabled() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let request = Request::builder().method(Method::CONNECT).uri("http://a/chat");
+    let request = request.header("sec-websocket-version", "13").extension(h2::ext::Protocol::from_static("websocket"));
+    let (response, mut send) = client.send_request(request.body(()).unwrap(), false).unwrap();
+    let mut server = upstream.accept().await;
+    server.head().await;
+    server.send(YES).await;
+    let mut receive = soon(response).await.unwrap().into_body();
+    for _ in 0..10 {
+        tokio::time::sleep(Duration::from_millis(40)).await;
+        send.send_data(Bytes::from_static(b"ping"), false).unwrap();
+        assert_eq!(server.text(4).await, "ping");
+        server.send("pong").await;
+        assert_eq!(soon(receive.data()).await.unwrap().unwrap(), "pong");
+    }
+    drop((server, client, send, receive));
     proxy.drain().await;
 }
 
