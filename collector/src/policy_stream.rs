@@ -62,13 +62,16 @@ struct Feed {
     moves: watch::Receiver<()>,
     service: String,
     instance: String,
+    /// Whether it enforces a set already, as all do when the control plane was away.
+    holds: bool,
     sent: Option<Share>,
 }
 
 impl Feed {
     fn new(policy: watch::Receiver<Arc<PolicySet>>, proxies: &Proxies, hello: &proto::ProxyStatus) -> Self {
         let (service, instance) = (hello.service.clone(), hello.instance.clone());
-        Self { policy, proxies: proxies.clone(), moves: proxies.moves(), service, instance, sent: None }
+        let holds = hello.applied_sequence != 0;
+        Self { policy, proxies: proxies.clone(), moves: proxies.moves(), service, instance, holds, sent: None }
     }
 
     fn sets(self) -> impl Stream<Item = PolicySet> {
@@ -76,8 +79,11 @@ impl Feed {
     }
 
     async fn next(&mut self) -> Option<PolicySet> {
-        if let Some(sent) = self.sent {
-            self.news(sent).await?;
+        match self.sent {
+            Some(sent) => self.news(sent).await?,
+            // its share of before is better than the whole, until the others are here too
+            None if self.holds => tokio::time::sleep(SETTLE).await,
+            None => {}
         }
         let share = self.proxies.share(&self.service, &self.instance);
         self.sent = Some(share);
@@ -161,6 +167,10 @@ mod tests {
         Arc::new(PolicySet { sequence, ttl_ms: 30_000, policies: vec![policy], ..PolicySet::default() })
     }
 
+    fn limit(set: Option<PolicySet>) -> u32 {
+        set.unwrap().policies[0].concurrency_limit.unwrap().limit.get()
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_set_is_sent_at_once_at_a_change_and_as_a_sign_of_life() {
         let (change, policy) = watch::channel(limited(1, 9));
@@ -186,7 +196,6 @@ mod tests {
             let connection = proxies.connect(state(&hello(instance)));
             (connection, Box::pin(Feed::new(policy.clone(), &proxies, &hello(instance)).sets()))
         };
-        let limit = |set: Option<PolicySet>| set.unwrap().policies[0].concurrency_limit.unwrap().limit.get();
         let (_first, mut to_first) = connect("tagger-0");
         assert_eq!(limit(to_first.next().await), 9);
         let started = tokio::time::Instant::now();
@@ -198,5 +207,21 @@ mod tests {
         drop((second, to_second));
         assert_eq!(limit(to_first.next().await), 9);
         assert_eq!(started.elapsed(), 2 * SETTLE);
+    }
+
+    /// Found in a review: after the control plane had been away the first that came again was sent the whole.
+    #[tokio::test(start_paused = true)]
+    async fn when_all_replicas_come_again_each_is_sent_its_share() {
+        let (_change, policy) = watch::channel(limited(1, 9));
+        let proxies = Proxies::new();
+        let again = async |instance: &str, after_ms: u64| {
+            tokio::time::sleep(Duration::from_millis(after_ms)).await;
+            let hello = proto::ProxyStatus { applied_sequence: 1, ..hello(instance) };
+            let connection = proxies.connect(state(&hello));
+            let mut sets = Box::pin(Feed::new(policy.clone(), &proxies, &hello).sets());
+            (limit(sets.next().await), connection)
+        };
+        let (first, second) = tokio::join!(again("tagger-0", 0), again("tagger-1", 500));
+        assert_eq!((first.0, second.0), (5, 4));
     }
 }

@@ -48,7 +48,8 @@ use serde::{Deserialize, Serialize};
 pub struct Config {
     /// The workload this proxy stands beside.
     pub service: String,
-    /// Which of the service's instances; `host:port` of the first listener when absent.
+    /// Which of the service's instances: each needs another. `host:port` of the first listener when absent, with the machine's name where
+    /// that listens on all addresses.
     #[serde(default)]
     pub instance: Option<String>,
     /// How many requests the workload serves at once (c), when known.
@@ -130,7 +131,7 @@ pub struct PolicySource {
     /// Where the last good policy is kept for the next start; nowhere when absent.
     #[serde(default)]
     pub state_dir: Option<PathBuf>,
-    /// The least rate that a policy may hold this service to; a set with less is refused. 0.001, a request in a quarter of
+    /// The least rate that a policy may hold this replica to; a set with less is refused. 0.001, a request in a quarter of
     /// an hour, unless it says otherwise: less is a slip, or worse. Nor can a policy's concurrency limit be less than
     /// `servers`, where that is known.
     #[serde(default = "min_rate_per_s")]

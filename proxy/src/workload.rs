@@ -8,6 +8,7 @@ mod compile;
 use std::{
     borrow::Cow,
     collections::HashSet,
+    env, fs,
     net::{IpAddr, SocketAddr},
     sync::{
         Arc,
@@ -112,7 +113,7 @@ pub(crate) enum Origin {
 impl Workload {
     /// Compiles `config`; `first` is the address of the first listener.
     pub(crate) fn new(config: &Config, first: SocketAddr, tally: Arc<Tally>, security: Security) -> Self {
-        let instance = config.instance.clone().unwrap_or_else(|| first.to_string());
+        let instance = config.instance.clone().unwrap_or_else(|| instance_at(first));
         let workload = Self::compile(config, instance, tally, security, None);
         workload.apply(Arc::new(workload.static_policy.clone()));
         workload
@@ -312,4 +313,30 @@ fn over<'a>(said: Option<&'a Policy>, file: Option<&'a Policy>) -> Option<Cow<'a
 
 fn breaker(policy: Option<&Policy>) -> Option<weir_policy::Breaker> {
     policy.and_then(|p| p.breaker)
+}
+/// What tells a replica whose first listener is at `first` from others: its address, or where that is every address of the machine
+/// (as in a pod) the machine's name instead.
+fn instance_at(first: SocketAddr) -> String {
+    let name = || fs::read_to_string("/proc/sys/kernel/hostname").ok().or_else(|| env::var("HOSTNAME").ok());
+    match name().filter(|_| first.ip().is_unspecified()) {
+        Some(name) if !name.trim().is_empty() => format!("{}:{}", name.trim(), first.port()),
+        _ => first.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Found in a review: all replicas of a deployment had the name `0.0.0.0:8080`, and were taken for one.
+    #[test]
+    fn a_replica_that_listens_everywhere_has_the_name_of_its_machine() {
+        assert_eq!(instance_at("127.0.0.1:8080".parse().unwrap()), "127.0.0.1:8080");
+        assert_eq!(instance_at("10.1.2.3:8080".parse().unwrap()), "10.1.2.3:8080");
+        for everywhere in ["0.0.0.0:8080", "[::]:8080"] {
+            let name = instance_at(everywhere.parse().unwrap());
+            let (host, port) = name.rsplit_once(':').unwrap();
+            assert!(!host.is_empty() && !everywhere.starts_with(host) && port == "8080", "{name}");
+        }
+    }
 }

@@ -214,7 +214,10 @@ impl Follower {
             if let (None, Some(asked), Some(servers)) = (&policy.route, policy.concurrency_limit, servers)
                 && asked.limit < servers
             {
-                warn!(asked = asked.limit, %servers, "a policy would leave workers idle; the limit is their number");
+                // the same set comes again as a sign of life
+                if set.sequence != self.newest.0 {
+                    warn!(asked = asked.limit, %servers, "a policy would leave workers idle; the limit is their number");
+                }
                 policy.concurrency_limit = Some(ConcurrencyLimit { limit: servers, ..asked });
             }
         }
