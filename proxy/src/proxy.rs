@@ -205,7 +205,7 @@ impl Proxy {
     }
 
     /// Tells clients to go, closes the sockets once others can have heard of it (`timeouts.lame_duck_ms`), lets requests
-    /// under way finish, sends what was recorded, and returns the final counts. Nothing is left running.
+    /// under way finish, sends what was recorded, and returns the final counts. Nothing is left running, but for a name that is still being looked up.
     pub async fn drain(self) -> Counters {
         self.draining.cancel();
         join(self.data).await;

@@ -103,8 +103,6 @@ impl Factors {
     pub(super) const NONE: Self = Self { arrivals: 1.0, service_time: 1.0, cs2: 1.0, servers: 0 };
 }
 
-/// Servers added or taken away at most: formulas go through all of them one by one.
-
 fn one() -> f64 {
     1.0
 }

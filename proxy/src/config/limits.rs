@@ -16,7 +16,7 @@ pub struct Limits {
     pub rate_limit: Option<RateLimit>,
     /// Tokens of language models per second, estimated before a call and corrected by its `usage`.
     pub token_rate_limit: Option<TokenRateLimit>,
-    /// Found from latencies while the control plane is silent; off when absent.
+    /// Found from latencies, which are always looked at, and in force while the control plane is silent; off when absent.
     pub local_limit: Option<LocalLimit>,
     /// A header that says a request's priority: `high`, `normal`, `low`, or RFC 9218's `u=0` to `u=7`.
     /// None is believed when absent, because any client could claim to be urgent.

@@ -166,7 +166,8 @@ impl Output {
     /// Writes what there is, to the file that has the name now.
     fn write(&mut self) {
         if let Sink::File(file) = &mut self.to {
-            file.look(self.reopen.0.swap(false, Relaxed), Instant::now());
+            // a new file has no line that was cut
+            self.torn &= !file.look(self.reopen.0.swap(false, Relaxed), Instant::now());
         }
         if self.lines == 0 {
             return;
@@ -202,28 +203,32 @@ impl LogFile {
         Ok(Self { path: path.to_owned(), file, id, looked: Instant::now(), complained: false })
     }
 
-    /// Opens the file anew if another one, or none, has its name. While none can be had the old one serves on.
-    fn look(&mut self, asked: bool, now: Instant) {
+    /// Opens the file anew if another one, or none, has its name, and says whether it did. While none can be had the old one
+    /// serves on.
+    fn look(&mut self, asked: bool, now: Instant) -> bool {
         if !asked && now.duration_since(self.looked) < LOOK {
-            return;
+            return false;
         }
         self.looked = now;
         let named = fs::metadata(&self.path).map(|found| FileId::of(&found));
         if named.is_ok_and(|named| named == self.id) {
             self.complained = false;
-            return;
+            return false;
         }
         let path = self.path.display();
         match Self::open(&self.path) {
             Ok(newer) => {
                 info!(%path, "the access log was moved away; a new one is written");
                 *self = Self { looked: now, ..newer };
+                true
             }
-            Err(error) if !self.complained => {
-                warn!(%path, %error, "the access log was moved away, and no new one can be opened");
+            Err(error) => {
+                if !self.complained {
+                    warn!(%path, %error, "the access log was moved away, and no new one can be opened");
+                }
                 self.complained = true;
+                false
             }
-            Err(_) => {}
         }
     }
 }

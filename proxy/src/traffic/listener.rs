@@ -125,8 +125,9 @@ impl Slot {
     }
 }
 
-/// Drops what arrives at a socket that is about to be closed, so that no connection begins between the last look at it and its
-/// end, to be reset. Who connects then is not answered, asks again, and hears that nobody is here.
+/// Drops what arrives at a socket that is about to be closed, so that nobody is let in between the last look at it and its
+/// end, to be reset. Who connects then is not answered, asks again, and hears that nobody is here. (Who has half of a handshake behind
+/// him is still reset: clients far away, and those who did not hear of the drain.)
 #[cfg(target_os = "linux")]
 fn hide(listener: &std::net::TcpListener) {
     /// `BPF_RET | BPF_K`: keep so many bytes of the packet.
