@@ -47,7 +47,7 @@ pub(crate) fn open(mut config: Config, disk: Arc<dyn Disk>) -> Result<Inner, Ope
     let runtime = committers_runtime().map_err(io(&config.dir))?;
     let views = Arc::new(Views::default());
     let tables = runtime.block_on(open_tables(&config, &disk, &views))?;
-    let past = Past::read(disk.as_ref(), &config.wal_dir())?;
+    let past = Past::read(disk.as_ref(), &config.wal_dir(), &tables.through)?;
     let next_sequence = tables.through.values().map(|through| through + 1).fold(past.next_sequence, u64::max);
     let shared = Arc::new(Shared::default());
     let alarm = |part: &'static str| {

@@ -3,9 +3,12 @@
 
 use std::{collections::HashSet, path::Path};
 
+use weir_schema::Table;
+
 use super::{
     Payload,
     recent::Recent,
+    replay::Through,
     segment::{Found, Records, SegmentFile, segments},
 };
 use crate::{disk::Disk, error::StoreError};
@@ -22,8 +25,8 @@ pub(crate) struct Past {
 }
 
 impl Past {
-    /// Reads the end of the log.
-    pub(crate) fn read(disk: &dyn Disk, dir: &Path) -> Result<Self, StoreError> {
+    /// Reads the end of the log; `through` is what the files of each table have of it.
+    pub(crate) fn read(disk: &dyn Disk, dir: &Path, through: &Through) -> Result<Self, StoreError> {
         // a segment whose name is in the page cache only must not be what older ones are trimmed for
         disk.sync_dir(dir).map_err(|source| StoreError::Io { path: dir.to_owned(), source })?;
         let segments = segments(disk, dir)?;
@@ -47,7 +50,7 @@ impl Past {
         let refused: HashSet<_> = past.recent.refused().into_iter().map(|(hash, _)| hash).collect();
         for segment in older.filter(|_| !refused.is_empty()) {
             disk.sync_file(&segment.path).map_err(|source| StoreError::Io { path: segment.path.clone(), source })?;
-            Records::open(disk, segment)?.for_each(|found| past.take_in_refused(found, &refused));
+            Records::open(disk, segment)?.for_each(|found| past.take_in_refused(found, &refused, through));
         }
         past.segments = segments;
         Ok(past)
@@ -66,11 +69,13 @@ impl Past {
         }
     }
 
-    /// A refused request that the log has after all is replayed: sent again, it is there.
-    fn take_in_refused(&mut self, found: Found, refused: &HashSet<u128>) {
+    /// A refused request that the log has after all is replayed: sent again, it is there. Unless rows behind it are in files
+    /// already: then it is not replayed, and is new when it is sent again.
+    fn take_in_refused(&mut self, found: Found, refused: &HashSet<u128>, through: &Through) {
         if let Found::Record(record) = found
             && let Payload::Otlp { request, hash } = record.payload
             && refused.contains(&hash)
+            && through.get(&Table::of(request.signal)).is_none_or(|through| record.sequence > *through)
         {
             self.recent.insert(hash, record.sequence, request.received_unix_nano);
         }

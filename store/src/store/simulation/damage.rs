@@ -219,6 +219,29 @@ async fn a_full_disk_refuses_answers_and_recovers_by_itself() {
     }
 }
 
+/// Found by reading why a seed failed: its record was passed over at the next start, and its sender was told that it is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_request_whose_record_could_not_be_cut_is_stored_when_it_is_sent_again() {
+    let disk = SimulatedDisk::new(1);
+    let store = open(&disk).await.unwrap();
+    let mut ledger = Ledger::default();
+    let [first, refused, behind] = std::array::from_fn(|_| ledger.take(Kind::Spans, 3));
+    ledger.send(&store, first).await.unwrap();
+    let counts = disk.counts();
+    // it is written, but not synced, and cannot be cut
+    disk.plan(Fault::Sync(counts.syncs + 1));
+    (2..5).for_each(|operation| disk.plan(Fault::Operation(counts.operations + operation)));
+    ledger.send(&store, refused).await.unwrap_err();
+    disk.forget_plans();
+    ledger.send(&store, behind).await.unwrap();
+    store.flush().await.unwrap();
+    drop(store);
+    let store = open(&disk.kill()).await.unwrap();
+    ledger.send(&store, refused).await.unwrap();
+    [first, refused, behind].into_iter().for_each(|number| ledger.ack(number));
+    ledger.check(&store, "sent again").await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_hangs_delays_acks_and_loses_none() {
     let disk = SimulatedDisk::new(1);
