@@ -30,7 +30,7 @@ const VERSIONS: [&str; 3] = ["networking.istio.io/v1", "networking.istio.io/v1be
 
 /// One document.
 struct Document {
-    /// The file and the object, for errors.
+    /// The file, its place there, and the object: no two documents have the same.
     at: String,
     kind: Kind,
     value: Value,
@@ -166,7 +166,7 @@ fn document(file: &str, number: usize, value: Value) -> Result<Document, ConfigE
             }
         };
         let name = root.need("metadata")?.fields()?.need("name")?.text()?.to_owned();
-        (known, format!("{file}: {} {name:?}:", kind.text()?))
+        (known, format!("{file}: document {}: {} {name:?}:", number + 1, kind.text()?))
     };
     Ok(Document { at, kind, value })
 }

@@ -364,3 +364,13 @@ fn a_host_has_one_virtual_service() {
         assert_eq!(named, taken, "{why}");
     }
 }
+
+/// Found in a review: of two rules of one name in one file, which two namespaces may have, the second vanished.
+#[test]
+fn rules_of_one_name_are_both_applied() {
+    let policy = destination_rule("trafficPolicy: { loadBalancer: { simple: RANDOM } }");
+    let other = policy.replace("host: reviews", "host: ratings").replace("RANDOM", "ROUND_ROBIN");
+    let upstreams = compiled(&format!("{policy}---\n{other}")).unwrap().upstreams;
+    let balances: Vec<_> = upstreams.into_iter().map(|upstream| upstream.balance).collect();
+    assert_eq!(balances, [Balance::Random, Balance::RoundRobin]);
+}
