@@ -5,15 +5,19 @@ use crate::config::{Balance, HashOn, Match, Share, Upstream};
 
 /// A proxy that calls `reviews` (9080) and `ratings` (9081), after `yaml`.
 fn compiled(yaml: &str) -> Result<Config, ConfigError> {
+    let reviews = "{ name: reviews, endpoints: [{ address: '10.0.0.1:9080', labels: { version: v1 } }, \
+                   { address: '10.0.0.2:9080', labels: { version: v2 } }] }";
+    compiled_for(&format!("[{reviews}, {{ name: ratings, endpoints: ['10.0.1.1:9081'] }}]"), yaml)
+}
+
+/// A proxy that calls `upstreams`, after `yaml`.
+fn compiled_for(upstreams: &str, yaml: &str) -> Result<Config, ConfigError> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("istio.yaml");
     fs::write(&path, yaml).unwrap();
     let text = format!(
-        "service: productpage\nlisteners: [{{ address: '127.0.0.1:0', direction: outbound, istio: [{path:?}] }}]\n\
-         upstreams:\n  - name: reviews\n    endpoints:\n      \
-         - {{ address: '10.0.0.1:9080', labels: {{ version: v1 }} }}\n      \
-         - {{ address: '10.0.0.2:9080', labels: {{ version: v2 }} }}\n  \
-         - {{ name: ratings, endpoints: ['10.0.1.1:9081'] }}\n"
+        "service: productpage\nupstreams: {upstreams}\n\
+         listeners: [{{ address: '127.0.0.1:0', direction: outbound, istio: [{path:?}] }}]\n"
     );
     let config = Config::from_yaml(&text)?
         .with_istio()
@@ -285,6 +289,8 @@ fn what_cannot_be_honoured_is_named_with_what_to_do() {
         (destination_rule("").replace("host: reviews", "host: nowhere"), "spec.host", "add it, or leave this out"),
         (policy("portLevelSettings: []"), "trafficPolicy.portLevelSettings", "give each port an upstream"),
         (policy("tls: { mode: ISTIO_MUTUAL }"), "trafficPolicy.tls", "mode: DISABLE"),
+        // found in a review: it was read as far as its mode
+        (policy("tls: { mode: DISABLE, sni: a }"), "trafficPolicy.tls.sni", "not a field that is known here"),
         (policy("tunnel: {}"), "trafficPolicy.tunnel", "directly"),
         (policy("loadBalancer: { simple: PASSTHROUGH }"), "loadBalancer.simple", "not to where the client meant"),
         (policy("loadBalancer: { warmupDurationSecs: 5s }"), "loadBalancer.warmupDurationSecs", "tried at once"),
@@ -373,4 +379,13 @@ fn rules_of_one_name_are_both_applied() {
     let upstreams = compiled(&format!("{policy}---\n{other}")).unwrap().upstreams;
     let balances: Vec<_> = upstreams.into_iter().map(|upstream| upstream.balance).collect();
     assert_eq!(balances, [Balance::Random, Balance::RoundRobin]);
+}
+
+/// Found in a review: it was accepted, and the upstream kept its TLS.
+#[test]
+fn tls_that_proxy_yaml_sets_up_is_not_disabled() {
+    let upstreams = "[{ name: reviews, endpoints: ['10.0.0.1:9080'], tls: { trust: roots.pem } }]";
+    let rule = destination_rule("trafficPolicy: { tls: { mode: DISABLE } }");
+    let why = compiled_for(upstreams, &rule).map(|_| ()).unwrap_err().0;
+    assert!(why.contains("spec.trafficPolicy.tls.mode: ") && why.contains("upstream \"reviews\" has tls"), "{why}");
 }
