@@ -3,18 +3,24 @@
 use crate::{
     config::{Config, ConfigError, SubsetOf, Upstream},
     istio::{
+        Document, Taken,
         destination::{Registry, subset_name},
         fields::Node,
         spec, traffic_policy, virtual_service,
     },
 };
 
-/// Applies a document to the upstreams of `config`.
-pub(super) fn apply(root: Node<'_>, config: &mut Config) -> Result<(), ConfigError> {
-    let (metadata, spec) = spec(root)?;
+/// Applies a document to the upstreams of `config`; `taken` are those that one before has the say on.
+pub(super) fn apply(document: &Document, config: &mut Config, taken: &mut Taken) -> Result<(), ConfigError> {
+    let (metadata, spec) = spec(document.root())?;
     metadata.need("name")?;
     virtual_service::check_exported(&spec.list("exportTo")?)?;
-    let host = Registry::new(&config.upstreams).find(&spec.need("host")?, None)?;
+    let at = spec.need("host")?;
+    let host = Registry::new(&config.upstreams).find(&at, None)?;
+    if let Some(before) = taken.insert(host.clone(), document.at.clone()) {
+        let why = format!("upstream {host:?} has a DestinationRule already, {before} put both into one");
+        return Err(at.error(&why));
+    }
     let (policy, subsets) = (spec.get("trafficPolicy"), spec.list("subsets")?);
     spec.done(&[("workloadSelector", "name the file only in the proxy.yaml of those workloads")])?;
     let has_locality = config.locality.is_some();

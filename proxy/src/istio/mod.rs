@@ -13,7 +13,11 @@ mod load_balancer;
 mod traffic_policy;
 mod virtual_service;
 
-use std::{collections::HashSet, fs, path::Path};
+use std::{
+    collections::{HashMap, HashSet},
+    fs,
+    path::Path,
+};
 
 use serde_json::Value;
 
@@ -22,7 +26,7 @@ use crate::config::{Config, ConfigError, Route};
 use {
     destination::Registry,
     fields::{Fields, Node},
-    virtual_service::{Compiled, Taken},
+    virtual_service::Compiled,
 };
 
 /// The versions of `networking.istio.io` whose fields are the same as far as they are honoured.
@@ -35,6 +39,9 @@ struct Document {
     kind: Kind,
     value: Value,
 }
+
+/// Which document has the say on a host, or on an upstream.
+type Taken = HashMap<String, String>;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -106,10 +113,10 @@ impl Config {
 
     /// Destination rules hold for the upstreams, which all listeners share; a file named twice is one.
     fn take_rules(&mut self, of_listeners: &[Vec<Document>]) -> Result<(), ConfigError> {
-        let mut seen = HashSet::new();
+        let (mut seen, mut taken) = (HashSet::new(), Taken::new());
         for document in of_listeners.iter().flatten().filter(|document| document.kind == Kind::DestinationRule) {
             if seen.insert(&document.at) {
-                destination_rule::apply(document.root(), self)?;
+                destination_rule::apply(document, self, &mut taken)?;
             }
         }
         Ok(())

@@ -361,7 +361,9 @@ fn a_host_has_one_virtual_service() {
         ("[ratings, reviews.default.svc.cluster.local]", "", true),
         ("[ratings]", "", false),
         ("['*.example']", "", false),
-        ("[reviews]", ", namespace: another", false),
+        // found in a review: both are called `reviews` by someone, and the first got it
+        ("[reviews]", ", namespace: another", true),
+        ("[reviews.another.svc.cluster.local]", "", true),
     ] {
         let result = compiled(&format!("{first}---\n{}", second(hosts, more)));
         let why = result.as_ref().err().map(|error| error.0.clone()).unwrap_or_default();
@@ -388,4 +390,18 @@ fn tls_that_proxy_yaml_sets_up_is_not_disabled() {
     let rule = destination_rule("trafficPolicy: { tls: { mode: DISABLE } }");
     let why = compiled_for(upstreams, &rule).map(|_| ()).unwrap_err().0;
     assert!(why.contains("spec.trafficPolicy.tls.mode: ") && why.contains("upstream \"reviews\" has tls"), "{why}");
+}
+
+/// Found in a review: the later was in force, and subsets made before did not have its policy.
+#[test]
+fn an_upstream_has_one_destination_rule() {
+    let first = destination_rule("subsets: [{ name: v1, labels: { version: v1 } }]");
+    let policy = destination_rule("trafficPolicy: { loadBalancer: { simple: RANDOM } }");
+    let second = policy
+        .replace("name: reviews }", "name: other, namespace: another }")
+        .replace("host: reviews", "host: reviews.default.svc.cluster.local");
+    let why = compiled(&format!("{first}---\n{second}")).map(|_| ()).unwrap_err().0;
+    let (here, before) =
+        ("document 2: DestinationRule \"other\": spec.host: ", "document 1: DestinationRule \"reviews\"");
+    assert!(why.contains(here) && why.contains(before), "{why}");
 }
