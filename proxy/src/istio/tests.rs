@@ -405,3 +405,17 @@ fn an_upstream_has_one_destination_rule() {
         ("document 2: DestinationRule \"other\": spec.host: ", "document 1: DestinationRule \"reviews\"");
     assert!(why.contains(here) && why.contains(before), "{why}");
 }
+
+/// Found in a review: an upstream that is named with its port never had the policy of its host.
+#[test]
+fn a_destination_rule_is_for_all_ports_of_its_host() {
+    let upstream = |name: &str| format!("{{ name: '{name}', endpoints: ['10.0.0.1:80'] }}");
+    let upstreams = ["reviews", "reviews:9080", "reviews:9443", "reviews2:9080", "my-reviews"].map(upstream).join(", ");
+    let rule =
+        destination_rule("trafficPolicy: { loadBalancer: { simple: RANDOM } }, subsets: [{ name: v1, labels: {} }]");
+    let config = compiled_for(&format!("[{upstreams}]"), &rule).unwrap();
+    let random = config.upstreams.iter().filter(|upstream| upstream.balance == Balance::Random);
+    let names: Vec<_> = random.map(|upstream| upstream.name.as_str()).collect();
+    let parts = ["reviews/v1", "reviews:9080/v1", "reviews:9443/v1"];
+    assert_eq!(names, [&["reviews", "reviews:9080", "reviews:9443"], parts.as_slice()].concat());
+}
