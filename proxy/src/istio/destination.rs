@@ -1,7 +1,7 @@
 //! [`Registry`]: which upstream a `destination` means.
 //!
-//! `reviews`, `reviews.prod` and `reviews.prod.svc.cluster.local` mean the upstream of the whole name,
-//! else that of the first label. An upstream stands for one port of a service: `port` must be the one of
+//! A host means the upstream of its whole name; `reviews.prod.svc.cluster.local`, which is a service of a
+//! cluster, else that of its first label. An upstream stands for one port of a service: `port` must be the one of
 //! its endpoints, or there is an upstream `reviews:9080`. A destination rule is for all ports of its host.
 
 use std::collections::BTreeMap;
@@ -51,7 +51,7 @@ impl Registry {
     /// The upstreams of a host, whatever their port.
     pub(super) fn all(&self, host: &Node<'_>) -> Result<Vec<String>, ConfigError> {
         let name = host.text()?;
-        let short = name.split('.').next().unwrap_or(name);
+        let short = short_of(name);
         let named = |name: &str| {
             let is_port = |rest: &str| rest.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok());
             let is_of =
@@ -65,7 +65,7 @@ impl Registry {
     /// The upstream of a host, at a port if one is said.
     fn find(&self, host: &Node<'_>, port: Option<u16>) -> Result<String, ConfigError> {
         let name = host.text()?;
-        let short = name.split('.').next().unwrap_or(name);
+        let short = short_of(name);
         let with_port = port.map(|port| [format!("{name}:{port}"), format!("{short}:{port}")]);
         if let Some(found) = with_port.into_iter().flatten().find(|name| self.upstreams.contains_key(name)) {
             return Ok(found);
@@ -83,8 +83,18 @@ impl Registry {
     }
 }
 
+/// The service of `service.namespace.svc`, whatever the cluster's domain; any other name means only itself.
+fn short_of(name: &str) -> &str {
+    let mut labels = name.split('.');
+    match (labels.next(), labels.next(), labels.next()) {
+        (Some(service), Some(_), Some("svc")) => service,
+        _ => name,
+    }
+}
+
 fn unknown(host: &Node<'_>, name: &str, short: &str) -> ConfigError {
-    host.error(&format!("no upstream of proxy.yaml is named {name:?} or {short:?}: add it, or leave this out"))
+    let or_short = if short == name { String::new() } else { format!(" or {short:?}") };
+    host.error(&format!("no upstream of proxy.yaml is named {name:?}{or_short}: add it, or leave this out"))
 }
 
 /// What the upstream of a subset is called.

@@ -419,3 +419,32 @@ fn a_destination_rule_is_for_all_ports_of_its_host() {
     let parts = ["reviews/v1", "reviews:9080/v1", "reviews:9443/v1"];
     assert_eq!(names, [&["reviews", "reviews:9080", "reviews:9443"], parts.as_slice()].concat());
 }
+
+/// Found in a review: `api.stripe.com` and `api.github.com` both meant an upstream `api`.
+#[test]
+fn only_services_of_a_cluster_have_short_names() {
+    let upstreams =
+        "[{ name: api, endpoints: ['10.0.0.1:80'] }, { name: api.github.com, endpoints: ['10.0.0.2:443'] }]";
+    for (host, expected) in [
+        ("api", Some("api")),
+        ("api.prod.svc", Some("api")),
+        ("api.prod.svc.cluster.local", Some("api")),
+        ("api.prod.svc.example.org", Some("api")),
+        ("api.github.com", Some("api.github.com")),
+        ("api.stripe.com", None),
+        ("api.prod", None),
+    ] {
+        let to = virtual_service(&format!("[{{ route: [{{ destination: {{ host: {host} }} }}] }}]"));
+        let routed = compiled_for(upstreams, &to);
+        let found = routed.as_ref().ok().map(|config| config.listeners[0].routes[0].split[0].upstream.as_str());
+        assert_eq!(found, expected, "{host}");
+        let rule = destination_rule("").replace("host: reviews", &format!("host: {host}"));
+        let ruled = compiled_for(upstreams, &rule);
+        assert_eq!(ruled.is_ok(), expected.is_some(), "{host}");
+        for (result, place) in [(routed, "route[0].destination.host: "), (ruled, "spec.host: ")] {
+            let why = result.err().map(|error| error.0);
+            let named = |why: String| why.contains(&format!("{place}no upstream of proxy.yaml is named {host:?}: "));
+            assert!(why.is_none_or(named), "{host}");
+        }
+    }
+}
