@@ -71,7 +71,9 @@ impl Config {
         let files = self.listeners.iter_mut().map(|listener| std::mem::take(&mut listener.istio)).collect::<Vec<_>>();
         let mut of_listeners = Vec::new();
         for paths in &files {
-            let documents = paths.iter().map(|path| documents_of(path)).collect::<Result<Vec<_>, _>>()?;
+            let mut named = HashSet::new();
+            let once = paths.iter().filter(|path| named.insert(*path));
+            let documents = once.map(|path| documents_of(path)).collect::<Result<Vec<_>, _>>()?;
             of_listeners.push(documents.into_iter().flatten().collect::<Vec<Document>>());
         }
         self.with_documents(&of_listeners)

@@ -448,3 +448,17 @@ fn only_services_of_a_cluster_have_short_names() {
         }
     }
 }
+
+#[test]
+fn a_file_named_twice_is_one() {
+    let listener = "{ address: '127.0.0.1:0', direction: outbound, istio: [a.yaml, a.yaml] }";
+    let config = format!(
+        "{{ service: shop, listeners: [{listener}, {listener}], \
+         upstreams: [{{ name: reviews, endpoints: ['10.0.0.1:80'] }}] }}"
+    );
+    let rule = destination_rule("subsets: [{ name: v1, labels: {} }]");
+    let file = format!("{}---\n{rule}", virtual_service(&format!("[{{ {TO_REVIEWS} }}]")));
+    let config = Config::from_yaml(&config).unwrap().with_istio_from(|_| Ok(file.clone())).unwrap();
+    assert_eq!(config.listeners.iter().map(|listener| listener.routes.len()).collect::<Vec<_>>(), [1, 1]);
+    assert_eq!(config.upstreams.len(), 2);
+}
