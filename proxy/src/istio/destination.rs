@@ -1,8 +1,8 @@
 //! [`Registry`]: which upstream a `destination` means.
 //!
-//! `reviews`, `reviews.prod` and `reviews.prod.svc.cluster.local` mean the upstream of the whole name,
-//! else that of the first label. An upstream stands for one port of a service: `port` must be the one of
-//! its endpoints, or there is an upstream `reviews:9080`.
+//! A host means the upstream of its whole name; `reviews.prod.svc.cluster.local`, which is a service of a
+//! cluster, else that of its first label. An upstream stands for one port of a service: `port` must be the one of
+//! its endpoints, or there is an upstream `reviews:9080`. A destination rule is for all ports of its host.
 
 use std::collections::BTreeMap;
 
@@ -48,17 +48,30 @@ impl Registry {
             .ok_or_else(|| at.error(&format!("no DestinationRule of {name:?} has a subset {subset:?}")))
     }
 
-    /// The upstream of a host, whatever its port.
-    pub(super) fn find(&self, host: &Node<'_>, port: Option<u16>) -> Result<String, ConfigError> {
+    /// The upstreams of a host, whatever their port.
+    pub(super) fn all(&self, host: &Node<'_>) -> Result<Vec<String>, ConfigError> {
         let name = host.text()?;
-        let short = name.split('.').next().unwrap_or(name);
+        let short = short_of(name);
+        let named = |name: &str| {
+            let is_port = |rest: &str| rest.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok());
+            let is_of =
+                |upstream: &str| upstream.strip_prefix(name).is_some_and(|rest| rest.is_empty() || is_port(rest));
+            self.upstreams.keys().filter(|upstream| is_of(upstream)).cloned().collect::<Vec<_>>()
+        };
+        let found = [name, short].map(named).into_iter().find(|found| !found.is_empty());
+        found.ok_or_else(|| unknown(host, name, short))
+    }
+
+    /// The upstream of a host, at a port if one is said.
+    fn find(&self, host: &Node<'_>, port: Option<u16>) -> Result<String, ConfigError> {
+        let name = host.text()?;
+        let short = short_of(name);
         let with_port = port.map(|port| [format!("{name}:{port}"), format!("{short}:{port}")]);
         if let Some(found) = with_port.into_iter().flatten().find(|name| self.upstreams.contains_key(name)) {
             return Ok(found);
         }
         let Some((found, ports)) = [name, short].iter().find_map(|name| self.upstreams.get_key_value(*name)) else {
-            let why = format!("no upstream of proxy.yaml is named {name:?} or {short:?}: add it, or leave this out");
-            return Err(host.error(&why));
+            return Err(unknown(host, name, short));
         };
         match port.filter(|port| !ports.is_empty() && ports.iter().any(|other| other != port)) {
             None => Ok(found.clone()),
@@ -68,6 +81,20 @@ impl Registry {
             ))),
         }
     }
+}
+
+/// The service of `service.namespace.svc`, whatever the cluster's domain; any other name means only itself.
+fn short_of(name: &str) -> &str {
+    let mut labels = name.split('.');
+    match (labels.next(), labels.next(), labels.next()) {
+        (Some(service), Some(_), Some("svc")) => service,
+        _ => name,
+    }
+}
+
+fn unknown(host: &Node<'_>, name: &str, short: &str) -> ConfigError {
+    let or_short = if short == name { String::new() } else { format!(" or {short:?}") };
+    host.error(&format!("no upstream of proxy.yaml is named {name:?}{or_short}: add it, or leave this out"))
 }
 
 /// What the upstream of a subset is called.

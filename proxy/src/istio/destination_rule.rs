@@ -3,28 +3,46 @@
 use crate::{
     config::{Config, ConfigError, SubsetOf, Upstream},
     istio::{
+        Document, Taken,
         destination::{Registry, subset_name},
         fields::Node,
         spec, traffic_policy, virtual_service,
     },
 };
 
-/// Applies a document to the upstreams of `config`.
-pub(super) fn apply(root: Node<'_>, config: &mut Config) -> Result<(), ConfigError> {
-    let (metadata, spec) = spec(root)?;
+/// Applies a document to the upstreams of `config`; `taken` are those that one before has the say on.
+pub(super) fn apply(document: &Document, config: &mut Config, taken: &mut Taken) -> Result<(), ConfigError> {
+    let (metadata, spec) = spec(document.root())?;
     metadata.need("name")?;
     virtual_service::check_exported(&spec.list("exportTo")?)?;
-    let host = Registry::new(&config.upstreams).find(&spec.need("host")?, None)?;
+    let host = spec.need("host")?;
+    let names = Registry::new(&config.upstreams).all(&host)?;
     let (policy, subsets) = (spec.get("trafficPolicy"), spec.list("subsets")?);
     spec.done(&[("workloadSelector", "name the file only in the proxy.yaml of those workloads")])?;
+    for name in names {
+        if let Some(before) = taken.insert(name.clone(), document.at.clone()) {
+            let why = format!("upstream {name:?} has a DestinationRule already, {before} put both into one");
+            return Err(host.error(&why));
+        }
+        apply_to(&name, policy.as_ref(), &subsets, config)?;
+    }
+    Ok(())
+}
+
+fn apply_to(
+    name: &str,
+    policy: Option<&Node<'_>>,
+    subsets: &[Node<'_>],
+    config: &mut Config,
+) -> Result<(), ConfigError> {
     let has_locality = config.locality.is_some();
-    let upstream = config.upstreams.iter_mut().find(|upstream| upstream.name == host);
-    let upstream = upstream.ok_or_else(|| spec.error("no such upstream"))?;
-    if let Some(policy) = &policy {
+    let upstream = config.upstreams.iter_mut().find(|upstream| upstream.name == name);
+    let upstream = upstream.ok_or_else(|| ConfigError(format!("no such upstream: {name}")))?;
+    if let Some(policy) = policy {
         traffic_policy::apply(policy, upstream, has_locality)?;
     }
     let parent = upstream.clone();
-    for subset in &subsets {
+    for subset in subsets {
         let part = self::subset(subset, &parent, has_locality)?;
         if config.upstreams.iter().any(|upstream| upstream.name == part.name) {
             return Err(subset.error(&format!("there is an upstream {:?} already", part.name)));

@@ -13,7 +13,11 @@ mod load_balancer;
 mod traffic_policy;
 mod virtual_service;
 
-use std::{collections::HashSet, fs, path::Path};
+use std::{
+    collections::{HashMap, HashSet},
+    fs,
+    path::Path,
+};
 
 use serde_json::Value;
 
@@ -22,7 +26,7 @@ use crate::config::{Config, ConfigError, Route};
 use {
     destination::Registry,
     fields::{Fields, Node},
-    virtual_service::{Compiled, Taken},
+    virtual_service::Compiled,
 };
 
 /// The versions of `networking.istio.io` whose fields are the same as far as they are honoured.
@@ -30,11 +34,14 @@ const VERSIONS: [&str; 3] = ["networking.istio.io/v1", "networking.istio.io/v1be
 
 /// One document.
 struct Document {
-    /// The file and the object, for errors.
+    /// The file, its place there, and the object: no two documents have the same.
     at: String,
     kind: Kind,
     value: Value,
 }
+
+/// Which document has the say on a host, or on an upstream.
+type Taken = HashMap<String, String>;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -64,7 +71,9 @@ impl Config {
         let files = self.listeners.iter_mut().map(|listener| std::mem::take(&mut listener.istio)).collect::<Vec<_>>();
         let mut of_listeners = Vec::new();
         for paths in &files {
-            let documents = paths.iter().map(|path| documents_of(path)).collect::<Result<Vec<_>, _>>()?;
+            let mut named = HashSet::new();
+            let once = paths.iter().filter(|path| named.insert(*path));
+            let documents = once.map(|path| documents_of(path)).collect::<Result<Vec<_>, _>>()?;
             of_listeners.push(documents.into_iter().flatten().collect::<Vec<Document>>());
         }
         self.with_documents(&of_listeners)
@@ -106,10 +115,10 @@ impl Config {
 
     /// Destination rules hold for the upstreams, which all listeners share; a file named twice is one.
     fn take_rules(&mut self, of_listeners: &[Vec<Document>]) -> Result<(), ConfigError> {
-        let mut seen = HashSet::new();
+        let (mut seen, mut taken) = (HashSet::new(), Taken::new());
         for document in of_listeners.iter().flatten().filter(|document| document.kind == Kind::DestinationRule) {
             if seen.insert(&document.at) {
-                destination_rule::apply(document.root(), self)?;
+                destination_rule::apply(document, self, &mut taken)?;
             }
         }
         Ok(())
@@ -166,7 +175,7 @@ fn document(file: &str, number: usize, value: Value) -> Result<Document, ConfigE
             }
         };
         let name = root.need("metadata")?.fields()?.need("name")?.text()?.to_owned();
-        (known, format!("{file}: {} {name:?}:", kind.text()?))
+        (known, format!("{file}: document {}: {} {name:?}:", number + 1, kind.text()?))
     };
     Ok(Document { at, kind, value })
 }

@@ -5,15 +5,19 @@ use crate::config::{Balance, HashOn, Match, Share, Upstream};
 
 /// A proxy that calls `reviews` (9080) and `ratings` (9081), after `yaml`.
 fn compiled(yaml: &str) -> Result<Config, ConfigError> {
+    let reviews = "{ name: reviews, endpoints: [{ address: '10.0.0.1:9080', labels: { version: v1 } }, \
+                   { address: '10.0.0.2:9080', labels: { version: v2 } }] }";
+    compiled_for(&format!("[{reviews}, {{ name: ratings, endpoints: ['10.0.1.1:9081'] }}]"), yaml)
+}
+
+/// A proxy that calls `upstreams`, after `yaml`.
+fn compiled_for(upstreams: &str, yaml: &str) -> Result<Config, ConfigError> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("istio.yaml");
     fs::write(&path, yaml).unwrap();
     let text = format!(
-        "service: productpage\nlisteners: [{{ address: '127.0.0.1:0', direction: outbound, istio: [{path:?}] }}]\n\
-         upstreams:\n  - name: reviews\n    endpoints:\n      \
-         - {{ address: '10.0.0.1:9080', labels: {{ version: v1 }} }}\n      \
-         - {{ address: '10.0.0.2:9080', labels: {{ version: v2 }} }}\n  \
-         - {{ name: ratings, endpoints: ['10.0.1.1:9081'] }}\n"
+        "service: productpage\nupstreams: {upstreams}\n\
+         listeners: [{{ address: '127.0.0.1:0', direction: outbound, istio: [{path:?}] }}]\n"
     );
     let config = Config::from_yaml(&text)?
         .with_istio()
@@ -285,6 +289,8 @@ fn what_cannot_be_honoured_is_named_with_what_to_do() {
         (destination_rule("").replace("host: reviews", "host: nowhere"), "spec.host", "add it, or leave this out"),
         (policy("portLevelSettings: []"), "trafficPolicy.portLevelSettings", "give each port an upstream"),
         (policy("tls: { mode: ISTIO_MUTUAL }"), "trafficPolicy.tls", "mode: DISABLE"),
+        // found in a review: it was read as far as its mode
+        (policy("tls: { mode: DISABLE, sni: a }"), "trafficPolicy.tls.sni", "not a field that is known here"),
         (policy("tunnel: {}"), "trafficPolicy.tunnel", "directly"),
         (policy("loadBalancer: { simple: PASSTHROUGH }"), "loadBalancer.simple", "not to where the client meant"),
         (policy("loadBalancer: { warmupDurationSecs: 5s }"), "loadBalancer.warmupDurationSecs", "tried at once"),
@@ -355,7 +361,9 @@ fn a_host_has_one_virtual_service() {
         ("[ratings, reviews.default.svc.cluster.local]", "", true),
         ("[ratings]", "", false),
         ("['*.example']", "", false),
-        ("[reviews]", ", namespace: another", false),
+        // found in a review: both are called `reviews` by someone, and the first got it
+        ("[reviews]", ", namespace: another", true),
+        ("[reviews.another.svc.cluster.local]", "", true),
     ] {
         let result = compiled(&format!("{first}---\n{}", second(hosts, more)));
         let why = result.as_ref().err().map(|error| error.0.clone()).unwrap_or_default();
@@ -363,4 +371,94 @@ fn a_host_has_one_virtual_service() {
         let named = why.contains("VirtualService \"other\": spec.hosts") && why.contains("VirtualService \"reviews\"");
         assert_eq!(named, taken, "{why}");
     }
+}
+
+/// Found in a review: of two rules of one name in one file, which two namespaces may have, the second vanished.
+#[test]
+fn rules_of_one_name_are_both_applied() {
+    let policy = destination_rule("trafficPolicy: { loadBalancer: { simple: RANDOM } }");
+    let other = policy.replace("host: reviews", "host: ratings").replace("RANDOM", "ROUND_ROBIN");
+    let upstreams = compiled(&format!("{policy}---\n{other}")).unwrap().upstreams;
+    let balances: Vec<_> = upstreams.into_iter().map(|upstream| upstream.balance).collect();
+    assert_eq!(balances, [Balance::Random, Balance::RoundRobin]);
+}
+
+/// Found in a review: it was accepted, and the upstream kept its TLS.
+#[test]
+fn tls_that_proxy_yaml_sets_up_is_not_disabled() {
+    let upstreams = "[{ name: reviews, endpoints: ['10.0.0.1:9080'], tls: { trust: roots.pem } }]";
+    let rule = destination_rule("trafficPolicy: { tls: { mode: DISABLE } }");
+    let why = compiled_for(upstreams, &rule).map(|_| ()).unwrap_err().0;
+    assert!(why.contains("spec.trafficPolicy.tls.mode: ") && why.contains("upstream \"reviews\" has tls"), "{why}");
+}
+
+/// Found in a review: the later was in force, and subsets made before did not have its policy.
+#[test]
+fn an_upstream_has_one_destination_rule() {
+    let first = destination_rule("subsets: [{ name: v1, labels: { version: v1 } }]");
+    let policy = destination_rule("trafficPolicy: { loadBalancer: { simple: RANDOM } }");
+    let second = policy
+        .replace("name: reviews }", "name: other, namespace: another }")
+        .replace("host: reviews", "host: reviews.default.svc.cluster.local");
+    let why = compiled(&format!("{first}---\n{second}")).map(|_| ()).unwrap_err().0;
+    let (here, before) =
+        ("document 2: DestinationRule \"other\": spec.host: ", "document 1: DestinationRule \"reviews\"");
+    assert!(why.contains(here) && why.contains(before), "{why}");
+}
+
+/// Found in a review: an upstream that is named with its port never had the policy of its host.
+#[test]
+fn a_destination_rule_is_for_all_ports_of_its_host() {
+    let upstream = |name: &str| format!("{{ name: '{name}', endpoints: ['10.0.0.1:80'] }}");
+    let upstreams = ["reviews", "reviews:9080", "reviews:9443", "reviews2:9080", "my-reviews"].map(upstream).join(", ");
+    let rule =
+        destination_rule("trafficPolicy: { loadBalancer: { simple: RANDOM } }, subsets: [{ name: v1, labels: {} }]");
+    let config = compiled_for(&format!("[{upstreams}]"), &rule).unwrap();
+    let random = config.upstreams.iter().filter(|upstream| upstream.balance == Balance::Random);
+    let names: Vec<_> = random.map(|upstream| upstream.name.as_str()).collect();
+    let parts = ["reviews/v1", "reviews:9080/v1", "reviews:9443/v1"];
+    assert_eq!(names, [&["reviews", "reviews:9080", "reviews:9443"], parts.as_slice()].concat());
+}
+
+/// Found in a review: `api.stripe.com` and `api.github.com` both meant an upstream `api`.
+#[test]
+fn only_services_of_a_cluster_have_short_names() {
+    let upstreams =
+        "[{ name: api, endpoints: ['10.0.0.1:80'] }, { name: api.github.com, endpoints: ['10.0.0.2:443'] }]";
+    for (host, expected) in [
+        ("api", Some("api")),
+        ("api.prod.svc", Some("api")),
+        ("api.prod.svc.cluster.local", Some("api")),
+        ("api.prod.svc.example.org", Some("api")),
+        ("api.github.com", Some("api.github.com")),
+        ("api.stripe.com", None),
+        ("api.prod", None),
+    ] {
+        let to = virtual_service(&format!("[{{ route: [{{ destination: {{ host: {host} }} }}] }}]"));
+        let routed = compiled_for(upstreams, &to);
+        let found = routed.as_ref().ok().map(|config| config.listeners[0].routes[0].split[0].upstream.as_str());
+        assert_eq!(found, expected, "{host}");
+        let rule = destination_rule("").replace("host: reviews", &format!("host: {host}"));
+        let ruled = compiled_for(upstreams, &rule);
+        assert_eq!(ruled.is_ok(), expected.is_some(), "{host}");
+        for (result, place) in [(routed, "route[0].destination.host: "), (ruled, "spec.host: ")] {
+            let why = result.err().map(|error| error.0);
+            let named = |why: String| why.contains(&format!("{place}no upstream of proxy.yaml is named {host:?}: "));
+            assert!(why.is_none_or(named), "{host}");
+        }
+    }
+}
+
+#[test]
+fn a_file_named_twice_is_one() {
+    let listener = "{ address: '127.0.0.1:0', direction: outbound, istio: [a.yaml, a.yaml] }";
+    let config = format!(
+        "{{ service: shop, listeners: [{listener}, {listener}], \
+         upstreams: [{{ name: reviews, endpoints: ['10.0.0.1:80'] }}] }}"
+    );
+    let rule = destination_rule("subsets: [{ name: v1, labels: {} }]");
+    let file = format!("{}---\n{rule}", virtual_service(&format!("[{{ {TO_REVIEWS} }}]")));
+    let config = Config::from_yaml(&config).unwrap().with_istio_from(|_| Ok(file.clone())).unwrap();
+    assert_eq!(config.listeners.iter().map(|listener| listener.routes.len()).collect::<Vec<_>>(), [1, 1]);
+    assert_eq!(config.upstreams.len(), 2);
 }

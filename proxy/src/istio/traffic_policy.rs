@@ -14,15 +14,26 @@ pub(super) fn apply(node: &Node<'_>, upstream: &mut Upstream, has_locality: bool
     fields.map("loadBalancer", |node| load_balancer::apply(&node, upstream, has_locality))?;
     fields.map("connectionPool", |node| connection_pool(&node, upstream))?;
     fields.map("retryBudget", |node| retry_budget(&node, upstream))?;
-    fields.map("tls", |node| match node.fields()?.need("mode")?.text()? {
-        "DISABLE" => Ok(()),
-        _ => Err(node.error("cannot be honoured: only mode: DISABLE; TLS is set up in proxy.yaml")),
-    })?;
+    fields.map("tls", |node| tls(&node, upstream))?;
     fields.done(&[
         ("portLevelSettings", "an upstream is one port: give each port an upstream and a DestinationRule"),
         ("tunnel", "reach the destination directly"),
         ("proxyProtocol", "no PROXY header is sent"),
     ])
+}
+
+/// Says that there is none; how it is spoken stands in `proxy.yaml` alone.
+fn tls(node: &Node<'_>, upstream: &Upstream) -> Result<(), ConfigError> {
+    let fields = node.fields()?;
+    let mode = fields.need("mode")?;
+    if mode.text()? != "DISABLE" {
+        return Err(node.error("cannot be honoured: only mode: DISABLE; TLS is set up in proxy.yaml"));
+    }
+    if upstream.tls.is_some() {
+        let why = format!("cannot be honoured: upstream {:?} has tls in proxy.yaml: remove one of both", upstream.name);
+        return Err(mode.error(&why));
+    }
+    fields.done(&[])
 }
 
 fn connection_pool(node: &Node<'_>, upstream: &mut Upstream) -> Result<(), ConfigError> {

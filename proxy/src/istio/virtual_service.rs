@@ -2,11 +2,9 @@
 //!
 //! A host has one virtual service: what the rules of the first do not take gets its 404, so a second would never be asked.
 
-use std::collections::HashMap;
-
 use crate::{
     config::{ConfigError, Match, Respond, Route},
-    istio::{Document, destination::Registry, fields::Node, http_route, spec},
+    istio::{Document, Taken, destination::Registry, fields::Node, http_route, spec},
     routing,
 };
 
@@ -16,9 +14,6 @@ pub(super) struct Compiled {
     pub(super) wildcard: Option<usize>,
     pub(super) routes: Vec<Route>,
 }
-
-/// Which document has the say on a host.
-pub(super) type Taken = HashMap<String, String>;
 
 /// Compiles a document; `taken` are the hosts of those before it.
 pub(super) fn compile(
@@ -55,25 +50,25 @@ pub(super) fn compile(
         routes.push(Route { name: Some(name.to_owned()), respond, ..Route::default() });
     }
     let namespace = metadata.map("namespace", |node| node.text())?.unwrap_or("default");
-    check_free(&hosts, namespace, taken)?;
-    taken.extend(hosts.iter().filter_map(|host| Some((longest(host, namespace).ok()?, document.at.clone()))));
+    take(&hosts, namespace, taken, &document.at)?;
     for_hosts(&hosts, namespace, &routes)
 }
 
-/// None of them belongs to a document before.
-fn check_free(hosts: &[Node<'_>], namespace: &str, taken: &Taken) -> Result<(), ConfigError> {
+/// Takes whatever clients call the hosts for the document `at`, unless one before has it.
+fn take(hosts: &[Node<'_>], namespace: &str, taken: &mut Taken, at: &str) -> Result<(), ConfigError> {
     for host in hosts {
-        if let Some(before) = taken.get(&longest(host, namespace)?) {
-            let why = format!("the host has a VirtualService already, {before} put the rules of both into one");
-            return Err(host.error(&why));
+        for name in names(host.text()?, namespace) {
+            if let Some(before) = taken.get(&name).filter(|before| *before != at) {
+                let why = format!(
+                    "{name:?} means a host that has a VirtualService already, {before} \
+                     put the rules of both into one, or leave one out"
+                );
+                return Err(host.error(&why));
+            }
+            taken.insert(name, at.to_owned());
         }
     }
     Ok(())
-}
-
-/// What a host is called from anywhere: two of one short name may be of different namespaces.
-fn longest(host: &Node<'_>, namespace: &str) -> Result<String, ConfigError> {
-    Ok(names(host.text()?, namespace).pop().unwrap_or_default())
 }
 
 /// Routes for the exact hosts together, and for each wildcard.
