@@ -59,6 +59,24 @@ fn a_slow_endpoint_is_left_and_tried_again() {
         BTreeMap::from([("e0:1".into(), 100)]),
         "nothing was heard of it for long"
     );
+    let probe = upstream.pick(None, &[], later).unwrap();
+    assert_eq!(probe.endpoint.address(), "e0:1");
+    assert_eq!(counts(&upstream, 100, later), BTreeMap::from([("e1:1".into(), 100)]), "one probe at a time");
+}
+
+/// A model that takes a second to its first token, and a new one beside it.
+#[test]
+fn a_new_endpoint_gets_one_request_at_a_time_until_it_has_answered() {
+    let ((upstream, _), now) = (upstream(&config(3, |_, _| {})), Instant::now());
+    let endpoints = upstream.endpoints();
+    endpoints[..2].iter().for_each(|known| known.latency.lock().observe(Duration::from_secs(1), now));
+    let picks: Vec<Pick> = (0..500).map(|_| upstream.pick(None, &[], now).unwrap()).collect();
+    let load = || endpoints[2].in_flight.load(Relaxed);
+    assert_eq!(load(), 1, "of 500");
+    let probe = picks.iter().find(|pick| pick.endpoint.id == endpoints[2].id).unwrap();
+    probe.observe(Duration::from_secs(1), false, None, now);
+    let _more: Vec<Pick> = (0..1_000).map(|_| upstream.pick(None, &[], now).unwrap()).collect();
+    assert!(load().abs_diff(500) <= 25, "{} of 1500", load());
 }
 
 /// Two hundred calls a second; their clients give up after 200 ms, and one endpoint never answers.
