@@ -35,7 +35,7 @@ pub use telemetry::{AccessLog, LogFormat, Propagation, Telemetry};
 pub use timeouts::Timeouts;
 pub use tls::{ForwardClientCert, ListenerTls, RemoteTls, TlsMode, UpstreamTls, Verify};
 pub use upstream::{Balance, CookieKey, HashOn, OutlierDetection, RetryBudget, SubsetOf, Upstream};
-pub(crate) use validate::LONGEST_MS;
+pub(crate) use validate::{LONGEST_MS, OURS};
 pub use yaml::suggest;
 
 use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf};
