@@ -41,11 +41,15 @@ impl Level {
         if self.endpoints.len() < 2 {
             return self.endpoints.first();
         }
-        let untried = !tried.is_empty() && self.endpoints.iter().any(|endpoint| !tried.contains(&endpoint.id));
+        let untried = !tried.is_empty() && self.has_others_than(tried);
         let skip = |place: usize| untried && tried.contains(&self.endpoints[place].id);
         let hashed = self.ring.as_ref().zip(hash).and_then(|(ring, hash)| ring.owner(hash, skip));
         let place = hashed.or_else(|| if untried { self.other(tried, now) } else { self.next(balance, now) })?;
         self.endpoints.get(place)
+    }
+
+    pub(super) fn has_others_than(&self, tried: &[usize]) -> bool {
+        self.endpoints.iter().any(|endpoint| !tried.contains(&endpoint.id))
     }
 
     fn next(&self, balance: &Balance, now: Instant) -> Option<usize> {

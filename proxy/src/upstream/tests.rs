@@ -227,6 +227,34 @@ fn another_attempt_goes_elsewhere() {
     assert!(upstream.pick(None, &ids, now).is_some(), "when all were tried, any will do");
 }
 
+/// Found in an audit: in a level of one endpoint, the one that had failed was asked again.
+#[test]
+fn another_attempt_goes_to_the_next_level_when_all_of_the_first_were_tried() {
+    let by_priority = config(4, |n, endpoint| endpoint.priority = [0, 1, 1, 2][n]);
+    let by_zone = config(4, |n, endpoint| endpoint.locality = Some(locality(["a", "b", "b", "c"][n])));
+    let by_zone = config::Upstream { prefer_local: true, ..by_zone };
+    let ring = config::Upstream { balance: Balance::RingHash(HashOn::SourceAddress), ..by_priority.clone() };
+    for (config, next) in [(by_priority, 2), (by_zone, 3), (ring, 2)] {
+        let ((upstream, _), now) = (upstream(&config), Instant::now());
+        let ids: Vec<usize> = upstream.endpoints().iter().map(|endpoint| endpoint.id).collect();
+        let counts = |tried: &[usize]| {
+            let mut counts = [0; 4];
+            for hash in 0..100 {
+                let picked = upstream.pick(Some(hash << 57), tried, now).unwrap().endpoint.id;
+                counts[ids.iter().position(|id| *id == picked).unwrap()] += 1;
+            }
+            counts
+        };
+        assert_eq!(counts(&[]), [100, 0, 0, 0], "the others have no share");
+        let second = counts(&ids[..1]);
+        assert_eq!((second[0], second[1..=next].iter().sum::<i32>()), (0, 100), "{second:?}");
+        let third = counts(&ids[..2]);
+        assert_eq!((third[0], third[1], third[2..=next].iter().sum::<i32>()), (0, 0, 100), "{third:?}");
+        assert_eq!(counts(&ids[..3]), [0, 0, 0, 100]);
+        assert_eq!(counts(&ids), [100, 0, 0, 0], "when all were tried, the first again");
+    }
+}
+
 #[test]
 fn a_set_is_replaced_and_what_stays_is_known() {
     let ((upstream, ids), now) = (upstream(&config(2, |_, _| {})), Instant::now());
