@@ -30,6 +30,15 @@ use crate::{
 /// 32 connections carry 3,200 streams to a peer that allows 100 on each.
 const MAX_CONNECTIONS: usize = 32;
 
+/// 256 KiB of an answer come before its client reads them: 128 MB/s over a round trip of 2 ms.
+const STREAM_WINDOW: u32 = 256 << 10;
+
+/// More would not have their windows within one of a connection, which ends at 2 GiB.
+const MAX_STREAMS: usize = 4_096;
+
+/// As much as all streams together may hold: clients that do not read must not stop the answers of the others.
+const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS as u32;
+
 /// What a connection believes of its peer until the settings come: nothing a peer would say.
 const UNTOLD: usize = 0x7e57_0001;
 
@@ -140,6 +149,7 @@ async fn handshake(
     let (wire, peer) = connect(&upstream, &endpoint, longest).await?;
     let mut builder = http2::Builder::new(LocalExecutor);
     builder.timer(TokioTimer::new()).keep_alive_interval(Some(KEEP_ALIVE)).initial_max_send_streams(UNTOLD);
+    builder.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);
     builder.max_header_list_size(u32::try_from(http.max_header_bytes).unwrap_or(u32::MAX));
     let (sender, mut connection) = builder.handshake(TokioIo::new(wire)).await.map_err(|_| Failure::ConnectFailed)?;
     let max_streams = Rc::new(Cell::new(UNTOLD));
@@ -152,7 +162,7 @@ async fn handshake(
             let polled = connection.poll_unpin(cx);
             let allowed = connection.current_max_send_streams();
             // at least one, or a peer that allows none would be connected to for ever
-            told.set(allowed.max(1));
+            told.set(allowed.clamp(1, MAX_STREAMS));
             if polled.is_ready() || allowed != UNTOLD {
                 settles.notify_one();
             } else {
@@ -173,7 +183,7 @@ async fn handshake(
 #[cfg(test)]
 mod tests {
     use http::{Request, Response};
-    use http_body_util::Full;
+    use http_body_util::{BodyExt, Full};
     use tokio::{net::TcpListener, task::LocalSet, time::Instant};
 
     use super::*;
@@ -197,6 +207,42 @@ mod tests {
             Ok((Connection::Http2(sender, place), _)) => (sender, place),
             _ => panic!("no HTTP/2 connection"),
         }
+    }
+
+    /// Found in an audit: three answers of 2 MiB filled the 5 MiB that hyper gives a connection.
+    #[tokio::test]
+    async fn answers_that_nobody_reads_stop_no_other() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (pool, pick) = to(&listener);
+        let answering = async {
+            let mut connection = h2::server::handshake(listener.accept().await.unwrap().0).await.unwrap();
+            while let Some(Ok((request, mut answer))) = connection.accept().await {
+                let bytes = request.uri().path()[1..].parse().unwrap();
+                let mut body = answer.send_response(Response::new(()), false).unwrap();
+                body.send_data(vec![0; bytes].into(), true).unwrap();
+            }
+        };
+        let flow = async {
+            let (mut sender, _place) = http2(&pool, &pick).await;
+            let mut ask = async |bytes: usize| {
+                let request = Request::get(format!("http://app/{bytes}")).body(RequestBody::Whole(Full::default()));
+                sender.send_request(request.unwrap()).await.unwrap().into_body()
+            };
+            let mut unread = Vec::new();
+            for _ in 0..4 {
+                unread.push(ask(3 << 20).await);
+            }
+            let quick = tokio::time::timeout(Duration::from_secs(10), ask(10).await.collect()).await;
+            assert_eq!(quick.expect("it waits for what nobody reads").unwrap().to_bytes().len(), 10);
+            assert_eq!(unread.pop().unwrap().collect().await.unwrap().to_bytes().len(), 3 << 20, "they come when read");
+        };
+        let both = async {
+            tokio::select! {
+                () = flow => {}
+                () = answering => panic!("the connection ended"),
+            }
+        };
+        LocalSet::new().run_until(both).await;
     }
 
     /// Found in an audit: h2 alone takes 16 KiB, where over HTTP/1.1 the same answers came through.
