@@ -35,7 +35,7 @@ pub use telemetry::{AccessLog, LogFormat, Propagation, Telemetry};
 pub use timeouts::Timeouts;
 pub use tls::{ForwardClientCert, ListenerTls, RemoteTls, TlsMode, UpstreamTls, Verify};
 pub use upstream::{Balance, CookieKey, HashOn, OutlierDetection, RetryBudget, SubsetOf, Upstream};
-pub(crate) use validate::LONGEST_MS;
+pub(crate) use validate::{LONGEST_MS, OURS};
 pub use yaml::suggest;
 
 use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf};
@@ -66,7 +66,7 @@ pub struct Config {
     pub threads: Option<usize>,
     /// 10,000 connections a data thread keeps open; one more is closed at once. Idle they take some 200 MiB. One that is busy
     /// may hold up to three times `http.max_header_bytes`, and over HTTP/2 1 MiB of uploads and 64 KiB of each answer nobody reads,
-    /// 7.4 MiB with 100 streams: where clients are strangers, `max_connections_per_client` is the bound on what each can cost.
+    /// 7.4 MiB with 100 streams, and 256 KiB more of each where the upstream speaks HTTP/2: where clients are strangers, `max_connections_per_client` is the bound on what each can cost.
     #[serde(default = "max_connections")]
     pub max_connections: usize,
     /// How many of them one client's address may have; half of them when absent, and from the same machine all.

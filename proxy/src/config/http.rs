@@ -12,6 +12,7 @@ const HEADER_BYTES_MIN: usize = 8 * 1024;
 #[serde(deny_unknown_fields, default)]
 pub struct Http {
     /// 60 KiB for a request's head, as Envoy has it: cookies and tokens grow, but nothing honest is longer; more is a 431.
+    /// As much for that of an upstream's answer over HTTP/2.
     pub max_header_bytes: usize,
     /// 100 fields in a head; more is a 431. Up to 100 they are read without an allocation.
     pub max_headers: usize,

@@ -4,7 +4,7 @@ use std::{collections::HashSet, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{ConfigError, validate::check};
+use crate::config::{ConfigError, OURS, validate::check};
 
 /// Tokens at a listener. RS256/384/512, PS256/384/512, ES256 and ES384 are checked; which of them a key is for, the key says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -155,9 +155,6 @@ impl JwtIssuer {
     }
 }
 
-/// Headers that say where a message goes and where it ends.
-const OURS: [&str; 6] = ["host", "content-length", "transfer-encoding", "connection", "te", "upgrade"];
-
 fn is_token(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
 }
@@ -181,6 +178,7 @@ mod tests {
             ("{ file: f } }", "{ file: f }, from: [{ query: t, prefix: x }] }", "from[0].prefix"),
             ("{ file: f } }", "{ file: f }, claims_to_headers: [{ claim: sub, header: \"a b\" }] }", "header"),
             ("{ file: f } }", "{ file: f }, claims_to_headers: [{ claim: sub, header: Host }] }", "itself needs"),
+            ("{ file: f } }", "{ file: f }, claims_to_headers: [{ claim: sub, header: Keep-Alive }] }", "itself needs"),
             ("[{ issuer: i, jwks: { file: f } }]", "[]", "jwt.issuers is empty"),
             ("] }", "], leeway_s: 10000 }", "jwt.leeway_s"),
         ] {

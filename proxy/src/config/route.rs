@@ -96,7 +96,8 @@ pub struct Rewrite {
     pub host: Option<String>,
 }
 
-/// What changes in the fields of a message, in this order.
+/// What changes in the fields of a message, in this order; those that say where it goes and ends (`content-length`,
+/// `transfer-encoding`, `connection`, …) are refused.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HeaderEdits {

@@ -12,6 +12,10 @@ use crate::config::{
 /// A year: what is longer is a slip, and would not fit into a clock that runs long enough.
 pub(crate) const LONGEST_MS: u64 = 365 * 86_400_000;
 
+/// Fields that say where a message goes and where it ends, in lower case: nobody else may write them.
+pub(crate) const OURS: [&str; 8] =
+    ["host", "content-length", "transfer-encoding", "connection", "keep-alive", "proxy-connection", "te", "upgrade"];
+
 impl Config {
     /// Checks what the types cannot.
     ///

@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::{
-    config::{ConfigError, HeaderEdits},
+    config::{ConfigError, HeaderEdits, OURS},
     traffic::PEER,
 };
 
@@ -24,6 +24,7 @@ impl Edits {
             match parsed.as_str() {
                 "host" => Err(wrong("is changed by rewrite.host")),
                 name if PEER == name => Err(wrong("is the sidecar's own")),
+                name if OURS.contains(&name) => Err(wrong("is what the message itself needs")),
                 _ => Ok(parsed),
             }
         };
@@ -71,9 +72,16 @@ mod tests {
             (all("x-gone"), all("x-set"), all("x-more")),
             (vec![], vec!["new".into()], vec!["1".into(), "2".into()])
         );
-        for wrong in ["host", "x-weir-peer", "no name"] {
-            let why = Edits::new(&HeaderEdits { remove: vec![wrong.into()], ..edits.clone() }, "request_headers");
-            assert!(why.unwrap_err().0.starts_with("request_headers"), "{wrong}");
+        let others = ["host", "x-weir-peer", "no name", "Content-Length", "Transfer-Encoding", "Connection"];
+        for wrong in others.into_iter().chain(OURS) {
+            for edits in [
+                HeaderEdits { remove: vec![wrong.into()], ..edits.clone() },
+                HeaderEdits { set: pair(wrong, "1"), ..edits.clone() },
+                HeaderEdits { add: pair(wrong, "1"), ..edits.clone() },
+            ] {
+                let why = Edits::new(&edits, "request_headers").unwrap_err().0;
+                assert!(why.starts_with("request_headers") && why.contains(wrong), "{why}");
+            }
         }
     }
 }

@@ -85,8 +85,8 @@ impl DataThread {
     fn obey(&mut self, order: Order) {
         let Order { workload, sockets, done } = order;
         let kept = self.worker.take().map(|worker| worker.pool.clone());
-        let pool = kept.unwrap_or_else(|| Rc::new(Pool::new(workload.timeouts)));
-        pool.obey(workload.timeouts);
+        let pool = kept.unwrap_or_else(|| Rc::new(Pool::new(workload.timeouts, workload.http)));
+        pool.obey(workload.timeouts, workload.http);
         let worker = Worker::new(workload.clone(), pool, self.recorder.clone(), self.tasks.clone());
         self.worker = Some(worker.clone());
         let mut sockets: HashMap<_, _> = sockets.into_iter().collect();

@@ -24,7 +24,7 @@ use self::{
     streams::{Place, Streams},
 };
 use crate::{
-    config::{Protocol, Timeouts},
+    config::{Http, Protocol, Timeouts},
     security::Peer,
     telemetry::Failure,
     traffic::replay::RequestBody,
@@ -38,6 +38,7 @@ const MAX_IDLE: usize = 256;
 pub(crate) struct Pool {
     /// Those of the configuration in force.
     timeouts: Cell<Timeouts>,
+    http: Cell<Http>,
     kept: RefCell<HashMap<usize, Rc<Kept>, foldhash::fast::RandomState>>,
     /// Which change of the endpoints it knows.
     generation: Cell<usize>,
@@ -85,13 +86,19 @@ pub(crate) struct Own {
 }
 
 impl Pool {
-    pub(crate) fn new(timeouts: Timeouts) -> Self {
-        Self { timeouts: Cell::new(timeouts), kept: RefCell::default(), generation: Cell::new(0) }
+    pub(crate) fn new(timeouts: Timeouts, http: Http) -> Self {
+        Self {
+            timeouts: Cell::new(timeouts),
+            http: Cell::new(http),
+            kept: RefCell::default(),
+            generation: Cell::new(0),
+        }
     }
 
     /// The configuration was read again; connections stay.
-    pub(crate) fn obey(&self, timeouts: Timeouts) {
+    pub(crate) fn obey(&self, timeouts: Timeouts, http: Http) {
         self.timeouts.set(timeouts);
+        self.http.set(http);
     }
 
     /// Closes what is kept for endpoints that are no longer there; what is lent is closed when it comes back.
@@ -234,7 +241,7 @@ mod tests {
                 upstreams: [{ name: app, discover: { file: x } }]";
             let config = Config::from_yaml(text).unwrap();
             let workload = Workload::new(&config, "127.0.0.1:80".parse().unwrap(), Arc::default(), Security::default());
-            let pool = Pool::new(config.timeouts);
+            let pool = Pool::new(config.timeouts, config.http);
             let mut all = Vec::new();
             for n in 0..1_000 {
                 workload.publish("app", &[format!("127.1.{}.{}:{port}", n / 250, n % 250 + 1).as_str().into()]);

@@ -1,8 +1,8 @@
 //! Which endpoint of a level the next request gets.
 //!
 //! By default power of two choices over peak EWMA: of two endpoints drawn at random, the one with the
-//! smaller `latency × (in flight + 1)`. Mitzenmacher, "The Power of Two Choices in Randomized Load
-//! Balancing", 2001.
+//! smaller `latency × (in flight + 1)`; one that has not answered yet gets one request at a time.
+//! Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001.
 
 use std::sync::Arc;
 
@@ -41,11 +41,15 @@ impl Level {
         if self.endpoints.len() < 2 {
             return self.endpoints.first();
         }
-        let untried = !tried.is_empty() && self.endpoints.iter().any(|endpoint| !tried.contains(&endpoint.id));
+        let untried = !tried.is_empty() && self.has_others_than(tried);
         let skip = |place: usize| untried && tried.contains(&self.endpoints[place].id);
         let hashed = self.ring.as_ref().zip(hash).and_then(|(ring, hash)| ring.owner(hash, skip));
         let place = hashed.or_else(|| if untried { self.other(tried, now) } else { self.next(balance, now) })?;
         self.endpoints.get(place)
+    }
+
+    pub(super) fn has_others_than(&self, tried: &[usize]) -> bool {
+        self.endpoints.iter().any(|endpoint| !tried.contains(&endpoint.id))
     }
 
     fn next(&self, balance: &Balance, now: Instant) -> Option<usize> {
@@ -79,8 +83,13 @@ impl Level {
     }
 }
 
+/// An endpoint of which nothing is known, new or long rested, is probed by one request at a time: without that it would
+/// look like the fastest of all until its first answer, and everything would go there.
 fn cost(endpoint: &Endpoint, now: Instant) -> f64 {
-    /// Below this two endpoints are alike, and the one with less in flight wins.
+    /// Below this nothing is known, or it is forgotten.
     const FLOOR_S: f64 = 1e-5;
-    endpoint.latency.lock().seconds(now).max(FLOOR_S) * (endpoint.load() + 1.0)
+    /// More than any latency times any number in flight; small enough that the load still tells two of these apart.
+    const PROBED: f64 = 1e12;
+    let (seconds, load) = (endpoint.latency.lock().seconds(now), endpoint.load());
+    if seconds < FLOOR_S && load > 0.0 { PROBED + load } else { seconds.max(FLOOR_S) * (load + 1.0) }
 }

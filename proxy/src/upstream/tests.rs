@@ -59,6 +59,24 @@ fn a_slow_endpoint_is_left_and_tried_again() {
         BTreeMap::from([("e0:1".into(), 100)]),
         "nothing was heard of it for long"
     );
+    let probe = upstream.pick(None, &[], later).unwrap();
+    assert_eq!(probe.endpoint.address(), "e0:1");
+    assert_eq!(counts(&upstream, 100, later), BTreeMap::from([("e1:1".into(), 100)]), "one probe at a time");
+}
+
+/// A model that takes a second to its first token, and a new one beside it.
+#[test]
+fn a_new_endpoint_gets_one_request_at_a_time_until_it_has_answered() {
+    let ((upstream, _), now) = (upstream(&config(3, |_, _| {})), Instant::now());
+    let endpoints = upstream.endpoints();
+    endpoints[..2].iter().for_each(|known| known.latency.lock().observe(Duration::from_secs(1), now));
+    let picks: Vec<Pick> = (0..500).map(|_| upstream.pick(None, &[], now).unwrap()).collect();
+    let load = || endpoints[2].in_flight.load(Relaxed);
+    assert_eq!(load(), 1, "of 500");
+    let probe = picks.iter().find(|pick| pick.endpoint.id == endpoints[2].id).unwrap();
+    probe.observe(Duration::from_secs(1), false, None, now);
+    let _more: Vec<Pick> = (0..1_000).map(|_| upstream.pick(None, &[], now).unwrap()).collect();
+    assert!(load().abs_diff(500) <= 25, "{} of 1500", load());
 }
 
 /// Two hundred calls a second; their clients give up after 200 ms, and one endpoint never answers.
@@ -207,6 +225,34 @@ fn another_attempt_goes_elsewhere() {
         assert_eq!(upstream.pick(None, &ids[..2], now).unwrap().endpoint.id, ids[2]);
     }
     assert!(upstream.pick(None, &ids, now).is_some(), "when all were tried, any will do");
+}
+
+/// Found in an audit: in a level of one endpoint, the one that had failed was asked again.
+#[test]
+fn another_attempt_goes_to_the_next_level_when_all_of_the_first_were_tried() {
+    let by_priority = config(4, |n, endpoint| endpoint.priority = [0, 1, 1, 2][n]);
+    let by_zone = config(4, |n, endpoint| endpoint.locality = Some(locality(["a", "b", "b", "c"][n])));
+    let by_zone = config::Upstream { prefer_local: true, ..by_zone };
+    let ring = config::Upstream { balance: Balance::RingHash(HashOn::SourceAddress), ..by_priority.clone() };
+    for (config, next) in [(by_priority, 2), (by_zone, 3), (ring, 2)] {
+        let ((upstream, _), now) = (upstream(&config), Instant::now());
+        let ids: Vec<usize> = upstream.endpoints().iter().map(|endpoint| endpoint.id).collect();
+        let counts = |tried: &[usize]| {
+            let mut counts = [0; 4];
+            for hash in 0..100 {
+                let picked = upstream.pick(Some(hash << 57), tried, now).unwrap().endpoint.id;
+                counts[ids.iter().position(|id| *id == picked).unwrap()] += 1;
+            }
+            counts
+        };
+        assert_eq!(counts(&[]), [100, 0, 0, 0], "the others have no share");
+        let second = counts(&ids[..1]);
+        assert_eq!((second[0], second[1..=next].iter().sum::<i32>()), (0, 100), "{second:?}");
+        let third = counts(&ids[..2]);
+        assert_eq!((third[0], third[1], third[2..=next].iter().sum::<i32>()), (0, 0, 100), "{third:?}");
+        assert_eq!(counts(&ids[..3]), [0, 0, 0, 100]);
+        assert_eq!(counts(&ids), [100, 0, 0, 0], "when all were tried, the first again");
+    }
 }
 
 #[test]

@@ -5,6 +5,9 @@
 //! the traffic: with 1.4, Envoy's overprovisioning, it keeps everything until more than 2 of 7 are out;
 //! what it cannot carry goes to the next. When all levels together cannot carry it, their shares are
 //! scaled up, and a level with fewer healthy endpoints than the panic threshold uses all it has.
+//!
+//! A request that goes out again leaves a level of which it has tried everything for the next, also for
+//! one without a share.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -22,7 +25,7 @@ const OVERPROVISIONING: f64 = 1.4;
 #[derive(Default)]
 pub(super) struct View {
     all: Vec<Arc<Endpoint>>,
-    /// With the sum of the shares up to and with it.
+    /// With the sum of the shares up to and with it. One without a share has that of the level before and is never drawn.
     levels: Vec<(f64, Level)>,
     /// When an endpoint that is out comes back.
     until: Option<Instant>,
@@ -52,9 +55,7 @@ impl View {
             let panic = !enough && health * 100.0 < f64::from(panic_percent);
             let usable = group.into_iter().filter(|endpoint| panic || !endpoint.health.is_ejected(now)).collect();
             sum += share;
-            if share > 0.0 {
-                levels.push((sum, Level::new(usable, with_ring)));
-            }
+            levels.push((sum, Level::new(usable, with_ring)));
         }
         let until = all.iter().filter_map(|endpoint| endpoint.health.ejected_until(now)).min();
         Self { all, levels, until }
@@ -76,16 +77,23 @@ impl View {
         tried: &[usize],
         now: Instant,
     ) -> Option<&Arc<Endpoint>> {
-        let level = match self.levels.as_slice() {
-            [] => return None,
-            [(_, only)] => only,
-            [.., (_, last)] => {
-                // the same key keeps its level, so that it keeps its endpoint
-                let drawn = hash.map_or_else(rand::random::<f64>, |hash| hash as f64 / u64::MAX as f64);
-                self.levels.iter().find(|(up_to, _)| drawn < *up_to).map_or(last, |(_, level)| level)
-            }
-        };
+        let drawn = self.draw(hash)?;
+        let mut from_there = self.levels.iter().cycle().skip(drawn).take(self.levels.len());
+        let untried = if tried.is_empty() { None } else { from_there.find(|(_, level)| level.has_others_than(tried)) };
+        let (_, level) = untried.or_else(|| self.levels.get(drawn))?;
         level.choose(balance, hash, tried, now)
+    }
+
+    /// The place of a level, by the shares.
+    fn draw(&self, hash: Option<u64>) -> Option<usize> {
+        let ((first, _), (all, _)) = (self.levels.first()?, self.levels.last()?);
+        if first >= all {
+            return Some(0);
+        }
+        // the same key keeps its level, so that it keeps its endpoint
+        let drawn = hash.map_or_else(rand::random::<f64>, |hash| hash as f64 / u64::MAX as f64);
+        let beyond = |(up_to, _): &(f64, Level)| drawn < *up_to || up_to >= all;
+        self.levels.iter().position(beyond)
     }
 }
 

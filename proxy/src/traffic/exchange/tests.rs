@@ -23,7 +23,7 @@ fn worker(more: &str) -> (Rc<Worker>, Rings) {
     let (mut recorders, rings) = rings(&config.telemetry, &wanted, 1);
     let first = "127.0.0.1:80".parse().unwrap();
     let workload = Workload::new(&config, first, Arc::new(Tally::default()), Security::default());
-    let pool = Rc::new(Pool::new(config.timeouts));
+    let pool = Rc::new(Pool::new(config.timeouts, config.http));
     let recorder = Rc::new(recorders.remove(0));
     (Worker::new(Arc::new(workload), pool, recorder, TaskTracker::new()), rings)
 }
