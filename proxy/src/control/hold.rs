@@ -19,7 +19,7 @@ pub(crate) async fn hold(current: Current, config: LocalLimit, followed: bool, s
     let silence = Duration::from_millis(config.silence_ms);
     let mut ticks = tokio::time::interval(STEP);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    current.load().latencies.want(true);
+    current.load().latencies.want();
     let mut limiter = LocalLimiter::new(Duration::from_millis(config.queue_wait_ms), 1, started);
     loop {
         let now = tokio::select! {

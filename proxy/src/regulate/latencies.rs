@@ -34,9 +34,9 @@ pub(crate) struct Measured {
 }
 
 impl Latencies {
-    /// Begins or ends to collect.
-    pub(crate) fn want(&self, wanted: bool) {
-        self.wanted.store(wanted, Relaxed);
+    /// Begins to collect.
+    pub(crate) fn want(&self) {
+        self.wanted.store(true, Relaxed);
     }
 
     /// Takes note of one answer.
@@ -101,7 +101,7 @@ mod tests {
         let latencies = Latencies::default();
         latencies.observe(Duration::from_secs(1), 1);
         assert_eq!(latencies.look(), None);
-        latencies.want(true);
+        latencies.want();
         latencies.observe(Duration::from_secs(1), 2);
         latencies.observe(Duration::from_secs(3), 4);
         let measured = latencies.look().unwrap();

@@ -209,6 +209,17 @@ mod tests {
         }
     }
 
+    /// Runs `flow` to its end while `answering` serves the other side.
+    async fn while_answered(flow: impl Future<Output = ()>, answering: impl Future<Output = ()>) {
+        let both = async {
+            tokio::select! {
+                () = flow => {}
+                () = answering => panic!("the connection ended"),
+            }
+        };
+        LocalSet::new().run_until(both).await;
+    }
+
     /// Found in an audit: three answers of 2 MiB filled the 5 MiB that hyper gives a connection.
     #[tokio::test]
     async fn answers_that_nobody_reads_stop_no_other() {
@@ -236,13 +247,7 @@ mod tests {
             assert_eq!(quick.expect("it waits for what nobody reads").unwrap().to_bytes().len(), 10);
             assert_eq!(unread.pop().unwrap().collect().await.unwrap().to_bytes().len(), 3 << 20, "they come when read");
         };
-        let both = async {
-            tokio::select! {
-                () = flow => {}
-                () = answering => panic!("the connection ended"),
-            }
-        };
-        LocalSet::new().run_until(both).await;
+        while_answered(flow, answering).await;
     }
 
     /// Found in an audit: h2 alone takes 16 KiB, where over HTTP/1.1 the same answers came through.
@@ -266,13 +271,7 @@ mod tests {
                 assert_eq!(sender.send_request(request).await.is_ok(), taken, "{bytes}");
             }
         };
-        let both = async {
-            tokio::select! {
-                () = flow => {}
-                () = answering => panic!("the connection ended"),
-            }
-        };
-        LocalSet::new().run_until(both).await;
+        while_answered(flow, answering).await;
     }
 
     /// Found in a review: the next request inherited a handshake that nobody had waited for, with its deadlines of then.
