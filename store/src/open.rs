@@ -47,7 +47,7 @@ pub(crate) fn open(mut config: Config, disk: Arc<dyn Disk>) -> Result<Inner, Ope
     let runtime = committers_runtime().map_err(io(&config.dir))?;
     let views = Arc::new(Views::default());
     let tables = runtime.block_on(open_tables(&config, &disk, &views))?;
-    let past = Past::read(disk.as_ref(), &config.wal_dir(), &tables.through)?;
+    let past = Past::read(disk.as_ref(), &config.wal_dir())?;
     let next_sequence = tables.through.values().map(|through| through + 1).fold(past.next_sequence, u64::max);
     let shared = Arc::new(Shared::default());
     let alarm = |part: &'static str| {
@@ -60,6 +60,7 @@ pub(crate) fn open(mut config: Config, disk: Arc<dyn Disk>) -> Result<Inner, Ope
         segments: past.segments.clone(),
         until: next_sequence,
         through: tables.through,
+        refused: past.refused.clone(),
         views: views.clone(),
         // flushes begin at half of it; on a full disk the past has most of the rest
         memory_bytes: config.memory_limit_bytes / 8 * 7,
@@ -72,6 +73,7 @@ pub(crate) fn open(mut config: Config, disk: Arc<dyn Disk>) -> Result<Inner, Ope
         dir: config.wal_dir(),
         next_sequence,
         recent: past.recent,
+        refused: past.refused,
         views: views.clone(),
         segment_bytes: config.wal_segment_bytes,
         pace: pace.clone(),

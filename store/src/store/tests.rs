@@ -127,7 +127,7 @@ async fn a_torn_tail_is_cut_wherever_it_tears() {
     let bytes = std::fs::read(&segment).unwrap();
     for cut in usize::try_from(whole).unwrap()..bytes.len() {
         std::fs::write(&segment, &bytes[..cut]).unwrap();
-        let past = wal::Past::read(&RealDisk, &dir.path().join("wal"), &wal::Through::new()).unwrap();
+        let past = wal::Past::read(&RealDisk, &dir.path().join("wal")).unwrap();
         assert_eq!(past.next_sequence, 2, "cut at {cut}");
     }
     std::fs::write(&segment, &bytes[..bytes.len() - 1]).unwrap();

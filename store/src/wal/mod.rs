@@ -11,6 +11,7 @@ mod pace;
 mod past;
 mod recent;
 mod record;
+mod refused;
 mod replay;
 mod segment;
 mod writer;

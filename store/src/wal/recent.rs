@@ -15,8 +15,6 @@ const CAPACITY: usize = 1 << 20;
 pub(crate) struct Recent {
     by_hash: HashMap<u128, (u64, UnixNanos)>,
     order: VecDeque<(u128, UnixNanos)>,
-    /// Refused requests whose records could not be cut from the log.
-    refused: Vec<(u128, UnixNanos)>,
 }
 
 impl Recent {
@@ -48,20 +46,6 @@ impl Recent {
         {
             self.order.remove(place);
         }
-    }
-
-    /// Remembers requests that were refused although the log may have them: a start that finds one there
-    /// makes its rows visible. As bounded as the others, the oldest are forgotten first.
-    pub(crate) fn refuse(&mut self, requests: impl IntoIterator<Item = (u128, UnixNanos)>) {
-        self.refused.extend(requests);
-        self.refused.drain(..self.refused.len().saturating_sub(CAPACITY));
-    }
-
-    /// Those of the last ten minutes.
-    pub(crate) fn refused(&self) -> Vec<(u128, UnixNanos)> {
-        let newest = self.refused.iter().chain(self.order.back()).map(|(_, at)| *at).max().unwrap_or_default();
-        let late = |(_, at): &&(u128, UnixNanos)| newest.saturating_sub(*at) <= REMEMBERED_NS;
-        self.refused.iter().filter(late).copied().collect()
     }
 
     /// Requests whose records stand before a place in the log, oldest first.

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use memchr::memmem;
 use weir_schema::{Encoding, Signal, Table, UnixNanos};
 
+use super::refused::Refused;
 use crate::OtlpRequest;
 
 /// How every record opens.
@@ -20,7 +21,7 @@ const MAX_PAYLOAD: usize = 256 << 20;
 const OTLP: u8 = 1;
 const ROWS: u8 = 2;
 const RECENT: u8 = 3;
-const REFUSED: u8 = 4;
+const REFUSED: u8 = 5;
 
 /// A record as it is replayed.
 #[derive(Debug)]
@@ -50,8 +51,8 @@ pub(crate) enum Payload {
     },
     /// Hashes of requests of the last minutes, carried over from trimmed segments.
     Recent(Vec<(u128, UnixNanos)>),
-    /// Hashes of requests that were refused although an older segment may have them.
-    Refused(Vec<(u128, UnixNanos)>),
+    /// Which records were refused although an older segment may have them.
+    Refused(Refused),
 }
 
 /// Appends the record's bytes.
@@ -78,9 +79,12 @@ pub(super) fn encode(sequence: u64, payload: &Payload, out: &mut Vec<u8>) {
             out.push(RECENT);
             encode_hashes(hashes, out);
         }
-        Payload::Refused(hashes) => {
+        Payload::Refused(refused) => {
             out.push(REFUSED);
-            encode_hashes(hashes, out);
+            for range in refused.ranges() {
+                out.extend_from_slice(&range.start.to_le_bytes());
+                out.extend_from_slice(&range.end.to_le_bytes());
+            }
         }
     }
     let payload = &out[start + HEADER..];
@@ -142,7 +146,7 @@ fn decode_payload(payload: Bytes) -> Option<Payload> {
             Some(Payload::Rows { table, ipc: fields.slice(1..) })
         }
         RECENT => decode_hashes(&fields).map(Payload::Recent),
-        REFUSED => decode_hashes(&fields).map(Payload::Refused),
+        REFUSED => decode_refused(&fields).map(Payload::Refused),
         _ => None,
     }
 }
@@ -153,6 +157,15 @@ fn decode_hashes(fields: &[u8]) -> Option<Vec<(u128, UnixNanos)>> {
         Some((hash, i64::from_le_bytes(entry[16..].try_into().ok()?)))
     };
     fields.chunks_exact(24).map(entry).collect()
+}
+
+fn decode_refused(fields: &[u8]) -> Option<Refused> {
+    let mut refused = Refused::default();
+    for range in fields.chunks_exact(16) {
+        let first = u64::from_le_bytes(range[..8].try_into().ok()?);
+        refused.add(first..u64::from_le_bytes(range[8..].try_into().ok()?));
+    }
+    Some(refused)
 }
 
 fn signal_code(signal: Signal) -> u8 {
@@ -195,10 +208,13 @@ mod tests {
 
     #[test]
     fn every_kind_reads_back() {
+        let mut refused = Refused::default();
+        [3..9, 12..u64::MAX].into_iter().for_each(|range| refused.add(range));
         let payloads = [
             request(b"body"),
             Payload::Rows { table: Table::Alerts, ipc: Bytes::from_static(b"ipc") },
             Payload::Recent(vec![(1, 2), (u128::MAX, -1)]),
+            Payload::Refused(refused),
         ];
         for payload in payloads {
             let mut bytes = Vec::new();

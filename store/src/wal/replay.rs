@@ -5,7 +5,7 @@
 //! records behind it are replayed.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
@@ -25,6 +25,7 @@ use weir_schema::{Batch, Table, otlp};
 use super::{
     Alarm, Payload,
     record::{self, Record},
+    refused::Refused,
     segment::{Found, Records, SegmentFile},
 };
 use crate::{
@@ -57,6 +58,8 @@ pub(crate) struct ReplayParts {
     /// Records from this sequence on are not of the past.
     pub(crate) until: u64,
     pub(crate) through: Through,
+    /// Records that are not of the store.
+    pub(crate) refused: Refused,
     pub(crate) views: Arc<Views>,
     /// Bytes in memory at which it waits for the committer.
     pub(crate) memory_bytes: u64,
@@ -89,7 +92,7 @@ impl Replay {
     pub(crate) fn start(parts: ReplayParts) -> io::Result<Self> {
         let total_bytes = parts.segments.iter().map(|segment| segment.bytes).sum();
         let shared = Arc::new(Shared { total_bytes, ..Shared::default() });
-        let work = Work { parts, shared: shared.clone(), seen: HashSet::new(), rows: Vec::new(), bytes: 0, records: 0 };
+        let work = Work { parts, shared: shared.clone(), rows: Vec::new(), bytes: 0, records: 0 };
         if work.parts.segments.is_empty() {
             shared.over.store(true, SeqCst);
             return Ok(Self { shared, thread: Mutex::new(None) });
@@ -157,8 +160,6 @@ impl Replay {
 struct Work {
     parts: ReplayParts,
     shared: Arc<Shared>,
-    /// Requests that were replayed: a group that was refused, and then sent again, may stand twice.
-    seen: HashSet<u128>,
     rows: Vec<(u64, Batch)>,
     bytes: usize,
     records: u64,
@@ -234,7 +235,9 @@ impl Work {
                 }
                 Found::Damaged(bytes) => self.set_aside(&name(), &bytes, "a damaged record"),
                 // what was never synced has its sequences given to others; these were not, so they were synced
-                Found::Torn(bytes) if next_sequence < next_first => {
+                Found::Torn(bytes)
+                    if next_sequence < next_first && !self.parts.refused.covers(&(next_sequence..next_first)) =>
+                {
                     self.set_aside(&name(), &bytes, "a damaged end of a segment");
                 }
                 Found::Torn(bytes) => {
@@ -247,7 +250,7 @@ impl Work {
     }
 
     fn record(&mut self, record: Record) {
-        if record.sequence >= self.parts.until {
+        if record.sequence >= self.parts.until || self.parts.refused.has(record.sequence) {
             return;
         }
         self.records += 1;
@@ -258,12 +261,6 @@ impl Work {
             Payload::Recent(_) | Payload::Refused(_) => return,
         };
         if self.parts.through.get(&table).is_some_and(|through| sequence <= *through) {
-            return;
-        }
-        // asked of what is not in files: a group that was refused may lie behind what is, sent again since
-        if let Payload::Otlp { hash, .. } = &record.payload
-            && !self.seen.insert(*hash)
-        {
             return;
         }
         let payload = record.payload.clone();

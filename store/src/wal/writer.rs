@@ -6,7 +6,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{error, warn};
 use weir_schema::Batch;
 
-use super::{Alarm, Pace, Payload, recent::Recent, record, segment::Segment};
+use super::{Alarm, Pace, Payload, recent::Recent, record, refused::Refused, segment::Segment};
 use crate::{
     append::Appended,
     disk::{Disk, Step},
@@ -40,6 +40,8 @@ pub(crate) struct WriterParts {
     pub(crate) next_sequence: u64,
     /// Requests of the last minutes.
     pub(crate) recent: Recent,
+    /// What the log may have although it was refused.
+    pub(crate) refused: Refused,
     /// Where rows become visible.
     pub(crate) views: Arc<Views>,
     /// Size at which a new segment starts.
@@ -61,7 +63,7 @@ impl Writer {
         let (queue, appends) = mpsc::channel(QUEUE);
         let dir = parts.dir.clone();
         // the first segment is made with the first group: a store that is only read writes nothing
-        let log = Log { parts, segment: None, buffer: Vec::new(), uncut: false };
+        let log = Log { parts, segment: None, buffer: Vec::new() };
         let thread = std::thread::Builder::new().name("weir-wal".into()).spawn(move || log.run(appends));
         let thread = thread.map_err(|source| StoreError::Io { path: dir, source })?;
         Ok(Self { queue, thread })
@@ -86,8 +88,6 @@ struct Log {
     /// `None` at the start and after a failed sync: the next group starts a new one.
     segment: Option<Segment>,
     buffer: Vec<u8>,
-    /// The group that failed may still be in the log.
-    uncut: bool,
 }
 
 /// An append whose record is in the buffer.
@@ -144,24 +144,23 @@ impl Log {
         };
         error!(segment = %segment.path().display(), error = %failed, "the log cannot be written");
         // pages of a failed sync may be lost although a later sync succeeds: this file is done with
-        let cut = segment.cut();
-        self.uncut = cut.is_err();
-        if let Err(error) = cut {
-            warn!(segment = %segment.path().display(), %error, "the failed group may be replayed although it was refused");
+        if let Err(error) = segment.cut() {
+            warn!(segment = %segment.path().display(), %error, "the failed group may stand in the log although it was refused");
+            self.parts.refused.add(first_sequence..self.parts.next_sequence);
         }
         Err(refused(&failed))
     }
 
     /// A new segment, named by a sequence that no record of an older one reaches. Trimming old
-    /// segments must not forget their requests: each segment opens with the hashes.
+    /// segments must not forget their requests: each segment opens with the hashes. It says too which records of older
+    /// ones are not to be replayed: what is stored behind them is never without it.
     fn next_segment(&self, first_sequence: u64) -> io::Result<Segment> {
         let mut opening = Vec::new();
         // the requests of this group are not in the log yet
         let entries = self.parts.recent.entries_before(first_sequence);
         record::encode(0, &Payload::Recent(entries), &mut opening);
-        let refused = self.parts.recent.refused();
-        if !refused.is_empty() {
-            record::encode(0, &Payload::Refused(refused), &mut opening);
+        if self.parts.refused != Refused::default() {
+            record::encode(0, &Payload::Refused(self.parts.refused.clone()), &mut opening);
         }
         Segment::create(self.parts.disk.as_ref(), &self.parts.dir, first_sequence, &opening)
     }
@@ -181,16 +180,12 @@ impl Log {
 
     fn refuse(&mut self, group: Vec<Pending>, why: &AppendError) {
         for Pending { append, appended } in group {
-            if let (Payload::Otlp { hash, request }, false) = (&append.payload, appended.duplicate) {
+            if let (Payload::Otlp { hash, .. }, false) = (&append.payload, appended.duplicate) {
                 self.parts.recent.remove(*hash);
-                if self.uncut {
-                    self.parts.recent.refuse([(*hash, request.received_unix_nano)]);
-                }
             }
             // a duplicate may repeat a request of this very group: the sender tries again
             let _ = append.reply.send(Err(why.clone()));
         }
-        self.uncut = false;
     }
 }
 
