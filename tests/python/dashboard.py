@@ -12,7 +12,16 @@ assert {"spans", "logs", "metrics", "operations", "edges"} <= set(tables), table
 with engine.connect() as connection:
     named = text("SELECT column_name, data_type FROM information_schema.columns WHERE table_name = :table")
     columns = {row.column_name: row.data_type for row in connection.execute(named, {"table": "spans"})}
-    assert "operation" in columns and columns["duration_ns"] == "Int64", columns
+    assert "operation" in columns and columns["duration_ns"] == "bigint", columns
+    # ids and maps cross as text
+    assert columns["trace_id"] == columns["attributes"] == "text", columns
+    assert columns["http_response_status_code"] == "integer", columns
+    # as dashboards ask before they show a table
+    grafana = text("SELECT current_setting('server_version_num')::int/100 AS version")
+    assert connection.execute(grafana).scalar_one() >= 1600
+    route = text("SELECT attributes->>'http.route' FROM spans LIMIT 1")
+    assert connection.execute(route).scalar_one() is None
+    assert inspect(engine).get_table_comment("spans")["text"] is None
     by_operation = text(
         "SELECT operation, count(*) AS n, avg(duration_ns) AS mean FROM spans"
         " WHERE service = :service AND duration_ns > :least GROUP BY operation ORDER BY operation"

@@ -33,7 +33,7 @@ fn crossing(data_type: &DataType) -> Crossing {
 }
 
 /// The columns as the client sees them.
-pub(super) fn schema(schema: &SchemaRef) -> Schema {
+pub(crate) fn schema(schema: &SchemaRef) -> Schema {
     let field = |field: &Arc<Field>| match crossing(field.data_type()) {
         Crossing::AsItIs => field.as_ref().clone(),
         Crossing::Text => Field::new(field.name(), DataType::Utf8, true),

@@ -10,6 +10,7 @@ mod handler;
 mod params;
 mod sent;
 mod session;
+mod settings;
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -19,7 +20,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::Store;
+pub(crate) use flat::schema as schema_as_sent;
 use handler::Handlers;
+pub(crate) use settings::setting;
 
 /// Connections at once; the next one is closed. Dashboards hold some tens.
 const CONNECTIONS: usize = 100;

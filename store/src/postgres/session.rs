@@ -14,6 +14,8 @@ use datafusion_postgres::pgwire::{
 };
 use futures::stream;
 
+use super::settings::setting;
+
 /// Answers a statement about the session; `None` when it is a query.
 pub(super) fn answer<C: ClientInfo>(client: &C, statement: &Statement) -> PgWireResult<Option<Response>> {
     let done = |tag: &str| Ok(Some(Response::Execution(Tag::new(tag))));
@@ -58,19 +60,7 @@ pub(super) fn schema(statement: &Statement) -> Option<SchemaRef> {
 }
 
 fn show<C: ClientInfo>(client: &C, name: &str) -> PgWireResult<Response> {
-    let value = match name {
-        "server_version" => "16.6",
-        "server_version_num" => "160006",
-        "server_encoding" | "client_encoding" => "UTF8",
-        "timezone" | "time_zone" => "UTC",
-        "transaction_isolation" | "transaction_isolation_level" | "default_transaction_isolation" => "read committed",
-        "transaction_read_only" | "default_transaction_read_only" | "standard_conforming_strings" => "on",
-        "search_path" => "public",
-        "datestyle" => "ISO, MDY",
-        "intervalstyle" => "postgres",
-        "max_identifier_length" => "63",
-        other => client.metadata().get(other).map_or("", String::as_str),
-    };
+    let value = setting(name).or_else(|| client.metadata().get(name).map(String::as_str)).unwrap_or_default();
     let fields = Arc::new(vec![FieldInfo::new(name.to_owned(), None, None, Type::TEXT, FieldFormat::Text)]);
     let mut encoder = DataRowEncoder::new(fields.clone());
     encoder.encode_field(&Some(value))?;

@@ -11,6 +11,7 @@ mod give_way;
 mod given;
 mod guard;
 mod hot_keys;
+mod information_schema;
 mod inspection;
 mod late;
 mod meaning;

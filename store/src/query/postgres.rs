@@ -1,14 +1,17 @@
-//! [`Postgres`]: what sessions of PostgreSQL clients have beside the tables: `pg_catalog`, its
-//! functions, and a parser that knows the statements clients send to find their way.
+//! [`Postgres`]: what sessions of PostgreSQL clients have beside the tables: `pg_catalog` and
+//! `information_schema`, their functions, and a parser that knows the statements clients send to find their way.
 
 use std::sync::Arc;
 
 use datafusion::{
     arrow::datatypes::DataType,
     catalog::{CatalogProvider, MemoryCatalogProvider, MemorySchemaProvider, SchemaProvider},
-    common::{DataFusionError, ScalarValue},
-    execution::{context::SessionContext, session_state::SessionState},
-    logical_expr::{ColumnarValue, ScalarUDF, Volatility, create_udf},
+    common::{DataFusionError, ScalarValue, exec_err},
+    execution::{
+        context::SessionContext,
+        session_state::{SessionState, SessionStateBuilder},
+    },
+    logical_expr::{ColumnarValue, ScalarUDF, Signature, SimpleScalarUDF, TypeSignature, Volatility, create_udf},
     sql::sqlparser::ast::Statement,
 };
 use datafusion_postgres::datafusion_pg_catalog::{
@@ -17,13 +20,20 @@ use datafusion_postgres::datafusion_pg_catalog::{
 };
 use weir_schema::Table;
 
-use super::engine::{CATALOGUE, session_over};
-use crate::error::SqlError;
+use super::{
+    engine::{CATALOGUE, session_over},
+    information_schema::information_schema,
+};
+use crate::{
+    error::SqlError,
+    postgres::{schema_as_sent, setting},
+};
 
 /// Made once: its tables and object ids stay the same for all sessions.
 pub(super) struct Postgres {
     base: SessionState,
     pg_catalog: Arc<dyn SchemaProvider>,
+    information_schema: Arc<dyn SchemaProvider>,
     parser: PostgresCompatibilityParser,
 }
 
@@ -32,7 +42,7 @@ impl Postgres {
         let catalogue = MemoryCatalogProvider::new();
         let names = MemorySchemaProvider::new();
         for table in Table::ALL {
-            let columns = datafusion::datasource::empty::EmptyTable::new(table.schema());
+            let columns = datafusion::datasource::empty::EmptyTable::new(Arc::new(schema_as_sent(&table.schema())));
             names.register_table(table.name().to_owned(), Arc::new(columns))?;
         }
         catalogue.register_schema("public", Arc::new(names))?;
@@ -40,9 +50,17 @@ impl Postgres {
         setup_pg_catalog(&session, CATALOGUE, EmptyContextProvider).map_err(|error| *error)?;
         session.register_udf(version());
         session.register_udf(to_regtype());
+        session.register_udf(current_setting());
+        for name in ["obj_description", "col_description", "shobj_description"] {
+            session.register_udf(no_description(name));
+        }
         let pg_catalog = session.catalog(CATALOGUE).and_then(|catalogue| catalogue.schema("pg_catalog"));
         let pg_catalog = pg_catalog.ok_or_else(|| DataFusionError::Internal("pg_catalog is not there".into()))?;
-        Ok(Self { base: session.state(), pg_catalog, parser: PostgresCompatibilityParser::new() })
+        let information_schema = information_schema(session.state().catalog_list().clone())?;
+        // this one is found by its name, as any other schema
+        let config = session.copied_config().with_information_schema(false);
+        let base = SessionStateBuilder::new_from_existing(session.state()).with_config(config).build();
+        Ok(Self { base, pg_catalog, information_schema, parser: PostgresCompatibilityParser::new() })
     }
 
     pub(super) fn parse(&self, text: &str) -> Result<Vec<Statement>, SqlError> {
@@ -55,6 +73,7 @@ impl Postgres {
         // a fresh catalogue has no schema of these names yet
         let _ = catalogue.register_schema("public", tables);
         let _ = catalogue.register_schema("pg_catalog", self.pg_catalog.clone());
+        let _ = catalogue.register_schema("information_schema", self.information_schema.clone());
         session_over(self.base.clone(), catalogue)
     }
 }
@@ -70,4 +89,31 @@ fn version() -> ScalarUDF {
 fn to_regtype() -> ScalarUDF {
     let none = |_: &[ColumnarValue]| Ok(ColumnarValue::Scalar(ScalarValue::Int32(None)));
     create_udf("to_regtype", vec![DataType::Utf8], DataType::Int32, Volatility::Immutable, Arc::new(none))
+}
+
+/// `current_setting('server_version_num')`, by which dashboards tell what they may ask. With a second argument
+/// that is true, one that is not known is null.
+fn current_setting() -> ScalarUDF {
+    let answer = |arguments: &[ColumnarValue]| {
+        let [ColumnarValue::Scalar(name), rest @ ..] = arguments else {
+            return exec_err!("current_setting takes the name of a setting");
+        };
+        let name = name.try_as_str().flatten().unwrap_or_default().to_lowercase();
+        let may_miss = matches!(rest, [ColumnarValue::Scalar(ScalarValue::Boolean(Some(true)))]);
+        match setting(&name) {
+            None if !may_miss => exec_err!("unrecognized configuration parameter \"{name}\""),
+            value => Ok(ColumnarValue::Scalar(ScalarValue::Utf8(value.map(str::to_owned)))),
+        }
+    };
+    let one = TypeSignature::Exact(vec![DataType::Utf8]);
+    let two = TypeSignature::Exact(vec![DataType::Utf8, DataType::Boolean]);
+    let signature = Signature::one_of(vec![one, two], Volatility::Stable);
+    SimpleScalarUDF::new_with_signature("current_setting", signature, DataType::Utf8, Arc::new(answer)).into()
+}
+
+/// A comment on an object: there is none.
+fn no_description(name: &str) -> ScalarUDF {
+    let none = |_: &[ColumnarValue]| Ok(ColumnarValue::Scalar(ScalarValue::Utf8(None)));
+    let signature = Signature::one_of(vec![TypeSignature::Any(1), TypeSignature::Any(2)], Volatility::Immutable);
+    SimpleScalarUDF::new_with_signature(name, signature, DataType::Utf8, Arc::new(none)).into()
 }

@@ -1,4 +1,4 @@
-//! `attributes['k']` as the column it lives in, which prunes. What ids and times are compared with is
+//! `attributes['k']` (or `attributes ->> 'k'`, as clients of PostgreSQL write) as the column it lives in, which prunes. What ids and times are compared with is
 //! for [`super::meaning`], which knows types.
 //!
 //! A value that does not fit the type of its column stays in the map. Where the view says that no map
@@ -56,8 +56,19 @@ fn rewrite_expr(expr: &mut Expr, hot: Hot) {
             as_numbers(right, std::slice::from_mut(left.as_mut()));
         }
         Expr::InList { expr, list, .. } => as_numbers(expr, list),
+        Expr::BinaryOp { left, op: BinaryOperator::Arrow | BinaryOperator::LongArrow, right } => {
+            if let Some(rewritten) = text_of(right).and_then(|key| attribute(left, &[], key, hot)) {
+                *expr = rewritten;
+            }
+        }
         Expr::CompoundFieldAccess { root, access_chain } => {
-            if let Some(rewritten) = attribute(root, access_chain, hot) {
+            let subscript = |access: &[AccessExpr]| match access {
+                [access @ .., AccessExpr::Subscript(Subscript::Index { index })] => {
+                    attribute(root, access, text_of(index)?, hot)
+                }
+                _ => None,
+            };
+            if let Some(rewritten) = subscript(access_chain) {
                 *expr = rewritten;
             }
         }
@@ -94,18 +105,23 @@ fn as_numbers(of: &mut Expr, literals: &mut [Expr]) {
 }
 
 fn canonical_number(literal: &Expr) -> Option<Expr> {
-    let Expr::Value(value) = literal else { return None };
-    let Value::SingleQuotedString(text) = &value.value else { return None };
+    let text = text_of(literal)?;
     let number = text.parse::<i64>().ok().filter(|number| number.to_string() == *text)?;
     Some(Expr::Value(Value::Number(number.to_string(), false).into()))
 }
 
-/// `attributes['k']`: the column filled from `k`, else (or where the value did not fit it) the map.
-fn attribute(root: &Expr, access_chain: &[AccessExpr], hot: Hot) -> Option<Expr> {
-    let [access @ .., AccessExpr::Subscript(Subscript::Index { index: Expr::Value(key) })] = access_chain else {
-        return None;
-    };
-    let Value::SingleQuotedString(key) = &key.value else { return None };
+fn text_of(literal: &Expr) -> Option<&str> {
+    match literal {
+        Expr::Value(value) => match &value.value {
+            Value::SingleQuotedString(text) => Some(text),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// `attributes['k']`, `attributes ->> 'k'`: the column filled from `k`, else (or where the value did not fit it) the map.
+fn attribute(root: &Expr, access: &[AccessExpr], key: &str, hot: Hot) -> Option<Expr> {
     let mut path = match root {
         Expr::Identifier(name) => vec![name.clone()],
         Expr::CompoundIdentifier(parts) => parts.clone(),
@@ -232,6 +248,12 @@ mod tests {
                 "SELECT Attributes['http.route'] FROM SPANS",
                 "SELECT coalesce(http_route, attr(Attributes, 'http.route')) FROM SPANS",
             ),
+            (
+                "SELECT s.attributes ->> 'http.route' FROM spans s",
+                "SELECT coalesce(s.http_route, attr(s.attributes, 'http.route')) FROM spans s",
+            ),
+            ("SELECT attributes -> 'x' FROM logs", "SELECT attr(attributes, 'x') FROM logs"),
+            ("SELECT body ->> 'x' FROM logs", "SELECT body ->> 'x' FROM logs"),
             ("SELECT \"ATTRIBUTES\"['x'] FROM spans", "SELECT \"ATTRIBUTES\"['x'] FROM spans"),
             ("SELECT trace_id = '0a' FROM spans", "SELECT trace_id = '0a' FROM spans"),
         ];
