@@ -6,7 +6,10 @@ use std::{
     collections::HashMap,
     io,
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
 };
 
 use arrow::datatypes::SchemaRef;
@@ -36,7 +39,8 @@ pub(super) struct Footer {
     disk: Arc<dyn Disk>,
     /// By row group and leaf column. `None`: there is none, or it cannot be read.
     filters: Vec<OnceLock<Option<Sbbf>>>,
-    bytes: usize,
+    /// Of the footer, and of those filters that were asked for.
+    bytes: AtomicUsize,
 }
 
 /// The footers in memory, the least recently used leave first.
@@ -50,7 +54,6 @@ pub(super) struct Footers {
 #[derive(Debug, Default)]
 struct Held {
     footers: HashMap<PathBuf, (Arc<Footer>, u64)>,
-    bytes: usize,
     /// Counts uses: the age of an entry.
     clock: u64,
 }
@@ -71,8 +74,15 @@ impl Footers {
             return Ok(footer);
         }
         let footer = Arc::new(Footer::read(&self.disk, path)?);
-        self.held.lock().keep(footer.clone(), self.limit_bytes);
+        let mut held = self.held.lock();
+        held.keep(footer.clone());
+        held.shrink_to(self.limit_bytes);
         Ok(footer)
+    }
+
+    /// Keeps the bound when filters were asked for: they count from then on.
+    pub(super) fn shrink(&self) {
+        self.held.lock().shrink_to(self.limit_bytes);
     }
 }
 
@@ -84,15 +94,20 @@ impl Held {
         Some(footer.clone())
     }
 
-    fn keep(&mut self, footer: Arc<Footer>, limit_bytes: usize) {
-        self.bytes += footer.bytes;
-        if let Some((before, _)) = self.footers.insert(footer.path.clone(), (footer, self.clock)) {
-            self.bytes -= before.bytes; // two statements read it at once
-        }
-        while self.bytes > limit_bytes {
+    fn keep(&mut self, footer: Arc<Footer>) {
+        self.footers.insert(footer.path.clone(), (footer, self.clock));
+    }
+
+    fn bytes(&self) -> usize {
+        self.footers.values().map(|(footer, _)| footer.bytes.load(Relaxed)).sum()
+    }
+
+    fn shrink_to(&mut self, limit_bytes: usize) {
+        let mut bytes = self.bytes();
+        while bytes > limit_bytes {
             let oldest = self.footers.iter().min_by_key(|(_, (_, used))| *used).map(|(path, _)| path.clone());
             let Some((gone, _)) = oldest.and_then(|path| self.footers.remove(&path)) else { return };
-            self.bytes -= gone.bytes;
+            bytes -= gone.bytes.load(Relaxed);
         }
     }
 }
@@ -105,14 +120,13 @@ impl Footer {
         let as_written = ArrowReaderMetadata::try_new(metadata.clone(), ArrowReaderOptions::new())?;
         let options = ArrowReaderOptions::new().with_schema(viewed(as_written.schema()));
         let reader = ArrowReaderMetadata::try_new(metadata.clone(), options)?;
-        let columns = metadata.row_groups().iter().flat_map(|group| group.columns());
-        let filter_bytes = columns.clone().filter_map(|column| column.bloom_filter_length()).sum::<i32>();
+        let leaves = metadata.row_groups().iter().map(|group| group.num_columns()).sum();
         Ok(Self {
             reader,
             path: path.to_owned(),
             disk: disk.clone(),
-            filters: columns.map(|_| OnceLock::new()).collect(),
-            bytes: metadata.memory_size() + usize::try_from(filter_bytes).unwrap_or(0),
+            filters: std::iter::repeat_with(OnceLock::new).take(leaves).collect(),
+            bytes: AtomicUsize::new(metadata.memory_size()),
             metadata,
         })
     }
@@ -144,7 +158,10 @@ impl Footer {
         let read = || {
             let file = self.open().ok()?;
             // a filter that cannot be read prunes nothing
-            Sbbf::read_from_column_chunk(column, &file).ok().flatten()
+            let filter = Sbbf::read_from_column_chunk(column, &file).ok().flatten();
+            let bytes = filter.as_ref().and(column.bloom_filter_length()).unwrap_or_default();
+            self.bytes.fetch_add(usize::try_from(bytes).unwrap_or_default(), Relaxed);
+            filter
         };
         self.filters.get(row_group * leaves + leaf)?.get_or_init(read).as_ref()
     }
@@ -174,16 +191,21 @@ mod tests {
             write(path);
         }
         let disk: Arc<dyn Disk> = Arc::new(crate::disk::RealDisk);
-        let one = Footer::read(&disk, &paths[0]).unwrap().bytes;
+        let one = Footer::read(&disk, &paths[0]).unwrap().bytes.into_inner();
         let footers = Footers { disk, held: Mutex::default(), limit_bytes: one + one / 2 };
         let first = footers.get(&paths[0]).unwrap();
         assert!(Arc::ptr_eq(&first, &footers.get(&paths[0]).unwrap()));
         footers.get(&paths[1]).unwrap();
         assert_eq!(footers.held.lock().footers.keys().collect::<Vec<_>>(), [&paths[1]]);
-        assert!(footers.held.lock().bytes <= footers.limit_bytes);
         let trace = first.leaf("trace_id").unwrap();
         let filter = first.filter(0, trace).unwrap();
         assert!(filter.check(&[1_u8; 16][..]) && !filter.check(&[2_u8; 16][..]));
         assert!(first.filter(0, first.leaf("service").unwrap()).is_none());
+        assert_eq!(footers.held.lock().bytes(), one, "the filter is of a footer that left");
+        footers.get(&paths[1]).unwrap().filter(0, trace).unwrap();
+        assert!(footers.held.lock().bytes() > one, "a filter counts when it is asked for");
+        let footers = Footers { limit_bytes: one, ..footers };
+        footers.shrink();
+        assert_eq!(footers.held.lock().bytes(), 0);
     }
 }

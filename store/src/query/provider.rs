@@ -170,6 +170,7 @@ impl TableOfView {
                 wanted.push(partitioned.with_extension(plan));
             }
         }
+        self.footers.shrink();
         Ok(wanted)
     }
 
