@@ -54,6 +54,8 @@ pub(crate) struct DataFile {
     pub(crate) rows: u64,
     /// Smallest and largest value of the table's time column.
     pub(crate) time_range: Option<(i64, i64)>,
+    /// When it was written (merged and packed files anew), in nanoseconds since 1970.
+    pub(crate) written_unix_nano: i64,
     /// Hash of its content, from its entry in the Delta log.
     pub(crate) hash: Option<u64>,
     /// Whether a map in it holds an attribute that has a column of its own.
@@ -146,6 +148,12 @@ impl Checked {
 }
 
 impl DataFile {
+    /// The time of its newest row, as retention has it: nothing is of a time behind that at which it was written, whatever a
+    /// clock that was ahead says. Such rows would be kept for ever, and others dropped for them.
+    pub(crate) fn newest_unix_nano(&self) -> Option<i64> {
+        self.time_range.map(|(_, high)| high.min(self.written_unix_nano))
+    }
+
     /// Whether the content is what was written: looked at once while the store is open.
     pub(crate) fn is_intact(&self, disk: &dyn Disk, path: &Path) -> bool {
         self.checked.known().unwrap_or_else(|| self.look(disk, path))

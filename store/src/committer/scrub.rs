@@ -137,6 +137,7 @@ mod tests {
             bytes: content.len() as u64,
             rows: 1,
             time_range: None,
+            written_unix_nano: 0,
             hash: Some(files::hash(&content)),
             hot_in_map: false,
             recompressed: false,

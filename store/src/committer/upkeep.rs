@@ -205,7 +205,7 @@ impl Committer {
         let retention = self.config.retention.clone();
         for table in Table::ALL {
             let Some(oldest) = retention.oldest(table, now_unix_nano()) else { continue };
-            let old = |file: &Arc<DataFile>| file.time_range.is_some_and(|(_, high)| high < oldest);
+            let old = |file: &Arc<DataFile>| file.newest_unix_nano().is_some_and(|newest| newest < oldest);
             let old: Vec<_> = self.delta(table).files().into_iter().filter(old).collect();
             self.drop_files(table, &old).await?;
         }
@@ -225,7 +225,7 @@ impl Committer {
         for table in BOUNDED {
             oldest.extend(self.delta(table).files().into_iter().map(|file| (table, file)));
         }
-        oldest.sort_by_key(|(_, file)| file.time_range.map(|(_, high)| high));
+        oldest.sort_by_key(|(_, file)| file.newest_unix_nano());
         let mut gone: std::collections::BTreeMap<Table, Vec<Arc<DataFile>>> = Default::default();
         for (table, file) in oldest {
             if over == 0 {

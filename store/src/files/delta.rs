@@ -410,6 +410,7 @@ pub(super) fn data_file(file: &NewFile) -> DataFile {
         bytes: file.bytes,
         rows: file.rows,
         time_range: file.time_range,
+        written_unix_nano: now_ms().saturating_mul(MS_NS),
         hash: Some(file.hash),
         hot_in_map: file.hot_in_map,
         recompressed: file.recompressed,
@@ -432,6 +433,7 @@ fn read_add(add: &Add, table: Table) -> DataFile {
         bytes: u64::try_from(add.size).unwrap_or(0),
         rows: stats.get("numRecords").and_then(serde_json::Value::as_u64).unwrap_or(0),
         time_range: bound("minValues").zip(bound("maxValues")),
+        written_unix_nano: add.modification_time.saturating_mul(MS_NS),
         hash: hash(HASH),
         hot_in_map: tag(HOT_IN_MAP) != Some("false") || !knew_all,
         recompressed: tag(RECOMPRESSED) == Some("true"),
@@ -447,6 +449,9 @@ fn hot_columns(table: Table) -> usize {
     columns::columns(table).iter().filter(|column| column.attribute.is_some()).count()
 }
 
+/// Nanoseconds of a millisecond.
+const MS_NS: i64 = 1_000_000;
+
 fn now_ms() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
@@ -455,6 +460,16 @@ fn now_ms() -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rows_of_a_clock_that_is_ahead_are_as_old_as_their_file() {
+        let newest = |most: i64| {
+            let stats = format!(r#"{{"minValues":{{"start_unix_nano":1}},"maxValues":{{"start_unix_nano":{most}}}}}"#);
+            let add = Add { modification_time: 7, stats: Some(stats), ..Add::default() };
+            read_add(&add, Table::Spans).newest_unix_nano()
+        };
+        assert_eq!((newest(5), newest(i64::MAX)), (Some(5), Some(7 * MS_NS)));
+    }
 
     #[test]
     fn a_file_of_a_version_with_fewer_columns_may_hold_their_attributes_in_its_map() {

@@ -72,6 +72,7 @@ mod tests {
             bytes: rows * 25,
             rows,
             time_range: Some((time, time)),
+            written_unix_nano: i64::MAX,
             hash: None,
             hot_in_map: false,
             recompressed: false,
