@@ -3,7 +3,6 @@
 //! statements, and a bloom filter on disk 0.2 ms a file, so both stay in memory within a bound.
 
 use std::{
-    collections::HashMap,
     io,
     path::{Path, PathBuf},
     sync::{
@@ -21,12 +20,20 @@ use parquet::{
     file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader},
 };
 
-use super::{null_columns, text_views::viewed};
+use super::{
+    kept::{Kept, Weighed},
+    null_columns,
+    probe::Probe,
+    text_views::viewed,
+};
 use crate::disk::{Disk, Opened};
 
 /// Bytes of footers and filters that are kept. A million spans take about 3 MiB of it with eight
 /// thousand rows a page, so 10 million and their tables fit several times.
 const LIMIT_BYTES: usize = 192 << 20;
+
+/// Bytes of what look-ups of traces ask: a thousand million spans.
+const PROBES_BYTES: usize = 64 << 20;
 
 /// A file's footer with its page index, and its bloom filters as they are asked for. Columns that are
 /// null throughout are not in it.
@@ -43,24 +50,18 @@ pub(super) struct Footer {
     bytes: AtomicUsize,
 }
 
-/// The footers in memory, the least recently used leave first.
+/// The footers in memory.
 #[derive(Debug)]
 pub(super) struct Footers {
     disk: Arc<dyn Disk>,
-    held: Mutex<Held>,
-    limit_bytes: usize,
-}
-
-#[derive(Debug, Default)]
-struct Held {
-    footers: HashMap<PathBuf, (Arc<Footer>, u64)>,
-    /// Counts uses: the age of an entry.
-    clock: u64,
+    footers: Mutex<Kept<Footer>>,
+    probes: Mutex<Kept<Probe>>,
 }
 
 impl Footers {
     pub(super) fn new(disk: Arc<dyn Disk>) -> Self {
-        Self { disk, held: Mutex::default(), limit_bytes: LIMIT_BYTES }
+        let (footers, probes) = (Kept::new(LIMIT_BYTES), Kept::new(PROBES_BYTES));
+        Self { disk, footers: Mutex::new(footers), probes: Mutex::new(probes) }
     }
 
     /// A file, to read rows from.
@@ -70,45 +71,33 @@ impl Footers {
 
     /// The footer of a file, read if it is not there.
     pub(super) fn get(&self, path: &Path) -> Result<Arc<Footer>> {
-        if let Some(footer) = self.held.lock().used(path) {
+        if let Some(footer) = self.footers.lock().get(path) {
             return Ok(footer);
         }
         let footer = Arc::new(Footer::read(&self.disk, path)?);
-        let mut held = self.held.lock();
-        held.keep(footer.clone());
-        held.shrink_to(self.limit_bytes);
+        self.footers.lock().keep(path.to_owned(), footer.clone());
         Ok(footer)
+    }
+
+    /// What a look-up of a trace asks of a file, if it was asked before.
+    pub(super) fn probe(&self, path: &Path) -> Option<Arc<Probe>> {
+        self.probes.lock().get(path)
+    }
+
+    /// Keeps that.
+    pub(super) fn keep_probe(&self, path: PathBuf, probe: Probe) {
+        self.probes.lock().keep(path, Arc::new(probe));
     }
 
     /// Keeps the bound when filters were asked for: they count from then on.
     pub(super) fn shrink(&self) {
-        self.held.lock().shrink_to(self.limit_bytes);
+        self.footers.lock().shrink();
     }
 }
 
-impl Held {
-    fn used(&mut self, path: &Path) -> Option<Arc<Footer>> {
-        self.clock += 1;
-        let (footer, used) = self.footers.get_mut(path)?;
-        *used = self.clock;
-        Some(footer.clone())
-    }
-
-    fn keep(&mut self, footer: Arc<Footer>) {
-        self.footers.insert(footer.path.clone(), (footer, self.clock));
-    }
-
+impl Weighed for Footer {
     fn bytes(&self) -> usize {
-        self.footers.values().map(|(footer, _)| footer.bytes.load(Relaxed)).sum()
-    }
-
-    fn shrink_to(&mut self, limit_bytes: usize) {
-        let mut bytes = self.bytes();
-        while bytes > limit_bytes {
-            let oldest = self.footers.iter().min_by_key(|(_, (_, used))| *used).map(|(path, _)| path.clone());
-            let Some((gone, _)) = oldest.and_then(|path| self.footers.remove(&path)) else { return };
-            bytes -= gone.bytes.load(Relaxed);
-        }
+        self.bytes.load(Relaxed)
     }
 }
 
@@ -159,11 +148,16 @@ impl Footer {
             let file = self.open().ok()?;
             // a filter that cannot be read prunes nothing
             let filter = Sbbf::read_from_column_chunk(column, &file).ok().flatten();
-            let bytes = filter.as_ref().and(column.bloom_filter_length()).unwrap_or_default();
-            self.bytes.fetch_add(usize::try_from(bytes).unwrap_or_default(), Relaxed);
+            self.bytes.fetch_add(filter.as_ref().map_or(0, |_| self.filter_bytes(row_group, leaf)), Relaxed);
             filter
         };
         self.filters.get(row_group * leaves + leaf)?.get_or_init(read).as_ref()
+    }
+
+    /// Bytes of that filter.
+    pub(super) fn filter_bytes(&self, row_group: usize, leaf: usize) -> usize {
+        let length = self.metadata.row_group(row_group).column(leaf).bloom_filter_length();
+        length.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(0)
     }
 }
 
@@ -184,28 +178,24 @@ mod tests {
     }
 
     #[test]
-    fn footers_are_read_once_and_leave_when_there_are_too_many() {
+    fn footers_are_read_once_and_their_filters_count_when_they_are_asked_for() {
         let dir = tempfile::tempdir().unwrap();
-        let paths = ["a", "b"].map(|name| dir.path().join(name));
-        for path in &paths {
-            write(path);
-        }
-        let disk: Arc<dyn Disk> = Arc::new(crate::disk::RealDisk);
-        let one = Footer::read(&disk, &paths[0]).unwrap().bytes.into_inner();
-        let footers = Footers { disk, held: Mutex::default(), limit_bytes: one + one / 2 };
-        let first = footers.get(&paths[0]).unwrap();
-        assert!(Arc::ptr_eq(&first, &footers.get(&paths[0]).unwrap()));
-        footers.get(&paths[1]).unwrap();
-        assert_eq!(footers.held.lock().footers.keys().collect::<Vec<_>>(), [&paths[1]]);
-        let trace = first.leaf("trace_id").unwrap();
-        let filter = first.filter(0, trace).unwrap();
+        let path = dir.path().join("a");
+        write(&path);
+        let footers = Footers::new(Arc::new(crate::disk::RealDisk));
+        let footer = footers.get(&path).unwrap();
+        assert!(Arc::ptr_eq(&footer, &footers.get(&path).unwrap()));
+        let trace = footer.leaf("trace_id").unwrap();
+        let before = footer.bytes();
+        let filter = footer.filter(0, trace).unwrap();
         assert!(filter.check(&[1_u8; 16][..]) && !filter.check(&[2_u8; 16][..]));
-        assert!(first.filter(0, first.leaf("service").unwrap()).is_none());
-        assert_eq!(footers.held.lock().bytes(), one, "the filter is of a footer that left");
-        footers.get(&paths[1]).unwrap().filter(0, trace).unwrap();
-        assert!(footers.held.lock().bytes() > one, "a filter counts when it is asked for");
-        let footers = Footers { limit_bytes: one, ..footers };
-        footers.shrink();
-        assert_eq!(footers.held.lock().bytes(), 0);
+        assert_eq!(footer.bytes(), before + footer.filter_bytes(0, trace));
+        assert!(footer.bytes() > before && footer.filter(0, footer.leaf("service").unwrap()).is_none());
+        assert!(footers.probe(&path).is_none());
+        footers.keep_probe(path.clone(), Probe::of(&footer, "start_unix_nano"));
+        let probe = footers.probe(&path).unwrap();
+        let [group] = &probe.row_groups[..] else { panic!("one row group") };
+        assert_eq!(group.time_range, Some((3, 3)));
+        assert!(!group.traces.as_ref().unwrap().check(&[2_u8; 16][..]) && probe.bytes() < before);
     }
 }

@@ -3,7 +3,10 @@
 //!
 //! Each file carries the range of its time column, so a time filter opens only the files it must.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use arrow::datatypes::SchemaRef;
 use datafusion::{
@@ -29,6 +32,7 @@ use super::{
     footers::Footers,
     inspection::Inspection,
     late::{ColdMaps, LateSource},
+    probe::Probe,
     prune::Needs,
     reader::{Files, OnDisk},
     text_views::{retyped, viewed},
@@ -158,20 +162,36 @@ impl TableOfView {
                 wanted.push(partitioned);
                 continue;
             }
-            let footer = self.footers.get(&path);
-            let unread = |e| DataFusionError::from(e).context(format!("{} cannot be read", path.display()));
-            let footer = footer.map_err(unread)?;
-            let row_groups = needs.row_groups(&footer);
-            if row_groups.iter().all(|wanted| *wanted) {
-                wanted.push(partitioned);
-            } else if row_groups.contains(&true) {
+            let row_groups = self.wanted_row_groups(&path, needs)?;
+            if !row_groups.contains(&true) {
+                continue;
+            }
+            if row_groups.contains(&false) {
                 let mut plan = ParquetAccessPlan::new_all(row_groups.len());
                 row_groups.iter().enumerate().filter(|(_, wanted)| !**wanted).for_each(|(group, _)| plan.skip(group));
                 wanted.push(partitioned.with_extension(plan));
+            } else {
+                wanted.push(partitioned);
             }
         }
         self.footers.shrink();
         Ok(wanted)
+    }
+
+    /// Which row groups of a file can have a row that is wanted; for a trace less than its footer may tell that none has.
+    fn wanted_row_groups(&self, path: &Path, needs: &Needs) -> Result<Vec<bool>> {
+        let for_trace = needs.ask_for_trace();
+        let probe = if for_trace { self.footers.probe(path) } else { None };
+        if probe.as_ref().is_some_and(|probe| !needs.may_be_in(probe)) {
+            return Ok(Vec::new());
+        }
+        let footer = self.footers.get(path);
+        let unread = |e| DataFusionError::from(e).context(format!("{} cannot be read", path.display()));
+        let footer = footer.map_err(unread)?;
+        if for_trace && probe.is_none() {
+            self.footers.keep_probe(path.to_owned(), Probe::of(&footer, needs.time_column()));
+        }
+        Ok(needs.row_groups(&footer))
     }
 
     fn partitioned(&self, file: &DataFile) -> PartitionedFile {

@@ -11,7 +11,10 @@ use datafusion::{
 use parquet::{bloom_filter::Sbbf, file::statistics::Statistics};
 use weir_schema::Table;
 
-use super::footers::Footer;
+use super::{
+    footers::Footer,
+    probe::{Probe, ProbeGroup, TRACE_ID},
+};
 
 /// What the filters of a scan ask of a row.
 #[derive(Debug, PartialEq)]
@@ -83,6 +86,28 @@ impl Needs {
         range.is_none_or(|(least, most)| most >= self.time.0 && least <= self.time.1)
     }
 
+    /// Whether a trace is asked for.
+    pub(super) fn ask_for_trace(&self) -> bool {
+        self.of_trace().next().is_some()
+    }
+
+    fn of_trace(&self) -> impl Iterator<Item = &Need> {
+        self.values.iter().filter(|need| need.leaf == TRACE_ID)
+    }
+
+    /// Whether a file can have a row of the trace that is asked for.
+    pub(super) fn may_be_in(&self, probe: &Probe) -> bool {
+        probe.row_groups.iter().any(|ProbeGroup { time_range, traces }| {
+            let may_have = |need: &Need| traces.as_ref().is_none_or(|traces| need.may_be_in(traces));
+            self.want_time(*time_range) && self.of_trace().all(may_have)
+        })
+    }
+
+    /// The column of time.
+    pub(super) fn time_column(&self) -> &'static str {
+        self.time_column
+    }
+
     /// The row groups that can have a row that is wanted.
     pub(super) fn row_groups(&self, footer: &Footer) -> Vec<bool> {
         let time = footer.leaf(self.time_column);
@@ -104,7 +129,7 @@ impl Need {
 }
 
 /// Smallest and largest time of a row group.
-fn time_range(footer: &Footer, group: usize, leaf: usize) -> Option<(i64, i64)> {
+pub(super) fn time_range(footer: &Footer, group: usize, leaf: usize) -> Option<(i64, i64)> {
     match footer.metadata.row_group(group).column(leaf).statistics()? {
         Statistics::Int64(times) => times.min_opt().copied().zip(times.max_opt().copied()),
         _ => None,
