@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{info, warn};
 use weir_policy::{
-    PolicySet, Share,
+    PolicySet, ReplicaShare,
     wire::proto::{self, policy_service_server::PolicyService},
 };
 
@@ -67,7 +67,7 @@ struct Feed {
     instance: String,
     /// Whether it enforces a set already, as all do when the control plane was away.
     holds: bool,
-    sent: Option<Share>,
+    sent: Option<ReplicaShare>,
 }
 
 impl Feed {
@@ -90,11 +90,11 @@ impl Feed {
         }
         let share = self.proxies.share(&self.service, &self.instance);
         self.sent = Some(share);
-        Some(self.policy.borrow_and_update().shared(&self.service, share))
+        Some(self.policy.borrow_and_update().of_replica(&self.service, share))
     }
 
     /// Waits for a reason to send; `None` when there will be no more policies.
-    async fn news(&mut self, sent: Share) -> Option<()> {
+    async fn news(&mut self, sent: ReplicaShare) -> Option<()> {
         let Self { policy, proxies, moves, service, instance, .. } = self;
         let pause = policy.borrow().ttl().map_or(SIGN_OF_LIFE, |ttl| SIGN_OF_LIFE.min(ttl / 3));
         let another_share = async {
