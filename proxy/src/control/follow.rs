@@ -28,7 +28,7 @@ const MIN_BACKOFF: Duration = Duration::from_millis(100);
 /// 5 s: a control plane that restarts finds its proxies soon.
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
 
-/// Statuses that wait to be sent: one a set, and sets come no faster than windows close.
+/// Statuses that wait to be sent, one a set; in a storm of sets the next one tells of those before it.
 const STATUSES: usize = 16;
 
 /// The loop that follows.
@@ -154,7 +154,7 @@ impl Follower {
             match event {
                 Event::Set(set) => {
                     let refused = self.take(set).err().unwrap_or_default();
-                    // a full channel means that the control plane does not read; it is told with the next set
+                    // a full channel means that the control plane reads slowly; it is told with the next set
                     let _ = statuses.try_send(self.status(refused));
                 }
                 Event::Decay => self.decay(),
