@@ -10,8 +10,8 @@ use std::{
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use weir_proxy::{
-    AccessLog, Config, Connect, Counters, Direction, Http, Limits, Listener, ListenerProtocol, LocalLimit, PolicySource, Proxy,
-    Route, StartError, Telemetry, Timeouts, Upstream,
+    AccessLog, Config, Connect, Counters, Direction, Http, Limits, Listener, ListenerProtocol, LocalLimit,
+    PolicySource, Proxy, Route, StartError, Telemetry, Timeouts, Upstream,
 };
 
 use crate::{

@@ -9,6 +9,7 @@ use crate::config::RemoteTls;
 /// Where endpoints are found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[allow(clippy::large_enum_variant, reason = "an upstream has one, and it is moved once")]
 pub enum Discovery {
     /// The addresses (A, AAAA) of a name, asked again when their time to live ends.
     Dns(DnsName),
