@@ -1,6 +1,6 @@
-//! The policy stream: each proxy is sent the whole set at once, again at each change, and again when
-//! a third of its time to live has passed, so that a set decays only where nobody is heard. The proxy
-//! says what it applied or refused.
+//! The policy stream: each proxy is sent the whole set at once, again at each change, and again as a sign of life when
+//! [`SIGN_OF_LIFE`] or a third of its time to live has passed, so that a set decays, and a sidecar regulates itself, only where
+//! nobody is heard. The proxy says what it applied or refused.
 //!
 //! Limits of the proxy's own service are of all replicas together, so each replica that is connected is sent its share of
 //! them, and another one when replicas come or go.
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{info, warn};
 use weir_policy::{
-    PolicySet, Share,
+    PolicySet, ReplicaShare,
     wire::proto::{self, policy_service_server::PolicyService},
 };
 
@@ -24,6 +24,9 @@ use crate::{
 
 /// 1 s from a replica that comes or goes to other shares: when many come at once, nobody is sent a set for each.
 const SETTLE: Duration = Duration::from_secs(1);
+
+/// 5 s: a third of the silence after which a sidecar's `local_limit` acts by itself.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 
 pub(crate) struct PolicyStream {
     pub(crate) policy: watch::Receiver<Arc<PolicySet>>,
@@ -64,7 +67,7 @@ struct Feed {
     instance: String,
     /// Whether it enforces a set already, as all do when the control plane was away.
     holds: bool,
-    sent: Option<Share>,
+    sent: Option<ReplicaShare>,
 }
 
 impl Feed {
@@ -87,19 +90,13 @@ impl Feed {
         }
         let share = self.proxies.share(&self.service, &self.instance);
         self.sent = Some(share);
-        Some(self.policy.borrow_and_update().shared(&self.service, share))
+        Some(self.policy.borrow_and_update().of_replica(&self.service, share))
     }
 
     /// Waits for a reason to send; `None` when there will be no more policies.
-    async fn news(&mut self, sent: Share) -> Option<()> {
+    async fn news(&mut self, sent: ReplicaShare) -> Option<()> {
         let Self { policy, proxies, moves, service, instance, .. } = self;
-        let pause = policy.borrow().ttl().map(|ttl| ttl / 3);
-        let sign_of_life = async {
-            match pause {
-                Some(pause) => tokio::time::sleep(pause).await,
-                None => std::future::pending().await,
-            }
-        };
+        let pause = policy.borrow().ttl().map_or(SIGN_OF_LIFE, |ttl| SIGN_OF_LIFE.min(ttl / 3));
         let another_share = async {
             while moves.changed().await.is_ok() {
                 tokio::time::sleep(SETTLE).await;
@@ -112,7 +109,7 @@ impl Feed {
         };
         tokio::select! {
             changed = policy.changed() => changed.ok(),
-            () = sign_of_life => Some(()),
+            () = tokio::time::sleep(pause) => Some(()),
             () = another_share => Some(()),
         }
     }
@@ -161,30 +158,37 @@ mod tests {
     }
 
     fn limited(sequence: u64, limit: u32) -> Arc<PolicySet> {
+        living(30_000, sequence, limit)
+    }
+
+    fn living(ttl_ms: u64, sequence: u64, limit: u32) -> Arc<PolicySet> {
         let limit = NonZeroU32::new(limit).unwrap();
         let concurrency_limit = Some(ConcurrencyLimit { limit, queue: 0, queue_timeout_ms: 1 });
         let policy = Policy { service: "tagger".into(), concurrency_limit, ..Policy::default() };
-        Arc::new(PolicySet { sequence, ttl_ms: 30_000, policies: vec![policy], ..PolicySet::default() })
+        Arc::new(PolicySet { sequence, ttl_ms, policies: vec![policy], ..PolicySet::default() })
     }
 
     fn limit(set: Option<PolicySet>) -> u32 {
         set.unwrap().policies[0].concurrency_limit.unwrap().limit.get()
     }
 
+    /// Found in a review: a set of a minute was repeated every 20 s, and sidecars with a `local_limit` took 15 s for silence.
     #[tokio::test(start_paused = true)]
     async fn a_set_is_sent_at_once_at_a_change_and_as_a_sign_of_life() {
-        let (change, policy) = watch::channel(limited(1, 9));
-        let mut sets = Box::pin(Feed::new(policy, &Proxies::new(), &hello("tagger-0")).sets());
-        let started = tokio::time::Instant::now();
-        assert_eq!(sets.next().await.unwrap().sequence, 1);
-        assert_eq!(started.elapsed().as_secs(), 0);
-        assert_eq!(sets.next().await.unwrap().sequence, 1);
-        assert_eq!(started.elapsed().as_secs(), 10, "a third of the time to live");
-        change.send_replace(limited(2, 9));
-        assert_eq!(sets.next().await.unwrap().sequence, 2);
-        assert_eq!(started.elapsed().as_secs(), 10);
-        drop(change);
-        assert!(sets.next().await.is_none());
+        for (ttl_ms, pause_s) in [(60_000, 5), (9_000, 3), (0, 5)] {
+            let (change, policy) = watch::channel(living(ttl_ms, 1, 9));
+            let mut sets = Box::pin(Feed::new(policy, &Proxies::new(), &hello("tagger-0")).sets());
+            let started = tokio::time::Instant::now();
+            assert_eq!(sets.next().await.unwrap().sequence, 1);
+            assert_eq!(started.elapsed().as_secs(), 0);
+            assert_eq!(sets.next().await.unwrap().sequence, 1);
+            assert_eq!(started.elapsed().as_secs(), pause_s, "one of {ttl_ms} ms");
+            change.send_replace(living(ttl_ms, 2, 9));
+            assert_eq!(sets.next().await.unwrap().sequence, 2);
+            assert_eq!(started.elapsed().as_secs(), pause_s);
+            drop(change);
+            assert!(sets.next().await.is_none());
+        }
     }
 
     /// Found in a review: each of n replicas held to the limit of the service, so n times as many were let in.

@@ -5,8 +5,6 @@ import datetime
 import os
 import re
 import shutil
-import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -16,60 +14,15 @@ import urllib.request
 from pathlib import Path
 
 import configs
+from parts import Processes, certificates, wait_for
 
 HERE = Path(__file__).resolve().parent
-HZ = os.sysconf("SC_CLK_TCK")
 ROUNDS, SECONDS = int(sys.argv[1]), int(sys.argv[2])
 CASES = os.environ.get("CASES", " ".join(configs.UPSTREAMS)).split()
 PROXIES = os.environ.get("PROXIES", "nginx haproxy envoy weir weir-full weir-traced envoy-traced").split()
 RATE = int(os.environ.get("RATE", "3000"))
 COLLECTOR = 18090
 FIELDS = ["case", "proxy", "phase", "round", "requests", "failed", "requests_per_s", "cpu_us_per_request", "p50_ms", "p99_ms", "p999_ms", "rss_kib"]
-
-
-class Processes:
-    """Everything that was started, each pinned to a CPU."""
-
-    def __init__(self, work):
-        self.work, self.running = work, {}
-
-    def start(self, name, cpu, *command):
-        log = open(self.work / f"{name}.log", "wb")
-        self.running[name] = subprocess.Popen(["taskset", "-c", str(cpu), *map(str, command)], stdout=log, stderr=log)
-
-    def stop(self):
-        for process in self.running.values():
-            process.send_signal(signal.SIGTERM)
-        for process in self.running.values():
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-    def family(self, name):
-        """A process and its children: nginx works in one."""
-        pid = self.running[name].pid
-        children = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True).stdout.split()
-        return [str(pid), *children]
-
-    def cpu_us(self, name):
-        stats = (Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split() for pid in self.family(name))
-        return sum(int(stat[11]) + int(stat[12]) for stat in stats) / HZ * 1e6
-
-    def rss_kib(self, name):
-        status = (Path(f"/proc/{pid}/status").read_text() for pid in self.family(name))
-        return sum(int(found.group(1)) for text in status if (found := re.search(r"VmRSS:\s+(\d+)", text)))
-
-
-def certificates(work):
-    run = lambda *command: subprocess.run(command, cwd=work, check=True, capture_output=True)
-    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    run("openssl", "req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", "/CN=ca")
-    for name, alternative in (("upstream", "DNS:upstream.test"), ("client", "URI:spiffe://bench.test/ns/default/sa/client")):
-        (work / f"{name}.ext").write_text(f"subjectAltName={alternative}\n")
-        run("openssl", "req", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        run("openssl", "x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-out", f"{name}.pem", "-days", "2", "-extfile", f"{name}.ext")
-        (work / f"{name}.both").write_text((work / f"{name}.pem").read_text() + (work / f"{name}.key").read_text())
 
 
 def upstreams(processes, work):
@@ -136,16 +89,6 @@ http {{ access_log off; keepalive_requests 100000000;
 
 def admin_of(name):
     return 18100 + 10 * PROXIES.index(name) + 9
-
-
-def wait_for(port, name, work):
-    for _ in range(200):
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-            return
-        except OSError:
-            time.sleep(0.05)
-    raise SystemExit(f"{name} does not listen on {port}: {(work / f'{name}.log').read_text(errors='replace')[-2000:]}")
 
 
 def load(case, port, work, seconds):

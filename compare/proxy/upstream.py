@@ -1,10 +1,14 @@
-"""An upstream that answers every request with 50 server-sent events, each in a chunk of its own."""
+"""An upstream that answers every request with 50 server-sent events, each in a chunk of its own.
+
+    upstream.py PORT [SECONDS between two events, 0]
+"""
 
 import asyncio
 import sys
 
 EVENT = b'data: {"choices":[{"index":0,"delta":{"content":" word"}}]}\n\n'
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+PAUSE_S = float(sys.argv[2]) if len(sys.argv) > 2 else 0
 CHUNK = b"%x\r\n%s\r\n" % (len(EVENT), EVENT)
 
 
@@ -16,7 +20,7 @@ async def serve(reader, writer):
             for _ in range(50):
                 writer.write(CHUNK)
                 await writer.drain()
-                await asyncio.sleep(0)  # each chunk is a write of its own
+                await asyncio.sleep(PAUSE_S)  # each chunk is a write of its own
             writer.write(b"0\r\n\r\n")
     except (asyncio.IncompleteReadError, ConnectionError):
         writer.close()

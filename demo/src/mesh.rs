@@ -10,8 +10,8 @@ use std::{
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use weir_proxy::{
-    AccessLog, Config, Connect, Counters, Direction, Http, Limits, Listener, ListenerProtocol, PolicySource, Proxy,
-    Route, StartError, Telemetry, Timeouts, Upstream,
+    AccessLog, Config, Connect, Counters, Direction, Http, Limits, Listener, ListenerProtocol, LocalLimit,
+    PolicySource, Proxy, Route, StartError, Telemetry, Timeouts, Upstream,
 };
 
 use crate::{
@@ -138,7 +138,8 @@ fn sidecar(spec: &Spec, own: SocketAddr, next: Option<(&str, SocketAddr)>, colle
         insecure: false,
         listeners: hops.iter().map(listener).collect(),
         upstreams: hops.iter().map(upstream).collect(),
-        limits: Limits::default(),
+        // for when the control plane is away; it is here, so this only measures
+        limits: Limits { local_limit: Some(LocalLimit::default()), ..Limits::default() },
         http: Http::default(),
         timeouts: Timeouts::default(),
         telemetry: Telemetry {

@@ -11,7 +11,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 /// At most `limit` requests of a service in flight at its inbound proxy; `queue` more may wait. In a set it is of all
-/// replicas together, and each is sent its [`Share`](crate::Share).
+/// replicas together, and each is sent its [`ReplicaShare`](crate::ReplicaShare).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ConcurrencyLimit {

@@ -2,7 +2,7 @@
 
 use crate::config::{
     Balance, ConfigError, ConsulService, Discovery, DnsName, Endpoint, HashOn, Protocol, SrvName, SubsetOf, Upstream,
-    validate::check,
+    validate::{check, check_remote},
 };
 
 impl Upstream {
@@ -54,11 +54,9 @@ fn check_discovery(discovery: &Discovery) -> Result<(), ConfigError> {
         }
         Discovery::DnsSrv(SrvName { name, .. }) => check(!name.is_empty(), || "discover.dns_srv.name is empty".into()),
         Discovery::File(path) => check(!path.as_os_str().is_empty(), || "discover.file is empty".into()),
-        Discovery::Consul(ConsulService { service, address, wait_ms, .. }) => {
+        Discovery::Consul(ConsulService { service, address, tls, wait_ms, .. }) => {
             check(!service.is_empty(), || "discover.consul.service is empty".into())?;
-            let usable =
-                address.starts_with("http://") && !address.ends_with('/') && address.parse::<http::Uri>().is_ok();
-            check(usable, || format!("discover.consul.address is {address:?}: expected http://host:port"))?;
+            check_remote("discover.consul.address", address, "discover.consul.tls", tls.as_ref())?;
             check((1..=600_000).contains(wait_ms), || {
                 format!("discover.consul.wait_ms is {wait_ms}: from 1 to 600000, which is Consul's longest")
             })

@@ -4,9 +4,12 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::RemoteTls;
+
 /// Where endpoints are found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[allow(clippy::large_enum_variant, reason = "an upstream has one, and it is moved once")]
 pub enum Discovery {
     /// The addresses (A, AAAA) of a name, asked again when their time to live ends.
     Dns(DnsName),
@@ -48,19 +51,26 @@ pub struct SrvName {
 pub struct ConsulService {
     /// Its name there.
     pub service: String,
-    /// The agent, as `http://host:port`.
+    /// The agent, as `http://host:port` or `https://host:port`.
     #[serde(default = "agent")]
     pub address: String,
+    /// How the agent of an `https://` address is known and whom this workload shows itself as; by the system's roots and the
+    /// host's name when absent.
+    #[serde(default)]
+    pub tls: Option<RemoteTls>,
     /// Another data centre than the agent's.
     #[serde(default)]
     pub datacenter: Option<String>,
+    /// Another namespace than the token's (Consul Enterprise).
+    #[serde(default)]
+    pub namespace: Option<String>,
     /// Only instances with this tag.
     #[serde(default)]
     pub tag: Option<String>,
     /// 60 s until Consul answers although nothing changed: it notices a dead agent and costs nothing.
     #[serde(default = "wait")]
     pub wait_ms: u64,
-    /// A file that holds the token.
+    /// A file that holds the token; read with each question, because tokens are renewed.
     #[serde(default)]
     pub token_file: Option<PathBuf>,
 }

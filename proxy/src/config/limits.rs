@@ -16,7 +16,9 @@ pub struct Limits {
     pub rate_limit: Option<RateLimit>,
     /// Tokens of language models per second, estimated before a call and corrected by its `usage`.
     pub token_rate_limit: Option<TokenRateLimit>,
-    /// Found from latencies, which are always looked at, and in force while the control plane is silent; off when absent.
+    /// Found from latencies, which are always looked at, and in force while the control plane is silent; off when absent, as
+    /// in Envoy: it turns requests away that nobody said were too many, and what a service does between calls (batches,
+    /// pauses of a collector, answers that take seconds) can look like a queue. Say it where you know that waiting is queueing.
     pub local_limit: Option<LocalLimit>,
     /// A header that says a request's priority: `high`, `normal`, `low`, or RFC 9218's `u=0` to `u=7`.
     /// None is believed when absent, because any client could claim to be urgent.

@@ -201,8 +201,8 @@ impl Config {
     }
 }
 
-/// An address of gRPC, and how its owner is known.
-fn check_remote(key: &str, url: &str, tls_key: &str, tls: Option<&RemoteTls>) -> Result<(), ConfigError> {
+/// An address over HTTP, and how its owner is known.
+pub(super) fn check_remote(key: &str, url: &str, tls_key: &str, tls: Option<&RemoteTls>) -> Result<(), ConfigError> {
     let (plain, secure) = (url.starts_with("http://"), url.starts_with("https://"));
     let usable = (plain || secure) && tonic::transport::Endpoint::from_shared(url.to_owned()).is_ok();
     check(usable, || format!("{key} is {url:?}: expected http://host:port or https://host:port"))?;

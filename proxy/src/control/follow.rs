@@ -28,7 +28,7 @@ const MIN_BACKOFF: Duration = Duration::from_millis(100);
 /// 5 s: a control plane that restarts finds its proxies soon.
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
 
-/// Statuses that wait to be sent: one a set, and sets come no faster than windows close.
+/// Statuses that wait to be sent, one a set; in a storm of sets the next one tells of those before it.
 const STATUSES: usize = 16;
 
 /// The loop that follows.
@@ -154,7 +154,7 @@ impl Follower {
             match event {
                 Event::Set(set) => {
                     let refused = self.take(set).err().unwrap_or_default();
-                    // a full channel means that the control plane does not read; it is told with the next set
+                    // a full channel means that the control plane reads slowly; it is told with the next set
                     let _ = statuses.try_send(self.status(refused));
                 }
                 Event::Decay => self.decay(),
@@ -177,7 +177,7 @@ impl Follower {
         // the same set may come with another share of it
         let in_force = set.sequence == self.newest.0
             && set.issued_unix_nano == self.newest.1
-            && self.decays.is_some()
+            && self.is_regulated()
             && set == **self.current.load().applied.load();
         // a control plane that lost its count issues lower numbers, but later
         let outdated = set.sequence < self.newest.0 && set.issued_unix_nano <= self.newest.1;
@@ -222,6 +222,11 @@ impl Follower {
             }
         }
         Ok(set)
+    }
+
+    /// Whether a set is in force that was not made of the file.
+    fn is_regulated(&self) -> bool {
+        matches!(self.current.load().origin.lock().0, Origin::ControlPlane | Origin::Disk)
     }
 
     fn enforce(&mut self, set: PolicySet, origin: Origin) {
@@ -307,6 +312,23 @@ mod tests {
             follower.take(proto::PolicySet { ttl_ms: 30_000, ..set(7, 10.0, share) }).unwrap();
             let counted = follower.current.load().tally.read().policies_applied;
             assert_eq!((limit(&follower).limit.get(), counted), (share, applied));
+        }
+    }
+
+    /// A set that lives for ever was put in force and on disk again with each sign of life.
+    #[tokio::test(start_paused = true)]
+    async fn the_same_set_is_a_sign_of_life_until_it_has_decayed() {
+        for ttl_ms in [0, 30_000] {
+            let mut follower = follower();
+            let again = || proto::PolicySet { ttl_ms, ..set(7, 10.0, 9) };
+            let counted = |follower: &Follower| follower.current.load().tally.read().policies_applied;
+            for _ in 0..3 {
+                follower.take(again()).unwrap();
+                assert_eq!(counted(&follower), 1, "{ttl_ms}");
+            }
+            follower.decay();
+            follower.take(again()).unwrap();
+            assert_eq!(counted(&follower), 2, "{ttl_ms}: it is in force again");
         }
     }
 

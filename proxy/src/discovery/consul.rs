@@ -4,21 +4,18 @@
 //! the next question; one that goes backwards (an agent was restored) begins anew at 0, and one of 0 is
 //! taken as 1, as Consul's documentation asks for.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
-use http::{Request, StatusCode};
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::{TokioExecutor, TokioTimer},
-};
+use http::{Request, StatusCode, Uri, header::HOST};
+use http_body_util::Empty;
 use serde::Deserialize;
 use tokio::time::{Duration, sleep, timeout};
 
 use crate::{
     config::{ConsulService, Endpoint, Locality},
-    discovery::{Registrar, Unavailable},
+    discovery::{Registrar, Unavailable, agent::Agent},
+    security::ClientTls,
 };
 
 /// Consul adds up to a sixteenth of the wait; beyond that and this the agent is taken for dead.
@@ -26,9 +23,6 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// A service whose instances flap answers at once each time; this keeps the agent's load bounded.
 const PAUSE: Duration = Duration::from_millis(50);
-
-/// 16 MiB: some ten thousand instances.
-const MAX_ANSWER_BYTES: usize = 16 << 20;
 
 /// One instance, of which only this is read.
 #[derive(Deserialize)]
@@ -75,11 +69,12 @@ struct Place {
 }
 
 /// Publishes the instances as they come and go.
-pub(super) async fn watch(service: ConsulService, mut registrar: Registrar) {
-    let client = Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).build_http();
-    let mut index = 0;
+pub(super) async fn watch(service: ConsulService, tls: Option<Arc<ClientTls>>, mut registrar: Registrar) {
+    // the configuration was checked: an address that is none is not found
+    let uri = service.address.parse().unwrap_or_default();
+    let (mut agent, mut index) = (Agent::new(&uri, tls), 0);
     loop {
-        let wait = match ask(&client, &service, index).await {
+        let wait = match ask(&mut agent, &service, &uri, index).await {
             Ok((new, endpoints)) => {
                 index = next_index(index, new);
                 registrar.found(endpoints);
@@ -96,20 +91,17 @@ pub(super) async fn watch(service: ConsulService, mut registrar: Registrar) {
 
 /// One blocking query: the index of the answer and what it holds.
 async fn ask(
-    client: &Client<HttpConnector, Empty<Bytes>>,
+    agent: &mut Agent,
     service: &ConsulService,
+    uri: &Uri,
     index: u64,
 ) -> Result<(u64, Vec<Endpoint>), Unavailable> {
     let wait = Duration::from_millis(service.wait_ms);
     let unavailable = |why: &dyn std::fmt::Display| Unavailable(format!("{}: {why}", service.address));
-    let request = question(service, index).await.map_err(|why| unavailable(&why))?;
-    let answered = timeout(wait + wait / 16 + GRACE, async {
-        let response = client.request(request).await.map_err(|error| unavailable(&error))?;
-        let (parts, body) = response.into_parts();
-        let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await.map_err(|error| unavailable(&error))?;
-        Ok((parts, body.to_bytes()))
-    });
-    let (parts, body) = answered.await.map_err(|_| unavailable(&"no answer in time"))??;
+    let request = question(service, uri, index).await.map_err(|why| unavailable(&why))?;
+    let answered = timeout(wait + wait / 16 + GRACE, agent.ask(request)).await;
+    let answer = answered.map_err(|_| unavailable(&"no answer in time"))?.map_err(|why| unavailable(&why))?;
+    let (parts, body) = answer.into_parts();
     if parts.status != StatusCode::OK {
         let text = String::from_utf8_lossy(&body);
         return Err(unavailable(&format!("{}: {}", parts.status, text.trim())));
@@ -120,15 +112,17 @@ async fn ask(
     Ok((new, entries.into_iter().map(endpoint).collect()))
 }
 
-async fn question(service: &ConsulService, index: u64) -> Result<Request<Empty<Bytes>>, String> {
-    let ConsulService { service: name, address, datacenter, tag, wait_ms, token_file } = service;
-    let mut uri = format!("{address}/v1/health/service/{}?passing=1&index={index}&wait={wait_ms}ms", escaped(name));
-    for (key, value) in [("dc", datacenter), ("tag", tag)] {
+async fn question(service: &ConsulService, uri: &Uri, index: u64) -> Result<Request<Empty<Bytes>>, String> {
+    let ConsulService { service: name, datacenter, namespace, tag, wait_ms, token_file, .. } = service;
+    let before = uri.path().trim_end_matches('/');
+    let mut path = format!("{before}/v1/health/service/{}?passing=1&index={index}&wait={wait_ms}ms", escaped(name));
+    for (key, value) in [("dc", datacenter), ("ns", namespace), ("tag", tag)] {
         if let Some(value) = value {
-            uri.push_str(&format!("&{key}={}", escaped(value)));
+            path.push_str(&format!("&{key}={}", escaped(value)));
         }
     }
-    let mut request = Request::get(uri);
+    let host = uri.authority().map_or("", |authority| authority.as_str());
+    let mut request = Request::get(path).header(HOST, host);
     if let Some(path) = token_file {
         // read each time, because tokens are renewed
         let token = tokio::fs::read_to_string(path).await.map_err(|error| format!("{}: {error}", path.display()))?;
@@ -190,13 +184,19 @@ mod tests {
     async fn a_question_names_what_it_asks_for() {
         let service = ConsulService {
             service: "a b".into(),
-            address: "http://agent:8500".into(),
+            address: "https://agent:8501".into(),
+            tls: None,
             datacenter: Some("eu".into()),
+            namespace: Some("shop".into()),
             tag: Some("x".into()),
             wait_ms: 60_000,
             token_file: None,
         };
-        let uri = question(&service, 7).await.unwrap().uri().to_string();
-        assert_eq!(uri, "http://agent:8500/v1/health/service/a%20b?passing=1&index=7&wait=60000ms&dc=eu&tag=x");
+        for (address, before) in [("https://agent:8501", ""), ("https://agent:8501/consul", "/consul")] {
+            let request = question(&service, &address.parse().unwrap(), 7).await.unwrap();
+            let asked = "/v1/health/service/a%20b?passing=1&index=7&wait=60000ms&dc=eu&ns=shop&tag=x";
+            assert_eq!(request.uri().to_string(), format!("{before}{asked}"));
+            assert_eq!(request.headers()[HOST], "agent:8501");
+        }
     }
 }

@@ -5,9 +5,12 @@
 //! for ever (`keep_endpoints_ms`), because their addresses become somebody else's. A source that answers that
 //! nothing is there is believed at once. Requests notice a change by the set of endpoints that is swapped under them.
 
+mod agent;
 mod consul;
 mod dns;
 mod file;
+
+use std::sync::Arc;
 
 use tokio::time::{Duration, Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -15,6 +18,7 @@ use tracing::{info, warn};
 
 use crate::{
     config::{self, Discovery, Endpoint},
+    security::ClientTls,
     telemetry::jittered,
     workload::Current,
 };
@@ -48,17 +52,18 @@ pub(crate) fn start(upstreams: &[config::Upstream], current: &Current, tasks: &T
     for upstream in upstreams {
         let Some(discovery) = upstream.discover.clone() else { continue };
         let registrar = Registrar::new(current.clone(), upstream);
+        let tls = current.load().security.registry_tls(&upstream.name);
         let stop = stop.clone();
-        tasks.spawn(async move { stop.run_until_cancelled(look(discovery, registrar)).await });
+        tasks.spawn(async move { stop.run_until_cancelled(look(discovery, tls, registrar)).await });
     }
 }
 
-async fn look(discovery: Discovery, registrar: Registrar) {
+async fn look(discovery: Discovery, tls: Option<Arc<ClientTls>>, registrar: Registrar) {
     match discovery {
         Discovery::Dns(name) => dns::addresses(name, registrar).await,
         Discovery::DnsSrv(name) => dns::services(name, registrar).await,
         Discovery::File(path) => file::watch(path, registrar).await,
-        Discovery::Consul(service) => consul::watch(service, registrar).await,
+        Discovery::Consul(service) => consul::watch(service, tls, registrar).await,
     }
 }
 
@@ -131,8 +136,6 @@ impl Registrar {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::{Config, security::Security, workload::Workload};
 

@@ -14,7 +14,7 @@ mod jwt;
 mod stats;
 mod tls;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use rustls::crypto::CryptoProvider;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -24,7 +24,7 @@ pub(crate) use guard::{Denial, Guard};
 pub(crate) use stats::SecurityStats;
 pub(crate) use tls::{Accepted, ClientTls, Peer, ServerTls, Watched};
 
-use crate::config::{Config, Protocol, RemoteTls, TlsMode};
+use crate::config::{Config, Discovery, Protocol, RemoteTls, TlsMode, Upstream};
 
 /// Security that cannot be set up: which key, which file, and why.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -41,6 +41,8 @@ pub struct SecurityError {
 pub(crate) struct Security {
     listeners: Vec<ListenerSecurity>,
     upstreams: Vec<Option<Arc<ClientTls>>>,
+    /// TLS towards where the endpoints of an upstream are found, by its name.
+    registries: BTreeMap<String, Arc<ClientTls>>,
     control_plane: Option<Remote>,
     collector: Option<Remote>,
     watched: Vec<Watched>,
@@ -106,9 +108,26 @@ impl Security {
                 tls = Some(client);
             }
             security.upstreams.push(tls);
+            security.open_registry(upstream, &format!("upstreams[{i}].discover.consul.tls"), provider)?;
         }
         security.open_remotes(config, opening)?;
         Ok(security)
+    }
+
+    fn open_registry(
+        &mut self,
+        upstream: &Upstream,
+        key: &str,
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<(), SecurityError> {
+        let Some(Discovery::Consul(consul)) = &upstream.discover else { return Ok(()) };
+        if consul.address.starts_with("https://") {
+            let asked = consul.tls.clone().unwrap_or_default();
+            let (client, watched) = ClientTls::open(&asked, key, Protocol::Http1, provider)?;
+            self.watched.push(watched);
+            self.registries.insert(upstream.name.clone(), client);
+        }
+        Ok(())
     }
 
     fn open_remotes(&mut self, config: &Config, opening: Opening<'_>) -> Result<(), SecurityError> {
@@ -148,6 +167,11 @@ impl Security {
     /// The TLS towards an upstream.
     pub(crate) fn client_tls(&self, upstream: usize) -> Option<&Arc<ClientTls>> {
         self.upstreams.get(upstream)?.as_ref()
+    }
+
+    /// The TLS towards where the endpoints of `upstream` are found.
+    pub(crate) fn registry_tls(&self, upstream: &str) -> Option<Arc<ClientTls>> {
+        self.registries.get(upstream).cloned()
     }
 
     /// The TLS towards the control plane.

@@ -3,6 +3,7 @@
 #![allow(dead_code, unused_imports, reason = "each test file needs some of it")]
 
 pub(crate) mod collector;
+pub(crate) mod control_plane;
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // a test stops where it fails
 
 mod mesh;
+mod registry;
 mod remote;
 mod rotation;
 mod rules;

@@ -27,16 +27,17 @@ use crate::{
     upstream::{Endpoint, Pick, Upstream},
 };
 
-/// 32 connections carry 3,200 streams to a peer that allows 100 on each.
+/// 32 connections carry 4,096 streams, or 3,200 to a peer that allows 100 on each.
 const MAX_CONNECTIONS: usize = 32;
 
 /// 256 KiB of an answer come before its client reads them: 128 MB/s over a round trip of 2 ms.
 const STREAM_WINDOW: u32 = 256 << 10;
 
-/// More would not have their windows within one of a connection, which ends at 2 GiB.
-const MAX_STREAMS: usize = 4_096;
+/// 128 streams on a connection, as nginx allows by custom; one more opens another connection.
+const MAX_STREAMS: usize = 128;
 
-/// As much as all streams together may hold: clients that do not read must not stop the answers of the others.
+/// 32 MiB, as much as all streams together may hold: clients that do not read must not stop the answers of the others, and no
+/// connection holds more than this for them.
 const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS as u32;
 
 /// What a connection believes of its peer until the settings come: nothing a peer would say.
@@ -246,6 +247,44 @@ mod tests {
             let quick = tokio::time::timeout(Duration::from_secs(10), ask(10).await.collect()).await;
             assert_eq!(quick.expect("it waits for what nobody reads").unwrap().to_bytes().len(), 10);
             assert_eq!(unread.pop().unwrap().collect().await.unwrap().to_bytes().len(), 3 << 20, "they come when read");
+        };
+        while_answered(flow, answering).await;
+    }
+
+    /// Found in a review: 4,096 streams that nobody read could hold 1 GiB on one connection.
+    #[tokio::test]
+    async fn what_nobody_reads_is_bounded_on_each_connection() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (pool, pick) = to(&listener);
+        let accepted = Rc::new(Cell::new(0));
+        let answering = async {
+            let local = LocalSet::new();
+            local
+                .run_until(async {
+                    loop {
+                        let stream = listener.accept().await.unwrap().0;
+                        accepted.set(accepted.get() + 1);
+                        tokio::task::spawn_local(async move {
+                            let mut connection = h2::server::handshake(stream).await.unwrap();
+                            while let Some(Ok((_, mut answer))) = connection.accept().await {
+                                let mut body = answer.send_response(Response::new(()), false).unwrap();
+                                body.send_data(vec![0; 300 << 10].into(), true).unwrap();
+                            }
+                        });
+                    }
+                })
+                .await;
+        };
+        let flow = async {
+            let mut unread = Vec::new();
+            for opened in 1..=129_usize {
+                let (mut sender, place) = http2(&pool, &pick).await;
+                let request = Request::get("http://app/").body(RequestBody::Whole(Full::default())).unwrap();
+                unread.push((sender.send_request(request).await.unwrap().into_body(), place));
+                assert_eq!(accepted.get(), opened.div_ceil(128), "{opened} streams");
+            }
+            let (read, _place) = unread.swap_remove(0);
+            assert_eq!(read.collect().await.unwrap().to_bytes().len(), 300 << 10, "it comes when read");
         };
         while_answered(flow, answering).await;
     }

@@ -1,4 +1,4 @@
-//! [`Share`]: what one replica of a service is held to, so that all of them together are held to what a set says of the
+//! [`ReplicaShare`]: what one replica of a service is held to, so that all of them together are held to what a set says of the
 //! service.
 //!
 //! Limits are enforced where requests enter, and each replica has a sidecar of its own there: `n` of them that all held to
@@ -11,12 +11,12 @@ use crate::{ConcurrencyLimit, Policy, PolicySet, RateLimit, TokenRateLimit};
 
 /// Which of how many replicas.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Share {
+pub struct ReplicaShare {
     place: u32,
     of: NonZeroU32,
 }
 
-impl Share {
+impl ReplicaShare {
     /// That of the only replica.
     pub const WHOLE: Self = Self { place: 0, of: NonZeroU32::MIN };
 
@@ -32,25 +32,26 @@ impl PolicySet {
     /// As one replica of `service` is to hold it. A limit is never below 1, or a replica would be of no use; what is said of
     /// other services is left as it is.
     #[must_use]
-    pub fn shared(&self, service: &str, share: Share) -> Self {
-        let policy = |policy: &Policy| if policy.service == service { policy.shared(share) } else { policy.clone() };
+    pub fn of_replica(&self, service: &str, share: ReplicaShare) -> Self {
+        let policy =
+            |policy: &Policy| if policy.service == service { policy.of_replica(share) } else { policy.clone() };
         Self { policies: self.policies.iter().map(policy).collect(), ..*self }
     }
 }
 
 impl Policy {
-    fn shared(&self, share: Share) -> Self {
+    fn of_replica(&self, share: ReplicaShare) -> Self {
         Self {
-            concurrency_limit: self.concurrency_limit.map(|limit| limit.shared(share)),
-            rate_limit: self.rate_limit.map(|limit| limit.shared(share)),
-            token_rate_limit: self.token_rate_limit.as_ref().map(|limit| limit.shared(share)),
+            concurrency_limit: self.concurrency_limit.map(|limit| limit.of_replica(share)),
+            rate_limit: self.rate_limit.map(|limit| limit.of_replica(share)),
+            token_rate_limit: self.token_rate_limit.as_ref().map(|limit| limit.of_replica(share)),
             ..self.clone()
         }
     }
 }
 
 impl ConcurrencyLimit {
-    fn shared(self, Share { place, of }: Share) -> Self {
+    fn of_replica(self, ReplicaShare { place, of }: ReplicaShare) -> Self {
         let (each, more) = (self.limit.get() / of, self.limit.get() % of);
         let limit = NonZeroU32::new(each + u32::from(place < more)).unwrap_or(NonZeroU32::MIN);
         Self { limit, queue: self.queue.div_ceil(of.get()), ..self }
@@ -58,7 +59,7 @@ impl ConcurrencyLimit {
 }
 
 impl RateLimit {
-    fn shared(self, Share { of, .. }: Share) -> Self {
+    fn of_replica(self, ReplicaShare { of, .. }: ReplicaShare) -> Self {
         let burst = NonZeroU32::new(self.burst().get().div_ceil(of.get())).unwrap_or(NonZeroU32::MIN);
         // none but a rate that is next to nothing already cannot be divided
         Self::new(self.rate_per_s() / f64::from(of.get()), burst).unwrap_or(self)
@@ -66,7 +67,7 @@ impl RateLimit {
 }
 
 impl TokenRateLimit {
-    fn shared(&self, Share { of, .. }: Share) -> Self {
+    fn of_replica(&self, ReplicaShare { of, .. }: ReplicaShare) -> Self {
         let burst = self.burst().get().div_ceil(NonZeroU64::from(of).get());
         let tenant_header = self.tenant_header().map(str::to_owned);
         Self::new(self.tokens_per_s() / f64::from(of.get()), burst, tenant_header).unwrap_or_else(|| self.clone())
@@ -91,14 +92,14 @@ mod tests {
         PolicySet { sequence: 7, policies, ..PolicySet::default() }
     }
 
-    fn shares(of: u32) -> impl Iterator<Item = Share> {
-        (0..of).map(move |place| Share::new(place, of).unwrap())
+    fn shares(of: u32) -> impl Iterator<Item = ReplicaShare> {
+        (0..of).map(move |place| ReplicaShare::new(place, of).unwrap())
     }
 
     #[test]
     fn all_replicas_together_hold_to_what_is_said_of_the_service() {
         for (limit, of) in [(9, 1), (9, 2), (9, 4), (9, 9), (1_000, 7)] {
-            let all: Vec<PolicySet> = shares(of).map(|share| set(limit).shared("tagger", share)).collect();
+            let all: Vec<PolicySet> = shares(of).map(|share| set(limit).of_replica("tagger", share)).collect();
             assert!(all.iter().all(|set| set.validate().is_ok() && set.sequence == 7));
             for place in [0, 1] {
                 let of_all = || all.iter().map(|set| &set.policies[place]);
@@ -115,16 +116,16 @@ mod tests {
     #[test]
     fn a_share_is_never_nothing() {
         for share in shares(50) {
-            let shared = set(3).shared("tagger", share);
+            let shared = set(3).of_replica("tagger", share);
             let Policy { concurrency_limit, rate_limit, token_rate_limit, .. } = &shared.policies[0];
             let limit = concurrency_limit.unwrap();
             assert_eq!((limit.limit.get(), limit.queue, limit.queue_timeout_ms), (1, 1, 100));
             assert_eq!(rate_limit.unwrap().burst().get(), 1);
             assert_eq!(token_rate_limit.as_ref().unwrap().burst().get(), 1);
         }
-        assert_eq!(set(9).shared("tagger", Share::WHOLE), set(9));
-        assert_eq!((Share::new(0, 0), Share::new(2, 2)), (None, None));
+        assert_eq!(set(9).of_replica("tagger", ReplicaShare::WHOLE), set(9));
+        assert_eq!((ReplicaShare::new(0, 0), ReplicaShare::new(2, 2)), (None, None));
         let least = RateLimit::new(f64::MIN_POSITIVE / 4e15, NonZeroU32::MIN).unwrap();
-        assert_eq!(least.shared(Share::new(1, 9).unwrap()), least, "what cannot be divided");
+        assert_eq!(least.of_replica(ReplicaShare::new(1, 9).unwrap()), least, "what cannot be divided");
     }
 }
