@@ -16,7 +16,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
 use crate::{
-    config::{Config, ConfigError},
+    config::{Config, ConfigError, Telemetry},
+    control::InForce,
     counters::add,
     proxy::StartError,
     security::{Security, SecurityError},
@@ -79,7 +80,7 @@ pub(crate) struct Reloader {
     listening: Mutex<Vec<SocketAddr>>,
     status: Arc<ArcSwap<Status>>,
     /// Tells the control thread.
-    reloaded: watch::Sender<Arc<Config>>,
+    reloaded: watch::Sender<InForce>,
     provider: Arc<CryptoProvider>,
 }
 
@@ -89,7 +90,7 @@ impl Reloader {
         orders: Vec<mpsc::Sender<Order>>,
         addresses: Addresses,
         status: Arc<ArcSwap<Status>>,
-        reloaded: watch::Sender<Arc<Config>>,
+        reloaded: watch::Sender<InForce>,
         provider: Arc<CryptoProvider>,
     ) -> Self {
         let listening = Mutex::new(in_order(&status.load().config, &addresses));
@@ -99,6 +100,11 @@ impl Reloader {
     /// Where it listens, in the order of the configuration in force.
     pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
         self.listening.lock().clone()
+    }
+
+    /// Asks it to look for its file at once.
+    pub(crate) fn reopen_access_log(&self) {
+        self.reloaded.borrow().access_log.iter().for_each(|log| log.reopen().ask());
     }
 
     #[cfg(test)]
@@ -137,7 +143,9 @@ impl Reloader {
             return Err(ReloadError::Fixed { key });
         }
         let (now, sockets) = bind_missing(&listener_keys(&config), self.orders.len(), &addresses)?;
-        let security = Security::open(&config, &self.provider, Some(&self.current.load().security))?;
+        let (config, before) = (Arc::new(config), self.current.load());
+        let security = Security::open(&config, &self.provider, Some(&before.security))?;
+        let in_force = InForce::open(config.clone(), Some(&*self.reloaded.borrow()), &before.tally)?;
         let after = Workload::succeed(&self.current, &config, security);
         let mut obeyed = Vec::new();
         for (orders, sockets) in self.orders.iter().zip(sockets) {
@@ -151,9 +159,8 @@ impl Reloader {
         }
         *self.listening.lock() = in_order(&config, &now);
         *addresses = now;
-        let config = Arc::new(config);
         self.status.rcu(|status| Status { reloads: status.reloads + 1, refused: None, config: config.clone() });
-        self.reloaded.send_replace(config);
+        self.reloaded.send_replace(in_force);
         Ok(())
     }
 }
@@ -165,10 +172,35 @@ fn fixed(old: &Config, new: &Config) -> Option<&'static str> {
         ("instance", old.instance != new.instance),
         ("threads", old.thread_count() != new.thread_count()),
         ("admin", old.admin != new.admin),
-        ("admin_token", old.admin_token != new.admin_token || old.admin_token_file != new.admin_token_file),
-        ("limits.local_limit", old.limits.local_limit != new.limits.local_limit),
-        ("telemetry", old.telemetry != new.telemetry),
-        ("policy", old.policy != new.policy),
+    ];
+    let first = differs.into_iter().find_map(|(key, differs)| differs.then_some(key));
+    first.or_else(|| fixed_telemetry(&old.telemetry, &new.telemetry)).or_else(|| fixed_policy(old, new))
+}
+
+/// What spans and metrics are sent with; which requests leave one, and access logs, may change.
+fn fixed_telemetry(old: &Telemetry, new: &Telemetry) -> Option<&'static str> {
+    let differs = [
+        ("telemetry.otlp", old.otlp != new.otlp),
+        ("telemetry.tls", old.tls != new.tls),
+        ("telemetry.queue_records", old.queue_records != new.queue_records),
+        ("telemetry.batch_spans", old.batch_spans != new.batch_spans),
+        ("telemetry.batch_age_ms", old.batch_age_ms != new.batch_age_ms),
+        ("telemetry.metrics_interval_ms", old.metrics_interval_ms != new.metrics_interval_ms),
+        ("telemetry.retry_ms", old.retry_ms != new.retry_ms),
+        ("telemetry.flush_ms", old.flush_ms != new.flush_ms),
+    ];
+    differs.into_iter().find_map(|(key, differs)| differs.then_some(key))
+}
+
+fn fixed_policy(old: &Config, new: &Config) -> Option<&'static str> {
+    let (Some(old), Some(new)) = (&old.policy, &new.policy) else {
+        return (old.policy != new.policy).then_some("policy");
+    };
+    let differs = [
+        ("policy.from", old.from != new.from),
+        ("policy.tls", old.tls != new.tls),
+        ("policy.state_dir", old.state_dir != new.state_dir),
+        ("policy.min_rate_per_s", old.min_rate_per_s.to_bits() != new.min_rate_per_s.to_bits()),
     ];
     differs.into_iter().find_map(|(key, differs)| differs.then_some(key))
 }

@@ -10,11 +10,11 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    config::{Config, LocalLimit, PolicySource, Secret, Telemetry},
-    control::{Admin, Follower, Reach, Remembered, StateFile, hold::hold, serve_admin},
+    config::{PolicySource, Telemetry},
+    control::{Admin, Follower, InForce, Reach, Remembered, StateFile, hold::hold, serve_admin},
     discovery, memory,
     reload::Status,
-    telemetry::{Exporter, Gatherer, LogWriter, Rings, Taps},
+    telemetry::{Exporter, Gatherer, Rings, Taps},
     workload::Current,
 };
 
@@ -22,14 +22,11 @@ use crate::{
 pub(crate) struct Control {
     pub(crate) current: Current,
     /// The configuration in force, and each that follows.
-    pub(crate) configs: watch::Receiver<Arc<Config>>,
+    pub(crate) in_force: watch::Receiver<InForce>,
     pub(crate) telemetry: Telemetry,
     pub(crate) rings: Rings,
-    pub(crate) access_log: Option<LogWriter>,
     pub(crate) taps: Arc<Taps>,
-    pub(crate) token: Option<Secret>,
     pub(crate) policy: Option<(PolicySource, Option<StateFile>, Remembered)>,
-    pub(crate) local_limit: Option<LocalLimit>,
     pub(crate) admin: Option<std::net::TcpListener>,
     pub(crate) status: Arc<ArcSwap<Status>>,
     pub(crate) draining: CancellationToken,
@@ -40,7 +37,7 @@ impl Control {
     pub(crate) async fn run(self) {
         let Self { current, telemetry, stopping, .. } = self;
         let tasks = TaskTracker::new();
-        tasks.spawn(keep_fresh(self.configs, current.clone(), stopping.clone()));
+        tasks.spawn(keep_fresh(self.in_force.clone(), current.clone(), stopping.clone()));
         let (control_plane_tls, collector_tls) = {
             let workload = current.load();
             (workload.security.control_plane_tls(), workload.security.collector_tls())
@@ -53,12 +50,10 @@ impl Control {
             records
         });
         let tally = current.load().tally.clone();
-        let gatherer = Gatherer::new(self.rings, records, self.access_log, self.taps.clone(), tally);
+        let gatherer = Gatherer::new(self.rings, records, self.in_force.clone(), self.taps.clone(), tally);
         tasks.spawn(gatherer.run(stopping.clone()));
         tasks.spawn(memory::watch(current.clone(), stopping.clone()));
-        if let Some(config) = self.local_limit {
-            tasks.spawn(hold(current.clone(), config, self.policy.is_some(), stopping.clone()));
-        }
+        tasks.spawn(hold(current.clone(), self.in_force.clone(), stopping.clone()));
         if let Some((source, state, remembered)) = self.policy
             && let Some(reach) = Reach::new(source.from, control_plane_tls)
         {
@@ -66,9 +61,9 @@ impl Control {
             tasks.spawn(follower.run(stopping.clone()));
         }
         if let Some(listener) = self.admin.and_then(|a| TcpListener::from_std(a).ok()) {
-            let (taps, token, status) = (self.taps, self.token, self.status);
+            let (taps, in_force, status) = (self.taps, self.in_force, self.status);
             let local = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
-            let admin = Admin { current, taps, token, status, local, drain: self.draining };
+            let admin = Admin { current, taps, in_force, status, local, drain: self.draining };
             tasks.spawn(serve_admin(listener, admin, stopping));
         }
         tasks.close();
@@ -77,15 +72,15 @@ impl Control {
 }
 
 /// Looks for endpoints, and watches certificates and keys, as the configuration in force asks; begins anew with each.
-async fn keep_fresh(mut configs: watch::Receiver<Arc<Config>>, current: Current, stop: CancellationToken) {
+async fn keep_fresh(mut in_force: watch::Receiver<InForce>, current: Current, stop: CancellationToken) {
     loop {
         let (of_this_one, tasks) = (stop.child_token(), TaskTracker::new());
-        let upstreams = configs.borrow_and_update().upstreams.clone();
+        let upstreams = in_force.borrow_and_update().config.upstreams.clone();
         discovery::start(&upstreams, &current, &tasks, &of_this_one);
         current.load().security.watch(&tasks, &of_this_one);
         let another = tokio::select! {
             () = stop.cancelled() => false,
-            changed = configs.changed() => changed.is_ok(),
+            changed = in_force.changed() => changed.is_ok(),
         };
         if !another {
             stop.cancelled().await;

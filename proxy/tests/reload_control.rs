@@ -1,0 +1,139 @@
+//! What a reload changes beside the traffic: which requests leave spans and logs, where logs go, and who may ask at the
+//! admin address; by count, and without a restart.
+
+#![allow(clippy::unwrap_used, reason = "a test that meets what it did not expect is to stop")]
+
+mod support;
+
+use std::{fs, path::Path};
+
+use axum::{Router, routing::get};
+use support::{client, serve, start, until, url, yaml};
+use weir_proxy::{Config, Proxy};
+
+const ROUTE: &str = "{ upstream: app }";
+
+async fn upstream() -> String {
+    let app = serve(Router::new().fallback(get(async || "ok"))).await;
+    format!("{{ name: app, endpoints: ['{app}'] }}")
+}
+
+fn config(upstream: &str, more: &str) -> Config {
+    Config::from_yaml(&yaml(ROUTE, upstream, more)).unwrap()
+}
+
+async fn ask(proxy: &Proxy, times: usize) {
+    let client = client();
+    for _ in 0..times {
+        assert_eq!(client.get(url(proxy, "/work")).send().await.unwrap().status(), 200);
+    }
+}
+
+fn lines(path: &Path) -> Vec<String> {
+    fs::read_to_string(path).unwrap_or_default().lines().map(str::to_owned).collect()
+}
+
+/// Found in an audit: a change of any of these was refused, and needed a restart.
+#[tokio::test(flavor = "multi_thread")]
+async fn access_logs_begin_move_change_form_and_end() {
+    let (upstream, folder) = (upstream().await, tempfile::tempdir().unwrap());
+    let (one, two) = (folder.path().join("one.log"), folder.path().join("two.log"));
+    let logging = |path: &Path, format: &str| {
+        format!("telemetry: {{ access_log: all, access_log_file: {path:?}, access_log_format: {format} }}")
+    };
+    let proxy = start(ROUTE, &upstream, "");
+    ask(&proxy, 3).await;
+    for (more, requests, written) in [
+        (logging(&one, "json"), 5, 5),
+        (logging(&one, "text"), 7, 12),
+        (logging(&two, "text"), 11, 23),
+        ("telemetry: { access_log: all }".into(), 13, 23),
+        (logging(&two, "text").replace("all", "'off'"), 17, 23),
+    ] {
+        proxy.reload(config(&upstream, &more)).await.unwrap();
+        ask(&proxy, requests).await;
+        until("written", async || proxy.counters().log_lines_written == written).await;
+    }
+    let counters = proxy.drain().await;
+    assert_eq!((counters.log_lines_written, counters.log_lines_dropped), (23, 0));
+    let (one, two) = (lines(&one), lines(&two));
+    let json = one.iter().filter(|line| line.starts_with('{')).count();
+    assert_eq!((json, one.len() - json, two.len()), (5, 7, 11));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_cannot_be_opened_is_refused_whole() {
+    let (upstream, folder) = (upstream().await, tempfile::tempdir().unwrap());
+    let log = folder.path().join("access.log");
+    let logging = |path: &Path| format!("telemetry: {{ access_log: all, access_log_file: {path:?} }}");
+    let proxy = start(ROUTE, &upstream, &logging(&log));
+    let nowhere = folder.path().join("missing/access.log");
+    let refused = proxy.reload(config(&upstream, &logging(&nowhere))).await.unwrap_err().to_string();
+    assert!(refused.starts_with("telemetry.access_log_file "), "{refused}");
+    ask(&proxy, 3).await;
+    assert_eq!(proxy.drain().await.log_lines_written, 3);
+    assert_eq!(lines(&log).len(), 3, "the one before goes on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_share_of_traces_that_are_recorded_changes() {
+    let upstream = upstream().await;
+    let recording =
+        |ratio: f64| format!("telemetry: {{ otlp: 'http://127.0.0.1:1', span_ratio: {ratio}, flush_ms: 1 }}");
+    let proxy = start(ROUTE, &upstream, &recording(0.0));
+    for (ratio, recorded) in [(0.0, 0), (1.0, 20), (0.0, 20)] {
+        proxy.reload(config(&upstream, &recording(ratio))).await.unwrap();
+        ask(&proxy, 20).await;
+        until("recorded", async || proxy.counters().spans_recorded == recorded).await;
+    }
+    let counters = proxy.drain().await;
+    assert_eq!((counters.requests, counters.spans_recorded), (60, 20));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_ask_at_the_admin_address_changes() {
+    let (upstream, folder) = (upstream().await, tempfile::tempdir().unwrap());
+    let file = folder.path().join("token");
+    let in_file = format!("admin_token_file: {file:?}");
+    fs::write(&file, "in file\n").unwrap();
+    let proxy = start(ROUTE, &upstream, "");
+    let asked = async |token: &str| {
+        let address = proxy.admin_address().unwrap();
+        client().get(format!("http://{address}/metrics")).bearer_auth(token).send().await.unwrap().status().as_u16()
+    };
+    for (more, expected) in [
+        ("admin_token: one", [200, 401, 401]),
+        ("admin_token: two", [401, 200, 401]),
+        (&in_file, [401, 401, 200]),
+        ("", [200, 200, 200]),
+    ] {
+        proxy.reload(config(&upstream, more)).await.unwrap();
+        assert_eq!([asked("one").await, asked("two").await, asked("in file").await], expected, "{more}");
+    }
+    proxy.reload(config(&upstream, &in_file)).await.unwrap();
+    fs::write(&file, "another").unwrap();
+    proxy.reload(config(&upstream, &in_file)).await.unwrap();
+    assert_eq!((asked("in file").await, asked("another").await), (401, 200), "a reload reads the file again");
+    fs::write(&file, "").unwrap();
+    assert!(proxy.reload(config(&upstream, &in_file)).await.is_err(), "anybody would know it");
+    assert_eq!((asked("").await, asked("another").await), (401, 200));
+    proxy.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_needs_a_restart_is_named() {
+    let upstream = upstream().await;
+    let before = "telemetry: { otlp: 'http://127.0.0.1:1', flush_ms: 1 }\npolicy: { from: 'http://127.0.0.1:1' }";
+    let proxy = start(ROUTE, &upstream, before);
+    for (old, new, key) in [
+        ("http://127.0.0.1:1', flush", "http://127.0.0.1:2', flush", "telemetry.otlp"),
+        ("flush_ms: 1", "flush_ms: 1, batch_spans: 7", "telemetry.batch_spans"),
+        ("policy: { from: 'http://127.0.0.1:1'", "policy: { from: 'http://127.0.0.1:2'", "policy.from"),
+        ("policy: { ", "policy: { min_rate_per_s: 1, ", "policy.min_rate_per_s"),
+        ("\npolicy: { from: 'http://127.0.0.1:1' }", "", "policy"),
+    ] {
+        let refused = proxy.reload(config(&upstream, &before.replace(old, new))).await.unwrap_err().to_string();
+        assert_eq!(refused, format!("{key} cannot change while the proxy runs: restart it"));
+    }
+    proxy.drain().await;
+}
