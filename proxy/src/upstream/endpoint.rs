@@ -18,6 +18,7 @@ use crate::{
         Upstream,
         ewma::{PENALTY, PeakEwma},
         outlier::Health,
+        rest::Rest,
     },
 };
 
@@ -29,6 +30,7 @@ pub(crate) struct Endpoint {
     pub(crate) in_flight: AtomicU32,
     pub(crate) latency: Mutex<PeakEwma>,
     pub(crate) health: Health,
+    pub(crate) rest: Rest,
     pub(crate) stats: EndpointStats,
 }
 
@@ -54,7 +56,8 @@ pub(crate) struct Pick {
 impl Endpoint {
     pub(crate) fn new(id: usize, spec: config::Endpoint, now: Instant) -> Self {
         let (in_flight, latency) = (AtomicU32::new(0), Mutex::new(PeakEwma::new(now)));
-        Self { id, spec, in_flight, latency, health: Health::default(), stats: EndpointStats::default() }
+        let (health, rest, stats) = (Health::default(), Rest::new(now), EndpointStats::default());
+        Self { id, spec, in_flight, latency, health, rest, stats }
     }
 
     pub(crate) fn address(&self) -> &str {
@@ -80,7 +83,10 @@ impl Pick {
         add(&stats.requests, 1);
         add(&stats.failures, usize::from(failed));
         stats.latency_ns.fetch_add(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX), Relaxed);
-        let latency = if failed { latency.max(PENALTY).max(rest.unwrap_or_default()) } else { latency };
+        if let Some(rest) = rest {
+            self.endpoint.rest.until(now + rest);
+        }
+        let latency = if failed { latency.max(PENALTY) } else { latency };
         self.endpoint.latency.lock().observe(latency, now);
     }
 
