@@ -26,6 +26,7 @@ use crate::{
     config::{self, Config, Connect, Direction, Http, ListenerProtocol, Propagation, Timeouts},
     counters::Tally,
     memory::Memory,
+    path::as_routed,
     regulate::{Gate, Latencies},
     routing::Route,
     security::Security,
@@ -285,7 +286,8 @@ impl Workload {
 
     /// The first route of a listener that matches.
     pub(crate) fn route<B>(&self, listener: usize, request: &Request<B>) -> Option<Arc<Route>> {
-        self.listeners[listener].iter().find(|route| route.accepts(request)).cloned()
+        let path = as_routed(request.uri().path());
+        self.listeners[listener].iter().find(|route| route.accepts(request, &path)).cloned()
     }
 }
 

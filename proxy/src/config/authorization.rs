@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::{ConfigError, Listener, TlsMode, validate::check},
-    security::is_normal_path,
+    path::is_normal_path,
 };
 
 /// Who may do what at a listener. A request that a `deny` rule matches is refused; if there are `allow` rules, one that

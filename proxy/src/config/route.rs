@@ -90,7 +90,8 @@ pub struct Respond {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Rewrite {
-    /// Takes the place of the prefix that matched, or of the whole path when it was not matched by a prefix.
+    /// Takes the place of the prefix that matched, or of the whole path when it was not matched by a prefix. What follows stays as it
+    /// came, without `//`, `.` and `..`.
     pub path: Option<String>,
     /// The new `Host` or `:authority`.
     pub host: Option<String>,

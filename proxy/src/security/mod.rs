@@ -19,7 +19,7 @@ use std::sync::Arc;
 use rustls::crypto::CryptoProvider;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub(crate) use authorize::{Decision, is_normal_path};
+pub(crate) use authorize::Decision;
 pub(crate) use guard::{Denial, Guard};
 pub(crate) use stats::SecurityStats;
 pub(crate) use tls::{Accepted, ClientTls, Peer, ServerTls, Watched};
