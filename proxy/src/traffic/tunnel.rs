@@ -27,6 +27,7 @@ use crate::{
         client::Client,
         exchange::{End, Exchange},
         headers::strip_hop_by_hop,
+        outcome::Outcome,
         pool::Wire,
         serve::Worker,
         upgrade::Upgrade,
@@ -84,7 +85,24 @@ pub(crate) async fn connect(
     exchange: &mut Exchange,
 ) -> Result<Wire, Failure> {
     let pick = upstream.pick(hash, &[], Instant::now()).ok_or(Failure::NoEndpoint)?;
+    let tried = pick.endpoint.id;
     exchange.picked(pick);
+    let failure = match dial(worker, exchange).await {
+        Ok(wire) => return Ok(wire),
+        Err(failure) => failure,
+    };
+    // nothing was said yet, so another endpoint will do as well
+    let other = upstream.pick(hash, &[tried], Instant::now()).filter(|other| other.endpoint.id != tried);
+    let (Some(other), Some(_permit)) = (other, upstream.retry_permit()) else { return Err(failure) };
+    add(&worker.workload.tally.retries, 1);
+    add(&worker.workload.tally.rerouted, 1);
+    exchange.retried(Outcome::Failed(failure));
+    exchange.picked(other);
+    dial(worker, exchange).await
+}
+
+/// Connects to the endpoint that was picked.
+async fn dial(worker: &Worker, exchange: &mut Exchange) -> Result<Wire, Failure> {
     let pick = exchange.pick().ok_or(Failure::NoEndpoint)?;
     let (wire, peer) = worker.pool.connect(pick).await?;
     exchange.answered_by(peer);
