@@ -14,12 +14,7 @@ use tokio::time::Instant;
 use crate::{
     config,
     counters::add,
-    upstream::{
-        Upstream,
-        ewma::{PENALTY, PeakEwma},
-        outlier::Health,
-        rest::Rest,
-    },
+    upstream::{Upstream, ewma::PeakEwma, outlier::Health, rest::Rest},
 };
 
 /// One address of an upstream and what is known of it.
@@ -86,14 +81,14 @@ impl Pick {
         if let Some(rest) = rest {
             self.endpoint.rest.until(now + rest);
         }
-        let latency = if failed { latency.max(PENALTY) } else { latency };
-        self.endpoint.latency.lock().observe(latency, now);
+        let mut known = self.endpoint.latency.lock();
+        if failed { known.observe_failure(latency, now) } else { known.observe(latency, now) }
     }
 
     /// An answer that began well has ended in a failure.
     pub(crate) fn failed(&self, now: Instant) {
         add(&self.endpoint.stats.failures, 1);
-        self.endpoint.latency.lock().observe(PENALTY, now);
+        self.endpoint.latency.lock().observe_failure(Duration::ZERO, now);
     }
 
     /// The client gave up, and the endpoint owed an answer since `since`. Tells whether it has answered nobody meanwhile.

@@ -106,6 +106,32 @@ fn an_endpoint_that_hangs_does_not_look_fast_because_nobody_waits_for_it() {
     assert!(silent < 1_800, "{silent} of 18000 went into the hole");
 }
 
+/// Found in an audit: an endpoint that is not asked looks faster with each second, so the rarer calls are the more of them went
+/// to the slow one: 88 and 960 of these.
+#[test]
+fn an_endpoint_that_stays_slow_is_asked_more_and_more_rarely() {
+    const SLOW: [Duration; 2] = [Duration::from_millis(500), Duration::from_millis(10)];
+    const ALIKE: [Duration; 2] = [Duration::from_millis(10); 2];
+    for (every_s, calls, most) in [(1, 3_600, 20), (30, 2_880, 300)] {
+        let ((upstream, _), mut now) = (upstream(&config(2, |_, _| {})), Instant::now());
+        let mut to_the_slow = |latencies: [Duration; 2], calls: u32| {
+            let mut slow = 0;
+            for _ in 0..calls {
+                now += Duration::from_secs(every_s);
+                let pick = upstream.pick(None, &[], now).unwrap();
+                let first = pick.endpoint.address() == "e0:1";
+                slow += u32::from(first);
+                pick.observe(latencies[usize::from(!first)], false, None, now + latencies[usize::from(!first)]);
+            }
+            slow
+        };
+        let asked = to_the_slow(SLOW, calls);
+        assert!((5..most).contains(&asked), "a call each {every_s} s: {asked} of {calls} went to the slow one");
+        let recovered = to_the_slow(ALIKE, calls);
+        assert!(recovered > calls / 4, "a call each {every_s} s: {recovered} of {calls} when it is slow no more");
+    }
+}
+
 #[test]
 fn calls_spread_by_what_is_in_flight_and_by_weight() {
     for (balance, weights, expected) in [
