@@ -143,7 +143,7 @@ impl Reloader {
             return Err(ReloadError::Fixed { key });
         }
         let (now, sockets) = bind_missing(&listener_keys(&config), self.orders.len(), &addresses)?;
-        let (config, before) = (Arc::new(config), self.current.load());
+        let (config, before) = (Arc::new(config), self.current.load_full());
         let security = Security::open(&config, &self.provider, Some(&before.security))?;
         let in_force = InForce::open(config.clone(), Some(&*self.reloaded.borrow()), &before.tally)?;
         let after = Workload::succeed(&self.current, &config, security);
