@@ -94,7 +94,6 @@ impl Proxy {
         let (addresses, sockets) = bind_missing(&keys, config.thread_count(), &Addresses::new())?;
         let admin = config.admin.map(bind_admin).transpose()?;
         let admin_address = admin.as_ref().and_then(|a| a.local_addr().ok());
-        let state = state_file(&config)?;
         let tally = Arc::new(Tally::default());
         let config = Arc::new(config);
         let in_force = InForce::open(config.clone(), None, &tally)?;
@@ -103,7 +102,7 @@ impl Proxy {
         let workload = Arc::new(Workload::new(&config, addresses[&keys[0]], tally, security));
         let current: Current = Arc::new(ArcSwap::new(workload.clone()));
         // before the first request
-        let kept = state.as_ref().and_then(StateFile::read);
+        let kept = in_force.state.as_ref().and_then(StateFile::read);
         let remembered = kept.map(|kept| Remembered::enforce(kept, &current)).unwrap_or_default();
         let (draining, stopping) = (CancellationToken::new(), CancellationToken::new());
         let status = Arc::new(ArcSwap::from_pointee(Status { reloads: 0, refused: None, config: config.clone() }));
@@ -114,7 +113,7 @@ impl Proxy {
             telemetry: config.telemetry.clone(),
             rings,
             taps: Arc::new(Taps::new(taps)),
-            policy: config.policy.clone().map(|source| (source, state, remembered)),
+            remembered,
             admin,
             status: status.clone(),
             draining: draining.clone(),
@@ -231,12 +230,6 @@ fn start_data(
         orders.push(order);
     }
     Ok((orders, threads))
-}
-
-fn state_file(config: &Config) -> Result<Option<StateFile>, StartError> {
-    let Some(folder) = config.policy.as_ref().and_then(|p| p.state_dir.as_ref()) else { return Ok(None) };
-    let file = StateFile::new(folder, &config.service);
-    file.map(Some).map_err(|source| StartError::StateDir { folder: folder.display().to_string(), source })
 }
 
 /// A thread with a runtime of its own, which no task leaves; when it returns, both are there.

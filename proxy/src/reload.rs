@@ -174,7 +174,7 @@ fn fixed(old: &Config, new: &Config) -> Option<&'static str> {
         ("admin", old.admin != new.admin),
     ];
     let first = differs.into_iter().find_map(|(key, differs)| differs.then_some(key));
-    first.or_else(|| fixed_telemetry(&old.telemetry, &new.telemetry)).or_else(|| fixed_policy(old, new))
+    first.or_else(|| fixed_telemetry(&old.telemetry, &new.telemetry))
 }
 
 /// What spans and metrics are sent with; which requests leave one, and access logs, may change.
@@ -188,19 +188,6 @@ fn fixed_telemetry(old: &Telemetry, new: &Telemetry) -> Option<&'static str> {
         ("telemetry.metrics_interval_ms", old.metrics_interval_ms != new.metrics_interval_ms),
         ("telemetry.retry_ms", old.retry_ms != new.retry_ms),
         ("telemetry.flush_ms", old.flush_ms != new.flush_ms),
-    ];
-    differs.into_iter().find_map(|(key, differs)| differs.then_some(key))
-}
-
-fn fixed_policy(old: &Config, new: &Config) -> Option<&'static str> {
-    let (Some(old), Some(new)) = (&old.policy, &new.policy) else {
-        return (old.policy != new.policy).then_some("policy");
-    };
-    let differs = [
-        ("policy.from", old.from != new.from),
-        ("policy.tls", old.tls != new.tls),
-        ("policy.state_dir", old.state_dir != new.state_dir),
-        ("policy.min_rate_per_s", old.min_rate_per_s.to_bits() != new.min_rate_per_s.to_bits()),
     ];
     differs.into_iter().find_map(|(key, differs)| differs.then_some(key))
 }

@@ -8,7 +8,15 @@ mod support;
 use std::{fs, path::Path};
 
 use axum::{Router, routing::get};
+use futures::{StreamExt, stream::BoxStream};
 use support::{client, serve, start, until, url, yaml};
+use tokio::{net::TcpListener, sync::mpsc};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Request, Response, Status, Streaming, transport::Server};
+use weir_policy::wire::proto::{
+    self,
+    policy_service_server::{PolicyService, PolicyServiceServer},
+};
 use weir_proxy::{Config, Proxy};
 
 const ROUTE: &str = "{ upstream: app }";
@@ -120,17 +128,89 @@ async fn who_may_ask_at_the_admin_address_changes() {
     proxy.drain().await;
 }
 
+/// A control plane that says this rate for the service `app` to whoever asks, and passes on what it is told of it.
+struct Rate {
+    sequence: u64,
+    rate_per_s: f64,
+    told: mpsc::UnboundedSender<proto::ProxyStatus>,
+}
+
+#[tonic::async_trait]
+impl PolicyService for Rate {
+    type SubscribeStream = BoxStream<'static, Result<proto::PolicySet, Status>>;
+
+    async fn subscribe(
+        &self,
+        request: Request<Streaming<proto::ProxyStatus>>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        let (mut statuses, told) = (request.into_inner(), self.told.clone());
+        tokio::spawn(async move {
+            while let Ok(Some(status)) = statuses.message().await {
+                let _ = told.send(status);
+            }
+        });
+        let rate_limit = Some(proto::RateLimit { rate_per_s: self.rate_per_s, burst: 9 });
+        let policy = proto::Policy { service: "app".into(), rate_limit, ..Default::default() };
+        // the newer set was issued later
+        let issued_unix_nano = self.sequence;
+        let set = proto::PolicySet {
+            sequence: self.sequence,
+            issued_unix_nano,
+            policies: vec![policy],
+            ..Default::default()
+        };
+        Ok(Response::new(futures::stream::once(async { Ok(set) }).chain(futures::stream::pending()).boxed()))
+    }
+}
+
+async fn control_plane(sequence: u64, rate_per_s: f64) -> (String, mpsc::UnboundedReceiver<proto::ProxyStatus>) {
+    let (told, statuses) = mpsc::unbounded_channel();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = Server::builder().add_service(PolicyServiceServer::new(Rate { sequence, rate_per_s, told }));
+    tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+    (format!("http://{address}"), statuses)
+}
+
+/// Found in an audit: to follow another control plane, or none, a restart was needed.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_control_plane_is_followed_and_none_leaves_the_static_limits() {
+    let (upstream, folder) = (upstream().await, tempfile::tempdir().unwrap());
+    let ((one, mut told), (two, _)) = (control_plane(3, 30.0).await, control_plane(5, 50.0).await);
+    let limits = "limits: { rate_limit: { rate_per_s: 7, burst: 9 } }";
+    let following = |from: &str, more: &str| format!("{limits}\npolicy: {{ from: '{from}'{more} }}");
+    let yaml = |more: &str| yaml(ROUTE, &upstream, more).replace("service: shop", "service: app");
+    let config = |more: &str| Config::from_yaml(&yaml(more)).unwrap();
+    let proxy = Proxy::start(config(limits)).unwrap();
+    let rate = || proxy.policy().for_service("app").and_then(|policy| policy.rate_limit).map(|rate| rate.rate_per_s());
+    assert_eq!(rate(), Some(7.0));
+    let state_dir = format!(", state_dir: {:?}", folder.path());
+    for (more, sequence, expected, refused) in [
+        (following(&one, ""), 3, 30.0, ""),
+        (following(&two, &state_dir), 5, 50.0, ""),
+        (following(&one, &state_dir), 5, 50.0, "sequence 3 is older than 5"),
+        (limits.to_owned(), 5, 7.0, ""),
+        (following(&one, ", min_rate_per_s: 40"), 5, 7.0, "policy.min_rate_per_s is 40"),
+        (following(&one, ""), 3, 30.0, ""),
+    ] {
+        proxy.reload(config(&more)).await.unwrap();
+        while !refused.is_empty() && !told.recv().await.unwrap().refused.contains(refused) {}
+        until(&more, async || (proxy.policy().sequence, rate()) == (sequence, Some(expected))).await;
+        ask(&proxy, 1).await;
+    }
+    proxy.drain().await;
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "the newest set of the second was kept");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_needs_a_restart_is_named() {
     let upstream = upstream().await;
-    let before = "telemetry: { otlp: 'http://127.0.0.1:1', flush_ms: 1 }\npolicy: { from: 'http://127.0.0.1:1' }";
+    let before = "telemetry: { otlp: 'http://127.0.0.1:1', flush_ms: 1 }";
     let proxy = start(ROUTE, &upstream, before);
     for (old, new, key) in [
         ("http://127.0.0.1:1', flush", "http://127.0.0.1:2', flush", "telemetry.otlp"),
         ("flush_ms: 1", "flush_ms: 1, batch_spans: 7", "telemetry.batch_spans"),
-        ("policy: { from: 'http://127.0.0.1:1'", "policy: { from: 'http://127.0.0.1:2'", "policy.from"),
-        ("policy: { ", "policy: { min_rate_per_s: 1, ", "policy.min_rate_per_s"),
-        ("\npolicy: { from: 'http://127.0.0.1:1' }", "", "policy"),
+        ("http://127.0.0.1:1', flush", "https://127.0.0.1:1', tls: {}, flush", "telemetry.otlp"),
     ] {
         let refused = proxy.reload(config(&upstream, &before.replace(old, new))).await.unwrap_err().to_string();
         assert_eq!(refused, format!("{key} cannot change while the proxy runs: restart it"));

@@ -4,6 +4,7 @@ use std::{io, path::Path, sync::Arc};
 
 use crate::{
     config::{Config, Secret},
+    control::StateFile,
     counters::Tally,
     proxy::StartError,
     telemetry::LogWriter,
@@ -16,6 +17,8 @@ pub(crate) struct InForce {
     /// What a caller at the admin address has to know; nothing when absent.
     pub(crate) token: Option<Secret>,
     pub(crate) access_log: Option<Arc<LogWriter>>,
+    /// Where the last good policy is kept.
+    pub(crate) state: Option<StateFile>,
 }
 
 impl InForce {
@@ -24,12 +27,12 @@ impl InForce {
     /// # Errors
     /// A file cannot be used.
     pub(crate) fn open(config: Arc<Config>, before: Option<&Self>, tally: &Arc<Tally>) -> Result<Self, StartError> {
-        let token = admin_token(&config)?;
+        let (token, state) = (admin_token(&config)?, state_file(&config)?);
         let access_log = match before.filter(|before| logs_alike(&before.config, &config)) {
             Some(before) => before.access_log.clone(),
             None => open_access_log(&config, tally)?.map(Arc::new),
         };
-        Ok(Self { config, token, access_log })
+        Ok(Self { config, token, access_log, state })
     }
 }
 
@@ -54,6 +57,12 @@ fn open_access_log(config: &Config, tally: &Arc<Tally>) -> Result<Option<LogWrit
     let Some(path) = &config.telemetry.access_log_file else { return Ok(None) };
     let opened = LogWriter::open(path, config.telemetry.access_log_format, tally.clone());
     opened.map(Some).map_err(file_error("telemetry.access_log_file", path))
+}
+
+fn state_file(config: &Config) -> Result<Option<StateFile>, StartError> {
+    let Some(folder) = config.policy.as_ref().and_then(|p| p.state_dir.as_ref()) else { return Ok(None) };
+    let file = StateFile::new(folder, &config.service);
+    file.map(Some).map_err(|source| StartError::StateDir { folder: folder.display().to_string(), source })
 }
 
 fn file_error(key: &'static str, path: &Path) -> impl Fn(io::Error) -> StartError {

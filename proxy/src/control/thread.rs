@@ -1,6 +1,6 @@
 //! [`Control`]: what the control thread runs beside the traffic, until it is told to stop.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use arc_swap::ArcSwap;
 use tokio::{
@@ -15,7 +15,7 @@ use crate::{
     discovery, memory,
     reload::Status,
     telemetry::{Exporter, Gatherer, Rings, Taps},
-    workload::Current,
+    workload::{Current, Workload},
 };
 
 /// Its parts.
@@ -26,7 +26,8 @@ pub(crate) struct Control {
     pub(crate) telemetry: Telemetry,
     pub(crate) rings: Rings,
     pub(crate) taps: Arc<Taps>,
-    pub(crate) policy: Option<(PolicySource, Option<StateFile>, Remembered)>,
+    /// What is enforced of an earlier run.
+    pub(crate) remembered: Remembered,
     pub(crate) admin: Option<std::net::TcpListener>,
     pub(crate) status: Arc<ArcSwap<Status>>,
     pub(crate) draining: CancellationToken,
@@ -38,10 +39,7 @@ impl Control {
         let Self { current, telemetry, stopping, .. } = self;
         let tasks = TaskTracker::new();
         tasks.spawn(keep_fresh(self.in_force.clone(), current.clone(), stopping.clone()));
-        let (control_plane_tls, collector_tls) = {
-            let workload = current.load();
-            (workload.security.control_plane_tls(), workload.security.collector_tls())
-        };
+        let collector_tls = current.load().security.collector_tls();
         let collector = telemetry.otlp.clone().and_then(|url| Reach::new(url, collector_tls));
         let records = collector.map(|collector| {
             let (records, queued) = mpsc::channel(telemetry.queue_records);
@@ -54,12 +52,7 @@ impl Control {
         tasks.spawn(gatherer.run(stopping.clone()));
         tasks.spawn(memory::watch(current.clone(), stopping.clone()));
         tasks.spawn(hold(current.clone(), self.in_force.clone(), stopping.clone()));
-        if let Some((source, state, remembered)) = self.policy
-            && let Some(reach) = Reach::new(source.from, control_plane_tls)
-        {
-            let follower = Follower::new(current.clone(), reach, source.min_rate_per_s, state, remembered);
-            tasks.spawn(follower.run(stopping.clone()));
-        }
+        tasks.spawn(follow(self.in_force.clone(), current.clone(), self.remembered, stopping.clone()));
         if let Some(listener) = self.admin.and_then(|a| TcpListener::from_std(a).ok()) {
             let (taps, in_force, status) = (self.taps, self.in_force, self.status);
             let local = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
@@ -69,6 +62,56 @@ impl Control {
         tasks.close();
         tasks.wait().await;
     }
+}
+
+/// Follows the control plane that the configuration in force names. Another one goes on from what the one before has said, which
+/// keeps its time to live; without any the static limits hold.
+async fn follow(
+    mut in_force: watch::Receiver<InForce>,
+    current: Current,
+    mut remembered: Remembered,
+    stop: CancellationToken,
+) {
+    loop {
+        let InForce { config, state, .. } = in_force.borrow_and_update().clone();
+        let of_this_one = stop.child_token();
+        let mut following = pin!(follow_one(config.policy.clone(), state, &current, remembered, of_this_one.clone()));
+        tokio::select! {
+            // it was told to stop
+            _ = following.as_mut() => return,
+            () = another(&mut in_force, config.policy.as_ref()) => of_this_one.cancel(),
+        }
+        remembered = following.await;
+        if in_force.borrow().config.policy.is_none() {
+            Workload::decay(&current);
+            remembered = Remembered::default();
+        }
+    }
+}
+
+/// Waits until a reload says another control plane, or none.
+async fn another(in_force: &mut watch::Receiver<InForce>, policy: Option<&PolicySource>) {
+    let said = in_force.wait_for(|now| now.config.policy.as_ref() != policy).await.is_ok();
+    if !said {
+        std::future::pending().await
+    }
+}
+
+/// Follows `source` until `stop`, and says what another one goes on from.
+async fn follow_one(
+    source: Option<PolicySource>,
+    state: Option<StateFile>,
+    current: &Current,
+    remembered: Remembered,
+    stop: CancellationToken,
+) -> Remembered {
+    let tls = current.load().security.control_plane_tls();
+    let followed = source.and_then(|source| Some((Reach::new(source.from, tls)?, source.min_rate_per_s)));
+    let Some((reach, min_rate_per_s)) = followed else {
+        stop.cancelled().await;
+        return remembered;
+    };
+    Follower::new(current.clone(), reach, min_rate_per_s, state, remembered).run(stop).await
 }
 
 /// Looks for endpoints, and watches certificates and keys, as the configuration in force asks; begins anew with each.
