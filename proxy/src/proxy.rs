@@ -110,7 +110,6 @@ impl Proxy {
         let control = Control {
             current: current.clone(),
             in_force,
-            telemetry: config.telemetry.clone(),
             rings,
             taps: Arc::new(Taps::new(taps)),
             remembered,

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
 use crate::{
-    config::{Config, ConfigError, Telemetry},
+    config::{Config, ConfigError},
     control::InForce,
     counters::add,
     proxy::StartError,
@@ -172,22 +172,6 @@ fn fixed(old: &Config, new: &Config) -> Option<&'static str> {
         ("instance", old.instance != new.instance),
         ("threads", old.thread_count() != new.thread_count()),
         ("admin", old.admin != new.admin),
-    ];
-    let first = differs.into_iter().find_map(|(key, differs)| differs.then_some(key));
-    first.or_else(|| fixed_telemetry(&old.telemetry, &new.telemetry))
-}
-
-/// What spans and metrics are sent with; which requests leave one, and access logs, may change.
-fn fixed_telemetry(old: &Telemetry, new: &Telemetry) -> Option<&'static str> {
-    let differs = [
-        ("telemetry.otlp", old.otlp != new.otlp),
-        ("telemetry.tls", old.tls != new.tls),
-        ("telemetry.queue_records", old.queue_records != new.queue_records),
-        ("telemetry.batch_spans", old.batch_spans != new.batch_spans),
-        ("telemetry.batch_age_ms", old.batch_age_ms != new.batch_age_ms),
-        ("telemetry.metrics_interval_ms", old.metrics_interval_ms != new.metrics_interval_ms),
-        ("telemetry.retry_ms", old.retry_ms != new.retry_ms),
-        ("telemetry.flush_ms", old.flush_ms != new.flush_ms),
     ];
     differs.into_iter().find_map(|(key, differs)| differs.then_some(key))
 }

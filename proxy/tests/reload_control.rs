@@ -205,15 +205,18 @@ async fn another_control_plane_is_followed_and_none_leaves_the_static_limits() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_needs_a_restart_is_named() {
     let upstream = upstream().await;
-    let before = "telemetry: { otlp: 'http://127.0.0.1:1', flush_ms: 1 }";
-    let proxy = start(ROUTE, &upstream, before);
+    let proxy = start(ROUTE, &upstream, "");
+    let before = yaml(ROUTE, &upstream, "");
     for (old, new, key) in [
-        ("http://127.0.0.1:1', flush", "http://127.0.0.1:2', flush", "telemetry.otlp"),
-        ("flush_ms: 1", "flush_ms: 1, batch_spans: 7", "telemetry.batch_spans"),
-        ("http://127.0.0.1:1', flush", "https://127.0.0.1:1', tls: {}, flush", "telemetry.otlp"),
+        ("service: shop", "service: other", "service"),
+        ("service: shop", "service: shop\ninstance: other", "instance"),
+        ("threads: 2", "threads: 1", "threads"),
+        ("admin: 127.0.0.1:0", "admin: 127.0.0.2:0", "admin"),
     ] {
-        let refused = proxy.reload(config(&upstream, &before.replace(old, new))).await.unwrap_err().to_string();
+        let changed = Config::from_yaml(&before.replace(old, new)).unwrap();
+        let refused = proxy.reload(changed).await.unwrap_err().to_string();
         assert_eq!(refused, format!("{key} cannot change while the proxy runs: restart it"));
+        ask(&proxy, 1).await;
     }
     proxy.drain().await;
 }

@@ -14,7 +14,7 @@ use crate::{
     control::{Admin, Follower, InForce, Reach, Remembered, StateFile, hold::hold, serve_admin},
     discovery, memory,
     reload::Status,
-    telemetry::{Exporter, Gatherer, Rings, Taps},
+    telemetry::{Exporter, Gatherer, Rings, Taps, unix_nano_now},
     workload::{Current, Workload},
 };
 
@@ -23,7 +23,6 @@ pub(crate) struct Control {
     pub(crate) current: Current,
     /// The configuration in force, and each that follows.
     pub(crate) in_force: watch::Receiver<InForce>,
-    pub(crate) telemetry: Telemetry,
     pub(crate) rings: Rings,
     pub(crate) taps: Arc<Taps>,
     /// What is enforced of an earlier run.
@@ -36,20 +35,12 @@ pub(crate) struct Control {
 
 impl Control {
     pub(crate) async fn run(self) {
-        let Self { current, telemetry, stopping, .. } = self;
+        let Self { current, stopping, .. } = self;
         let tasks = TaskTracker::new();
         tasks.spawn(keep_fresh(self.in_force.clone(), current.clone(), stopping.clone()));
-        let collector_tls = current.load().security.collector_tls();
-        let collector = telemetry.otlp.clone().and_then(|url| Reach::new(url, collector_tls));
-        let records = collector.map(|collector| {
-            let (records, queued) = mpsc::channel(telemetry.queue_records);
-            let exporter = Exporter::new(telemetry, current.clone(), queued, collector.channel());
-            tasks.spawn(exporter.run(stopping.clone()));
-            records
-        });
         let tally = current.load().tally.clone();
-        let gatherer = Gatherer::new(self.rings, records, self.in_force.clone(), self.taps.clone(), tally);
-        tasks.spawn(gatherer.run(stopping.clone()));
+        let gatherer = Gatherer::new(self.rings, self.in_force.clone(), self.taps.clone(), tally);
+        tasks.spawn(gather(gatherer, self.in_force.clone(), current.clone(), tasks.clone(), stopping.clone()));
         tasks.spawn(memory::watch(current.clone(), stopping.clone()));
         tasks.spawn(hold(current.clone(), self.in_force.clone(), stopping.clone()));
         tasks.spawn(follow(self.in_force.clone(), current.clone(), self.remembered, stopping.clone()));
@@ -62,6 +53,54 @@ impl Control {
         tasks.close();
         tasks.wait().await;
     }
+}
+
+/// Gathers what data threads leave, and exports it as the configuration in force asks. One exporter that follows another
+/// leaves it `flush_ms` for what it has.
+async fn gather(
+    mut gatherer: Gatherer,
+    mut in_force: watch::Receiver<InForce>,
+    current: Current,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+) {
+    let started_unix_nano = unix_nano_now();
+    loop {
+        let config = in_force.borrow_and_update().config.clone();
+        let of_this_one = stop.child_token();
+        let collector_tls = current.load().security.collector_tls();
+        let collector = config.telemetry.otlp.clone().and_then(|url| Reach::new(url, collector_tls));
+        gatherer.export_to(collector.map(|collector| {
+            let (records, queued) = mpsc::channel(config.telemetry.queue_records);
+            let (telemetry, channel) = (config.telemetry.clone(), collector.channel());
+            let exporter = Exporter::new(telemetry, current.clone(), queued, channel, started_unix_nano);
+            tasks.spawn(exporter.run(of_this_one.clone()));
+            records
+        }));
+        tokio::select! {
+            // before anything else is gathered
+            biased;
+            () = another(&mut in_force, |now| exports_otherwise(&now.config.telemetry, &config.telemetry)) => {}
+            () = gatherer.run(&stop) => return,
+        }
+        of_this_one.cancel();
+    }
+}
+
+/// Whether what is exported, or how, differs. The rest is the data threads' and the access log's.
+fn exports_otherwise(now: &Telemetry, before: &Telemetry) -> bool {
+    let Telemetry { span_ratio, propagation, access_log, access_log_ratio, access_log_file, access_log_format, .. } =
+        before.clone();
+    let ours = Telemetry {
+        span_ratio,
+        propagation,
+        access_log,
+        access_log_ratio,
+        access_log_file,
+        access_log_format,
+        ..now.clone()
+    };
+    ours != *before
 }
 
 /// Follows the control plane that the configuration in force names. Another one goes on from what the one before has said, which
@@ -79,7 +118,7 @@ async fn follow(
         tokio::select! {
             // it was told to stop
             _ = following.as_mut() => return,
-            () = another(&mut in_force, config.policy.as_ref()) => of_this_one.cancel(),
+            () = another(&mut in_force, |now| now.config.policy != config.policy) => of_this_one.cancel(),
         }
         remembered = following.await;
         if in_force.borrow().config.policy.is_none() {
@@ -89,9 +128,9 @@ async fn follow(
     }
 }
 
-/// Waits until a reload says another control plane, or none.
-async fn another(in_force: &mut watch::Receiver<InForce>, policy: Option<&PolicySource>) {
-    let said = in_force.wait_for(|now| now.config.policy.as_ref() != policy).await.is_ok();
+/// Waits until a reload says something else.
+async fn another(in_force: &mut watch::Receiver<InForce>, differs: impl FnMut(&InForce) -> bool) {
+    let said = in_force.wait_for(differs).await.is_ok();
     if !said {
         std::future::pending().await
     }

@@ -145,16 +145,23 @@ impl Recorder {
 impl Gatherer {
     pub(crate) fn new(
         Rings { rings, wake }: Rings,
-        exporter: Option<mpsc::Sender<SpanRecord>>,
         in_force: watch::Receiver<InForce>,
         taps: Arc<Taps>,
         tally: Arc<Tally>,
     ) -> Self {
-        Self { rings, wake, exporter, in_force, taps, tally }
+        Self { rings, wake, exporter: None, in_force, taps, tally }
     }
 
-    /// Gathers until `stop`; when it returns the rings are empty, and the exporter's queue is closed.
-    pub(crate) async fn run(mut self, stop: CancellationToken) {
+    /// From now on records go to this exporter; what there was before goes to the one before.
+    pub(crate) fn export_to(&mut self, exporter: Option<mpsc::Sender<SpanRecord>>) {
+        if self.exporter.is_some() {
+            self.gather();
+        }
+        self.exporter = exporter;
+    }
+
+    /// Gathers until `stop`; when it returns the rings are empty.
+    pub(crate) async fn run(&mut self, stop: &CancellationToken) {
         loop {
             let stopping = tokio::select! {
                 biased;
@@ -188,13 +195,16 @@ impl Gatherer {
             None if record.log && self.exporter.is_none() => add(&self.tally.log_lines_dropped, 1),
             _ => {}
         }
-        let Some(exporter) = self.exporter.as_ref().filter(|_| record.trace.sampled || record.log) else { return };
         let (span, log) = (record.trace.sampled, record.log);
+        let Some(exporter) = self.exporter.as_ref().filter(|_| span || log) else {
+            // a reload ended the export while it was in the ring
+            return self.tally.lose(Loss::Stopped, usize::from(span), 0);
+        };
         match exporter.try_send(record) {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => self.tally.lose(Loss::QueueFull, usize::from(span), usize::from(log)),
-            // the exporter has given up and counts what spans there are
-            Err(TrySendError::Closed(_)) => self.tally.lose(Loss::Stopped, 0, usize::from(log)),
+            // the exporter has given up
+            Err(TrySendError::Closed(_)) => self.tally.lose(Loss::Stopped, usize::from(span), usize::from(log)),
         }
     }
 }
@@ -215,7 +225,8 @@ mod tests {
         }
         let (queue, queued) = mpsc::channel(1);
         let (_reloaded, in_force) = watch::channel(InForce::open(Arc::new(self::config()), None, &tally).unwrap());
-        let mut gatherer = Gatherer::new(rings, Some(queue), in_force, Arc::new(Taps::new(taps)), tally.clone());
+        let mut gatherer = Gatherer::new(rings, in_force, Arc::new(Taps::new(taps)), tally.clone());
+        gatherer.export_to(Some(queue));
         gatherer.gather();
         let lost = || tally.lost().filter(|(_, counts)| counts[0] > 0).collect::<Vec<_>>();
         assert_eq!(lost(), [(Loss::RingFull, [1, 1]), (Loss::QueueFull, [3, 3])]);
@@ -223,6 +234,6 @@ mod tests {
         recorders[0].record(record(&workload), &tally);
         gatherer.gather();
         let counters = tally.read();
-        assert_eq!((counters.spans_dropped, counters.logs_dropped), (4, 5), "the exporter counts what spans it leaves");
+        assert_eq!((counters.spans_dropped, counters.logs_dropped), (5, 5), "the exporter is gone");
     }
 }
