@@ -53,6 +53,8 @@ counts! {
     shed,
     /// Attempts beside the first.
     retries,
+    /// Of those, the ones that nobody asked for: the request never arrived, or its kept connection closed without an answer.
+    rerouted,
     /// Retries that a budget or a breaker did not allow.
     retries_refused,
     /// Copies of requests that a mirror answered.

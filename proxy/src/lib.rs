@@ -19,6 +19,7 @@ pub mod fuzz;
 mod istio;
 mod lm;
 mod memory;
+mod path;
 mod probe;
 mod proxy;
 mod regulate;

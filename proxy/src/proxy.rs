@@ -1,6 +1,6 @@
 //! [`Proxy`]: binds, starts the threads, and drains them in order: traffic first, telemetry last.
 
-use std::{io, net::SocketAddr, path::Path, sync::Arc, thread::JoinHandle};
+use std::{io, net::SocketAddr, sync::Arc, thread::JoinHandle};
 
 use arc_swap::ArcSwap;
 use rustls::crypto::CryptoProvider;
@@ -12,13 +12,13 @@ use tokio_util::sync::CancellationToken;
 use weir_policy::PolicySet;
 
 use crate::{
-    config::{Config, ConfigError, Secret},
-    control::{Control, Remembered, StateFile},
+    config::{Config, ConfigError},
+    control::{Control, InForce, Remembered, StateFile},
     counters::{Counters, Tally},
     reload::{ReloadError, Reloader, Status},
     security::{Security, SecurityError, default_provider},
     sockets::{Addresses, Sockets, bind_admin, bind_missing, listener_keys},
-    telemetry::{self, LogWriter, Recorder, Reopen, Taps, Wanted},
+    telemetry::{self, Recorder, Taps},
     traffic::{DataThread, Order},
     workload::{Current, Workload},
 };
@@ -28,8 +28,6 @@ pub struct Proxy {
     admin: Option<SocketAddr>,
     current: Current,
     reloader: Reloader,
-    /// Where an access log is written.
-    access_log: Option<Reopen>,
     draining: CancellationToken,
     stopping: CancellationToken,
     data: Vec<JoinHandle<()>>,
@@ -96,32 +94,25 @@ impl Proxy {
         let (addresses, sockets) = bind_missing(&keys, config.thread_count(), &Addresses::new())?;
         let admin = config.admin.map(bind_admin).transpose()?;
         let admin_address = admin.as_ref().and_then(|a| a.local_addr().ok());
-        let state = state_file(&config)?;
         let tally = Arc::new(Tally::default());
-        let token = admin_token(&config)?;
-        let access_log = access_log(&config, &tally)?;
-        let reopen = access_log.as_ref().map(LogWriter::reopen);
-        let wanted = Arc::new(Wanted::new(&config.telemetry));
-        let (recorders, rings) = telemetry::rings(&config.telemetry, &wanted, sockets.len());
+        let config = Arc::new(config);
+        let in_force = InForce::open(config.clone(), None, &tally)?;
+        let taps = Arc::default();
+        let (recorders, rings) = telemetry::rings(&config.telemetry, &taps, sockets.len());
         let workload = Arc::new(Workload::new(&config, addresses[&keys[0]], tally, security));
         let current: Current = Arc::new(ArcSwap::new(workload.clone()));
         // before the first request
-        let kept = state.as_ref().and_then(StateFile::read);
+        let kept = in_force.state.as_ref().and_then(StateFile::read);
         let remembered = kept.map(|kept| Remembered::enforce(kept, &current)).unwrap_or_default();
         let (draining, stopping) = (CancellationToken::new(), CancellationToken::new());
-        let config = Arc::new(config);
         let status = Arc::new(ArcSwap::from_pointee(Status { reloads: 0, refused: None, config: config.clone() }));
-        let (reloaded, configs) = watch::channel(config.clone());
+        let (reloaded, in_force) = watch::channel(in_force);
         let control = Control {
             current: current.clone(),
-            configs,
-            telemetry: config.telemetry.clone(),
+            in_force,
             rings,
-            access_log,
-            taps: Arc::new(Taps::new(wanted)),
-            token,
-            policy: config.policy.clone().map(|source| (source, state, remembered)),
-            local_limit: config.limits.local_limit,
+            taps: Arc::new(Taps::new(taps)),
+            remembered,
             admin,
             status: status.clone(),
             draining: draining.clone(),
@@ -130,7 +121,7 @@ impl Proxy {
         let control = spawn("control", move || control.run())?;
         let (orders, data) = start_data(&workload, sockets, recorders, &draining)?;
         let reloader = Reloader::new(current.clone(), orders, addresses, status, reloaded, provider.clone());
-        Ok(Self { admin: admin_address, current, reloader, access_log: reopen, draining, stopping, data, control })
+        Ok(Self { admin: admin_address, current, reloader, draining, stopping, data, control })
     }
 
     /// Checks a configuration and the files it names for certificates and keys; nothing is bound or started.
@@ -166,7 +157,7 @@ impl Proxy {
     /// Looks at once whether the access log's file was renamed or removed, and if so goes on in a new one. Without being
     /// asked it looks once a second.
     pub fn reopen_access_log(&self) {
-        self.access_log.iter().for_each(Reopen::ask);
+        self.reloader.reopen_access_log();
     }
 
     /// What is in force, as `/config` shows it.
@@ -211,6 +202,8 @@ impl Proxy {
         join(self.data).await;
         self.stopping.cancel();
         join(vec![self.control]).await;
+        // with the access log, whose last lines count too
+        drop(self.reloader);
         self.current.load().tally.read()
     }
 }
@@ -236,33 +229,6 @@ fn start_data(
         orders.push(order);
     }
     Ok((orders, threads))
-}
-
-fn admin_token(config: &Config) -> Result<Option<Secret>, StartError> {
-    let Some(path) = &config.admin_token_file else { return Ok(config.admin_token.clone()) };
-    let key = "admin_token_file";
-    let text = std::fs::read_to_string(path).map_err(file_error(key, path))?;
-    let token = Secret::new(&text);
-    if token.is_empty() {
-        return Err(file_error(key, path)(io::Error::other("it is empty: anybody would know the token")));
-    }
-    Ok(Some(token))
-}
-
-fn access_log(config: &Config, tally: &Arc<Tally>) -> Result<Option<LogWriter>, StartError> {
-    let Some(path) = &config.telemetry.access_log_file else { return Ok(None) };
-    let opened = LogWriter::open(path, config.telemetry.access_log_format, tally.clone());
-    opened.map(Some).map_err(file_error("telemetry.access_log_file", path))
-}
-
-fn file_error(key: &'static str, path: &Path) -> impl Fn(io::Error) -> StartError {
-    move |source| StartError::File { key, path: path.display().to_string(), source }
-}
-
-fn state_file(config: &Config) -> Result<Option<StateFile>, StartError> {
-    let Some(folder) = config.policy.as_ref().and_then(|p| p.state_dir.as_ref()) else { return Ok(None) };
-    let file = StateFile::new(folder, &config.service);
-    file.map(Some).map_err(|source| StartError::StateDir { folder: folder.display().to_string(), source })
 }
 
 /// A thread with a runtime of its own, which no task leaves; when it returns, both are there.

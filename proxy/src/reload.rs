@@ -17,6 +17,7 @@ use tracing::{info, warn};
 
 use crate::{
     config::{Config, ConfigError},
+    control::InForce,
     counters::add,
     proxy::StartError,
     security::{Security, SecurityError},
@@ -79,7 +80,7 @@ pub(crate) struct Reloader {
     listening: Mutex<Vec<SocketAddr>>,
     status: Arc<ArcSwap<Status>>,
     /// Tells the control thread.
-    reloaded: watch::Sender<Arc<Config>>,
+    reloaded: watch::Sender<InForce>,
     provider: Arc<CryptoProvider>,
 }
 
@@ -89,7 +90,7 @@ impl Reloader {
         orders: Vec<mpsc::Sender<Order>>,
         addresses: Addresses,
         status: Arc<ArcSwap<Status>>,
-        reloaded: watch::Sender<Arc<Config>>,
+        reloaded: watch::Sender<InForce>,
         provider: Arc<CryptoProvider>,
     ) -> Self {
         let listening = Mutex::new(in_order(&status.load().config, &addresses));
@@ -99,6 +100,11 @@ impl Reloader {
     /// Where it listens, in the order of the configuration in force.
     pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
         self.listening.lock().clone()
+    }
+
+    /// Asks it to look for its file at once.
+    pub(crate) fn reopen_access_log(&self) {
+        self.reloaded.borrow().access_log.iter().for_each(|log| log.reopen().ask());
     }
 
     #[cfg(test)]
@@ -137,7 +143,9 @@ impl Reloader {
             return Err(ReloadError::Fixed { key });
         }
         let (now, sockets) = bind_missing(&listener_keys(&config), self.orders.len(), &addresses)?;
-        let security = Security::open(&config, &self.provider, Some(&self.current.load().security))?;
+        let (config, before) = (Arc::new(config), self.current.load_full());
+        let security = Security::open(&config, &self.provider, Some(&before.security))?;
+        let in_force = InForce::open(config.clone(), Some(&*self.reloaded.borrow()), &before.tally)?;
         let after = Workload::succeed(&self.current, &config, security);
         let mut obeyed = Vec::new();
         for (orders, sockets) in self.orders.iter().zip(sockets) {
@@ -151,9 +159,8 @@ impl Reloader {
         }
         *self.listening.lock() = in_order(&config, &now);
         *addresses = now;
-        let config = Arc::new(config);
         self.status.rcu(|status| Status { reloads: status.reloads + 1, refused: None, config: config.clone() });
-        self.reloaded.send_replace(config);
+        self.reloaded.send_replace(in_force);
         Ok(())
     }
 }
@@ -165,10 +172,6 @@ fn fixed(old: &Config, new: &Config) -> Option<&'static str> {
         ("instance", old.instance != new.instance),
         ("threads", old.thread_count() != new.thread_count()),
         ("admin", old.admin != new.admin),
-        ("admin_token", old.admin_token != new.admin_token || old.admin_token_file != new.admin_token_file),
-        ("limits.local_limit", old.limits.local_limit != new.limits.local_limit),
-        ("telemetry", old.telemetry != new.telemetry),
-        ("policy", old.policy != new.policy),
     ];
     differs.into_iter().find_map(|(key, differs)| differs.then_some(key))
 }

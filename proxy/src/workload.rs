@@ -26,11 +26,12 @@ use crate::{
     config::{self, Config, Connect, Direction, Http, ListenerProtocol, Propagation, Timeouts},
     counters::Tally,
     memory::Memory,
+    path::as_routed,
     regulate::{Gate, Latencies},
     routing::Route,
     security::Security,
     sockets::ListenerKey,
-    telemetry::LmStats,
+    telemetry::{LmStats, Wanted},
     traffic::{Believed, Sampler, Via},
     upstream::Upstream,
     workload::compile::{Listeners, listeners, upstreams},
@@ -55,6 +56,8 @@ pub(crate) struct Workload {
     pub(crate) upstreams: Vec<Arc<Upstream>>,
     pub(crate) timeouts: Timeouts,
     pub(crate) sampler: Sampler,
+    /// Whom records are for.
+    pub(crate) wanted: Wanted,
     /// The limits of the service as a whole, at its inbound listeners.
     pub(crate) gate: Arc<Gate>,
     /// Who is believed about priorities.
@@ -162,6 +165,7 @@ impl Workload {
             upstreams,
             timeouts: config.timeouts,
             sampler: Sampler::new(config.telemetry.span_ratio),
+            wanted: Wanted::new(&config.telemetry),
             gate: shared(before, |before| &before.gate),
             priority_header: config.limits.priority_header.as_ref().and_then(|name| name.parse().ok()),
             latencies: shared(before, |before| &before.latencies),
@@ -282,7 +286,8 @@ impl Workload {
 
     /// The first route of a listener that matches.
     pub(crate) fn route<B>(&self, listener: usize, request: &Request<B>) -> Option<Arc<Route>> {
-        self.listeners[listener].iter().find(|route| route.accepts(request)).cloned()
+        let path = as_routed(request.uri().path());
+        self.listeners[listener].iter().find(|route| route.accepts(request, &path)).cloned()
     }
 }
 

@@ -12,7 +12,11 @@ use axum::{
     http::StatusCode,
 };
 use support::{client, serve, start, url};
-use tokio::time::Instant;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::Instant,
+};
 use weir_proxy::Proxy;
 
 /// An application that says who it is and what it was sent.
@@ -128,4 +132,36 @@ async fn clients_are_sent_elsewhere_and_faults_strike_as_often_as_asked() {
     assert_eq!(get("/slow").await.status().as_u16(), 200);
     assert!(before.elapsed() >= Duration::from_millis(150));
     assert_eq!(proxy.drain().await.requests, 403);
+}
+
+/// What comes back for a path that no client library would send as it stands.
+async fn raw(proxy: &Proxy, path: &str) -> String {
+    let mut stream = TcpStream::connect(proxy.addresses()[0]).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let body = answer.rsplit("\r\n").find(|line| line.starts_with('v') || line.starts_with("other")).unwrap_or(&answer);
+    body.split(" host=").next().unwrap_or_default().to_owned()
+}
+
+/// Found in an audit: `/public/../admin` took the route of `/public` and the rule of `/admin`.
+#[tokio::test(flavor = "multi_thread")]
+async fn routes_see_a_path_as_rules_do_and_it_goes_on_as_it_came() {
+    let routes = "{ match: { path_prefix: /admin }, upstream: reviews-v1 },
+        { match: { path_prefix: /public }, upstream: reviews-v2, rewrite: { path: /v2 } }, { upstream: other }";
+    let proxy = proxy(routes).await;
+    for (path, expected) in [
+        ("/public/../admin/x", "v1 /public/../admin/x"),
+        ("//admin", "v1 //admin"),
+        ("/%61dmin/./x?a=%2e", "v1 /%61dmin/./x?a=%2e"),
+        ("/public/%2e%2e/admin", "v1 /public/%2e%2e/admin"),
+        ("/public/x%20y//z", "v2 /v2/x%20y/z"),
+        ("/admin/../public/a%2Fb?q=1", "v2 /v2/a%2Fb?q=1"),
+        ("/public%2Fx", "other /public%2Fx"),
+        ("/ADMIN", "other /ADMIN"),
+    ] {
+        assert_eq!(raw(&proxy, path).await, expected, "{path}");
+    }
+    proxy.drain().await;
 }

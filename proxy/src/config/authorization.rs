@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, HashSet};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::{ConfigError, Listener, TlsMode, validate::check},
-    security::is_normal_path,
+    config::{ConfigError, Listener, ListenerProtocol, TlsMode, validate::check},
+    path::is_normal_path,
 };
 
 /// Who may do what at a listener. A request that a `deny` rule matches is refused; if there are `allow` rules, one that
-/// none of them matches is refused too.
+/// none of them matches is refused too. Where plain TCP is spoken (`protocol: tcp` or `detect`) rules are about connections
+/// and can ask for `principals` and `namespaces` only; one that may not pass is closed before an upstream is connected to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Authorization {
@@ -40,7 +41,7 @@ pub struct AuthorizationRule {
 pub enum AuthorizationAction {
     /// It may pass, if no `deny` rule matches.
     Allow,
-    /// It is answered with 403.
+    /// It is answered with 403, or closed where it is a connection.
     Deny,
 }
 
@@ -134,7 +135,19 @@ impl Conditions {
                     .map_err(|why| ConfigError(format!("{key}.{name}[{i}] is {value:?}: {why}")))?;
             }
         }
-        self.check_sources(key, listener)
+        self.check_sources(key, listener)?;
+        self.check_protocol(key, listener)
+    }
+
+    /// Of a connection whose bytes nobody reads only its other end is known.
+    fn check_protocol(&self, key: &str, listener: &Listener) -> Result<(), ConfigError> {
+        let reads_all = listener.protocol == ListenerProtocol::Http;
+        let known = |name: &str| reads_all || matches!(name, "principals" | "namespaces");
+        let unknown = self.lists().into_iter().find(|(name, values)| values.is_some() && !known(name));
+        check(unknown.is_none(), || {
+            let name = unknown.map_or("", |(name, _)| name);
+            format!("{key}.{name}: plain TCP has none; where protocol is tcp or detect say principals or namespaces")
+        })
     }
 
     /// Who is not asked for an identity or a token never has one.

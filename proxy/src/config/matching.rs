@@ -8,13 +8,14 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Match {
-    /// The whole path.
+    /// The whole path. Paths, here and in the request, are read as in the rules of `authorization`: escapes decoded, `//` merged,
+    /// `.` and `..` resolved; `%2F` separates nothing. What is passed on stays as it came.
     pub path: Option<String>,
     /// Whole segments: `/api` matches `/api` and `/api/x`, not `/apix`. A `/` at the end matches what follows it.
     pub path_prefix: Option<String>,
     /// Characters, not segments: `/api` matches `/apix` too; what Envoy and Istio call a prefix.
     pub path_starts_with: Option<String>,
-    /// A regular expression over the whole path.
+    /// A regular expression over the whole path as it is read, so with a space in place of `%20`.
     pub path_regex: Option<String>,
     /// Whether `/A` and `/a` are the same path.
     pub ignore_path_case: bool,

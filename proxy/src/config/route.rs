@@ -37,7 +37,8 @@ pub struct Route {
     pub max_stream_duration_ms: Option<u64>,
     /// The longest silence of the upstream inside the response's body; `timeouts.stream_idle_ms` when absent.
     pub idle_timeout_ms: Option<u64>,
-    /// Which requests go out again when they fail; none when absent.
+    /// Which requests go out again when they fail. When absent only what certainly never arrived does, once, and, where the method is
+    /// idempotent and there is no body, what a kept connection closed upon; `attempts: 0` for nothing at all.
     pub retries: Option<Retries>,
     /// Another upstream that gets copies.
     pub mirror: Option<Mirror>,
@@ -90,7 +91,8 @@ pub struct Respond {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Rewrite {
-    /// Takes the place of the prefix that matched, or of the whole path when it was not matched by a prefix.
+    /// Takes the place of the prefix that matched, or of the whole path when it was not matched by a prefix. What follows stays as it
+    /// came, without `//`, `.` and `..`.
     pub path: Option<String>,
     /// The new `Host` or `:authority`.
     pub host: Option<String>,

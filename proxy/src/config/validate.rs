@@ -105,7 +105,7 @@ impl Config {
 
     /// Routes are for HTTP, an upstream of its own for TCP; `detect` needs both.
     fn check_protocol(&self, i: usize, listener: &Listener) -> Result<(), ConfigError> {
-        let Listener { protocol, routes, istio, upstream, jwt, authorization, .. } = listener;
+        let Listener { protocol, routes, istio, upstream, jwt, .. } = listener;
         let (http, tcp) = match protocol {
             ListenerProtocol::Http => (true, false),
             ListenerProtocol::Tcp => (false, true),
@@ -116,8 +116,8 @@ impl Config {
         check(http || !routed, || {
             format!("listeners[{i}].routes: requests are not read where protocol is tcp; use `upstream`")
         })?;
-        check(!tcp || (jwt.is_none() && authorization.is_none()), || {
-            format!("listeners[{i}]: jwt and authorization are about requests, and plain TCP would pass beside them")
+        check(!tcp || jwt.is_none(), || {
+            format!("listeners[{i}].jwt: tokens come with requests, and plain TCP would pass beside them")
         })?;
         match upstream {
             None => check(!tcp, || format!("listeners[{i}].upstream is missing: plain TCP needs one")),

@@ -16,15 +16,14 @@ use http_body_util::{Either, Full};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use weir_policy::PolicySet;
 
 use crate::{
     authority::{authority_of, split_port},
-    config::Secret,
-    control::{endpoints, metrics::metrics},
+    control::{InForce, endpoints, metrics::metrics},
     reload::Status,
     telemetry::{TapBody, TapError, Taps},
     workload::Current,
@@ -49,8 +48,8 @@ pub(crate) struct Admin {
     pub(crate) current: Current,
     pub(crate) status: Arc<ArcSwap<Status>>,
     pub(crate) taps: Arc<Taps>,
-    /// What a caller has to know; nothing when absent.
-    pub(crate) token: Option<Secret>,
+    /// Says what a caller has to know.
+    pub(crate) in_force: watch::Receiver<InForce>,
     /// Whether it is reached from this machine only.
     pub(crate) local: bool,
     /// What `POST /drain` begins.
@@ -59,7 +58,7 @@ pub(crate) struct Admin {
 
 /// `/policy`: the set in force, where it came from and how long ago.
 #[derive(Serialize)]
-struct InForce<'a> {
+struct PolicyInForce<'a> {
     source: &'static str,
     age_ms: u64,
     #[serde(flatten)]
@@ -110,7 +109,7 @@ impl Admin {
             if !self.knows(request.headers().get(AUTHORIZATION)) {
                 return self.unauthorized();
             }
-            if self.local && self.token.is_none() && is_of_a_page(request) {
+            if self.local && !self.asks() && is_of_a_page(request) {
                 let why =
                     "ask by an address or as localhost, and not from a web page; or set an admin_token\n".to_owned();
                 return respond(StatusCode::FORBIDDEN, TEXT, why).map(Either::Left);
@@ -156,7 +155,7 @@ impl Admin {
         let (source, since) = *self.current.load().origin.lock();
         let age_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
         let set = self.current.load().applied.load();
-        serde_json::to_string_pretty(&InForce { source: source.as_str(), age_ms, set: &set }).unwrap_or_default()
+        serde_json::to_string_pretty(&PolicyInForce { source: source.as_str(), age_ms, set: &set }).unwrap_or_default()
     }
 
     fn tap(&self, query: &str) -> Answer {
@@ -176,8 +175,13 @@ impl Admin {
         }
     }
 
+    fn asks(&self) -> bool {
+        self.in_force.borrow().token.is_some()
+    }
+
     fn knows(&self, authorization: Option<&HeaderValue>) -> bool {
-        let Some(token) = &self.token else { return true };
+        let in_force = self.in_force.borrow();
+        let Some(token) = &in_force.token else { return true };
         let said = authorization.and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
         said.is_some_and(|said| token.is(said))
     }

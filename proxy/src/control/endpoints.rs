@@ -31,6 +31,9 @@ struct EndpointRow {
     /// Until it is no longer left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     ejected_ms: Option<u64>,
+    /// Until the end of the rest that it asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resting_ms: Option<u64>,
     in_flight: u32,
     latency_ms: f64,
 }
@@ -49,6 +52,7 @@ pub(crate) fn json(workload: &Workload) -> String {
             labels: endpoint.spec.labels.clone(),
             healthy: ejected_until.is_none(),
             ejected_ms: ejected_until.map(|until| millis(until.duration_since(now))),
+            resting_ms: endpoint.rest.left(now).map(millis),
             in_flight: endpoint.in_flight.load(Relaxed),
             latency_ms: endpoint.latency.lock().seconds(now) * 1e3,
         }

@@ -91,12 +91,13 @@ impl Follower {
         Self { current, reach, min_rate_per_s, keeper: state.map(Keeper::start), newest, decays }
     }
 
-    /// Follows until `stop`; the newest set is on disk when it returns.
-    pub(crate) async fn run(mut self, stop: CancellationToken) {
+    /// Follows until `stop`; the newest set is on disk when it returns, with what another one would go on from.
+    pub(crate) async fn run(mut self, stop: CancellationToken) -> Remembered {
         self.follow_until(stop).await;
         if let Some(keeper) = self.keeper {
             keeper.finish().await;
         }
+        Remembered { newest: self.newest, decays: self.decays }
     }
 
     async fn follow_until(&mut self, stop: CancellationToken) {

@@ -2,37 +2,74 @@
 
 use std::{num::NonZeroU32, sync::atomic::Ordering::Relaxed, time::Duration};
 
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::{
+    sync::watch,
+    time::{Instant, MissedTickBehavior},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use weir_policy::ConcurrencyLimit;
 
 use crate::{
     config::LocalLimit,
+    control::InForce,
     regulate::{Load, LocalLimiter, STEP},
     workload::{Current, Workload},
 };
 
-/// Steps the local limiter until `stop`; `followed` says whether there is a control plane at all.
-pub(crate) async fn hold(current: Current, config: LocalLimit, followed: bool, stop: CancellationToken) {
+/// Steps the local limiter until `stop`, wherever the configuration in force asks for one. What it has learnt of the service
+/// stays when a reload says otherwise how long may be waited.
+pub(crate) async fn hold(current: Current, mut in_force: watch::Receiver<InForce>, stop: CancellationToken) {
     let started = Instant::now();
-    let silence = Duration::from_millis(config.silence_ms);
     let mut ticks = tokio::time::interval(STEP);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    current.load().latencies.want();
-    let mut limiter = LocalLimiter::new(Duration::from_millis(config.queue_wait_ms), 1, started);
+    let mut held: Option<(LocalLimit, LocalLimiter)> = None;
     loop {
+        let (config, followed) = asked(&mut in_force);
+        let Some(config) = config else {
+            if held.take().is_some() {
+                release(&current.load());
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                Ok(()) = in_force.changed() => continue,
+                else => return,
+            }
+        };
         let now = tokio::select! {
             () = stop.cancelled() => return,
             now = ticks.tick() => now,
         };
         // each time that of now: a reload may know of more servers
         let workload = current.load();
+        let wait = Duration::from_millis(config.queue_wait_ms);
+        let (obeyed, limiter) = held.get_or_insert_with(|| {
+            workload.latencies.want();
+            (config, LocalLimiter::new(wait, 1, now))
+        });
+        if *obeyed != config {
+            *obeyed = config;
+            limiter.set_queue_wait(wait);
+            enforce(&workload, &config, NonZeroU32::new(workload.local_limit.load(Relaxed)));
+        }
         let heard = workload.policy_news.borrow().unwrap_or(started);
-        let silent = !followed || now.duration_since(heard) >= silence;
+        let silent = !followed || now.duration_since(heard) >= Duration::from_millis(config.silence_ms);
         limiter.set_floor(workload.servers.unwrap_or(1));
-        step(&workload, &config, &mut limiter, silent, now);
+        step(&workload, &config, limiter, silent, now);
     }
+}
+
+/// What the configuration in force says, and whether there is a control plane at all.
+fn asked(in_force: &mut watch::Receiver<InForce>) -> (Option<LocalLimit>, bool) {
+    let in_force = in_force.borrow_and_update();
+    (in_force.config.limits.local_limit, in_force.config.policy.is_some())
+}
+
+/// Nobody asks for a limit any more.
+fn release(workload: &Workload) {
+    workload.latencies.want_no_more();
+    workload.local_limit.store(0, Relaxed);
+    workload.gate.set_local(None);
 }
 
 fn step(workload: &Workload, config: &LocalLimit, limiter: &mut LocalLimiter, silent: bool, now: Instant) {
@@ -79,17 +116,30 @@ mod tests {
         security::Security,
     };
 
+    const TEXT: &str = "service: tagger\nservers: 2\n\
+        listeners: [{ address: '127.0.0.1:0', direction: inbound, routes: [{ upstream: app }] }]\n\
+        upstreams: [{ name: app, endpoints: ['127.0.0.1:9001'] }]";
+
     fn workload() -> Arc<Workload> {
-        let text = "service: tagger\nservers: 2\nlimits: { local_limit: { queue_wait_ms: 20, silence_ms: 1000 } }\n\
-            listeners: [{ address: '127.0.0.1:0', direction: inbound, routes: [{ upstream: app }] }]\n\
-            upstreams: [{ name: app, endpoints: ['127.0.0.1:9001'] }]";
-        let config = Config::from_yaml(text).unwrap();
+        let config = Config::from_yaml(TEXT).unwrap();
         Arc::new(Workload::new(
             &config,
             "127.0.0.1:80".parse().unwrap(),
             Arc::new(Tally::default()),
             Security::default(),
         ))
+    }
+
+    /// A configuration with this local limit, and with or without a control plane.
+    fn in_force(local_limit: Option<LocalLimit>, followed: bool) -> (watch::Sender<InForce>, watch::Receiver<InForce>) {
+        watch::channel(told(local_limit, followed))
+    }
+
+    fn told(local_limit: Option<LocalLimit>, followed: bool) -> InForce {
+        let policy = if followed { "policy: { from: 'http://127.0.0.1:1' }\n" } else { "" };
+        let mut config = Config::from_yaml(&format!("{policy}{TEXT}")).unwrap();
+        config.limits.local_limit = local_limit;
+        InForce::open(Arc::new(config), None, &Arc::default()).unwrap()
     }
 
     /// What a service of two workers of 10 ms shows in `ms` with this many in flight.
@@ -111,8 +161,9 @@ mod tests {
     async fn it_acts_within_100_ms_of_silence_in_an_overload_and_steps_back_no_faster_than_others_regulate() {
         let (workload, stop) = (workload(), CancellationToken::new());
         let config = LocalLimit { queue_wait_ms: 20, silence_ms: 1_000, queue: 4 };
-        let holding =
-            tokio::spawn(hold(Arc::new(arc_swap::ArcSwap::from(workload.clone())), config, true, stop.clone()));
+        let (_reloaded, in_force) = in_force(Some(config), true);
+        let current = Arc::new(arc_swap::ArcSwap::from(workload.clone()));
+        let holding = tokio::spawn(hold(current, in_force, stop.clone()));
         let speak = || workload.policy_news.send_replace(Some(Instant::now()));
         for _ in 0..5 {
             speak();
@@ -152,6 +203,33 @@ mod tests {
         assert_eq!(limit(&workload), (0, false), "it held nobody back");
         serve(&workload, 40, 1_100).await;
         assert_eq!(limit(&workload), (6, true), "silent again");
+        stop.cancel();
+        holding.await.unwrap();
+    }
+
+    /// Found in an audit: a changed local limit needed a restart, and with it went what was known of the service.
+    #[tokio::test(start_paused = true)]
+    async fn a_reload_changes_the_wait_and_forgets_nothing() {
+        let (workload, stop) = (workload(), CancellationToken::new());
+        let config = LocalLimit { queue_wait_ms: 20, silence_ms: 1_000, queue: 4 };
+        let (reloaded, in_force) = in_force(Some(config), false);
+        let current = Arc::new(arc_swap::ArcSwap::from(workload.clone()));
+        let holding = tokio::spawn(hold(current, in_force, stop.clone()));
+        serve(&workload, 1, 4_500).await;
+        serve(&workload, 40, 200).await;
+        // two workers of 10 ms and 20 ms of waiting allowed
+        assert_eq!(limit(&workload), (6, true));
+        reloaded.send_replace(told(Some(LocalLimit { queue_wait_ms: 10, ..config }), false));
+        serve(&workload, 6, 200).await;
+        assert_eq!(limit(&workload), (4, true), "10 ms from now on");
+        reloaded.send_replace(told(None, false));
+        serve(&workload, 4, 100).await;
+        assert_eq!(limit(&workload), (0, false), "nobody asks for it any more");
+        assert_eq!(workload.latencies.look(), None, "nor measures for it");
+        reloaded.send_replace(told(Some(config), false));
+        serve(&workload, 1, 4_500).await;
+        serve(&workload, 40, 200).await;
+        assert_eq!(limit(&workload), (6, true), "somebody does again");
         stop.cancel();
         holding.await.unwrap();
     }

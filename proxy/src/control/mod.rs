@@ -5,6 +5,7 @@ mod admin;
 mod endpoints;
 mod follow;
 mod hold;
+mod in_force;
 mod metrics;
 mod reach;
 mod state;
@@ -12,6 +13,7 @@ mod thread;
 
 pub(crate) use admin::{Admin, serve as serve_admin};
 pub(crate) use follow::{Follower, Remembered};
+pub(crate) use in_force::InForce;
 pub(crate) use reach::Reach;
 pub(crate) use state::{Keeper, StateFile};
 pub(crate) use thread::Control;

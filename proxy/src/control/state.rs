@@ -18,7 +18,7 @@ use tracing::warn;
 use weir_policy::PolicySet;
 
 /// Where the set of one workload is kept.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct StateFile {
     path: PathBuf,
 }

@@ -39,6 +39,12 @@ impl Latencies {
         self.wanted.store(true, Relaxed);
     }
 
+    /// Ends it, and forgets what was collected.
+    pub(crate) fn want_no_more(&self) {
+        self.wanted.store(false, Relaxed);
+        self.clear();
+    }
+
     /// Takes note of one answer.
     pub(crate) fn observe(&self, latency: Duration, in_flight: u32) {
         if self.wanted.load(Relaxed) {

@@ -105,6 +105,11 @@ impl LocalLimiter {
         self.floor = floor.max(1);
     }
 
+    /// How long may be waited is another from now on.
+    pub(crate) fn set_queue_wait(&mut self, queue_wait: Duration) {
+        self.queue_wait_s = queue_wait.as_secs_f64();
+    }
+
     /// The limit that follows from what was measured since the last step; `None` as long as there was no need of one.
     ///
     /// Returns whether the measurement was used up, too: if not it is to be carried on.

@@ -1,6 +1,6 @@
 //! [`Matcher`]: whether a route takes a request, compiled.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use http::{HeaderName, Method, Request};
 use regex::Regex;
@@ -8,6 +8,7 @@ use regex::Regex;
 use crate::{
     authority::{authority_of, split_port},
     config::{ConfigError, Match, ValueMatch},
+    path::{after, as_routed, as_routed_start},
     routing::value::{ValueIs, fields, whole},
     security::Peer,
 };
@@ -63,11 +64,12 @@ impl Matcher {
         })
     }
 
-    pub(crate) fn accepts<B>(&self, request: &Request<B>) -> bool {
+    /// `path` is the request's as routes see it ([`as_routed`]).
+    pub(crate) fn accepts<B>(&self, request: &Request<B>, path: &str) -> bool {
         let has = |(name, value): &(HeaderName, ValueIs)| {
             value.accepts_one_of(request.headers().get_all(name).iter().map(|value| value.to_str().ok()))
         };
-        self.accepts_path(request.uri().path())
+        self.accepts_path(path)
             && self.accepts_host(request)
             && (self.methods.is_empty() || self.methods.contains(request.method()))
             && self.headers.iter().all(has)
@@ -93,10 +95,10 @@ impl Matcher {
             && self.authority.as_ref().is_none_or(|wanted| wanted.accepts_one_of([Some(authority)].into_iter()))
     }
 
-    /// What follows the prefix; `None` when the path is not matched by one.
-    pub(crate) fn after_prefix<'a>(&self, path: &'a str) -> Option<&'a str> {
+    /// What follows the prefix in a path as it came; `None` when the path is not matched by one.
+    pub(crate) fn after_prefix<'a>(&self, path: &'a str) -> Option<Cow<'a, str>> {
         match &self.path {
-            PathIs::Prefix(prefix) | PathIs::StartsWith(prefix) => path.get(prefix.len()..),
+            PathIs::Prefix(prefix) | PathIs::StartsWith(prefix) => after(path, prefix.len()),
             _ => None,
         }
     }
@@ -108,9 +110,15 @@ impl PathIs {
         let Match { path, path_prefix, path_starts_with, path_regex, .. } = matches;
         match (path, path_prefix, path_starts_with, path_regex) {
             (None, None, None, None) => Ok(Self::Any),
-            (Some(path), None, None, None) => Ok(Self::Exact(case(rooted(path, "match.path")?))),
-            (None, Some(prefix), None, None) => Ok(Self::Prefix(case(rooted(prefix, "match.path_prefix")?))),
-            (None, None, Some(start), None) => Ok(Self::StartsWith(case(rooted(start, "match.path_starts_with")?))),
+            (Some(path), None, None, None) => {
+                Ok(Self::Exact(case(as_routed(rooted(path, "match.path")?).into_owned())))
+            }
+            (None, Some(prefix), None, None) => {
+                Ok(Self::Prefix(case(as_routed(rooted(prefix, "match.path_prefix")?).into_owned())))
+            }
+            (None, None, Some(start), None) => {
+                Ok(Self::StartsWith(case(as_routed_start(rooted(start, "match.path_starts_with")?))))
+            }
             (None, None, None, Some(regex)) if matches.ignore_path_case => {
                 Ok(Self::Regex(whole(&format!("(?i:{regex})"), "match.path_regex")?))
             }
@@ -152,8 +160,8 @@ impl HostIs {
     }
 }
 
-fn rooted(path: &str, key: &str) -> Result<String, ConfigError> {
-    if path.starts_with('/') { Ok(path.to_owned()) } else { Err(ConfigError(format!("{key} must start with /"))) }
+fn rooted<'a>(path: &'a str, key: &str) -> Result<&'a str, ConfigError> {
+    if path.starts_with('/') { Ok(path) } else { Err(ConfigError(format!("{key} must start with /"))) }
 }
 
 /// The parameters of a query, as they stand in the URI.
@@ -178,7 +186,11 @@ mod tests {
 
     fn accepts(yaml: &str, request: http::request::Builder) -> bool {
         let matches: Match = serde_saphyr::from_str(yaml).unwrap();
-        Matcher::new(&matches).unwrap().accepts(&request.body(()).unwrap())
+        matched(&matches, &request.body(()).unwrap())
+    }
+
+    fn matched(matches: &Match, request: &Request<()>) -> bool {
+        Matcher::new(matches).unwrap().accepts(request, &as_routed(request.uri().path()))
     }
 
     fn get(uri: &str) -> http::request::Builder {
@@ -204,7 +216,7 @@ mod tests {
         ] {
             let matches = Match { path_prefix: prefix.map(Into::into), host: host.map(Into::into), ..Match::default() };
             let request = Request::builder().uri(path).header("host", authority).body(()).unwrap();
-            assert_eq!(Matcher::new(&matches).unwrap().accepts(&request), expected, "{matches:?} on {authority}{path}");
+            assert_eq!(matched(&matches, &request), expected, "{matches:?} on {authority}{path}");
         }
     }
 
@@ -216,7 +228,7 @@ mod tests {
                 request.extensions_mut().insert(Arc::new(Peer::default()));
             }
             let matches: Match = serde_saphyr::from_str(&format!("port: {port}")).unwrap();
-            assert_eq!(Matcher::new(&matches).unwrap().accepts(&request), expected, "{tls} {port}");
+            assert_eq!(matched(&matches, &request), expected, "{tls} {port}");
         }
     }
 
@@ -232,6 +244,16 @@ mod tests {
             ("{ path_prefix: /Ab, ignore_path_case: true }", get("/aB/x"), true),
             ("{ path_regex: '/A[bc]', ignore_path_case: true }", get("/aB"), true),
             ("path: /A", get("/a"), false),
+            ("path: /a", get("//x/%2e%2E/./%61"), true),
+            ("path: /%61", get("/a"), true),
+            ("path: '/a%20b'", get("/a%20b"), true),
+            ("path: /a/b", get("/a%2fb"), false),
+            ("path: /a%2fb", get("/a%2Fb"), true),
+            ("path_prefix: /admin", get("/x/../admin/y"), true),
+            ("path_prefix: /x", get("/x/../admin"), false),
+            ("path_starts_with: /.", get("//.git"), true),
+            ("path_starts_with: /.", get("/a/.git"), false),
+            ("path_regex: '/v[0-9]+/.*'", get("/v12/%2e/x"), true),
             ("hosts: [other, shop.example]", get("/"), true),
             ("hosts: [other]", get("/"), false),
             ("port: 8080", get("/"), true),

@@ -136,8 +136,9 @@ impl Route {
         Arc::new(self)
     }
 
-    pub(crate) fn accepts<B>(&self, request: &Request<B>) -> bool {
-        self.matcher.accepts(request)
+    /// Whether it takes a request with `path`, as routes see it.
+    pub(crate) fn accepts<B>(&self, request: &Request<B>, path: &str) -> bool {
+        self.matcher.accepts(request, path)
     }
 
     /// How much of a request's body is kept as it passes.
@@ -167,7 +168,7 @@ impl Route {
         let asked = || uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
         let Some(new) = &self.new_path else { return asked() };
         let rest = self.matcher.after_prefix(uri.path()).unwrap_or_default();
-        replaced(new, rest, uri.query()).unwrap_or_else(asked)
+        replaced(new, &rest, uri.query()).unwrap_or_else(asked)
     }
 
     /// The host as it goes on, if it changes.

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderName, HeaderValue, Request};
+use http::{HeaderName, HeaderValue, Method, Request};
 
 use crate::{
     authority::host_of,
@@ -80,14 +80,21 @@ impl Guard {
             None => None,
         };
         let Some(rules) = &self.rules else { return Ok(None) };
-        let decision = decide(rules, peer.as_deref(), claims.as_ref(), request);
-        if decision.allowed {
-            count(&self.stats.allowed);
-            Ok(Some(decision))
-        } else {
-            count(&self.stats.denied);
-            Err(Denial::Forbidden(decision))
-        }
+        self.counted(decide(rules, peer.as_deref(), claims.as_ref(), request)).map(Some).map_err(Denial::Forbidden)
+    }
+
+    /// Lets a connection through whose bytes nobody reads, or not: by who is at its other end, which is all that is known.
+    pub(crate) fn check_connection(&self, peer: Option<&Peer>) -> Result<Option<Arc<Decision>>, Arc<Decision>> {
+        let Some(rules) = &self.rules else { return Ok(None) };
+        let principal = peer.and_then(|peer| peer.principal.as_ref());
+        let asked = Asked { principal, method: &Method::CONNECT, host: None, claims: None };
+        let decision = rules.decide(&asked, "");
+        self.counted(decision).map(Some)
+    }
+
+    fn counted(&self, decision: Arc<Decision>) -> Result<Arc<Decision>, Arc<Decision>> {
+        count(if decision.allowed { &self.stats.allowed } else { &self.stats.denied });
+        if decision.allowed { Ok(decision) } else { Err(decision) }
     }
 
     /// RFC 6750 §3: without a token, no error is named.

@@ -19,7 +19,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use rustls::crypto::CryptoProvider;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub(crate) use authorize::{Decision, is_normal_path};
+pub(crate) use authorize::Decision;
 pub(crate) use guard::{Denial, Guard};
 pub(crate) use stats::SecurityStats;
 pub(crate) use tls::{Accepted, ClientTls, Peer, ServerTls, Watched};
@@ -56,9 +56,10 @@ struct ListenerSecurity {
     guard: Option<Guard>,
 }
 
-/// TLS towards somebody whom the proxy knows for as long as it runs: a reload cannot change who that is.
+/// TLS towards somebody whom the proxy knows until a reload says that it is somebody else.
 #[derive(Clone, Debug)]
 struct Remote {
+    asked: RemoteTls,
     tls: Arc<ClientTls>,
     watched: Watched,
 }
@@ -219,12 +220,15 @@ impl Remote {
         opening: Opening<'_>,
         known: Option<Self>,
     ) -> Result<Option<Self>, SecurityError> {
-        if known.is_some() || !url.starts_with("https://") {
-            return Ok(known);
+        if !url.starts_with("https://") {
+            return Ok(None);
         }
         let asked = asked.cloned().unwrap_or_default();
+        if let Some(known) = known.filter(|known| known.asked == asked) {
+            return Ok(Some(known));
+        }
         let (tls, watched) = ClientTls::open(&asked, key, Protocol::H2, opening.provider)?;
-        Ok(Some(Self { tls, watched }))
+        Ok(Some(Self { asked, tls, watched }))
     }
 }
 

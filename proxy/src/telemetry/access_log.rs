@@ -18,6 +18,7 @@ use std::{
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -49,7 +50,7 @@ pub(crate) struct LogWriter {
     tally: Arc<Tally>,
     reopen: Reopen,
     /// Closes when everything is written.
-    written: Receiver<()>,
+    written: Mutex<Receiver<()>>,
 }
 
 /// Asks the writer to look for its file at once.
@@ -102,7 +103,7 @@ impl LogWriter {
             write_all(&waiting, output);
             drop(done);
         })?;
-        Ok(Self { lines: Some(lines), format, tally, reopen, written })
+        Ok(Self { lines: Some(lines), format, tally, reopen, written: Mutex::new(written) })
     }
 
     /// What asks it to look for its file.
@@ -121,7 +122,7 @@ impl LogWriter {
 impl Drop for LogWriter {
     fn drop(&mut self) {
         self.lines = None;
-        if self.written.recv_timeout(FLUSH) == Err(RecvTimeoutError::Timeout) {
+        if self.written.get_mut().recv_timeout(FLUSH) == Err(RecvTimeoutError::Timeout) {
             warn!("stopped before the access log was written to its end");
         }
     }

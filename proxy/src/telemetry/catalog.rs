@@ -30,6 +30,9 @@ pub(crate) const OWN: &[Entry<Workload>] = &[
     counter("requests", "{request}", "requests that came in", |w| read(&w.tally.requests)),
     counter("shed", "{request}", "requests that limits or breakers turned away", |w| read(&w.tally.shed)),
     counter("retries", "{request}", "attempts beside the first", |w| read(&w.tally.retries)),
+    counter("rerouted", "{request}", "of those, requests that never arrived or whose kept connection closed", |w| {
+        read(&w.tally.rerouted)
+    }),
     counter("retries_refused", "{request}", "retries that a budget or a breaker did not allow", |w| {
         read(&w.tally.retries_refused)
     }),
@@ -187,7 +190,7 @@ mod tests {
     fn names_are_as_either_side_has_them() {
         for (entry, prometheus, otlp) in [
             (&OWN[0], "weir_proxy_requests_total", "weir.proxy.requests"),
-            (&OWN[26], "weir_proxy_expected_wait_ns", "weir.proxy.expected_wait"),
+            (&OWN[27], "weir_proxy_expected_wait_ns", "weir.proxy.expected_wait"),
         ] {
             assert_eq!((entry.prometheus().as_str(), entry.otlp().as_str()), (prometheus, otlp));
         }

@@ -46,6 +46,8 @@ pub(crate) struct Exporter {
     metrics: MetricsServiceClient<Channel>,
     started_unix_nano: u64,
     batch: Vec<SpanRecord>,
+    /// Whether the batch's spans are counted already; its access logs follow.
+    spans_settled: bool,
 }
 
 enum Event {
@@ -57,12 +59,13 @@ enum Event {
 }
 
 impl Exporter {
-    /// `channel` is connected on first use.
+    /// `channel` is connected on first use; counts are said to be since `started_unix_nano`, whoever exported them before.
     pub(crate) fn new(
         config: Telemetry,
         current: Current,
         records: mpsc::Receiver<SpanRecord>,
         channel: Channel,
+        started_unix_nano: u64,
     ) -> Self {
         Self {
             batch: Vec::with_capacity(config.batch_spans),
@@ -73,7 +76,8 @@ impl Exporter {
             writer: SpanWriter::default(),
             logs: LogsServiceClient::new(channel.clone()),
             metrics: MetricsServiceClient::new(channel),
-            started_unix_nano: unix_nano_now(),
+            started_unix_nano,
+            spans_settled: false,
         }
     }
 
@@ -144,31 +148,36 @@ impl Exporter {
         self.send_metrics().await;
     }
 
-    /// Counts what is left as dropped. No thread records any more, so what is not settled is lost.
+    /// Counts what is left as dropped; whoever comes later finds the queue closed.
     fn give_up(&mut self) {
         let tally = &self.current.load().tally;
-        let counters = tally.read();
-        let settled = counters.spans_sent + counters.spans_rejected + counters.spans_dropped;
-        let spans = usize::try_from(counters.spans_recorded.saturating_sub(settled)).unwrap_or(usize::MAX);
-        let mut logs = self.batch.iter().filter(|r| r.log).count();
-        while let Ok(record) = self.records.try_recv() {
-            logs += usize::from(record.log);
+        self.records.close();
+        let mut left = count(&self.batch);
+        if self.spans_settled {
+            left.0 = 0;
         }
+        while let Ok(record) = self.records.try_recv() {
+            let (spans, logs) = count([&record]);
+            left = (left.0 + spans, left.1 + logs);
+        }
+        let (spans, logs) = left;
         tally.lose(Loss::Stopped, spans, logs);
         warn!(spans, logs, "stopped before the collector took these");
     }
 
     async fn send_batch(&mut self, stop: &CancellationToken) {
-        let span_count = self.batch.iter().filter(|r| r.trace.sampled).count();
+        let (span_count, _) = count(&self.batch);
         if span_count > 0 && !self.send_spans(span_count, stop).await {
             return; // stopping: the batch stays for the flush
         }
+        self.spans_settled = true;
         let logs: Vec<&SpanRecord> = self.batch.iter().filter(|r| r.log).collect();
         if !logs.is_empty() {
             let (request, count) = (encode::logs(&self.current.load(), &logs), logs.len());
             self.send_logs(request, count).await;
         }
         self.batch.clear();
+        self.spans_settled = false;
     }
 
     /// False when `stop` came before an answer that settles the batch.
@@ -236,6 +245,14 @@ impl Exporter {
     }
 }
 
+/// How many spans and access logs these are.
+fn count<'a>(records: impl IntoIterator<Item = &'a SpanRecord>) -> (usize, usize) {
+    let add = |(spans, logs), record: &SpanRecord| {
+        (spans + usize::from(record.trace.sampled), logs + usize::from(record.log))
+    };
+    records.into_iter().fold((0, 0), add)
+}
+
 /// Half to all of a back-off, so that many proxies do not come back in step.
 pub(crate) fn jittered(backoff: Duration) -> Duration {
     backoff.mul_f64(rand::random_range(0.5..1.0))
@@ -287,7 +304,7 @@ mod tests {
         let (span, tally) = (record(&workload), workload.tally.clone());
         let current = Arc::new(ArcSwap::from_pointee(workload));
         let (records, queued) = mpsc::channel(config.queue_records);
-        let exporter = Exporter::new(config, current, queued, Reach::new(url, None).unwrap().channel());
+        let exporter = Exporter::new(config, current, queued, Reach::new(url, None).unwrap().channel(), 0);
         let stop = CancellationToken::new();
         let running = tokio::spawn(exporter.run(stop.clone()));
         for _ in 0..3 {

@@ -196,6 +196,11 @@ impl Failure {
         matches!(self, Self::RequestTooLarge | Self::RequestTooSlow | Self::RequestMalformed)
     }
 
+    /// Whether there was no connection at all.
+    pub(crate) fn is_unreachable(self) -> bool {
+        matches!(self, Self::ConnectFailed | Self::ConnectTimeout | Self::TlsFailed)
+    }
+
     /// As in the attribute `error.type` and the header `x-weir-reason`.
     pub(crate) fn as_str(self) -> &'static str {
         match self {

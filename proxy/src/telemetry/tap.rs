@@ -5,7 +5,10 @@
 use std::{
     num::NonZeroU32,
     pin::Pin,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
     task::{Context, Poll},
 };
 
@@ -18,7 +21,7 @@ use weir_policy::RateLimit;
 use crate::{
     config::LogFormat,
     regulate::RateLimiter,
-    telemetry::{SpanRecord, Wanted, line},
+    telemetry::{SpanRecord, line},
 };
 
 /// Eight people may look at once; each costs the control thread a comparison a request.
@@ -36,7 +39,8 @@ const MAX_RATE_PER_S: u32 = 1_000;
 /// Everybody who looks.
 #[derive(Debug)]
 pub(crate) struct Taps {
-    wanted: Arc<Wanted>,
+    /// How many look: data threads keep records for them.
+    open: Arc<AtomicU32>,
     taps: Mutex<Vec<Tap>>,
 }
 
@@ -75,8 +79,8 @@ pub(crate) enum TapError {
 }
 
 impl Taps {
-    pub(crate) fn new(wanted: Arc<Wanted>) -> Self {
-        Self { wanted, taps: Mutex::default() }
+    pub(crate) fn new(open: Arc<AtomicU32>) -> Self {
+        Self { open, taps: Mutex::default() }
     }
 
     /// Begins to show what `query` asks for, until the body is dropped.
@@ -92,20 +96,20 @@ impl Taps {
         rate.set(NonZeroU32::new(per_s).and_then(|burst| RateLimit::new(f64::from(per_s), burst)));
         let (lines, receiver) = mpsc::channel(MAX_LINES);
         taps.push(Tap { filter, rate, lines, dropped: 0 });
-        self.wanted.taps.store(taps.len() as u32, Relaxed);
+        self.open.store(taps.len() as u32, Relaxed);
         Ok(TapBody { lines: receiver })
     }
 
     /// Shows a record to whom it matters.
     pub(crate) fn show(&self, record: &SpanRecord) {
-        if self.wanted.taps.load(Relaxed) == 0 {
+        if self.open.load(Relaxed) == 0 {
             return;
         }
         let mut taps = self.taps.lock();
         taps.retain(|tap| !tap.lines.is_closed());
         let now = Instant::now();
         taps.iter_mut().filter(|tap| tap.filter.accepts(record)).for_each(|tap| tap.show(record, now));
-        self.wanted.taps.store(taps.len() as u32, Relaxed);
+        self.open.store(taps.len() as u32, Relaxed);
     }
 }
 

@@ -193,11 +193,15 @@ pub(super) mod tests {
         traffic::TraceContext,
     };
 
-    pub(in crate::telemetry) fn workload() -> Workload {
+    pub(in crate::telemetry) fn config() -> Config {
         let text = "service: tagger\ninstance: tagger-0\nservers: 4\n\
             listeners: [{ address: '127.0.0.1:0', direction: inbound, routes: [{ upstream: app }] }]\n\
             upstreams: [{ name: app, endpoints: ['127.0.0.1:9001'] }]";
-        let config = Config::from_yaml(text).unwrap();
+        Config::from_yaml(text).unwrap()
+    }
+
+    pub(in crate::telemetry) fn workload() -> Workload {
+        let config = config();
         Workload::new(&config, "127.0.0.1:80".parse().unwrap(), Arc::new(Tally::default()), Security::default())
     }
 

@@ -1,7 +1,8 @@
 //! Sends a request, once or until an attempt is good enough.
 //!
 //! Each attempt goes to an endpoint that did not fail this request yet, and is observed there. What
-//! stops another one: the policy, the deadline, the upstream's budget and breaker, a body that is gone.
+//! stops another one: the policy, the deadline, the upstream's budget and breaker, a body that is gone. Where there is no
+//! policy what certainly never arrived goes out once more (`undone`), within the same budget.
 //! An answer whose head was passed on is never taken back.
 //!
 //! As in Envoy, time counts against the upstream once it has the whole request: while the client is still sending, its
@@ -29,6 +30,7 @@ use crate::{
         read_along::ReadAlong,
         replay::{Recording, RequestBody},
         serve::Worker,
+        undone::{Spare, Undone},
         upload::Upload,
     },
     upstream::{Pick, RetryPermit, Upstream},
@@ -67,8 +69,7 @@ impl Sending<'_> {
     ) -> Result<Answer, Failure> {
         let keep_bytes = self.route.keeps_bytes();
         if keep_bytes == 0 {
-            self.pick(exchange, &[])?;
-            return self.attempt(exchange, request.map(RequestBody::Passing), None).await;
+            return self.send_once(exchange, request.map(RequestBody::Passing)).await;
         }
         let (parts, body) = request.into_parts();
         let recording = Recording::new(body, keep_bytes);
@@ -78,11 +79,34 @@ impl Sending<'_> {
         match &self.route.retries {
             Some(policy) => self.send_again_and_again(policy, exchange, parts, &recording).await,
             None => {
-                self.pick(exchange, &[])?;
                 let body = recording.next_reader().ok_or(Failure::ClientDisconnected)?;
-                self.attempt(exchange, Request::from_parts(parts, body), None).await
+                self.send_once(exchange, Request::from_parts(parts, body)).await
             }
         }
+    }
+
+    /// Nobody asked for retries; what certainly never arrived goes out once more all the same, elsewhere if it can.
+    async fn send_once(&self, exchange: &mut Exchange, request: Request<RequestBody>) -> Result<Answer, Failure> {
+        let tried = self.pick(exchange, &[])?;
+        let Undone { failure, request } = match self.attempt(exchange, request, None).await {
+            Ok(answer) => return Ok(answer),
+            Err(undone) => undone,
+        };
+        let Some(request) = request.filter(|_| Instant::now() < self.gives_up()) else { return Err(failure) };
+        let Some((pick, _permit)) = self.another(tried, failure) else { return Err(failure) };
+        add(&self.worker.workload.tally.rerouted, 1);
+        exchange.retried(Outcome::Failed(failure));
+        exchange.picked(pick);
+        self.attempt(exchange, *request, None).await.map_err(|undone| undone.failure)
+    }
+
+    /// Where a request can go that `tried` did not get, if budget and breaker allow it. One that cannot be connected to
+    /// is not asked twice.
+    fn another(&self, tried: usize, failure: Failure) -> Option<(Pick, RetryPermit)> {
+        let pick = self.upstream.pick(self.hash, &[tried], Instant::now())?;
+        let useless = pick.endpoint.id == tried && failure.is_unreachable();
+        let permit = if useless { None } else { self.permit() };
+        Some((pick, permit?))
     }
 
     async fn send_again_and_again(
@@ -99,6 +123,7 @@ impl Sending<'_> {
             let id = self.pick(exchange, &tried)?;
             let body = recording.next_reader().ok_or(Failure::ClientDisconnected)?;
             let ended = self.attempt(exchange, Request::from_parts(parts.clone(), body), policy.per_try).await;
+            let ended = ended.map_err(|undone| undone.failure);
             let outcome = Outcome::of(&ended);
             let wanted = number <= policy.attempts && recording.can_repeat() && policy.wants(outcome, &parts.method);
             if !wanted {
@@ -143,7 +168,7 @@ impl Sending<'_> {
         exchange: &Exchange,
         request: Request<RequestBody>,
         longest: Option<Duration>,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Answer, Undone> {
         let pick = exchange.pick().ok_or(Failure::NoEndpoint)?;
         let mut answer = pin!(send_to(self.worker, pick, request));
         let own = longest.map(|longest| (Instant::now() + longest, longest));
@@ -158,7 +183,7 @@ impl Sending<'_> {
             }
             // the client may have been sending meanwhile
             if deadline() <= Instant::now() {
-                return Err(Failure::UpstreamTimeout);
+                return Err(Failure::UpstreamTimeout.into());
             }
         }
     }
@@ -176,18 +201,18 @@ impl Sending<'_> {
 }
 
 /// Sends to one endpoint.
-pub(crate) async fn send_to(
-    worker: &Worker,
-    pick: &Pick,
-    mut request: Request<RequestBody>,
-) -> Result<Answer, Failure> {
+pub(crate) async fn send_to(worker: &Worker, pick: &Pick, mut request: Request<RequestBody>) -> Result<Answer, Undone> {
     worker.forget_removed_endpoints();
     if pick.upstream.protocol == Protocol::Http1 {
         default_host(request.headers_mut(), pick.endpoint.address());
     }
     for attempt in 0.. {
         let kept_too = attempt < MAX_STALE;
-        let (connection, kept) = worker.pool.connection(pick, kept_too).await?;
+        let (connection, kept) = match worker.pool.connection(pick, kept_too).await {
+            Ok(connection) => connection,
+            Err(failure) => return Err(Undone::unsent(failure, request)),
+        };
+        let spare = Spare::of(&request, pick, kept);
         let (sent, peer, lease) = match connection {
             Connection::Http1(mut lent) => {
                 (lent.own.sender.try_send_request(request).await, lent.own.peer.clone(), Lease::Http1(lent))
@@ -200,21 +225,10 @@ pub(crate) async fn send_to(
             Ok(response) => return Ok(Answer { response, lease, peer }),
             Err(mut error) => match error.take_message() {
                 Some(unsent) if kept => request = unsent,
-                _ if is_refused(error.error()) => return Err(Failure::StreamRefused),
-                _ => return Err(Failure::UpstreamReset),
+                Some(unsent) => return Err(Undone::unsent(Failure::UpstreamReset, unsent)),
+                None => return Err(spare.after(error.error(), kept)),
             },
         }
     }
-    Err(Failure::UpstreamReset)
-}
-
-/// Whether the upstream promises that it did nothing (RFC 9113 §8.7): it refused the stream, or went away without it. One
-/// that leaves in peace ends only the streams beyond the last that it says it has looked at (§6.8).
-fn is_refused(error: &hyper::Error) -> bool {
-    let cause = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
-    cause.filter(|cause| cause.is_remote()).is_some_and(|cause| match cause.reason() {
-        Some(h2::Reason::REFUSED_STREAM) => true,
-        Some(h2::Reason::NO_ERROR) => cause.is_go_away(),
-        _ => false,
-    })
+    Err(Failure::UpstreamReset.into())
 }

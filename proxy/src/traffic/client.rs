@@ -58,7 +58,7 @@ const HEADERS_ON_STACK: usize = 100;
 pub(crate) struct Client {
     pub(crate) address: IpAddr,
     /// As TLS has proved it.
-    peer: Option<Arc<Peer>>,
+    pub(crate) peer: Option<Arc<Peer>>,
     /// The answers under way to it, if it speaks HTTP/2.
     pub(crate) answers: Option<Rc<Answers>>,
 }
@@ -86,7 +86,7 @@ pub(crate) async fn serve(slot: Rc<Slot>, stream: TcpStream, address: IpAddr) {
         }
         Detected::Tcp => {
             let Some(route) = tcp else { return };
-            tunnel::tcp(worker, route, client.address, client.peer, Guard::open(wire, ahead, tally, patience)).await;
+            tunnel::tcp(worker, listener, route, client, Guard::open(wire, ahead, tally, patience)).await;
         }
     }
 }

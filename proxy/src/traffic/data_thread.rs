@@ -87,6 +87,7 @@ impl DataThread {
         let kept = self.worker.take().map(|worker| worker.pool.clone());
         let pool = kept.unwrap_or_else(|| Rc::new(Pool::new(workload.timeouts, workload.http)));
         pool.obey(workload.timeouts, workload.http);
+        self.recorder.obey(workload.wanted);
         let worker = Worker::new(workload.clone(), pool, self.recorder.clone(), self.tasks.clone());
         self.worker = Some(worker.clone());
         let mut sockets: HashMap<_, _> = sockets.into_iter().collect();

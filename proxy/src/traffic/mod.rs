@@ -34,6 +34,7 @@ mod serve;
 mod timers;
 mod trace_context;
 mod tunnel;
+mod undone;
 mod upgrade;
 mod upload;
 mod vet;

@@ -86,12 +86,7 @@ impl Outcome {
 
     /// Whether the upstream may have begun to work on the request.
     pub(crate) fn reached(self) -> bool {
-        !matches!(
-            self,
-            Self::Failed(
-                Failure::ConnectFailed | Failure::ConnectTimeout | Failure::TlsFailed | Failure::StreamRefused
-            )
-        )
+        !matches!(self, Self::Failed(failure) if failure.is_unreachable() || failure == Failure::StreamRefused)
     }
 
     pub(crate) fn verdict(self) -> Verdict {

@@ -3,7 +3,7 @@
 //! A tunnel is one exchange: admitted, picked and recorded like a request, with the span ending when
 //! the tunnel does.
 
-use std::{net::IpAddr, rc::Rc, sync::Arc};
+use std::{rc::Rc, sync::Arc};
 
 use http::{HeaderValue, Method, Request, Response};
 use hyper::upgrade::OnUpgrade;
@@ -18,15 +18,16 @@ use crate::{
     counters::add,
     lm::{Reading, Watched},
     routing::{Route, Target},
-    security::Peer,
     telemetry::Failure,
     traffic::{
         admission::Entrance,
         answers::Answers,
         attempt::Answer,
         body::ProxyBody,
+        client::Client,
         exchange::{End, Exchange},
         headers::strip_hop_by_hop,
+        outcome::Outcome,
         pool::Wire,
         serve::Worker,
         upgrade::Upgrade,
@@ -36,22 +37,28 @@ use crate::{
 
 /// As the status of a tunnel's span: it had no other answer than to be opened.
 const OPENED: u16 = 200;
+const FORBIDDEN: u16 = 403;
 const REFUSED: u16 = 503;
 const UNREACHABLE: u16 = 502;
 
-/// Passes a TCP connection on to an endpoint of the route's upstream.
-pub(crate) async fn tcp<S>(worker: Rc<Worker>, route: Arc<Route>, address: IpAddr, peer: Option<Arc<Peer>>, client: S)
+/// Passes a TCP connection on to an endpoint of the route's upstream, if the rules of the listener let its client through.
+pub(crate) async fn tcp<S>(worker: Rc<Worker>, listener: usize, route: Arc<Route>, client: Client, stream: S)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut request = Request::new(());
     *request.method_mut() = Method::from_bytes(b"TCP").expect("a token");
-    if let Some(peer) = peer {
-        request.extensions_mut().insert(peer);
+    if let Some(peer) = &client.peer {
+        request.extensions_mut().insert(peer.clone());
     }
     let target = route.next_target();
     let mut exchange = Exchange::begin(&worker, route.clone(), target.map(|target| target.upstream.clone()), &request);
     exchange.tunnels(&HeaderValue::from_static("tcp"));
+    let guard = worker.workload.security.guard(listener);
+    match guard.map_or(Ok(None), |guard| guard.check_connection(client.peer.as_deref())) {
+        Ok(decision) => exchange.allowed(decision),
+        Err(decision) => return exchange.end(End::Denied { decision: Some(decision), status: FORBIDDEN }),
+    }
     let Some(Target { upstream, .. }) = target else {
         return exchange.end(End::Failed { failure: Failure::NoEndpoint, status: REFUSED });
     };
@@ -60,11 +67,11 @@ where
     if let Err(refusal) = entrance.admit(request.headers(), &mut exchange).await {
         return exchange.end(End::Shed { refusal, status: REFUSED });
     }
-    let Affinity { hash, .. } = Affinity::of(upstream, &request, address);
+    let Affinity { hash, .. } = Affinity::of(upstream, &request, client.address);
     match connect(&worker, upstream, hash, &mut exchange).await {
         Ok(wire) => {
             exchange.opened(OPENED);
-            run(&worker, exchange, client, wire).await;
+            run(&worker, exchange, stream, wire).await;
         }
         Err(failure) => exchange.end(End::Failed { failure, status: UNREACHABLE }),
     }
@@ -78,7 +85,24 @@ pub(crate) async fn connect(
     exchange: &mut Exchange,
 ) -> Result<Wire, Failure> {
     let pick = upstream.pick(hash, &[], Instant::now()).ok_or(Failure::NoEndpoint)?;
+    let tried = pick.endpoint.id;
     exchange.picked(pick);
+    let failure = match dial(worker, exchange).await {
+        Ok(wire) => return Ok(wire),
+        Err(failure) => failure,
+    };
+    // nothing was said yet, so another endpoint will do as well
+    let other = upstream.pick(hash, &[tried], Instant::now()).filter(|other| other.endpoint.id != tried);
+    let (Some(other), Some(_permit)) = (other, upstream.retry_permit()) else { return Err(failure) };
+    add(&worker.workload.tally.retries, 1);
+    add(&worker.workload.tally.rerouted, 1);
+    exchange.retried(Outcome::Failed(failure));
+    exchange.picked(other);
+    dial(worker, exchange).await
+}
+
+/// Connects to the endpoint that was picked.
+async fn dial(worker: &Worker, exchange: &mut Exchange) -> Result<Wire, Failure> {
     let pick = exchange.pick().ok_or(Failure::NoEndpoint)?;
     let (wire, peer) = worker.pool.connect(pick).await?;
     exchange.answered_by(peer);

@@ -29,15 +29,20 @@ pub(crate) struct Upgrade {
 }
 
 impl Upgrade {
-    /// The wish of a request, if it has one. An HTTP/1.1 client may be answered as if it had not asked; an
-    /// HTTP/2 client that asks for what cannot be is refused, for its request means nothing else.
+    /// The wish of a request, if it has one. An HTTP/1.1 client may be answered as if it had not asked; one that asks for what
+    /// cannot be is refused where its request means nothing else: for a WebSocket, and over HTTP/2.
     pub(crate) fn wanted(
         request: &mut Request<Incoming>,
         upstream: config::Protocol,
     ) -> Result<Option<Self>, Rejection> {
         let possible = upstream == config::Protocol::Http1;
         let Some(extended) = request.extensions_mut().remove::<Protocol>() else {
-            let protocol = asked(request).filter(|_| possible);
+            let protocol = asked(request);
+            let is_websocket = |protocol: &HeaderValue| protocol.as_bytes().eq_ignore_ascii_case(b"websocket");
+            if !possible && protocol.as_ref().is_some_and(is_websocket) {
+                return Err(Rejection::UpgradeUnsupported);
+            }
+            let protocol = protocol.filter(|_| possible);
             let wish = |protocol| Self { protocol, client: hyper::upgrade::on(request), over_http2: false };
             return Ok(protocol.map(wish));
         };

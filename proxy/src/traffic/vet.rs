@@ -42,7 +42,7 @@ impl Rejection {
             Self::UpgradeUnsupported => (
                 StatusCode::NOT_IMPLEMENTED,
                 "upgrade_unsupported",
-                "the upstream speaks HTTP/2, or the protocol has no name",
+                "an upstream of protocol h2 opens no WebSocket and no other protocol: it needs protocol http1",
             ),
             Self::Malformed(_) => (StatusCode::BAD_REQUEST, "request_malformed", "the request contradicts itself"),
             Self::NoRoute => (StatusCode::NOT_FOUND, "no_route", "no route matches this request"),

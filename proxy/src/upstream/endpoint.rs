@@ -14,11 +14,7 @@ use tokio::time::Instant;
 use crate::{
     config,
     counters::add,
-    upstream::{
-        Upstream,
-        ewma::{PENALTY, PeakEwma},
-        outlier::Health,
-    },
+    upstream::{Upstream, ewma::PeakEwma, outlier::Health, rest::Rest},
 };
 
 /// One address of an upstream and what is known of it.
@@ -29,6 +25,7 @@ pub(crate) struct Endpoint {
     pub(crate) in_flight: AtomicU32,
     pub(crate) latency: Mutex<PeakEwma>,
     pub(crate) health: Health,
+    pub(crate) rest: Rest,
     pub(crate) stats: EndpointStats,
 }
 
@@ -54,7 +51,8 @@ pub(crate) struct Pick {
 impl Endpoint {
     pub(crate) fn new(id: usize, spec: config::Endpoint, now: Instant) -> Self {
         let (in_flight, latency) = (AtomicU32::new(0), Mutex::new(PeakEwma::new(now)));
-        Self { id, spec, in_flight, latency, health: Health::default(), stats: EndpointStats::default() }
+        let (health, rest, stats) = (Health::default(), Rest::new(now), EndpointStats::default());
+        Self { id, spec, in_flight, latency, health, rest, stats }
     }
 
     pub(crate) fn address(&self) -> &str {
@@ -80,14 +78,17 @@ impl Pick {
         add(&stats.requests, 1);
         add(&stats.failures, usize::from(failed));
         stats.latency_ns.fetch_add(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX), Relaxed);
-        let latency = if failed { latency.max(PENALTY).max(rest.unwrap_or_default()) } else { latency };
-        self.endpoint.latency.lock().observe(latency, now);
+        if let Some(rest) = rest {
+            self.endpoint.rest.until(now + rest);
+        }
+        let mut known = self.endpoint.latency.lock();
+        if failed { known.observe_failure(latency, now) } else { known.observe(latency, now) }
     }
 
     /// An answer that began well has ended in a failure.
     pub(crate) fn failed(&self, now: Instant) {
         add(&self.endpoint.stats.failures, 1);
-        self.endpoint.latency.lock().observe(PENALTY, now);
+        self.endpoint.latency.lock().observe_failure(Duration::ZERO, now);
     }
 
     /// The client gave up, and the endpoint owed an answer since `since`. Tells whether it has answered nobody meanwhile.

@@ -10,6 +10,7 @@ mod deal;
 mod endpoint;
 mod ewma;
 mod outlier;
+mod rest;
 mod ring;
 mod view;
 

@@ -106,6 +106,32 @@ fn an_endpoint_that_hangs_does_not_look_fast_because_nobody_waits_for_it() {
     assert!(silent < 1_800, "{silent} of 18000 went into the hole");
 }
 
+/// Found in an audit: an endpoint that is not asked looks faster with each second, so the rarer calls are the more of them went
+/// to the slow one: 88 and 960 of these.
+#[test]
+fn an_endpoint_that_stays_slow_is_asked_more_and_more_rarely() {
+    const SLOW: [Duration; 2] = [Duration::from_millis(500), Duration::from_millis(10)];
+    const ALIKE: [Duration; 2] = [Duration::from_millis(10); 2];
+    for (every_s, calls, most) in [(1, 3_600, 20), (30, 2_880, 300)] {
+        let ((upstream, _), mut now) = (upstream(&config(2, |_, _| {})), Instant::now());
+        let mut to_the_slow = |latencies: [Duration; 2], calls: u32| {
+            let mut slow = 0;
+            for _ in 0..calls {
+                now += Duration::from_secs(every_s);
+                let pick = upstream.pick(None, &[], now).unwrap();
+                let first = pick.endpoint.address() == "e0:1";
+                slow += u32::from(first);
+                pick.observe(latencies[usize::from(!first)], false, None, now + latencies[usize::from(!first)]);
+            }
+            slow
+        };
+        let asked = to_the_slow(SLOW, calls);
+        assert!((5..most).contains(&asked), "a call each {every_s} s: {asked} of {calls} went to the slow one");
+        let recovered = to_the_slow(ALIKE, calls);
+        assert!(recovered > calls / 4, "a call each {every_s} s: {recovered} of {calls} when it is slow no more");
+    }
+}
+
 #[test]
 fn calls_spread_by_what_is_in_flight_and_by_weight() {
     for (balance, weights, expected) in [
@@ -253,6 +279,65 @@ fn another_attempt_goes_to_the_next_level_when_all_of_the_first_were_tried() {
         assert_eq!(counts(&ids[..3]), [0, 0, 0, 100]);
         assert_eq!(counts(&ids), [100, 0, 0, 0], "when all were tried, the first again");
     }
+}
+
+/// Found in an audit: only latencies knew of a rest, so that the other balances asked who had asked to be left alone.
+#[test]
+fn who_rests_is_passed_over_by_every_balance_unless_all_rest() {
+    let rest = |upstream: &Arc<Upstream>, of: &[usize], seconds: u64, now| {
+        for endpoint in of.iter().map(|n| upstream.endpoints()[*n].clone()) {
+            let pick = Pick::of(upstream.clone(), endpoint);
+            pick.observe(Duration::from_millis(1), true, Some(Duration::from_secs(seconds)), now);
+        }
+    };
+    for (balance, weights, expected) in [
+        (Balance::RoundRobin, [1, 1, 1, 1], [0, 0, 500, 500]),
+        (Balance::RoundRobin, [1, 1, 1, 3], [0, 0, 250, 750]),
+        (Balance::Random, [1, 1, 1, 1], [0, 0, 500, 500]),
+        (Balance::LeastRequest, [1, 1, 1, 1], [0, 0, 500, 500]),
+        (Balance::P2cPeakEwma, [1, 1, 1, 1], [0, 0, 500, 500]),
+        (Balance::RingHash(HashOn::SourceAddress), [1, 1, 1, 1], [0, 0, 500, 500]),
+    ] {
+        let config = config(4, |n, endpoint| endpoint.weight = weights[n]);
+        let ((upstream, _), now) = (upstream(&config::Upstream { balance: balance.clone(), ..config }), Instant::now());
+        let counts = |now| {
+            let mut counts = [0_u32; 4];
+            for n in 0..1_000_u64 {
+                let hash = Some(n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+                let picked = upstream.pick(hash, &[], now).unwrap().endpoint.address().to_owned();
+                counts[picked[1..2].parse::<usize>().unwrap()] += 1;
+            }
+            counts
+        };
+        rest(&upstream, &[0, 1], 10, now);
+        let rested = counts(now + Duration::from_millis(9_999));
+        let near = rested.iter().zip(expected).all(|(n, expected)| n.abs_diff(expected) <= expected / 3);
+        assert!(near, "{balance:?}: {rested:?}, not {expected:?}");
+        rest(&upstream, &[2, 3], 20, now);
+        let others = counts(now + Duration::from_secs(11));
+        assert_eq!((others[2], others[3]), (0, 0), "{balance:?}: the first two are back: {others:?}");
+        rest(&upstream, &[0, 1], 20, now);
+        let all = counts(now + Duration::from_secs(11));
+        assert!(all.iter().all(|n| *n > 0) || balance == Balance::P2cPeakEwma, "{balance:?}: all rest: {all:?}");
+        assert_eq!(all.iter().sum::<u32>(), 1_000);
+    }
+}
+
+#[test]
+fn where_all_of_a_level_rest_the_next_is_asked() {
+    let config = config(3, |n, endpoint| endpoint.priority = u32::from(n == 2));
+    let ((upstream, _), now) = (upstream(&config), Instant::now());
+    let rest = |n: usize| upstream.endpoints()[n].rest.until(now + Duration::from_secs(5));
+    rest(0);
+    assert_eq!(counts(&upstream, 100, now), BTreeMap::from([("e1:1".into(), 100)]));
+    let ids: Vec<usize> = upstream.endpoints().iter().map(|endpoint| endpoint.id).collect();
+    assert_eq!(upstream.pick(None, &[ids[1]], now).unwrap().endpoint.id, ids[2], "rather than one that rests");
+    rest(1);
+    assert_eq!(counts(&upstream, 100, now), BTreeMap::from([("e2:1".into(), 100)]));
+    assert_eq!(upstream.pick(None, &[ids[2]], now).unwrap().endpoint.spec.priority, 0, "rather than one that failed");
+    rest(2);
+    assert_eq!(counts(&upstream, 100, now).get("e2:1"), None, "as if none rested");
+    assert_eq!(counts(&upstream, 100, now + Duration::from_secs(5)).get("e2:1"), None);
 }
 
 #[test]

@@ -7,7 +7,7 @@
 //! scaled up, and a level with fewer healthy endpoints than the panic threshold uses all it has.
 //!
 //! A request that goes out again leaves a level of which it has tried everything for the next, also for
-//! one without a share.
+//! one without a share; and so does any request where everything in a level has asked to be left alone.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -78,8 +78,9 @@ impl View {
         now: Instant,
     ) -> Option<&Arc<Endpoint>> {
         let drawn = self.draw(hash)?;
-        let mut from_there = self.levels.iter().cycle().skip(drawn).take(self.levels.len());
-        let untried = if tried.is_empty() { None } else { from_there.find(|(_, level)| level.has_others_than(tried)) };
+        let from_there = || self.levels.iter().cycle().skip(drawn).take(self.levels.len());
+        let awake = from_there().find(|(_, level)| level.has_awake_others_than(tried, now));
+        let untried = awake.or_else(|| from_there().find(|(_, level)| level.has_others_than(tried)));
         let (_, level) = untried.or_else(|| self.levels.get(drawn))?;
         level.choose(balance, hash, tried, now)
     }

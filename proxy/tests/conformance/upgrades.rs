@@ -198,8 +198,13 @@ async fn an_upstream_of_http2_cannot_be_upgraded_nor_tunnelled_to() {
         (response.status().as_u16(), &response.headers()["x-weir-reason"]),
         (501, &"upgrade_unsupported".parse().unwrap())
     );
+    // a client of HTTP/1.1 was answered as if it had not asked, by an upstream that could make nothing of it
+    let mut over_http1 = Peer::say(&proxy, ASK).await;
+    let head = over_http1.head().await;
+    assert!(head.starts_with("HTTP/1.1 501"), "{head}");
+    assert_eq!(field(&head, "x-weir-reason"), Some("upgrade_unsupported"));
     assert!(upstream.is_left_alone().await);
-    drop(client);
+    drop((client, over_http1));
     proxy.drain().await;
 }
 

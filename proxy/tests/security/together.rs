@@ -91,7 +91,7 @@ async fn rules_stand_before_tunnels() {
     assert_eq!(get_plain(proxy.addresses()[0], request("/")).await.unwrap().status, StatusCode::OK);
     assert_eq!(proxy.drain().await.tunnels, 0);
     let beside = "service: a\nlisteners: [{ address: '127.0.0.1:0', direction: inbound, protocol: detect, upstream: app, \
-        routes: [{ upstream: app }], authorization: { rules: [] } }]\nupstreams: [{ name: app, endpoints: ['a:1'] }]";
+        routes: [{ upstream: app }], jwt: { issuers: [] } }]\nupstreams: [{ name: app, endpoints: ['a:1'] }]";
     let why = Config::from_yaml(beside).unwrap_err().to_string();
     assert!(why.contains("plain TCP would pass beside"), "{why}");
 }

@@ -1,19 +1,17 @@
 //! [`Rules`]: deny first; then, if any rule allows, one of those must.
 //!
 //! What a rule compares is what was proved (identities by TLS, tokens by their signature) and what is
-//! normalized (`path`). Where a path can be read in two ways, both readings are asked: a request is
+//! normalized ([`Readings`]). Where a path can be read in two ways, both readings are asked: a request is
 //! allowed only if both are, so a server behind that reads it the other way is covered.
 
-mod path;
 mod pattern;
 mod rule;
-
-pub(crate) use path::{Readings, is_normal_path};
 
 use std::sync::Arc;
 
 use crate::{
     config::{Authorization, AuthorizationAction},
+    path::Readings,
     security::authorize::rule::{Facts, Rule},
 };
 pub(crate) use rule::Asked;

@@ -9,7 +9,7 @@ use crate::{
     Config,
     counters::Tally,
     security::Security,
-    telemetry::{MAX_CALLER, Rings, Wanted, rings},
+    telemetry::{MAX_CALLER, Rings, rings},
     traffic::{headers::PEER, pool::Pool},
 };
 
@@ -19,8 +19,7 @@ fn worker(more: &str) -> (Rc<Worker>, Rings) {
          upstreams: [{{ name: app, endpoints: ['127.0.0.1:9001'] }}]\n{more}"
     );
     let config = Config::from_yaml(&text).unwrap();
-    let wanted = Arc::new(Wanted::new(&config.telemetry));
-    let (mut recorders, rings) = rings(&config.telemetry, &wanted, 1);
+    let (mut recorders, rings) = rings(&config.telemetry, &Arc::default(), 1);
     let first = "127.0.0.1:80".parse().unwrap();
     let workload = Workload::new(&config, first, Arc::new(Tally::default()), Security::default());
     let pool = Rc::new(Pool::new(config.timeouts, config.http));

@@ -1,10 +1,10 @@
-//! How a path is read before rules are asked, so that another spelling of it slips past none.
+//! How a path is read before routes and rules are asked, so that another spelling of it slips past none, and both see the same.
 //!
 //! The plain reading is that of RFC 3986 §6.2.2, taken a step further: every `%XX` is decoded, once, but
 //! an escaped slash or backslash, which separates nothing in a URI; empty segments go (`//` is `/`); `.`
 //! and `..` are resolved. Where a path has an escaped slash, a backslash, or a `;parameter`, servers differ, so
 //! there is a lenient reading beside it: slashes of every spelling separate, parameters are cut. The path that is
-//! passed on stays as it came. A NUL has no reading.
+//! passed on stays as it came. A NUL has no reading. Rules are asked both readings, routes the plain one.
 
 use std::borrow::Cow;
 
@@ -36,6 +36,42 @@ impl<'a> Readings<'a> {
     }
 }
 
+/// A path as routes see it: its plain reading. One that has none stays as it is, and so does the lack of one (CONNECT).
+pub(crate) fn as_routed(path: &str) -> Cow<'_, str> {
+    if path.is_empty() || is_simple(path) {
+        return Cow::Borrowed(path);
+    }
+    Readings::of(path)
+        .map_or(Cow::Borrowed(path), |readings| Cow::Owned(String::from_utf8_lossy(&readings.plain).into_owned()))
+}
+
+/// The beginning of a path as routes see it: its last segment may be part of a longer one.
+pub(crate) fn as_routed_start(start: &str) -> String {
+    let (whole, last) = start.rsplit_once('/').unwrap_or(("", start));
+    let last = decode(last.as_bytes(), Mode::Plain);
+    let mut seen = as_routed(&format!("{whole}/")).into_owned();
+    seen.push_str(&String::from_utf8_lossy(&last));
+    seen
+}
+
+/// What follows the first `length` bytes that routes see of a path, as it stands in a URI: segments as they came, without
+/// those that lead nowhere.
+pub(crate) fn after(path: &str, length: usize) -> Option<Cow<'_, str>> {
+    if is_simple(path) {
+        return path.get(length..).map(Cow::Borrowed);
+    }
+    // an escaped slash separates nothing, so the segments are the same before they are decoded
+    let canonical = resolve(path.as_bytes().split(|byte| *byte == b'/'), |segment| decode(segment, Mode::Plain));
+    let mut rest = canonical.as_slice();
+    let mut seen = 0;
+    while seen < length && !rest.is_empty() {
+        let escaped = rest[0] == b'%' && escape(&rest[1..]).is_some_and(|byte| !matches!(byte, b'/' | b'\\'));
+        rest = &rest[if escaped { 3 } else { 1 }..];
+        seen += 1;
+    }
+    (seen == length).then(|| Cow::Owned(String::from_utf8_lossy(rest).into_owned()))
+}
+
 /// Whether a rule's path can be what a request's path is read as; `rooted` when its beginning is the path's.
 pub(crate) fn is_normal_path(path: &str, rooted: bool) -> bool {
     let dots = |segment: &str| segment == "." || segment == "..";
@@ -63,16 +99,21 @@ fn is_simple(path: &str) -> bool {
 fn read(path: &str, mode: Mode) -> Vec<u8> {
     let decoded = decode(path.as_bytes(), mode);
     let is_slash = |byte: &u8| *byte == b'/' || (mode == Mode::Lenient && *byte == b'\\');
+    let cut = |segment: &[u8]| match mode {
+        Mode::Plain => segment.len(),
+        Mode::Lenient => segment.iter().position(|b| *b == b';').unwrap_or(segment.len()),
+    };
+    resolve(decoded.split(is_slash).map(|segment| &segment[..cut(segment)]), |segment| segment)
+}
+
+/// The path of the segments that lead somewhere; `name` is how one reads.
+fn resolve<'a, N: AsRef<[u8]>>(segments: impl Iterator<Item = &'a [u8]>, name: impl Fn(&'a [u8]) -> N) -> Vec<u8> {
     let mut kept: Vec<&[u8]> = Vec::new();
     let mut ends_in_slash = true;
-    for segment in decoded.split(is_slash) {
-        let cut = match mode {
-            Mode::Plain => segment.len(),
-            Mode::Lenient => segment.iter().position(|b| *b == b';').unwrap_or(segment.len()),
-        };
-        let segment = &segment[..cut];
-        ends_in_slash = matches!(segment, b"" | b"." | b"..");
-        match segment {
+    for segment in segments {
+        let name = name(segment);
+        ends_in_slash = matches!(name.as_ref(), b"" | b"." | b"..");
+        match name.as_ref() {
             b"" | b"." => {}
             b".." => {
                 kept.pop();
@@ -80,15 +121,10 @@ fn read(path: &str, mode: Mode) -> Vec<u8> {
             _ => kept.push(segment),
         }
     }
-    let mut path = Vec::with_capacity(decoded.len());
-    for segment in &kept {
-        path.push(b'/');
-        path.extend_from_slice(segment);
-    }
     if ends_in_slash {
-        path.push(b'/');
+        kept.push(b"");
     }
-    path
+    kept.into_iter().flat_map(|segment| [b"/", segment]).flatten().copied().collect()
 }
 
 /// Decodes once: what a double escape becomes is for the server behind to read, as a single one.
@@ -171,6 +207,29 @@ mod tests {
             assert_eq!(readings.lenient.as_deref().map(text), lenient, "{path}");
         }
         assert_eq!(Readings::of("/admin%00"), None);
+    }
+
+    /// Found in an audit: routes saw the path as it came, rules as it is read, and `/x/../admin` could be two paths.
+    #[test]
+    fn routes_see_what_rules_see_and_what_follows_goes_on_as_it_came() {
+        for (path, prefix, seen, rest) in [
+            ("/api/x", "/api", "/api/x", "/x"),
+            ("//api//x", "/api", "/api/x", "/x"),
+            ("/%61pi/x%20y", "/api", "/api/x y", "/x%20y"),
+            ("/api/x%2Fy%252F", "/api", "/api/x%2Fy%2F", "/x%2Fy%252F"),
+            ("/api/x%2fy", "/api/x%2Fy", "/api/x%2Fy", ""),
+            ("/v1/%2e%2E/api/./x", "/api", "/api/x", "/x"),
+            ("/caf%C3%A9/x", "/café", "/café/x", "/x"),
+            ("/api/..", "/", "/", ""),
+            ("/api%", "/api", "/api%", "%"),
+        ] {
+            assert_eq!((&*as_routed(path), after(path, prefix.len()).as_deref()), (seen, Some(rest)), "{path}");
+        }
+        assert_eq!((&*as_routed(""), &*as_routed("*"), &*as_routed("/a%00")), ("", "*", "/a%00"));
+        assert_eq!(after("/a", 3), None);
+        for (start, seen) in [("/.", "/."), ("/a//b/.", "/a/b/."), ("/%61", "/a"), ("/a/../b", "/b"), ("/", "/")] {
+            assert_eq!(as_routed_start(start), seen, "{start}");
+        }
     }
 
     #[test]
