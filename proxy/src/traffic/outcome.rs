@@ -77,11 +77,18 @@ impl Outcome {
         self.is_server_error() || self.status() == Some(429)
     }
 
+    /// When the client is told to come again.
     pub(crate) fn retry_after(self) -> Option<Duration> {
         match self {
             Self::Answered { retry_after, .. } => retry_after,
             Self::Failed(_) => None,
         }
+    }
+
+    /// How long the endpoint wants nothing from anybody. A 429 is said to one client, of its own rate (RFC 6585 §4): it
+    /// makes no endpoint rest for the others.
+    pub(crate) fn rest(self) -> Option<Duration> {
+        self.retry_after().filter(|_| self.status() == Some(503))
     }
 
     /// Whether the upstream may have begun to work on the request.
@@ -124,6 +131,16 @@ mod tests {
         ] {
             let headers = HeaderMap::from_iter([(RETRY_AFTER, text.parse().unwrap())]);
             assert_eq!(retry_after(&headers, now).map(|wait| wait.as_secs()), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_endpoint_rests_when_it_is_unavailable_and_not_when_a_client_asks_too_often() {
+        let headers = HeaderMap::from_iter([("retry-after".parse().unwrap(), "3".parse().unwrap())]);
+        for (status, rest) in [(503, Some(3)), (429, None), (500, None)] {
+            let outcome = Outcome::answered(StatusCode::from_u16(status).unwrap(), &headers);
+            assert_eq!(outcome.rest(), rest.map(Duration::from_secs), "{status}");
+            assert_eq!(outcome.retry_after().is_some(), status != 500, "{status}: a retry waits all the same");
         }
     }
 

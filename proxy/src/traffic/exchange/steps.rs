@@ -174,7 +174,7 @@ impl Exchange {
             self.count_reset(failure);
         }
         let now = Instant::now();
-        pick.observe(now.duration_since(*since), outcome.asks_to_slow_down(), outcome.retry_after(), now);
+        pick.observe(now.duration_since(*since), outcome.asks_to_slow_down(), outcome.rest(), now);
         self.judge(outcome, now);
     }
 
