@@ -267,10 +267,10 @@ async fn an_outlier_is_ejected_and_the_registry_says_so() {
     let upstreams = format!(
         "{{ name: app, balance: round_robin, endpoints: ['{good}', '{bad}'], outlier_detection: {{ consecutive_5xx: 3 }} }}"
     );
-    let proxy = start("{ upstream: app }", &upstreams, "");
+    let (proxy, client) = (start("{ upstream: app }", &upstreams, ""), client());
     let mut failed = 0;
     for _ in 0..100 {
-        failed += usize::from(client().get(url(&proxy, "/")).send().await.unwrap().status() == 503);
+        failed += usize::from(client.get(url(&proxy, "/")).send().await.unwrap().status() == 503);
     }
     assert_eq!((failed, asked.lock().len()), (3, 3), "three in a row, then none");
     let rows: serde_json::Value = serde_json::from_str(&admin(&proxy, "/endpoints").await).unwrap();
