@@ -30,7 +30,7 @@ pub(super) fn effect(service: &ServiceView, rate_then: f64, growth: f64) -> Opti
         residence_then,
         refused_then: None,
         identified: true,
-        noise_ms: 0.0,
+        noise_of_one_ms: 0.0,
         lm_then: Some(then),
     })
 }

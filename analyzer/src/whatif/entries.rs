@@ -33,7 +33,8 @@ pub(super) fn predict(entry: &ServiceView, snapshot: &Snapshot, effects: &BTreeM
         None => summed,
     });
     // what is measured now is one stretch of what could have been
-    let chance = entry.estimate.steady.as_ref().map_or(0.0, chance_ms).max(NINETY_FIVE * noise_ms(&critical, effects));
+    let chance =
+        entry.estimate.steady.as_ref().map_or(0.0, chance_ms).max(NINETY_FIVE * noise_ms(entry, &critical, effects));
     let added = added.map(|added| added.widened(chance));
     let on_the_way = visits(&entry.service, snapshot, false).into_keys();
     let not_identified = on_the_way.filter(|service| effects.get(service).is_some_and(|effect| !effect.identified));
@@ -58,11 +59,14 @@ fn chance_ms(steady: &Steady) -> f64 {
     t * steady.duration_ms_deviation.unwrap_or(0.0)
 }
 
-/// Standard deviation of the mean response that is measured, by the queues on the way: windows follow each other too closely to show
-/// all of it by their scatter, and where something changed lately there are too few of them to show any.
-fn noise_ms(critical: &BTreeMap<&str, f64>, effects: &BTreeMap<&str, Effect>) -> f64 {
-    let noise = critical.iter().filter_map(|(service, visits)| Some(visits * effects.get(service)?.noise_ms));
-    noise.fold(0.0, f64::hypot)
+/// Standard deviation of the mean response that is measured over the entry's last requests that are alike, by the queues on the way: windows
+/// follow each other too closely to show all of it by their scatter, and where something changed lately there are too few of them to show any.
+fn noise_ms(entry: &ServiceView, critical: &BTreeMap<&str, f64>, effects: &BTreeMap<&str, Effect>) -> f64 {
+    let samples = entry.estimate.steady.as_ref().map_or(entry.estimate.samples, |steady| steady.samples).max(1) as f64;
+    // a request that visits a queue n times has n of its waits, over n times as many visits
+    let noise =
+        |(service, visits): (&&str, &f64)| Some(effects.get(service)?.noise_of_one_ms * (visits / samples).sqrt());
+    critical.iter().filter_map(noise).fold(0.0, f64::hypot)
 }
 
 /// What is measured and what comes to it; when it gets less, no less than what the known queues on the way take by themselves then.

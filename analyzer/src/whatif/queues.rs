@@ -23,8 +23,8 @@ const MIN_CALIBRATING_MS: f64 = 0.05;
 const MAY_BE_OFF: f64 = 0.2;
 
 /// Standard deviation of the logarithm of a wait then by what a change does that no queue alone knows: departures of one are
-/// the arrivals of the next. Chosen so that ranges hold what simulated meshes do (`compare/queueing`).
-const CHANGE_ERROR: f64 = 0.12;
+/// the arrivals of the next, and calls come in pairs. Chosen so that ranges hold what simulated meshes do (`compare/queueing`).
+const CHANGE_ERROR: f64 = 0.2;
 
 /// What changes at one service for one request, in milliseconds.
 pub(super) struct Effect {
@@ -40,8 +40,8 @@ pub(super) struct Effect {
     pub(super) residence_then: Option<Range>,
     pub(super) refused_then: Option<f64>,
     pub(super) identified: bool,
-    /// Standard deviation of the mean wait that is measured now, by chance; 0 where no queue is known.
-    pub(super) noise_ms: f64,
+    /// Standard deviation of a mean wait by chance, times the root of the visits it is of; 0 where no queue is known.
+    pub(super) noise_of_one_ms: f64,
     /// Of a model server.
     pub(super) lm_then: Option<LmPrediction>,
 }
@@ -122,7 +122,7 @@ impl Effect {
             residence_then: wait_then.map(|wait| Range { value: wait.value + then.service_time_ms, ..wait }),
             refused_then: refused(estimate, &now, &then),
             identified: true,
-            noise_ms: measured(estimate).map_or(0.0, |(wait, samples)| wait * interval::wait_noise(&now, samples)),
+            noise_of_one_ms: measured(estimate).map_or(0.0, |(wait, _)| wait * interval::wait_noise(&now, 1.0)),
             lm_then: None,
         })
     }
@@ -139,7 +139,7 @@ impl Effect {
             residence_then: None,
             refused_then: None,
             identified: false,
-            noise_ms: 0.0,
+            noise_of_one_ms: 0.0,
             lm_then: None,
         }
     }
