@@ -122,21 +122,22 @@ impl Analyzer {
             let rows = first..columns.rows().min(first + LOOKED_AT_TOGETHER);
             together.extend(rows.map(|row| columns.span(row, &mut self.names)));
             self.held.look_ahead(&together);
-            together.drain(..).for_each(|span| self.take(span));
+            together.iter().for_each(|span| self.take(span));
+            together.clear();
         }
         self.findings.push_events(spans, &mut self.names);
     }
 
-    fn take(&mut self, span: Span) {
-        let Some(place) = self.held.insert(&span, As::New, &mut self.calls) else {
+    fn take(&mut self, span: &Span) {
+        let Some(place) = self.held.insert(span, As::New, &mut self.calls) else {
             self.counters.duplicates += 1;
             return;
         };
         self.counters.spans += 1;
         self.started(span.start);
-        self.rollup.span(&span);
+        self.rollup.span(span);
         if self.windows.push(span, place) {
-            self.findings.push(&span);
+            self.findings.push(span);
         }
         for call in self.calls.drain(..) {
             self.rollup.call(&call);
@@ -183,7 +184,7 @@ impl Analyzer {
                 self.rollup.span(&span);
             }
             if span.start >= history_from && span.end() <= self.windows.believed_until {
-                self.windows.push_stored(span, place);
+                self.windows.push_stored(&span, place);
                 // a request that ends in an open window is wanted whole, with what of it ended before
                 self.findings.push(&span);
             }

@@ -65,7 +65,7 @@ impl Calls {
 
     /// The time of the span in which it called nobody, after its wait in the proxy.
     pub(crate) fn own_time(&mut self, span: &Span) -> i64 {
-        let from = span.start + span.queue_wait_ns.unwrap_or(0);
+        let from = span.start + span.queue_wait_ns.or_zero();
         self.made.sort_unstable_by_key(|call| (call.start, call.end));
         let (mut covered, mut until) = (0, from);
         for call in &self.made {

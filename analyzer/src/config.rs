@@ -22,7 +22,7 @@ pub struct Config {
     /// most of 1.5 GiB to the store. One more span in a half would double its table.
     pub max_held_spans: usize,
     /// Spans of requests under way that are gathered for root causes; beyond it a share of all requests is, whole. A
-    /// span takes 144 bytes, and as many may wait for their ranking: 100,000 take 29 MB and hold 2,000 requests of 50 spans.
+    /// span takes 128 bytes, and as many may wait for their ranking: 100,000 take 26 MB and hold 2,000 requests of 50 spans.
     pub max_trace_spans: usize,
     /// Lines that such requests logged, kept for their ranking; beyond it further ones are left out and counted. A line takes
     /// 16 to 110 bytes: 200,000 take 22 MB at the most, and are ten of each of 20,000 requests.

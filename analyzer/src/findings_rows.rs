@@ -41,9 +41,11 @@ pub(crate) fn batch(findings: &[FindingView], time: UnixNanos) -> Batch {
 }
 
 /// What has no column of its own.
-fn details(finding: &FindingView) -> String {
-    let FindingView { evidence, victims, entry, impact_ms, impact_ratio, instance, peer, action, .. } = finding;
+pub(crate) fn details(finding: &FindingView) -> String {
+    let FindingView { standing, evidence, victims, entry, impact_ms, impact_ratio, instance, peer, action, .. } =
+        finding;
     json!({
+        "standing": standing,
         "evidence": evidence,
         "victims": victims,
         "entry": entry,

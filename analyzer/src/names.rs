@@ -28,6 +28,13 @@ pub(crate) const UNKNOWN_CLIENT: Name = 2;
 const RESERVED: [&str; 9] =
     ["(other)", "other hosts", "unknown client", "server", "client", "producer", "consumer", "internal", "unspecified"];
 
+/// What spans of these kinds are of.
+pub(crate) const SERVER: Name = 3;
+pub(crate) const CLIENT: Name = 4;
+pub(crate) const PRODUCER: Name = 5;
+pub(crate) const CONSUMER: Name = 6;
+pub(crate) const INTERNAL: Name = 7;
+
 /// Longer names are cut: 512 bytes hold every route and query template we have met.
 const MAX_TEXT_BYTES: usize = 512;
 
@@ -246,6 +253,14 @@ fn cut(text: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn kinds_have_the_numbers_that_are_said_to_be_theirs() {
+        let mut names = Names::default();
+        let kinds =
+            ["server", "client", "producer", "consumer", "internal"].map(|kind| names.said(Role::Operation, kind));
+        assert_eq!(kinds, [SERVER, CLIENT, PRODUCER, CONSUMER, INTERNAL]);
+    }
 
     #[test]
     fn a_flood_of_one_role_fills_only_that_role() {

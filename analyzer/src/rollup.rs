@@ -171,7 +171,7 @@ impl Rollup {
             return;
         };
         row.durations.add(span.duration_ns, span.error, span.weight);
-        row.queue_wait += span.queue_wait_ns.unwrap_or(0) as f64 * f64::from(span.weight);
+        row.queue_wait += span.queue_wait_ns.or_zero() as f64 * f64::from(span.weight);
         let times = |tokens: i64| tokens.saturating_mul(i64::from(span.weight));
         row.input_tokens = row.input_tokens.saturating_add(times(span.input_tokens));
         row.output_tokens = row.output_tokens.saturating_add(times(span.output_tokens));

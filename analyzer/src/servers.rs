@@ -9,7 +9,7 @@
 //! hinder each other (locks, caches) leaves at the rate of Gunther's law instead, fitted to the departures in each state.
 //!
 //! A station is refused when its requests leave in batches, when it hardly ever queues, for then any number above the one seen explains it,
-//! and when no candidate does.
+//! when its servers are never free (ρ ≥ 1), for then nobody met anything else, and when no candidate does.
 
 mod observed;
 mod ranks;
@@ -80,6 +80,9 @@ pub enum Unidentifiable {
         /// The fewest.
         at_least: NonZeroU32,
     },
+    /// At ρ of 1 and above hardly anybody meets a free server, so there is nobody beside whom those who waited could be told from others.
+    #[error("requests always wait: hardly one came while a server was free, so how many there are cannot be told")]
+    AlwaysBusy,
     /// Neither first come first served nor shared, with any number of servers.
     #[error("requests wait, but neither in order nor by sharing: its number of servers cannot be told")]
     NoModel,
@@ -109,6 +112,9 @@ pub fn identify(visits: &[Visit]) -> Result<Station, Unidentifiable> {
         return Err(Unidentifiable::NoModel);
     }
     let (at_least, in_order) = observed.in_order();
+    if observed.is_always_busy(at_least) {
+        return Err(Unidentifiable::AlwaysBusy);
+    }
     if !observed.waits(at_least) {
         return Err(Unidentifiable::HardlyQueues { at_least });
     }

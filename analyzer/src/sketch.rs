@@ -99,7 +99,13 @@ impl Counts {
 
 /// The bucket of a value; `None` for what counts as zero. Of a value that goes to several sketches it is found once.
 pub(crate) fn bucket_of(value: f64) -> Option<i16> {
-    (value > 1e-9).then(|| (value.ln() / LN_GAMMA).ceil().clamp(f64::from(i16::MIN), f64::from(i16::MAX)) as i16)
+    (value > 1e-9).then(|| {
+        let exact = value.ln() / LN_GAMMA;
+        // rounded up by hand: without SSE 4.1 `ceil` is a call
+        let whole = exact as i32;
+        let up = i32::from(exact > f64::from(whole));
+        whole.saturating_add(up).clamp(i32::from(i16::MIN), i32::from(i16::MAX)) as i16
+    })
 }
 
 impl PartialEq for Sketch {

@@ -1,5 +1,6 @@
 //! [`SpanColumns`]: a batch of `spans` read column by column.
 
+mod maybe;
 mod said;
 
 use std::{cell::Cell, num::NonZeroU16};
@@ -9,10 +10,11 @@ use arrow::{
     datatypes::{Float64Type, Int32Type, Int64Type},
     record_batch::RecordBatch,
 };
+pub(crate) use maybe::MaybeNs;
 use said::SaidServers;
 use weir_schema::UnixNanos;
 
-use crate::names::Role;
+use crate::names::{self, Role};
 pub(crate) use crate::names::{Name, Names};
 
 /// What proxies report, in want of a status, for a client that left before the answer.
@@ -44,7 +46,7 @@ pub(crate) enum Side {
     Unspecified,
 }
 
-/// One span, as small as the analysis needs it.
+/// One span, as small as the analysis needs it: 128 bytes, up to which a copy is no call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Span {
     pub(crate) trace: u128,
@@ -66,7 +68,7 @@ pub(crate) struct Span {
     pub(crate) instance: Option<Name>,
     /// How many requests the replica works on at once, as its sidecar says.
     pub(crate) servers: Option<NonZeroU16>,
-    pub(crate) queue_wait_ns: Option<i64>,
+    pub(crate) queue_wait_ns: MaybeNs,
     /// Whether the proxy turned it away.
     pub(crate) shed: bool,
     /// Whether it did so for want of room: a limit on who may be there was reached.
@@ -77,7 +79,7 @@ pub(crate) struct Span {
     pub(crate) is_repeat: bool,
     pub(crate) input_tokens: i64,
     pub(crate) output_tokens: i64,
-    pub(crate) first_token_ns: Option<i64>,
+    pub(crate) first_token_ns: MaybeNs,
     /// How many spans it stands for, see [`whole_weight`].
     pub(crate) weight: u32,
     /// Whether others like it were left out: 4/3 as a whole number is 1 for two traces of three, and they are sampled.
@@ -102,14 +104,14 @@ impl Default for Span {
             peer_kind: crate::snapshot::NodeKind::Service,
             instance: None,
             servers: None,
-            queue_wait_ns: None,
+            queue_wait_ns: MaybeNs::default(),
             shed: false,
             refused: false,
             repeats: 0,
             is_repeat: false,
             input_tokens: 0,
             output_tokens: 0,
-            first_token_ns: None,
+            first_token_ns: MaybeNs::default(),
             weight: 1,
             sampled: false,
         }
@@ -268,14 +270,15 @@ impl<'a> SpanColumns<'a> {
     }
 
     pub(crate) fn span(&self, row: usize, names: &mut Names) -> Span {
-        let side = match self.kind.texts.value(row) {
-            "server" | "consumer" => Side::Server,
-            "client" | "producer" => Side::Client,
-            "internal" => Side::Internal,
+        let kind = self.kind.name(row, names);
+        let side = match kind {
+            names::SERVER | names::CONSUMER => Side::Server,
+            names::CLIENT | names::PRODUCER => Side::Client,
+            names::INTERNAL => Side::Internal,
             _ => Side::Unspecified,
         };
         let parent = if self.parent.is_valid(row) { id(self.parent.value(row)) } else { 0 };
-        let takes_from_queue = parent == 0 && self.kind.texts.value(row) == "consumer";
+        let takes_from_queue = parent == 0 && kind == names::CONSUMER;
         let (peer, peer_kind) = if takes_from_queue { self.queue(row) } else { self.peer(row, side) };
         let http_status = number(self.http_status, row);
         let failed_server = side == Side::Server && http_status.is_some_and(|s| s >= 500);
@@ -298,7 +301,7 @@ impl<'a> SpanColumns<'a> {
             duration_ns,
             service,
             operation: self.operation.name(row, names),
-            kind: self.kind.name(row, names),
+            kind,
             side,
             error: self.status.value(row) == "error" || failed_server,
             abandoned: cancelled || http_status == Some(CLIENT_CLOSED_REQUEST),
@@ -306,14 +309,14 @@ impl<'a> SpanColumns<'a> {
             peer_kind,
             instance,
             servers: said.and_then(|said| said.servers(row, (service, instance))),
-            queue_wait_ns: long(self.queue_wait, row).map(within),
+            queue_wait_ns: long(self.queue_wait, row).map(within).into(),
             shed: action.is_some_and(|action| !matches!(action, "admitted" | "queued")),
             refused: action.is_some_and(|action| WANT_OF_ROOM.contains(&action)),
             repeats,
             is_repeat,
             input_tokens: long(self.input_tokens, row).unwrap_or(0).max(0),
             output_tokens: long(self.output_tokens, row).unwrap_or(0).max(0),
-            first_token_ns: long(self.first_token, row).map(within),
+            first_token_ns: long(self.first_token, row).map(within).into(),
             weight,
             sampled,
         }

@@ -134,13 +134,25 @@ impl Point {
     }
 }
 
-/// The median slope and its interval.
-fn theil_sen(points: &[(f64, f64)]) -> Option<(f64, f64, f64)> {
-    let pairs = points.iter().enumerate().flat_map(|(i, a)| points[i + 1..].iter().map(move |b| (a, b)));
+/// Slopes between all pairs of points, sorted.
+pub(crate) fn slopes(points: &[(f64, f64)]) -> Vec<f64> {
+    let pairs = points.iter().enumerate().flat_map(|(place, a)| points[place + 1..].iter().map(move |b| (a, b)));
     let mut slopes: Vec<f64> = pairs.filter(|(a, b)| b.0 > a.0).map(|(a, b)| (b.1 - a.1) / (b.0 - a.0)).collect();
     slopes.sort_by(f64::total_cmp);
-    let (n, pairs) = (points.len() as f64, slopes.len() as f64);
-    let spread = DEVIATIONS * (n * (n - 1.0) * (2.0 * n + 5.0) / 18.0).sqrt();
+    slopes
+}
+
+/// Standard deviation of Kendall's score, pairs that rise less those that fall, of so many points without a trend.
+pub(crate) fn score_deviation(points: usize) -> f64 {
+    let n = points as f64;
+    (n * (n - 1.0) * (2.0 * n + 5.0) / 18.0).sqrt()
+}
+
+/// The median slope and its interval.
+fn theil_sen(points: &[(f64, f64)]) -> Option<(f64, f64, f64)> {
+    let slopes = slopes(points);
+    let pairs = slopes.len() as f64;
+    let spread = DEVIATIONS * score_deviation(points.len());
     let at = |place: f64| slopes.get((place.max(0.0) as usize).min(slopes.len().saturating_sub(1))).copied();
     Some((at(pairs / 2.0)?, at(((pairs - spread) / 2.0).floor())?, at(((pairs + spread) / 2.0).ceil())?))
 }

@@ -274,7 +274,7 @@ pub(crate) fn add_request(service: &mut ServiceWindow, span: &Span, own: Option<
     service.sampled += if span.sampled { weight } else { 0 };
     service.input_tokens = service.input_tokens.saturating_add(span.input_tokens.saturating_mul(times));
     service.output_tokens = service.output_tokens.saturating_add(span.output_tokens.saturating_mul(times));
-    if let Some(first) = span.first_token_ns {
+    if let Some(first) = span.first_token_ns.get() {
         service.first_token_ms.add_many(first as f64 / 1e6, times);
     }
     let duration = bucket_of(span.duration_ns as f64 / 1e6);
@@ -298,7 +298,7 @@ pub(crate) fn add_request(service: &mut ServiceWindow, span: &Span, own: Option<
 /// What only a request that was let in says.
 fn add_served(service: &mut ServiceWindow, span: &Span) {
     service.busy_ns += span.duration_ns as f64 * f64::from(span.weight);
-    if let Some(wait) = span.queue_wait_ns {
+    if let Some(wait) = span.queue_wait_ns.get() {
         service.proxy_wait_ms.push(wait as f64 / 1e6, span.weight);
     }
     service.slowest = service.slowest.max(Some((span.duration_ns, span.trace)));
@@ -311,7 +311,7 @@ fn add_own(service: &mut ServiceWindow, span: &Span, own: Own) {
         service.own_errors += u64::from(span.weight);
     }
     if !span.shed {
-        let held_ns = span.duration_ns - span.queue_wait_ns.unwrap_or(0);
+        let held_ns = span.duration_ns - span.queue_wait_ns.or_zero();
         service.own_ms.push(own.ns as f64 / 1e6, span.weight);
         service.downstream_ms.push((held_ns - own.ns).max(0) as f64 / 1e6, span.weight);
     }

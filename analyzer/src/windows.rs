@@ -30,7 +30,7 @@ use crate::{
     window::{Edges, Window},
 };
 
-/// Spans of one window kept for estimates, 84 MB; further ones are in the rollups only, and counted.
+/// Spans of one window kept for estimates, 72 MB; further ones are in the rollups only, and counted.
 const MAX_SPANS: usize = 500_000;
 
 /// Windows that are open at once, a day of 10 s and more: recorded traces may be sent faster than they happened. What would open
@@ -104,7 +104,7 @@ impl Windows {
     }
 
     /// Takes a span in; says whether its window is open and its clock believed.
-    pub(crate) fn push(&mut self, span: Span, place: Place) -> bool {
+    pub(crate) fn push(&mut self, span: &Span, place: Place) -> bool {
         if span.end() > self.believed_until {
             self.skewed += 1;
             return false;
@@ -116,13 +116,13 @@ impl Windows {
         if window.spans.len() >= MAX_SPANS {
             self.beyond += 1;
         } else {
-            window.spans.push((span, place));
+            window.spans.push((*span, place));
         }
         true
     }
 
     /// The same of a span that is read back: one of a closed window is not late, it was there before.
-    pub(crate) fn push_stored(&mut self, span: Span, place: Place) -> bool {
+    pub(crate) fn push_stored(&mut self, span: &Span, place: Place) -> bool {
         let late = self.late;
         let taken = self.push(span, place);
         self.late = late;
@@ -279,7 +279,7 @@ mod tests {
         let span =
             Span { trace: 1, id, start: end - 1, duration_ns: 1, service: 3, side: Side::Server, ..Span::default() };
         let place = held.insert(&span, As::New, &mut Vec::new()).unwrap();
-        windows.push(span, place)
+        windows.push(&span, place)
     }
 
     /// Ends of the windows that close, and requests in them, in seconds.

@@ -109,6 +109,7 @@ fn reason(why: &Unidentifiable) -> &'static str {
     match why {
         Unidentifiable::TooFew { .. } => "too few",
         Unidentifiable::HardlyQueues { .. } => "hardly queues",
+        Unidentifiable::AlwaysBusy => "always busy",
         Unidentifiable::NoModel => "no model",
     }
 }

@@ -309,7 +309,10 @@ pub(crate) struct Score {
     /// Of the change itself: predicted over simulated difference.
     pub(crate) of_change: Errors,
     pub(crate) refused: Vec<String>,
-    pub(crate) within: usize,
+    /// How far the truth is from what is predicted, as a share of the range on that side: 1 is its end.
+    pub(crate) of_range: Errors,
+    /// From the prediction to the upper end, as a share of the prediction; those without an upper end are left out.
+    pub(crate) half_range: Errors,
     pub(crate) cases: Vec<(f64, String)>,
 }
 
@@ -337,6 +340,11 @@ pub(crate) fn score(first_seed: u64, seeds: u64, recorded: usize, truth: usize, 
 }
 
 impl Score {
+    /// The share of ranges that hold the truth.
+    fn within(&self) -> f64 {
+        self.of_range.share_up_to(1.0)
+    }
+
     fn add(&mut self, mesh: &Mesh, snapshot: &Snapshot, change: &Change, (now, then): (f64, f64), seed: u64) {
         let asked = format!(
             "{}, {}: arrivals ×{} servers {:+} service time ×{}, seed {seed}",
@@ -353,8 +361,9 @@ impl Score {
         let error = found / then - 1.0;
         self.errors.add(error.abs());
         self.of_change.add(((found - entry.response_time_ms) - (then - now)).abs() / now);
-        self.within +=
-            usize::from(entry.low_ms.unwrap_or(0.0) <= then && entry.high_ms.is_none_or(|high| then <= high));
+        let end = if then < found { entry.low_ms } else { entry.high_ms };
+        self.of_range.add(end.map_or(0.0, |end| (then - found).abs() / (end - found).abs().max(1e-9)));
+        entry.high_ms.iter().for_each(|high| self.half_range.add(high / found - 1.0));
         self.cases.push((
             error,
             format!("{asked}: {found:.1} for {then:.1} ms (now {now:.1}, measured {:.1})", entry.response_time_ms),
@@ -366,19 +375,22 @@ impl Score {
 pub(crate) fn print(first_seed: u64) {
     println!("\n## End-to-end what-if: three meshes through the whole analyzer, seeds from {first_seed}\n");
     println!(
-        "| requests seen | n | refused | error of the response time then, %: median, 90 %, worst | of its change, % of now: median, 90 %, worst | 95 % range holds |"
+        "| requests seen | recordings | n | refused | error of the response time then, %: median, 90 %, worst | of its change, % of now: median, 90 %, worst | 95 % range holds | half of a range, %: median, 90 %, worst | times as wide would hold 95 % |"
     );
-    println!("|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|");
     let mut rest = Vec::new();
-    for (place, recorded) in (0..).zip([10_000, 40_000]) {
-        let score = score(first_seed + 10_000 * place, 2, recorded, 200_000, usize::MAX);
-        let n = score.errors.count();
-        let within = 100.0 * score.within as f64 / n.max(1) as f64;
+    for (place, (recorded, seeds)) in (0..).zip([(10_000, 12), (40_000, 6)]) {
+        let score = score(first_seed + 10_000 * place, seeds, recorded, 400_000, usize::MAX);
         println!(
-            "| {recorded} | {n} | {} | {} | {} | {within:.0} % |",
+            "| {recorded} | {} | {} | {} | {} | {} | {:.0} % | {} | {:.2} |",
+            3 * seeds,
+            score.errors.count(),
             score.refused.len(),
             score.errors.percents(),
-            score.of_change.percents()
+            score.of_change.percents(),
+            100.0 * score.within(),
+            score.half_range.percents(),
+            score.of_range.quantile(0.95)
         );
         rest.extend(
             score.cases.iter().take(6).map(|(error, case)| format!("{recorded}: {:+.1} % {case}", 100.0 * error)),

@@ -23,6 +23,11 @@ impl Errors {
         sorted.get(place).copied().unwrap_or(f64::NAN)
     }
 
+    /// The share of all that is at most so much.
+    pub(crate) fn share_up_to(&self, most: f64) -> f64 {
+        self.values.iter().filter(|value| **value <= most).count() as f64 / self.values.len().max(1) as f64
+    }
+
     pub(crate) fn median(&self) -> f64 {
         self.quantile(0.5)
     }

@@ -16,6 +16,10 @@ mod spans;
 use cpu_time::CpuTime;
 use spans::Shape;
 
+/// What the server allocates with.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// 40 s of 10,000 spans/s: four windows of 10 s, each closed while the next one fills. As many before them are
 /// not measured: memory has its size then, as it has after a minute.
 const SPANS: usize = 400_000;

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::spans::Span;
 
-/// Spans that all requests together have room for: 290 MB at 144 bytes each. What a request has room for may be twice
+/// Spans that all requests together have room for: 260 MB at 128 bytes each. What a request has room for may be twice
 /// what it has.
 pub(super) const ROOM: usize = 2_000_000;
 

@@ -5,7 +5,6 @@ use super::{
     hashed,
     lines::{Line, Lines},
     marks::Mark,
-    observed::Map,
 };
 use crate::spans::{Name, Side, Span};
 
@@ -67,8 +66,8 @@ impl Tree {
     pub(super) fn of(spans: &[Span], lines: &Lines) -> Option<Self> {
         let mut spans: Vec<&Span> = spans.iter().collect();
         spans.sort_by_key(|span| (span.start, span.id));
-        let places: Map<u64, usize> = spans.iter().enumerate().map(|(place, span)| (span.id, place)).collect();
-        let parent = |place: usize| places.get(&spans[place].parent).copied().filter(|parent| *parent != place);
+        let places = Places::of(&spans);
+        let parent = |place: usize| places.get(spans[place].parent).filter(|parent| *parent != place);
         let parents: Vec<Option<usize>> = (0..spans.len()).map(parent).collect();
         let mut children = vec![Vec::new(); spans.len()];
         for (place, parent) in parents.iter().enumerate() {
@@ -85,7 +84,7 @@ impl Tree {
         let mut nodes: Vec<Node> = (0..spans.len()).map(node).collect();
         nodes.iter_mut().zip(children).for_each(|(node, children)| node.children = children);
         for line in lines.of(spans[0].trace) {
-            let place = places.get(&line.span).copied().or_else(|| first_of(&spans, line));
+            let place = places.get(line.span).or_else(|| first_of(&spans, line));
             let mark = lines.mark(line);
             // of a log that has not come whole no line is one, an exception is there with its span
             let known = |node: &&mut Node| node.heard || matches!(mark, Mark::Thrown(_));
@@ -113,6 +112,22 @@ impl Tree {
         }
         order.reverse();
         order
+    }
+}
+
+/// Places of spans by id, in a sorted row: one table a request costs more than it finds. Of several spans of one id the last.
+struct Places(Vec<(u64, usize)>);
+
+impl Places {
+    fn of(spans: &[&Span]) -> Self {
+        let mut places: Vec<(u64, usize)> = spans.iter().enumerate().map(|(place, span)| (span.id, place)).collect();
+        places.sort_unstable();
+        Self(places)
+    }
+
+    fn get(&self, id: u64) -> Option<usize> {
+        let after = self.0.partition_point(|(known, _)| *known <= id);
+        self.0[..after].last().filter(|(known, _)| *known == id).map(|(_, place)| *place)
     }
 }
 

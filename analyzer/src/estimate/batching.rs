@@ -4,7 +4,10 @@
 //! by any number of servers, and every model above would be one of a station that is not there. Utilization is λ of the window
 //! over the requests a second that a full batch does; waits are those of the replay, at the arrivals of late.
 
-use super::{capacity, interval::NINETY_FIVE};
+use super::{
+    capacity,
+    interval::{self, NINETY_FIVE},
+};
 use crate::{
     lm::LmView,
     model::Model,
@@ -25,7 +28,7 @@ pub(super) fn of(measured: &Estimate, lm: &LmView, trend: Option<Trend>) -> Opti
     let capacity = lm.capacity_requests_per_s.filter(|rate| *rate > 0.0 && explains)?;
     let rate = measured.arrival_rate_per_s;
     let utilization = rate / capacity;
-    let of_rate = (measured.ca2.unwrap_or(1.0) / measured.samples.max(1) as f64).sqrt();
+    let of_rate = interval::rate_error(measured.ca2.unwrap_or(1.0), measured.samples as f64);
     let what_if =
         |then: &crate::lm::LmPrediction| WhatIf { load_factor: then.load_factor, queue_wait_ms: then.queue_wait_ms };
     Some(Estimate {
@@ -38,7 +41,7 @@ pub(super) fn of(measured: &Estimate, lm: &LmView, trend: Option<Trend>) -> Opti
         },
         ca2: measured.ca2,
         ca2_error: measured.ca2_error,
-        headroom: Some(1.0 / utilization.max(1e-9) - 1.0),
+        headroom: Some(capacity::headroom(utilization)),
         replicas: lm.server.map(|server| server.replicas),
         model: Model::Lm.as_str().into(),
         rule: RULE.into(),

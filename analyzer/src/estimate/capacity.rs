@@ -9,6 +9,11 @@ use crate::{
 /// Saturation further off than this many times what was looked at is not said: growth does not last that long.
 const MAX_AHEAD: f64 = 10.0;
 
+/// How much λ may grow, as a share, until ρ is 1.
+pub(crate) fn headroom(utilization: f64) -> f64 {
+    1.0 / utilization.max(1e-9) - 1.0
+}
+
 /// Adds the capacity where S and c, or the peak of the law, are known.
 pub(super) fn of(estimate: Estimate, trend: Option<Trend>) -> Estimate {
     let capacity = saturation_rate(&estimate).map(|rate| ahead(rate, estimate.arrival_rate_per_s, trend));

@@ -44,13 +44,18 @@ impl Deviations {
         };
         let known = estimate.service_time_ms.zip(estimate.service_time_ms_error).filter(|_| estimate.steady.is_none());
         Self {
-            arrival_rate: (ca2 / samples.max(1.0)).sqrt(),
+            arrival_rate: rate_error(ca2, samples),
             service_time: known
                 .map_or((cs2 / samples.max(1.0)).sqrt(), |(ms, error)| error / NINETY_FIVE / ms.max(1e-12)),
             ca2: of_ca2,
             cs2: of_cs2,
         }
     }
+}
+
+/// Standard deviation of λ, relative, as counted from so many arrivals: a renewal count of n varies by `n·ca²`.
+pub(crate) fn rate_error(ca2: f64, samples: f64) -> f64 {
+    (ca2 / samples.max(1.0)).sqrt()
 }
 
 /// The 95 % interval of the wait at a load; without an upper end where it may saturate.

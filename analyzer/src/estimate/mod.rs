@@ -14,7 +14,7 @@
 //! Every estimate says its rule, samples, confidence and intervals, and puts what was observed beside what is predicted.
 
 mod batching;
-mod capacity;
+pub(crate) mod capacity;
 pub(crate) mod interval;
 mod ladder;
 pub(crate) mod limits;
@@ -32,11 +32,9 @@ use crate::{
     snapshot::{Closed, Estimate, OperationTime, QueueWait, ReplicaEstimate, Scaling, Steady, WhatIf},
     spans::{Name, Names},
     stations::{self, Known, ReplicaWindow},
+    whatif::LOAD_FACTORS,
     window::ServiceWindow,
 };
-
-/// Loads the wait is predicted for.
-const LOAD_FACTORS: [f64; 4] = [1.1, 1.2, 1.5, 2.0];
 
 /// Samples at which an estimate is as sure as its rule allows.
 const SURE_SAMPLES: f64 = 200.0;
@@ -110,7 +108,7 @@ fn of_station(
     let (samples, all) = (service.service_ms.len().max(1) as f64, &service.station.replicas);
     let services = merged(all.iter().map(|replica| &replica.service_ms));
     let of_service = (cs2 / samples).sqrt();
-    let of_rate = (measured.ca2.unwrap_or(1.0) / measured.samples.max(1) as f64).sqrt();
+    let of_rate = interval::rate_error(measured.ca2.unwrap_or(1.0), measured.samples as f64);
     let (observed_app, observed_proxy) = (mean(&service.app_wait_ms), measured.queue_wait_ms.observed_proxy);
     let observed = Some(observed_app.unwrap_or(0.0) + observed_proxy.unwrap_or(0.0));
     let confidence = rule.confidence * (measured.samples as f64 / SURE_SAMPLES).min(1.0);
@@ -124,7 +122,7 @@ fn of_station(
         queue_wait_ms: QueueWait { observed, observed_proxy, observed_app, ..QueueWait::default() },
         cs2: Some(cs2),
         cs2_error: services.scv_error().map(|error| NINETY_FIVE * error),
-        headroom: utilization.map(|rho| 1.0 / rho.max(1e-9) - 1.0),
+        headroom: utilization.map(capacity::headroom),
         rule: rule.name.into(),
         confidence,
         rule_confidence: confidence,

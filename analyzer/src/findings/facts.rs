@@ -203,7 +203,7 @@ fn each_once(names: impl Iterator<Item = Name>) -> Vec<Name> {
 
 /// Duration without the wait in the proxy and without calls, where they do not overlap.
 fn own_ms(span: &Span, calls: &[Call]) -> f64 {
-    let from = span.start + span.queue_wait_ns.unwrap_or(0);
+    let from = span.start + span.queue_wait_ns.or_zero();
     let (mut covered, mut until) = (0, from);
     for call in calls {
         let (start, end) = (call.span.start.max(until), call.span.end().min(span.end()));

@@ -4,7 +4,8 @@
 //! They are ranked against what was gathered before, and become part of that unless the first cause is at 0.5 or more,
 //! or a finding of a fault is open. A suspicion that lasts an hour is taken for what is usual now. Where the first cause is neither
 //! sure nor nobody, those that come next are ranked together with them, window by window, up to 150 s: of fifty requests few pass a
-//! service that is seldom needed. After a silence of so long what was gathered before it says nothing of now.
+//! service that is seldom needed; the look that is sure at last votes for all its windows. Sure is a cause that is beyond chance, of enough
+//! requests, and by which most is lost: that others lose beside it is no doubt of it. After a silence of so long what was gathered before it says nothing of now.
 //!
 //! Of more than 20,000 spans a share of the requests is ranked, and what they lost counts for those left out too.
 //! Logs and metrics that came until then are looked at with them (`causes/beside.rs`); after a restart the first minutes are
@@ -46,8 +47,10 @@ const NOBODY: f64 = 0.2;
 /// Requests that become history at least.
 const MIN_REQUESTS: usize = 5;
 
-/// A first cause that is so sure is a suspicion.
+/// A first cause that is so far beyond chance, and of so many requests, is a suspicion; but one beside which as much is lost
+/// elsewhere is not.
 const SURE: f64 = 0.8;
+const MOST: f64 = 0.5;
 
 /// A service that is blamed for less is not believed to be another cause beside a sure one.
 const MIN_SHARE: f64 = 0.25;
@@ -78,6 +81,15 @@ pub(super) struct Live {
     said: Option<Said>,
 }
 
+/// How sure a cause is without what lines say that are of no error, of it and of others.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Told {
+    /// Its part of what is lost.
+    share: f64,
+    /// That its part is no chance.
+    belief: f64,
+}
+
 /// What gathered requests said.
 #[derive(Debug)]
 pub(super) struct Said {
@@ -92,26 +104,20 @@ pub(super) struct Said {
 
 impl Live {
     pub(super) fn new(config: &Config) -> Self {
-        Self {
-            causes: Causes::live(config.max_trace_lines),
-            gathered: Vec::new(),
-            spans: 0,
-            max_spans: config.max_trace_spans,
-            windows: 0,
-            uncounted: 0,
-            since: 0,
-            until: UnixNanos::MAX,
-            withheld: 0,
-            calm_until: UnixNanos::MAX,
-            said: None,
-        }
+        Self::with(Causes::live(config.max_trace_lines), config.max_trace_spans)
     }
 
     /// What is usual, and nothing gathered.
     pub(super) fn anew(self) -> Self {
+        Self::with(self.causes, self.max_spans)
+    }
+
+    fn with(causes: Causes, max_spans: usize) -> Self {
         Self {
+            causes,
             gathered: Vec::new(),
             spans: 0,
+            max_spans,
             windows: 0,
             uncounted: 0,
             since: 0,
@@ -119,7 +125,6 @@ impl Live {
             withheld: 0,
             calm_until: UnixNanos::MAX,
             said: None,
-            ..self
         }
     }
 
@@ -164,11 +169,16 @@ impl Live {
     fn rank(&mut self, until: UnixNanos, names: &Names, quiet: bool) {
         let (requests, scale) = some_of(&self.gathered, self.spans);
         let (ranking, observed) = self.causes.rank_live(&requests, names, (self.calm_until, until));
-        let (ranked, votes) = (requests.len(), std::mem::take(&mut self.uncounted));
-        let told = first(&ranking).map_or(0.0, |(_, told)| told);
-        self.said = Some(Said { ranking, since: self.since, until, scale, votes });
+        let ranked = requests.len();
+        let told = first(&ranking).map_or(0.0, |(_, told)| told.confidence());
+        let is_sure = first(&ranking).is_some_and(|(_, told)| told.is_sure());
+        self.said = Some(Said { ranking, since: self.since, until, scale, votes: self.uncounted });
+        // a look that was not sure has not spoken: the next speaks for its windows too
+        if is_sure {
+            self.uncounted = 0;
+        }
         let over = until - self.since >= LONGEST_NS || self.spans >= self.max_spans;
-        if (NOBODY..SURE).contains(&told) && !over {
+        if told >= NOBODY && !is_sure && !over {
             return;
         }
         let usual = quiet && told < SUSPICIOUS;
@@ -198,8 +208,10 @@ impl Live {
         let Some(said) = self.said.as_ref().filter(|said| scene.is_known(said.ranking.history_windows)) else {
             return suspicions;
         };
-        let least = |cause: &Cause| if is_open(&cause.service) { SUSPICIOUS } else { SURE };
-        let Some((first, told)) = first(&said.ranking).filter(|(first, told)| *told >= least(first)) else {
+        let speaks = |(cause, told): &(&Cause, Told)| {
+            told.is_sure() || is_open(&cause.service) && told.confidence() >= SUSPICIOUS
+        };
+        let Some((first, told)) = first(&said.ranking).filter(speaks) else {
             said.add_evidence(scene, &mut suspicions);
             return suspicions;
         };
@@ -208,7 +220,7 @@ impl Live {
         suspicions.retain(|suspicion| suspicion.standing || explained(suspicion) || said.leaves(scene, suspicion));
         said.add_evidence(scene, &mut suspicions);
         if let Some(known) = suspicions.iter_mut().find(|suspicion| !suspicion.standing && explained(suspicion)) {
-            known.confidence = known.confidence.max(told);
+            known.confidence = known.confidence.max(told.confidence());
             known.votes = known.votes.max(said.votes);
             if known.service != service {
                 known.evidence.extend(first.evidence.iter().take(JOINED).cloned());
@@ -244,16 +256,27 @@ fn hashed(trace: u128) -> u64 {
 }
 
 /// The surest cause, and how sure it is.
-fn first(ranking: &Ranking) -> Option<(&Cause, f64)> {
+fn first(ranking: &Ranking) -> Option<(&Cause, Told)> {
     // of two that are as sure the first stays
-    let causes = ranking.causes.iter().rev().map(|cause| (cause, told(ranking, cause)));
-    causes.max_by(|a, b| a.1.total_cmp(&b.1))
+    let causes = ranking.causes.iter().rev().map(|cause| (cause, Told::of(ranking, cause)));
+    causes.max_by(|a, b| a.1.confidence().total_cmp(&b.1.confidence()))
 }
 
-/// How sure a cause is without what lines say that are of no error, of it and of others.
-fn told(ranking: &Ranking, cause: &Cause) -> f64 {
-    let harmless: f64 = ranking.causes.iter().map(|cause| cause.share * cause.harmless).sum();
-    (cause.confidence * (1.0 - cause.harmless) / (1.0 - harmless).max(f64::EPSILON)).min(1.0)
+impl Told {
+    fn of(ranking: &Ranking, cause: &Cause) -> Self {
+        let harmless: f64 = ranking.causes.iter().map(|cause| cause.share * cause.harmless).sum();
+        let share = (cause.share * (1.0 - cause.harmless) / (1.0 - harmless).max(f64::EPSILON)).min(1.0);
+        Self { share, belief: cause.confidence / cause.share.max(f64::EPSILON) }
+    }
+
+    fn confidence(self) -> f64 {
+        self.share * self.belief
+    }
+
+    /// Whether it is beyond doubt, and more is lost by it than by all others together.
+    fn is_sure(self) -> bool {
+        self.belief >= SURE && self.share >= MOST
+    }
 }
 
 /// Whether a detector's suspicion is of what the ranking blames a service for.
@@ -312,7 +335,7 @@ impl Said {
         }
         Suspicion {
             lost_ms_per_s: self.scale * scene.per_s(cause.lost_ms) * scene.seconds() / seconds,
-            confidence: told(&self.ranking, cause),
+            confidence: Told::of(&self.ranking, cause).confidence(),
             votes: self.votes,
             onset: self.since,
             evidence,
@@ -397,7 +420,21 @@ mod tests {
             let ranking = Ranking { causes, ..Ranking::default() };
             let (surest, told) = first(&ranking).unwrap();
             assert_eq!(surest.service, service, "{ranking:?}");
-            assert!((told - expect).abs() < 1e-9, "{told} of {ranking:?}");
+            assert!((told.confidence() - expect).abs() < 1e-9, "{told:?} of {ranking:?}");
+        }
+    }
+
+    #[test]
+    fn a_cause_is_sure_by_what_it_shows_and_first_by_what_it_costs() {
+        let cases = [
+            // (share, belief) → sure
+            ((0.70, 0.96), true),
+            ((1.00, 0.81), true),
+            ((0.45, 0.99), false),
+            ((1.00, 0.75), false),
+        ];
+        for ((share, belief), sure) in cases {
+            assert_eq!(Told { share, belief }.is_sure(), sure, "{share} {belief}");
         }
     }
 
@@ -441,16 +478,19 @@ mod tests {
             live.window(requests, time, &names, true);
         }
         assert!(live.gathered.is_empty() && live.causes.history().windows() == 10);
-        let told = |live: &Live| first(&live.said.as_ref().unwrap().ranking).map_or(0.0, |(_, told)| told);
-        let mut sure = Vec::new();
+        let told = |live: &Live| first(&live.said.as_ref().unwrap().ranking).map_or(0.0, |(_, told)| told.confidence());
+        let (mut sure, mut votes) = (Vec::new(), Vec::new());
         for number in 10..16 {
             let (requests, time) = window(number, 100);
             live.window(requests, time, &names, true);
             sure.push(told(&live));
+            votes.push(live.said.as_ref().unwrap().votes);
         }
         assert!((NOBODY..SURE).contains(&sure[0]), "two alone say little: {sure:?}");
         assert!(sure.iter().any(|told| *told >= SURE), "{sure:?}");
         assert_eq!(live.causes.history().windows(), 10, "none of it is usual");
+        let windows = sure.iter().position(|told| *told >= SURE).unwrap() + 1;
+        assert!(windows >= 2 && votes[windows - 1] == windows, "it speaks for all that it looked at: {votes:?}");
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::{
     estimate::interval::NINETY_FIVE,
     snapshot::{Estimate, Evidence},
     spans::Name,
+    trend::{score_deviation, slopes},
 };
 
 /// Windows of a trend: ten minutes at 10 s.
@@ -155,16 +156,7 @@ impl Trend {
 fn kendall(points: &[(f64, f64)]) -> (f64, f64) {
     let pairs = points.iter().enumerate().flat_map(|(place, a)| points[place + 1..].iter().map(move |b| (a, b)));
     let score: f64 = pairs.map(|(a, b)| f64::from(b.1.total_cmp(&a.1) as i8)).sum();
-    let n = points.len() as f64;
-    (score, (n * (n - 1.0) * (2.0 * n + 5.0) / 18.0).sqrt())
-}
-
-/// Of all pairs, sorted.
-fn slopes(points: &[(f64, f64)]) -> Vec<f64> {
-    let pairs = points.iter().enumerate().flat_map(|(place, a)| points[place + 1..].iter().map(move |b| (a, b)));
-    let mut slopes: Vec<f64> = pairs.filter(|(a, b)| b.0 > a.0).map(|(a, b)| (b.1 - a.1) / (b.0 - a.0)).collect();
-    slopes.sort_by(f64::total_cmp);
-    slopes
+    (score, score_deviation(points.len()))
 }
 
 /// The utilization of an estimate that is sure enough.

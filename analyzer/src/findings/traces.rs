@@ -58,6 +58,9 @@ pub(crate) struct Traces {
 struct Trace {
     spans: Vec<Span>,
     has_root: bool,
+    /// The first start.
+    oldest: UnixNanos,
+    /// The last end.
     newest: UnixNanos,
     too_many: bool,
 }
@@ -73,7 +76,7 @@ struct Sample {
 
 impl Trace {
     fn with_room(spans: usize) -> Self {
-        Self { spans: Vec::with_capacity(spans), ..Self::default() }
+        Self { spans: Vec::with_capacity(spans), oldest: UnixNanos::MAX, ..Self::default() }
     }
 }
 
@@ -95,7 +98,7 @@ impl Traces {
 
     /// Whether requests with this id are kept.
     pub(crate) fn keep(&self, trace: u128) -> bool {
-        hashed(trace) <= self.sample.below
+        self.sample.below == u64::MAX || hashed(trace) <= self.sample.below
     }
 
     pub(crate) fn push(&mut self, span: &Span) {
@@ -114,6 +117,7 @@ impl Traces {
             return;
         }
         trace.spans.push(*span);
+        trace.oldest = trace.oldest.min(span.start);
         trace.newest = trace.newest.max(span.end());
         if span.parent == 0 {
             trace.has_root = true;
@@ -137,24 +141,25 @@ impl Traces {
         let silent = |trace: &Trace| !trace.has_root && trace.newest.saturating_add(ORPHAN_NS) < end;
         let orphans: Vec<u128> = self.open.iter().filter(|(_, trace)| silent(trace)).map(|(id, _)| *id).collect();
         complete.extend(orphans.into_iter().filter_map(|id| self.take(id)));
-        complete.sort_by_cached_key(|spans: &Vec<Span>| spans.iter().map(|span| (span.start, span.trace)).min());
+        complete.sort_unstable_by_key(|(began, id, _)| (*began, *id));
+        let complete: Vec<Vec<Span>> = complete.into_iter().map(|(.., spans)| spans).collect();
         let spans: usize = complete.iter().map(Vec::len).sum();
         self.usual_spans = (spans / complete.len().max(1)).min(MOST_ROOM);
         self.make_room();
         complete
     }
 
-    /// `None` when it is gone, or not whole.
-    fn take(&mut self, id: u128) -> Option<Vec<Span>> {
+    /// When it began, and its spans; `None` when it is gone, or not whole.
+    fn take(&mut self, id: u128) -> Option<(UnixNanos, u128, Vec<Span>)> {
         let trace = self.open.remove(&id)?;
         self.spans -= trace.spans.len();
         if self.finished[0].len() >= MAX_FINISHED {
-            self.finished[1] = std::mem::take(&mut self.finished[0]);
+            self.finished.swap(0, 1);
+            self.finished[0].clear();
         }
         self.finished[0].insert(id);
-        let start = trace.spans.iter().map(|span| span.start).min()?;
-        let begun_before = hashed(id) > self.sample.before && start < self.sample.raised_at;
-        (!begun_before && !trace.too_many).then_some(trace.spans)
+        let begun_before = trace.oldest < self.sample.raised_at && hashed(id) > self.sample.before;
+        (!begun_before && !trace.too_many).then_some((trace.oldest, id, trace.spans))
     }
 
     fn thin_out(&mut self) {
@@ -217,7 +222,7 @@ mod tests {
 
     #[test]
     fn a_span_takes_what_the_configuration_says() {
-        assert_eq!(size_of::<Span>(), 144);
+        assert_eq!(size_of::<Span>(), 128);
     }
 
     #[test]

@@ -60,6 +60,8 @@ struct Generation {
     nodes: Vec<Node>,
     /// The minutes of the spans that are not context.
     minutes: BTreeSet<UnixNanos>,
+    /// The one that was added last: nearly all spans are of it.
+    last_minute: Option<UnixNanos>,
 }
 
 /// The two generations.
@@ -103,7 +105,7 @@ impl Held {
             self.join_parent(Key::of((span.trace, span.parent)), place, calls);
         }
         if taken == As::New {
-            self.young.minutes.insert(minute(span.start));
+            self.young.add_minute(minute(span.start));
         }
         Some(place)
     }
@@ -152,7 +154,8 @@ impl Held {
     }
 
     fn join_children(&mut self, place: Place, calls: &mut Vec<Call>) {
-        let Some(mut parent) = self.node(place).copied() else { return };
+        // most spans that come have nothing below them yet
+        let Some(mut parent) = self.node(place).filter(|node| node.first_child != Place::NONE).copied() else { return };
         self.children(place).for_each(|(_, child)| parent.join(child, calls));
         self.node_mut(place).into_iter().for_each(|node| *node = parent);
     }
@@ -274,6 +277,7 @@ impl Generation {
         self.nodes.clear();
         self.places.clear();
         self.minutes.clear();
+        self.last_minute = None;
         self.nodes.reserve(spans);
         self.places.reserve(spans, |_| 0); // of none no hash is asked
         self
@@ -282,6 +286,12 @@ impl Generation {
     /// One that takes so many spans without growing, which would copy them all again and again.
     fn with_room(spans: usize) -> Self {
         Self { places: HashTable::with_capacity(spans), nodes: Vec::with_capacity(spans), ..Self::default() }
+    }
+
+    fn add_minute(&mut self, minute: UnixNanos) {
+        if self.last_minute.replace(minute) != Some(minute) {
+            self.minutes.insert(minute);
+        }
     }
 
     fn find(&self, hash: u64, key: Key) -> Option<usize> {

@@ -1,5 +1,7 @@
 //! [`Node`]: a span as it is remembered, 64 bytes, one line of a cache; and [`Place`]: where it stands.
 
+use std::hash::{Hash, Hasher};
+
 use weir_schema::UnixNanos;
 
 use super::{As, Call};
@@ -9,10 +11,17 @@ use crate::{
 };
 
 /// Which span: 24 bytes, where `(u128, u64)` takes 32.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Key {
     trace: [u64; 2],
     pub(super) span: u64,
+}
+
+impl Hash for Key {
+    /// Word by word: a slice would be hashed as bytes of any length, and a span asks for four hashes.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        [self.trace[0], self.trace[1], self.span].into_iter().for_each(|word| state.write_u64(word));
+    }
 }
 
 /// Where a span stands: two bits of its generation's number, thirty of its place in it. Who remembers a

@@ -266,7 +266,7 @@ mod tests {
                     service: 7,
                     start: (minute - 1) * MINUTE_NS + n * SECOND,
                     duration_ns: SECOND,
-                    first_token_ns: Some(SECOND / 10 + n % 7),
+                    first_token_ns: Some(SECOND / 10 + n % 7).into(),
                     input_tokens: 100 + n,
                     output_tokens: 20,
                     weight: one_in,

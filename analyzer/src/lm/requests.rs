@@ -118,12 +118,12 @@ impl Requests {
 impl Kept {
     /// `None` without a time to the first token.
     pub(super) fn of(span: &Span) -> Option<Self> {
-        let arrival = span.start + span.queue_wait_ns.unwrap_or(0);
+        let arrival = span.start + span.queue_wait_ns.or_zero();
         let end = span.end().max(arrival);
         Some(Self {
             end,
             arrival,
-            first_token: (span.start + span.first_token_ns?).clamp(arrival, end),
+            first_token: (span.start + span.first_token_ns.get()?).clamp(arrival, end),
             input_tokens: u32::try_from(span.input_tokens).unwrap_or(0),
             output_tokens: u32::try_from(span.output_tokens).unwrap_or(u32::MAX),
             instance: span.instance,

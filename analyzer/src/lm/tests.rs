@@ -202,7 +202,7 @@ fn a_restart_keeps_what_an_estimate_rests_on() {
     let span = |r: &LmRequest| crate::spans::Span {
         start: ns(r.arrival_ms),
         duration_ns: ns(r.end_ms) - ns(r.arrival_ms),
-        first_token_ns: Some(ns(r.first_token_ms) - ns(r.arrival_ms)),
+        first_token_ns: Some(ns(r.first_token_ms) - ns(r.arrival_ms)).into(),
         input_tokens: r.input_tokens as i64,
         output_tokens: r.output_tokens as i64,
         ..a_span()
@@ -230,7 +230,7 @@ fn a_restart_keeps_what_an_estimate_rests_on() {
 #[test]
 fn a_service_without_times_to_first_token_says_so() {
     let mut services = LmServices::default();
-    services.push(&crate::spans::Span { output_tokens: 5, first_token_ns: None, ..a_span() });
+    services.push(&crate::spans::Span { output_tokens: 5, first_token_ns: None.into(), ..a_span() });
     services.close(60_000_000_000);
     let view = services.view(1).unwrap();
     assert_eq!(view.reason.unwrap(), "its spans carry no time to first token");
@@ -244,7 +244,7 @@ fn what_is_kept_is_bounded_and_its_order_does_not_matter() {
     let span = |at: i64| crate::spans::Span {
         start: at * 50_000_000,
         duration_ns: 40_000_000 + at % 7 * 1_000_000,
-        first_token_ns: Some(10_000_000),
+        first_token_ns: Some(10_000_000).into(),
         input_tokens: 10 + at % 13,
         output_tokens: 5 + at % 5,
         ..a_span()
@@ -289,11 +289,11 @@ fn a_span() -> crate::spans::Span {
         peer: None,
         peer_kind: crate::snapshot::NodeKind::Service,
         instance: None,
-        queue_wait_ns: None,
+        queue_wait_ns: None.into(),
         shed: false,
         input_tokens: 1,
         output_tokens: 1,
-        first_token_ns: Some(1),
+        first_token_ns: Some(1).into(),
         ..Span::default()
     }
 }

@@ -10,9 +10,7 @@ use super::{
     regression::Fit,
     server::{LmServer, Sharing, Slots},
 };
-
-/// Loads that are predicted.
-const LOAD_FACTORS: [f64; 4] = [1.1, 1.2, 1.5, 2.0];
+use crate::{estimate::capacity::headroom, whatif::LOAD_FACTORS};
 
 /// An LM service: its server, what that can do, and what was seen beside what the server would have done.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -109,7 +107,7 @@ impl LmView {
             capacity_tokens_per_s: Some(estimate.capacity_tokens_per_s),
             capacity_requests_per_s: Some(estimate.capacity_requests_per_s),
             utilization: predicted.map(|p| p.utilization),
-            headroom: predicted.map(|p| 1.0 / p.utilization.max(1e-9) - 1.0),
+            headroom: predicted.map(|p| headroom(p.utilization)),
             observed: Some(observed(&estimate)),
             predicted,
             what_if: LOAD_FACTORS.iter().filter_map(|load_factor| predict(&estimate, *load_factor)).collect(),

@@ -1,10 +1,10 @@
 //! What more load does to a request at an entry: the answer of `weir whatif`, asked of the last whole window of the range.
 
 use super::EntryWhatIf;
-use crate::{snapshot::Snapshot, whatif};
-
-/// What the load is multiplied by.
-const LOAD_FACTORS: [f64; 4] = [1.1, 1.2, 1.5, 2.0];
+use crate::{
+    snapshot::Snapshot,
+    whatif::{self, LOAD_FACTORS},
+};
 
 /// Entries that are asked of, those with most requests: each costs four solutions of the mesh.
 pub(super) const MAX_ENTRIES: usize = 50;

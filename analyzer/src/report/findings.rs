@@ -45,6 +45,7 @@ fn of_cause(cause: &Cause, found: Option<&FindingView>, onset: UnixNanos, reques
         onset: rfc3339(onset),
         score: 0.0,
         confidence: cause.confidence,
+        standing: false, // against history, or without one against nothing
         evidence: cause.evidence.iter().chain(found.map_or(&[][..], |found| &found.evidence)).cloned().collect(),
         impact_ms,
         impact_ratio: found.map(|found| found.impact_ratio),
@@ -64,6 +65,7 @@ fn of_finding(finding: &FindingView) -> FindingReport {
         onset: rfc3339(finding.onset_unix_nano),
         score: finding.score,
         confidence: finding.confidence,
+        standing: finding.standing,
         evidence: finding.evidence.clone(),
         impact_ms: finding.impact_ms,
         impact_ratio: Some(finding.impact_ratio),
@@ -71,5 +73,23 @@ fn of_finding(finding: &FindingView) -> FindingReport {
         peer: finding.peer.clone(),
         victims: finding.victims.clone(),
         action: finding.action.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::Snapshot;
+
+    #[test]
+    fn what_is_told_against_a_level_says_so_wherever_it_is_shown() {
+        for standing in [true, false] {
+            let finding = FindingView { standing, ..FindingView::default() };
+            let report = serde_json::to_value(of_finding(&finding)).unwrap();
+            let snapshot = Snapshot { findings: vec![finding.clone()], ..Snapshot::default() };
+            let shown = serde_json::to_value(&snapshot).unwrap();
+            let row: serde_json::Value = serde_json::from_str(&crate::findings_rows::details(&finding)).unwrap();
+            assert_eq!([&report["standing"], &shown["findings"][0]["standing"], &row["standing"]], [&standing; 3]);
+        }
     }
 }

@@ -123,6 +123,8 @@ pub struct FindingReport {
     pub score: f64,
     /// Probability that it is right.
     pub confidence: f64,
+    /// Whether it is told against a level (the objective `slo_ms`, or servers that are full) and not against what was usual.
+    pub standing: bool,
     /// What it rests on.
     pub evidence: Vec<Evidence>,
     /// Milliseconds that a request loses by it, on average.

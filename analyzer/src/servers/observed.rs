@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 
 use super::{
     Account, Discipline,
-    ranks::{Differ, Ranked},
+    ranks::{self, Differ, Ranked},
     slowed, split,
     states::States,
 };
@@ -80,6 +80,12 @@ impl Observed {
             apart(pair[0].departure, pair[1].departure) < near && apart(pair[0].arrival, pair[1].arrival) > near
         });
         together.count() as f64 > MAX_TOGETHER * by_departure.len() as f64
+    }
+
+    /// Whether hardly anybody came while one of the fewest servers, or of two more, was free.
+    pub(super) fn is_always_busy(&self, at_least: NonZeroU32) -> bool {
+        let free = self.met.iter().filter(|others| **others < at_least.get() + 2).count();
+        free < ranks::MIN_GROUP
     }
 
     /// Whether those who met others there took longer: with servers for everybody they would not.

@@ -5,7 +5,7 @@
 //! the clock's errors, and those do know who waited (a start is the later of two readings, an arrival is one).
 
 /// Visits that need to have met a queue, and not to have.
-const MIN_GROUP: usize = 15;
+pub(super) const MIN_GROUP: usize = 15;
 
 /// Times within this share of their mean are alike.
 const ALIKE: f64 = 0.02;

@@ -117,6 +117,17 @@ fn what_cannot_be_told_is_refused() {
 }
 
 #[test]
+fn who_is_never_free_is_not_said_to_hardly_queue() {
+    for (seed, (servers, load)) in (0..).zip([(1, 1.05), (1, 1.3), (2, 1.1), (4, 1.2), (8, 1.5)]) {
+        let station = Simulated { arrivals: Law::Exponential, service: Law::Exponential, servers, load };
+        // looked at when the queue has grown for a while
+        let late = station.run(seed, 2 * VISITS).skip(VISITS);
+        let found = identify(&visits(late, 0.0));
+        assert_eq!(found, Err(Unidentifiable::AlwaysBusy), "seed {seed} {station:?}");
+    }
+}
+
+#[test]
 fn a_station_that_serves_in_no_order_is_not_taken_for_another() {
     let mut told = 0;
     for seed in 0..12 {

@@ -20,18 +20,17 @@ pub(super) fn effect(service: &ServiceView, rate_then: f64, growth: f64) -> Opti
     let range = |value: f64| Range { value, below: off * value, above: off * value };
     let takes_now = now.response_time_ms.map_or(service.duration_ms_mean, |times| times.mean);
     let residence_then = then.response_time_ms.map(|times| range(times.mean));
-    let as_now = (growth - 1.0).abs() < 1e-12;
-    let added = residence_then.map(|takes| Range { value: takes.value - takes_now, ..takes });
     Some(Effect {
         rate: now.requests_per_s,
         rate_then,
         utilization_then: Some(then.utilization),
         wait: now.queue_wait_ms,
         wait_then: then.queue_wait_ms.map(range),
-        added: if as_now { Some(Range::default()) } else { added },
+        added: residence_then.map(|takes| Range { value: takes.value - takes_now, ..takes }),
         residence_then,
         refused_then: None,
         identified: true,
+        noise_of_one_ms: 0.0,
         lm_then: Some(then),
     })
 }

@@ -15,11 +15,8 @@ use crate::{
     estimate::interval::NINETY_FIVE,
     moments::Moments,
     retiming::Request,
-    snapshot::{ServiceView, Snapshot},
+    snapshot::{ServiceView, Snapshot, Steady},
 };
-
-/// A scatter between some ten windows is itself a guess: the 95 % interval of Student's t for as many is that much wider.
-const FEW_WINDOWS: f64 = 1.15;
 
 /// Fewer recorded requests say less than the shares of edges.
 const MIN_REQUESTS: usize = 30;
@@ -36,8 +33,9 @@ pub(super) fn predict(entry: &ServiceView, snapshot: &Snapshot, effects: &BTreeM
         None => summed,
     });
     // what is measured now is one stretch of what could have been
-    let chance = entry.estimate.steady.as_ref().and_then(|steady| steady.duration_ms_deviation);
-    let added = added.map(|added| added.widened(FEW_WINDOWS * NINETY_FIVE * chance.unwrap_or(0.0)));
+    let chance =
+        entry.estimate.steady.as_ref().map_or(0.0, chance_ms).max(NINETY_FIVE * noise_ms(entry, &critical, effects));
+    let added = added.map(|added| added.widened(chance));
     let on_the_way = visits(&entry.service, snapshot, false).into_keys();
     let not_identified = on_the_way.filter(|service| effects.get(service).is_some_and(|effect| !effect.identified));
     let least = least(&critical, effects);
@@ -51,6 +49,24 @@ pub(super) fn predict(entry: &ServiceView, snapshot: &Snapshot, effects: &BTreeM
         requests: if retimed.is_some() { recorded.len() as u64 } else { 0 },
         not_identified: not_identified.map(str::to_owned).collect(),
     }
+}
+
+/// Half of the 95 % interval of the mean that is measured, by its scatter between n windows: Student's `t ≈ z + (z³ + z)/(4(n − 1))`, for a
+/// scatter between few is itself a guess (E. Cornish and R. Fisher, Revue de l'Institut International de Statistique 5, 1938).
+fn chance_ms(steady: &Steady) -> f64 {
+    let freedom = f64::from(steady.windows.max(2) - 1);
+    let t = NINETY_FIVE + (NINETY_FIVE.powi(3) + NINETY_FIVE) / (4.0 * freedom);
+    t * steady.duration_ms_deviation.unwrap_or(0.0)
+}
+
+/// Standard deviation of the mean response that is measured over the entry's last requests that are alike, by the queues on the way: windows
+/// follow each other too closely to show all of it by their scatter, and where something changed lately there are too few of them to show any.
+fn noise_ms(entry: &ServiceView, critical: &BTreeMap<&str, f64>, effects: &BTreeMap<&str, Effect>) -> f64 {
+    let samples = entry.estimate.steady.as_ref().map_or(entry.estimate.samples, |steady| steady.samples).max(1) as f64;
+    // a request that visits a queue n times has n of its waits, over n times as many visits
+    let noise =
+        |(service, visits): (&&str, &f64)| Some(effects.get(service)?.noise_of_one_ms * (visits / samples).sqrt());
+    critical.iter().filter_map(noise).fold(0.0, f64::hypot)
 }
 
 /// What is measured and what comes to it; when it gets less, no less than what the known queues on the way take by themselves then.

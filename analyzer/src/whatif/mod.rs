@@ -6,8 +6,8 @@
 //!    model server is replayed (`batches`).
 //! 3. `entries`: recorded requests are timed again with the own work of each service as it is then.
 //!
-//! The range holds the intervals of λ, S, ca² and cs², the error of the models as measured against simulation, and that of the
-//! requests looked at; what is in doubt at different services is independent, so it adds in squares.
+//! The range holds the intervals of λ, S, ca² and cs², the error of the models as measured against simulation, that of the
+//! requests looked at, and the chance in what is measured now, by its scatter between windows or by how long its queues remember, whichever is more; what is in doubt at different services is independent, so it adds in squares.
 
 mod batches;
 mod change;
@@ -26,6 +26,9 @@ use crate::{
     reach::entering,
     snapshot::{NodeKind, ServiceView, Snapshot},
 };
+
+/// The loads that are predicted without being asked, as multiples of what comes now.
+pub(crate) const LOAD_FACTORS: [f64; 4] = [1.1, 1.2, 1.5, 2.0];
 
 /// What follows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -23,8 +23,8 @@ const MIN_CALIBRATING_MS: f64 = 0.05;
 const MAY_BE_OFF: f64 = 0.2;
 
 /// Standard deviation of the logarithm of a wait then by what a change does that no queue alone knows: departures of one are
-/// the arrivals of the next. Chosen so that ranges hold what simulated meshes do (`compare/queueing`).
-const CHANGE_ERROR: f64 = 0.12;
+/// the arrivals of the next, and calls come in pairs. Chosen so that ranges hold what simulated meshes do (`compare/queueing`).
+const CHANGE_ERROR: f64 = 0.2;
 
 /// What changes at one service for one request, in milliseconds.
 pub(super) struct Effect {
@@ -40,6 +40,8 @@ pub(super) struct Effect {
     pub(super) residence_then: Option<Range>,
     pub(super) refused_then: Option<f64>,
     pub(super) identified: bool,
+    /// Standard deviation of a mean wait by chance, times the root of the visits it is of; 0 where no queue is known.
+    pub(super) noise_of_one_ms: f64,
     /// Of a model server.
     pub(super) lm_then: Option<LmPrediction>,
 }
@@ -81,13 +83,23 @@ impl Range {
 impl Effect {
     /// `looped` is the wait now and then where all queues were solved together.
     pub(super) fn of(service: &ServiceView, own: &Factors, rate_then: f64, looped: Option<(f64, f64)>) -> Self {
-        let estimate = &service.estimate;
         let growth = rate_then / service.rate_per_s.max(1e-9);
+        let effect = batches::effect(service, rate_then, growth)
+            .or_else(|| Self::of_queue(&service.estimate, own, (rate_then, growth), looped))
+            .unwrap_or_else(|| Self::unknown(service, rate_then, own));
+        // where nothing changes nothing comes to it, whatever its model is off by
         let as_now = (growth - 1.0).abs() < 1e-12 && *own == Factors::NONE;
-        if let Some(effect) = batches::effect(service, rate_then, growth) {
-            return effect;
-        }
-        let Some(now) = Load::now(estimate) else { return Self::unknown(service, rate_then, own, as_now) };
+        if as_now { Self { added: Some(Range::default()), ..effect } } else { effect }
+    }
+
+    /// `None` of one that is not known.
+    fn of_queue(
+        estimate: &Estimate,
+        own: &Factors,
+        (rate_then, growth): (f64, f64),
+        looped: Option<(f64, f64)>,
+    ) -> Option<Self> {
+        let now = Load::now(estimate)?;
         let then = Load {
             arrival_rate_per_s: now.arrival_rate_per_s * growth,
             service_time_ms: now.service_time_ms * own.service_time,
@@ -100,34 +112,34 @@ impl Effect {
             None => (queue_wait_ms(estimate, &now), queue_wait_ms(estimate, &then)),
         };
         let wait_then = model_then.map(|model_then| wait(estimate, (&now, model), (&then, model_then)));
-        let added = wait_then.map(|wait| added(estimate, (&now, &then), wait));
-        Self {
+        Some(Self {
             rate: now.arrival_rate_per_s,
             rate_then,
             utilization_then: Some(utilization(estimate, &then)),
             wait: estimate.queue_wait_ms.observed,
             wait_then,
-            added: if as_now { Some(Range::default()) } else { added },
+            added: wait_then.map(|wait| added(estimate, (&now, &then), wait)),
             residence_then: wait_then.map(|wait| Range { value: wait.value + then.service_time_ms, ..wait }),
             refused_then: refused(estimate, &now, &then),
             identified: true,
+            noise_of_one_ms: measured(estimate).map_or(0.0, |(wait, _)| wait * interval::wait_noise(&now, 1.0)),
             lm_then: None,
-        }
+        })
     }
 
     /// Its wait is taken not to change; what a changed service time of an unknown queue does is not known.
-    fn unknown(service: &ServiceView, rate_then: f64, own: &Factors, as_now: bool) -> Self {
-        let said = as_now || own.service_time == 1.0;
+    fn unknown(service: &ServiceView, rate_then: f64, own: &Factors) -> Self {
         Self {
             rate: service.rate_per_s,
             rate_then,
             utilization_then: None,
             wait: service.estimate.queue_wait_ms.observed,
             wait_then: None,
-            added: said.then(Range::default),
+            added: (own.service_time == 1.0).then(Range::default),
             residence_then: None,
             refused_then: None,
             identified: false,
+            noise_of_one_ms: 0.0,
             lm_then: None,
         }
     }

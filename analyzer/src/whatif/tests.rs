@@ -80,6 +80,23 @@ fn more_arrivals_reach_all_who_are_called_and_are_waited_for_where_they_block() 
 }
 
 #[test]
+fn what_is_measured_over_few_requests_is_no_surer_than_its_queues() {
+    let half_range = |samples| {
+        let mut mesh = mesh();
+        mesh.services.iter_mut().for_each(|service| service.estimate.samples = samples);
+        // a change of the cache, for which nobody waits: only what is measured is in doubt
+        let found = what_if(&mesh, &Change { service_time: 1.01, ..change("cache") }).unwrap();
+        let entry = &found.entries[0];
+        assert_eq!(entry.response_time_ms_then, Some(60.0));
+        entry.high_ms.unwrap() - 60.0
+    };
+    // 36 ms of wait at two servers that are busy for four fifths: known to a third by a thousand requests
+    let (thousand, many) = (half_range(1_000), half_range(100_000));
+    assert!((0.2..0.9).contains(&(thousand / 36.0)), "{thousand}");
+    assert!((thousand / many - 10.0).abs() < 1.0, "{thousand} {many}: it falls with the root of their number");
+}
+
+#[test]
 fn servers_and_service_time_change_their_service_only() {
     let found = what_if(&mesh(), &Change { servers: 2, ..change("tagger") }).unwrap();
     assert_eq!(found.services.len(), 1);

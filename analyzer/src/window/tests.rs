@@ -15,10 +15,10 @@ fn requests(from: u64, to: u64) -> impl Iterator<Item = (Span, i64, bool)> {
             side: Side::Server,
             error: n % 7 == 0,
             instance: Some(20 + (n % 3) as Name),
-            queue_wait_ns: (n % 2 == 0).then_some(500_000),
+            queue_wait_ns: (n % 2 == 0).then_some(500_000).into(),
             shed: n % 11 == 0,
             input_tokens: n as i64,
-            first_token_ns: (n % 4 == 0).then_some(300_000),
+            first_token_ns: (n % 4 == 0).then_some(300_000).into(),
             weight: 1 + (n % 3) as u32,
             sampled: n % 3 > 0,
             ..Span::default()

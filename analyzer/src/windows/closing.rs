@@ -198,7 +198,7 @@ fn missing(service: &ServiceWindow, visits: usize) -> Option<String> {
 
 /// A visit to the station, unless it was turned away.
 fn ended(span: &Span, own: Own) -> Option<Ended> {
-    let arrival = span.start + span.queue_wait_ns.unwrap_or(0);
+    let arrival = span.start + span.queue_wait_ns.or_zero();
     // a client that leaves while a call is under way leaves that call: the work here was done
     let gave_up = span.abandoned && !own.call_failed;
     let visit = Visit { arrival, departure: arrival + own.ns, gave_up };
