@@ -36,13 +36,12 @@ impl<'a> Readings<'a> {
     }
 }
 
-/// A path as routes see it: its plain reading. One that has none stays as it is, and so does the lack of one (CONNECT).
+/// A path as routes see it: its plain reading, a NUL in it or not. The lack of one (CONNECT) stays so.
 pub(crate) fn as_routed(path: &str) -> Cow<'_, str> {
     if path.is_empty() || is_simple(path) {
         return Cow::Borrowed(path);
     }
-    Readings::of(path)
-        .map_or(Cow::Borrowed(path), |readings| Cow::Owned(String::from_utf8_lossy(&readings.plain).into_owned()))
+    Cow::Owned(String::from_utf8_lossy(&read(path, Mode::Plain)).into_owned())
 }
 
 /// The beginning of a path as routes see it: its last segment may be part of a longer one.
@@ -225,7 +224,7 @@ mod tests {
         ] {
             assert_eq!((&*as_routed(path), after(path, prefix.len()).as_deref()), (seen, Some(rest)), "{path}");
         }
-        assert_eq!((&*as_routed(""), &*as_routed("*"), &*as_routed("/a%00")), ("", "*", "/a%00"));
+        assert_eq!((&*as_routed(""), &*as_routed("*"), &*as_routed("//a/%61%00")), ("", "*", "/a/a\0"));
         assert_eq!(after("/a", 3), None);
         for (start, seen) in [("/.", "/."), ("/a//b/.", "/a/b/."), ("/%61", "/a"), ("/a/../b", "/b"), ("/", "/")] {
             assert_eq!(as_routed_start(start), seen, "{start}");

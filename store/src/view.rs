@@ -148,10 +148,11 @@ impl Checked {
 }
 
 impl DataFile {
-    /// The time of its newest row, as retention has it: nothing is of a time behind that at which it was written, whatever a
-    /// clock that was ahead says. Such rows would be kept for ever, and others dropped for them.
-    pub(crate) fn newest_unix_nano(&self) -> Option<i64> {
-        self.time_range.map(|(_, high)| high.min(self.written_unix_nano))
+    /// The time of its newest row, as retention has it: where that has not come yet, a clock was ahead, and the time at which
+    /// the file was written counts. Such rows would be kept for ever, and others dropped for them.
+    pub(crate) fn newest_unix_nano(&self, now_unix_nano: i64) -> Option<i64> {
+        let (_, high) = self.time_range?;
+        Some(if high > now_unix_nano { self.written_unix_nano.min(now_unix_nano) } else { high })
     }
 
     /// Whether the content is what was written: looked at once while the store is open.

@@ -181,7 +181,8 @@ impl Live {
         if told >= NOBODY && !is_sure && !over {
             return;
         }
-        let usual = quiet && told < SUSPICIOUS;
+        // one that is sure may be told at less: others lose too
+        let usual = quiet && !is_sure && told < SUSPICIOUS;
         self.withheld = if usual { 0 } else { self.withheld + self.windows };
         if usual {
             self.calm_until = until;

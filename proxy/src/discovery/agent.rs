@@ -25,6 +25,8 @@ type Sender = SendRequest<Empty<Bytes>>;
 pub(super) struct Agent {
     /// `host:port`.
     address: String,
+    /// Whether the address is `https://`.
+    secure: bool,
     tls: Option<Arc<ClientTls>>,
     kept: Option<Sender>,
 }
@@ -34,7 +36,7 @@ impl Agent {
     pub(super) fn new(uri: &Uri, tls: Option<Arc<ClientTls>>) -> Self {
         let usual = if tls.is_some() { 443 } else { 80 };
         let address = format!("{}:{}", uri.host().unwrap_or_default(), uri.port_u16().unwrap_or(usual));
-        Self { address, tls, kept: None }
+        Self { address, secure: uri.scheme_str() == Some("https"), tls, kept: None }
     }
 
     /// Asks, and reads the answer to its end; the caller bounds the time.
@@ -52,6 +54,8 @@ impl Agent {
     async fn connect(&self) -> Result<Sender, String> {
         let stream = TcpStream::connect(&self.address).await.map_err(said)?;
         match &self.tls {
+            // the configuration has moved on, and this watch is about to end
+            None if self.secure => Err("an https address without TLS".into()),
             Some(tls) => speak(tls.connect(&self.address, stream).await.map_err(said)?.0).await,
             None => speak(stream).await,
         }

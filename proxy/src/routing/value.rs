@@ -49,7 +49,7 @@ pub(super) fn fields(
     fields.iter().map(field).collect()
 }
 
-/// A regular expression over the whole text.
+/// A regular expression over the whole text; a dot is any character, line feeds too: a decoded path may hold one.
 pub(super) fn whole(regex: &str, key: &str) -> Result<Regex, ConfigError> {
-    Regex::new(&format!("^(?:{regex})$")).map_err(|error| ConfigError(format!("{key}: {error}")))
+    Regex::new(&format!(r"\A(?s:{regex})\z")).map_err(|error| ConfigError(format!("{key}: {error}")))
 }

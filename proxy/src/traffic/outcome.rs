@@ -6,7 +6,7 @@ use http::{HeaderMap, StatusCode, header::RETRY_AFTER};
 
 use crate::{
     telemetry::Failure,
-    traffic::{attempt::Answer, grpc},
+    traffic::{attempt::Answer, grpc, headers::REASON},
     upstream::Verdict,
 };
 
@@ -22,6 +22,8 @@ pub(crate) enum Outcome {
         /// Of an answer that ends with its head, or as its trailers say.
         grpc_status: Option<u16>,
         retry_after: Option<Duration>,
+        /// Whether a limit of a sidecar says so, and not the endpoint.
+        shed: bool,
     },
     /// Without one.
     Failed(Failure),
@@ -39,12 +41,13 @@ impl Outcome {
         let grpc_status = grpc::status(headers);
         let asks = status == StatusCode::SERVICE_UNAVAILABLE || status == StatusCode::TOO_MANY_REQUESTS;
         let retry_after = if asks { retry_after(headers, SystemTime::now()) } else { None };
-        Self::Answered { status: status.as_u16(), grpc_status, retry_after }
+        let shed = headers.contains_key(REASON);
+        Self::Answered { status: status.as_u16(), grpc_status, retry_after, shed }
     }
 
     /// An answer that has come to its end.
     pub(crate) fn trailed(status: u16, trailers: &HeaderMap) -> Self {
-        Self::Answered { status, grpc_status: grpc::status(trailers), retry_after: None }
+        Self::Answered { status, grpc_status: grpc::status(trailers), retry_after: None, shed: false }
     }
 
     pub(crate) fn grpc_status(self) -> Option<u16> {
@@ -56,7 +59,7 @@ impl Outcome {
 
     /// A tunnel has no more to say.
     pub(crate) fn opened(status: u16) -> Self {
-        Self::Answered { status, grpc_status: None, retry_after: None }
+        Self::Answered { status, grpc_status: None, retry_after: None, shed: false }
     }
 
     /// The status as HTTP would have it: gRPC says UNAVAILABLE where HTTP says 503.
@@ -86,9 +89,13 @@ impl Outcome {
     }
 
     /// How long the endpoint wants nothing from anybody. A 429 is said to one client, of its own rate (RFC 6585 §4): it
-    /// makes no endpoint rest for the others.
+    /// makes no endpoint rest for the others. Nor does a request that a sidecar's limit sheds, for its priority or deadline
+    /// perhaps, while others pass.
     pub(crate) fn rest(self) -> Option<Duration> {
-        self.retry_after().filter(|_| self.status() == Some(503))
+        match self {
+            Self::Answered { retry_after, shed: false, .. } => retry_after.filter(|_| self.status() == Some(503)),
+            _ => None,
+        }
     }
 
     /// Whether the upstream may have begun to work on the request.
@@ -136,12 +143,15 @@ mod tests {
 
     #[test]
     fn an_endpoint_rests_when_it_is_unavailable_and_not_when_a_client_asks_too_often() {
-        let headers = HeaderMap::from_iter([("retry-after".parse().unwrap(), "3".parse().unwrap())]);
+        let mut headers = HeaderMap::from_iter([("retry-after".parse().unwrap(), "3".parse().unwrap())]);
         for (status, rest) in [(503, Some(3)), (429, None), (500, None)] {
             let outcome = Outcome::answered(StatusCode::from_u16(status).unwrap(), &headers);
             assert_eq!(outcome.rest(), rest.map(Duration::from_secs), "{status}");
             assert_eq!(outcome.retry_after().is_some(), status != 500, "{status}: a retry waits all the same");
         }
+        headers.insert(REASON, "queue_full".parse().unwrap());
+        let shed = Outcome::answered(StatusCode::SERVICE_UNAVAILABLE, &headers);
+        assert_eq!((shed.rest(), shed.retry_after()), (None, Some(Duration::from_secs(3))), "one request was shed");
     }
 
     #[test]

@@ -4,8 +4,8 @@
 //! While nothing is heard it decays towards nothing, as in Finagle and tower, so that an endpoint nobody picks is asked again.
 //! By that alone one that stays slow would look fast every `DECAY · ln(slow / fast)`: at a call a second one call in forty would
 //! go to an endpoint fifty times slower, at a call in half a minute every third. So each time that an answer after such a
-//! silence is as slow as remembered the time constant doubles, up to [`MOST_PATIENT`] times; an answer that is twice as fast as
-//! remembered, and any failure, sets it back.
+//! silence is as slow as remembered the time constant doubles, up to [`MOST_PATIENT`] times; an answer that is twice as fast or
+//! as slow as remembered, and any failure, sets it back.
 
 use std::time::Duration;
 
@@ -40,8 +40,8 @@ impl PeakEwma {
         let new = latency.as_secs_f64();
         let (old, remembered) = (self.seconds(now), self.seconds);
         let keep = (-(now.duration_since(self.updated).as_secs_f64()) / DECAY.as_secs_f64()).exp();
-        let (was_silent, is_as_slow) = (old <= remembered / 2.0, new >= remembered / 2.0);
-        if !is_as_slow {
+        let (was_silent, is_alike) = (old <= remembered / 2.0, new >= remembered / 2.0 && new <= remembered * 2.0);
+        if !is_alike {
             self.patience = DECAY;
         } else if was_silent && remembered > 0.0 {
             self.patience = (self.patience * 2).min(DECAY * MOST_PATIENT);

@@ -202,10 +202,10 @@ impl Committer {
     /// Drops whole files that are too old, then the oldest while there is too much.
     pub(super) async fn retain(&mut self) -> Result<(), StoreError> {
         self.settle().await?;
-        let retention = self.config.retention.clone();
+        let (retention, now) = (self.config.retention.clone(), now_unix_nano());
         for table in Table::ALL {
-            let Some(oldest) = retention.oldest(table, now_unix_nano()) else { continue };
-            let old = |file: &Arc<DataFile>| file.newest_unix_nano().is_some_and(|newest| newest < oldest);
+            let Some(oldest) = retention.oldest(table, now) else { continue };
+            let old = |file: &Arc<DataFile>| file.newest_unix_nano(now).is_some_and(|newest| newest < oldest);
             let old: Vec<_> = self.delta(table).files().into_iter().filter(old).collect();
             self.drop_files(table, &old).await?;
         }
@@ -225,7 +225,8 @@ impl Committer {
         for table in BOUNDED {
             oldest.extend(self.delta(table).files().into_iter().map(|file| (table, file)));
         }
-        oldest.sort_by_key(|(_, file)| file.newest_unix_nano());
+        let now = now_unix_nano();
+        oldest.sort_by_key(|(_, file)| file.newest_unix_nano(now));
         let mut gone: std::collections::BTreeMap<Table, Vec<Arc<DataFile>>> = Default::default();
         for (table, file) in oldest {
             if over == 0 {

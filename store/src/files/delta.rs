@@ -466,9 +466,10 @@ mod tests {
         let newest = |most: i64| {
             let stats = format!(r#"{{"minValues":{{"start_unix_nano":1}},"maxValues":{{"start_unix_nano":{most}}}}}"#);
             let add = Add { modification_time: 7, stats: Some(stats), ..Add::default() };
-            read_add(&add, Table::Spans).newest_unix_nano()
+            read_add(&add, Table::Spans).newest_unix_nano(9 * MS_NS)
         };
         assert_eq!((newest(5), newest(i64::MAX)), (Some(5), Some(7 * MS_NS)));
+        assert_eq!(newest(8 * MS_NS), Some(8 * MS_NS), "the server's clock was behind when it wrote");
     }
 
     #[test]

@@ -100,7 +100,12 @@ fn current_setting() -> ScalarUDF {
         };
         let name = name.try_as_str().flatten().unwrap_or_default().to_lowercase();
         let may_miss = matches!(rest, [ColumnarValue::Scalar(ScalarValue::Boolean(Some(true)))]);
-        match setting(&name) {
+        let value = match name.as_str() {
+            // what the client said of itself is its connection's
+            "application_name" => Some(""),
+            name => setting(name),
+        };
+        match value {
             None if !may_miss => exec_err!("unrecognized configuration parameter \"{name}\""),
             value => Ok(ColumnarValue::Scalar(ScalarValue::Utf8(value.map(str::to_owned)))),
         }

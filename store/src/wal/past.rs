@@ -6,6 +6,7 @@ use std::path::Path;
 use super::{
     Payload,
     recent::Recent,
+    record::Record,
     refused::Refused,
     segment::{Found, Records, SegmentFile, segments},
 };
@@ -45,22 +46,30 @@ impl Past {
                 break; // it says itself what the older ones would
             }
         }
-        newest.into_iter().rev().flatten().for_each(|found| past.take_in(found));
+        let records: Vec<_> = newest.into_iter().rev().flatten().filter_map(Found::into_record).collect();
+        // a later segment says which of an earlier one are not to be replayed: sent again, they are new
+        records.iter().for_each(|record| past.take_in_refused(record));
+        records.into_iter().for_each(|record| past.take_in(record));
         past.refused.begin_at(segments.first().map_or(0, |first| first.first_sequence));
         past.segments = segments;
         Ok(past)
     }
 
-    fn take_in(&mut self, found: Found) {
-        let Found::Record(record) = found else { return };
+    fn take_in_refused(&mut self, record: &Record) {
+        if let Payload::Refused(refused) = &record.payload {
+            refused.ranges().for_each(|range| self.refused.add(range));
+        }
+    }
+
+    fn take_in(&mut self, record: Record) {
         self.next_sequence = self.next_sequence.max(record.sequence + 1);
         match record.payload {
+            Payload::Otlp { .. } if self.refused.has(record.sequence) => {}
             Payload::Otlp { request, hash } => self.recent.insert(hash, record.sequence, request.received_unix_nano),
-            Payload::Rows { .. } => {}
+            Payload::Rows { .. } | Payload::Refused(_) => {}
             Payload::Recent(hashes) => {
                 hashes.into_iter().for_each(|(hash, received)| self.recent.insert(hash, record.sequence, received));
             }
-            Payload::Refused(refused) => refused.ranges().for_each(|range| self.refused.add(range)),
         }
     }
 }

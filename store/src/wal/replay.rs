@@ -233,11 +233,11 @@ impl Work {
                     next_sequence = next_sequence.max(record.sequence + 1);
                     self.record(*record);
                 }
+                // what is left of a group that was refused
+                Found::Damaged(_) | Found::Torn(_) if self.parts.refused.has(next_sequence) => {}
                 Found::Damaged(bytes) => self.set_aside(&name(), &bytes, "a damaged record"),
                 // what was never synced has its sequences given to others; these were not, so they were synced
-                Found::Torn(bytes)
-                    if next_sequence < next_first && !self.parts.refused.covers(&(next_sequence..next_first)) =>
-                {
+                Found::Torn(bytes) if next_sequence < next_first => {
                     self.set_aside(&name(), &bytes, "a damaged end of a segment");
                 }
                 Found::Torn(bytes) => {

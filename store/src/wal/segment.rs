@@ -124,6 +124,15 @@ pub(super) enum Found {
     Torn(Bytes),
 }
 
+impl Found {
+    pub(super) fn into_record(self) -> Option<Record> {
+        match self {
+            Self::Record(record) => Some(*record),
+            Self::Damaged(_) | Self::Torn(_) => None,
+        }
+    }
+}
+
 /// The records of one segment, in order.
 pub(super) struct Records {
     rest: Bytes,
