@@ -134,11 +134,11 @@ mod tests {
     }
 
     fn answered(status: u16) -> Outcome {
-        Outcome::Answered { status, grpc_status: None, retry_after: None }
+        Outcome::Answered { status, grpc_status: None, retry_after: None, shed: false }
     }
 
     fn grpc(status: u16) -> Outcome {
-        Outcome::Answered { status: 200, grpc_status: Some(status), retry_after: None }
+        Outcome::Answered { status: 200, grpc_status: Some(status), retry_after: None, shed: false }
     }
 
     #[test]
@@ -181,7 +181,7 @@ mod tests {
         let millis = |number| policy.wait(number, answered(500), 1.0).as_millis();
         assert_eq!([1, 2, 3, 4, 5, 40].map(millis), [25, 50, 100, 200, 250, 250]);
         let retry_after = Some(Duration::from_secs(2));
-        let asked = Outcome::Answered { status: 503, grpc_status: None, retry_after };
+        let asked = Outcome::Answered { status: 503, grpc_status: None, retry_after, shed: false };
         assert_eq!(policy.wait(1, asked, 0.5), Duration::from_secs(2));
     }
 
