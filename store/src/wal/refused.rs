@@ -65,11 +65,12 @@ mod tests {
 
     #[test]
     fn what_is_no_longer_in_the_log_is_forgotten_and_so_are_the_oldest_of_too_many() {
-        let mut refused = of(&[3..5, 9..12]);
-        refused.begin_at(5);
-        assert_eq!(refused, of(&[9..12]));
-        refused.begin_at(11);
-        assert_eq!(refused, of(&[9..12]));
+        let (mut refused, mut later) = (of(&[3..5, 9..12]), Refused::default());
+        later.add(9..12);
+        for begin in [5, 11] {
+            refused.begin_at(begin);
+            assert_eq!(refused, later);
+        }
         let many = of(&(0..CAPACITY as u64 + 1).map(|n| 2 * n..2 * n + 1).collect::<Vec<_>>());
         assert_eq!((many.ranges().len(), many.ranges().next()), (CAPACITY, Some(2..3)));
     }
