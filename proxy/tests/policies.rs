@@ -6,6 +6,7 @@ mod flow;
 
 use std::{
     net::SocketAddr,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -15,9 +16,9 @@ use std::{
 
 use axum::{Router, routing::get};
 use futures::future::join_all;
-use tokio::time::Instant;
+use tokio::{task::JoinHandle, time::Instant};
 use weir_policy::wire::proto;
-use weir_proxy::Proxy;
+use weir_proxy::{Config, Proxy};
 
 use flow::{
     admin, app, ask, client, config,
@@ -25,14 +26,20 @@ use flow::{
     proxy, until, url,
 };
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_policy_is_obeyed_whole_or_refused_whole_and_outlives_the_control_plane() {
-    let state = tempfile::tempdir().unwrap();
+/// A control plane, and the configuration of a sidecar that follows it and keeps what it says in `state`.
+async fn followed(state: &Path) -> (ControlPlane, JoinHandle<()>, Config) {
     let app = app(Router::new().fallback(get(async || "ok"))).await;
     let control = ControlPlane::default();
     let (address, serving) = control.start().await;
-    let more = format!("policy: {{ from: \"http://{address}\", state_dir: {:?} }}\n", state.path());
-    let start = || Proxy::start(config(app, "      - { upstream: app }", &more)).unwrap();
+    let more = format!("policy: {{ from: \"http://{address}\", state_dir: {state:?} }}\n");
+    (control, serving, config(app, "      - { upstream: app }", &more))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_is_obeyed_whole_or_refused_whole_and_outlives_the_control_plane() {
+    let state = tempfile::tempdir().unwrap();
+    let (control, serving, config) = followed(state.path()).await;
+    let start = || Proxy::start(config.clone()).unwrap();
     let first = start();
     until("subscribed", async || control.last_status().is_some()).await;
     control.send(set(7, 0.001));
@@ -63,11 +70,8 @@ async fn a_policy_is_obeyed_whole_or_refused_whole_and_outlives_the_control_plan
 async fn a_storm_of_policies_costs_no_request() {
     const SETS: u64 = 2_000;
     let state = tempfile::tempdir().unwrap();
-    let app = app(Router::new().fallback(get(async || "ok"))).await;
-    let control = ControlPlane::default();
-    let (address, _serving) = control.start().await;
-    let more = format!("policy: {{ from: \"http://{address}\", state_dir: {:?} }}\n", state.path());
-    let proxy = Proxy::start(config(app, "      - { upstream: app }", &more)).unwrap();
+    let (control, _serving, config) = followed(state.path()).await;
+    let proxy = Proxy::start(config).unwrap();
     until("subscribed", async || control.last_status().is_some()).await;
     let calm = Arc::new(AtomicBool::new(false));
     let load: Vec<_> = (0..4).map(|_| tokio::spawn(ask_until(calm.clone(), url(&proxy, "/")))).collect();
@@ -221,11 +225,8 @@ async fn a_policy_stream_that_died_silently_is_opened_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kept_policy_is_as_old_as_it_is() {
     let state = tempfile::tempdir().unwrap();
-    let app = app(Router::new().fallback(get(async || "ok"))).await;
-    let control = ControlPlane::default();
-    let (address, serving) = control.start().await;
-    let more = format!("policy: {{ from: \"http://{address}\", state_dir: {:?} }}\n", state.path());
-    let start = || Proxy::start(config(app, "      - { upstream: app }", &more)).unwrap();
+    let (control, serving, config) = followed(state.path()).await;
+    let start = || Proxy::start(config.clone()).unwrap();
     let first = start();
     until("subscribed", async || control.last_status().is_some()).await;
     control.send(proto::PolicySet { ttl_ms: 60_000, ..set(7, 1.0) });
