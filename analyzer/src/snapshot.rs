@@ -3,6 +3,7 @@
 mod estimate;
 mod requests;
 
+pub(crate) use estimate::LOAD_FACTORS;
 pub use estimate::{
     Capacity, Closed, Estimate, Limited, OperationTime, QueueWait, ReplicaEstimate, Scaling, Steady, WhatIf,
 };

@@ -29,10 +29,9 @@ use crate::{
     model::{Load, queue_wait_ms},
     moments::Moments,
     servers::Discipline,
-    snapshot::{Closed, Estimate, OperationTime, QueueWait, ReplicaEstimate, Scaling, Steady, WhatIf},
+    snapshot::{Closed, Estimate, LOAD_FACTORS, OperationTime, QueueWait, ReplicaEstimate, Scaling, Steady, WhatIf},
     spans::{Name, Names},
     stations::{self, Known, ReplicaWindow},
-    whatif::LOAD_FACTORS,
     window::ServiceWindow,
 };
 

@@ -10,7 +10,7 @@ use super::{
     regression::Fit,
     server::{LmServer, Sharing, Slots},
 };
-use crate::{estimate::capacity::headroom, whatif::LOAD_FACTORS};
+use crate::{estimate::capacity::headroom, snapshot::LOAD_FACTORS};
 
 /// An LM service: its server, what that can do, and what was seen beside what the server would have done.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

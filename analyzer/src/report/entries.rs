@@ -2,8 +2,8 @@
 
 use super::EntryWhatIf;
 use crate::{
-    snapshot::Snapshot,
-    whatif::{self, LOAD_FACTORS},
+    snapshot::{LOAD_FACTORS, Snapshot},
+    whatif,
 };
 
 /// Entries that are asked of, those with most requests: each costs four solutions of the mesh.

@@ -98,6 +98,9 @@ pub struct QueueWait {
     pub observed_app: Option<f64>,
 }
 
+/// The loads that are predicted without being asked, as multiples of what comes now.
+pub(crate) const LOAD_FACTORS: [f64; 4] = [1.1, 1.2, 1.5, 2.0];
+
 /// The predicted wait when arrivals grow.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct WhatIf {

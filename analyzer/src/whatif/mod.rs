@@ -27,9 +27,6 @@ use crate::{
     snapshot::{NodeKind, ServiceView, Snapshot},
 };
 
-/// The loads that are predicted without being asked, as multiples of what comes now.
-pub(crate) const LOAD_FACTORS: [f64; 4] = [1.1, 1.2, 1.5, 2.0];
-
 /// What follows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Prediction {
