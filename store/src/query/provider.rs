@@ -174,7 +174,9 @@ impl TableOfView {
                 wanted.push(partitioned);
             }
         }
-        self.footers.shrink();
+        if needs.ask_footers() {
+            self.footers.shrink();
+        }
         Ok(wanted)
     }
 
