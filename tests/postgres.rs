@@ -178,6 +178,10 @@ async fn psql_lists_describes_and_asks() {
     assert!(tables.contains("spans") && tables.contains("operations"), "{tables}");
     let columns = run(psql("\\d spans")).await;
     assert!(columns.contains("duration_ns|bigint") && columns.contains("trace_id|"), "{columns}");
+    // each lists what there is, or that there is nothing
+    for described in ["\\d+", "\\dt+", "\\d+ spans", "\\df", "\\du", "\\l+", "\\dn+", "\\dT", "\\dv", "\\di"] {
+        run(psql(described)).await;
+    }
     let found = run(psql("SELECT trace_id, count(*), max(duration_ns) FROM spans GROUP BY trace_id")).await;
     assert_eq!(found.trim(), format!("{TRACE}|20|519"));
     weir.stop().await.unwrap();

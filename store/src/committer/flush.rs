@@ -20,7 +20,7 @@ use crate::{
     derived::{self, AttributeKeyRow, Seen, ServiceRow},
     disk::Step,
     error::StoreError,
-    files::{self, Commit, Level, NewFile, Origin, RowsInOrder},
+    files::{self, Commit, Encoding, Level, NewFile, Origin, RowsInOrder},
     sampling::Sampler,
     view::{Held, TableView},
     wal,
@@ -137,7 +137,8 @@ impl Committer {
         let disk = self.disk.clone();
         let folder = self.delta(table).folder()?.to_owned();
         let path = folder.join(format!("{prefix}-{}.parquet", Uuid::new_v4().simple()));
-        let file = files::write(disk.as_ref(), &path, &RowsInOrder::new(table, batches), level, hot_in_map)?;
+        let encoding = Encoding { level, threads: self.encoders() };
+        let file = files::write(disk.as_ref(), &path, &RowsInOrder::new(table, batches), encoding, hot_in_map)?;
         disk.sync_dir(&folder).map_err(|source| StoreError::Io { path: folder, source })?;
         self.reached(Step::DataFileSynced, &path)?;
         Ok(file)

@@ -187,23 +187,10 @@ impl Committer {
         }
     }
 
-    /// Flushes what is big or old enough; a failure is kept for `status` and tried again.
     async fn tick(&mut self) {
-        let (rows, age) = (self.config.flush_rows, Duration::from_millis(self.config.flush_age_ms));
-        let half_full = self.views.current().memory_bytes() > self.config.memory_limit_bytes / 2;
-        let due = move |table: &TableView| {
-            let old = table.memory().next().is_some_and(|held| held.since.elapsed() >= age);
-            old || half_full || table.memory_rows() >= rows
-        };
-        if self.retry_at.is_none_or(|at| at <= Instant::now()) {
-            let flushed = self.flush(due).await;
-            if let Err(error) = &flushed {
-                warn!(%error, "flush failed: rows stay in memory and in the log");
-                self.shared.failed_flushes.fetch_add(1, Relaxed);
-            }
-            self.retry_at = flushed.is_err().then(|| Instant::now() + RETRY);
-            *self.shared.last_error.lock() = flushed.err().map(|error| error.to_string());
-        }
+        self.flush_due().await;
+        // the replay of a long log waits for room, and most else can wait
+        while !self.replay.is_over() && self.upkeep_at.elapsed() < UPKEEP && self.flush_due().await {}
         self.merge().await;
         self.recompress().await;
         if self.upkeep_at.elapsed() >= UPKEEP {
@@ -216,6 +203,42 @@ impl Committer {
             }
         }
         self.replaced.delete(self.disk.as_ref(), upkeep::REPLACED_FILE_LINGERS);
+    }
+
+    /// Flushes what is big or old enough; a failure is kept for `status` and tried again. Says whether
+    /// rows went to files.
+    async fn flush_due(&mut self) -> bool {
+        if self.retry_at.is_some_and(|at| at > Instant::now()) {
+            return false;
+        }
+        let (rows, age) = (self.config.flush_rows, Duration::from_millis(self.config.flush_age_ms));
+        let half_full = self.is_half_full();
+        let due = move |table: &TableView| {
+            let old = table.memory().next().is_some_and(|held| held.since.elapsed() >= age);
+            old || half_full || table.memory_rows() >= rows
+        };
+        let before = self.flushed_at;
+        let flushed = self.flush(due).await;
+        if let Err(error) = &flushed {
+            warn!(%error, "flush failed: rows stay in memory and in the log");
+            self.shared.failed_flushes.fetch_add(1, Relaxed);
+        }
+        self.retry_at = flushed.is_err().then(|| Instant::now() + RETRY);
+        *self.shared.last_error.lock() = flushed.err().map(|error| error.to_string());
+        self.flushed_at > before
+    }
+
+    fn is_half_full(&self) -> bool {
+        self.views.current().memory_bytes() > self.config.memory_limit_bytes / 2
+    }
+
+    /// Threads that encode a file: all there are while somebody waits for memory, else one, so that acks
+    /// have the others.
+    fn encoders(&self) -> usize {
+        match self.replay.is_over() && !self.is_half_full() {
+            true => 1,
+            false => std::thread::available_parallelism().map_or(1, usize::from),
+        }
     }
 
     /// Finds out what commits did that may or may not have failed, and shows it.

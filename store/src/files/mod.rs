@@ -7,6 +7,7 @@ mod order;
 mod origin;
 mod parquet_file;
 mod recompress;
+mod row_group;
 mod splice;
 
 pub(crate) use delta::{Commit, DeltaTable};
@@ -14,6 +15,6 @@ pub(crate) use hashed::{Hasher, hash, hash_of, is_intact};
 pub(crate) use merge::{Merge, SMALL_ROWS, plan as plan_merge};
 pub(crate) use order::id_as_number;
 pub(crate) use origin::Origin;
-pub(crate) use parquet_file::{Level, NewFile, RowsInOrder, read as read_rows, write};
+pub(crate) use parquet_file::{Encoding, Level, NewFile, RowsInOrder, read as read_rows, write};
 pub(crate) use recompress::Recompression;
 pub(crate) use splice::splice;

@@ -4,29 +4,32 @@ use std::{io, path::Path};
 
 use arrow::{
     array::AsArray,
-    compute::{cast, interleave_record_batch, max, min},
-    datatypes::{DataType, Int64Type},
+    compute::{cast, max, min},
+    datatypes::{DataType, FieldRef, Int64Type},
     record_batch::RecordBatch,
 };
 use parquet::{
     arrow::{
-        ArrowSchemaConverter, ArrowWriter, arrow_reader::ParquetRecordBatchReaderBuilder,
-        arrow_writer::ArrowWriterOptions,
+        ArrowSchemaConverter, ArrowWriter,
+        arrow_reader::ParquetRecordBatchReaderBuilder,
+        arrow_writer::{ArrowColumnWriter, ArrowWriterOptions},
     },
-    basic::{Compression, Encoding, ZstdLevel},
+    basic::{self, Compression, ZstdLevel},
     file::properties::{EnabledStatistics, WriterProperties},
     schema::types::ColumnPath,
 };
 use weir_schema::Table;
 
-use super::{Origin, hashed::HashedFile, order};
+use super::{
+    Origin,
+    hashed::HashedFile,
+    order,
+    row_group::{self, Column, PAGE_ROWS, Pages},
+};
 use crate::{disk::Disk, error::StoreError};
 
 /// Rows of a row group: trace by id reads one.
 pub(crate) const ROW_GROUP_ROWS: usize = 128 * 1024;
-
-/// Rows of a page: what a selective query decodes at least.
-const PAGE_ROWS: usize = 8192;
 
 /// Distinct values a bloom filter is begun for; it is folded to what there were.
 const BLOOM_VALUES: u64 = ROW_GROUP_ROWS as u64;
@@ -67,44 +70,18 @@ impl<'a> RowsInOrder<'a> {
         Self { table, batches, places: order::places(table, batches) }
     }
 
-    fn pages(&self) -> impl Iterator<Item = Result<RecordBatch, StoreError>> {
-        let mut page = Page::of(self.batches);
-        self.places.chunks(PAGE_ROWS).map(move |places| page.rows(places))
-    }
-
     fn time_range(&self) -> Option<(i64, i64)> {
         let times = || self.batches.iter().map(|batch| batch[self.table.time_column()].as_primitive::<Int64Type>());
         times().filter_map(min).min().zip(times().filter_map(max).max())
     }
 }
 
-/// Puts rows of many batches together. A page has rows of few of them, and each batch that is handed
-/// over costs a look at the types of all columns.
-struct Page<'a> {
-    batches: &'a [RecordBatch],
-    used: Vec<&'a RecordBatch>,
-    /// Where each batch stands among those that are used, if this page uses it.
-    place: Vec<Option<usize>>,
-}
-
-impl<'a> Page<'a> {
-    fn of(batches: &'a [RecordBatch]) -> Self {
-        Self { batches, used: Vec::new(), place: vec![None; batches.len()] }
-    }
-
-    fn rows(&mut self, places: &[order::Place]) -> Result<RecordBatch, StoreError> {
-        self.used.clear();
-        self.place.fill(None);
-        let of_used = |(batch, row): &order::Place| {
-            let place = *self.place[*batch].get_or_insert_with(|| {
-                self.used.push(&self.batches[*batch]);
-                self.used.len() - 1
-            });
-            (place, *row)
-        };
-        let places: Vec<order::Place> = places.iter().map(of_used).collect();
-        Ok(interleave_record_batch(&self.used, &places)?)
-    }
+/// How rows become a file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Encoding {
+    pub(crate) level: Level,
+    /// By so many threads, this one among them.
+    pub(crate) threads: usize,
 }
 
 /// Writes a durable file; its folder is not synced yet. What a failure leaves is removed.
@@ -112,10 +89,10 @@ pub(crate) fn write(
     disk: &dyn Disk,
     path: &Path,
     rows: &RowsInOrder<'_>,
-    level: Level,
+    encoding: Encoding,
     hot_in_map: bool,
 ) -> Result<NewFile, StoreError> {
-    let written = write_pages(disk, path, rows, level);
+    let written = write_groups(disk, path, rows, encoding);
     let (bytes, hash) = written.inspect_err(|_| abandon(disk, path))?;
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let (rows, time_range) = (rows.places.len() as u64, rows.time_range());
@@ -123,18 +100,40 @@ pub(crate) fn write(
     Ok(NewFile { name, bytes, hash, rows, time_range, hot_in_map, recompressed: false, packed_from: None, origin })
 }
 
-fn write_pages(disk: &dyn Disk, path: &Path, rows: &RowsInOrder<'_>, level: Level) -> Result<(u64, u64), StoreError> {
+fn write_groups(
+    disk: &dyn Disk,
+    path: &Path,
+    rows: &RowsInOrder<'_>,
+    Encoding { level, threads }: Encoding,
+) -> Result<(u64, u64), StoreError> {
     let io = |source| StoreError::Io { path: path.to_owned(), source };
     let mut file = HashedFile::create(disk, path).map_err(io)?;
     let options =
         ArrowWriterOptions::new().with_properties(properties(rows.table, level)).with_skip_arrow_metadata(true);
-    let mut writer = ArrowWriter::try_new_with_options(&mut file, rows.table.schema(), options)?;
-    for page in rows.pages() {
-        writer.write(&page?)?;
+    let writer = ArrowWriter::try_new_with_options(&mut file, rows.table.schema(), options)?;
+    let (mut writer, columns) = writer.into_serialized_writer()?;
+    for (number, places) in rows.places.chunks(ROW_GROUP_ROWS).enumerate() {
+        let columns = columns_of(rows.table, columns.create_column_writers(number)?);
+        let mut group = writer.next_row_group()?;
+        for chunk in row_group::encode(columns, &Pages::of(rows.batches, places), threads)? {
+            chunk.append_to_row_group(&mut group)?;
+        }
+        group.close()?;
     }
     writer.close()?;
     disk.reached(crate::disk::Step::DataFileWritten).map_err(io)?;
     file.finish().map_err(io)
+}
+
+/// The columns of a row group, each with its writers.
+fn columns_of(table: Table, writers: Vec<ArrowColumnWriter>) -> Vec<Column> {
+    let leaves = leaves(table);
+    let mut writers = writers.into_iter();
+    let mut column = |(place, field): (usize, &FieldRef)| {
+        let of_field = leaves.iter().filter(|leaf| leaf.parts().first() == Some(field.name())).count();
+        Column { place, field: field.clone(), writers: writers.by_ref().take(of_field).collect() }
+    };
+    table.schema().fields().iter().enumerate().map(&mut column).collect()
 }
 
 /// A file that nothing names yet goes; if it cannot, the next start removes it.
@@ -184,23 +183,23 @@ pub(super) fn properties(table: Table, level: Level) -> WriterProperties {
         if field.data_type() == &DataType::Int64 {
             properties = properties
                 .set_column_dictionary_enabled(path.clone(), false)
-                .set_column_encoding(path.clone(), Encoding::DELTA_BINARY_PACKED);
+                .set_column_encoding(path.clone(), basic::Encoding::DELTA_BINARY_PACKED);
         }
         match (table, field.name().as_str()) {
             (Table::Spans, "start_unix_nano" | "duration_ns") => {
                 // nanoseconds that no neighbour tells: their high bytes repeat, and this sets them apart
-                properties = properties.set_column_encoding(path, Encoding::BYTE_STREAM_SPLIT);
+                properties = properties.set_column_encoding(path, basic::Encoding::BYTE_STREAM_SPLIT);
             }
             (Table::TraceIndex, "trace_id") => {
                 // sorted by it: neighbours share their first bytes, and pages have disjoint ranges
                 properties = properties
                     .set_column_dictionary_enabled(path.clone(), false)
-                    .set_column_encoding(path, Encoding::DELTA_BYTE_ARRAY);
+                    .set_column_encoding(path, basic::Encoding::DELTA_BYTE_ARRAY);
             }
             (_, "span_id" | "parent_span_id") => {
                 properties = properties
                     .set_column_dictionary_enabled(path.clone(), false)
-                    .set_column_encoding(path.clone(), Encoding::DELTA_LENGTH_BYTE_ARRAY)
+                    .set_column_encoding(path.clone(), basic::Encoding::DELTA_LENGTH_BYTE_ARRAY)
                     .set_column_statistics_enabled(path, EnabledStatistics::None);
             }
             (_, "trace_id") => properties = with_bloom(properties, path, 0.001),
@@ -258,7 +257,7 @@ mod tests {
         let path = dir.path().join("part.parquet");
         let batches = [spans(&[(2, 1, 50), (1, 2, 10)]), spans(&[(2, 3, 20)])];
         let rows = RowsInOrder::new(Table::Spans, &batches);
-        let file = write(&RealDisk, &path, &rows, Level::Fresh, false).unwrap();
+        let file = write(&RealDisk, &path, &rows, Encoding { level: Level::Fresh, threads: 1 }, false).unwrap();
         assert_eq!((file.rows, file.time_range), (3, Some((10, 50))));
         let read = read(&RealDisk, Table::Spans, &path).unwrap();
         assert_eq!(read[0]["start_unix_nano"].as_primitive::<Int64Type>().values(), &[10, 20, 50]);
@@ -267,5 +266,20 @@ mod tests {
         bytes[20] ^= 1;
         std::fs::write(&path, bytes).unwrap();
         assert!(!is_intact(&RealDisk, &path, file.hash).unwrap());
+    }
+
+    #[test]
+    fn several_threads_write_the_same_file_as_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let rows: Vec<_> = (0..ROW_GROUP_ROWS as u64 + 9_000).map(|n| ((n / 50) as u8, n, n as i64 * 7)).collect();
+        let batches: Vec<_> = rows.chunks(3_000).map(spans).collect();
+        let rows_in_order = RowsInOrder::new(Table::Spans, &batches);
+        let written = [1, 4].map(|threads| {
+            let path = dir.path().join(format!("{threads}.parquet"));
+            write(&RealDisk, &path, &rows_in_order, Encoding { level: Level::Fresh, threads }, false).unwrap()
+        });
+        assert_eq!(written[0].hash, written[1].hash);
+        let read = read(&RealDisk, Table::Spans, &dir.path().join("4.parquet")).unwrap();
+        assert_eq!(read.iter().map(RecordBatch::num_rows).sum::<usize>(), rows.len());
     }
 }

@@ -293,9 +293,11 @@ mod tests {
     use super::*;
     use crate::{
         disk::RealDisk,
-        files::{RowsInOrder, delta::data_file, is_intact, write},
+        files::{Encoding, RowsInOrder, delta::data_file, is_intact, write},
         store::tests::spans,
     };
+
+    const FRESH: Encoding = Encoding { level: Level::Fresh, threads: 1 };
 
     /// Rows of the second page and some of the third: the offset index has to be right.
     fn read(bytes: &Bytes) -> Vec<RecordBatch> {
@@ -312,7 +314,7 @@ mod tests {
         let path = dir.path().join("fresh.parquet");
         let rows: Vec<_> = (0..20_000).map(|n| ((n / 100) as u8, n, n as i64 * n as i64 % 100_000)).collect();
         let batches = [spans(&rows)];
-        let fresh = write(&RealDisk, &path, &RowsInOrder::new(Table::Spans, &batches), Level::Fresh, true).unwrap();
+        let fresh = write(&RealDisk, &path, &RowsInOrder::new(Table::Spans, &batches), FRESH, true).unwrap();
         let source = Arc::new(data_file(&fresh));
         let before = RealDisk.read(&path).unwrap();
         let path = dir.path().join("packed.parquet");
@@ -348,7 +350,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("fresh.parquet");
         let batches = [spans(&[(1, 2, 3)])];
-        let fresh = write(&RealDisk, &path, &RowsInOrder::new(Table::Spans, &batches), Level::Fresh, false).unwrap();
+        let fresh = write(&RealDisk, &path, &RowsInOrder::new(Table::Spans, &batches), FRESH, false).unwrap();
         let bytes = RealDisk.read(&path).unwrap();
         let packed = dir.path().join("packed.parquet");
         let source = Arc::new(data_file(&fresh));

@@ -232,7 +232,7 @@ impl Engine {
         let catalogue = MemoryCatalogProvider::new();
         // a fresh catalogue has no schema of this name yet
         let _ = catalogue.register_schema("public", Arc::new(self.tables(view, inspection)));
-        session_over(self.base.clone(), catalogue)
+        session_over(self.base.clone(), Arc::new(catalogue))
     }
 }
 
@@ -260,9 +260,9 @@ fn hot(view: &View) -> Hot {
 }
 
 /// A session that knows this catalogue and no other.
-pub(super) fn session_over(base: SessionState, catalogue: MemoryCatalogProvider) -> SessionContext {
+pub(super) fn session_over(base: SessionState, catalogue: Arc<MemoryCatalogProvider>) -> SessionContext {
     let catalogues = MemoryCatalogProviderList::new();
-    catalogues.register_catalog(CATALOGUE.to_owned(), Arc::new(catalogue));
+    catalogues.register_catalog(CATALOGUE.to_owned(), catalogue);
     let state = SessionStateBuilder::new_from_existing(base).with_catalog_list(Arc::new(catalogues)).build();
     SessionContext::new_with_state(state)
 }

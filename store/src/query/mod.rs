@@ -22,6 +22,7 @@ mod postgres;
 mod probe;
 mod provider;
 mod prune;
+mod psql;
 mod reader;
 mod rewrite;
 mod rows;

@@ -23,6 +23,7 @@ use weir_schema::Table;
 use super::{
     engine::{CATALOGUE, session_over},
     information_schema::information_schema,
+    psql,
 };
 use crate::{
     error::SqlError,
@@ -32,6 +33,7 @@ use crate::{
 /// Made once: its tables and object ids stay the same for all sessions.
 pub(super) struct Postgres {
     base: SessionState,
+    catalogue: Arc<MemoryCatalogProvider>,
     pg_catalog: Arc<dyn SchemaProvider>,
     information_schema: Arc<dyn SchemaProvider>,
     parser: PostgresCompatibilityParser,
@@ -39,14 +41,14 @@ pub(super) struct Postgres {
 
 impl Postgres {
     pub(super) fn new(base: SessionState) -> Result<Self, DataFusionError> {
-        let catalogue = MemoryCatalogProvider::new();
+        let catalogue = Arc::new(MemoryCatalogProvider::new());
         let names = MemorySchemaProvider::new();
         for table in Table::ALL {
             let columns = datafusion::datasource::empty::EmptyTable::new(Arc::new(schema_as_sent(&table.schema())));
             names.register_table(table.name().to_owned(), Arc::new(columns))?;
         }
         catalogue.register_schema("public", Arc::new(names))?;
-        let session = session_over(base, catalogue);
+        let session = session_over(base, catalogue.clone());
         setup_pg_catalog(&session, CATALOGUE, EmptyContextProvider).map_err(|error| *error)?;
         session.register_udf(version());
         session.register_udf(to_regtype());
@@ -54,17 +56,18 @@ impl Postgres {
         for name in ["obj_description", "col_description", "shobj_description"] {
             session.register_udf(no_description(name));
         }
+        psql::register(&session);
         let pg_catalog = session.catalog(CATALOGUE).and_then(|catalogue| catalogue.schema("pg_catalog"));
         let pg_catalog = pg_catalog.ok_or_else(|| DataFusionError::Internal("pg_catalog is not there".into()))?;
         let information_schema = information_schema(session.state().catalog_list().clone())?;
         // this one is found by its name, as any other schema
         let config = session.copied_config().with_information_schema(false);
         let base = SessionStateBuilder::new_from_existing(session.state()).with_config(config).build();
-        Ok(Self { base, pg_catalog, information_schema, parser: PostgresCompatibilityParser::new() })
+        Ok(Self { base, catalogue, pg_catalog, information_schema, parser: PostgresCompatibilityParser::new() })
     }
 
     pub(super) fn parse(&self, text: &str) -> Result<Vec<Statement>, SqlError> {
-        self.parser.parse(text).map_err(|error| SqlError::Syntax(error.to_string()))
+        self.parser.parse(&psql::plain(text)).map_err(|error| SqlError::Syntax(error.to_string()))
     }
 
     /// A session with these tables.
@@ -74,7 +77,15 @@ impl Postgres {
         let _ = catalogue.register_schema("public", tables);
         let _ = catalogue.register_schema("pg_catalog", self.pg_catalog.clone());
         let _ = catalogue.register_schema("information_schema", self.information_schema.clone());
-        session_over(self.base.clone(), catalogue)
+        session_over(self.base.clone(), Arc::new(catalogue))
+    }
+}
+
+impl Drop for Postgres {
+    /// The schema knows the catalogue that it is in: neither would ever be freed.
+    fn drop(&mut self) {
+        // there is no other way to fail than that it is gone
+        let _ = self.catalogue.deregister_schema("pg_catalog", true);
     }
 }
 

@@ -1,0 +1,112 @@
+//! What the `\d` commands of psql ask for beside tables: functions that describe objects of kinds this
+//! store has not, and forms of statements that are not planned here and have one answer.
+
+use std::sync::{Arc, LazyLock};
+
+use datafusion::{
+    arrow::{
+        array::{ArrayRef, AsArray, StringArray},
+        datatypes::{DataType, Int64Type},
+    },
+    common::{DataFusionError, ScalarValue},
+    execution::context::SessionContext,
+    logical_expr::{ColumnarValue, ScalarUDF, Signature, SimpleScalarUDF, Volatility, create_udf},
+};
+use regex::{NoExpand, Regex};
+
+/// Parts of psql's statements, and what says the same of this store.
+const PARTS: [(&str, &str); 4] = [
+    // options of tables' second storage, which none has
+    ("|| array(select 'toast.' || x from pg_catalog.unnest(tc.reloptions) x)", ""),
+    // roles that a role is in
+    (
+        "ARRAY(SELECT b.rolname FROM pg_catalog.pg_auth_members m \
+         JOIN pg_catalog.pg_roles b ON (m.roleid = b.oid) WHERE m.member = r.oid)",
+        "'{}'",
+    ),
+    // rights, which are not given one by one
+    (r"pg_catalog.array_to_string(n.nspacl, E'\n')", "NULL"),
+    // types made of columns that are no table's
+    ("OR (SELECT c.relkind = 'c' FROM pg_catalog.pg_class c WHERE c.oid = t.typrelid)", ""),
+];
+
+static PATTERNS: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
+    let pattern = |part: &str| part.split_whitespace().map(regex::escape).collect::<Vec<_>>().join(r"\s+");
+    PARTS.iter().map(|(part, same)| (Regex::new(&pattern(part)).expect("escaped text is a pattern"), *same)).collect()
+});
+
+/// A statement without the parts that are not planned here.
+pub(super) fn plain(statement: &str) -> String {
+    let mut plain = statement.to_owned();
+    if statement.contains("pg_catalog.") {
+        for (part, same) in PATTERNS.iter() {
+            plain = part.replace_all(&plain, NoExpand(same)).into_owned();
+        }
+    }
+    plain
+}
+
+/// Adds the functions.
+pub(super) fn register(session: &SessionContext) {
+    for name in ["pg_function_is_visible", "pg_type_is_visible", "pg_operator_is_visible"] {
+        session.register_udf(always(name, ScalarValue::Boolean(Some(true))));
+    }
+    for name in ["pg_get_function_result", "pg_get_function_arguments"] {
+        session.register_udf(always(name, ScalarValue::Utf8(None)));
+    }
+    // files hold many rows of a table at several ages: `GET /api/v1/status` tells their sizes
+    for name in ["pg_table_size", "pg_database_size"] {
+        session.register_udf(always(name, ScalarValue::Int64(None)));
+    }
+    session.register_udf(size_pretty());
+}
+
+/// A function of one argument that has one answer.
+fn always(name: &str, answer: ScalarValue) -> ScalarUDF {
+    let of = answer.data_type();
+    let give = move |_: &[ColumnarValue]| Ok(ColumnarValue::Scalar(answer.clone()));
+    let signature = Signature::any(1, Volatility::Immutable);
+    SimpleScalarUDF::new_with_signature(name, signature, of, Arc::new(give)).into()
+}
+
+/// `pg_size_pretty(bytes)`: a size with its unit, as PostgreSQL writes it.
+fn size_pretty() -> ScalarUDF {
+    let answer = |arguments: &[ColumnarValue]| {
+        let arrays = ColumnarValue::values_to_arrays(arguments)?;
+        let sizes = arrays[0].as_primitive::<Int64Type>();
+        let texts: StringArray = sizes.iter().map(|size| size.map(pretty)).collect();
+        Ok::<_, DataFusionError>(ColumnarValue::Array(Arc::new(texts) as ArrayRef))
+    };
+    create_udf("pg_size_pretty", vec![DataType::Int64], DataType::Utf8, Volatility::Immutable, Arc::new(answer))
+}
+
+/// Below ten thousand of a unit it is given in that unit; the next one is rounded.
+fn pretty(bytes: i64) -> String {
+    let mut size = bytes as f64;
+    for unit in ["bytes", "kB", "MB", "GB"] {
+        if size.abs() < 10_240.0 {
+            return format!("{} {unit}", size.round());
+        }
+        size /= 1_024.0;
+    }
+    format!("{} TB", size.round())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_written_as_postgresql_writes_them() {
+        let written = [0, 10_239, 10_240, 1_000_000, 20 << 30, 30 << 40].map(pretty);
+        assert_eq!(written, ["0 bytes", "10239 bytes", "10 kB", "977 kB", "20 GB", "30 TB"]);
+    }
+
+    #[test]
+    fn parts_are_found_however_they_are_laid_out_and_nothing_else_is_touched() {
+        let asked = "SELECT pg_catalog.array_to_string(c.reloptions || array(select 'toast.' ||\n  x from pg_catalog.unnest(tc.reloptions) x), ', ')";
+        assert_eq!(plain(asked), "SELECT pg_catalog.array_to_string(c.reloptions , ', ')");
+        let other = "SELECT array(select 1) FROM pg_catalog.pg_class";
+        assert_eq!(plain(other), other);
+    }
+}
