@@ -12,7 +12,7 @@ use crate::support::{Process, client, request, send, server_with, span};
 
 mod statements;
 
-use statements::{DOUBLING, End, chain, statements};
+use statements::{DOUBLING, End, SLOW, WIDE, chain, statements};
 
 /// Limits small enough that a statement which ignored them would be noticed.
 fn limits() -> SqlConfig {
@@ -106,6 +106,48 @@ async fn what_doubles_is_refused_before_it_fills_the_memory() {
     // 28 doublings of four bytes are a gigabyte
     let used = peak_mib(weir.pid()) - before;
     assert!(used < 700, "{used} MiB");
+}
+
+/// Spans enough for a batch of full length.
+async fn with_a_full_batch(dir: &std::path::Path) -> Process {
+    let weir = Process::start(dir);
+    for first in (0..10_000).step_by(2_000) {
+        let some = (first..first + 2_000).map(|n| span(u128::from(n / 10) + 1, n + 1, 0, "GET", 1_000 + n, 500));
+        assert!(send(&client(), &weir.otlp_http, &request("cart", some.collect())).await);
+    }
+    weir
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_long_does_not_stand_in_every_row() {
+    let dir = tempfile::tempdir().unwrap();
+    let weir = with_a_full_batch(dir.path()).await;
+    assert_eq!(crate::support::sql(&weir.web, "SELECT count(*) FROM spans").await, ["10000"]);
+    for statement in WIDE {
+        let before = peak_mib(weir.pid());
+        let (status, answer) = post(&weir, statement).await;
+        let used = peak_mib(weir.pid()) - before;
+        let said: String = answer.chars().take(200).collect();
+        println!("{used} MiB more, {status}: {statement}: {said}");
+        assert!(used < 1_000, "{used} MiB: {statement}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_call_ends_with_its_reader() {
+    let dir = tempfile::tempdir().unwrap();
+    let weir = with_a_full_batch(dir.path()).await;
+    for statement in SLOW {
+        let url = format!("{}/api/v1/sql", weir.web);
+        // answered, refused, or left alone
+        let _ = client().post(url).body(statement).timeout(Duration::from_millis(500)).send().await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let before = sql_cpu_ticks(weir.pid());
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let used = sql_cpu_ticks(weir.pid()) - before;
+        assert!(used <= 5, "one second later {statement} used {used} ticks of half a second");
+    }
+    assert_eq!(crate::support::sql(&weir.web, "SELECT 1").await, ["1"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,7 +12,10 @@ pub(super) enum End {
 /// All of them.
 pub(super) fn statements() -> Vec<(String, End)> {
     let refused = [changes(), reaches()].concat().into_iter().map(|s| (s, End::Refused));
-    let ends = [deep(), long(), bombs(), grown(), odd()].concat().into_iter().map(|s| (s, End::Ends));
+    let ends = [deep(), long(), bombs(), grown(), owned(&WIDE), owned(&SLOW), odd()]
+        .concat()
+        .into_iter()
+        .map(|s| (s, End::Ends));
     refused.chain(ends).collect()
 }
 
@@ -275,6 +278,34 @@ fn grown() -> Vec<String> {
     all.push(format!("SELECT 1 FROM spans GROUP BY CUBE (service{})", ", kind".repeat(40)));
     all
 }
+
+/// Statements in which something long would stand in every row.
+pub(super) const WIDE: [&str; 12] = [
+    "SELECT service, repeat('z', 200000) FROM spans",
+    "SELECT service, make_array(repeat('z', 200000)) FROM spans",
+    "SELECT service, upper(repeat('z', 20000)), lower(repeat('Z', 20000)) FROM spans",
+    "SELECT upper(operation || repeat('z', 7000)), lower(operation || repeat('z', 7000)), reverse(operation || repeat('z', 7000)) FROM spans",
+    "SELECT CASE WHEN service = 'x' THEN repeat('z', 200000) ELSE service END FROM spans",
+    "SELECT coalesce(nullif(service, 'cart'), repeat('z', 200000)) FROM spans",
+    "SELECT to_char(ts(start_unix_nano), repeat('%Y', 3000)) FROM spans",
+    "SELECT count(*) FROM spans, (SELECT array_agg(value) AS x FROM generate_series(1, 50000)) y WHERE array_length(x) > duration_ns",
+    "SELECT string_agg(operation, ',') OVER (ORDER BY start_unix_nano) FROM spans",
+    "SELECT array_agg(operation) OVER (ORDER BY start_unix_nano) FROM spans",
+    "SELECT array_agg(operation) OVER () FROM spans",
+    "SELECT * FROM spans a, spans b WHERE a.duration_ns * b.duration_ns = 7",
+];
+
+/// Statements with a call that would take long before anybody looks at the clock.
+pub(super) const SLOW: [&str; 8] = [
+    "SELECT levenshtein(repeat('a', 400000), repeat('b', 400000))",
+    "SELECT count(*) FROM spans WHERE levenshtein(repeat('a', 20000), operation) > 0",
+    "SELECT strpos(repeat('a', 3000000), repeat('a', 1500000) || 'b')",
+    "SELECT btrim(repeat('a', 3000000), repeat('b', 3000000) || 'a')",
+    "SELECT array_has_all(x, x) FROM (SELECT array_agg(value) AS x FROM generate_series(1, 100000)) y",
+    "SELECT count(*) FROM spans WHERE regexp_like(operation || repeat('a', 7000), '(a|aa|aaa){1,200}(x|y){1,100}z')",
+    "SELECT count(*) FROM spans WHERE operation || repeat('a', 7000) ~ '(a|aa|aaa){1,200}(x|y){1,100}z'",
+    "SELECT count(to_char(ts(start_unix_nano), repeat('%Y', 300))) FROM spans, generate_series(1, 1000)",
+];
 
 /// What makes of a text or a list one that is twice as long.
 pub(super) const DOUBLING: [&str; 8] = [

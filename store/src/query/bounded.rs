@@ -5,81 +5,50 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use arrow::{array::ArrayRef, compute::kernels::concat_elements::concat_elements_dyn, datatypes::FieldRef};
+use arrow::{
+    array::{Array, ArrayRef},
+    compute::{concat, kernels::concat_elements::concat_elements_dyn},
+    datatypes::FieldRef,
+};
 use datafusion::{
     arrow::datatypes::{DataType, Field},
     common::{
         Result, ScalarValue,
         config::ConfigOptions,
         exec_err, plan_err, resources_datafusion_err,
-        tree_node::{Transformed, TreeNode},
+        tree_node::{Transformed, TreeNode, TreeNodeRecursion},
     },
     execution::{FunctionRegistry, session_state::SessionState},
     logical_expr::{
         BinaryExpr, ColumnarValue, Documentation, Expr, LogicalPlan, Operator, ReturnFieldArgs, ScalarFunctionArgs,
-        ScalarUDF, ScalarUDFImpl, Signature, Volatility, expr::ScalarFunction, expr_rewriter::NamePreserver,
+        ScalarUDF, ScalarUDFImpl, Signature, Volatility, expr::ScalarFunction, expr_rewriter::NamePreserver, lit,
     },
     optimizer::AnalyzerRule,
 };
 
-use super::{given::Given, watch};
+use super::{
+    costs::{CONCAT, COSTS, Cost, MATCHES, USUAL_PLACES},
+    given::Given,
+    pattern::places,
+    watch::{self, Watch},
+};
 
 /// Bytes that one call over one batch may make.
-const MAX_RESULT_BYTES: usize = 64 << 20;
+pub(super) const MAX_RESULT_BYTES: usize = 64 << 20;
+
+/// Bytes that all calls of a statement may make of one batch each: what is made of what was made lives
+/// as long.
+const MAX_BYTES_OF_ALL: usize = 512 << 20;
 
 /// Functions that make arrays of any length from a number; `generate_series` in FROM makes the same
 /// rows one batch at a time.
 const REMOVED: [&str; 6] = ["array_repeat", "list_repeat", "array_resize", "list_resize", "range", "generate_series"];
 
-/// Bytes that a number takes as text, beside those it is given.
-const NUMBER_TEXT: usize = 40;
+/// Steps between two looks at the watch: well below a second.
+const STEPS: usize = 10_000_000;
 
-/// Functions whose result grows, and to how many bytes of a batch.
-const GROWING: [(&str, Growth); 24] = [
-    (CONCAT, |given| given.bytes),
-    ("concat", |given| given.bytes),
-    ("concat_ws", |given| given.bytes.saturating_add(given.of[0].bytes.saturating_mul(given.count))),
-    ("overlay", |given| given.bytes),
-    ("encode", |given| given.bytes.saturating_mul(2)),
-    ("translate", |given| given.bytes.saturating_mul(4)),
-    ("repeat", |given| given.rows.saturating_mul(given.of[0].longest).saturating_mul(given.number)),
-    ("lpad", |given| given.rows.saturating_mul(given.number).saturating_mul(4)),
-    ("rpad", |given| given.rows.saturating_mul(given.number).saturating_mul(4)),
-    ("replace", replaced),
-    ("regexp_replace", replaced),
-    ("regexp_match", |given| given.of[0].bytes.saturating_mul(given.groups + 1)),
-    ("string_to_array", |given| given.bytes.saturating_mul(17)),
-    ("array_to_string", |given| {
-        let of_item = NUMBER_TEXT.saturating_add(given.of[1].longest).saturating_add(given.of[2].longest);
-        given.bytes.saturating_add((given.of[0].bytes / 4).saturating_mul(of_item))
-    }),
-    ("make_array", |given| given.bytes),
-    ("map", |given| given.bytes),
-    ("array_append", |given| given.bytes),
-    ("array_prepend", |given| given.bytes),
-    ("array_concat", |given| given.bytes),
-    ("array_union", |given| given.bytes),
-    // the shorter are filled up to the longest
-    ("arrays_zip", |given| given.bytes.saturating_mul(given.count)),
-    ("array_replace", |given| given.bytes),
-    ("array_replace_n", items_replaced),
-    ("array_replace_all", items_replaced),
-];
-
-/// The function behind `||` of texts.
-const CONCAT: &str = "textcat";
-
-type Growth = fn(&Given) -> usize;
-
-/// Each byte, and the place behind the last, may become the new text.
-fn replaced(given: &Given) -> usize {
-    given.of[0].bytes.saturating_add(given.rows).saturating_mul(given.of[2].longest.max(1))
-}
-
-/// An item takes four bytes at least, those of truths aside, which are replaced by truths.
-fn items_replaced(given: &Given) -> usize {
-    given.bytes.saturating_add((given.of[0].bytes / 4).saturating_mul(given.of[2].longest))
-}
+/// Steps that a single row may take: nothing looks at the watch meanwhile.
+const MAX_STEPS: usize = 20 * STEPS;
 
 /// Takes out or bounds what could not be stopped.
 pub(super) fn bound_functions(state: &mut SessionState) -> Result<()> {
@@ -87,24 +56,65 @@ pub(super) fn bound_functions(state: &mut SessionState) -> Result<()> {
         state.deregister_udf(name)?;
     }
     let mut bounded = HashMap::new();
-    for (name, growth) in GROWING {
+    for cost in COSTS {
+        let concat = cost.name == CONCAT;
         let inner =
-            if name == CONCAT { Arc::new(ScalarUDF::new_from_impl(TextConcat::new())) } else { state.udf(name)? };
-        let function = Arc::new(ScalarUDF::new_from_impl(Bounded { inner, growth }));
-        if name != CONCAT {
-            state.register_udf(function.clone())?;
+            if concat { Arc::new(ScalarUDF::new_from_impl(TextConcat::new())) } else { state.udf(cost.name)? };
+        let function = Bounded { inner, cost, most_bytes: MAX_RESULT_BYTES, watch: None };
+        // a usual pattern is not bounded, and what the optimizer makes of it prunes
+        if !concat && cost.name != MATCHES {
+            state.register_udf(Arc::new(ScalarUDF::new_from_impl(function.clone())))?;
         }
-        bounded.insert(name, function);
+        bounded.insert(cost.name, function);
     }
     state.add_analyzer_rule(Arc::new(Bind { bounded }));
     Ok(())
 }
 
-/// A function that refuses to make more than [`MAX_RESULT_BYTES`] at once.
-#[derive(Debug)]
+/// A function that refuses to make more than its share of bytes at once, and to take long without a look
+/// at the watch.
+#[derive(Clone, Debug)]
 struct Bounded {
     inner: Arc<ScalarUDF>,
-    growth: Growth,
+    cost: Cost,
+    most_bytes: usize,
+    /// Of the statement that it was put into: parts of it run in tasks that know none.
+    watch: Option<Watch>,
+}
+
+impl Bounded {
+    fn look(&self) -> Result<()> {
+        self.watch.as_ref().map_or_else(watch::look, Watch::look)
+    }
+
+    fn refuse<T>(&self, could: &str, rows: usize, limit: usize) -> Result<T> {
+        let name = if self.name() == CONCAT { "||" } else { self.name() };
+        Err(resources_datafusion_err!("{name} could {could} of {rows} row(s), the limit is {limit}"))
+    }
+
+    /// So many rows at a time.
+    fn in_turns(&self, args: &ScalarFunctionArgs, at_once: usize) -> Result<ColumnarValue> {
+        let rows = args.number_rows;
+        let mut made = Vec::new();
+        for from in (0..rows).step_by(at_once) {
+            self.look()?;
+            let rows = at_once.min(rows - from);
+            let of_turn = |value: &ColumnarValue| match value {
+                ColumnarValue::Array(array) => ColumnarValue::Array(array.slice(from, rows)),
+                constant => constant.clone(),
+            };
+            let turn = ScalarFunctionArgs {
+                args: args.args.iter().map(of_turn).collect(),
+                arg_fields: args.arg_fields.clone(),
+                number_rows: rows,
+                return_field: args.return_field.clone(),
+                config_options: args.config_options.clone(),
+            };
+            made.push(self.inner.invoke_with_args(turn)?.to_array(rows)?);
+        }
+        let made: Vec<&dyn Array> = made.iter().map(AsRef::as_ref).collect();
+        Ok(ColumnarValue::Array(concat(&made)?))
+    }
 }
 
 impl PartialEq for Bounded {
@@ -152,16 +162,20 @@ impl ScalarUDFImpl for Bounded {
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         // what is evaluated ahead takes long, too
-        watch::look()?;
+        self.look()?;
         let given = Given::of(&args.args, args.number_rows)?;
-        let bytes = (self.growth)(&given);
-        if bytes > MAX_RESULT_BYTES {
-            let (name, rows) = (if self.name() == CONCAT { "||" } else { self.name() }, given.rows);
-            return Err(resources_datafusion_err!(
-                "{name} could make {bytes} bytes of {rows} row(s), the limit is {MAX_RESULT_BYTES}"
-            ));
+        let (bytes, steps) = ((self.cost.bytes)(&given), (self.cost.steps)(&given));
+        if bytes > self.most_bytes {
+            return self.refuse(&format!("make {bytes} bytes"), given.rows, self.most_bytes);
         }
-        self.inner.invoke_with_args(args)
+        let steps_of_row = steps / given.rows.max(1);
+        if steps_of_row > MAX_STEPS {
+            return self.refuse(&format!("take {steps_of_row} steps for each"), given.rows, MAX_STEPS);
+        }
+        match steps > STEPS && given.rows > 1 {
+            true => self.in_turns(&args, (STEPS / steps_of_row.max(1)).max(1)),
+            false => self.inner.invoke_with_args(args),
+        }
     }
 }
 
@@ -220,7 +234,7 @@ impl ScalarUDFImpl for TextConcat {
 /// literals of arrays by itself, and `||` of texts is none.
 #[derive(Debug)]
 struct Bind {
-    bounded: HashMap<&'static str, Arc<ScalarUDF>>,
+    bounded: HashMap<&'static str, Bounded>,
 }
 
 impl AnalyzerRule for Bind {
@@ -229,11 +243,18 @@ impl AnalyzerRule for Bind {
     }
 
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
+        let calls = self.calls(&plan)?;
+        let most_bytes = MAX_RESULT_BYTES.min(MAX_BYTES_OF_ALL / calls.max(1));
+        let bound = |function: &Bounded| {
+            let function = Bounded { most_bytes, watch: Watch::current(), ..function.clone() };
+            Arc::new(ScalarUDF::new_from_impl(function))
+        };
+        let bound: HashMap<_, _> = self.bounded.iter().map(|(name, function)| (*name, bound(function))).collect();
         let of_node = |node: LogicalPlan| {
             let names = NamePreserver::new(&node);
             node.map_expressions(|expr| {
                 let name = names.save(&expr);
-                let bound = expr.transform_up(|part| Ok(self.of_expr(part)))?;
+                let bound = expr.transform_up(|part| Ok(with_bounds(part, &bound)))?;
                 Ok(bound.update_data(|expr| name.restore(expr)))
             })
         };
@@ -242,16 +263,64 @@ impl AnalyzerRule for Bind {
 }
 
 impl Bind {
-    /// Sides have one type by now.
-    fn of_expr(&self, expr: Expr) -> Transformed<Expr> {
-        let (name, args) = match expr {
-            Expr::BinaryExpr(BinaryExpr { left, op: Operator::StringConcat, right }) => (CONCAT, vec![*left, *right]),
-            Expr::ScalarFunction(ScalarFunction { func, args }) => match self.bounded.get_key_value(func.name()) {
-                Some((name, _)) => (*name, args),
-                None => return Transformed::no(Expr::ScalarFunction(ScalarFunction { func, args })),
-            },
-            other => return Transformed::no(other),
-        };
-        Transformed::yes(Expr::ScalarFunction(ScalarFunction { func: self.bounded[name].clone(), args }))
+    /// Calls of bounded functions.
+    fn calls(&self, plan: &LogicalPlan) -> Result<usize> {
+        let mut calls = 0;
+        plan.apply_with_subqueries(|node| {
+            node.apply_expressions(|expr| {
+                expr.apply(|part| {
+                    calls += usize::from(name_of(part).is_some_and(|name| self.bounded.contains_key(name)));
+                    Ok(TreeNodeRecursion::Continue)
+                })
+            })
+        })?;
+        Ok(calls)
     }
+}
+
+/// The bounded function that says what an expression does.
+fn name_of(expr: &Expr) -> Option<&str> {
+    match expr {
+        Expr::BinaryExpr(BinaryExpr { op: Operator::StringConcat, .. }) => Some(CONCAT),
+        Expr::BinaryExpr(BinaryExpr { op, right, .. }) if matching(*op).is_some() => {
+            (!is_usual_pattern(right)).then_some(MATCHES)
+        }
+        Expr::ScalarFunction(ScalarFunction { func, args }) if func.name() == MATCHES => {
+            (!args.get(1).is_some_and(is_usual_pattern)).then_some(MATCHES)
+        }
+        Expr::ScalarFunction(ScalarFunction { func, .. }) => Some(func.name()),
+        _ => None,
+    }
+}
+
+/// Whether an operator matches patterns: whether letters of both cases are the same, and whether the
+/// answer is turned round.
+fn matching(op: Operator) -> Option<(bool, bool)> {
+    match op {
+        Operator::RegexMatch => Some((false, false)),
+        Operator::RegexIMatch => Some((true, false)),
+        Operator::RegexNotMatch => Some((false, true)),
+        Operator::RegexNotIMatch => Some((true, true)),
+        _ => None,
+    }
+}
+
+/// A pattern that costs little.
+fn is_usual_pattern(pattern: &Expr) -> bool {
+    let Expr::Literal(pattern, _) = pattern else { return false };
+    pattern.try_as_str().flatten().is_none_or(|pattern| places(pattern) <= USUAL_PLACES)
+}
+
+/// Sides have one type by now.
+fn with_bounds(expr: Expr, bound: &HashMap<&'static str, Arc<ScalarUDF>>) -> Transformed<Expr> {
+    let Some(func) = name_of(&expr).and_then(|name| bound.get(name)).cloned() else { return Transformed::no(expr) };
+    let (mut args, how) = match expr {
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) => (vec![*left, *right], matching(op)),
+        Expr::ScalarFunction(ScalarFunction { args, .. }) => (args, None),
+        other => return Transformed::no(other),
+    };
+    let (both_cases, turned) = how.unwrap_or_default();
+    args.extend(both_cases.then(|| lit("i")));
+    let call = Expr::ScalarFunction(ScalarFunction { func, args });
+    Transformed::yes(if turned { Expr::Not(Box::new(call)) } else { call })
 }

@@ -35,6 +35,7 @@ use super::{
     newest_first::NewestFirst,
     postgres::Postgres,
     provider::TableOfView,
+    repeated::ShortWindows,
     rewrite::{self, Hot},
     rows::{Rows, SqlAnswer, broken},
     scratch::Scratch,
@@ -167,7 +168,7 @@ impl Engine {
         // asked before the view is pinned: what is over then is in it
         let inspection = self.inspection();
         let view = self.parts.views.current();
-        rewrite::rewrite(&mut statement, hot(&view));
+        rewrite::rewrite(&mut statement, hot(&view), parameters.as_ref())?;
         let session = session(&view, &inspection);
         Ok(Job { statement, session, parameters, limits, inspection })
     }
@@ -314,5 +315,6 @@ fn base_state(limits: &SqlConfig, threads: usize, scratch: &Scratch) -> Result<S
 fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     let mut rules = Analyzer::new().rules;
     rules.insert(0, Arc::new(Meaning));
+    rules.push(Arc::new(ShortWindows));
     rules
 }

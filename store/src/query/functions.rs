@@ -145,9 +145,12 @@ impl ScalarUDFImpl for Attr {
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let [map, key] = args.args.as_slice() else { return plan_err!("attr takes two arguments") };
-        let ColumnarValue::Scalar(key) = key else { return plan_err!("the key of attr must be a literal") };
         let map = map.to_array(args.number_rows)?;
         let map = map.as_any().downcast_ref::<MapArray>().ok_or_else(|| exec_datafusion_err!("attr needs a map"))?;
+        let key = match key {
+            ColumnarValue::Scalar(key) => key,
+            ColumnarValue::Array(keys) => return Ok(ColumnarValue::Array(lookup_each(map, keys)?)),
+        };
         let Some(key) = key.try_as_str().flatten() else {
             return Ok(ColumnarValue::Array(new_null_array(map.value_type(), map.len())));
         };
@@ -172,6 +175,21 @@ fn lookup(map: &MapArray, key: &str) -> Result<ArrayRef> {
         _ => places(map, |keys: &StringArray| first_places(map, |at| keys.value(at) == key)),
     };
     Ok(take(map.values(), &places?, None)?)
+}
+
+/// The values of a key of each row's own.
+fn lookup_each(map: &MapArray, keys: &ArrayRef) -> Result<ArrayRef> {
+    let (keys, have) = (cast(keys, &DataType::Utf8)?, cast(map.keys(), &DataType::Utf8)?);
+    let (keys, have) = (keys.as_string::<i32>(), have.as_string::<i32>());
+    let offsets = map.value_offsets();
+    let place = |row: usize| {
+        if map.is_null(row) || keys.is_null(row) {
+            return None;
+        }
+        (offsets[row] as usize..offsets[row + 1] as usize).find(|at| have.value(*at) == keys.value(row))
+    };
+    let places: UInt32Array = (0..map.len()).map(|row| place(row).map(|at| at as u32)).collect();
+    Ok(take(map.values(), &places, None)?)
 }
 
 fn places<K: Array + 'static>(map: &MapArray, find: impl FnOnce(&K) -> UInt32Array) -> Result<UInt32Array> {

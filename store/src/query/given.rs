@@ -7,6 +7,8 @@ use arrow::{
 };
 use datafusion::{common::Result, logical_expr::ColumnarValue};
 
+use super::pattern;
+
 /// The arguments of a call over one batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Given {
@@ -22,6 +24,8 @@ pub(super) struct Given {
     pub(super) number: usize,
     /// Groups that the second argument has at most, taken for a regular expression.
     pub(super) groups: usize,
+    /// Its places, parts that are repeated counted as often.
+    pub(super) places: usize,
 }
 
 /// One of the arguments.
@@ -48,6 +52,7 @@ impl Given {
             given.number = given.number.max(number(&array)?);
             if place == 1 {
                 given.groups = groups(argument, size.longest);
+                given.places = places(argument, size.longest);
             }
         }
         Ok(given)
@@ -99,13 +104,17 @@ fn place<O: Copy + TryInto<usize>>(offset: &O) -> usize {
     (*offset).try_into().unwrap_or(0)
 }
 
-/// The most bytes that one row takes; of what is no text, what all take.
+/// The most bytes that one row takes; of what is neither text nor list, what all take.
 fn longest(array: &dyn Array) -> usize {
     let of_offsets = |lengths: &mut dyn Iterator<Item = usize>| lengths.max().unwrap_or(0);
     match array.data_type() {
         DataType::Utf8 => of_offsets(&mut array.as_string::<i32>().value_offsets().windows(2).map(between)),
         DataType::LargeUtf8 => of_offsets(&mut array.as_string::<i64>().value_offsets().windows(2).map(between)),
         DataType::Utf8View => of_offsets(&mut array.as_string_view().lengths().map(|length| length as usize)),
+        DataType::List(_) => {
+            let list = array.as_list::<i32>();
+            of_offsets(&mut list.value_offsets().windows(2).map(|row| within(list.values(), row)))
+        }
         other => other.primitive_width().unwrap_or_else(|| bytes(array)),
     }
 }
@@ -125,6 +134,13 @@ fn groups(argument: &ColumnarValue, longest: usize) -> usize {
             pattern.try_as_str().flatten().map_or(0, |pattern| pattern.matches('(').count())
         }
         ColumnarValue::Array(_) => longest / 2,
+    }
+}
+
+fn places(argument: &ColumnarValue, longest: usize) -> usize {
+    match argument {
+        ColumnarValue::Scalar(pattern) => pattern.try_as_str().flatten().map_or(0, pattern::places),
+        ColumnarValue::Array(_) => longest,
     }
 }
 

@@ -7,14 +7,20 @@
 use std::{ops::ControlFlow, sync::LazyLock};
 
 use arrow::datatypes::DataType as ArrowType;
-use datafusion::sql::sqlparser::ast::{
-    AccessExpr, BinaryOperator, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList,
-    FunctionArguments, Ident, ObjectName, Statement, Subscript, Value, visit_expressions_mut, visit_relations,
+use datafusion::{
+    common::ParamValues,
+    sql::sqlparser::ast::{
+        AccessExpr, BinaryOperator, CaseWhen, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr,
+        FunctionArgumentList, FunctionArguments, Ident, ObjectName, Statement, Subscript, Value, WindowType,
+        helpers::attached_token::AttachedToken, visit_expressions_mut, visit_relations,
+    },
 };
 use weir_schema::{
     Table,
     columns::{self, Column},
 };
+
+use crate::error::SqlError;
 
 /// Where the values of attributes that have a column of their own are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,14 +33,18 @@ pub(super) enum Hot {
     InMapsOnly,
 }
 
-/// Rewrites a statement in place.
-pub(super) fn rewrite(statement: &mut Statement, hot: Hot) {
+/// Rewrites a statement in place. `given` are the values of its parameters, where they are known.
+pub(super) fn rewrite(statement: &mut Statement, hot: Hot, given: Option<&ParamValues>) -> Result<(), SqlError> {
     // other tables have no such columns: all their attributes are in the map
     let hot = if reads(statement, Table::Spans) { hot } else { Hot::InMapsOnly };
-    let _: ControlFlow<()> = visit_expressions_mut(statement, |expr| {
-        rewrite_expr(expr, hot);
-        ControlFlow::Continue(())
+    let rewritten = visit_expressions_mut(statement, |expr| match rewrite_expr(expr, hot, given) {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(error) => ControlFlow::Break(error),
     });
+    match rewritten {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(error) => Err(error),
+    }
 }
 
 fn reads(statement: &Statement, table: Table) -> bool {
@@ -49,30 +59,128 @@ fn reads(statement: &Statement, table: Table) -> bool {
 }
 
 /// Children come first, so a comparison sees its sides rewritten.
-fn rewrite_expr(expr: &mut Expr, hot: Hot) {
+fn rewrite_expr(expr: &mut Expr, hot: Hot, given: Option<&ParamValues>) -> Result<(), SqlError> {
     match expr {
         Expr::BinaryOp { left, op: BinaryOperator::Eq | BinaryOperator::NotEq, right } => {
             as_numbers(left, std::slice::from_mut(right.as_mut()));
             as_numbers(right, std::slice::from_mut(left.as_mut()));
         }
         Expr::InList { expr, list, .. } => as_numbers(expr, list),
-        Expr::BinaryOp { left, op: BinaryOperator::Arrow | BinaryOperator::LongArrow, right } => {
-            if let Some(rewritten) = text_of(right).and_then(|key| attribute(left, &[], key, hot)) {
-                *expr = rewritten;
-            }
-        }
-        Expr::CompoundFieldAccess { root, access_chain } => {
-            let subscript = |access: &[AccessExpr]| match access {
-                [access @ .., AccessExpr::Subscript(Subscript::Index { index })] => {
-                    attribute(root, access, text_of(index)?, hot)
-                }
-                _ => None,
-            };
-            if let Some(rewritten) = subscript(access_chain) {
-                *expr = rewritten;
-            }
-        }
+        Expr::Function(function) => order_by_hex(function),
         _ => {}
+    }
+    if let Some(Access { map, path, key }) = Access::of(expr) {
+        let key = bound(key, given);
+        match attribute(path, &key, hot) {
+            Some(rewritten) => *expr = rewritten,
+            None => lives_elsewhere(map, &key, hot)?,
+        }
+    }
+    Ok(())
+}
+
+/// A look into a map: `map['k']`, `map ->> 'k'`, `attr(map, 'k')`.
+struct Access<'a> {
+    map: &'a Expr,
+    /// The names that lead to the map, the last its own; none where it is no column.
+    path: Option<Vec<Ident>>,
+    key: &'a Expr,
+}
+
+impl<'a> Access<'a> {
+    fn of(expr: &'a Expr) -> Option<Self> {
+        let (map, inner, key) = match expr {
+            Expr::BinaryOp { left, op: BinaryOperator::Arrow | BinaryOperator::LongArrow, right } => {
+                (left.as_ref(), &[][..], right.as_ref())
+            }
+            Expr::CompoundFieldAccess { root, access_chain } => match access_chain.as_slice() {
+                [inner @ .., AccessExpr::Subscript(Subscript::Index { index })] => (root.as_ref(), inner, index),
+                _ => return None,
+            },
+            Expr::Function(function) if function.name.to_string().eq_ignore_ascii_case("attr") => {
+                let [map, key] = arguments(function)? else { return None };
+                (argument(map)?, &[][..], argument(key)?)
+            }
+            _ => return None,
+        };
+        Some(Self { map, path: path(map, inner), key })
+    }
+}
+
+fn arguments(function: &Function) -> Option<&[FunctionArg]> {
+    match &function.args {
+        FunctionArguments::List(list) => Some(&list.args),
+        _ => None,
+    }
+}
+
+fn argument(argument: &FunctionArg) -> Option<&Expr> {
+    match argument {
+        FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => Some(expr),
+        _ => None,
+    }
+}
+
+/// The names of a column, one after another.
+fn path(root: &Expr, access: &[AccessExpr]) -> Option<Vec<Ident>> {
+    let mut path = match root {
+        Expr::Identifier(name) => vec![name.clone()],
+        Expr::CompoundIdentifier(parts) => parts.clone(),
+        _ => return None,
+    };
+    for part in access {
+        let AccessExpr::Dot(Expr::Identifier(name)) = part else { return None };
+        path.push(name.clone());
+    }
+    Some(path)
+}
+
+/// A key as a literal, where it is a parameter that has a value.
+fn bound(key: &Expr, given: Option<&ParamValues>) -> Expr {
+    let value = match key {
+        Expr::Value(value) => match &value.value {
+            Value::Placeholder(name) => given.and_then(|given| given.get_placeholders_with_values(name).ok()),
+            _ => None,
+        },
+        _ => None,
+    };
+    match value.as_ref().and_then(|value| value.value().try_as_str().flatten()) {
+        Some(value) => text(value),
+        None => key.clone(),
+    }
+}
+
+/// A map that was selected under another name has left the columns of its table behind.
+fn lives_elsewhere(map: &Expr, key: &Expr, hot: Hot) -> Result<(), SqlError> {
+    match text_of(key).and_then(hot_column) {
+        Some(column) if hot != Hot::InMapsOnly => Err(SqlError::Syntax(format!(
+            "'{}' lives in the column {} of spans, not in {map}: select {1} where {map} is selected",
+            text_of(key).unwrap_or_default(),
+            column.name,
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// What is said of a column that is not there, where the statement may not have named it itself.
+pub(super) fn explained(column: &str, said: String) -> String {
+    match spans_column(column).and_then(|column| column.attribute) {
+        Some(key) => {
+            format!("'{key}' lives in the column {column}, which has to be selected beside attributes: {said}")
+        }
+        None => said,
+    }
+}
+
+/// A window over ids in their order, which the engine has for numbers and texts: as text it is the same.
+fn order_by_hex(function: &mut Function) {
+    let Some(WindowType::WindowSpec(window)) = &mut function.over else { return };
+    for by in &mut window.order_by {
+        let is_id = column_name(&by.expr)
+            .is_some_and(|name| ["trace_id", "span_id", "parent_span_id"].contains(&name.as_str()));
+        if is_id {
+            by.expr = call("hex", vec![by.expr.clone()]);
+        }
     }
 }
 
@@ -120,34 +228,58 @@ fn text_of(literal: &Expr) -> Option<&str> {
     }
 }
 
-/// `attributes['k']`, `attributes ->> 'k'`: the column filled from `k`, else (or where the value did not fit it) the map.
-fn attribute(root: &Expr, access: &[AccessExpr], key: &str, hot: Hot) -> Option<Expr> {
-    let mut path = match root {
-        Expr::Identifier(name) => vec![name.clone()],
-        Expr::CompoundIdentifier(parts) => parts.clone(),
-        _ => return None,
-    };
-    for part in access {
-        let AccessExpr::Dot(Expr::Identifier(name)) = part else { return None };
-        path.push(name.clone());
-    }
+/// The attribute: the column filled from its key, else (or where the value did not fit it) the map.
+/// `None` where the path is none of a map of attributes.
+fn attribute(path: Option<Vec<Ident>>, key: &Expr, hot: Hot) -> Option<Expr> {
+    let path = path?;
     let map = folded(path.last()?);
     if map != "attributes" && map != "resource_attributes" {
         return None;
     }
-    let from_map = call("attr", vec![column(path.clone()), text(key)]);
-    let of_spans = (map == "attributes").then(|| hot_column(key)).flatten();
-    let Some(column_of_key) = of_spans else { return Some(from_map) };
-    *path.last_mut()? = Ident::new(column_of_key.name);
-    let from_column = match column_of_key.data_type {
+    let of_spans = map == "attributes" && hot != Hot::InMapsOnly;
+    let Some(known) = text_of(key) else { return Some(of_any_key(&path, key, of_spans)) };
+    let from_map = call("attr", vec![column(path.clone()), text(known)]);
+    let Some(hot_column) = hot_column(known).filter(|_| of_spans) else { return Some(from_map) };
+    let from_column = beside(&path, hot_column);
+    Some(match hot {
+        Hot::MapsToo => call("coalesce", vec![from_column, from_map]),
+        _ => from_column,
+    })
+}
+
+/// Where the key is known of each row only, each of the columns may have it.
+fn of_any_key(path: &[Ident], key: &Expr, of_spans: bool) -> Expr {
+    let key = match key {
+        Expr::Value(_) => as_text(key.clone()),
+        key => key.clone(),
+    };
+    let from_map = call("attr", vec![column(path.to_vec()), key.clone()]);
+    if !of_spans {
+        return from_map;
+    }
+    let hot = SPANS.iter().filter_map(|column| Some((column.attribute?, column)));
+    let when =
+        |(attribute, column): (&str, &Column)| CaseWhen { condition: text(attribute), result: beside(path, column) };
+    let from_columns = Expr::Case {
+        case_token: AttachedToken::empty(),
+        end_token: AttachedToken::empty(),
+        operand: Some(Box::new(key)),
+        conditions: hot.map(when).collect(),
+        else_result: None,
+    };
+    call("coalesce", vec![from_columns, from_map])
+}
+
+/// A column of the table that the map at this path is in, as text.
+fn beside(path: &[Ident], of: &Column) -> Expr {
+    let mut path = path.to_vec();
+    if let Some(name) = path.last_mut() {
+        *name = Ident::new(of.name);
+    }
+    match of.data_type {
         ArrowType::Utf8 => column(path),
         _ => as_text(column(path)),
-    };
-    Some(match hot {
-        Hot::Columns => from_column,
-        Hot::MapsToo => call("coalesce", vec![from_column, from_map]),
-        Hot::InMapsOnly => from_map,
-    })
+    }
 }
 
 fn as_text(expr: Expr) -> Expr {
@@ -198,12 +330,14 @@ fn call(name: &str, arguments: Vec<Expr>) -> Expr {
 
 #[cfg(test)]
 mod tests {
+    use datafusion::common::ScalarValue;
+
     use super::*;
-    use crate::{config::SqlConfig, error::SqlError, query::guard};
+    use crate::{config::SqlConfig, query::guard};
 
     fn rewritten_with(text: &str, hot: Hot) -> Result<String, SqlError> {
         let mut statement = guard::parse(text, &SqlConfig::default())?;
-        rewrite(&mut statement, hot);
+        rewrite(&mut statement, hot, None)?;
         Ok(statement.to_string())
     }
 
@@ -256,9 +390,43 @@ mod tests {
             ("SELECT body ->> 'x' FROM logs", "SELECT body ->> 'x' FROM logs"),
             ("SELECT \"ATTRIBUTES\"['x'] FROM spans", "SELECT \"ATTRIBUTES\"['x'] FROM spans"),
             ("SELECT trace_id = '0a' FROM spans", "SELECT trace_id = '0a' FROM spans"),
+            (
+                "SELECT attr(attributes, 'http.route') FROM spans",
+                "SELECT coalesce(http_route, attr(attributes, 'http.route')) FROM spans",
+            ),
+            ("SELECT attributes[k] FROM logs", "SELECT attr(attributes, k) FROM logs"),
+            ("SELECT attributes[$1] FROM logs", "SELECT attr(attributes, CAST($1 AS VARCHAR)) FROM logs"),
+            ("SELECT a['http.route'] FROM logs", "SELECT a['http.route'] FROM logs"),
+            (
+                "SELECT rank() OVER (ORDER BY trace_id) FROM spans",
+                "SELECT rank() OVER (ORDER BY hex(trace_id)) FROM spans",
+            ),
         ];
         for (text, expect) in cases {
             assert_eq!(rewritten(text).unwrap(), expect);
         }
+    }
+
+    #[test]
+    fn a_hot_attribute_of_a_map_that_left_its_columns_behind_is_refused() {
+        for access in ["t.a['http.route']", "t.a ->> 'http.route'", "attr(t.a, 'http.route')"] {
+            let text = format!("SELECT {access} FROM (SELECT attributes AS a FROM spans) t");
+            let refused = rewritten(&text);
+            assert!(matches!(&refused, Err(SqlError::Syntax(why)) if why.contains("select http_route")), "{refused:?}");
+        }
+        assert!(rewritten("SELECT t.a['x'] FROM (SELECT attributes AS a FROM spans) t").is_ok());
+    }
+
+    #[test]
+    fn a_key_that_is_a_parameter_or_a_column_finds_the_columns_too() {
+        let key = |given: Option<ParamValues>| {
+            let mut statement = guard::parse("SELECT attributes[$1] FROM spans", &SqlConfig::default()).unwrap();
+            rewrite(&mut statement, Hot::Columns, given.as_ref()).unwrap();
+            statement.to_string()
+        };
+        let given = vec![ScalarValue::from("http.route")];
+        assert_eq!(key(Some(ParamValues::from(given))), "SELECT http_route FROM spans");
+        let any = key(None);
+        assert!(any.contains("WHEN 'http.route' THEN http_route") && any.contains("attr(attributes, CAST($1"), "{any}");
     }
 }

@@ -9,7 +9,10 @@ use arrow::{
 };
 use datafusion::{
     common::{DataFusionError, ParamValues, SchemaError},
-    execution::context::{SQLOptions, SessionContext},
+    execution::{
+        SessionStateBuilder,
+        context::{SQLOptions, SessionContext},
+    },
     logical_expr::LogicalPlan,
     physical_plan::{SendableRecordBatchStream, execute_stream},
     sql::{parser::Statement as DfStatement, sqlparser::ast::Statement},
@@ -23,7 +26,7 @@ use tokio::sync::{
 use super::{
     complexity,
     inspection::Inspection,
-    meaning, text_views,
+    meaning, repeated, rewrite, text_views,
     turns::{ASIDE, Turn},
     typed_maps,
 };
@@ -91,9 +94,15 @@ impl Job {
         if let Some(parameters) = parameters {
             plan = plan.with_param_values(parameters)?;
         }
-        let frame = session.execute_logical_plan(plan).await?;
-        let plan = frame.create_physical_plan().await?;
-        Ok(execute_stream(plan, session.task_ctx())?)
+        let mut state = session.state();
+        if repeated::repeats_collected(&plan)? {
+            let config = state.config().clone().with_batch_size(repeated::FEW_ROWS);
+            state = SessionStateBuilder::new_from_existing(state).with_config(config).build();
+        }
+        let plan = state.optimize(&plan)?;
+        repeated::check_constants(&plan)?;
+        let plan = state.query_planner().create_physical_plan(&plan, &state).await?;
+        Ok(execute_stream(plan, state.task_ctx())?)
     }
 
     /// What it would answer.
@@ -178,8 +187,8 @@ async fn explained(error: SqlError, inspection: Arc<Inspection>) -> SqlError {
     SqlError::Execution(format!("{files} is damaged and is set aside; ask again for the rest: {message}"))
 }
 
-/// What the engine says of temporary files when they met their bound; it has no error of its own.
-const SPILL_IS_FULL: &str = "during the spilling process has exceeded";
+/// What the engine says where memory or temporary files met their bound and it has no error of its own.
+const OUT_OF_ROOM: [&str; 2] = ["during the spilling process has exceeded", "produced no data to spill"];
 
 pub(super) fn sql_error(error: &DataFusionError) -> SqlError {
     let root = error.find_root();
@@ -187,7 +196,8 @@ pub(super) fn sql_error(error: &DataFusionError) -> SqlError {
     match root {
         DataFusionError::ResourcesExhausted(_) => SqlError::Memory(text),
         DataFusionError::SchemaError(error, _) if matches!(error.as_ref(), SchemaError::FieldNotFound { .. }) => {
-            SqlError::Unknown(Name::Column, text)
+            let SchemaError::FieldNotFound { field, .. } = error.as_ref() else { return SqlError::Execution(text) };
+            SqlError::Unknown(Name::Column, rewrite::explained(&field.name, text))
         }
         DataFusionError::Plan(what) if what.starts_with("table ") && what.ends_with(" not found") => {
             SqlError::Unknown(Name::Table, text)
@@ -196,7 +206,7 @@ pub(super) fn sql_error(error: &DataFusionError) -> SqlError {
         DataFusionError::SQL(..) | DataFusionError::Plan(_) | DataFusionError::SchemaError(..) => {
             SqlError::Syntax(meaning::explained(text))
         }
-        _ if text.contains(SPILL_IS_FULL) => SqlError::Memory(text),
+        _ if OUT_OF_ROOM.iter().any(|said| text.contains(said)) => SqlError::Memory(text),
         _ => SqlError::Execution(text),
     }
 }

@@ -42,19 +42,28 @@ impl Watch {
         WATCH.scope(self, work).await
     }
 
+    /// Of the statement that this task works for.
+    pub(super) fn current() -> Option<Self> {
+        WATCH.try_with(Self::clone).ok()
+    }
+
+    /// Fails when the statement has to end.
+    pub(super) fn look(&self) -> Result<()> {
+        match self.gone.is_cancelled() || self.is_late() {
+            true => exec_err!("the statement was ended"),
+            false => Ok(()),
+        }
+    }
+
     /// Whether its time is over.
     pub(super) fn is_late(&self) -> bool {
         self.started.elapsed() > self.limit
     }
 }
 
-/// Fails when the statement that this task works for has to end.
+/// Fails when the statement that this task works for has to end. Outside of a statement nobody waits.
 pub(super) fn look() -> Result<()> {
-    match WATCH.try_with(|watch| watch.gone.is_cancelled() || watch.is_late()) {
-        Ok(true) => exec_err!("the statement was ended while it was planned"),
-        // outside of a statement nobody waits
-        Ok(false) | Err(_) => Ok(()),
-    }
+    WATCH.try_with(Watch::look).unwrap_or(Ok(()))
 }
 
 /// The same session, whose rules look at the watch.
@@ -128,7 +137,7 @@ mod tests {
         let plan = session.state().create_logical_plan("SELECT 1 + 1").await.unwrap();
         assert!(session.state().optimize(&plan).is_ok());
         let cancelled = Watch::new(patient, gone).over(async { session.state().optimize(&plan) }).await;
-        assert!(cancelled.unwrap_err().to_string().contains("ended while it was planned"));
+        assert!(cancelled.unwrap_err().to_string().contains("the statement was ended"));
         let late = Watch::new(Duration::ZERO, CancellationToken::new());
         while !late.is_late() {}
         assert!(late.over(async { look() }).await.is_err());
