@@ -343,6 +343,21 @@ fn a_refusal_names_the_field() {
 }
 
 #[test]
+fn text_that_nests_too_deep_is_refused() {
+    let deep = |levels: usize, open: &str, close: &str| {
+        let value = format!("{}{}", open.repeat(levels), close.repeat(levels));
+        let text = format!(r#"{{"resourceLogs":[{{"scopeLogs":[{{"logRecords":[{{"body":{{{value}}}}}]}}]}}]}}"#);
+        protobuf(Signal::Logs, text.as_bytes()).map_err(|error| error.to_string())
+    };
+    let array = [r#""arrayValue":{"values":[{"#, "}]}"];
+    assert!(deep(30, array[0], array[1]).is_ok());
+    let refused = deep(100_000, array[0], array[1]).unwrap_err();
+    assert!(refused.contains("recursion limit exceeded"), "{}", &refused[refused.len() - 100..]);
+    // what nobody knows is skipped without a stack
+    assert!(deep(100_000, r#""unknown":{"#, "}").is_ok());
+}
+
+#[test]
 fn what_the_generated_messages_write_is_read_as_they_mean_it() {
     fn check<M: Message + Default + Serialize>(signal: Signal, request: &M) -> bool {
         let text = serde_json::to_string(request).unwrap();
