@@ -360,12 +360,11 @@ fn text_that_nests_too_deep_is_refused() {
 #[test]
 fn what_the_generated_messages_write_is_read_as_they_mean_it() {
     fn check<M: Message + Default + Serialize>(signal: Signal, request: &M) -> bool {
-        let text = serde_json::to_string(request).unwrap();
-        match protobuf(signal, text.as_bytes()) {
+        let text = serde_json::to_value(request).unwrap();
+        match protobuf(signal, text.to_string().as_bytes()) {
             Ok(bytes) => {
                 let read = serde_json::to_value(M::decode(&bytes[..]).unwrap()).unwrap();
-                // doubles that were read once, too: JSON's reader may be one step beside the nearest
-                assert_eq!(set(read), set(serde_json::from_str(&text).unwrap()));
+                assert_eq!(set(read), set(text));
                 true
             }
             // they write null for NaN, and that is no bound
