@@ -1,8 +1,8 @@
 //! The codec from OTLP bytes to a [`Batch`]: pure, and the same live and when a log is replayed.
 //!
 //! Protobuf goes straight from the request's bytes into the builders of the columns: nothing of a
-//! request is copied but what becomes a cell. OTLP/JSON is read into messages, written as protobuf,
-//! and takes the same way from there, so both give the same rows.
+//! request is copied but what becomes a cell. OTLP/JSON is written as protobuf and takes the same way
+//! from there, so both give the same rows.
 //!
 //! A request that cannot be read is refused whole ([`DecodeError`]). A span that can be read but
 //! not used (no id, end before start) is left out and counted, and the good ones are kept: the
@@ -27,7 +27,7 @@ pub(crate) use value::{Attribute, Value, nested};
 pub use wire::Malformed;
 
 /// Grows when the same bytes would give other rows: a log says which codec it was acked under.
-pub const CODEC_VERSION: u16 = 3;
+pub const CODEC_VERSION: u16 = 4;
 
 /// The service of a resource that names none.
 pub const UNKNOWN_SERVICE: &str = "unknown_service";

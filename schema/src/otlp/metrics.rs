@@ -417,7 +417,8 @@ fn exemplar(message: &[u8]) -> Result<serde_json::Value, Malformed> {
     while let Some(field) = fields.next()? {
         match field.number {
             2 => time = field.fixed64("time_unix_nano")?,
-            3 => value = json!(field.double("as_double")?),
+            // as text where JSON has no such number
+            3 => value = attribute::to_json(&format!("{:?}", field.double("as_double")?), 'd'),
             4 => span_id = field.bytes("span_id")?,
             5 => trace_id = field.bytes("trace_id")?,
             6 => value = json!(field.fixed64("as_int")?.cast_signed()),

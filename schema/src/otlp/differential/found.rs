@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 
 use super::{Row, expected::bits};
 
-pub(super) fn found(rows: &RecordBatch) -> Vec<Row> {
+pub(in crate::otlp) fn found(rows: &RecordBatch) -> Vec<Row> {
     (0..rows.num_rows())
         .map(|row| {
             let cells = rows

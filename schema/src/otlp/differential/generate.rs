@@ -116,7 +116,7 @@ impl Random {
         })
     }
 
-    pub(super) fn traces(&mut self) -> ExportTraceServiceRequest {
+    pub(in crate::otlp) fn traces(&mut self) -> ExportTraceServiceRequest {
         let resource_spans = self.some(3, |r| ResourceSpans {
             resource: r.resource(),
             scope_spans: r.some(2, |r| ScopeSpans {
@@ -164,7 +164,7 @@ impl Random {
         }
     }
 
-    pub(super) fn logs(&mut self) -> ExportLogsServiceRequest {
+    pub(in crate::otlp) fn logs(&mut self) -> ExportLogsServiceRequest {
         let record = |r: &mut Self| LogRecord {
             time_unix_nano: r.u64(),
             observed_time_unix_nano: r.u64(),
@@ -190,7 +190,7 @@ impl Random {
         ExportLogsServiceRequest { resource_logs }
     }
 
-    pub(super) fn metrics(&mut self) -> ExportMetricsServiceRequest {
+    pub(in crate::otlp) fn metrics(&mut self) -> ExportMetricsServiceRequest {
         let resource_metrics = self.some(3, |r| ResourceMetrics {
             resource: r.resource(),
             scope_metrics: r.some(2, |r| ScopeMetrics {
