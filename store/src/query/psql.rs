@@ -16,8 +16,8 @@ use regex::{NoExpand, Regex};
 
 use super::dialect::LIKE_ESCAPE;
 
-/// Each byte of a pattern may become two.
-const MAX_PATTERN_BYTES: usize = 64 << 10;
+/// Each byte of a pattern may become two: a batch of them is 64 MiB at most.
+const MAX_PATTERN_BYTES: usize = 4 << 10;
 
 /// Parts of psql's statements, and what says the same of this store.
 const PARTS: [(&str, &str); 4] = [
