@@ -53,6 +53,13 @@ Drivers speak PostgreSQL on port 5433. Parameters are numbers, booleans, text, `
 and arrays of all of these but the numerics and bytes (`trace_id = ANY($1)`); a time may be bound as a timestamp or as text, an id as hex or as `bytea`. Ids come
 as hex and maps as JSON. Errors have their SQLSTATE: 42601 for what cannot be parsed or planned, 42P01, 42703 and 42883 for a
 table, column or function that is not there, 25006 for what would write, 53200, 54000 and 57014 for the bounds.
+
+What a statement says is what it says in PostgreSQL: two columns may have one name, and one without a name has that of its
+function (`count`) or `?column?`. `SET statement_timeout = '5s'` bounds the statements of a session, below the configured limit
+(0 is that one). Times are in UTC: another `SET TIME ZONE` is refused (22023), and `ts(start_unix_nano) AT TIME ZONE 'Europe/Berlin'` shows one.
+
+`DECLARE c CURSOR FOR SELECT …`, `FETCH 1000 FROM c` and `CLOSE c` read an answer in parts, as `psycopg` does with named cursors and SQLAlchemy
+with `stream_results`: forward, as text, eight at once on a connection, each for as long as a statement may run.
 ";
 
 #[test]

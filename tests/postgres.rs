@@ -130,6 +130,133 @@ async fn errors_have_their_sqlstate_and_the_session_goes_on() {
     weir.stop().await.unwrap();
 }
 
+/// The first two answered null: the wire crate's parser took every subquery that it could not plan for one
+/// of the catalogue.
+#[tokio::test(flavor = "multi_thread")]
+async fn statements_mean_what_they_mean_in_postgresql() {
+    let dir = tempfile::tempdir().unwrap();
+    let weir = filled(dir.path()).await;
+    let pg = connect(&weir).await;
+    let correlated = "SELECT o.operation, (SELECT max(s.duration_ns) FROM spans s WHERE s.operation = o.operation) AS most \
+        FROM spans o GROUP BY o.operation ORDER BY 1";
+    let rows = pg.query(correlated, &[]).await.unwrap();
+    let rows: Vec<(&str, i64)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    assert_eq!(rows, [("GET /cart", 518), ("SELECT", 519)]);
+    let bound = "SELECT (SELECT count(*) FROM spans WHERE duration_ns >= $1)";
+    assert_eq!(pg.query_one(bound, &[&510_i64]).await.unwrap().get::<_, i64>(0), 10);
+    let cases: [(&str, &[&str]); 6] = [
+        ("SELECT count(*), count(*) FROM spans", &["count", "count"]),
+        ("SELECT 1, 1, 'x' AS x, 'y' AS x", &["?column?", "?column?", "x", "x"]),
+        ("SELECT service, * FROM services", &["service"]),
+        ("SELECT service, service, max(duration_ns)::text FROM spans GROUP BY service", &["service", "service", "max"]),
+        ("SELECT DISTINCT upper(service), upper(operation) FROM spans ORDER BY 1, 2", &["upper", "upper"]),
+        ("SELECT attributes['http.route'], version() FROM spans", &["http.route", "version"]),
+    ];
+    for (statement, expect) in cases {
+        let prepared = pg.prepare(statement).await.unwrap_or_else(|e| panic!("{statement}: {e:?}"));
+        let names: Vec<_> = prepared.columns().iter().map(tokio_postgres::Column::name).collect();
+        assert_eq!(names[..expect.len()], *expect, "{statement}");
+        pg.query(&prepared, &[]).await.unwrap_or_else(|e| panic!("{statement}: {e:?}"));
+        let messages = pg.simple_query(statement).await.unwrap();
+        let Some(SimpleQueryMessage::RowDescription(columns)) = messages.first() else { panic!("{messages:?}") };
+        let names: Vec<_> = columns.iter().map(tokio_postgres::SimpleColumn::name).collect();
+        assert_eq!(names[..expect.len()], *expect, "{statement}");
+    }
+    let escaped = "SELECT count(*) FROM spans WHERE operation LIKE '%/%t' AND operation NOT LIKE '%!/c%' ESCAPE '!'";
+    assert_eq!(pg.query_one(escaped, &[]).await.unwrap().get::<_, i64>(0), 0);
+    weir.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_bounds_its_statements_and_is_in_utc() {
+    let dir = tempfile::tempdir().unwrap();
+    let weir = filled(dir.path()).await;
+    let pg = connect(&weir).await;
+    let show = async || {
+        let messages = pg.simple_query("SHOW statement_timeout").await.unwrap();
+        let row = messages.iter().find_map(|m| if let SimpleQueryMessage::Row(row) = m { row.get(0) } else { None });
+        row.unwrap().to_owned()
+    };
+    let endless = "SELECT count(*) FROM generate_series(1, 1000000) a CROSS JOIN generate_series(1, 10000000) b WHERE a.value + b.value < 0";
+    assert_eq!(show().await, "30s");
+    for (set, shown) in [
+        ("SET statement_timeout = '1min'", "30s"),
+        ("SET statement_timeout TO '5s'", "5s"),
+        ("SET statement_timeout = 0", "30s"),
+        ("SET statement_timeout = 200", "200ms"),
+    ] {
+        pg.simple_query(set).await.unwrap();
+        assert_eq!(show().await, shown, "{set}");
+    }
+    let error = pg.simple_query(endless).await.unwrap_err();
+    assert_eq!(error.code().map(SqlState::code), Some("57014"), "{error:?}");
+    assert!(error.as_db_error().unwrap().message().contains("200"), "{error:?}");
+    assert!(pg.query(endless, &[]).await.is_err());
+    pg.simple_query("RESET statement_timeout").await.unwrap();
+    pg.simple_query("BEGIN").await.unwrap();
+    pg.simple_query("SET LOCAL statement_timeout = '2s'").await.unwrap();
+    assert_eq!(show().await, "2s");
+    pg.simple_query("COMMIT").await.unwrap();
+    assert_eq!(show().await, "30s");
+    for (set, state) in [
+        ("SET TIME ZONE 'UTC'", None),
+        ("SET timezone TO 'Etc/UTC'", None),
+        ("SET TIME ZONE 'Europe/Berlin'", Some("22023")),
+        ("SET SESSION timezone TO '+02'", Some("22023")),
+        ("SET statement_timeout = 'soon'", Some("22023")),
+    ] {
+        let answered = pg.simple_query(set).await.map(drop);
+        assert_eq!(answered.err().and_then(|e| e.code().map(|c| c.code().to_owned())).as_deref(), state, "{set}");
+    }
+    weir.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cursor_goes_on_where_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let weir = filled(dir.path()).await;
+    let pg = connect(&weir).await;
+    let fetch = async |statement: &str| {
+        let messages = pg.simple_query(statement).await.unwrap_or_else(|e| panic!("{statement}: {e:?}"));
+        let text = |message: &SimpleQueryMessage| match message {
+            SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+            _ => None,
+        };
+        messages.iter().filter_map(text).collect::<Vec<_>>()
+    };
+    let refused = async |statement: &str| {
+        let error = pg.simple_query(statement).await.err().unwrap_or_else(|| panic!("{statement} was not refused"));
+        error.code().map(|code| code.code().to_owned()).unwrap_or_default()
+    };
+    fetch("BEGIN").await;
+    fetch("DECLARE c NO SCROLL CURSOR FOR SELECT duration_ns FROM spans ORDER BY 1").await;
+    assert_eq!(fetch("FETCH FORWARD 2 FROM c").await, ["500", "501"]);
+    assert_eq!(fetch("FETCH 1 FROM c").await, ["502"]);
+    assert_eq!(fetch("FETCH NEXT IN c").await, ["503"]);
+    assert_eq!(refused("DECLARE c CURSOR FOR SELECT 1").await, "42P03");
+    assert_eq!(refused("FETCH PRIOR FROM c").await, "55000");
+    assert_eq!(fetch("FETCH ALL FROM c").await.len(), 16);
+    assert_eq!(fetch("FETCH 5 FROM c").await.len(), 0);
+    fetch("CLOSE c").await;
+    assert_eq!(refused("FETCH 1 FROM c").await, "34000");
+    // one that idles leaves its turn to others, though it is far from read
+    for n in 0..8 {
+        fetch(&format!("DECLARE c{n} CURSOR WITH HOLD FOR SELECT value FROM generate_series(1, 900000)")).await;
+        assert_eq!(fetch(&format!("FETCH 2 FROM c{n}")).await, ["1", "2"]);
+    }
+    assert_eq!(refused("DECLARE c8 CURSOR FOR SELECT 1").await, "53000");
+    fetch("CLOSE c0").await;
+    fetch("DECLARE c8 CURSOR FOR SELECT 1").await;
+    fetch("COMMIT").await;
+    assert_eq!(refused("FETCH 1 FROM c8").await, "34000", "it ended with its transaction");
+    assert_eq!(fetch("FETCH 1 FROM c7").await, ["3"], "it stays");
+    fetch("CLOSE ALL").await;
+    fetch("SET statement_timeout = 50").await;
+    fetch("DECLARE late CURSOR WITH HOLD FOR SELECT value FROM generate_series(1, 900000)").await;
+    assert_eq!(refused("FETCH ALL FROM late; SELECT value FROM generate_series(1, 900000000000)").await, "57014");
+    weir.stop().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancel_request_stops_the_statement() {
     let dir = tempfile::tempdir().unwrap();

@@ -35,7 +35,7 @@ async fn the_prompt_completes_cancels_and_remembers() {
     let seen = String::from_utf8_lossy(&output.stdout);
     assert_eq!(
         seen,
-        "completed\nprogress\ncancelled\nhistory\nexit 0\n",
+        "completed\nprogress\ncancelled\nhistory\npasted\nahead\nexit 0\n",
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );

@@ -193,13 +193,19 @@ impl Store {
         self.inner.engine.parse_postgres(text)
     }
 
-    /// As [`Store::sql`], for a statement of a PostgreSQL client.
+    /// How long a statement may take, in milliseconds.
+    pub(crate) fn sql_timeout_ms(&self) -> u64 {
+        self.inner.engine.timeout_ms()
+    }
+
+    /// As [`Store::sql`], for a statement of a PostgreSQL client; `timeout_ms` is what its session gives it.
     pub(crate) async fn run_postgres(
         &self,
         statement: Statement,
         parameters: Option<ParamValues>,
+        timeout_ms: u64,
     ) -> Result<SqlAnswer, SqlError> {
-        self.inner.engine.run_postgres(statement, parameters).await
+        self.inner.engine.run_postgres(statement, parameters, timeout_ms).await
     }
 
     /// What a statement of a PostgreSQL client would answer.

@@ -3,6 +3,7 @@
 import os
 import pty
 import select
+import signal
 import sys
 import time
 
@@ -57,6 +58,23 @@ def main():
     print("history")
     wait_for(b"row(s)")
     wait_for(b"weir> ")
+    # several lines in one piece, and what is typed while a statement runs
+    type_in("SELECT 'pasted ' || 1 AS a;\rSELECT 'pasted ' ||\r 2 AS a;\rSELECT 'pasted ' || 3 AS a;\r")
+    for answer in [b" pasted 1 ", b" pasted 2 ", b" pasted 3 "]:
+        wait_for(answer)
+    wait_for(b"row(s)")
+    wait_for(b"weir> ")
+    print("pasted")
+    type_in(ENDLESS)
+    wait_for(b"Ctrl-C cancels")
+    type_in("SELECT 'ahead ' || 1 AS a;\nSELECT 'ahead ' || 2 AS a;\n")
+    # the key would take what was typed before it, as at every terminal
+    os.kill(pid, signal.SIGINT)
+    for answer in [b" ahead 1 ", b" ahead 2 "]:
+        wait_for(answer)
+    wait_for(b"row(s)")
+    wait_for(b"weir> ")
+    print("ahead")
     type_in("\\q\r")
     while True:
         try:

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::{arrow::datatypes::DataType, common::ParamValues, sql::sqlparser::ast::Statement};
 use datafusion_postgres::{
@@ -26,7 +26,10 @@ use futures::{Sink, SinkExt, StreamExt, stream};
 
 use super::{
     cancel::{cancellable, connection},
-    flat, params, session,
+    cursors::{self, Asked, Declared},
+    flat,
+    names::Names,
+    params, session,
 };
 use crate::{Name, SqlAnswer, SqlError, Store, query::Described};
 
@@ -92,14 +95,15 @@ impl SimpleQueryHandler for Queries {
         PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
         let mut responses = Vec::new();
-        for statement in self.store.parse_postgres(query).map_err(|e| failed(&e))? {
-            if let Some(response) = session::answer(client, &statement)? {
+        for mut statement in self.store.parse_postgres(query).map_err(|e| failed(&e))? {
+            if let Some(response) = self.about_session(client, &statement, None).await? {
                 responses.push(response);
                 continue;
             }
-            let answer = self.store.run_postgres(statement, None).await.map_err(|e| failed(&e))?;
-            warn(client, &answer.warnings).await?;
-            responses.push(respond(answer, &Format::UnifiedText, connection(client))?);
+            let names = Names::take(&mut statement);
+            let answer = self.run(client, statement, None).await?;
+            let rows = respond(answer, &names, &Format::UnifiedText, connection(client))?;
+            responses.push(Response::Query(rows));
         }
         if responses.is_empty() {
             responses.push(Response::EmptyQuery);
@@ -129,15 +133,76 @@ impl ExtendedQueryHandler for Queries {
         C::Error: std::fmt::Debug,
         PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
-        let Prepared { statement, described } = &portal.statement.statement;
-        if let Some(response) = session::answer(client, statement)? {
-            return Ok(response);
-        }
+        let Prepared { statement, names, described } = &portal.statement.statement;
         let values = params::values(portal, &described.parameters)?;
         let values = (!values.is_empty()).then(|| ParamValues::from(values));
-        let answer = self.store.run_postgres(statement.clone(), values).await.map_err(|e| failed(&e))?;
+        if let Some(response) = self.about_session(client, statement, values.clone()).await? {
+            return Ok(response);
+        }
+        let answer = self.run(client, statement.clone(), values).await?;
+        respond(answer, names, &portal.result_column_format, connection(client)).map(Response::Query)
+    }
+}
+
+impl Queries {
+    /// Answers a statement about the session or its cursors; `None` when it is a query.
+    async fn about_session<C>(
+        &self,
+        client: &mut C,
+        statement: &Statement,
+        values: Option<ParamValues>,
+    ) -> PgWireResult<Option<Response>>
+    where
+        C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::PortalStore: PortalStore,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        match cursors::asked(statement)? {
+            Some(Asked::Declare(declared)) => self.declare(client, &declared, values).await.map(Some),
+            Some(Asked::Fetch { name, rows }) => {
+                let fields = |of: &Prepared| fields(&of.described.schema, &of.names, &Format::UnifiedText);
+                cursors::fetch(client, name, rows, fields).map(Some)
+            }
+            Some(Asked::Close(name)) => cursors::close(client, name).map(Some),
+            None => {
+                if let Statement::Commit { .. } | Statement::Rollback { .. } = statement {
+                    cursors::end_transaction(client)?;
+                }
+                session::answer(client, statement, self.store.sql_timeout_ms())
+            }
+        }
+    }
+
+    async fn declare<C>(
+        &self,
+        client: &mut C,
+        declared: &Declared<'_>,
+        values: Option<ParamValues>,
+    ) -> PgWireResult<Response>
+    where
+        C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::PortalStore: PortalStore,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        cursors::has_room(client, declared)?;
+        let mut statement = declared.statement();
+        let names = Names::take(&mut statement);
+        let answer = self.run(client, statement.clone(), values).await?;
+        let described = Arc::new(Described { schema: answer.schema.clone(), parameters: Vec::new() });
+        // each FETCH listens for a cancel by itself
+        let rows = respond(answer, &names, &Format::UnifiedText, None)?;
+        cursors::declare(client, declared, Prepared { statement, names, described }, rows).await
+    }
+
+    async fn run<C>(&self, client: &mut C, statement: Statement, values: Option<ParamValues>) -> PgWireResult<SqlAnswer>
+    where
+        C: ClientInfo + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        let timeout_ms = session::timeout_ms(client, self.store.sql_timeout_ms());
+        let answer = self.store.run_postgres(statement, values, timeout_ms).await.map_err(|e| failed(&e))?;
         warn(client, &answer.warnings).await?;
-        respond(answer, &portal.result_column_format, connection(client))
+        Ok(answer)
     }
 }
 
@@ -146,6 +211,7 @@ impl ExtendedQueryHandler for Queries {
 #[derive(Clone)]
 pub(super) struct Prepared {
     statement: Statement,
+    names: Names,
     described: Arc<Described>,
 }
 
@@ -170,13 +236,21 @@ impl QueryParser for Parser {
         if statements.len() > 1 {
             return Err(refused("42601", "a prepared statement holds one statement"));
         }
-        let Some(statement) = statements.pop() else { return Ok(None) };
-        let described = match session::schema(&statement) {
-            Some(schema) => Described { schema, parameters: Vec::new() },
-            None => self.store.describe_postgres(statement.clone()).await.map_err(|e| failed(&e))?,
+        let Some(mut statement) = statements.pop() else { return Ok(None) };
+        let names = Names::take(&mut statement);
+        let described = match (session::schema(&statement), cursors::asked(&statement)?) {
+            (_, Some(Asked::Fetch { .. })) => {
+                return Err(refused("0A000", "FETCH is taken as a simple query, not as a prepared statement"));
+            }
+            (_, Some(Asked::Declare(declared))) => {
+                let described = self.store.describe_postgres(declared.statement()).await.map_err(|e| failed(&e))?;
+                Described { schema: Arc::new(Schema::empty()), ..described }
+            }
+            (Some(schema), _) => Described { schema, parameters: Vec::new() },
+            (None, _) => self.store.describe_postgres(statement.clone()).await.map_err(|e| failed(&e))?,
         };
         debug_assert!(types.len() <= described.parameters.len() || described.parameters.is_empty());
-        Ok(Some(Prepared { statement, described: Arc::new(described) }))
+        Ok(Some(Prepared { statement, names, described: Arc::new(described) }))
     }
 
     fn get_parameter_types(&self, prepared: &Self::Statement) -> PgWireResult<Vec<Type>> {
@@ -184,7 +258,7 @@ impl QueryParser for Parser {
     }
 
     fn get_result_schema(&self, prepared: &Self::Statement, format: Option<&Format>) -> PgWireResult<Vec<FieldInfo>> {
-        fields(&prepared.described.schema, format.unwrap_or(&Format::UnifiedText))
+        fields(&prepared.described.schema, &prepared.names, format.unwrap_or(&Format::UnifiedText))
     }
 }
 
@@ -201,12 +275,17 @@ where
     Ok(())
 }
 
-fn fields(schema: &SchemaRef, format: &Format) -> PgWireResult<Vec<FieldInfo>> {
-    arrow_schema_to_pg_fields(&flat::schema(schema), format, None)
+fn fields(schema: &SchemaRef, names: &Names, format: &Format) -> PgWireResult<Vec<FieldInfo>> {
+    arrow_schema_to_pg_fields(&names.give(&flat::schema(schema)), format, None)
 }
 
-fn respond(answer: SqlAnswer, format: &Format, connection: Option<Arc<ConnectionHandle>>) -> PgWireResult<Response> {
-    let fields = Arc::new(fields(&answer.schema, format)?);
+fn respond(
+    answer: SqlAnswer,
+    names: &Names,
+    format: &Format,
+    connection: Option<Arc<ConnectionHandle>>,
+) -> PgWireResult<QueryResponse> {
+    let fields = Arc::new(fields(&answer.schema, names, format)?);
     let columns = fields.clone();
     let rows = answer.stream.flat_map(move |batch| {
         let flat = batch.and_then(|batch| flat::rows(&batch));
@@ -215,7 +294,7 @@ fn respond(answer: SqlAnswer, format: &Format, connection: Option<Arc<Connection
             Err(error) => stream::once(std::future::ready(Err(failed(&error)))).right_stream(),
         }
     });
-    Ok(Response::Query(QueryResponse::new(fields, cancellable(rows, connection))))
+    Ok(QueryResponse::new(fields, cancellable(rows, connection)))
 }
 
 /// The SQLSTATE of an error: drivers and dashboards decide by it.

@@ -1,12 +1,15 @@
 //! The PostgreSQL wire protocol: the same engine, guard and limits as every other way in, for psql,
-//! drivers and dashboards. Read-only; what a client sets about its session is taken and ignored.
+//! drivers and dashboards. Read-only; of what a client sets about its session, the time its
+//! statements may take is heeded.
 //!
 //! Ids are text in hex and maps are JSON, as everywhere else. Cancel requests and lost connections
 //! drop the answer, which stops the statement.
 
 mod cancel;
+mod cursors;
 mod flat;
 mod handler;
+mod names;
 mod params;
 mod sent;
 mod session;

@@ -133,13 +133,19 @@ impl Engine {
         &self,
         statement: Statement,
         parameters: Option<ParamValues>,
+        timeout_ms: u64,
     ) -> Result<SqlAnswer, SqlError> {
-        self.start(self.job_postgres(statement, parameters)?, Asker::Reader).await
+        self.start(self.job_postgres(statement, parameters, timeout_ms)?, Asker::Reader).await
+    }
+
+    /// How long a statement may take, in milliseconds.
+    pub(crate) fn timeout_ms(&self) -> u64 {
+        self.limits.timeout_ms
     }
 
     /// What a statement of a PostgreSQL client would answer.
     pub(crate) async fn describe_postgres(&self, statement: Statement) -> Result<Described, SqlError> {
-        let job = self.job_postgres(statement, None)?;
+        let job = self.job_postgres(statement, None, self.limits.timeout_ms)?;
         let gone = CancellationToken::new();
         let _gone = gone.clone().drop_guard();
         let (limit, turns) = (Duration::from_millis(job.limits.timeout_ms), self.turns.clone());
@@ -150,9 +156,15 @@ impl Engine {
         described.await.unwrap_or_else(|error| Err(broken(&error)))
     }
 
-    fn job_postgres(&self, statement: Statement, parameters: Option<ParamValues>) -> Result<Job, SqlError> {
+    fn job_postgres(
+        &self,
+        statement: Statement,
+        parameters: Option<ParamValues>,
+        timeout_ms: u64,
+    ) -> Result<Job, SqlError> {
+        let limits = SqlConfig { timeout_ms, ..self.limits.clone() };
         let session = |view: &View, inspection: &_| self.postgres.session(Arc::new(self.tables(view, inspection)));
-        self.job(statement, parameters, self.limits.clone(), session)
+        self.job(statement, parameters, limits, session)
     }
 
     /// Checks a statement and pins what it reads.

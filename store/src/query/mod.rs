@@ -1,9 +1,11 @@
 //! SQL: one read-only statement over one pinned view, bounded in text, depth, memory, time and rows.
 
 mod bounded;
+mod catalogue;
 mod checked_sum;
 mod complexity;
 mod costs;
+mod dialect;
 mod engine;
 mod expansion;
 mod footers;

@@ -14,13 +14,12 @@ use datafusion::{
     logical_expr::{ColumnarValue, ScalarUDF, Signature, SimpleScalarUDF, TypeSignature, Volatility, create_udf},
     sql::sqlparser::ast::Statement,
 };
-use datafusion_postgres::datafusion_pg_catalog::{
-    pg_catalog::{context::EmptyContextProvider, setup_pg_catalog},
-    sql::PostgresCompatibilityParser,
-};
+use datafusion_postgres::datafusion_pg_catalog::pg_catalog::{context::EmptyContextProvider, setup_pg_catalog};
 use weir_schema::Table;
 
 use super::{
+    catalogue::Catalogue,
+    dialect::Dialect,
     engine::{CATALOGUE, session_over},
     information_schema::information_schema,
     psql,
@@ -36,7 +35,7 @@ pub(super) struct Postgres {
     catalogue: Arc<MemoryCatalogProvider>,
     pg_catalog: Arc<dyn SchemaProvider>,
     information_schema: Arc<dyn SchemaProvider>,
-    parser: PostgresCompatibilityParser,
+    dialect: Dialect,
 }
 
 impl Postgres {
@@ -58,16 +57,17 @@ impl Postgres {
         }
         psql::register(&session);
         let pg_catalog = session.catalog(CATALOGUE).and_then(|catalogue| catalogue.schema("pg_catalog"));
-        let pg_catalog = pg_catalog.ok_or_else(|| DataFusionError::Internal("pg_catalog is not there".into()))?;
+        let all = pg_catalog.ok_or_else(|| DataFusionError::Internal("pg_catalog is not there".into()))?;
+        let pg_catalog = Arc::new(Catalogue { all });
         let information_schema = information_schema(session.state().catalog_list().clone())?;
         // this one is found by its name, as any other schema
         let config = session.copied_config().with_information_schema(false);
         let base = SessionStateBuilder::new_from_existing(session.state()).with_config(config).build();
-        Ok(Self { base, catalogue, pg_catalog, information_schema, parser: PostgresCompatibilityParser::new() })
+        Ok(Self { base, catalogue, pg_catalog, information_schema, dialect: Dialect::new() })
     }
 
     pub(super) fn parse(&self, text: &str) -> Result<Vec<Statement>, SqlError> {
-        self.parser.parse(&psql::plain(text)).map_err(|error| SqlError::Syntax(error.to_string()))
+        self.dialect.parse(text).map_err(|error| SqlError::Syntax(error.to_string()))
     }
 
     /// A session with these tables.
