@@ -254,7 +254,9 @@ impl Follower {
         let workload = self.current.load();
         let Workload { service, instance, .. } = &**workload;
         let (service, instance) = (service.clone(), instance.clone());
-        proto::ProxyStatus { service, instance, applied_sequence: self.newest.0, refused }
+        // that of another control plane too: what is in force is no less in force
+        let applied_sequence = workload.applied.load().sequence;
+        proto::ProxyStatus { service, instance, applied_sequence, refused }
     }
 }
 
