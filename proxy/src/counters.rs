@@ -86,6 +86,8 @@ counts! {
     policies_applied,
     /// Policy sets refused whole.
     policies_refused,
+    /// Answers to policy sets that were never sent, because one to a newer set took their place.
+    policy_statuses_skipped,
     /// Answers of models that were compressed, so that nothing is known of their tokens.
     lm_unread,
     /// Configurations put in force after the first.

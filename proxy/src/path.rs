@@ -53,22 +53,49 @@ pub(crate) fn as_routed_start(start: &str) -> String {
     seen
 }
 
-/// What follows the first `length` bytes that routes see of a path, as it stands in a URI: segments as they came, without
-/// those that lead nowhere.
+/// What follows the first `length` bytes that routes see of a path, as it came. Only where a `.` or `..` would lead back
+/// into what was matched it is resolved first, or a new beginning could be left again.
 pub(crate) fn after(path: &str, length: usize) -> Option<Cow<'_, str>> {
     if is_simple(path) {
         return path.get(length..).map(Cow::Borrowed);
     }
+    let (head, tail) = path.split_at(end_of_dots(path));
+    // it ends in a slash, with which the tail begins again
+    let head_seen = if head.is_empty() { 0 } else { read(head, Mode::Plain).len() - 1 };
+    if head_seen <= length && (!tail.is_empty() || head.is_empty()) {
+        return skip(tail.as_bytes(), length - head_seen).and_then(|at| tail.get(at..)).map(Cow::Borrowed);
+    }
     // an escaped slash separates nothing, so the segments are the same before they are decoded
     let canonical = resolve(path.as_bytes().split(|byte| *byte == b'/'), |segment| decode(segment, Mode::Plain));
-    let mut rest = canonical.as_slice();
-    let mut seen = 0;
-    while seen < length && !rest.is_empty() {
-        let escaped = rest[0] == b'%' && escape(&rest[1..]).is_some_and(|byte| !matches!(byte, b'/' | b'\\'));
-        rest = &rest[if escaped { 3 } else { 1 }..];
-        seen += 1;
+    let at = skip(&canonical, length)?;
+    Some(Cow::Owned(String::from_utf8_lossy(&canonical[at..]).into_owned()))
+}
+
+/// Where the last segment `.` or `..` ends, however it is spelled; 0 without any.
+fn end_of_dots(path: &str) -> usize {
+    let mut end = path.len();
+    for segment in path.rsplit('/') {
+        if matches!(&*decode(segment.as_bytes(), Mode::Plain), b"." | b"..") {
+            return end;
+        }
+        end = end.saturating_sub(segment.len() + 1);
     }
-    (seen == length).then(|| Cow::Owned(String::from_utf8_lossy(rest).into_owned()))
+    0
+}
+
+/// How many bytes stand for the first `length` that are seen: an escape for one, as do several slashes before another byte.
+fn skip(path: &[u8], length: usize) -> Option<usize> {
+    let (mut at, mut seen) = (0, 0);
+    while seen < length {
+        let rest = path.get(at..).filter(|rest| !rest.is_empty())?;
+        seen += 1;
+        at += match rest[0] {
+            b'%' if escape(&rest[1..]).is_some_and(|byte| !matches!(byte, b'/' | b'\\')) => 3,
+            b'/' if seen < length => rest.iter().take_while(|byte| **byte == b'/').count(),
+            _ => 1,
+        };
+    }
+    Some(at)
 }
 
 /// Whether a rule's path can be what a request's path is read as; `rooted` when its beginning is the path's.
@@ -213,7 +240,15 @@ mod tests {
     fn routes_see_what_rules_see_and_what_follows_goes_on_as_it_came() {
         for (path, prefix, seen, rest) in [
             ("/api/x", "/api", "/api/x", "/x"),
-            ("//api//x", "/api", "/api/x", "/x"),
+            ("//api//x", "/api", "/api/x", "//x"),
+            ("//v1//api/x//y//", "/v1/api", "/v1/api/x/y/", "/x//y//"),
+            ("/api/http://a/b", "/api/", "/api/http:/a/b", "http://a/b"),
+            ("/api//x//y", "/api/", "/api/x/y", "/x//y"),
+            ("/v1/..//api//x//y", "/api", "/api/x/y", "//x//y"),
+            ("/v1/../api/.//x//y", "/api", "/api/x/y", "//x//y"),
+            ("/api//x/../y", "/api", "/api/y", "/y"),
+            ("/api/x/%2e%2E", "/api", "/api/", "/"),
+            ("/api/x;a//y", "/api", "/api/x;a/y", "/x;a//y"),
             ("/%61pi/x%20y", "/api", "/api/x y", "/x%20y"),
             ("/api/x%2Fy%252F", "/api", "/api/x%2Fy%2F", "/x%2Fy%252F"),
             ("/api/x%2fy", "/api/x%2Fy", "/api/x%2Fy", ""),
@@ -228,6 +263,31 @@ mod tests {
         assert_eq!(after("/a", 3), None);
         for (start, seen) in [("/.", "/."), ("/a//b/.", "/a/b/."), ("/%61", "/a"), ("/a/../b", "/b"), ("/", "/")] {
             assert_eq!(as_routed_start(start), seen, "{start}");
+        }
+    }
+
+    /// What follows, put behind what was matched, is read as the whole was, and leads nowhere else behind a new beginning.
+    #[test]
+    fn what_follows_is_read_as_it_was() {
+        use rand::{Rng, SeedableRng};
+        const PIECES: [&str; 12] = ["/", "/", "//", ".", "..", "%2e", "%2F", "\\", ";", "%61", "a", "b"];
+        let seed: u64 = 20_261_126;
+        println!("seed {seed}");
+        let mut random = rand::rngs::StdRng::seed_from_u64(seed);
+        for _ in 0..20_000 {
+            let pieces = random.random_range(0..12);
+            let path: String = (0..pieces).map(|_| PIECES[random.random_range(0..PIECES.len())]).collect();
+            let path = format!("/{path}");
+            let seen = as_routed(&path).into_owned();
+            for (slash, _) in seen.match_indices('/') {
+                // a prefix without a slash at its end, as most are
+                let rest = after(&path, slash).unwrap();
+                assert_eq!(
+                    as_routed(&format!("/new{rest}")),
+                    format!("/new{}", &seen[slash..]),
+                    "{path} after {slash}"
+                );
+            }
         }
     }
 

@@ -202,8 +202,10 @@ impl Proxy {
         join(self.data).await;
         self.stopping.cancel();
         join(vec![self.control]).await;
+        let unfinished_logs = self.reloader.unfinished_logs();
         // with the access log, whose last lines count too
         drop(self.reloader);
+        telemetry::finish_access_logs(unfinished_logs).await;
         self.current.load().tally.read()
     }
 }

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use rustls::crypto::CryptoProvider;
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::{
@@ -105,6 +106,11 @@ impl Reloader {
     /// Asks it to look for its file at once.
     pub(crate) fn reopen_access_log(&self) {
         self.reloaded.borrow().access_log.iter().for_each(|log| log.reopen().ask());
+    }
+
+    /// The access logs that are not written to their end.
+    pub(crate) fn unfinished_logs(&self) -> TaskTracker {
+        self.reloaded.borrow().unfinished_logs.clone()
     }
 
     #[cfg(test)]

@@ -22,8 +22,9 @@ use tokio::sync::{Notify, mpsc};
 use flow::{
     app, client,
     collector::{Collector, attributes},
-    proxy, url,
+    config, proxy, url,
 };
+use weir_proxy::Proxy;
 
 /// A model whose answer uses as many tokens as the request's `metadata.uses` says.
 async fn model() -> SocketAddr {
@@ -179,7 +180,10 @@ async fn a_stream_is_measured_as_the_conventions_say_and_not_held_up() {
     let (collector, otlp) = Collector::start().await;
     let go_on = Arc::new(Notify::new());
     let telemetry = format!("telemetry: {{ otlp: \"http://{otlp}\" }}");
-    let proxy = proxy(streaming_model(go_on.clone()).await, "      - { name: lm, upstream: app }", &telemetry);
+    let model = streaming_model(go_on.clone()).await;
+    let mut config = config(model, "      - { name: lm, upstream: app }", &telemetry);
+    config.upstreams[0].gen_ai_provider = Some("vllm".into());
+    let proxy = Proxy::start(config).unwrap();
     let body = json!({"messages": [{"role": "user", "content": "\"model\":\"no\""}], "model": "big", "stream": true});
     let response = client().post(url(&proxy, "/v1/chat/completions")).json(&body).send().await.unwrap();
     let (mut chunks, mut seen) = (response.bytes_stream(), String::new());
@@ -194,6 +198,7 @@ async fn a_stream_is_measured_as_the_conventions_say_and_not_held_up() {
     let said = attributes(&span.attributes);
     for (key, value) in [
         ("gen_ai.operation.name", "chat"),
+        ("gen_ai.provider.name", "vllm"),
         ("gen_ai.request.model", "big"),
         ("gen_ai.response.model", "big-2"),
         ("gen_ai.response.finish_reasons", "stop"),
@@ -215,7 +220,8 @@ async fn a_stream_is_measured_as_the_conventions_say_and_not_held_up() {
         let Some(Data::Histogram(histogram)) = collector.metric(metric).unwrap().data else { panic!("{metric}") };
         assert_eq!(histogram.data_points.len(), points, "{metric}");
         let said = attributes(&histogram.data_points[0].attributes);
-        assert_eq!(said["gen_ai.response.model"], "big-2", "{metric}");
+        let (provider, model) = (&said["gen_ai.provider.name"], &said["gen_ai.response.model"]);
+        assert_eq!((provider.as_str(), model.as_str()), ("vllm", "big-2"), "{metric}");
     }
 }
 

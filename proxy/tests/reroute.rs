@@ -263,3 +263,30 @@ async fn a_tunnel_begins_at_another_endpoint_when_the_first_is_gone() {
     let counters = proxy.drain().await;
     assert_eq!((counters.tunnels, counters.rerouted), (10, 5));
 }
+
+/// Found in an audit: a tunnel was begun elsewhere although its route wants nothing tried again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tunnel_is_tried_again_as_its_route_says() {
+    let app = Mortal::start().await;
+    for (retries, failed) in [("", 0), ("{}", 0), ("{ attempts: 0 }", 5), ("{ on: ['503'] }", 5)] {
+        let retries = if retries.is_empty() { String::new() } else { format!(", retries: {retries}") };
+        let text = support::yaml(
+            &format!("{{ upstream: app{retries} }}"),
+            &two([nobody().await, app.address], ", balance: round_robin"),
+            "",
+        );
+        let text = text.replacen("direction: outbound", "direction: outbound, connect: tunnelled", 1);
+        let proxy = weir_proxy::Proxy::start(weir_proxy::Config::from_yaml(&text).unwrap()).unwrap();
+        let mut statuses = Vec::new();
+        for _ in 0..10 {
+            let mut stream = TcpStream::connect(proxy.addresses()[0]).await.unwrap();
+            stream.write_all(b"CONNECT app:80 HTTP/1.1\r\nhost: app:80\r\n\r\n").await.unwrap();
+            let mut head = [0; 12];
+            stream.read_exact(&mut head).await.unwrap();
+            statuses.push(String::from_utf8_lossy(&head).into_owned());
+        }
+        assert_eq!(statuses.iter().filter(|status| status.ends_with("502")).count(), failed, "{retries}: {statuses:?}");
+        let counters = proxy.drain().await;
+        assert_eq!(counters.rerouted, 5 - failed as u64, "{retries}");
+    }
+}

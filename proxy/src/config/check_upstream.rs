@@ -37,6 +37,9 @@ impl Upstream {
             let usable = name.parse::<http::HeaderName>().is_ok();
             check(usable, || format!("balance.ring_hash.header: {name:?} is not the name of a field"))?;
         }
+        check(self.gen_ai_provider.as_deref() != Some(""), || {
+            "gen_ai_provider is empty: whose models they are, or leave it out".into()
+        })?;
         let http1 = self.protocol == Protocol::Http1;
         let bounded = self.max_connections.is_some() || self.max_requests_per_connection.is_some();
         check(http1 || !bounded, || {

@@ -92,7 +92,7 @@ pub struct Respond {
 #[serde(deny_unknown_fields, default)]
 pub struct Rewrite {
     /// Takes the place of the prefix that matched, or of the whole path when it was not matched by a prefix. What follows stays as it
-    /// came, without `//`, `.` and `..`.
+    /// came; where there is a `.` or `..` in it, it is resolved, `//` merged.
     pub path: Option<String>,
     /// The new `Host` or `:authority`.
     pub host: Option<String>,

@@ -28,6 +28,9 @@ pub struct Upstream {
     pub keep_endpoints_ms: Option<u64>,
     /// The endpoints of another upstream that carry these labels.
     pub subset_of: Option<SubsetOf>,
+    /// Whose models the endpoints serve, as spans and metrics of calls to them say in `gen_ai.provider.name`: `openai`, `anthropic`,
+    /// or any other word. When absent it is known by the name of a public host (`api.openai.com` and others), or not said.
+    pub gen_ai_provider: Option<String>,
     /// What the endpoints speak.
     pub protocol: Protocol,
     /// TLS towards the endpoints; none when absent, and of a subset that of its upstream.

@@ -75,7 +75,8 @@ fn release(workload: &Workload) {
 fn step(workload: &Workload, config: &LocalLimit, limiter: &mut LocalLimiter, silent: bool, now: Instant) {
     let before = workload.local_limit.load(Relaxed);
     let (in_flight, _) = workload.gate.load();
-    let load = Load { in_flight, used_up: before > 0 && in_flight >= before };
+    let waited = workload.servers.and_then(|servers| workload.latencies.behind(servers, now));
+    let load = Load { in_flight, used_up: before > 0 && in_flight >= before, waited };
     let measured = workload.latencies.look();
     let (limit, taken) = if silent { limiter.step(measured, load, now) } else { limiter.watch(measured, load, now) };
     if taken {
@@ -232,5 +233,36 @@ mod tests {
         assert_eq!(limit(&workload), (6, true), "somebody does again");
         stop.cancel();
         holding.await.unwrap();
+    }
+
+    /// Found by measuring: it waited for the answers of those who waited.
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_is_seen_before_there_is_an_answer_where_the_servers_are_known() {
+        // two of little less than 10 ms, for some wait by chance, and 20 ms of waiting allowed: seven in flight
+        for (servers, expected) in [("servers: 2\n", (7, true)), ("", (0, false))] {
+            let config = Config::from_yaml(&TEXT.replace("servers: 2\n", servers)).unwrap();
+            let first = "127.0.0.1:80".parse().unwrap();
+            let workload = Arc::new(Workload::new(&config, first, Arc::default(), Security::default()));
+            let stop = CancellationToken::new();
+            let config = LocalLimit { queue_wait_ms: 20, silence_ms: 1_000, queue: 4 };
+            let (_reloaded, in_force) = in_force(Some(config), false);
+            let current = Arc::new(arc_swap::ArcSwap::from(workload.clone()));
+            let holding = tokio::spawn(hold(current, in_force, stop.clone()));
+            // one at a time, every 50 ms
+            for _ in 0..200 {
+                workload.latencies.observe(Duration::from_millis(10), 1);
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            let waiting: Vec<_> = (0..40).map(|_| workload.latencies.begin(Instant::now())).collect();
+            tokio::time::sleep(Duration::from_millis(19)).await;
+            assert_eq!(limit(&workload), (0, false), "they may wait so long");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            assert_eq!(limit(&workload), expected, "{servers:?}");
+            drop(waiting);
+            tokio::time::sleep(Duration::from_secs(6)).await;
+            assert_eq!(limit(&workload), (0, false), "nobody needs it");
+            stop.cancel();
+            holding.await.unwrap();
+        }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::{io, path::Path, sync::Arc};
 
+use tokio_util::task::TaskTracker;
+
 use crate::{
     config::{Config, Secret},
     control::StateFile,
@@ -17,6 +19,8 @@ pub(crate) struct InForce {
     /// What a caller at the admin address has to know; nothing when absent.
     pub(crate) token: Option<Secret>,
     pub(crate) access_log: Option<Arc<LogWriter>>,
+    /// The access logs that are not written to their end, those of configurations before among them.
+    pub(crate) unfinished_logs: TaskTracker,
     /// Where the last good policy is kept.
     pub(crate) state: Option<StateFile>,
 }
@@ -28,11 +32,12 @@ impl InForce {
     /// A file cannot be used.
     pub(crate) fn open(config: Arc<Config>, before: Option<&Self>, tally: &Arc<Tally>) -> Result<Self, StartError> {
         let (token, state) = (admin_token(&config)?, state_file(&config)?);
+        let unfinished_logs = before.map(|before| before.unfinished_logs.clone()).unwrap_or_default();
         let access_log = match before.filter(|before| logs_alike(&before.config, &config)) {
             Some(before) => before.access_log.clone(),
-            None => open_access_log(&config, tally)?.map(Arc::new),
+            None => open_access_log(&config, tally, &unfinished_logs)?.map(Arc::new),
         };
-        Ok(Self { config, token, access_log, state })
+        Ok(Self { config, token, access_log, unfinished_logs, state })
     }
 }
 
@@ -53,9 +58,13 @@ fn admin_token(config: &Config) -> Result<Option<Secret>, StartError> {
     Ok(Some(token))
 }
 
-fn open_access_log(config: &Config, tally: &Arc<Tally>) -> Result<Option<LogWriter>, StartError> {
+fn open_access_log(
+    config: &Config,
+    tally: &Arc<Tally>,
+    unfinished: &TaskTracker,
+) -> Result<Option<LogWriter>, StartError> {
     let Some(path) = &config.telemetry.access_log_file else { return Ok(None) };
-    let opened = LogWriter::open(path, config.telemetry.access_log_format, tally.clone());
+    let opened = LogWriter::open(path, config.telemetry.access_log_format, tally.clone(), unfinished.token());
     opened.map(Some).map_err(file_error("telemetry.access_log_file", path))
 }
 

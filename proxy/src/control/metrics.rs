@@ -163,6 +163,7 @@ fn models(workload: &Workload, out: &mut Exposition) {
                 ("gen_ai_operation_name", key.operation),
                 ("gen_ai_response_model", key.model.as_str()),
             ];
+            labels.extend(key.provider.as_deref().map(|provider| ("gen_ai_provider_name", provider)));
             labels.extend(token_type.map(|kind| ("gen_ai_token_type", kind)));
             out.histogram(&full, &labels, histogram.bounds, &histogram.buckets, histogram.sum);
         }

@@ -9,6 +9,7 @@ mod in_force;
 mod metrics;
 mod reach;
 mod state;
+mod statuses;
 mod thread;
 
 pub(crate) use admin::{Admin, serve as serve_admin};

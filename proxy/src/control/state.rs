@@ -1,7 +1,7 @@
 //! [`StateFile`]: the last good policy on disk, so that a proxy that starts without a control plane is
 //! regulated as it was.
 //!
-//! One line of CRC-32 in hex, then the set as JSON. Written aside, synced and renamed, so a reader
+//! One line of CRC-32 in hex, one that names the control plane, then the set as JSON. Written aside, synced and renamed, so a reader
 //! sees the old or the new set, never half of one; what does not hold its checksum is not used. The file's time
 //! is when the control plane last said the set: its time to live goes on over a restart.
 
@@ -27,6 +27,8 @@ pub(crate) struct StateFile {
 #[derive(Debug, PartialEq)]
 pub(crate) struct Kept {
     pub(crate) set: PolicySet,
+    /// Whose set it is; unknown of files of before this was written.
+    pub(crate) from: Option<String>,
     /// How long ago the control plane last said it.
     pub(crate) age: Duration,
 }
@@ -52,14 +54,15 @@ impl StateFile {
                 return None;
             }
         };
-        let set = parse(&text);
-        if set.is_none() {
+        let parsed = parse(&text);
+        if parsed.is_none() {
             warn!(path = %self.path.display(), "the kept policy is damaged; the static limits hold");
         }
         let heard = fs::metadata(&self.path).and_then(|file| file.modified());
         // a clock that was turned back makes nothing younger than new
         let age = heard.ok().and_then(|heard| heard.elapsed().ok()).unwrap_or_default();
-        Some(Kept { set: set?, age })
+        let (from, set) = parsed?;
+        Some(Kept { set, from, age })
     }
 
     /// Notes that the control plane has said the kept set again.
@@ -67,13 +70,14 @@ impl StateFile {
         fs::File::options().write(true).open(&self.path)?.set_modified(SystemTime::now())
     }
 
-    /// Replaces the kept set.
-    pub(crate) fn write(&self, set: &PolicySet) -> io::Result<()> {
-        let json = serde_json::to_string(set)?;
+    /// Replaces the kept set by one of the control plane at `from`.
+    pub(crate) fn write(&self, from: &str, set: &PolicySet) -> io::Result<()> {
+        // neither has a line feed: one is a URL, the other JSON without spaces
+        let text = format!("{from}\n{}", serde_json::to_string(set)?);
         // another instance may write the same file
         let aside = self.path.with_extension(format!("{}.new", std::process::id()));
         let mut file = fs::File::create(&aside)?;
-        write!(file, "{:08x}\n{json}", crc32fast::hash(json.as_bytes()))?;
+        write!(file, "{:08x}\n{text}", crc32fast::hash(text.as_bytes()))?;
         file.sync_all()?;
         fs::rename(&aside, &self.path)?;
         // the rename is only durable once the folder is
@@ -98,10 +102,10 @@ struct News {
 }
 
 impl Keeper {
-    /// Starts the writer; within a runtime.
-    pub(crate) fn start(file: StateFile) -> Self {
+    /// Starts the writer of what the control plane at `from` says; within a runtime.
+    pub(crate) fn start(file: StateFile, from: &str) -> Self {
         let (newest, mut changes) = watch::channel(News::default());
-        let file = Arc::new(file);
+        let file = Arc::new((file, from.to_owned()));
         let writing = tokio::spawn(async move {
             let mut kept: Option<Arc<PolicySet>> = None;
             while changes.changed().await.is_ok() {
@@ -109,9 +113,9 @@ impl Keeper {
                 let another = set.filter(|set| !kept.as_ref().is_some_and(|kept| Arc::ptr_eq(kept, set)));
                 kept = another.clone().or(kept);
                 let file = file.clone();
-                let written = tokio::task::spawn_blocking(move || match another {
-                    Some(set) => file.write(&set),
-                    None => file.touch(),
+                let written = tokio::task::spawn_blocking(move || match (another, &*file) {
+                    (Some(set), (file, from)) => file.write(from, &set),
+                    (None, (file, _)) => file.touch(),
                 });
                 if let Ok(Err(error)) = written.await {
                     warn!(%error, "the policy is in force, but could not be kept for the next start");
@@ -139,21 +143,25 @@ impl Keeper {
     }
 }
 
-fn parse(text: &str) -> Option<PolicySet> {
-    let (checksum, json) = text.split_once('\n')?;
-    let whole = u32::from_str_radix(checksum, 16).ok()? == crc32fast::hash(json.as_bytes());
+/// The set, and whose it is.
+fn parse(text: &str) -> Option<(Option<String>, PolicySet)> {
+    let (checksum, rest) = text.split_once('\n')?;
+    let whole = u32::from_str_radix(checksum, 16).ok()? == crc32fast::hash(rest.as_bytes());
+    let (from, json) = rest.split_once('\n').map_or((None, rest), |(from, json)| (Some(from.to_owned()), json));
     let set: PolicySet = whole.then(|| serde_json::from_str(json).ok())??;
-    set.validate().is_ok().then_some(set)
+    set.validate().is_ok().then_some((from, set))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const FROM: &str = "http://127.0.0.1:4317";
+
     #[tokio::test]
     async fn the_newest_set_is_on_disk_in_the_end() {
         let folder = tempfile::tempdir().unwrap();
-        let keeper = Keeper::start(StateFile::new(folder.path(), "tagger").unwrap());
+        let keeper = Keeper::start(StateFile::new(folder.path(), "tagger").unwrap(), FROM);
         for sequence in 1..=1_000 {
             keeper.keep(Arc::new(PolicySet { sequence, ..PolicySet::default() }));
         }
@@ -168,11 +176,15 @@ mod tests {
         let file = StateFile::new(folder.path(), "tag/ger").unwrap();
         assert_eq!(file.read(), None);
         let set = PolicySet { sequence: 7, ..PolicySet::default() };
-        file.write(&set).unwrap();
-        assert_eq!(file.read().map(|kept| kept.set), Some(set));
+        file.write(FROM, &set).unwrap();
+        assert_eq!(file.read().map(|kept| (kept.set, kept.from)), Some((set.clone(), Some(FROM.to_owned()))));
         let path = folder.path().join("tag%2Fger.policy");
         let damaged = fs::read_to_string(&path).unwrap().replace("\"sequence\":7", "\"sequence\":9");
         fs::write(&path, damaged).unwrap();
         assert_eq!(file.read(), None);
+        // as it was before files named the control plane
+        let json = serde_json::to_string(&set).unwrap();
+        fs::write(&path, format!("{:08x}\n{json}", crc32fast::hash(json.as_bytes()))).unwrap();
+        assert_eq!(file.read().map(|kept| (kept.set, kept.from)), Some((set, None)));
     }
 }

@@ -103,8 +103,8 @@ fn exports_otherwise(now: &Telemetry, before: &Telemetry) -> bool {
     ours != *before
 }
 
-/// Follows the control plane that the configuration in force names. Another one goes on from what the one before has said, which
-/// keeps its time to live; without any the static limits hold.
+/// Follows the control plane that the configuration in force names. What one has said holds until another one speaks, for its time to
+/// live; without any the static limits hold.
 async fn follow(
     mut in_force: watch::Receiver<InForce>,
     current: Current,
@@ -144,13 +144,12 @@ async fn follow_one(
     remembered: Remembered,
     stop: CancellationToken,
 ) -> Remembered {
-    let tls = current.load().security.control_plane_tls();
-    let followed = source.and_then(|source| Some((Reach::new(source.from, tls)?, source.min_rate_per_s)));
-    let Some((reach, min_rate_per_s)) = followed else {
+    let Some(source) = source else {
         stop.cancelled().await;
         return remembered;
     };
-    Follower::new(current.clone(), reach, min_rate_per_s, state, remembered).run(stop).await
+    let followed = Follower::new(current.clone(), source, state, remembered);
+    followed.expect("validated: the address can be read").run(stop).await
 }
 
 /// Looks for endpoints, and watches certificates and keys, as the configuration in force asks; begins anew with each.

@@ -3,18 +3,20 @@
 //!
 //! [`json`] walks JSON and [`sse`] server-sent events, both across chunk borders anywhere; [`request`]
 //! reads what was asked, [`answer`] what came back; [`call`] joins the two and settles the token bill, and
-//! [`conversation`] is all of it that one exchange holds.
+//! [`conversation`] is all of it that one exchange holds. Whose models they are says [`provider`].
 
 mod answer;
 mod call;
 mod conversation;
 mod json;
+mod provider;
 mod request;
 mod sse;
 
 pub(crate) use answer::{Answer, FinishReasons, Reading, Watched};
 pub(crate) use call::{Call, Pace};
 pub(crate) use conversation::Conversation;
+pub(crate) use provider::provider;
 pub(crate) use request::Asked;
 
 /// What a path asks of a model, in the words of OpenTelemetry's `gen_ai.operation.name`.

@@ -2,9 +2,16 @@
 //! means, and how far chance alone may have moved them.
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
+
+use tokio::time::Instant;
+
+use crate::regulate::ages::{Age, Ages};
 
 /// 64 µs: squares of latencies are summed in this unit, so that twenty million answers of a minute fit.
 const TICK_S: f64 = 64e-6;
@@ -18,6 +25,8 @@ pub(crate) struct Latencies {
     /// In [`TICK_S`].
     squares: AtomicU64,
     in_flight: AtomicU64,
+    /// Of those that are not answered yet.
+    ages: Arc<Ages>,
 }
 
 /// The means of some answers.
@@ -43,6 +52,16 @@ impl Latencies {
     pub(crate) fn want_no_more(&self) {
         self.wanted.store(false, Relaxed);
         self.clear();
+    }
+
+    /// A request waits for its answer from now on.
+    pub(crate) fn begin(&self, now: Instant) -> Option<Age> {
+        self.wanted.load(Relaxed).then(|| self.ages.begin(now))
+    }
+
+    /// How long one of those has waited whom `older` came before.
+    pub(crate) fn behind(&self, older: u32, now: Instant) -> Option<Duration> {
+        self.ages.behind(older, now)
     }
 
     /// Takes note of one answer.

@@ -25,6 +25,11 @@
 //! answer to measure: when nobody was answered for [`HANGS`] times as long as an answer may take, although more were
 //! in flight than it can serve at once, then that time is the least that they will have taken, and stands for `W`.
 //!
+//! A late answer is seen long before it is there where `c`, the number of servers, is known: whoever is in flight behind `c` others
+//! waits. If such a one has waited longer than may be, and longer than happens by [chance](crate::regulate::chance), then at least
+//! the load is limited that yields such a wait, `c · (1 + wait / S)`, and answers bring it nearer to the target. If nobody needs that
+//! limit for [`UNNEEDED`] before answers prove the queue, it was chance, and goes.
+//!
 //! When the control plane speaks again the limit is not lifted but loosened, by its square root each [`LOOSEN`], until it
 //! holds nobody back: the load comes back over as many windows as the control plane needs to see it.
 
@@ -34,6 +39,7 @@ use tokio::time::Instant;
 
 use crate::regulate::{
     base::{Base, MIN_SAMPLES},
+    chance::Usual,
     latencies::Measured,
 };
 
@@ -52,6 +58,12 @@ const HANGS: f64 = 4.0;
 /// 1 s: the shortest window that the analyzer regulates by.
 const LOOSEN: Duration = Duration::from_secs(1);
 
+/// One look in three hundred, some eight seconds: by chance a wait is longer for as long as that.
+const BY_CHANCE: f64 = 1.0 / 300.0;
+
+/// 5 s: an overload needs its limit all the time.
+const UNNEEDED: Duration = Duration::from_secs(5);
+
 /// 10 min above what was usual, under the eyes of a control plane that lets it be, are the new usual.
 const STANDING: Duration = Duration::from_secs(600);
 
@@ -61,6 +73,9 @@ pub(crate) struct Load {
     pub(crate) in_flight: u32,
     /// Whether the limit holds anybody back.
     pub(crate) used_up: bool,
+    /// How long one has waited for an answer who is in flight behind as many as there are servers; `None` without any, or where
+    /// the number of servers is not known.
+    pub(crate) waited: Option<Duration>,
 }
 
 /// The controller; pure.
@@ -81,6 +96,8 @@ pub(crate) struct LocalLimiter {
     loosened_at: Instant,
     /// Whether it has held anybody back since.
     held: bool,
+    /// When the limit was last needed, as long as no answer has proved that there is a queue.
+    unproved_since: Option<Instant>,
 }
 
 impl LocalLimiter {
@@ -97,6 +114,7 @@ impl LocalLimiter {
             usual_at: now,
             loosened_at: now,
             held: false,
+            unproved_since: None,
         }
     }
 
@@ -117,6 +135,7 @@ impl LocalLimiter {
         if let Some(hang) = self.hang(measured, load, now) {
             self.tighten(hang, now);
         }
+        self.look_at_who_waits(load, now);
         let impatient = self.is_impatient(now);
         let taken = self.enough(measured, now).is_some_and(|measured| self.take(measured, load, impatient, now));
         self.heard = if taken { 0 } else { measured.map_or(0, |m| m.count) };
@@ -196,7 +215,8 @@ impl LocalLimiter {
 
     /// Whether these may have had to wait for each other.
     fn queues(&self, measured: Measured) -> bool {
-        self.limit.is_some() || measured.in_flight > f64::from(self.floor)
+        let proved = self.limit.is_some() && self.unproved_since.is_none();
+        proved || measured.in_flight > f64::from(self.floor)
     }
 
     fn is_impatient(&self, now: Instant) -> bool {
@@ -231,9 +251,34 @@ impl LocalLimiter {
         hangs.then(|| Measured::steady(u64::from(load.in_flight), silent_s, f64::from(load.in_flight)))
     }
 
+    /// Limits before there are answers, and takes that back if nobody needs it.
+    fn look_at_who_waits(&mut self, load: Load, now: Instant) {
+        match (self.limit, self.unproved_since) {
+            (Some(_), Some(_)) if load.used_up => self.unproved_since = Some(now),
+            (Some(_), Some(since)) if now.duration_since(since) >= UNNEEDED => {
+                (self.limit, self.unproved_since) = (None, None);
+            }
+            (None, _) => {
+                let Some(limit) = load.waited.and_then(|waited| self.limit_after(waited)) else { return };
+                (self.limit, self.unproved_since) = (Some(limit), Some(now));
+            }
+            _ => {}
+        }
+    }
+
+    /// What one who has waited so long tells to limit the load to, if that is longer than it may be.
+    fn limit_after(&self, waited: Duration) -> Option<u32> {
+        let waited_s = waited.as_secs_f64();
+        let usually = self.base.usually().filter(|_| waited_s > self.queue_wait_s)?;
+        let usual = Usual::of(self.floor, usually);
+        let longest_s = usual.wait_s(BY_CHANCE).max(self.queue_wait_s);
+        (waited_s > longest_s).then(|| usual.limit(longest_s))
+    }
+
     fn tighten(&mut self, measured: Measured, now: Instant) {
         let wanted = wanted(measured, self.target_s()).max(self.floor);
         self.limit = Some(self.limit.map_or(wanted, |limit| limit.min(wanted)));
+        self.unproved_since = None;
         self.base.limit(now);
     }
 
@@ -253,5 +298,7 @@ fn wanted(measured: Measured, target_s: f64) -> u32 {
     (measured.in_flight * target_s / measured.latency_s - 1e-6).ceil() as u32
 }
 
+#[cfg(test)]
+mod overloads;
 #[cfg(test)]
 mod tests;

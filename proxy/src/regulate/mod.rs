@@ -1,7 +1,9 @@
 //! What holds a request back: pure state and a moment in time in, a decision out.
 
+mod ages;
 mod base;
 mod breaker;
+mod chance;
 mod gate;
 mod latencies;
 mod limiter;
@@ -12,6 +14,7 @@ mod rate;
 mod tokens;
 mod wait;
 
+pub(crate) use ages::Age;
 pub(crate) use breaker::Circuit;
 pub(crate) use gate::{Admission, Gate, Refusal};
 pub(crate) use latencies::Latencies;

@@ -2,7 +2,7 @@
 //! a slow disk or a full pipe holds nothing up; what does not fit is dropped and counted.
 //!
 //! A file that is renamed or removed (`logrotate` does) is opened anew by its name: on SIGHUP ([`Reopen`]), and by itself
-//! within a second.
+//! within a second. Nobody waits for one that is closed; only at the very end [`finish`] gives all of them a moment.
 
 use std::{
     fmt::Write as _,
@@ -18,8 +18,8 @@ use std::{
     time::Duration,
 };
 
-use parking_lot::Mutex;
 use tokio::time::Instant;
+use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 use tracing::{info, warn};
 
 use crate::{
@@ -43,14 +43,12 @@ const LOOK: Duration = Duration::from_secs(1);
 /// 1 s for the last lines when the proxy stops: a pipe that nobody reads must not hold it up.
 const FLUSH: Duration = Duration::from_secs(1);
 
-/// Where lines go.
+/// Where lines go. When it is dropped those that wait are written yet.
 pub(crate) struct LogWriter {
-    lines: Option<SyncSender<String>>,
+    lines: SyncSender<String>,
     format: LogFormat,
     tally: Arc<Tally>,
     reopen: Reopen,
-    /// Closes when everything is written.
-    written: Mutex<Receiver<()>>,
 }
 
 /// Asks the writer to look for its file at once.
@@ -91,19 +89,24 @@ struct FileId {
 }
 
 impl LogWriter {
-    /// Opens `path` for appending, or stdout for `-`.
-    pub(crate) fn open(path: &Path, format: LogFormat, tally: Arc<Tally>) -> io::Result<Self> {
+    /// Opens `path` for appending, or stdout for `-`; `unfinished` is given back when all lines are written.
+    pub(crate) fn open(
+        path: &Path,
+        format: LogFormat,
+        tally: Arc<Tally>,
+        unfinished: TaskTrackerToken,
+    ) -> io::Result<Self> {
         let to = if path == Path::new("-") { Sink::Stdout(io::stdout()) } else { Sink::File(LogFile::open(path)?) };
         let (lines, waiting) = sync_channel(MAX_LINES);
-        let (reopen, (done, written)) = (Reopen::default(), sync_channel(0));
+        let reopen = Reopen::default();
         let bytes = Vec::with_capacity(WRITE_BYTES);
         let output = Output { to, bytes, lines: 0, torn: false, reopen: reopen.clone(), tally: tally.clone() };
         let thread = std::thread::Builder::new().name("weir-proxy-log".into());
         thread.spawn(move || {
             write_all(&waiting, output);
-            drop(done);
+            drop(unfinished);
         })?;
-        Ok(Self { lines: Some(lines), format, tally, reopen, written: Mutex::new(written) })
+        Ok(Self { lines, format, tally, reopen })
     }
 
     /// What asks it to look for its file.
@@ -114,17 +117,16 @@ impl LogWriter {
     /// Queues the line of a record.
     pub(crate) fn write(&self, record: &SpanRecord) {
         let line = line(record, self.format);
-        let sent = self.lines.as_ref().is_some_and(|lines| lines.try_send(line).is_ok());
+        let sent = self.lines.try_send(line).is_ok();
         add(&self.tally.log_lines_dropped, usize::from(!sent));
     }
 }
 
-impl Drop for LogWriter {
-    fn drop(&mut self) {
-        self.lines = None;
-        if self.written.get_mut().recv_timeout(FLUSH) == Err(RecvTimeoutError::Timeout) {
-            warn!("stopped before the access log was written to its end");
-        }
+/// Waits until all logs that were opened with a token of `unfinished`, and closed since, are written.
+pub(crate) async fn finish(unfinished: TaskTracker) {
+    unfinished.close();
+    if tokio::time::timeout(FLUSH, unfinished.wait()).await.is_err() {
+        warn!("stopped before the access log was written to its end");
     }
 }
 
@@ -345,6 +347,31 @@ mod tests {
         }
         assert!(file.complained);
         assert_eq!(text(&moved.join("access.log")), "one\ntwo\n");
+    }
+
+    /// Found in an audit: whoever let go of a log waited a second for a disk that hung, on a thread that had more to do.
+    #[tokio::test]
+    async fn to_close_a_log_that_hangs_takes_no_time_and_what_waits_is_written() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let path = PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&writer)));
+        let (tally, unfinished) = (Arc::new(Tally::default()), TaskTracker::new());
+        let open = || LogWriter::open(&path, LogFormat::Text, tally.clone(), unfinished.token()).unwrap();
+        let log = open();
+        let line = format!("{}\n", "x".repeat(999));
+        // more than a pipe holds
+        (0..200).for_each(|_| log.lines.send(line.clone()).unwrap());
+        let began = std::time::Instant::now();
+        drop(log);
+        assert!(began.elapsed() < FLUSH / 2);
+        assert_eq!(unfinished.len(), 1, "it hangs");
+        drop(writer);
+        let reading = tokio::task::spawn_blocking(move || {
+            let mut read = String::new();
+            io::Read::read_to_string(&mut reader, &mut read).map(|_| read)
+        });
+        assert_eq!(reading.await.unwrap().unwrap().lines().count(), 200);
+        finish(unfinished).await;
+        assert_eq!(tally.read().log_lines_written, 200);
     }
 
     /// Found in a review: lines counted as written when they had only been buffered for a disk that was full.

@@ -60,6 +60,9 @@ pub(crate) const OWN: &[Entry<Workload>] = &[
     counter("log_lines_dropped", "{line}", "lines of the access log given up", |w| read(&w.tally.log_lines_dropped)),
     counter("policies_applied", "{set}", "policy sets applied", |w| read(&w.tally.policies_applied)),
     counter("policies_refused", "{set}", "policy sets refused whole", |w| read(&w.tally.policies_refused)),
+    counter("policy_statuses_skipped", "{status}", "answers to policy sets that newer ones replaced unsent", |w| {
+        read(&w.tally.policy_statuses_skipped)
+    }),
     counter("lm_unread", "{response}", "answers of models that were compressed, and not read", |w| {
         read(&w.tally.lm_unread)
     }),
@@ -188,10 +191,11 @@ mod tests {
 
     #[test]
     fn names_are_as_either_side_has_them() {
-        for (entry, prometheus, otlp) in [
-            (&OWN[0], "weir_proxy_requests_total", "weir.proxy.requests"),
-            (&OWN[27], "weir_proxy_expected_wait_ns", "weir.proxy.expected_wait"),
+        for (name, prometheus, otlp) in [
+            ("requests", "weir_proxy_requests_total", "weir.proxy.requests"),
+            ("expected_wait", "weir_proxy_expected_wait_ns", "weir.proxy.expected_wait"),
         ] {
+            let entry = OWN.iter().find(|entry| entry.name == name).unwrap();
             assert_eq!((entry.prometheus().as_str(), entry.otlp().as_str()), (prometheus, otlp));
         }
         assert_eq!(ENDPOINT[2].prometheus(), "weir_proxy_endpoint_latency_seconds_total");

@@ -81,6 +81,9 @@ pub(crate) fn each_attribute(record: &SpanRecord, mut say: impl FnMut(&'static s
         say("error.type", Text(&kind));
     }
     if let Some(lm) = &record.lm {
+        if let Some(provider) = record.upstream.as_ref().and_then(|upstream| upstream.gen_ai_provider.as_deref()) {
+            say("gen_ai.provider.name", Text(provider));
+        }
         say_lm(lm, &mut say);
     }
 }

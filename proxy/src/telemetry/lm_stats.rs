@@ -1,9 +1,9 @@
-//! [`LmStats`]: the GenAI metrics of OpenTelemetry's semantic conventions, by route, operation and model.
+//! [`LmStats`]: the GenAI metrics of OpenTelemetry's semantic conventions, by route, operation, provider and model.
 //!
 //! <https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-metrics/>: names and bucket bounds are
 //! theirs. Series are made by what clients ask for, so there is a bound on how many.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use parking_lot::Mutex;
 
@@ -43,6 +43,8 @@ pub(crate) struct LmStats {
 pub(crate) struct Key {
     pub(crate) route: String,
     pub(crate) operation: &'static str,
+    /// Whose model it is, if that is known.
+    pub(crate) provider: Option<Arc<str>>,
     pub(crate) model: String,
 }
 
@@ -69,13 +71,14 @@ impl LmStats {
         let Some(lm) = &record.lm else { return };
         let model = lm.response_model.or(lm.request_model);
         let mut key = Key {
+            provider: record.upstream.as_ref().and_then(|upstream| upstream.gen_ai_provider.clone()),
             route: record.route.name.clone(),
             operation: lm.operation.map_or("_OTHER", |operation| operation.as_str()),
             model: model.map_or_else(|| "unknown".to_owned(), |name| name.as_str().to_owned()),
         };
         let mut series = self.series.lock();
         if series.len() >= MAX_SERIES && !series.contains_key(&key) {
-            key = Key { route: "other".into(), operation: "_OTHER", model: "other".into() };
+            key = Key { route: "other".into(), operation: "_OTHER", provider: None, model: "other".into() };
         }
         series.entry(key).or_default().observe(lm);
     }

@@ -177,6 +177,7 @@ impl At {
                         text("gen_ai.operation.name", key.operation),
                         text("gen_ai.response.model", &key.model),
                     ];
+                    attributes.extend(key.provider.as_ref().map(|provider| text("gen_ai.provider.name", provider)));
                     attributes.extend(token_type.map(|kind| text("gen_ai.token.type", kind)));
                     self.distribution(attributes, histogram.buckets.clone(), histogram.sum, histogram.bounds)
                 })

@@ -15,7 +15,7 @@ mod stats;
 mod tap;
 mod wire;
 
-pub(crate) use access_log::{LogWriter, line};
+pub(crate) use access_log::{LogWriter, finish as finish_access_logs, line};
 pub(crate) use catalog::{ENDPOINT, Entry, OWN, SECURITY};
 pub(crate) use export::{Exporter, jittered, unix_nano_now};
 pub(crate) use lm_stats::{LmStats, Series};

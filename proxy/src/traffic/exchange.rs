@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::{
     counters::add,
     lm::{Conversation, Reading},
-    regulate::{Permit, Refusal},
+    regulate::{Age, Permit, Refusal},
     routing::Route,
     security::{Decision, Peer},
     telemetry::{Action, Failure, MAX_PATH, Proof, SpanRecord, kept, unix_nano_now},
@@ -41,6 +41,8 @@ pub(crate) struct Exchange {
     record: Option<SpanRecord>,
     permits: [Option<Permit>; 3],
     pick: Option<(Pick, Instant)>,
+    /// While it waits for its answer, without a body of its own.
+    age: Option<Age>,
     awaited: Awaited,
     upload: Option<Rc<Upload>>,
     model: Conversation,
@@ -130,6 +132,7 @@ impl Exchange {
             record: Some(record),
             permits: [None, None, None],
             pick: None,
+            age: None,
             awaited: Awaited::Head,
             upload: None,
             model: Conversation::default(),
@@ -260,6 +263,7 @@ impl Exchange {
     }
 
     fn book(&mut self) {
+        self.aged();
         let Some(mut record) = self.record.take() else { return };
         record.duration_ns = nanos(self.started.elapsed());
         record.route.stats.observe(&record);

@@ -131,7 +131,8 @@ impl<'a> Passage<'a> {
         let Affinity { hash, set_cookie } = Affinity::of(upstream, &request, client.address);
         if self.upgrade.is_none() && request.method() == Method::CONNECT {
             let client = hyper::upgrade::on(&mut request);
-            return Ok(Arrived::Opened(tunnel::connect(worker, upstream, hash, exchange).await?, client));
+            let wire = tunnel::connect(worker, route, upstream, hash, exchange).await?;
+            return Ok(Arrived::Opened(wire, client));
         }
         let mut request = self.prepare(target, exchange, request);
         if upstream.protocol == Protocol::Http1 {

@@ -17,7 +17,7 @@ use crate::{
     connection::{Ended, splice},
     counters::add,
     lm::{Reading, Watched},
-    routing::{Route, Target},
+    routing::{RetryPolicy, Route, Target},
     telemetry::Failure,
     traffic::{
         admission::Entrance,
@@ -68,7 +68,7 @@ where
         return exchange.end(End::Shed { refusal, status: REFUSED });
     }
     let Affinity { hash, .. } = Affinity::of(upstream, &request, client.address);
-    match connect(&worker, upstream, hash, &mut exchange).await {
+    match connect(&worker, &route, upstream, hash, &mut exchange).await {
         Ok(wire) => {
             exchange.opened(OPENED);
             run(&worker, exchange, stream, wire).await;
@@ -80,6 +80,7 @@ where
 /// A connection of its own to an endpoint, for `CONNECT` and TCP.
 pub(crate) async fn connect(
     worker: &Worker,
+    route: &Route,
     upstream: &Arc<Upstream>,
     hash: Option<u64>,
     exchange: &mut Exchange,
@@ -91,12 +92,17 @@ pub(crate) async fn connect(
         Ok(wire) => return Ok(wire),
         Err(failure) => failure,
     };
-    // nothing was said yet, so another endpoint will do as well
+    // nothing was said yet, so another endpoint will do as well, unless the route says otherwise
+    let outcome = Outcome::Failed(failure);
+    let unwanted = |policy: &RetryPolicy| policy.attempts == 0 || !policy.wants(outcome, &Method::CONNECT);
+    if route.retries.as_ref().is_some_and(unwanted) {
+        return Err(failure);
+    }
     let other = upstream.pick(hash, &[tried], Instant::now()).filter(|other| other.endpoint.id != tried);
     let (Some(other), Some(_permit)) = (other, upstream.retry_permit()) else { return Err(failure) };
     add(&worker.workload.tally.retries, 1);
     add(&worker.workload.tally.rerouted, 1);
-    exchange.retried(Outcome::Failed(failure));
+    exchange.retried(outcome);
     exchange.picked(other);
     dial(worker, exchange).await
 }

@@ -18,7 +18,12 @@ use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
-use crate::{telemetry::Failure, traffic::body::BodyError, workload::Workload};
+use crate::{
+    regulate::{Age, Latencies},
+    telemetry::Failure,
+    traffic::body::BodyError,
+    workload::Workload,
+};
 
 /// 1 s: upstreams that know nothing of `Expect` answer nothing to it, and then the body is sent anyway.
 const CONTINUE_WAIT: Duration = Duration::from_secs(1);
@@ -37,6 +42,9 @@ pub(crate) struct Upload {
     /// The client is waited for.
     awaited: Cell<bool>,
     body: RefCell<Option<Waker>>,
+    /// From the end of the body until the answer comes, and where that is to be noted.
+    age: RefCell<Option<Age>>,
+    noted: RefCell<Option<Arc<Latencies>>>,
 }
 
 /// Set when the upstream said `100 Continue`.
@@ -75,6 +83,27 @@ impl Upload {
             moved: Cell::new(Instant::now()),
             awaited,
             body: RefCell::new(None),
+            age: RefCell::new(None),
+            noted: RefCell::new(None),
+        }
+    }
+
+    /// Its answer is waited for as soon as all of it was handed on.
+    pub(crate) fn ages(&self, latencies: &Arc<Latencies>) {
+        *self.noted.borrow_mut() = Some(latencies.clone());
+        self.ends(self.ended.get());
+    }
+
+    /// No answer is waited for any more.
+    pub(crate) fn aged(&self) {
+        self.noted.take();
+        self.age.take();
+    }
+
+    fn ends(&self, ended: bool) {
+        self.ended.set(ended);
+        if let Some(latencies) = ended.then(|| self.noted.take()).flatten() {
+            *self.age.borrow_mut() = latencies.begin(Instant::now());
         }
     }
 
@@ -174,14 +203,14 @@ impl Watch {
             Some(left) => self.left_bytes = left,
             None => return Err(self.broken(Failure::RequestTooLarge)),
         }
-        self.upload.ended.set(rest.is_end_stream());
+        self.upload.ends(rest.is_end_stream());
         Ok(frame)
     }
 
     /// All of it has come.
     pub(super) fn ended(&self) {
         self.upload.moved();
-        self.upload.ended.set(true);
+        self.upload.ends(true);
     }
 
     /// Notes a fault of the client's.

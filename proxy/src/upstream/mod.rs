@@ -45,6 +45,8 @@ pub(crate) struct Upstream {
     pub(crate) name: String,
     /// What policies and spans call it.
     pub(crate) service: String,
+    /// Whose models it serves, if it is known to.
+    pub(crate) gen_ai_provider: Option<Arc<str>>,
     pub(crate) protocol: Protocol,
     pub(crate) circuit: Arc<Circuit>,
     pub(crate) tls: Option<Arc<ClientTls>>,
@@ -81,6 +83,7 @@ impl Upstream {
         Self {
             name: config.name.clone(),
             service: config.service().to_owned(),
+            gen_ai_provider: None,
             protocol: config.protocol,
             circuit: Arc::default(),
             tls,

@@ -8,6 +8,7 @@ use std::{
 
 use crate::{
     config::{self, Config},
+    lm::provider,
     routing::{Route, Standing},
     security::Security,
     sockets::listener_keys,
@@ -35,7 +36,8 @@ pub(super) fn upstreams(
     let threads = config.thread_count();
     let upstream = |(index, upstream): (usize, &config::Upstream)| {
         let tls = security.client_tls(index).cloned();
-        let compiled = Upstream::new(upstream, config.locality.as_ref(), threads, tls);
+        let mut compiled = Upstream::new(upstream, config.locality.as_ref(), threads, tls);
+        compiled.gen_ai_provider = provider(upstream, &config.upstreams);
         let known = |name: &str| before.and_then(|before| before.upstreams.iter().find(|known| known.name == name));
         Arc::new(match (known(&upstream.name), compiled.parent().and_then(known)) {
             (Some(known), _) => compiled.known_by(known, ids),

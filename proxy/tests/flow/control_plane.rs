@@ -69,6 +69,11 @@ impl ControlPlane {
         self.statuses.lock().unwrap().last().map(|(_, status)| status.clone())
     }
 
+    /// How many statuses came.
+    pub(crate) fn told(&self) -> usize {
+        self.statuses.lock().unwrap().len()
+    }
+
     /// When a proxy first said that this set or a newer one is in force.
     pub(crate) fn confirmed(&self, sequence: u64) -> Option<Instant> {
         let statuses = self.statuses.lock().unwrap();

@@ -17,7 +17,7 @@ impl Plant {
 }
 
 fn load(in_flight: u32, used_up: bool) -> Load {
-    Load { in_flight, used_up }
+    Load { in_flight, used_up, waited: None }
 }
 
 fn run(limiter: &mut LocalLimiter, plant: &Plant, offered: f64, now: &mut Instant, steps: u32) -> u32 {

@@ -93,6 +93,24 @@ impl Exchange {
         }
         self.pick = Some((pick, Instant::now()));
         self.awaited = Awaited::Head;
+        self.age();
+    }
+
+    /// The local limiter sees how long it waits for its answer, from when all of it was sent: it is the upstream's turn then.
+    fn age(&mut self) {
+        if self.seen().route.direction == Direction::Inbound {
+            let latencies = &self.worker.workload.latencies;
+            match &self.upload {
+                Some(upload) => upload.ages(latencies),
+                None => self.age = latencies.begin(Instant::now()),
+            }
+        }
+    }
+
+    /// It waits no longer.
+    pub(super) fn aged(&mut self) {
+        self.age = None;
+        self.upload.iter().for_each(|upload| upload.aged());
     }
 
     /// Books who answers, as TLS has proved it.
@@ -110,6 +128,7 @@ impl Exchange {
 
     /// Books the head of the answer.
     pub(crate) fn answered(&mut self, status: u16, outcome: Outcome) {
+        self.aged();
         self.record().status = status;
         self.record().grpc_status = outcome.grpc_status();
         // a refusal is mostly quick, and says nothing of how long work takes
@@ -121,6 +140,7 @@ impl Exchange {
 
     /// Books the head of an answer that says only in its trailers how it went.
     pub(crate) fn begun(&mut self, status: u16) {
+        self.aged();
         self.record().status = status;
         self.inform_local_limiter();
         self.awaited = Awaited::Trailers;

@@ -1,8 +1,8 @@
 //! [`Streams`]: the HTTP/2 connections of one thread to one endpoint.
 //!
 //! A request takes a place on a connection that has a stream free; when none has, one more connection
-//! is opened, and all who need it wait for the same. At the bound on connections the least loaded takes
-//! them, and its streams wait for the peer's.
+//! is opened, and all who need it wait for the same. Beyond so many connections the least loaded takes
+//! them, and its streams wait for the peer's; none takes more than its window is made for, so then there is yet another one.
 
 use std::{
     cell::{Cell, RefCell},
@@ -27,8 +27,9 @@ use crate::{
     upstream::{Endpoint, Pick, Upstream},
 };
 
-/// 32 connections carry 4,096 streams, or 3,200 to a peer that allows 100 on each.
-const MAX_CONNECTIONS: usize = 32;
+/// 32 connections carry 4,096 streams, or 3,200 to a peer that allows 100 on each. Those of one that allows few wait then, up to
+/// [`MAX_STREAMS`] on each.
+const ENOUGH_CONNECTIONS: usize = 32;
 
 /// 256 KiB of an answer come before its client reads them: 128 MB/s over a round trip of 2 ms.
 const STREAM_WINDOW: u32 = 256 << 10;
@@ -93,13 +94,13 @@ impl Streams {
         }
     }
 
-    /// The first with a free stream, so that later ones run empty and end; at the bound, the least busy.
+    /// The first with a free stream, so that later ones run empty and end; where there are enough, the least busy.
     fn free(&self) -> Option<Rc<Shareable>> {
         let mut open = self.open.borrow_mut();
         open.retain(|connection| !connection.sender.is_closed());
         let free = open.iter().find(|c| c.in_use.get() < c.max_streams.get());
-        let full = || open.iter().min_by_key(|c| c.in_use.get()).filter(|_| open.len() >= MAX_CONNECTIONS);
-        free.or_else(full).cloned()
+        let least = || open.iter().min_by_key(|c| c.in_use.get()).filter(|_| open.len() >= ENOUGH_CONNECTIONS);
+        free.or_else(|| least().filter(|c| c.in_use.get() < MAX_STREAMS)).cloned()
     }
 
     async fn open(&self, pool: &Pool, pick: &Pick) -> Result<(), Failure> {
@@ -285,6 +286,39 @@ mod tests {
             }
             let (read, _place) = unread.swap_remove(0);
             assert_eq!(read.collect().await.unwrap().to_bytes().len(), 300 << 10, "it comes when read");
+        };
+        while_answered(flow, answering).await;
+    }
+
+    /// Found in an audit: more than 4,096 streams shared windows that were made for those, and who did not read stopped others.
+    #[tokio::test]
+    async fn no_connection_carries_more_than_its_window_is_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (pool, pick) = to(&listener);
+        let answering = async {
+            let mut connections = Vec::new();
+            loop {
+                let stream = listener.accept().await.unwrap().0;
+                let mut connection = h2::server::Builder::new();
+                connection.max_concurrent_streams(1);
+                let mut connection = connection.handshake::<_, bytes::Bytes>(stream).await.unwrap();
+                connections.push(tokio::task::spawn_local(async move { while connection.accept().await.is_some() {} }));
+            }
+        };
+        let flow = async {
+            let mut places = Vec::new();
+            for _ in 0..ENOUGH_CONNECTIONS + 1 {
+                places.push(http2(&pool, &pick).await.1);
+            }
+            let kept = pool.kept.borrow()[&pick.endpoint.id].clone();
+            let open = || kept.http2.open.borrow().iter().map(|c| c.in_use.get()).collect::<Vec<_>>();
+            assert_eq!((open().len(), open().iter().max()), (ENOUGH_CONNECTIONS, Some(&2)), "one waits for the peer's");
+            while open().iter().min() < Some(&MAX_STREAMS) {
+                places.push(http2(&pool, &pick).await.1);
+            }
+            assert_eq!(open(), [MAX_STREAMS; ENOUGH_CONNECTIONS]);
+            places.push(http2(&pool, &pick).await.1);
+            assert_eq!((open().len(), open().iter().max()), (ENOUGH_CONNECTIONS + 1, Some(&MAX_STREAMS)));
         };
         while_answered(flow, answering).await;
     }
