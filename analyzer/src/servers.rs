@@ -8,6 +8,9 @@
 //! which the departures are likeliest; the service that each visit then got must again know nothing of n. One whose requests
 //! hinder each other (locks, caches) leaves at the rate of Gunther's law instead, fitted to the departures in each state.
 //!
+//! Whoever comes next must not change what somebody got, and sharing must be likelier than a server for everybody: by that last come first
+//! served, which leaves the same number there, is told from it.
+//!
 //! A station is refused when its requests leave in batches, when it hardly ever queues, for then any number above the one seen explains it,
 //! when its servers are never free (ρ ≥ 1), for then nobody met anything else, and when no candidate does.
 

@@ -5,12 +5,15 @@
 //!   queue", Production and Operations Management 2, 1993.
 //! - Kimura: a harmonic interpolation between the three, "A two-moment approximation for the mean waiting time in the GI/G/s queue",
 //!   Management Science 32, 1986; for ca² ≤ 1.
+//! - Of bursty arrivals, two ways to put the exact wait of H2/M/c in the place of Whitt's approximation of it: at cs² = 1 only, keeping how
+//!   his wait changes with cs² (`H2, Whitt`), or with the sum of ca² and cs² (`H2, sum`).
 
 use std::num::NonZeroU32;
 
 use weir_analyzer::queueing::{ggc, mmc};
 
 use crate::{
+    h2mc,
     simulation::{Law, Means, Station},
     table::Errors,
 };
@@ -18,8 +21,14 @@ use crate::{
 /// An approximation by name.
 type Approximation = (&'static str, fn(&Means, NonZeroU32) -> f64);
 
-const APPROXIMATIONS: [Approximation; 4] =
-    [("product", product), ("Allen-Cunneen", allen_cunneen), ("Whitt 1993", whitt), ("Kimura 1986", kimura)];
+const APPROXIMATIONS: [Approximation; 6] = [
+    ("product", product),
+    ("Allen-Cunneen", allen_cunneen),
+    ("Whitt 1993", whitt),
+    ("Kimura 1986", kimura),
+    ("H2, Whitt", h2_whitt),
+    ("H2, sum", h2_sum),
+];
 
 /// Of S: shorter waits are left out.
 const MIN_WAIT: f64 = 0.02;
@@ -34,7 +43,7 @@ pub(crate) fn print(first_seed: u64, requests: usize) {
     println!("|---|---|{}", "---|".repeat(APPROXIMATIONS.len()));
     let mut seed = first_seed;
     for (name, laws) in arrivals() {
-        let mut errors: [Errors; 4] = Default::default();
+        let mut errors: [Errors; 6] = Default::default();
         for station in stations(&laws) {
             seed += 1;
             let means = station.means(seed, requests);
@@ -75,11 +84,14 @@ pub(crate) fn print_ten(first_seed: u64, requests: usize) {
     }
 }
 
-fn arrivals() -> [(&'static str, Vec<Law>); 3] {
+fn arrivals() -> [(&'static str, Vec<Law>); 5] {
+    let (two, log) = (vec![Law::Hyperexponential(2.0), Law::Hyperexponential(4.0)], vec![Law::Lognormal(2.0)]);
     [
         ("regular (ca² < 1)", vec![Law::Deterministic, Law::Erlang(4), Law::Erlang(2)]),
         ("Poisson", vec![Law::Exponential]),
-        ("bursty (ca² > 1)", vec![Law::Hyperexponential(2.0), Law::Hyperexponential(4.0), Law::Lognormal(2.0)]),
+        ("bursty (ca² > 1)", [two.clone(), log.clone()].concat()),
+        ("of them hyperexponential", two),
+        ("of them lognormal, and ca² = 4", [log, vec![Law::Lognormal(4.0)]].concat()),
     ]
 }
 
@@ -135,6 +147,33 @@ fn whitt(means: &Means, servers: NonZeroU32) -> f64 {
         (cs2 - ca2) / (2.0 * (ca2 + cs2)) * phi3 + (cs2 + 3.0 * ca2) / (2.0 * (ca2 + cs2)) * psi
     };
     phi * allen_cunneen(means, servers)
+}
+
+/// By how much bursts make the wait longer than Poisson's arrivals do, at cs² = 1; exact for H2/M/c.
+fn of_bursts(means: &Means, servers: NonZeroU32) -> f64 {
+    let bursty = h2mc::queue_wait(means.arrival_rate, means.service, servers, means.ca2).unwrap_or(f64::NAN);
+    bursty / exponential(means, servers)
+}
+
+fn poisson(means: &Means, servers: NonZeroU32) -> f64 {
+    product(&Means { ca2: 1.0, ..*means }, servers)
+}
+
+fn h2_whitt(means: &Means, servers: NonZeroU32) -> f64 {
+    if means.ca2 <= 1.0 {
+        return product(means, servers);
+    }
+    let whitt = |ca2: f64, cs2: f64| whitt(&Means { ca2, cs2, ..*means }, servers);
+    let by_service = whitt(means.ca2, means.cs2) / whitt(means.ca2, 1.0) * whitt(1.0, 1.0) / whitt(1.0, means.cs2);
+    poisson(means, servers) * of_bursts(means, servers) * by_service
+}
+
+fn h2_sum(means: &Means, servers: NonZeroU32) -> f64 {
+    if means.ca2 <= 1.0 {
+        return product(means, servers);
+    }
+    let by_service = 2.0 * (means.ca2 + means.cs2) / ((means.ca2 + 1.0) * (1.0 + means.cs2));
+    poisson(means, servers) * of_bursts(means, servers) * by_service
 }
 
 fn kimura(means: &Means, servers: NonZeroU32) -> f64 {

@@ -10,6 +10,7 @@ mod approximations;
 mod estimation;
 mod exact;
 mod growth;
+mod h2mc;
 mod kinds;
 mod mesh;
 #[path = "../../analyzer/src/queueing/simulation.rs"]

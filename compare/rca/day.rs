@@ -103,6 +103,20 @@ impl Day {
         Ok(Self { name, spans_batch: spans_batch(&spans), lines_batch, spans, lines, fault_free, faults, metrics })
     }
 
+    /// A day without a fault, of which there is nothing but spans, by start.
+    pub(crate) fn of_spans(spans: Vec<Span>) -> Self {
+        Self {
+            name: String::new(),
+            spans_batch: spans_batch(&spans),
+            spans,
+            lines: Vec::new(),
+            fault_free: 0..0,
+            faults: Vec::new(),
+            lines_batch: None,
+            metrics: None,
+        }
+    }
+
     /// The sets of signals that there are, from little to much.
     pub(crate) fn signals(&self) -> Vec<Signals> {
         let mut all = vec![Signals { name: "spans only", metrics: false, logs: false }];
@@ -194,9 +208,13 @@ impl Day {
         (low < high).then(|| metrics.slice(low, high - low))
     }
 
+    /// Whether a fault was injected not long before.
+    pub(crate) fn is_disturbed(&self, at: i64) -> bool {
+        self.faults.iter().any(|fault| (fault.at..fault.at + AFTER).contains(&at))
+    }
+
     /// Recorded time before a fault was injected, or long after.
     pub(crate) fn quiet_windows(&self) -> Vec<Range<i64>> {
-        let disturbed = |at: i64| self.faults.iter().any(|fault| (fault.at..fault.at + AFTER).contains(&at));
         let mut windows = Vec::new();
         let mut at = self.spans[0].start;
         while let Some(start) =
@@ -204,7 +222,7 @@ impl Day {
         {
             let fault = self.faults.iter().map(|fault| fault.at).filter(|fault| *fault > start).min();
             let end = (start + WINDOW).min(fault.unwrap_or(i64::MAX));
-            if !disturbed(start) && end - start >= WINDOW / 2 {
+            if !self.is_disturbed(start) && end - start >= WINDOW / 2 {
                 windows.push(start..end);
             }
             at = end.max(at + SECOND);

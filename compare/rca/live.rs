@@ -55,7 +55,8 @@ pub(crate) fn report(day: &Day) {
     }
 }
 
-fn replay(day: &Day, signals: Signals) -> Said {
+/// What findings say of a day.
+pub(crate) fn replay(day: &Day, signals: Signals) -> Said {
     let (mut analyzer, mut said) = (Analyzer::new(Config::default()), Said::default());
     let mut now = 0;
     for second in day.seconds(signals) {
@@ -74,6 +75,11 @@ fn replay(day: &Day, signals: Signals) -> Said {
 }
 
 impl Said {
+    /// As they were when they opened, and when that was.
+    pub(crate) fn opened(&self) -> &[(i64, FindingView)] {
+        &self.opened
+    }
+
     fn take(&mut self, now: i64, snapshot: Option<Snapshot>) {
         let Some(snapshot) = snapshot else { return };
         for finding in snapshot.findings.into_iter().filter(|finding| finding.state == FindingState::Open) {
@@ -130,7 +136,8 @@ impl Answer<'_> {
     }
 }
 
-fn said(finding: &FindingView) -> String {
+/// A finding in a line.
+pub(crate) fn said(finding: &FindingView) -> String {
     let FindingView { service, kind, confidence, rank, summary, .. } = finding;
     format!("{service} {kind} {confidence:.2} at rank {rank}: {summary}")
 }

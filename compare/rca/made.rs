@@ -58,8 +58,13 @@ impl Random {
         z ^ (z >> 31)
     }
 
+    /// One of the numbers below, of which there is one.
+    pub(crate) fn below(&mut self, most: usize) -> usize {
+        (self.next() % most as u64) as usize
+    }
+
     fn pick<'a, T>(&mut self, of: &'a [T]) -> Option<&'a T> {
-        if of.is_empty() { None } else { of.get((self.next() % of.len() as u64) as usize) }
+        if of.is_empty() { None } else { of.get(self.below(of.len())) }
     }
 }
 

@@ -4,11 +4,12 @@
 //!
 //! `rca DIR…`: folders as in README.md beside this file; with `--shift SECONDS` first, as if each fault had been injected so much later
 //! (or earlier) than it was. `rca made SEED N DIR…`: N code faults of each, made. `rca live DIR…`: what findings say of each as
-//! windows close.
+//! windows close. `rca healthy DIR…`: what is said of all time without a fault, in overlapping windows and live.
 
 #![allow(clippy::print_stdout)] // its output is the result
 
 mod day;
+mod healthy;
 mod live;
 mod made;
 mod table;
@@ -35,6 +36,10 @@ fn main() -> Result<(), anyhow::Error> {
         [made, seed, count, folders @ ..] if made == "made" => made_faults(seed.parse()?, count.parse()?, folders),
         [live, folders @ ..] if live == "live" => folders.iter().try_for_each(|folder| {
             live::report(&day(folder)?);
+            Ok(())
+        }),
+        [healthy, folders @ ..] if healthy == "healthy" => folders.iter().try_for_each(|folder| {
+            healthy::report(&day(folder)?);
             Ok(())
         }),
         [shift, seconds, folders @ ..] if shift == "--shift" => {

@@ -1,12 +1,14 @@
 //! A restart in the middle of a fault: the analyzer that starts anew from a checkpoint goes on as the
 //! one that never stopped.
 
+use std::collections::BTreeSet;
+
 use super::{
     made::{self, Made},
     tests::{Row, batch, chain, config},
     *,
 };
-use crate::snapshot::FindingView;
+use crate::{checkpoint::Foreign, snapshot::FindingView};
 
 const MS: i64 = 1_000_000;
 

@@ -1,5 +1,7 @@
 //! Spans that are let go before their windows close: what they called is not known any more, and nobody is accused of it.
 
+use std::collections::BTreeSet;
+
 use super::{
     made::{Made, batch},
     *,

@@ -1,6 +1,6 @@
 //! A stop and a start: half a window is not taken for a whole one, and what people ordered holds.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use arrow::{
     array::{ArrayRef, ListArray, StringArray, StructArray},

@@ -1,12 +1,16 @@
 //! Crashes of the analysis: what is in the tables at the end is what a self-join of the distinct
 //! spans says, wherever it crashed and whatever was written by then.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+};
 
 use arrow::array::{ArrayRef, AsArray, BinaryArray, Int64Array, StringArray};
 use arrow::datatypes::Int64Type;
 
 use super::*;
+use crate::rollup::minute;
 
 const SECOND: i64 = 1_000_000_000;
 const MINUTE: i64 = 60 * SECOND;

@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 
 use super::{
-    Account, Discipline,
+    Account, Discipline, MAX_DEVIATION,
     ranks::{self, Differ, Ranked},
     slowed, split,
     states::States,
@@ -28,8 +28,13 @@ const MAX_TOGETHER: f64 = 0.4;
 /// Beyond these standard deviations further servers only fit worse.
 const HOPELESS: f64 = 12.0;
 
-/// Standard deviations by which waiting must show for there to be a queue at all.
-const MIN_QUEUE_EVIDENCE: f64 = 3.0;
+/// Standard deviations by which waiting must show for there to be a queue at all. The most of three looks has to reach them: at 3, with servers for
+/// everybody, one station in 300 does by chance.
+const MIN_QUEUE_EVIDENCE: f64 = MAX_DEVIATION;
+
+/// Difference of log-likelihoods by which sharing among some must be likelier than a server for everybody: as much as [`MAX_DEVIATION`] of one
+/// number (S. S. Wilks, 1938).
+const MIN_SHARING_EVIDENCE: f64 = MAX_DEVIATION * MAX_DEVIATION / 2.0;
 
 /// Difference of log-likelihoods by which a law with two numbers more must be likelier than any number of servers.
 const MIN_BEND_EVIDENCE: f64 = 10.0;
@@ -133,12 +138,15 @@ impl Observed {
         (impossible as f64 <= MAX_IMPOSSIBLE * served.len() as f64).then_some(service_ns)
     }
 
-    /// The number of servers under which the departures are likeliest if they are shared.
+    /// The number of servers under which the departures are likeliest if they are shared, where they are likelier so than with one for everybody.
     pub(super) fn shared(&self, states: &States) -> Option<Account> {
         let candidates = (1..=MAX_SERVERS.min(self.most)).filter_map(NonZeroU32::new);
         let servers = candidates.max_by(|a, b| states.likelihood(*a).total_cmp(&states.likelihood(*b)))?;
+        if states.likelihood(servers) < states.likelihood_of(|there| there) + MIN_SHARING_EVIDENCE {
+            return None;
+        }
         let attained = states.attained(&self.visits, |there| split(servers, there));
-        Some(self.account(Discipline::ProcessorSharing, servers, attained))
+        Some(self.shared_by(Discipline::ProcessorSharing, servers, attained))
     }
 
     /// Gunther's law through the departures of each state, where it bends as no number of servers does.
@@ -150,7 +158,30 @@ impl Observed {
             return None;
         }
         let attained = states.attained(&self.visits, |there| slowed(&law, there));
-        Some(self.account(Discipline::Contended(law), NonZeroU32::MIN, attained))
+        Some(self.shared_by(Discipline::Contended(law), NonZeroU32::MIN, attained))
+    }
+
+    /// The account of a station that serves everybody at once. Who comes after does not know what those before him need, so what they got
+    /// must not know how soon he came. Last come first served leaves as many there at a time as sharing does (F. P. Kelly, "Reversibility
+    /// and Stochastic Networks", 1979, section 3.3), and even who left hardly tells them apart; but there whoever comes soon goes before.
+    fn shared_by(&self, discipline: Discipline, servers: NonZeroU32, service_ns: Vec<f64>) -> Account {
+        let all_busy = if matches!(discipline, Discipline::Contended(_)) { self.middle } else { servers.get() };
+        let knows_the_next = self.knows_the_next(&service_ns, all_busy);
+        let account = self.account(discipline, servers, service_ns);
+        Account { misfit: account.misfit.max(knows_the_next), ..account }
+    }
+
+    /// Standard deviations by which the service of those who met so many is another where the next came soon.
+    fn knows_the_next(&self, service_ns: &[f64], threshold: u32) -> f64 {
+        let gap = |place: &usize| self.visits[place + 1].arrival - self.visits[*place].arrival;
+        let busy = (0..self.visits.len().saturating_sub(1)).filter(|place| self.met[*place] >= threshold);
+        let busy: Vec<usize> = busy.collect();
+        let mut gaps: Vec<i64> = busy.iter().map(gap).collect();
+        gaps.sort_unstable();
+        let Some(middle) = gaps.get(gaps.len() / 2) else { return 0.0 };
+        let times: Vec<f64> = busy.iter().map(|place| service_ns[*place]).collect();
+        let soon: Vec<u32> = busy.iter().map(|place| u32::from(gap(place) < *middle)).collect();
+        Ranked::of(&times).compare(&soon, 1).map_or(0.0, |differ| differ.place.abs())
     }
 
     fn account(&self, discipline: Discipline, servers: NonZeroU32, service_ns: Vec<f64>) -> Account {

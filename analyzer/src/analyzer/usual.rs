@@ -1,0 +1,29 @@
+//! What is usual of services while nothing is wrong: their rates and service times.
+
+use super::Analyzer;
+use crate::window::Window;
+
+/// Weight of the newest window in the usual rate: it follows the time of day.
+const RATE_GAIN: f64 = 0.2;
+
+/// The same for the usual service time: slow, because the first windows of a fault still count.
+const SERVICE_TIME_GAIN: f64 = 0.05;
+
+impl Analyzer {
+    pub(super) fn remember_usual(&mut self, window: &Window) {
+        let seconds = window.length_ns as f64 / 1e9;
+        for (name, service) in &window.services {
+            let rate = service.requests as f64 / seconds;
+            let usual = self.usual_rates.entry(*name).or_insert(rate);
+            *usual += RATE_GAIN * (rate - *usual);
+            if let Some((mean, _)) = service.service_time() {
+                let usual = self.usual_service_ms.entry(*name).or_insert(mean);
+                *usual += SERVICE_TIME_GAIN * (mean - *usual);
+            }
+        }
+    }
+
+    pub(super) fn usual_service_time(&self, service: &str) -> Option<f64> {
+        self.names.find(service).and_then(|name| self.usual_service_ms.get(&name)).copied()
+    }
+}
