@@ -124,11 +124,14 @@ async fn what_is_long_does_not_stand_in_every_row() {
     let weir = with_a_full_batch(dir.path()).await;
     assert_eq!(crate::support::sql(&weir.web, "SELECT count(*) FROM spans").await, ["10000"]);
     for statement in WIDE {
+        // from here on the peak is counted anew
+        std::fs::write(format!("/proc/{}/clear_refs", weir.pid()), "5").unwrap();
         let before = peak_mib(weir.pid());
         let (status, answer) = post(&weir, statement).await;
         let used = peak_mib(weir.pid()) - before;
         let said: String = answer.chars().take(200).collect();
         println!("{used} MiB more, {status}: {statement}: {said}");
+        assert!(matches!(status, 200 | 400 | 422), "{status}: {statement}");
         assert!(used < 1_000, "{used} MiB: {statement}");
     }
 }

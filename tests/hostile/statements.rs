@@ -280,7 +280,7 @@ fn grown() -> Vec<String> {
 }
 
 /// Statements in which something long would stand in every row.
-pub(super) const WIDE: [&str; 12] = [
+pub(super) const WIDE: [&str; 15] = [
     "SELECT service, repeat('z', 200000) FROM spans",
     "SELECT service, make_array(repeat('z', 200000)) FROM spans",
     "SELECT service, upper(repeat('z', 20000)), lower(repeat('Z', 20000)) FROM spans",
@@ -289,6 +289,9 @@ pub(super) const WIDE: [&str; 12] = [
     "SELECT coalesce(nullif(service, 'cart'), repeat('z', 200000)) FROM spans",
     "SELECT to_char(ts(start_unix_nano), repeat('%Y', 3000)) FROM spans",
     "SELECT count(*) FROM spans, (SELECT array_agg(value) AS x FROM generate_series(1, 50000)) y WHERE array_length(x) > duration_ns",
+    "SELECT service, (SELECT repeat('z', 200000)) AS x FROM spans WHERE length((SELECT repeat('y', 200000))) > duration_ns LIMIT 20",
+    "SELECT count(*) FROM spans WHERE array_length((SELECT array_agg(value) FROM generate_series(1, 50000))) > duration_ns",
+    "SELECT count(*) FROM spans, (SELECT repeat('z', 200000) AS x) y WHERE length(x) > duration_ns",
     "SELECT string_agg(operation, ',') OVER (ORDER BY start_unix_nano) FROM spans",
     "SELECT array_agg(operation) OVER (ORDER BY start_unix_nano) FROM spans",
     "SELECT array_agg(operation) OVER () FROM spans",
@@ -296,7 +299,7 @@ pub(super) const WIDE: [&str; 12] = [
 ];
 
 /// Statements with a call that would take long before anybody looks at the clock.
-pub(super) const SLOW: [&str; 8] = [
+pub(super) const SLOW: [&str; 10] = [
     "SELECT levenshtein(repeat('a', 400000), repeat('b', 400000))",
     "SELECT count(*) FROM spans WHERE levenshtein(repeat('a', 20000), operation) > 0",
     "SELECT strpos(repeat('a', 3000000), repeat('a', 1500000) || 'b')",
@@ -304,6 +307,8 @@ pub(super) const SLOW: [&str; 8] = [
     "SELECT array_has_all(x, x) FROM (SELECT array_agg(value) AS x FROM generate_series(1, 100000)) y",
     "SELECT count(*) FROM spans WHERE regexp_like(operation || repeat('a', 7000), '(a|aa|aaa){1,200}(x|y){1,100}z')",
     "SELECT count(*) FROM spans WHERE operation || repeat('a', 7000) ~ '(a|aa|aaa){1,200}(x|y){1,100}z'",
+    "SELECT count(*) FROM spans WHERE operation || repeat('a', 7000) SIMILAR TO '(a|aa|aaa){1,200}(x|y){1,100}z'",
+    "SELECT count(*) FROM spans, (VALUES ('(a|aa|aaa){1,200}(x|y){1,100}z')) v(p) WHERE operation || repeat('a', 7000) ~ p",
     "SELECT count(to_char(ts(start_unix_nano), repeat('%Y', 300))) FROM spans, generate_series(1, 1000)",
 ];
 

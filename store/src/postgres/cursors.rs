@@ -4,7 +4,10 @@
 //! A statement that waits for its reader gives its turn back, and it ends with its time: a cursor that idles
 //! holds nobody up, and not for long.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering::Relaxed},
+};
 
 use datafusion::sql::sqlparser::ast::{
     CloseCursor, Declare, DeclareType, FetchDirection, Ident, Query, Statement, Value, ValueWithSpan,
@@ -98,9 +101,18 @@ fn rows(direction: &FetchDirection) -> PgWireResult<Option<u64>> {
     count.map(Some).ok_or_else(|| refused("55000", "a cursor goes forward by so many rows, or by ALL"))
 }
 
-/// The names of the cursors that are open, and whether each stays when the transaction ends.
+/// A cursor that is open.
+struct Cursor {
+    name: String,
+    /// Whether it stays when the transaction ends.
+    hold: bool,
+    /// Its rows ended in an error: that there are no more would be untrue.
+    failed: Arc<AtomicBool>,
+}
+
+/// The cursors of a connection.
 #[derive(Default)]
-struct Open(Mutex<Vec<(String, bool)>>);
+struct Open(Mutex<Vec<Cursor>>);
 
 fn open<C: ClientInfo>(client: &C) -> Arc<Open> {
     client.session_extensions().get_or_insert_with(Open::default)
@@ -118,7 +130,7 @@ where
 pub(super) fn has_room<C: ClientInfo>(client: &C, declared: &Declared<'_>) -> PgWireResult<()> {
     let open = open(client);
     let open = open.0.lock();
-    match open.iter().any(|(name, _)| name == declared.name) {
+    match open.iter().any(|cursor| cursor.name == declared.name) {
         true => Err(refused("42P03", &format!("cursor \"{}\" already exists", declared.name))),
         false if open.len() >= OPEN => Err(refused("53000", &format!("{OPEN} cursors are open: CLOSE one"))),
         false => Ok(()),
@@ -140,7 +152,8 @@ where
     let portal = Portal::new_cursor(declared.name.to_owned(), statement);
     portal.start(rows).await;
     portals(client)?.put_portal(Arc::new(portal));
-    open(client).0.lock().push((declared.name.to_owned(), declared.hold));
+    let cursor = Cursor { name: declared.name.to_owned(), hold: declared.hold, failed: Arc::default() };
+    open(client).0.lock().push(cursor);
     Ok(Response::Execution(Tag::new("DECLARE CURSOR")))
 }
 
@@ -155,12 +168,14 @@ where
     C: ClientInfo + ClientPortalStore,
     C::PortalStore: PortalStore,
 {
-    let is_open = open(client).0.lock().iter().any(|(other, _)| other == name);
-    let Some(Entry::Value(portal)) = portals(client)?.get_portal(name).filter(|_| is_open) else {
-        return Err(unknown(name));
-    };
+    let failed = open(client).0.lock().iter().find(|cursor| cursor.name == name).map(|cursor| cursor.failed.clone());
+    let failed = failed.ok_or_else(|| unknown(name))?;
+    if failed.load(Relaxed) {
+        return Err(refused("55000", &format!("cursor \"{name}\" ended in an error: CLOSE it")));
+    }
+    let Some(Entry::Value(portal)) = portals(client)?.get_portal(name) else { return Err(unknown(name)) };
     let fields = Arc::new(fields(&portal.statement.statement)?);
-    let next = stream::unfold((portal.state(), rows), |(state, left)| async move {
+    let next = stream::unfold((portal.state(), rows, failed), |(state, left, failed)| async move {
         if left == Some(0) {
             return None;
         }
@@ -169,9 +184,10 @@ where
         let row = response.data_rows().next().await;
         if !matches!(row, Some(Ok(_))) {
             *rows = PortalExecutionState::Finished;
+            failed.store(row.is_some(), Relaxed);
         }
         drop(rows);
-        Some((row?, (state, left.map(|left| left - 1))))
+        Some((row?, (state, left.map(|left| left - 1), failed)))
     });
     let mut response = QueryResponse::new(fields, cancellable(next, connection(client)));
     response.set_command_tag("FETCH");
@@ -209,10 +225,10 @@ where
     let open = open(client);
     let mut open = open.0.lock();
     let before = open.len();
-    open.retain(|(name, hold)| {
-        let stays = !closes(name, *hold);
+    open.retain(|cursor| {
+        let stays = !closes(&cursor.name, cursor.hold);
         if !stays {
-            portals.rm_portal(name);
+            portals.rm_portal(&cursor.name);
         }
         stays
     });

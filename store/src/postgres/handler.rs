@@ -165,8 +165,10 @@ impl Queries {
             }
             Some(Asked::Close(name)) => cursors::close(client, name).map(Some),
             None => {
-                if let Statement::Commit { .. } | Statement::Rollback { .. } = statement {
-                    cursors::end_transaction(client)?;
+                match statement {
+                    Statement::Commit { .. } | Statement::Rollback { .. } => cursors::end_transaction(client)?,
+                    Statement::Discard { .. } => drop(cursors::close(client, None)?),
+                    _ => {}
                 }
                 session::answer(client, statement, self.store.sql_timeout_ms())
             }
@@ -243,7 +245,10 @@ impl QueryParser for Parser {
                 return Err(refused("0A000", "FETCH is taken as a simple query, not as a prepared statement"));
             }
             (_, Some(Asked::Declare(declared))) => {
-                let described = self.store.describe_postgres(declared.statement()).await.map_err(|e| failed(&e))?;
+                let mut query = declared.statement();
+                // its columns may have one name
+                Names::take(&mut query);
+                let described = self.store.describe_postgres(query).await.map_err(|e| failed(&e))?;
                 Described { schema: Arc::new(Schema::empty()), ..described }
             }
             (Some(schema), _) => Described { schema, parameters: Vec::new() },

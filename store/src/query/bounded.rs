@@ -20,8 +20,9 @@ use datafusion::{
     },
     execution::{FunctionRegistry, session_state::SessionState},
     logical_expr::{
-        BinaryExpr, ColumnarValue, Documentation, Expr, LogicalPlan, Operator, ReturnFieldArgs, ScalarFunctionArgs,
-        ScalarUDF, ScalarUDFImpl, Signature, Volatility, expr::ScalarFunction, expr_rewriter::NamePreserver, lit,
+        BinaryExpr, ColumnarValue, Documentation, Expr, Like, LogicalPlan, Operator, ReturnFieldArgs,
+        ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility, expr::ScalarFunction,
+        expr_rewriter::NamePreserver, lit,
     },
     optimizer::AnalyzerRule,
 };
@@ -285,6 +286,7 @@ fn name_of(expr: &Expr) -> Option<&str> {
         Expr::BinaryExpr(BinaryExpr { op, right, .. }) if matching(*op).is_some() => {
             (!is_usual_pattern(right)).then_some(MATCHES)
         }
+        Expr::SimilarTo(similar) => (!is_usual_pattern(&similar.pattern)).then_some(MATCHES),
         Expr::ScalarFunction(ScalarFunction { func, args }) if func.name() == MATCHES => {
             (!args.get(1).is_some_and(is_usual_pattern)).then_some(MATCHES)
         }
@@ -316,6 +318,9 @@ fn with_bounds(expr: Expr, bound: &HashMap<&'static str, Arc<ScalarUDF>>) -> Tra
     let Some(func) = name_of(&expr).and_then(|name| bound.get(name)).cloned() else { return Transformed::no(expr) };
     let (mut args, how) = match expr {
         Expr::BinaryExpr(BinaryExpr { left, op, right }) => (vec![*left, *right], matching(op)),
+        Expr::SimilarTo(Like { negated, expr, pattern, case_insensitive, .. }) => {
+            (vec![*expr, *pattern], Some((case_insensitive, negated)))
+        }
         Expr::ScalarFunction(ScalarFunction { args, .. }) => (args, None),
         other => return Transformed::no(other),
     };

@@ -49,10 +49,10 @@ pub(super) const COSTS: [Cost; 41] = [
     grows("lpad", |given| given.rows.saturating_mul(given.number).saturating_mul(4)),
     grows("rpad", |given| given.rows.saturating_mul(given.number).saturating_mul(4)),
     grows("replace", replaced),
-    grows("upper", |given| given.bytes.saturating_mul(3)),
-    grows("lower", |given| given.bytes.saturating_mul(3)),
-    grows("initcap", |given| given.bytes.saturating_mul(3)),
-    grows("reverse", |given| given.bytes),
+    grows("upper", as_long),
+    grows("lower", as_long),
+    grows("initcap", as_long),
+    grows("reverse", as_long),
     grows("string_to_array", |given| given.bytes.saturating_mul(17)),
     grows("array_to_string", |given| {
         let of_item = NUMBER_TEXT.saturating_add(given.of[1].longest).saturating_add(given.of[2].longest);
@@ -96,6 +96,11 @@ const fn grows(name: &'static str, bytes: Measure) -> Cost {
 
 const fn takes(name: &'static str, steps: Measure) -> Cost {
     Cost { name, bytes: |_| 0, steps }
+}
+
+/// As long as what it is given, which is in memory anyhow: a quarter counts, so that only many of them are too much.
+fn as_long(given: &Given) -> usize {
+    given.bytes / 4
 }
 
 /// Each byte, and the place behind the last, may become the new text.

@@ -52,7 +52,7 @@ impl Given {
             given.number = given.number.max(number(&array)?);
             if place == 1 {
                 given.groups = groups(argument, size.longest);
-                given.places = places(argument, size.longest);
+                given.places = places(argument)?;
             }
         }
         Ok(given)
@@ -137,11 +137,13 @@ fn groups(argument: &ColumnarValue, longest: usize) -> usize {
     }
 }
 
-fn places(argument: &ColumnarValue, longest: usize) -> usize {
-    match argument {
-        ColumnarValue::Scalar(pattern) => pattern.try_as_str().flatten().map_or(0, pattern::places),
-        ColumnarValue::Array(_) => longest,
+fn places(argument: &ColumnarValue) -> Result<usize> {
+    let patterns = argument.to_array(1)?;
+    if !matches!(patterns.data_type(), DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View) {
+        return Ok(0);
     }
+    let patterns = cast(&patterns, &DataType::Utf8)?;
+    Ok(patterns.as_string::<i32>().iter().flatten().map(pattern::places).max().unwrap_or(0))
 }
 
 #[cfg(test)]

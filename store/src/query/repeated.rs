@@ -1,6 +1,7 @@
 //! What would fill memory because it is there once for every row, where the engine's own pool does not
 //! see it: constants, and values that aggregates make of many rows.
 
+use arrow::datatypes::DataType;
 use datafusion::{
     common::{
         Result, plan_err, resources_datafusion_err,
@@ -17,11 +18,14 @@ use datafusion::{
 /// Rows of a batch.
 const BATCH_ROWS: usize = 8192;
 
-/// Rows of a batch where each may hold what an aggregate made of many.
+/// Rows of a batch where each may hold a value that was made of many.
 pub(super) const FEW_ROWS: usize = 32;
 
 /// Bytes that the constants of a plan may take, once for every row of a batch each.
 const MAX_CONSTANT_BYTES: usize = 256 << 20;
+
+/// Bytes of a constant beside those of its text.
+const NUMBER_BYTES: usize = 8;
 
 /// Rows of a window at most, where each row has a value made of all of them.
 const MAX_WINDOW_ROWS: u64 = 1_000;
@@ -37,7 +41,8 @@ pub(super) fn check_constants(plan: &LogicalPlan) -> Result<()> {
         let rows = match node {
             // each of its rows has constants of its own, or they are pruned by
             LogicalPlan::Values(_) | LogicalPlan::TableScan(_) | LogicalPlan::Limit(_) => 0,
-            node => node.inputs().iter().map(|input| input.max_rows().unwrap_or(BATCH_ROWS)).max().unwrap_or(1),
+            // a relation without columns has a row where it is asked for one
+            node => node.inputs().iter().map(|input| input.max_rows().unwrap_or(BATCH_ROWS).max(1)).max().unwrap_or(1),
         };
         let rows = rows.min(BATCH_ROWS);
         node.apply_expressions(|expr| {
@@ -58,7 +63,7 @@ fn constant_bytes(expr: &Expr) -> Result<usize> {
     let mut bytes = 0_usize;
     expr.apply(|part| {
         let of_part = match part {
-            Expr::Literal(value, _) => value.size(),
+            Expr::Literal(value, _) => value.size() - size_of::<ScalarValue>() + NUMBER_BYTES,
             // counted when they come by themselves
             Expr::BinaryExpr(BinaryExpr { left, op, right }) if op.negate().is_some() => {
                 return jump(&mut bytes, &[left, right]);
@@ -84,15 +89,50 @@ fn jump(bytes: &mut usize, sides: &[&Expr]) -> Result<TreeNodeRecursion> {
     Ok(TreeNodeRecursion::Jump)
 }
 
-/// Whether values that aggregates make of many rows may come once for every row of something else.
-pub(super) fn repeats_collected(plan: &LogicalPlan) -> Result<bool> {
+/// Whether a value that may be long, made by an aggregate or of constants, may come once for every row of
+/// something else.
+pub(super) fn repeats_long_values(plan: &LogicalPlan) -> Result<bool> {
     let mut found = false;
     plan.apply_with_subqueries(|node| {
-        let multiplies = matches!(node, LogicalPlan::Join(_) | LogicalPlan::Window(_) | LogicalPlan::Unnest(_));
-        found |= multiplies && node.exists(|below| Ok(collects(below)))?;
+        found |= match node {
+            LogicalPlan::Join(join) => {
+                [&join.left, &join.right].into_iter().any(|side| is_of_no_table(side)) || collects_below(node)?
+            }
+            LogicalPlan::Window(_) | LogicalPlan::Unnest(_) => collects_below(node)?,
+            _ => false,
+        } || asks_for_a_long_value(node)?;
         Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
     })?;
     Ok(found)
+}
+
+/// Rows made of constants, which may be of any length.
+fn is_of_no_table(side: &LogicalPlan) -> bool {
+    let reads = side.exists(|node| Ok(matches!(node, LogicalPlan::TableScan(_))));
+    !reads.unwrap_or(true) && side.schema().fields().iter().any(|field| is_of_any_length(field.data_type()))
+}
+
+fn collects_below(node: &LogicalPlan) -> Result<bool> {
+    node.exists(|below| Ok(collects(below)))
+}
+
+/// Whether an expression asks for the one value of a subquery.
+fn asks_for_a_long_value(node: &LogicalPlan) -> Result<bool> {
+    let mut asks = false;
+    node.apply_expressions(|expr| {
+        asks |= expr.exists(|part| match part {
+            Expr::ScalarSubquery(one) => {
+                Ok(one.subquery.schema().fields().iter().any(|field| is_of_any_length(field.data_type())))
+            }
+            _ => Ok(false),
+        })?;
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(asks)
+}
+
+fn is_of_any_length(data_type: &DataType) -> bool {
+    data_type.primitive_width().is_none() && !matches!(data_type, DataType::Boolean | DataType::Null)
 }
 
 fn collects(node: &LogicalPlan) -> bool {

@@ -4,15 +4,15 @@
 //! A value that does not fit the type of its column stays in the map. Where the view says that no map
 //! holds such a value, `attributes['http.route']` is the column alone and the map is not decoded.
 
-use std::{ops::ControlFlow, sync::LazyLock};
+use std::{collections::HashMap, ops::ControlFlow, sync::LazyLock};
 
 use arrow::datatypes::DataType as ArrowType;
 use datafusion::{
     common::ParamValues,
     sql::sqlparser::ast::{
         AccessExpr, BinaryOperator, CaseWhen, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr,
-        FunctionArgumentList, FunctionArguments, Ident, ObjectName, Statement, Subscript, Value, WindowType,
-        helpers::attached_token::AttachedToken, visit_expressions_mut, visit_relations,
+        FunctionArgumentList, FunctionArguments, Ident, ObjectName, Statement, Subscript, TableFactor, Value, Visit,
+        Visitor, WindowType, helpers::attached_token::AttachedToken, visit_expressions_mut,
     },
 };
 use weir_schema::{
@@ -35,9 +35,8 @@ pub(super) enum Hot {
 
 /// Rewrites a statement in place. `given` are the values of its parameters, where they are known.
 pub(super) fn rewrite(statement: &mut Statement, hot: Hot, given: Option<&ParamValues>) -> Result<(), SqlError> {
-    // other tables have no such columns: all their attributes are in the map
-    let hot = if reads(statement, Table::Spans) { hot } else { Hot::InMapsOnly };
-    let rewritten = visit_expressions_mut(statement, |expr| match rewrite_expr(expr, hot, given) {
+    let around = Around { tables: Tables::of(statement), hot, given };
+    let rewritten = visit_expressions_mut(statement, |expr| match rewrite_expr(expr, &around) {
         Ok(()) => ControlFlow::Continue(()),
         Err(error) => ControlFlow::Break(error),
     });
@@ -47,19 +46,68 @@ pub(super) fn rewrite(statement: &mut Statement, hot: Hot, given: Option<&ParamV
     }
 }
 
-fn reads(statement: &Statement, table: Table) -> bool {
-    let visited = visit_relations(statement, |relation| {
-        let last = relation.0.last().and_then(|part| part.as_ident());
-        match last.is_some_and(|name| name.value.eq_ignore_ascii_case(table.name())) {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
+/// What an expression stands in.
+struct Around<'a> {
+    tables: Tables,
+    hot: Hot,
+    given: Option<&'a ParamValues>,
+}
+
+impl Around<'_> {
+    /// Where the attributes at this path are: other tables have no such columns, all of theirs are in the map.
+    fn hot_at(&self, path: &[Ident]) -> Hot {
+        let of_table = match path {
+            [.., table, _] => self.tables.0.get(&folded(table)).copied(),
+            _ => None,
+        };
+        match of_table {
+            Some(table) if table != Table::Spans => Hot::InMapsOnly,
+            None if !self.tables.reads(Table::Spans) => Hot::InMapsOnly,
+            _ => self.hot,
         }
-    });
-    visited.is_break()
+    }
+
+    /// Whether what a map holds can only be attributes of spans.
+    fn is_of_spans_only(&self) -> bool {
+        let with_attributes = [Table::Logs, Table::Metrics];
+        self.tables.reads(Table::Spans) && !with_attributes.iter().any(|table| self.tables.reads(*table))
+    }
+}
+
+/// The tables of a statement, by the names they have in it.
+#[derive(Default)]
+struct Tables(HashMap<String, Table>);
+
+impl Tables {
+    fn of(statement: &Statement) -> Self {
+        let mut tables = Self::default();
+        // it never breaks off
+        let _ = Visit::visit(statement, &mut tables);
+        tables
+    }
+
+    fn reads(&self, table: Table) -> bool {
+        self.0.values().any(|read| *read == table)
+    }
+}
+
+impl Visitor for Tables {
+    type Break = ();
+
+    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
+        if let TableFactor::Table { name, alias, .. } = factor {
+            let named = name.0.last().and_then(|part| part.as_ident());
+            let table = named.and_then(|named| Table::ALL.into_iter().find(|table| table.name() == folded(named)));
+            if let Some((named, table)) = named.zip(table) {
+                self.0.insert(folded(alias.as_ref().map_or(named, |alias| &alias.name)), table);
+            }
+        }
+        ControlFlow::Continue(())
+    }
 }
 
 /// Children come first, so a comparison sees its sides rewritten.
-fn rewrite_expr(expr: &mut Expr, hot: Hot, given: Option<&ParamValues>) -> Result<(), SqlError> {
+fn rewrite_expr(expr: &mut Expr, around: &Around<'_>) -> Result<(), SqlError> {
     match expr {
         Expr::BinaryOp { left, op: BinaryOperator::Eq | BinaryOperator::NotEq, right } => {
             as_numbers(left, std::slice::from_mut(right.as_mut()));
@@ -69,11 +117,13 @@ fn rewrite_expr(expr: &mut Expr, hot: Hot, given: Option<&ParamValues>) -> Resul
         Expr::Function(function) => order_by_hex(function),
         _ => {}
     }
-    if let Some(Access { map, path, key }) = Access::of(expr) {
-        let key = bound(key, given);
+    if let Some(Access { map, path: Some(path), key }) = Access::of(expr) {
+        let key = bound(key, around.given);
+        let hot = around.hot_at(&path);
         match attribute(path, &key, hot) {
             Some(rewritten) => *expr = rewritten,
-            None => lives_elsewhere(map, &key, hot)?,
+            None if around.is_of_spans_only() => lives_elsewhere(map, &key)?,
+            None => {}
         }
     }
     Ok(())
@@ -151,14 +201,14 @@ fn bound(key: &Expr, given: Option<&ParamValues>) -> Expr {
 }
 
 /// A map that was selected under another name has left the columns of its table behind.
-fn lives_elsewhere(map: &Expr, key: &Expr, hot: Hot) -> Result<(), SqlError> {
+fn lives_elsewhere(map: &Expr, key: &Expr) -> Result<(), SqlError> {
     match text_of(key).and_then(hot_column) {
-        Some(column) if hot != Hot::InMapsOnly => Err(SqlError::Syntax(format!(
+        Some(column) => Err(SqlError::Syntax(format!(
             "'{}' lives in the column {} of spans, not in {map}: select {1} where {map} is selected",
             text_of(key).unwrap_or_default(),
             column.name,
         ))),
-        _ => Ok(()),
+        None => Ok(()),
     }
 }
 
@@ -229,9 +279,8 @@ fn text_of(literal: &Expr) -> Option<&str> {
 }
 
 /// The attribute: the column filled from its key, else (or where the value did not fit it) the map.
-/// `None` where the path is none of a map of attributes.
-fn attribute(path: Option<Vec<Ident>>, key: &Expr, hot: Hot) -> Option<Expr> {
-    let path = path?;
+/// `None` where the path is that of another map.
+fn attribute(path: Vec<Ident>, key: &Expr, hot: Hot) -> Option<Expr> {
     let map = folded(path.last()?);
     if map != "attributes" && map != "resource_attributes" {
         return None;
@@ -394,6 +443,10 @@ mod tests {
                 "SELECT attr(attributes, 'http.route') FROM spans",
                 "SELECT coalesce(http_route, attr(attributes, 'http.route')) FROM spans",
             ),
+            (
+                "SELECT l.attributes['http.route'], s.attributes['http.route'] FROM spans s JOIN logs AS l ON true",
+                "SELECT attr(l.attributes, 'http.route'), coalesce(s.http_route, attr(s.attributes, 'http.route')) FROM spans s JOIN logs AS l ON true",
+            ),
             ("SELECT attributes[k] FROM logs", "SELECT attr(attributes, k) FROM logs"),
             ("SELECT attributes[$1] FROM logs", "SELECT attr(attributes, CAST($1 AS VARCHAR)) FROM logs"),
             ("SELECT a['http.route'] FROM logs", "SELECT a['http.route'] FROM logs"),
@@ -414,7 +467,14 @@ mod tests {
             let refused = rewritten(&text);
             assert!(matches!(&refused, Err(SqlError::Syntax(why)) if why.contains("select http_route")), "{refused:?}");
         }
-        assert!(rewritten("SELECT t.a['x'] FROM (SELECT attributes AS a FROM spans) t").is_ok());
+        let others = [
+            "SELECT t.a['x'] FROM (SELECT attributes AS a FROM spans) t",
+            "SELECT event['attributes']['error.type'] FROM (SELECT unnest(events) AS event FROM spans) t",
+            "SELECT l.a['http.route'] FROM spans s JOIN (SELECT attributes AS a FROM logs) l ON true",
+        ];
+        for text in others {
+            assert_eq!(rewritten(text).unwrap(), text);
+        }
     }
 
     #[test]

@@ -95,7 +95,7 @@ impl Job {
             plan = plan.with_param_values(parameters)?;
         }
         let mut state = session.state();
-        if repeated::repeats_collected(&plan)? {
+        if repeated::repeats_long_values(&plan)? {
             let config = state.config().clone().with_batch_size(repeated::FEW_ROWS);
             state = SessionStateBuilder::new_from_existing(state).with_config(config).build();
         }
