@@ -7,10 +7,12 @@
 //!   and all, and against all that came after: from a recording twice as many questions, and the first stretches have a history too;
 //! - the same of stretches only: how many have any such window;
 //! - **live**: the stretches' whole requests one after the other, as one day without a fault, through the analyzer; in the order in which they were
-//!   recorded and in nine that are drawn. Any finding is false.
+//!   recorded and in nineteen that are drawn. Any finding is false.
 //!
 //! Stated times are late by up to a minute, so a stretch may end in the fault itself: what names the service of the fault that is stated next is
-//! told apart. That it does is shown by the calls themselves, which [`delays`] counts: a network delay adds a second or two to each.
+//! told apart. Live, it is enough that one of the stretches of the last [`GATHERED`] comes before such a fault, so too much is told apart: whoever
+//! reads the counts has to look at what a finding rests on. Whether a fault does show is in the calls themselves, which [`delays`] counts: a
+//! network delay adds up to some seconds to each.
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -33,7 +35,7 @@ const STEP: i64 = 10 * SECOND;
 /// A window of fewer says nothing.
 const MIN_REQUESTS: usize = 5;
 
-/// What findings take for sure: beyond chance and of enough requests by so much, and so much of what is lost (`findings/live.rs`).
+/// What findings take for sure: beyond chance and of enough requests by so much, and so much of what is lost (`findings/live/told.rs`).
 const BELIEF: f64 = 0.8;
 const MOST: f64 = 0.5;
 

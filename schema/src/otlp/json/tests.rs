@@ -187,7 +187,7 @@ fn number(place: &Place) -> Option<f64> {
     }
 }
 
-/// Found by an audit: a metric with one wrong number was answered 200, and nothing of it was stored.
+/// A metric with one wrong number was once answered 200, and nothing of it was stored.
 #[test]
 fn a_value_of_a_wrong_type_is_an_error_that_names_it() {
     let mut tried = 0;
