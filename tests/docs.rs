@@ -74,6 +74,8 @@ fn sql_md_is_fresh() {
          A `sum` of whole numbers that does not fit into 64 bits is an error; a product or a sum of two that does not fit wraps, so \
          multiply\nlarge ones as doubles (`duration_ns::double precision * duration_ns`).\n\n\
          A statement is one `SELECT`; it is bounded in text, depth, memory, time and rows, and an error says which bound it met.\n\
+         Where each row would hold something long, a constant, a text that grows or what an aggregate collected, bytes are bounded too: write\n\
+         `array_agg(…) OVER (…)` with a frame of `ROWS BETWEEN n PRECEDING AND m FOLLOWING`, or as a `GROUP BY`.\n\
          Every example on this page is run by a test.\n",
     );
     text.push_str(HTTP);

@@ -45,8 +45,9 @@ pub fn functions() -> &'static [FunctionDoc] {
         FunctionDoc {
             name: "attr",
             signature: "attr(map, 'key') -> text",
-            doc: "the value of an attribute as text, null when it is not there; `attributes['key']` (or \
-                  `attributes ->> 'key'`) is the same and knows the columns that hot attributes have of their own. Beside a number it is compared as a number \
+            doc: "the value of an attribute as text, null when it is not there; `attributes['key']` and \
+                  `attributes ->> 'key'` are the same. The key may be a parameter or a column. Attributes of spans that have a column of \
+                  their own are found there; a map that was selected under another name has left them behind. Beside a number it is compared as a number \
                   (`attributes['shop.items'] > 100`): as a double, and a text that is no number is null. In sums write \
                   `TRY_CAST(attributes['shop.items'] AS DOUBLE)`",
             example: "SELECT attr(resource_attributes, 'host.name') AS host, count(*) FROM spans GROUP BY host",
