@@ -79,3 +79,25 @@ async fn only_one_that_asked_to_be_let_in_has_waited() {
         assert_eq!((after - before) / 1_000_000_000, waited, "a fault's delay is no wait");
     }
 }
+
+/// A rest that an upstream asked for was taken for its own slowness.
+#[tokio::test(start_paused = true)]
+async fn nobody_is_waited_for_between_two_attempts() {
+    let (worker, _rings) = worker("");
+    let (route, latencies) = (worker.workload.listeners[0][0].clone(), &worker.workload.latencies);
+    latencies.want();
+    let upstream = route.next_target().unwrap().upstream.clone();
+    let request = Request::builder().uri("/x").body(()).unwrap();
+    let waited = || latencies.behind(0, Instant::now()).map(|waited| waited.as_millis());
+    let mut exchange = Exchange::begin(&worker, route, None, &request);
+    let pick = || upstream.pick(None, &[], Instant::now()).unwrap();
+    exchange.picked(pick());
+    tokio::time::advance(Duration::from_millis(50)).await;
+    assert_eq!(waited(), Some(45));
+    exchange.retried(Outcome::Failed(Failure::UpstreamReset));
+    tokio::time::advance(Duration::from_millis(1_000)).await;
+    assert_eq!(waited(), None, "it has not been sent again yet");
+    exchange.picked(pick());
+    tokio::time::advance(Duration::from_millis(20)).await;
+    assert_eq!(waited(), Some(15));
+}
