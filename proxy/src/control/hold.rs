@@ -210,7 +210,7 @@ mod tests {
         holding.await.unwrap();
     }
 
-    /// Found in an audit: a changed local limit needed a restart, and with it went what was known of the service.
+    /// A changed local limit needed a restart once, and with it went what was known of the service.
     #[tokio::test(start_paused = true)]
     async fn a_reload_changes_the_wait_and_forgets_nothing() {
         let (workload, stop) = (workload(), CancellationToken::new());

@@ -128,7 +128,7 @@ async fn what_is_remembered_lives_on_for_what_is_left() {
     }
 }
 
-/// Found in an audit: sets of another control plane were refused until it had counted further than the one before.
+/// Sets of another control plane were once refused until it had counted further than the one before.
 #[tokio::test(start_paused = true)]
 async fn a_number_counts_for_the_control_plane_that_gave_it() {
     for (kept_from, from, sequence, taken) in [
