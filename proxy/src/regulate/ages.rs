@@ -1,8 +1,8 @@
 //! [`Ages`]: since when requests that were sent on wait for their answers: what is late shows here before it is answered.
 //!
 //! They are counted by when they began, in slots of a ring, so that a request costs two additions and a look
-//! costs the same whatever is in flight. A look goes back half the ring: the other half is not yet, for who looks may have read the clock
-//! before another one began. So who waits for longer is not seen, or seems younger, and an age is never overstated.
+//! costs the same whatever is in flight. A look goes back half the ring: the other half is what is not yet, for one may
+//! begin after the clock was read. So who waits for longer is not seen, or seems younger: an age is never overstated.
 
 use std::{
     sync::{
