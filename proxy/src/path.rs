@@ -235,7 +235,7 @@ mod tests {
         assert_eq!(Readings::of("/admin%00"), None);
     }
 
-    /// Found in an audit: routes saw the path as it came, rules as it is read, and `/x/../admin` could be two paths.
+    /// Routes once saw the path as it came, rules as it is read, and `/x/../admin` could be two paths.
     #[test]
     fn routes_see_what_rules_see_and_what_follows_goes_on_as_it_came() {
         for (path, prefix, seen, rest) in [

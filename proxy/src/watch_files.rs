@@ -146,7 +146,7 @@ mod tests {
         fs::rename(folder.join("..data_tmp"), folder.join("..data")).unwrap();
     }
 
-    /// Found in an audit: only `proxy.yaml` itself was looked at, and a change of the routes it names waited for a restart.
+    /// Once only `proxy.yaml` itself was looked at, and a change of the routes it names waited for a restart.
     #[tokio::test]
     async fn istio_s_files_are_followed_through_the_links_of_a_mount() {
         let folder = tempfile::tempdir().unwrap();

@@ -102,7 +102,7 @@ async fn a_storm_of_policies_costs_no_request() {
     assert!(kept.contains(&format!("\"sequence\":{}", SETS + 20)), "{kept}");
 }
 
-/// Found in an audit: of the answers to sets that came in one burst sixteen were sent, and the newest was not among them.
+/// Of the answers to sets that came in one burst only sixteen were once sent, and the newest was not among them.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_newest_of_a_burst_is_confirmed() {
     const SETS: u64 = 2_000;

@@ -41,7 +41,7 @@ fn lines(path: &Path) -> Vec<String> {
     fs::read_to_string(path).unwrap_or_default().lines().map(str::to_owned).collect()
 }
 
-/// Found in an audit: a change of any of these was refused, and needed a restart.
+/// A change of any of these was once refused, and needed a restart.
 #[tokio::test(flavor = "multi_thread")]
 async fn access_logs_begin_move_change_form_and_end() {
     let (upstream, folder) = (upstream().await, tempfile::tempdir().unwrap());
@@ -172,7 +172,7 @@ async fn control_plane(sequence: u64, rate_per_s: f64) -> (String, mpsc::Unbound
     (format!("http://{address}"), statuses)
 }
 
-/// Found in an audit: to follow another control plane, or none, a restart was needed.
+/// To follow another control plane, or none, a restart was needed once.
 #[tokio::test(flavor = "multi_thread")]
 async fn another_control_plane_is_followed_and_none_leaves_the_static_limits() {
     let (upstream, folder) = (upstream().await, tempfile::tempdir().unwrap());

@@ -9,7 +9,7 @@ use flow::{app, ask, client, collector::Collector, config, proxy, until, url};
 
 const ROUTE: &str = "      - { upstream: app }";
 
-/// Found in an audit: to send spans to another collector a restart was needed.
+/// To send spans to another collector a restart was needed once.
 #[tokio::test(flavor = "multi_thread")]
 async fn spans_go_where_the_configuration_in_force_says() {
     let address = app(Router::new().fallback(get(async || "ok"))).await;

@@ -84,7 +84,7 @@ fn two(addresses: [SocketAddr; 2], more: &str) -> String {
     format!("{{ name: app, endpoints: ['{one}', '{two}']{more} }}")
 }
 
-/// Found in an audit: an endpoint that had exited cost each request that still went there a 502.
+/// Requests that still went to an endpoint that had exited were once answered by a 502.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_that_is_killed_under_load_costs_no_request() {
     for balance in ["p2c_peak_ewma", "round_robin", "least_request"] {
@@ -264,7 +264,7 @@ async fn a_tunnel_begins_at_another_endpoint_when_the_first_is_gone() {
     assert_eq!((counters.tunnels, counters.rerouted), (10, 5));
 }
 
-/// Found in an audit: a tunnel was begun elsewhere although its route wants nothing tried again.
+/// A tunnel was once begun elsewhere although its route wants nothing tried again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tunnel_is_tried_again_as_its_route_says() {
     let app = Mortal::start().await;

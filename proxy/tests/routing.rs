@@ -145,7 +145,7 @@ async fn raw(proxy: &Proxy, path: &str) -> String {
     body.split(" host=").next().unwrap_or_default().to_owned()
 }
 
-/// Found in an audit: `/public/../admin` took the route of `/public` and the rule of `/admin`.
+/// `/public/../admin` once took the route of `/public` and the rule of `/admin`.
 #[tokio::test(flavor = "multi_thread")]
 async fn routes_see_a_path_as_rules_do_and_it_goes_on_as_it_came() {
     let routes = "{ match: { path_prefix: /admin }, upstream: reviews-v1 },

@@ -37,10 +37,8 @@ pub(crate) struct Follower {
     keeper: Option<Keeper>,
     /// Which control plane is followed.
     from: String,
-    /// The newest set accepted of it: its sequence and when it was issued.
-    newest: (u64, u64),
-    /// When the set in force decays.
-    decays: Option<Instant>,
+    /// What was accepted last, of it or of the one before.
+    last: Remembered,
 }
 
 /// What is enforced of an earlier run, or of another control plane, until the control plane speaks.
@@ -48,7 +46,9 @@ pub(crate) struct Follower {
 pub(crate) struct Remembered {
     /// Whose it is, if that is known.
     from: Option<String>,
+    /// The newest set accepted: its sequence and when it was issued.
     newest: (u64, u64),
+    /// When the set in force decays.
     decays: Option<Instant>,
 }
 
@@ -80,8 +80,7 @@ impl Remembered {
 
     /// Which number a set of the control plane at `from` must not be older than: each counts by itself.
     fn newest_of(&self, from: &str) -> (u64, u64) {
-        let same = self.from.as_ref().is_none_or(|known| known == from);
-        if same { self.newest } else { (0, 0) }
+        if self.from.as_deref() == Some(from) { self.newest } else { (0, 0) }
     }
 }
 
@@ -96,8 +95,9 @@ impl Follower {
         let tls = current.load().security.control_plane_tls();
         let reach = Reach::new(from.clone(), tls)?;
         let keeper = state.map(|state| Keeper::start(state, &from));
-        let (newest, decays) = (remembered.newest_of(&from), remembered.decays);
-        Some(Self { current, reach, min_rate_per_s, keeper, from, newest, decays })
+        // whose it is nobody knows is taken for this one's
+        let last = Remembered { from: remembered.from.or_else(|| Some(from.clone())), ..remembered };
+        Some(Self { current, reach, min_rate_per_s, keeper, from, last })
     }
 
     /// Follows until `stop`; the newest set is on disk when it returns, with what another one would go on from.
@@ -106,7 +106,7 @@ impl Follower {
         if let Some(keeper) = self.keeper {
             keeper.finish().await;
         }
-        Remembered { from: Some(self.from), newest: self.newest, decays: self.decays }
+        self.last
     }
 
     async fn follow_until(&mut self, stop: CancellationToken) {
@@ -114,7 +114,7 @@ impl Follower {
         loop {
             let opened = tokio::select! {
                 () = stop.cancelled() => return,
-                () = decay_at(self.decays) => { self.decay(); continue }
+                () = decay_at(self.last.decays) => { self.decay(); continue }
                 opened = self.open() => opened,
             };
             match opened {
@@ -128,7 +128,7 @@ impl Follower {
             }
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = decay_at(self.decays) => self.decay(),
+                () = decay_at(self.last.decays) => self.decay(),
                 () = tokio::time::sleep(jittered(backoff)) => backoff = (backoff * 2).min(MAX_BACKOFF),
             }
         }
@@ -153,7 +153,7 @@ impl Follower {
         loop {
             let event = tokio::select! {
                 () = stop.cancelled() => Event::Stop,
-                () = decay_at(self.decays) => Event::Decay,
+                () = decay_at(self.last.decays) => Event::Decay,
                 set = sets.message() => match set {
                     Ok(Some(set)) => Event::Set(set),
                     Ok(None) => Event::Ended(Status::unavailable("the control plane closed the stream")),
@@ -182,20 +182,20 @@ impl Follower {
             add(&self.current.load().tally.policies_refused, 1);
             warn!(%error, "policy refused whole; the one before stays");
         })?;
+        let newest = self.newest();
         // the same set may come with another share of it
-        let in_force = set.sequence == self.newest.0
-            && set.issued_unix_nano == self.newest.1
+        let in_force = (set.sequence, set.issued_unix_nano) == newest
             && self.is_regulated()
             && set == **self.current.load().applied.load();
         // a control plane that lost its count issues lower numbers, but later
-        let outdated = set.sequence < self.newest.0 && set.issued_unix_nano <= self.newest.1;
+        let outdated = set.sequence < newest.0 && set.issued_unix_nano <= newest.1;
         if outdated {
-            return Err(format!("sequence {} is older than {}", set.sequence, self.newest.0));
+            return Err(format!("sequence {} is older than {}", set.sequence, newest.0));
         }
         // a control plane of which nothing can be enforced regulates no more than one that is silent
         self.current.load().policy_news.send_replace(Some(Instant::now()));
         if in_force {
-            self.decays = set.ttl().map(|ttl| Instant::now() + ttl);
+            self.last.decays = set.ttl().map(|ttl| Instant::now() + ttl);
             self.keeper.iter().for_each(Keeper::heard);
             return Ok(());
         }
@@ -223,7 +223,7 @@ impl Follower {
                 && asked.limit < servers
             {
                 // the same set comes again as a sign of life
-                if set.sequence != self.newest.0 {
+                if set.sequence != self.newest().0 {
                     warn!(asked = asked.limit, %servers, "a policy would leave workers idle; the limit is their number");
                 }
                 policy.concurrency_limit = Some(ConcurrencyLimit { limit: servers, ..asked });
@@ -232,21 +232,26 @@ impl Follower {
         Ok(set)
     }
 
+    /// Which set of this control plane none may be older than.
+    fn newest(&self) -> (u64, u64) {
+        self.last.newest_of(&self.from)
+    }
+
     /// Whether a set is in force that was not made of the file.
     fn is_regulated(&self) -> bool {
         matches!(self.current.load().origin.lock().0, Origin::ControlPlane | Origin::Disk)
     }
 
     fn enforce(&mut self, set: PolicySet, origin: Origin) {
-        self.newest = (set.sequence, set.issued_unix_nano);
-        self.decays = set.ttl().map(|ttl| Instant::now() + ttl);
+        let (newest, decays) = ((set.sequence, set.issued_unix_nano), set.ttl().map(|ttl| Instant::now() + ttl));
+        self.last = Remembered { from: Some(self.from.clone()), newest, decays };
         Workload::enforce(&self.current, origin, Arc::new(set));
         add(&self.current.load().tally.policies_applied, 1);
     }
 
     fn decay(&mut self) {
-        warn!(sequence = self.newest.0, "no news of the policy for its time to live; the static limits hold");
-        self.decays = None;
+        warn!(sequence = self.last.newest.0, "no news of the policy for its time to live; the static limits hold");
+        self.last.decays = None;
         Workload::decay(&self.current);
     }
 

@@ -156,7 +156,7 @@ mod tests {
         Registrar::new(current.clone(), &upstream)
     }
 
-    /// Found in an audit: what a registry said was gone stayed for ever, and so did what it could not tell of.
+    /// What a registry said was gone used to stay for ever, and so did what it could not tell of.
     #[tokio::test(start_paused = true)]
     async fn what_is_gone_goes_at_once_and_what_is_unknown_after_a_while() {
         let current = workload();

@@ -182,13 +182,12 @@ fn host_value(host: &str) -> Result<HeaderValue, ConfigError> {
     usable.ok_or_else(|| ConfigError(format!("rewrite.host: {host:?} is not a host")))
 }
 
-/// A new beginning for a path; its slash does not come twice.
+/// A new beginning for a path; its slash does not come twice. Two at the very beginning would make a host of what follows.
 fn replaced(new: &str, rest: &str, query: Option<&str>) -> Option<PathAndQuery> {
     let new = if new.ends_with('/') && rest.starts_with('/') { &new[..new.len() - 1] } else { new };
-    let path = match (new, rest) {
-        ("", "") => "/".to_owned(),
-        ("", rest) if !rest.starts_with('/') => format!("/{rest}"),
-        _ => format!("{new}{rest}"),
+    let path = match new {
+        "" => format!("/{}", rest.trim_start_matches('/')),
+        new => format!("{new}{rest}"),
     };
     let whole = query.map_or(path.clone(), |query| format!("{path}?{query}"));
     PathAndQuery::try_from(whole).ok()
@@ -237,6 +236,10 @@ mod tests {
             ("/", "/x", None, "/x"),
             ("/", "", None, "/"),
             ("", "x", None, "/x"),
+            ("/", "//evil.example/x", None, "/evil.example/x"),
+            ("", "///evil.example/x", Some("a=//b"), "/evil.example/x?a=//b"),
+            ("/", "//", None, "/"),
+            ("/v2", "//x//y", None, "/v2//x//y"),
         ] {
             assert_eq!(replaced(new, rest, query).unwrap(), expected, "{new:?} before {rest:?}");
         }

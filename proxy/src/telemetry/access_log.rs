@@ -349,7 +349,7 @@ mod tests {
         assert_eq!(text(&moved.join("access.log")), "one\ntwo\n");
     }
 
-    /// Found in an audit: whoever let go of a log waited a second for a disk that hung, on a thread that had more to do.
+    /// Whoever let go of a log once waited a second for a disk that hung, on a thread that had more to do.
     #[tokio::test]
     async fn to_close_a_log_that_hangs_takes_no_time_and_what_waits_is_written() {
         let (mut reader, writer) = io::pipe().unwrap();

@@ -230,7 +230,7 @@ mod tests {
         open
     }
 
-    /// Found in an audit: what was kept for an endpoint that went stayed until the next request, which may never come.
+    /// What was kept for an endpoint that went stayed once until the next request, which may never come.
     #[tokio::test]
     async fn a_thousand_endpoints_that_went_leave_nothing() {
         let flow = async {

@@ -106,7 +106,7 @@ fn an_endpoint_that_hangs_does_not_look_fast_because_nobody_waits_for_it() {
     assert!(silent < 1_800, "{silent} of 18000 went into the hole");
 }
 
-/// Found in an audit: an endpoint that is not asked looks faster with each second, so the rarer calls are the more of them went
+/// An endpoint that is not asked looks faster with each second, so the rarer calls are the more of them once went
 /// to the slow one: 88 and 960 of these.
 #[test]
 fn an_endpoint_that_stays_slow_is_asked_more_and_more_rarely() {
@@ -253,7 +253,7 @@ fn another_attempt_goes_elsewhere() {
     assert!(upstream.pick(None, &ids, now).is_some(), "when all were tried, any will do");
 }
 
-/// Found in an audit: in a level of one endpoint, the one that had failed was asked again.
+/// In a level of one endpoint, the one that had failed was once asked again.
 #[test]
 fn another_attempt_goes_to_the_next_level_when_all_of_the_first_were_tried() {
     let by_priority = config(4, |n, endpoint| endpoint.priority = [0, 1, 1, 2][n]);
@@ -281,7 +281,7 @@ fn another_attempt_goes_to_the_next_level_when_all_of_the_first_were_tried() {
     }
 }
 
-/// Found in an audit: only latencies knew of a rest, so that the other balances asked who had asked to be left alone.
+/// Once only latencies knew of a rest, so that the other balances asked who had asked to be left alone.
 #[test]
 fn who_rests_is_passed_over_by_every_balance_unless_all_rest() {
     let rest = |upstream: &Arc<Upstream>, of: &[usize], seconds: u64, now| {

@@ -129,7 +129,7 @@ async fn a_client_that_does_not_read_its_answer_is_cut() {
     assert_eq!(proxy.drain().await.slow_clients, 1);
 }
 
-/// Found in an audit: over HTTP/2 a client in the middle of a head was told to go and then waited for, up to the first
+/// Over HTTP/2 a client in the middle of a head was once told to go and then waited for, up to the first
 /// unanswered PING.
 #[tokio::test]
 async fn over_http2_neither_heads_nor_bodies_drip() {

@@ -109,7 +109,7 @@ async fn greeter() -> (std::net::SocketAddr, mpsc::UnboundedReceiver<()>) {
     (address, connected)
 }
 
-/// Found in an audit: a listener of plain TCP could ask who connects, and not say who may.
+/// A listener of plain TCP could once ask who connects, and not say who may.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_may_not_connect_reaches_no_upstream() {
     let mesh = Mesh::new("mesh.local");

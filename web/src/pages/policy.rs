@@ -108,7 +108,7 @@ fn follower(proxy: &ProxyView, sequence: u64) -> Follower {
         service: proxy.service.clone(),
         instance: proxy.instance.clone(),
         sequence: proxy.applied_sequence,
-        behind: proxy.applied_sequence < sequence,
+        behind: proxy.applied_sequence != sequence,
         refused: proxy.refused.clone(),
         seen: format::time_of_day(proxy.last_seen_unix_nano),
     }

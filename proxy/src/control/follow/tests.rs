@@ -128,7 +128,7 @@ async fn what_is_remembered_lives_on_for_what_is_left() {
     }
 }
 
-/// Found in an audit: sets of another control plane were refused until it had counted further than the one before.
+/// Sets of another control plane were once refused until it had counted further than the one before.
 #[tokio::test(start_paused = true)]
 async fn a_number_counts_for_the_control_plane_that_gave_it() {
     for (kept_from, from, sequence, taken) in [
@@ -144,10 +144,25 @@ async fn a_number_counts_for_the_control_plane_that_gave_it() {
         let mut follower = follower_of(from, current.clone(), remembered);
         // a control plane that is told so does not take it for one without limits
         assert_eq!(follower.status(String::new()).applied_sequence, 7, "it holds until the other one speaks");
-        assert_eq!(follower.decays.map(|at| at.duration_since(Instant::now()).as_secs()), Some(50));
+        assert_eq!(follower.last.decays.map(|at| at.duration_since(Instant::now()).as_secs()), Some(50));
         assert_eq!(follower.take(set(sequence, 10.0, 9)).is_ok(), taken, "{kept_from:?} {from} {sequence}");
         let rate_limit = current.load().applied.load().for_service("tagger").and_then(|policy| policy.rate_limit);
         assert_eq!(rate_limit.is_some(), taken);
         assert!(follower.take(set(2, 10.0, 9)).is_err(), "from then on its own numbers count");
     }
+}
+
+/// Whoever came back from a control plane that had said nothing took an older set while a newer one was in force.
+#[tokio::test]
+async fn a_control_plane_that_says_nothing_takes_no_numbers_away() {
+    let mut first = follower();
+    first.take(set(7, 10.0, 9)).unwrap();
+    let (current, stop) = (first.current.clone(), CancellationToken::new());
+    stop.cancel();
+    let silent = follower_of("http://127.0.0.1:2", current.clone(), first.run(stop.clone()).await);
+    let mut back = follower_of(FROM, current.clone(), silent.run(stop.clone()).await);
+    assert!(back.take(set(3, 10.0, 9)).is_err(), "7 is in force");
+    back.take(set(8, 10.0, 9)).unwrap();
+    let mut another = follower_of("http://127.0.0.1:2", current, back.run(stop).await);
+    another.take(set(1, 10.0, 9)).unwrap();
 }

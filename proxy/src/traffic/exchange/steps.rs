@@ -122,6 +122,8 @@ impl Exchange {
 
     /// Books an attempt that is followed by another one.
     pub(crate) fn retried(&mut self, outcome: Outcome) {
+        // until the next one is sent, nobody is waited for but the clock
+        self.aged();
         self.record().retries += 1;
         self.upstream_said(outcome);
     }

@@ -10,7 +10,7 @@ use crate::{
     counters::Tally,
     security::Security,
     telemetry::{MAX_CALLER, Rings, rings},
-    traffic::{headers::PEER, pool::Pool},
+    traffic::{headers::PEER, pool::Pool, upload::Watch},
 };
 
 fn worker(more: &str) -> (Rc<Worker>, Rings) {
@@ -77,5 +77,31 @@ async fn only_one_that_asked_to_be_let_in_has_waited() {
         drop(exchange);
         let after = route.stats.queue_wait_ns.load(std::sync::atomic::Ordering::Relaxed);
         assert_eq!((after - before) / 1_000_000_000, waited, "a fault's delay is no wait");
+    }
+}
+
+/// A rest that an upstream asked for was taken for its own slowness.
+#[tokio::test(start_paused = true)]
+async fn nobody_is_waited_for_between_two_attempts() {
+    let (worker, _rings) = worker("");
+    let (route, latencies) = (worker.workload.listeners[0][0].clone(), &worker.workload.latencies);
+    latencies.want();
+    let upstream = route.next_target().unwrap().upstream.clone();
+    let request = Request::builder().uri("/x").body(()).unwrap();
+    let waited = || latencies.behind(0, Instant::now()).map(|waited| waited.as_millis());
+    let pick = || upstream.pick(None, &[], Instant::now()).unwrap();
+    for body in [None, Some(Watch::new(&worker.workload, true))] {
+        let mut exchange = Exchange::begin(&worker, route.clone(), None, &request);
+        exchange.uploads(body.as_ref().map(|body| body.upload.clone()));
+        exchange.picked(pick());
+        body.iter().for_each(Watch::ended);
+        tokio::time::advance(Duration::from_millis(50)).await;
+        assert!(waited() >= Some(45), "{:?}", waited());
+        exchange.retried(Outcome::Failed(Failure::UpstreamReset));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(waited(), None, "it has not been sent again yet");
+        exchange.picked(pick());
+        tokio::time::advance(Duration::from_millis(20)).await;
+        assert!(waited() >= Some(15) && waited() <= Some(20), "{:?}", waited());
     }
 }

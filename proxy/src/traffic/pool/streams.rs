@@ -222,7 +222,7 @@ mod tests {
         LocalSet::new().run_until(both).await;
     }
 
-    /// Found in an audit: three answers of 2 MiB filled the 5 MiB that hyper gives a connection.
+    /// Three answers of 2 MiB once filled the 5 MiB that hyper gives a connection.
     #[tokio::test]
     async fn answers_that_nobody_reads_stop_no_other() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -290,7 +290,7 @@ mod tests {
         while_answered(flow, answering).await;
     }
 
-    /// Found in an audit: more than 4,096 streams shared windows that were made for those, and who did not read stopped others.
+    /// More than 4,096 streams once shared windows that were made for those, and who did not read stopped others.
     #[tokio::test]
     async fn no_connection_carries_more_than_its_window_is_for() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -323,7 +323,7 @@ mod tests {
         while_answered(flow, answering).await;
     }
 
-    /// Found in an audit: h2 alone takes 16 KiB, where over HTTP/1.1 the same answers came through.
+    /// Unless told otherwise h2 takes 16 KiB, where over HTTP/1.1 the same answers came through.
     #[tokio::test]
     async fn an_answer_may_have_as_long_a_head_as_a_request() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
