@@ -90,7 +90,7 @@ def restart(name, folder, acked, log_bytes, **env):
     body = {"resourceSpans": [{"scopeSpans": [{"spans": [SPAN]}]}]}
     until(lambda: post("/v1/traces", "http", body))
     first_ack = time.monotonic() - server.started
-    line = until(lambda: next((line for line in open(f"{folder}/log") if "log replayed" in line), None))
+    line = until(lambda: next((line for line in open(f"{folder}/log") if "log replayed" in line and line.endswith("\n")), None))
     cpu = server.cpu_s()
     took_ms = int(line.split("ms=")[1].split()[0].strip('"\x1b[0m'))
     stored = until(spans_stored)
