@@ -63,9 +63,10 @@ fn the_wait_at_a_fifth_more_load_is_predicted_from_spans() {
 
 #[test]
 fn what_a_change_does_to_a_mesh_is_predicted_from_spans() {
-    let score = mesh::score(60_000, 1, 8_000, 12_000, 3);
+    // two recordings of three meshes, three changes of each; of few requests it may be unknown how many servers there are
+    let score = mesh::score(60_000, 2, 8_000, 12_000, 3);
     println!("seeds from 60000: {} {:?} {:?}", score.errors.percents(), score.cases, score.refused);
-    assert!(score.errors.count() >= 8 && score.errors.median() <= 0.1);
+    assert!(score.errors.count() >= 15 && score.errors.median() <= 0.1);
 }
 
 #[test]
