@@ -11,8 +11,8 @@ use datafusion::{
     common::ParamValues,
     sql::sqlparser::ast::{
         AccessExpr, BinaryOperator, CaseWhen, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr,
-        FunctionArgumentList, FunctionArguments, Ident, ObjectName, Statement, Subscript, TableFactor, Value, Visit,
-        Visitor, WindowType, helpers::attached_token::AttachedToken, visit_expressions_mut,
+        FunctionArguments, Ident, Statement, Subscript, TableFactor, Value, Visit, Visitor, WindowType,
+        helpers::attached_token::AttachedToken, visit_expressions_mut,
     },
 };
 use weir_schema::{
@@ -20,6 +20,7 @@ use weir_schema::{
     columns::{self, Column},
 };
 
+use super::dialect::call;
 use crate::error::SqlError;
 
 /// Where the values of attributes that have a column of their own are.
@@ -361,20 +362,6 @@ static SPANS: LazyLock<Vec<Column>> = LazyLock::new(|| columns::columns(Table::S
 
 fn text(value: &str) -> Expr {
     Expr::Value(Value::SingleQuotedString(value.to_owned()).into())
-}
-
-fn call(name: &str, arguments: Vec<Expr>) -> Expr {
-    let args = arguments.into_iter().map(|a| FunctionArg::Unnamed(FunctionArgExpr::Expr(a))).collect();
-    Expr::Function(Function {
-        name: ObjectName::from(vec![Ident::new(name)]),
-        uses_odbc_syntax: false,
-        parameters: FunctionArguments::None,
-        args: FunctionArguments::List(FunctionArgumentList { duplicate_treatment: None, args, clauses: Vec::new() }),
-        filter: None,
-        null_treatment: None,
-        over: None,
-        within_group: Vec::new(),
-    })
 }
 
 #[cfg(test)]
