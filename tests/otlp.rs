@@ -110,6 +110,13 @@ async fn json_is_read_as_otlp_writes_it() {
     let post = client.post(format!("{otlp}/v1/traces")).header("content-type", "application/json").body(half_bad);
     let answer: serde_json::Value = post.send().await.unwrap().json().await.unwrap();
     assert_eq!(answer["partialSuccess"]["rejectedSpans"], "1", "a 64-bit integer is a string: {answer}");
+    let short = r#"{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"timeUnixNano":"7","traceId":"5b8eff"}]}]}]}"#;
+    let post = client.post(format!("{otlp}/v1/logs")).header("content-type", "application/json").body(short);
+    let answer: serde_json::Value = post.send().await.unwrap().json().await.unwrap();
+    let warning =
+        "resource_logs[0].scope_logs[0].log_records[0] is stored without its trace_id, which has 3 bytes, not 16";
+    assert_eq!(answer, serde_json::json!({"partialSuccess": {"errorMessage": warning}}), "nothing is rejected");
+    assert_eq!(sql(&web, "SELECT count(*) FROM logs WHERE time_unix_nano = 7").await, ["1"]);
     running.stop().await.unwrap();
 }
 

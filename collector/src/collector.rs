@@ -68,7 +68,7 @@ pub(crate) struct Arrived {
     pub(crate) place: Place,
 }
 
-/// What an accepted request is answered.
+/// What an accepted request is answered: how many rows were not, and why; or none, and what others are stored without.
 #[derive(Debug, Default)]
 pub(crate) struct Accepted {
     pub(crate) rejected: u64,
@@ -82,6 +82,13 @@ pub(crate) enum NotAccepted {
     TooLarge { limit: usize },
     TimedOut,
     Refused(Refused),
+}
+
+impl Accepted {
+    /// Whether there is something to say.
+    pub(crate) fn is_partial(&self) -> bool {
+        self.rejected > 0 || !self.message.is_empty()
+    }
 }
 
 impl<I: Ingest> Collector<I> {
@@ -194,7 +201,7 @@ impl<I: Ingest> Collector<I> {
         add(&self.stats.of(signal).bytes, body.len() as u64);
         let (accepted, rejected) = (decoded.accepted, decoded.rejected);
         add(&self.stats.of(signal).rejected, rejected);
-        let message = decoded.first_rejection.clone().unwrap_or_default();
+        let message = decoded.first_rejection.clone().or_else(|| decoded.first_warning.clone()).unwrap_or_default();
         if decoded.batch.is_some() {
             let received = Received { signal, encoding, body, received_unix_nano, decoded };
             let stored = self.ingest.ingest(received).await?;

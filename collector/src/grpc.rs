@@ -275,8 +275,8 @@ fn success(message: &[u8]) -> Response<Body> {
 
 /// The protobuf answer to an accepted request.
 pub(crate) fn response(signal: Signal, accepted: Accepted) -> Vec<u8> {
+    let some = accepted.is_partial();
     let rejected = i64::try_from(accepted.rejected).unwrap_or(i64::MAX);
-    let some = rejected > 0;
     let error_message = accepted.message;
     match signal {
         Signal::Traces => {

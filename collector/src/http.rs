@@ -170,7 +170,7 @@ fn success(signal: Signal, encoding: Encoding, accepted: Accepted) -> Response<F
 
 /// As protobuf's JSON has it: 64-bit numbers are strings, what is not set is left out.
 fn json_response(signal: Signal, accepted: &Accepted) -> Vec<u8> {
-    if accepted.rejected == 0 {
+    if !accepted.is_partial() {
         return b"{}".to_vec();
     }
     let rejected = match signal {
@@ -178,7 +178,10 @@ fn json_response(signal: Signal, accepted: &Accepted) -> Vec<u8> {
         Signal::Metrics => "rejectedDataPoints",
         Signal::Logs => "rejectedLogRecords",
     };
-    let partial = json!({ rejected: accepted.rejected.to_string(), "errorMessage": accepted.message });
+    let mut partial = json!({ "errorMessage": accepted.message });
+    if accepted.rejected > 0 {
+        partial[rejected] = accepted.rejected.to_string().into();
+    }
     json!({ "partialSuccess": partial }).to_string().into_bytes()
 }
 

@@ -1,6 +1,10 @@
 //! [`Door`]: one way into the server, and what it answers.
 
-use std::time::Duration;
+use std::{
+    fmt::Debug,
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
+    time::Duration,
+};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::{StreamExt, stream};
@@ -57,7 +61,7 @@ impl Door {
     pub(crate) async fn send(&self, body: Body) -> Answer {
         let sent = if self.http { self.http(body) } else { self.grpc(body) };
         match sent.send().await {
-            Err(_) => Answer::Failed,
+            Err(error) => failed(&error),
             Ok(response) if self.http => http_answer(&response),
             Ok(response) => grpc_answer(response).await,
         }
@@ -90,14 +94,14 @@ fn streamed(pieces: impl Iterator<Item = Bytes> + Send + 'static) -> reqwest::Bo
 /// A failure stands in the head, a success in trailers that follow a message.
 async fn grpc_answer(response: Response) -> Answer {
     match Status::from_header_map(response.headers()) {
-        None => response.bytes().await.map_or(Answer::Failed, |_| Answer::Acked),
+        None => response.bytes().await.map_or_else(|error| failed(&error), |_| Answer::Acked),
         Some(status) if status.code() == Code::Unavailable => {
             match status.get_error_details().retry_info().and_then(|info| info.retry_delay) {
                 Some(retry_after) => Answer::Refused { retry_after },
-                None => Answer::Failed,
+                None => failed(&status),
             }
         }
-        Some(_) => Answer::Failed,
+        Some(status) => failed(&status),
     }
 }
 
@@ -106,6 +110,16 @@ fn http_answer(response: &Response) -> Answer {
     match (response.status().as_u16(), retry_after) {
         (200, _) => Answer::Acked,
         (503, Some(seconds)) => Answer::Refused { retry_after: Duration::from_secs(seconds) },
-        _ => Answer::Failed,
+        (status, _) => failed(&format!("status {status}")),
     }
+}
+
+/// Says why, the first times.
+#[allow(clippy::print_stderr)] // a tool for the terminal
+pub(crate) fn failed(why: &dyn Debug) -> Answer {
+    static SAID: AtomicU32 = AtomicU32::new(0);
+    if SAID.fetch_add(1, Relaxed) < 3 {
+        eprintln!("  a request failed: {why:?}");
+    }
+    Answer::Failed
 }

@@ -29,7 +29,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::{
     bodies::Bodies,
-    doors::{Door, Doors},
+    doors::{Door, Doors, failed},
 };
 
 /// A client that is later than this leaves out what it missed.
@@ -155,7 +155,8 @@ async fn client(all: Arc<All>, door: Door, number: usize) -> Vec<End> {
                 return ends;
             }
             let sent = Instant::now();
-            let answer = tokio::time::timeout(TIMEOUT, door.send(body.clone())).await.unwrap_or(Answer::Failed);
+            let answered = tokio::time::timeout(TIMEOUT, door.send(body.clone())).await;
+            let answer = answered.unwrap_or_else(|_| failed(&"no answer in time"));
             let at_unix_ms = unix().as_millis();
             ends.push(End { at_unix_ms, took: sent.elapsed(), answer });
             match answer {

@@ -151,7 +151,7 @@ impl Reloader {
         let (now, sockets) = bind_missing(&listener_keys(&config), self.orders.len(), &addresses)?;
         let (config, before) = (Arc::new(config), self.current.load_full());
         let security = Security::open(&config, &self.provider, Some(&before.security))?;
-        let in_force = InForce::open(config.clone(), Some(&*self.reloaded.borrow()), &before.tally)?;
+        let in_force = self.in_force(&config, &before).await?;
         let after = Workload::succeed(&self.current, &config, security);
         let mut obeyed = Vec::new();
         for (orders, sockets) in self.orders.iter().zip(sockets) {
@@ -168,6 +168,13 @@ impl Reloader {
         self.status.rcu(|status| Status { reloads: status.reloads + 1, refused: None, config: config.clone() });
         self.reloaded.send_replace(in_force);
         Ok(())
+    }
+
+    /// What `config` names beside the traffic, opened where a disk that hangs holds nobody up.
+    async fn in_force(&self, config: &Arc<Config>, now: &Workload) -> Result<InForce, ReloadError> {
+        let (config, before, tally) = (config.clone(), self.reloaded.borrow().clone(), now.tally.clone());
+        let opened = tokio::task::spawn_blocking(move || InForce::open(config, Some(&before), &tally));
+        Ok(opened.await.map_err(|_| ReloadError::Draining)??)
     }
 }
 

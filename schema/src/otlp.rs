@@ -43,6 +43,8 @@ pub struct Decoded {
     pub rejected: u64,
     /// Where the first of those stands, and why.
     pub first_rejection: Option<String>,
+    /// What is stored without something that cannot be used: where it first stands, and what it is.
+    pub first_warning: Option<String>,
 }
 
 /// Why a request cannot be read at all.

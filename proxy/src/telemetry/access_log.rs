@@ -40,6 +40,9 @@ const WRITE_BYTES: usize = 64 * 1024;
 /// 1 s between two looks at whether the file is still there under its name: a system call each.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// 1 s to open a file: one whose disk hangs, or a named pipe that nobody reads, must not hold up a start or a reload.
+const OPEN: Duration = Duration::from_secs(1);
+
 /// 1 s for the last lines when the proxy stops: a pipe that nobody reads must not hold it up.
 const FLUSH: Duration = Duration::from_secs(1);
 
@@ -90,23 +93,35 @@ struct FileId {
 
 impl LogWriter {
     /// Opens `path` for appending, or stdout for `-`; `unfinished` is given back when all lines are written.
+    ///
+    /// # Errors
+    /// It cannot be opened, or is not open after a second.
     pub(crate) fn open(
         path: &Path,
         format: LogFormat,
         tally: Arc<Tally>,
         unfinished: TaskTrackerToken,
     ) -> io::Result<Self> {
-        let to = if path == Path::new("-") { Sink::Stdout(io::stdout()) } else { Sink::File(LogFile::open(path)?) };
         let (lines, waiting) = sync_channel(MAX_LINES);
+        let (opens, opened) = sync_channel(1);
         let reopen = Reopen::default();
-        let bytes = Vec::with_capacity(WRITE_BYTES);
-        let output = Output { to, bytes, lines: 0, torn: false, reopen: reopen.clone(), tally: tally.clone() };
+        let (path, ask, count) = (path.to_owned(), reopen.clone(), tally.clone());
         let thread = std::thread::Builder::new().name("weir-proxy-log".into());
         thread.spawn(move || {
-            write_all(&waiting, output);
-            drop(unfinished);
+            let sent = match Sink::open(&path) {
+                Err(error) => opens.send(Err(error)),
+                Ok(to) => opens.send(Ok(())).map(|()| write_all(&waiting, Output::new(to, ask, count))),
+            };
+            // who no longer waits for it has said so
+            drop((sent, unfinished));
         })?;
-        Ok(Self { lines, format, tally, reopen })
+        match opened.recv_timeout(OPEN) {
+            Ok(opened) => opened.map(|()| Self { lines, format, tally, reopen }),
+            Err(_) => Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "it is not open after 1 s: does its disk, or who reads the pipe, hang?",
+            )),
+        }
     }
 
     /// What asks it to look for its file.
@@ -157,7 +172,17 @@ fn write_all(lines: &Receiver<String>, mut output: Output) {
     output.write();
 }
 
+impl Sink {
+    fn open(path: &Path) -> io::Result<Self> {
+        Ok(if path == Path::new("-") { Self::Stdout(io::stdout()) } else { Self::File(LogFile::open(path)?) })
+    }
+}
+
 impl Output {
+    fn new(to: Sink, reopen: Reopen, tally: Arc<Tally>) -> Self {
+        Self { to, bytes: Vec::with_capacity(WRITE_BYTES), lines: 0, torn: false, reopen, tally }
+    }
+
     fn add(&mut self, line: &str) {
         self.bytes.extend_from_slice(line.as_bytes());
         self.lines += 1;
@@ -374,13 +399,26 @@ mod tests {
         assert_eq!(tally.read().log_lines_written, 200);
     }
 
+    /// A reload once waited for ever for a log on a disk that hung.
+    #[test]
+    fn a_log_that_does_not_open_is_given_up_after_a_second() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("nobody-reads");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let (tally, unfinished) = (Arc::new(Tally::default()), TaskTracker::new());
+        let began = std::time::Instant::now();
+        let opened = LogWriter::open(&pipe, LogFormat::Text, tally, unfinished.token());
+        let took = began.elapsed();
+        assert!(opened.err().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut));
+        assert!(took >= OPEN && took < 5 * OPEN, "{took:?}");
+    }
+
     /// Found in a review: lines counted as written when they had only been buffered for a disk that was full.
     #[test]
     fn lines_that_a_full_disk_refuses_are_counted_as_dropped() {
         let tally = Arc::new(Tally::default());
-        let to = Sink::File(LogFile::open(Path::new("/dev/full")).unwrap());
-        let reopen = Reopen::default();
-        let mut output = Output { to, bytes: Vec::new(), lines: 0, torn: false, reopen, tally: tally.clone() };
+        let to = Sink::open(Path::new("/dev/full")).unwrap();
+        let mut output = Output::new(to, Reopen::default(), tally.clone());
         ["one\n", "two\n"].iter().for_each(|line| output.add(line));
         output.write();
         let counters = tally.read();

@@ -29,7 +29,7 @@ pub(super) fn rows(request: &[u8], received_unix_nano: UnixNanos, check: Check) 
     let (mut fields, mut place) = (Fields::of(request), 0);
     while let Some(field) = fields.next().map_err(|e| e.item("resource_logs", place))? {
         if field.number == 1 {
-            writer.resource_logs(field.bytes("resource_logs")?).map_err(|e| e.item("resource_logs", place))?;
+            writer.resource_logs(field.bytes("resource_logs")?, place).map_err(|e| e.item("resource_logs", place))?;
             place += 1;
         }
     }
@@ -62,7 +62,7 @@ struct LogRecord<'a> {
 }
 
 impl<'a> Writer<'a> {
-    fn resource_logs(&mut self, message: &'a [u8]) -> Result<(), Malformed> {
+    fn resource_logs(&mut self, message: &'a [u8], r: usize) -> Result<(), Malformed> {
         // the resource may stand behind the records it belongs to
         let (mut resource, mut scopes, mut schema_url): (&[u8], _, _) = (&[], Vec::new(), "");
         let mut fields = Fields::of(message);
@@ -78,25 +78,30 @@ impl<'a> Writer<'a> {
             return Ok(());
         }
         let source = Source::read(resource, schema_url).map_err(|e| e.field("resource"))?;
-        for (place, scope_logs) in scopes.into_iter().enumerate() {
-            self.scope_logs(&source, scope_logs).map_err(|e| e.item("scope_logs", place))?;
+        for (s, scope_logs) in scopes.into_iter().enumerate() {
+            self.scope_logs(&source, scope_logs, (r, s)).map_err(|e| e.item("scope_logs", s))?;
         }
         Ok(())
     }
 
-    fn scope_logs(&mut self, source: &Source<'a>, message: &'a [u8]) -> Result<(), Malformed> {
+    fn scope_logs(&mut self, source: &Source<'a>, message: &'a [u8], (r, s): (usize, usize)) -> Result<(), Malformed> {
         let scope = Scope::of(message)?;
         let first = self.rows.len();
-        let (mut fields, mut place) = (Fields::of(message), 0);
+        let (mut fields, mut n) = (Fields::of(message), 0);
         while let Some(field) = fields.next()? {
             if field.number == 2 {
-                let named = |e: Malformed| e.item("log_records", place);
+                let named = |e: Malformed| e.item("log_records", n);
                 self.record.read(field.bytes("log_records")?).map_err(named)?;
                 if self.check == Check::ByRecord {
                     self.record.check_text().map_err(named)?;
                 }
+                if let Some(what) = self.record.drop_unusable_ids() {
+                    self.rows.warn(|| {
+                        format!("resource_logs[{r}].scope_logs[{s}].log_records[{n}] is stored without {what}")
+                    });
+                }
                 self.write().map_err(named)?;
-                place += 1;
+                n += 1;
             }
         }
         let Self { rows, at, received_unix_nano, .. } = self;
@@ -117,8 +122,8 @@ impl<'a> Writer<'a> {
         if let Some(observed) = observed {
             rows.long(at.observed_unix_nano, observed);
         }
-        rows.id(at.trace_id, if record.trace_id.len() == 16 { record.trace_id } else { &[] });
-        rows.id(at.span_id, if record.span_id.len() == 8 { record.span_id } else { &[] });
+        rows.id(at.trace_id, record.trace_id);
+        rows.id(at.span_id, record.span_id);
         if record.severity_number > 0 {
             rows.int(at.severity_number, record.severity_number);
         }
@@ -164,6 +169,24 @@ impl<'a> LogRecord<'a> {
         Ok(())
     }
 
+    /// A record is worth keeping without the trace it belongs to. What is left out, and why.
+    fn drop_unusable_ids(&mut self) -> Option<String> {
+        let left_out =
+            [("trace_id", &mut self.trace_id, 16), ("span_id", &mut self.span_id, 8)].map(|(field, id, length)| {
+                let sent = std::mem::take(id);
+                match sent.len() {
+                    0 => None,
+                    is if is == length => {
+                        *id = sent;
+                        None
+                    }
+                    is => Some(format!("its {field}, which has {is} bytes, not {length}")),
+                }
+            });
+        let left_out: Vec<String> = left_out.into_iter().flatten().collect();
+        (!left_out.is_empty()).then(|| left_out.join(", and "))
+    }
+
     fn check_body(&self) -> Result<(), Malformed> {
         self.body.map_or(Ok(()), |body| body.check().map_err(|e| e.field("body")))
     }
@@ -199,5 +222,23 @@ mod tests {
         let rows = decoded.batch.unwrap().rows;
         assert_eq!(rows["time_unix_nano"].as_primitive::<Int64Type>().values(), &[9, 5]);
         assert_eq!(rows["body"].as_string::<i32>().value(0), "out of stock");
+    }
+
+    #[test]
+    fn a_record_is_kept_without_an_id_of_another_length_and_that_is_said() {
+        let good = LogRecord { trace_id: vec![1; 16], span_id: vec![2; 8], ..LogRecord::default() };
+        let bad = LogRecord { trace_id: vec![1; 15], span_id: vec![2; 9], ..LogRecord::default() };
+        let none = LogRecord::default();
+        let scope_logs = vec![ScopeLogs { log_records: vec![good, none, bad], ..ScopeLogs::default() }];
+        let request =
+            ExportLogsServiceRequest { resource_logs: vec![ResourceLogs { scope_logs, ..ResourceLogs::default() }] };
+        let decoded = otlp::decode(Signal::Logs, Encoding::Protobuf, &request.encode_to_vec(), 9).unwrap();
+        assert_eq!((decoded.accepted, decoded.rejected, decoded.first_rejection), (3, 0, None));
+        let said = "resource_logs[0].scope_logs[0].log_records[2] is stored without its trace_id, which has 15 bytes, \
+                    not 16, and its span_id, which has 9 bytes, not 8";
+        assert_eq!(decoded.first_warning.as_deref(), Some(said));
+        let rows = decoded.batch.unwrap().rows;
+        let ids = |column: &str| (0..3).map(|row| !rows[column].is_null(row)).collect::<Vec<_>>();
+        assert_eq!((ids("trace_id"), ids("span_id")), (vec![true, false, false], vec![true, false, false]));
     }
 }

@@ -69,6 +69,7 @@ pub(super) struct Rows {
     repeated_bytes: usize,
     rejected: u64,
     first_rejection: Option<String>,
+    first_warning: Option<String>,
     /// Room for the letters of one map.
     letters: Letters,
 }
@@ -133,6 +134,7 @@ impl Rows {
             repeated_bytes: 0,
             rejected: 0,
             first_rejection: None,
+            first_warning: None,
             letters: Letters::default(),
         }
     }
@@ -155,6 +157,11 @@ impl Rows {
         self.first_rejection.get_or_insert_with(why);
     }
 
+    /// Says what a row is stored without.
+    pub(super) fn warn(&mut self, what: impl FnOnce() -> String) {
+        self.first_warning.get_or_insert_with(what);
+    }
+
     /// Ends a row.
     #[inline]
     pub(super) fn end_row(&mut self) -> Result<(), Malformed> {
@@ -168,8 +175,8 @@ impl Rows {
     /// # Errors
     /// Text that is not UTF-8, somewhere.
     pub(super) fn finish(self) -> Result<Decoded, Malformed> {
-        let Self { rejected, first_rejection, rows, table, columns, .. } = self;
-        let mut decoded = Decoded { batch: None, accepted: rows as u64, rejected, first_rejection };
+        let Self { rejected, first_rejection, first_warning, rows, table, columns, .. } = self;
+        let mut decoded = Decoded { batch: None, accepted: rows as u64, rejected, first_rejection, first_warning };
         if rows > 0 {
             let finished = columns.into_iter().map(|mut column| {
                 column.fill(rows);
