@@ -141,8 +141,17 @@ impl Config {
     }
 
     fn validate(&self) -> Result<(), ConfigError> {
+        if self.data.as_os_str().is_empty() {
+            return Err(ConfigError("data: must name a folder".into()));
+        }
         let Listen { otlp_grpc, otlp_http, web, pg } = &self.listen;
-        for (key, address) in [("otlp_grpc", otlp_grpc), ("otlp_http", otlp_http), ("web", web), ("pg", pg)] {
+        let doors = [("otlp_grpc", otlp_grpc), ("otlp_http", otlp_http), ("web", web), ("pg", pg)];
+        for (place, (key, address)) in doors.iter().enumerate() {
+            if let Some((other, _)) = doors[..place].iter().find(|(_, other)| other == address && other.port() > 0) {
+                return Err(ConfigError(format!(
+                    "listen.{key}: {address} is that of listen.{other}: each needs one of its own"
+                )));
+            }
             if !address.ip().is_loopback() && !self.insecure {
                 let why = "is reachable from other machines and there is no authentication: set `insecure: true` to accept that";
                 return Err(ConfigError(format!("listen.{key}: {address} {why}")));
@@ -203,6 +212,23 @@ mod tests {
         assert!(refused.starts_with("listen.web: 0.0.0.0:7070"), "{refused}");
         let insecure = Config { insecure: true, ..Config::default() };
         assert!(insecure.with_flags(None, &listen).is_ok());
+    }
+
+    #[test]
+    fn what_cannot_serve_is_named() {
+        let refused = |change: fn(&mut Config)| {
+            let mut config = Config::default();
+            change(&mut config);
+            config.validate().unwrap_err().to_string()
+        };
+        let same = refused(|config| config.listen.pg = config.listen.web);
+        assert!(same.starts_with("listen.pg: 127.0.0.1:7070 is that of listen.web"), "{same}");
+        assert!(refused(|config| config.data = PathBuf::new()).starts_with("data: "));
+        assert!(refused(|config| config.store.sql.max_rows = 0).starts_with("store.sql.max_rows: "));
+        assert!(
+            refused(|config| config.collector.max_in_flight_bytes = 100).starts_with("collector.max_in_flight_bytes: ")
+        );
+        assert!(refused(|config| config.collector.max_body_bytes = 50).starts_with("collector.max_body_bytes: "));
     }
 
     #[test]

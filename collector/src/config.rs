@@ -42,6 +42,9 @@ impl Default for Config {
     }
 }
 
+/// The least that may be set for the largest request: one of 64 KiB is some 200 spans.
+const LEAST_BODY_BYTES: usize = 64 << 10;
+
 /// More cannot be counted.
 const MAX_CONNECTIONS: usize = tokio::sync::Semaphore::MAX_PERMITS / PLACES_PER_CONNECTION;
 
@@ -60,7 +63,6 @@ impl Config {
     /// The key and what it must be.
     pub fn validate(&self) -> Result<(), String> {
         let positive = [
-            ("max_body_bytes", self.max_body_bytes as u64),
             ("max_connections", self.max_connections as u64),
             ("max_streams_per_connection", u64::from(self.max_streams_per_connection)),
             ("body_timeout_ms", self.body_timeout_ms),
@@ -70,6 +72,12 @@ impl Config {
         }
         if self.max_connections > MAX_CONNECTIONS {
             return Err(format!("max_connections: must be at most {MAX_CONNECTIONS}"));
+        }
+        if self.max_in_flight_bytes < 2 * LEAST_BODY_BYTES {
+            return Err(format!("max_in_flight_bytes: must be at least {} (128 KiB)", 2 * LEAST_BODY_BYTES));
+        }
+        if self.max_body_bytes < LEAST_BODY_BYTES {
+            return Err(format!("max_body_bytes: must be at least {LEAST_BODY_BYTES} (64 KiB)"));
         }
         if self.max_in_flight_bytes < 2 * self.max_body_bytes {
             return Err("max_in_flight_bytes: must be at least twice max_body_bytes, or no large compressed request \

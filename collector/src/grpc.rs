@@ -117,7 +117,7 @@ impl Call {
         let coding = text("grpc-encoding");
         let coding = Coding::of(coding).ok_or_else(|| {
             Status::unimplemented(format!(
-                "grpc-encoding {:?} is not gzip, zstd or identity",
+                "grpc-encoding {:?} is not gzip, deflate, zstd or identity",
                 coding.unwrap_or_default()
             ))
         })?;
@@ -253,7 +253,7 @@ fn failure(status: Status) -> Response<Body> {
     let unsupported = status.code() == Code::Unimplemented;
     let mut response = status.into_http::<Body>();
     if unsupported {
-        let codings = HeaderValue::from_static("identity,gzip,zstd");
+        let codings = HeaderValue::from_static("identity,gzip,deflate,zstd");
         response.headers_mut().insert("grpc-accept-encoding", codings);
     }
     response

@@ -1,4 +1,4 @@
-//! OTLP/HTTP: `POST /v1/{traces,metrics,logs}`, protobuf or JSON, identity, gzip or zstd; from web pages of allowed origins too.
+//! OTLP/HTTP: `POST /v1/{traces,metrics,logs}`, protobuf or JSON, identity, gzip, deflate or zstd; from web pages of allowed origins too.
 
 use std::{convert::Infallible, io, time::Duration};
 
@@ -23,6 +23,9 @@ use crate::{
     ingest::Ingest,
     patience::Patience,
 };
+
+/// When who was too slow may come again.
+const AFTER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A refused body is read over up to so many times the limit: who sends a little too much sees why,
 /// who sends without end is cut.
@@ -84,7 +87,7 @@ async fn answer<I: Ingest>(collector: &Collector<I>, request: Request<Incoming>)
     };
     let coding = request.headers().get(header::CONTENT_ENCODING).and_then(|value| value.to_str().ok());
     let Some(coding) = Coding::of(coding) else {
-        let why = format!("Content-Encoding {:?} is not gzip, zstd or identity", coding.unwrap_or_default());
+        let why = format!("Content-Encoding {:?} is not gzip, deflate, zstd or identity", coding.unwrap_or_default());
         return failure(encoding, &Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, why));
     };
     let ending = collector.begins(signal);
@@ -143,7 +146,11 @@ fn not_accepted(error: NotAccepted) -> Failure {
             let why = format!("the body is larger than {limit} bytes: send smaller batches");
             Failure::new(StatusCode::PAYLOAD_TOO_LARGE, why)
         }
-        NotAccepted::TimedOut => Failure::new(StatusCode::REQUEST_TIMEOUT, "the body took too long"),
+        // not 408: OTLP lets clients send again after 503 only
+        NotAccepted::TimedOut => Failure {
+            retry_after: Some(AFTER_TIMEOUT),
+            ..Failure::new(StatusCode::SERVICE_UNAVAILABLE, "the body took too long")
+        },
         NotAccepted::Refused(refused) => {
             let retry_after = Some(refused.retry_after());
             Failure { status: StatusCode::SERVICE_UNAVAILABLE, message: refused.to_string(), retry_after }

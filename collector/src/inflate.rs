@@ -17,6 +17,8 @@ const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 pub(crate) enum Coding {
     Identity,
     Gzip,
+    /// HTTP's `deflate`: zlib.
+    Deflate,
     Zstd,
 }
 
@@ -38,6 +40,7 @@ impl Coding {
         match header.map(|h| h.trim().to_ascii_lowercase()).as_deref() {
             None | Some("" | "identity") => Some(Self::Identity),
             Some("gzip") => Some(Self::Gzip),
+            Some("deflate") => Some(Self::Deflate),
             Some("zstd") => Some(Self::Zstd),
             Some(_) => None,
         }
@@ -52,6 +55,9 @@ pub(crate) fn inflate(body: &Bytes, coding: Coding, limit: usize, place: &mut Pl
         Coding::Identity => Ok(body.clone()),
         Coding::Gzip => {
             Inflating { body, coding: "gzip", limit }.read(flate2::bufread::MultiGzDecoder::new(&body[..]), place)
+        }
+        Coding::Deflate => {
+            Inflating { body, coding: "deflate", limit }.read(flate2::bufread::ZlibDecoder::new(&body[..]), place)
         }
         Coding::Zstd => {
             let inflating = Inflating { body, coding: "zstd", limit };
@@ -115,7 +121,10 @@ mod tests {
         gzip.write_all(&vec![0; 1 << 20]).unwrap();
         let gzip = Bytes::from(gzip.finish().unwrap());
         let zstd = Bytes::from(zstd::encode_all(&vec![0; 1 << 20][..], 3).unwrap());
-        for (body, coding) in [(&gzip, Coding::Gzip), (&zstd, Coding::Zstd)] {
+        let mut deflate = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::best());
+        deflate.write_all(&vec![0; 1 << 20]).unwrap();
+        let deflate = Bytes::from(deflate.finish().unwrap());
+        for (body, coding) in [(&gzip, Coding::Gzip), (&deflate, Coding::Deflate), (&zstd, Coding::Zstd)] {
             assert_eq!(inflated(body, coding, 1000, ROOM), Err(InflateError::TooLarge { limit: 1000 }));
             assert_eq!(
                 inflated(body, coding, (1 << 20) - 1, ROOM),

@@ -34,7 +34,9 @@ pub(crate) fn likely_bytes(coding: Coding, announced: Option<usize>, limit: usiz
     match (announced, coding) {
         (None, _) => UNANNOUNCED_BYTES.min(limit),
         (Some(bytes), Coding::Identity) => bytes,
-        (Some(bytes), Coding::Gzip | Coding::Zstd) => bytes.saturating_add(bytes.saturating_mul(INFLATION).min(limit)),
+        (Some(bytes), Coding::Gzip | Coding::Deflate | Coding::Zstd) => {
+            bytes.saturating_add(bytes.saturating_mul(INFLATION).min(limit))
+        }
     }
 }
 
@@ -42,7 +44,7 @@ pub(crate) fn likely_bytes(coding: Coding, announced: Option<usize>, limit: usiz
 pub(crate) fn most_bytes(coding: Coding, limit: usize) -> usize {
     match coding {
         Coding::Identity => limit,
-        Coding::Gzip | Coding::Zstd => limit.saturating_mul(2),
+        Coding::Gzip | Coding::Deflate | Coding::Zstd => limit.saturating_mul(2),
     }
 }
 
