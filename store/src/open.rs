@@ -54,9 +54,13 @@ pub(crate) fn open(mut config: Config, disk: Arc<dyn Disk>) -> Result<Inner, Ope
         let shared = shared.clone();
         Alarm::new(move || shared.give_up(part))
     };
+    // one that cannot be listed now is listed by the next upkeep
+    *shared.quarantined.lock() = crate::committer::quarantined(disk.as_ref(), &config).unwrap_or_default();
+    let quarantined = shared.clone();
     let replay = Replay::start(ReplayParts {
         disk: disk.clone(),
         quarantine: config.quarantine_dir(),
+        set_aside: Box::new(move |name| quarantined.quarantined.lock().push(name)),
         segments: past.segments.clone(),
         until: next_sequence,
         through: tables.through,
@@ -79,8 +83,6 @@ pub(crate) fn open(mut config: Config, disk: Arc<dyn Disk>) -> Result<Inner, Ope
         pace: pace.clone(),
         _alarm: alarm("the writer of the log"),
     })?;
-    // one that cannot be listed now is listed by the next upkeep
-    *shared.quarantined.lock() = crate::committer::quarantined(disk.as_ref(), &config).unwrap_or_default();
     let (orders, orders_in) = mpsc::channel(ORDERS);
     let committer = Committer::new(CommitterParts {
         config: config.clone(),
@@ -91,6 +93,8 @@ pub(crate) fn open(mut config: Config, disk: Arc<dyn Disk>) -> Result<Inner, Ope
         replay: replay.clone(),
         shared: shared.clone(),
     });
+    // before the first append, not at the first upkeep
+    committer.look_at_free_space();
     runtime.spawn(watch(committer.run(orders_in), shared.clone()));
     let parts = EngineParts {
         disk: disk.clone(),

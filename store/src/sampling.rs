@@ -12,7 +12,8 @@
 //! and passed R ≥ (1 − 1/w)·2⁵⁶, so p is the share of that.
 //!
 //! A trace whose spans come over several flushes is judged by what has come: once it is kept, what
-//! follows is kept; what was let go before an error came stays gone.
+//! follows is kept; what was let go before an error came stays gone. So spans wait in memory before they are judged
+//! ([`Sampling::decision_wait_ms`]), and what came meanwhile of their traces speaks for them, too.
 
 use std::sync::Arc;
 
@@ -28,6 +29,9 @@ use weir_schema::UnixNanos;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 const MINUTE_NS: i64 = 60_000_000_000;
+
+/// Longer than this nothing waits in memory.
+const MAX_WAIT_MS: u64 = 600_000;
 
 /// 2⁵⁶: how many values the last 7 bytes of a trace id have.
 const RANDOMNESS: f64 = (1_u64 << 56) as f64;
@@ -53,11 +57,15 @@ pub struct Sampling {
     /// Keep the first so many traces of each root operation in each minute: operations rarer than
     /// this are kept whole. 0: rarity is no reason.
     pub rare_per_minute: u32,
+    /// How long a span waits in memory before it is decided whether it is kept, in milliseconds. A trace is kept whole when what speaks for
+    /// it, such as the end of a slow root, comes so soon after its first span; of a longer one the first spans are gone. While more
+    /// than half of `memory_limit_bytes` is used nothing waits. 10 s: the longest request of most meshes.
+    pub decision_wait_ms: u64,
 }
 
 impl Default for Sampling {
     fn default() -> Self {
-        Self { share: 1.0, errors: true, slower_than_ms: None, rare_per_minute: 10 }
+        Self { share: 1.0, errors: true, slower_than_ms: None, rare_per_minute: 10, decision_wait_ms: 10_000 }
     }
 }
 
@@ -69,6 +77,9 @@ impl Sampling {
     pub fn validate(&self) -> Result<(), String> {
         if !(0.0..=1.0).contains(&self.share) {
             return Err(format!("sampling.share: must be from 0 to 1, is {}", self.share));
+        }
+        if self.decision_wait_ms > MAX_WAIT_MS {
+            return Err(format!("sampling.decision_wait_ms: must be at most {MAX_WAIT_MS} (10 minutes)"));
         }
         if self.slower_than_ms.is_some_and(|limit_ms| limit_ms > i64::MAX as u64 / 1_000_000) {
             return Err("sampling.slower_than_ms: must be less than 292 years".into());
@@ -93,6 +104,8 @@ struct Judged {
     start: UnixNanos,
     end: UnixNanos,
     verdict: Verdict,
+    /// Whether its root was counted.
+    counted: bool,
 }
 
 /// What becomes of a trace's spans.
@@ -130,12 +143,13 @@ impl Sampler {
         Self { config, traces: Traces::default(), operations: HashMap::new(), dropped_spans: 0 }
     }
 
-    /// The spans of a flush that are kept, in order, with their weights; a trace is judged by its spans in all batches.
-    pub(crate) fn apply(&mut self, batches: &[RecordBatch]) -> Vec<RecordBatch> {
+    /// The spans of a flush that are kept, in order, with their weights; a trace is judged by its spans in all batches, and in
+    /// those that wait for a later flush.
+    pub(crate) fn apply(&mut self, batches: &[RecordBatch], waiting: &[RecordBatch]) -> Vec<RecordBatch> {
         if self.config.share >= 1.0 {
             return batches.to_vec();
         }
-        let (groups, groups_of) = groups(batches);
+        let (groups, groups_of) = groups(batches, waiting);
         let verdicts: Vec<Verdict> = groups.iter().map(|group| self.judge(group)).collect();
         let judged = |group: &u32| (groups[*group as usize].trace, verdicts[*group as usize]);
         let kept = batches.iter().zip(&groups_of).map(|(rows, group_of)| kept(rows, group_of.iter().map(judged)));
@@ -155,8 +169,10 @@ impl Sampler {
         let start = before.map_or(group.start, |judged| judged.start.min(group.start));
         let end = before.map_or(group.end, |judged| judged.end.max(group.end));
         let slow = self.config.slower_than_ms.is_some_and(|ms| end.saturating_sub(start) > ms as i64 * 1_000_000);
-        // every root is counted, also of traces that are kept anyway
-        let rare = group.root.is_some_and(|root| self.is_rare(root));
+        // every root is counted once, also of traces that are kept anyway
+        let counted = before.is_some_and(|judged| judged.counted);
+        let rare = group.root.filter(|_| !counted).is_some_and(|root| self.is_rare(root));
+        let counted = counted || group.root.is_some();
         let whole = slow || rare || (self.config.errors && group.error);
         let verdict = match before.map(|judged| judged.verdict) {
             Some(verdict @ Verdict::Whole) => verdict,
@@ -164,7 +180,7 @@ impl Sampler {
             Some(verdict) => verdict,
             None => Verdict::Share(self.config.share / group.weight),
         };
-        self.traces.insert(group.trace, Judged { start, end, verdict });
+        self.traces.insert(group.trace, Judged { start, end, verdict, counted });
         verdict
     }
 
@@ -215,10 +231,16 @@ impl Traces {
     }
 }
 
-/// The traces of a flush, as they first appear, and the trace of each row of each batch.
-fn groups(batches: &[RecordBatch]) -> (Vec<Group>, Vec<Vec<u32>>) {
+/// The traces of a flush, as they first appear, with what waits of them, and the trace of each row of each batch.
+fn groups(batches: &[RecordBatch], waiting: &[RecordBatch]) -> (Vec<Group>, Vec<Vec<u32>>) {
     let (mut groups, mut places) = (Vec::new(), HashMap::new());
     let groups_of = batches.iter().map(|rows| group_rows(rows, &mut groups, &mut places)).collect();
+    let in_flush = groups.len();
+    for rows in waiting {
+        group_rows(rows, &mut groups, &mut places);
+    }
+    // those that only wait are judged in their turn
+    groups.truncate(in_flush);
     (groups, groups_of)
 }
 

@@ -39,6 +39,8 @@ pub(crate) struct Held {
     pub(crate) bytes: u64,
     /// When the first of them came.
     pub(crate) since: Instant,
+    /// When the last of them came.
+    pub(crate) until: Instant,
     /// Whether a map holds an attribute that has a column of its own: found out when a query asks.
     pub(crate) hot_in_map: OnceLock<bool>,
 }
@@ -112,7 +114,8 @@ pub(crate) struct Views {
 impl Held {
     pub(crate) fn new(sequence: u64, rows: RecordBatch, since: Instant) -> Self {
         let bytes = rows.get_array_memory_size() as u64;
-        Self { first_sequence: sequence, last_sequence: sequence, rows, bytes, since, hot_in_map: OnceLock::new() }
+        let (first_sequence, last_sequence, hot_in_map) = (sequence, sequence, OnceLock::new());
+        Self { first_sequence, last_sequence, rows, bytes, since, until: since, hot_in_map }
     }
 
     /// A run of appends as one. `None` when their rows cannot be put together.
@@ -120,7 +123,7 @@ impl Held {
         let (first, last) = (run.first()?, run.last()?);
         let rows = concat_batches(&first.rows.schema(), run.iter().map(|held| &held.rows)).ok()?;
         let held = Self::new(first.first_sequence, rows, first.since);
-        Some(Self { last_sequence: last.last_sequence, ..held })
+        Some(Self { last_sequence: last.last_sequence, until: last.until, ..held })
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
     collections::BTreeSet,
     path::Path,
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use arrow::{compute::concat_batches, record_batch::RecordBatch};
@@ -44,30 +44,48 @@ impl<'a> Rows<'a> {
     }
 }
 
+/// Which rows in memory a flush takes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Take {
+    All,
+    /// Those that have waited for what speaks for their traces, where traces are sampled.
+    Decided,
+}
+
 /// What flushes remember of each other.
 pub(super) struct Flush {
     services: Seen<ServiceRow>,
     attribute_keys: Seen<AttributeKeyRow>,
     sampler: Option<Sampler>,
+    decision_wait: Duration,
 }
 
 impl Flush {
     pub(super) fn new(config: &Config) -> Self {
         let sampler = (config.sampling.share < 1.0).then(|| Sampler::new(config.sampling.clone()));
-        Self { services: Seen::default(), attribute_keys: Seen::default(), sampler }
+        let decision_wait = Duration::from_millis(config.sampling.decision_wait_ms);
+        Self { services: Seen::default(), attribute_keys: Seen::default(), sampler, decision_wait }
+    }
+
+    /// How many of these, from the front, may be taken.
+    fn ready(&self, table: Table, take: Take, held: &[Arc<Held>]) -> usize {
+        if take == Take::All || table != Table::Spans || self.sampler.is_none() {
+            return held.len();
+        }
+        held.iter().take_while(|held| held.until.elapsed() >= self.decision_wait).count()
     }
 }
 
 impl Committer {
     /// Moves rows of the tables that are due to files, then trims the log. One table's failure does
     /// not hold up the others.
-    pub(super) async fn flush(&mut self, due: impl Fn(&TableView) -> bool) -> Result<(), StoreError> {
+    pub(super) async fn flush(&mut self, take: Take, due: impl Fn(&TableView) -> bool) -> Result<(), StoreError> {
         // asked first: rows appended after the past was whole come after all of it
         let past_is_whole = self.replay.is_over();
         let mut flushed = Ok(());
         for table in Table::ALL {
             if due(self.views.current().table(table)) {
-                flushed = flushed.and(self.flush_table(table, past_is_whole).await);
+                flushed = flushed.and(self.flush_table(table, take, past_is_whole).await);
             }
         }
         self.replay.wake();
@@ -80,7 +98,7 @@ impl Committer {
         flushed
     }
 
-    async fn flush_table(&mut self, table: Table, past_is_whole: bool) -> Result<(), StoreError> {
+    async fn flush_table(&mut self, table: Table, take: Take, past_is_whole: bool) -> Result<(), StoreError> {
         self.views.seal(table);
         let view = self.views.current();
         // while the past is replayed, what was appended since has to wait for it
@@ -88,13 +106,14 @@ impl Committer {
             true => view.table(table).memory().cloned().collect(),
             false => view.table(table).replayed().cloned().collect(),
         };
+        let (held, waiting) = held.split_at(self.flush.ready(table, take, &held));
         let Some(last) = held.last().map(|held| held.last_sequence) else { return Ok(()) };
         let node = self.config.node.clone();
         let through = self.delta(table).through(&node).await?;
-        let fresh = not_through(&held, through);
+        let fresh = not_through(held, through);
         if let Some(first) = fresh.first().map(|held| held.first_sequence) {
             let in_some = self.derive(table, &fresh, last).await?;
-            let batches = self.sampled(table, fresh.iter().map(|held| held.rows.clone()).collect());
+            let batches = self.sampled(table, rows_of(&fresh), || rows_of(waiting));
             let hot_in_map = in_some && derived::hot_in_map(table, &batches);
             if batches.iter().any(|batch| batch.num_rows() > 0) {
                 let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
@@ -144,9 +163,14 @@ impl Committer {
         Ok(file)
     }
 
-    fn sampled(&mut self, table: Table, batches: Vec<RecordBatch>) -> Vec<RecordBatch> {
+    fn sampled(
+        &mut self,
+        table: Table,
+        batches: Vec<RecordBatch>,
+        waiting: impl FnOnce() -> Vec<RecordBatch>,
+    ) -> Vec<RecordBatch> {
         let Some(sampler) = self.flush.sampler.as_mut().filter(|_| table == Table::Spans) else { return batches };
-        let kept = sampler.apply(&batches);
+        let kept = sampler.apply(&batches, &waiting());
         self.shared.sampled_out_spans.store(sampler.dropped_spans(), Relaxed);
         kept
     }
@@ -217,6 +241,10 @@ impl Committer {
     pub(super) fn delta(&mut self, table: Table) -> &mut crate::files::DeltaTable {
         self.tables.get_mut(&table).expect("every table is opened with the store")
     }
+}
+
+fn rows_of(held: &[Arc<Held>]) -> Vec<RecordBatch> {
+    held.iter().map(|held| held.rows.clone()).collect()
 }
 
 /// What the trace index is made of, of all rows: a trace that came in several requests has one row.

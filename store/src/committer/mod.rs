@@ -36,7 +36,7 @@ use crate::{
 
 pub(crate) use backup::NAME as BACKUP_NAME;
 pub use backup::Restored;
-use flush::Flush;
+use flush::{Flush, Take};
 use recompress::Recompress;
 use scrub::Scrub;
 use upkeep::Replaced;
@@ -170,13 +170,13 @@ impl Committer {
             };
             match order {
                 // who asked may have gone away
-                Some(Order::Flush(reply)) => drop(reply.send(self.flush(|_| true).await)),
+                Some(Order::Flush(reply)) => drop(reply.send(self.flush(Take::All, |_| true).await)),
                 Some(Order::Upkeep(reply)) => drop(reply.send(self.upkeep_now().await)),
                 Some(Order::Quarantine(table, name)) => self.quarantine(table, &name).await,
                 Some(Order::Backup(to, reply)) => drop(reply.send(self.backup(&to).await)),
                 Some(Order::Restore(from, reply)) => drop(reply.send(self.restore(&from).await)),
                 Some(Order::Close(reply)) => {
-                    let flushed = self.flush(|_| true).await;
+                    let flushed = self.flush(Take::All, |_| true).await;
                     self.recompress.abandon(self.disk.as_ref());
                     self.replaced.delete(self.disk.as_ref(), Duration::ZERO);
                     drop(reply.send(flushed));
@@ -218,7 +218,9 @@ impl Committer {
             old || half_full || table.memory_rows() >= rows
         };
         let before = self.flushed_at;
-        let flushed = self.flush(due).await;
+        // what waits for its trace does so while memory has room, and does not hold up the past
+        let take = if half_full || !self.replay.is_over() { Take::All } else { Take::Decided };
+        let flushed = self.flush(take, due).await;
         if let Err(error) = &flushed {
             warn!(%error, "flush failed: rows stay in memory and in the log");
             self.shared.failed_flushes.fetch_add(1, Relaxed);
@@ -261,7 +263,8 @@ impl Committer {
         Ok(())
     }
 
-    fn look_at_free_space(&self) {
+    /// Refuses appends while the disk is nearly full.
+    pub(crate) fn look_at_free_space(&self) {
         let Ok(free) = self.disk.free_bytes(&self.config.dir) else { return };
         let full = free < self.config.min_free_bytes;
         if self.shared.disk_full.swap(full, Relaxed) != full {

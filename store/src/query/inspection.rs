@@ -2,6 +2,7 @@
 //! committer is told to set it aside, and the answer says so.
 
 use std::{
+    io::ErrorKind,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -39,15 +40,24 @@ impl Inspection {
         Self { disk, orders, quarantined, warnings, passed: Mutex::default() }
     }
 
-    /// A statement reads this table: what was set aside of it is said.
+    /// A statement reads this table: what was set aside of it is said, and of the log, whose rows may have been of any table.
     pub(super) fn reads(&self, table: Table) {
         let of_table = self.quarantined.iter().filter(|name| name.split('/').next() == Some(table.name()));
-        let names: Vec<&str> = of_table.map(String::as_str).collect();
+        self.left_out(of_table, ["file is", "files are"], "their rows are left out");
+        let of_log = self.quarantined.iter().filter(|name| !name.contains('/'));
+        self.left_out(
+            of_log,
+            ["piece of the log is", "pieces of the log are"],
+            "rows of this table may be among theirs",
+        );
+    }
+
+    fn left_out<'a>(&self, names: impl Iterator<Item = &'a String>, what: [&str; 2], so: &str) {
+        let names: Vec<&str> = names.map(String::as_str).collect();
         if !names.is_empty() {
             let (count, more) = (names.len(), if names.len() > NAMED { ", ..." } else { "" });
-            let names = names[..count.min(NAMED)].join(", ");
-            let files = if count == 1 { "file is" } else { "files are" };
-            self.warn(format!("{count} damaged {files} under quarantine/, their rows are left out: {names}{more}"));
+            let (named, what) = (names[..count.min(NAMED)].join(", "), what[usize::from(count > 1)]);
+            self.warn(format!("{count} damaged {what} under quarantine/, {so}: {named}{more}"));
         }
     }
 
@@ -60,6 +70,11 @@ impl Inspection {
 
     /// Whether a file may be read.
     pub(super) fn passes(&self, table: Table, file: &Arc<DataFile>, path: &Path) -> bool {
+        if self.disk.entry(path).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+            // it stays in the table: what took it away may bring it back
+            self.warn(format!("{}/{} is missing: its {} rows are left out", table.name(), file.name, file.rows));
+            return false;
+        }
         let intact = file.is_intact(self.disk.as_ref(), path);
         if intact {
             self.passed.lock().push((table, file.clone(), path.to_owned()));

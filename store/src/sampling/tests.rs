@@ -54,12 +54,12 @@ fn batch(rows: &[Row]) -> RecordBatch {
 }
 
 fn sampler(share: f64) -> Sampler {
-    Sampler::new(Sampling { share, errors: true, slower_than_ms: Some(100), rare_per_minute: 0 })
+    Sampler::new(Sampling { share, errors: true, slower_than_ms: Some(100), rare_per_minute: 0, ..Sampling::default() })
 }
 
 impl Sampler {
     fn apply_one(&mut self, rows: &RecordBatch) -> RecordBatch {
-        self.apply(std::slice::from_ref(rows)).remove(0)
+        self.apply(std::slice::from_ref(rows), &[]).remove(0)
     }
 }
 
@@ -125,13 +125,38 @@ fn errors_and_slow_traces_are_kept_whole_and_stand_for_themselves() {
     // a trace that is slow only over two flushes
     let late = [Row { start: 101 * MS, parent: 1, ..row(rest) }];
     assert_eq!(rows_of(&none.apply_one(&batch(&late))), [(rest, None)]);
-    let switched_off = Sampling { share: 0.0, errors: false, slower_than_ms: None, rare_per_minute: 0 };
+    let switched_off =
+        Sampling { share: 0.0, errors: false, slower_than_ms: None, rare_per_minute: 0, ..Sampling::default() };
     assert_eq!(Sampler::new(switched_off).apply_one(&batch(&rows)).num_rows(), 0);
 }
 
 #[test]
+fn what_waits_speaks_for_its_trace_and_is_judged_alike_in_its_turn() {
+    let (slow, error, other) = (at(0.1), at(0.2), at(0.3));
+    let children =
+        batch(&[Row { parent: 1, ..row(slow) }, Row { parent: 1, ..row(error) }, Row { parent: 1, ..row(other) }]);
+    let roots =
+        batch(&[Row { duration: 101 * MS, ..row(slow) }, Row { error: true, ..row(error) }, row(other), row(at(0.4))]);
+    let mut none = sampler(0.0);
+    let kept = none.apply(std::slice::from_ref(&children), std::slice::from_ref(&roots)).remove(0);
+    assert_eq!(rows_of(&kept), [(slow, None), (error, None)]);
+    assert_eq!(rows_of(&none.apply_one(&roots)), [(slow, None), (error, None)]);
+    // a root that was seen while it waited is not counted again
+    let mut one = Sampler::new(Sampling { share: 0.0, errors: false, rare_per_minute: 2, ..Sampling::default() });
+    let (child, root) = (batch(&[Row { parent: 1, ..row(other) }]), batch(&[row(other)]));
+    assert_eq!(one.apply(std::slice::from_ref(&child), std::slice::from_ref(&root)).remove(0).num_rows(), 1);
+    assert_eq!(one.apply_one(&root).num_rows(), 1);
+    assert_eq!(
+        one.apply_one(&batch(&[row(slow), row(error)])).num_rows(),
+        1,
+        "the second of its minute, not the third"
+    );
+}
+
+#[test]
 fn the_first_traces_of_an_operation_in_a_minute_are_kept() {
-    let config = Sampling { share: 0.0, errors: false, slower_than_ms: None, rare_per_minute: 2 };
+    let config =
+        Sampling { share: 0.0, errors: false, slower_than_ms: None, rare_per_minute: 2, ..Sampling::default() };
     let mut sampler = Sampler::new(config);
     let minute = |minute: i64, operation| move |trace| Row { start: minute * MINUTE_NS, operation, ..row(trace) };
     let rows: Vec<_> = (1..=5).map(minute(7, "GET")).chain((6..=7).map(minute(7, "rare"))).collect();
@@ -199,7 +224,7 @@ fn sums_of_weights_are_unbiased_and_decisions_do_not_depend_on_how_rows_come() {
 #[test]
 fn what_is_remembered_is_bounded() {
     let mut traces = Traces::default();
-    let judged = Judged { start: 0, end: 0, verdict: Verdict::Whole };
+    let judged = Judged { start: 0, end: 0, verdict: Verdict::Whole, counted: true };
     for trace in 0..REMEMBERED_TRACES as u128 * 3 {
         traces.insert(trace, judged);
     }
@@ -226,7 +251,7 @@ fn a_trace_is_judged_by_all_requests_of_its_flush() {
         batch(&[calm(at(0.3)), failed, slow[1].clone()]),
     ];
     let mut none = sampler(0.0);
-    let kept: Vec<_> = none.apply(&requests).iter().map(rows_of).collect();
+    let kept: Vec<_> = none.apply(&requests, &[]).iter().map(rows_of).collect();
     let both = vec![(at(0.1), None), (at(0.2), None)];
     assert_eq!(kept, [both.clone(), vec![], both]);
     assert_eq!(none.dropped_spans(), 2);

@@ -344,6 +344,30 @@ async fn a_record_that_cannot_be_decoded_is_kept_and_the_rest_replayed() {
     assert_eq!(kept.len(), 1, "{kept:?}");
     let bytes = std::fs::read(&kept[0]).unwrap();
     assert!(bytes.windows(18).any(|part| part == b"of another version"));
+    let warnings = store.sql("SELECT count(*) FROM spans", None).await.unwrap().warnings;
+    assert!(warnings[0].starts_with("1 damaged piece of the log is under quarantine/"), "{warnings:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_missing_is_named_and_the_rest_answers() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(config(dir.path())).await;
+    for first in [0, 100] {
+        store.append_rows(batch(first, 60)).await.unwrap();
+        store.flush().await.unwrap();
+    }
+    let folder = dir.path().join("tables/spans");
+    let files = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+    let gone = files.into_iter().find(|path| path.extension().is_some_and(|end| end == "parquet")).unwrap();
+    let away = dir.path().join("away");
+    std::fs::rename(&gone, &away).unwrap();
+    let answer = store.sql("SELECT count(*) FROM spans", None).await.unwrap();
+    let name = gone.file_name().unwrap().to_str().unwrap();
+    assert_eq!(answer.warnings, [format!("spans/{name} is missing: its 60 rows are left out")]);
+    drop(answer);
+    assert_eq!(count(&store).await, (60, 60));
+    std::fs::rename(&away, &gone).unwrap();
+    assert_eq!(count(&store).await, (120, 120), "it was not taken out of its table");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,7 +8,7 @@ use std::{
     collections::BTreeMap,
     io,
     panic::{AssertUnwindSafe, catch_unwind},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst},
@@ -54,6 +54,8 @@ pub(crate) struct ReplayParts {
     pub(crate) disk: Arc<dyn Disk>,
     /// Where damaged records are set aside.
     pub(crate) quarantine: PathBuf,
+    /// Told the name of each thing that is set aside there.
+    pub(crate) set_aside: Box<dyn Fn(String) + Send>,
     pub(crate) segments: Vec<SegmentFile>,
     /// Records from this sequence on are not of the past.
     pub(crate) until: u64,
@@ -199,6 +201,7 @@ impl Work {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
             _ => disk.sync_dir(quarantine),
         });
+        self.names(&path);
         if let Err(error) = kept {
             error!(%error, "it could not be set aside: the log is not trimmed until the next start");
             self.shared.keeps_log.store(true, SeqCst);
@@ -292,6 +295,12 @@ impl Work {
         self.bytes = 0;
     }
 
+    /// Answers name it from now on.
+    fn names(&self, path: &Path) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        (self.parts.set_aside)(name.into_owned());
+    }
+
     /// Keeps the bytes for people: the segment itself is deleted once the rest is in files.
     fn set_aside(&self, name: &str, bytes: &[u8], what: &str) {
         let count = self.shared.damaged.fetch_add(1, Relaxed) + 1;
@@ -299,6 +308,7 @@ impl Work {
         error!(name, bytes = bytes.len(), kept = %path.display(), "{what} is left out");
         let disk = self.parts.disk.as_ref();
         let kept = disk::make_dir(disk, &self.parts.quarantine).and_then(|()| disk::replace(disk, &path, bytes));
+        self.names(&path);
         if let Err(error) = kept {
             error!(%error, "it could not be kept");
         }
