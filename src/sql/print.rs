@@ -127,14 +127,15 @@ async fn print_arrow(mut answer: Answer) -> Result<(), anyhow::Error> {
 
 /// Row groups go out as they are full, so that the file may be larger than memory.
 async fn print_parquet(mut answer: Answer) -> Result<(), anyhow::Error> {
-    let mut writer = render::parquet_writer(&render::shown_schema(&answer.schema))?;
+    let mut file = render::ParquetAnswer::new(&answer.schema)?;
     while let Some(batch) = answer.batches.next().await {
-        writer.write(&render::shown(&batch?)?)?;
+        file.write(&batch?)?;
+        let writer = &mut file.writer;
         if writer.in_progress_size() > ROW_GROUP_BYTES {
             writer.flush()?;
         }
         // the writer counts what it wrote, not what is still here
         output::bytes(&std::mem::take(writer.inner_mut()))?;
     }
-    Ok(output::bytes(&writer.into_inner()?)?)
+    Ok(output::bytes(&file.writer.into_inner()?)?)
 }

@@ -9,7 +9,8 @@ mod cells;
 use std::sync::Arc;
 
 use arrow::{
-    datatypes::{Schema, SchemaRef},
+    array::StringArray,
+    datatypes::{DataType, Field, FieldRef, Schema, SchemaRef},
     error::ArrowError,
     record_batch::RecordBatch,
 };
@@ -139,14 +140,46 @@ pub fn csv_rows(batch: &RecordBatch) -> String {
     text
 }
 
-/// A Parquet file in memory.
-///
-/// # Errors
-/// Columns that Parquet cannot hold.
-pub fn parquet_writer(schema: &SchemaRef) -> Result<ArrowWriter<Vec<u8>>, StoreError> {
-    let level = ZstdLevel::try_new(3).unwrap_or_default();
-    let properties = WriterProperties::builder().set_compression(Compression::ZSTD(level)).build();
-    Ok(ArrowWriter::try_new(Vec::new(), schema.clone(), Some(properties))?)
+/// An answer as a Parquet file in memory: what people are shown. Intervals, which its writer does not take, become the text that a
+/// CSV has.
+pub struct ParquetAnswer {
+    /// The file's writer.
+    pub writer: ArrowWriter<Vec<u8>>,
+    schema: SchemaRef,
+}
+
+impl ParquetAnswer {
+    /// A file for answers of this schema.
+    ///
+    /// # Errors
+    /// Columns that Parquet cannot hold.
+    pub fn new(schema: &SchemaRef) -> Result<Self, StoreError> {
+        let held = |field: &FieldRef| match field.data_type() {
+            DataType::Interval(_) => Arc::new(Field::new(field.name(), DataType::Utf8, true)),
+            _ => field.clone(),
+        };
+        let held: Vec<FieldRef> = shown_schema(schema).fields().iter().map(held).collect();
+        let schema = Arc::new(Schema::new(held));
+        let level = ZstdLevel::try_new(3).unwrap_or_default();
+        let properties = WriterProperties::builder().set_compression(Compression::ZSTD(level)).build();
+        Ok(Self { writer: ArrowWriter::try_new(Vec::new(), schema.clone(), Some(properties))?, schema })
+    }
+
+    /// Adds rows.
+    ///
+    /// # Errors
+    /// They are not of the schema.
+    pub fn write(&mut self, batch: &RecordBatch) -> Result<(), StoreError> {
+        let held = |place: usize| match batch.column(place).data_type() {
+            DataType::Interval(_) => {
+                let column = Column::of(batch, place);
+                Arc::new(StringArray::from_iter((0..batch.num_rows()).map(|row| column.text(row, exact))))
+            }
+            _ => batch.column(place).clone(),
+        };
+        let held = shown_places(batch.schema_ref()).into_iter().map(held).collect();
+        Ok(self.writer.write(&RecordBatch::try_new(self.schema.clone(), held)?)?)
+    }
 }
 
 /// A double as people read it: whole numbers without a fraction's noise, and small ones not as zero.

@@ -8,8 +8,8 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::{
     ast::{
-        Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident, ObjectName,
-        Statement, Value, visit_expressions_mut, visit_relations,
+        BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident,
+        ObjectName, Statement, Value, visit_expressions_mut, visit_relations,
     },
     dialect::PostgreSqlDialect,
     parser::{Parser, ParserError},
@@ -26,7 +26,7 @@ use datafusion_postgres::datafusion_pg_catalog::{
     },
 };
 
-use super::{catalogue, psql};
+use super::{catalogue, psql, similar_to, to_char};
 
 /// The function that a LIKE with an escape of its own has its pattern from.
 pub(super) const LIKE_ESCAPE: &str = "like_escape";
@@ -63,6 +63,7 @@ impl Dialect {
             _ => self.parse_of_catalogue(text)?,
         };
         statements.iter_mut().for_each(with_backslashes);
+        statements.iter_mut().try_for_each(with_patterns)?;
         Ok(statements)
     }
 
@@ -112,6 +113,66 @@ fn with_backslashes(statement: &mut Statement) {
     });
 }
 
+/// `SIMILAR TO` and `to_char`: their patterns in the forms that are planned here, a regular expression and chrono's.
+fn with_patterns(statement: &mut Statement) -> Result<(), ParserError> {
+    let visited = visit_expressions_mut(statement, |expr| {
+        let said = match expr {
+            Expr::SimilarTo { .. } => as_expression(expr),
+            Expr::Function(function) if is_to_char(function) => in_words_of_chrono(function),
+            _ => Ok(()),
+        };
+        said.map_or_else(|why| ControlFlow::Break(ParserError::ParserError(why)), ControlFlow::Continue)
+    });
+    visited.break_value().map_or(Ok(()), Err)
+}
+
+fn as_expression(expr: &mut Expr) -> Result<(), String> {
+    let Expr::SimilarTo { negated, expr: of, pattern, escape_char } = expr else { return Ok(()) };
+    let Some(text) = literal(pattern) else {
+        return Err(
+            "SIMILAR TO takes its pattern as a text in quotes here: use LIKE, or ~ with a regular expression".into()
+        );
+    };
+    let escape = match escape_char.as_ref().map(|escape| &escape.value) {
+        None => Some('\\'),
+        Some(Value::SingleQuotedString(escape)) => escape.chars().next(),
+        Some(other) => return Err(format!("ESCAPE {other} is not a letter in quotes")),
+    };
+    let op = if *negated { BinaryOperator::PGRegexNotMatch } else { BinaryOperator::PGRegexMatch };
+    let matched = Expr::Value(Value::SingleQuotedString(similar_to::expression(text, escape)).into());
+    let of = std::mem::replace(of.as_mut(), Expr::Value(Value::Null.into()));
+    *expr = Expr::BinaryOp { left: Box::new(Expr::Nested(Box::new(of))), op, right: Box::new(matched) };
+    Ok(())
+}
+
+fn is_to_char(function: &Function) -> bool {
+    matches!(function.name.0.last().and_then(|part| part.as_ident()), Some(name) if name.value.eq_ignore_ascii_case("to_char"))
+}
+
+fn in_words_of_chrono(function: &mut Function) -> Result<(), String> {
+    let FunctionArguments::List(list) = &mut function.args else { return Ok(()) };
+    let [_, FunctionArg::Unnamed(FunctionArgExpr::Expr(given))] = &mut list.args[..] else { return Ok(()) };
+    let Some(text) = literal(given) else { return Ok(()) };
+    let made = to_char::format(text).map_err(|word| {
+        format!(
+            "to_char: {word} of {text:?} is not known here: use FMMonth, FMDay, Mon or Dy, or chrono's words ('%B')"
+        )
+    })?;
+    *given = Expr::Value(Value::SingleQuotedString(made).into());
+    Ok(())
+}
+
+/// The text of a literal.
+fn literal(expr: &Expr) -> Option<&str> {
+    match expr {
+        Expr::Value(value) => match &value.value {
+            Value::SingleQuotedString(text) => Some(text),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
 /// A call of a function.
 pub(super) fn call(name: &str, arguments: Vec<Expr>) -> Expr {
     let args = arguments.into_iter().map(|a| FunctionArg::Unnamed(FunctionArgExpr::Expr(a))).collect();
@@ -158,6 +219,8 @@ mod tests {
                 "SELECT 1 FROM t WHERE a NOT LIKE like_escape($1 || '%', '/')",
             ),
             ("ABORT", "ROLLBACK"),
+            ("SELECT a NOT SIMILAR TO 'b%' FROM t", "SELECT (a) !~ '^(?s:b.*)$' FROM t"),
+            ("SELECT to_char(a, 'YYYY-MM') FROM t", "SELECT to_char(a, '%Y-%m') FROM t"),
         ] {
             assert_eq!(parsed(text), expect);
         }

@@ -32,12 +32,14 @@ mod repeated;
 mod rewrite;
 mod rows;
 mod scratch;
+mod similar_to;
 mod small_steps;
 mod statement;
 #[cfg(test)]
 mod tests;
 mod text_views;
 mod time_functions;
+mod to_char;
 mod turns;
 mod typed_maps;
 mod watch;
