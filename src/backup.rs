@@ -9,6 +9,7 @@ use crate::{
     exit::{Exit, Unreachable},
     output,
     remote::{Place, client},
+    server::complete_backup,
 };
 
 /// Runs `weir backup`.
@@ -36,7 +37,12 @@ pub async fn run(args: BackupArgs) -> Result<Exit, anyhow::Error> {
 pub async fn restore(args: RestoreArgs) -> Result<Exit, anyhow::Error> {
     let place = Place::open_with_backups(&args.target).await?;
     let restored = match &place {
-        Place::Local(store) => json!(store.restore(&args.name).await.context("restoring the backup")?),
+        Place::Local(store) => {
+            let restored = store.restore(&args.name).await.context("restoring the backup")?;
+            // rates and edges of the minutes that were open when it was made
+            complete_backup(store, &args.name).await.context("counting what was restored")?;
+            json!(restored)
+        }
         Place::Remote(server) => {
             post(&format!("{}/api/v1/backups/{}/restore", server.web, args.name), json!({})).await?
         }

@@ -42,7 +42,7 @@ mod beside;
 mod metrics;
 mod own_thread;
 
-pub(crate) use analysis::{Checkpoint, complete_minutes};
+pub(crate) use analysis::{Checkpoint, complete_backup, complete_minutes};
 pub(crate) use beside::BesideOut;
 use own_thread::OwnThread;
 

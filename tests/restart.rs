@@ -59,6 +59,26 @@ async fn orders_outlive_a_restart_and_show_before_the_first_window() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_backup_of_an_open_minute_has_its_rates_when_it_is_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = server(dir.path()).await;
+    first.store.replayed().await;
+    let spans = (1..=50).map(|n| span(u128::from(n), n, 0, "GET", 1_700_000_000_000_000_000 + n, 1_000)).collect();
+    assert!(send(&client(), &format!("http://{}", first.addresses.otlp_http), &request("cart", spans)).await);
+    let backup = first.store.backup("first").await.unwrap();
+    first.stop().await.unwrap();
+    for again in [false, true] {
+        let served = server(&backup).await;
+        served.store.replayed().await;
+        if again {
+            let web = format!("http://{}", served.addresses.web);
+            assert_eq!(crate::support::sql(&web, "SELECT sum(count) FROM operations").await, ["50"]);
+        }
+        served.stop().await.unwrap(); // which closes every minute
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn answers_say_so_until_the_log_is_replayed() {
     let (dir, killed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let in_the_log = |config: &mut weir::config::Config| {

@@ -216,17 +216,25 @@ async fn quantiles_of_several_minutes_come_from_merged_sketches() {
     weir.store.append_rows(edges(&[(minute, vec![1.0; 98], 0), (minute + MINUTE, vec![100.0; 2], 2)])).await.unwrap();
     // younger than the last closed minute: counted from the spans
     store(&weir, "cart", vec![failed(span(1, 1, 0, "GET /", (minute + 2 * MINUTE) as u64 + 20, 50_000_000))]).await;
+    // one of four that a client kept
+    let sampled =
+        Span { trace_state: "ot=th:c".into(), ..span(2, 2, 0, "GET /", (minute + 3 * MINUTE) as u64, 50_000_000) };
+    store(&weir, "cart", vec![sampled]).await;
+    // of a clock that is ahead: it does not close the minutes before
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as i64;
+    let ahead = now - now % MINUTE + 180 * MINUTE;
+    weir.store.append_rows(operations(&[(ahead, "server", vec![1.0], 0)])).await.unwrap();
     let range = format!("from={minute}&to={}", minute + 5 * MINUTE);
     let red = get(&weir, &format!("/red?service=cart&{range}&step=5m")).await;
     let point = &red["points"][0];
-    assert_eq!((point["count"].as_i64(), point["error_count"].as_i64()), (Some(101), Some(3)), "{red}");
+    assert_eq!((point["count"].as_i64(), point["error_count"].as_i64()), (Some(105), Some(3)), "{red}");
     let ms = |key: &str| point[format!("duration_ms_{key}")].as_f64().unwrap();
     for (key, expected) in [("p50", 1.0), ("p95", 1.0), ("p99", 100.0)] {
         assert!((ms(key) / expected - 1.0).abs() < 0.02, "{key}: {}", ms(key));
     }
     let minutes = get(&weir, &format!("/red?service=cart&{range}&step=60")).await;
     let counts: Vec<_> = minutes["points"].as_array().unwrap().iter().map(|p| p["count"].as_i64().unwrap()).collect();
-    assert_eq!(counts, [98, 2, 1, 0, 0]);
+    assert_eq!(counts, [98, 2, 1, 4, 0]);
     let last = minutes["points"][2]["duration_ms_p50"].as_f64().unwrap();
     assert!((last / 50.0 - 1.0).abs() < 0.02, "{last}");
     assert_eq!(minutes["points"][4]["duration_ms_p50"], Value::Null, "nothing measured is no number");
@@ -271,7 +279,11 @@ async fn logs_of_a_trace_stand_beside_its_spans() {
         answer["logs"].as_array().unwrap().iter().map(|log| log["body"].as_str().unwrap().to_owned()).collect()
     };
     assert_eq!(bodies(&get(&weir, &format!("/logs?trace_id={id}")).await), ["first", "then <b>"]);
-    assert_eq!(bodies(&get(&weir, &format!("/logs?trace_id={id}&limit=1")).await), ["first"]);
+    let first = get(&weir, &format!("/logs?trace_id={id}&limit=1")).await;
+    assert_eq!(bodies(&first), ["first"]);
+    let next = first["next"].as_str().unwrap();
+    let rest = get(&weir, &format!("/logs?trace_id={id}&limit=1&cursor={next}")).await;
+    assert_eq!((bodies(&rest), &rest["next"]), (vec!["then <b>".to_owned()], &Value::Null));
     assert_eq!(bodies(&get(&weir, &format!("/logs?trace_id={id}&span_id=0000000000000002")).await), ["then <b>"]);
     let page = client().get(format!("http://{}/traces/{id}", weir.addresses.web)).send().await.unwrap();
     let page = page.text().await.unwrap();

@@ -1,6 +1,9 @@
 //! Zipkin v2 JSON: an array of spans (or of traces, as its API gives them); times are microseconds.
+//!
+//! In Zipkin a server may share the id of the span that called it (B3's older way, and a default of many tracers). Here each span has
+//! an id of its own: the server's becomes another one, made of the shared one and always the same, below the client's; what the server called moves along.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use opentelemetry_proto::tonic::{
@@ -56,19 +59,65 @@ struct Annotation {
     value: String,
 }
 
+/// Trace and span id.
+type Id = (Vec<u8>, Vec<u8>);
+
+/// The services whose spans share the id of their caller's.
+#[derive(Default)]
+struct Shared(HashMap<Id, String>);
+
+impl Shared {
+    /// Ids that a client and a server have.
+    fn of(rows: &[Value]) -> Self {
+        let (mut clients, mut servers) = (HashMap::new(), HashMap::new());
+        for (service, span) in rows.iter().filter_map(|row| read_span(row).ok()) {
+            let id = (span.trace_id, span.span_id);
+            match span.kind {
+                CLIENT => drop(clients.insert(id, ())),
+                SERVER => drop(servers.insert(id, service)),
+                _ => {}
+            }
+        }
+        servers.retain(|id, _| clients.contains_key(id));
+        Self(servers)
+    }
+
+    /// Gives the server's side an id of its own, and what it called that parent.
+    fn tell_apart(&self, service: &str, span: &mut Span) {
+        let of = |id: &[u8]| self.0.get(&(span.trace_id.clone(), id.to_vec()));
+        if span.kind == SERVER && of(&span.span_id).is_some() {
+            let own = of_server(&span.span_id);
+            span.parent_span_id = std::mem::replace(&mut span.span_id, own);
+        } else if of(&span.parent_span_id).is_some_and(|server| server == service) {
+            span.parent_span_id = of_server(&span.parent_span_id);
+        }
+    }
+}
+
+/// Far from any other: a fixed number, as good as drawn, is taken from all bits.
+fn of_server(id: &[u8]) -> Vec<u8> {
+    const FAR: [u8; 8] = 0x9e37_79b9_7f4a_7c15_u64.to_be_bytes();
+    let other: Vec<u8> = id.iter().zip(FAR).map(|(byte, far)| byte ^ far).collect();
+    if other.iter().all(|byte| *byte == 0) { FAR.to_vec() } else { other }
+}
+
 /// The spans of a file, in requests of [`SPANS_PER_CHUNK`].
 pub(super) fn open(bytes: &Bytes) -> Result<Reader, anyhow::Error> {
     let rows: Vec<Value> = serde_json::from_slice(bytes)?;
     let spans: Vec<Value> =
         rows.into_iter().flat_map(|row| if let Value::Array(trace) = row { trace } else { vec![row] }).collect();
     let length = spans.len() as u64;
+    let shared = Shared::of(&spans);
     let mut items = Vec::new();
     for (chunk, rows) in spans.chunks(SPANS_PER_CHUNK).enumerate() {
         let first = chunk * SPANS_PER_CHUNK;
         let mut by_service: BTreeMap<String, Vec<Span>> = BTreeMap::new();
         for (n, row) in rows.iter().enumerate() {
             match read_span(row) {
-                Ok((service, span)) => by_service.entry(service).or_default().push(span),
+                Ok((service, mut span)) => {
+                    shared.tell_apart(&service, &mut span);
+                    by_service.entry(service).or_default().push(span);
+                }
                 Err(why) => items.push(Item::Bad(format!("span {}: {why}", first + n))),
             }
         }
@@ -117,10 +166,13 @@ fn resource_spans(service: String, spans: Vec<Span>) -> ResourceSpans {
     }
 }
 
+const SERVER: i32 = 2;
+const CLIENT: i32 = 3;
+
 fn kind(kind: Option<&str>) -> i32 {
     match kind {
-        Some("SERVER") => 2,
-        Some("CLIENT") => 3,
+        Some("SERVER") => SERVER,
+        Some("CLIENT") => CLIENT,
         Some("PRODUCER") => 4,
         Some("CONSUMER") => 5,
         _ => 1,
@@ -165,6 +217,31 @@ mod tests {
         for (text, length, expect) in cases {
             assert_eq!(hex_id(&text, length).map(|id| id.len()).map_err(|_| ()), expect, "{text}");
         }
+    }
+
+    #[test]
+    fn a_server_that_shares_its_callers_id_is_a_span_of_its_own() {
+        let span = |id: &str, parent: &str, kind: &str, service: &str, shared: bool| {
+            serde_json::json!({"traceId": "1", "id": id, "parentId": parent, "kind": kind, "timestamp": 5, "duration": 3,
+                "localEndpoint": {"serviceName": service}, "shared": shared})
+        };
+        let spans = [
+            span("2", "1", "CLIENT", "front", false),
+            span("2", "1", "SERVER", "back", true),
+            span("3", "2", "CLIENT", "back", false),
+            span("4", "2", "", "front", false),
+        ];
+        let text = serde_json::to_vec(&spans).unwrap();
+        let items: Vec<_> = open(&Bytes::from(text)).unwrap().items.collect();
+        let Item::Chunk(Chunk::Otlp { body, .. }, 4) = &items[0] else { panic!("one request") };
+        let request = ExportTraceServiceRequest::decode(body.clone()).unwrap();
+        let spans = request.resource_spans.iter().flat_map(|of| &of.scope_spans[0].spans);
+        let ids: Vec<_> = spans.map(|span| (span.kind, span.span_id.clone(), span.parent_span_id.clone())).collect();
+        let id = |n: u64| n.to_be_bytes().to_vec();
+        let own = of_server(&id(2));
+        // by service: back, then front
+        let expected = [(SERVER, own.clone(), id(2)), (CLIENT, id(3), own), (CLIENT, id(2), id(1)), (1, id(4), id(2))];
+        assert_eq!(ids, expected);
     }
 
     #[test]

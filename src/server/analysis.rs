@@ -32,7 +32,7 @@ mod checkpoint;
 mod restore;
 
 pub(crate) use checkpoint::Checkpoint;
-pub(crate) use restore::complete_minutes;
+pub(crate) use restore::{complete_backup, complete_minutes};
 
 /// How often windows are closed: well under the shortest window.
 const TICK: Duration = Duration::from_millis(250);
@@ -249,8 +249,9 @@ impl Analysis {
         let Some(restored_at) = self.restored_at else { return };
         let mut minutes = self.analyzer.open_minutes();
         minutes.extend(&self.unwritten);
-        // what was received before the start was made good by it
-        let received_until = self.analyzer.received_until().max(restored_at);
+        // what was received before the start was made good by it; a clock that was ahead and is set right must not say that
+        // nothing is missing until that time comes
+        let received_until = self.analyzer.received_until().max(restored_at).min(now_unix_nano());
         Checkpoint { received_until, minutes, open_from: None, complete }.write(&self.store).await;
     }
 

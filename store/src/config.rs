@@ -10,6 +10,9 @@ use crate::sampling::Sampling;
 /// The longest a statement may run, in milliseconds.
 pub(crate) const MAX_TIMEOUT_MS: u64 = 600_000;
 
+/// The folder of small values that survive restarts.
+pub(crate) const CHECKPOINTS: &str = "checkpoints";
+
 const HOUR_NS: i64 = 3_600_000_000_000;
 
 /// The store's configuration.
@@ -127,6 +130,11 @@ impl Config {
         self.dir.join("tables")
     }
 
+    /// Where small values are kept.
+    pub(crate) fn checkpoints_dir(&self) -> PathBuf {
+        self.dir.join(CHECKPOINTS)
+    }
+
     /// Where statements put what does not fit into their memory.
     pub(crate) fn scratch_dir(&self) -> PathBuf {
         self.dir.join("scratch")
@@ -149,6 +157,11 @@ impl Config {
             (self.memory_limit_bytes >= 16 << 20, "memory_limit_bytes: must be at least 16 MiB"),
             (self.compact_files >= 2, "compact_files: must be at least 2"),
             (self.sql.concurrency > 0, "sql.concurrency: must be at least 1"),
+            (self.sql.memory_bytes >= 16 << 20, "sql.memory_bytes: must be at least 16 MiB"),
+            (self.sql.max_rows > 0, "sql.max_rows: must be at least 1"),
+            (self.sql.max_text_bytes > 0, "sql.max_text_bytes: must be at least 1"),
+            (self.sql.max_tokens > 0, "sql.max_tokens: must be at least 1"),
+            (self.sql.max_depth > 0, "sql.max_depth: must be at least 1"),
             (
                 (1..=MAX_TIMEOUT_MS).contains(&self.sql.timeout_ms),
                 "sql.timeout_ms: must be 1 to 600000: files that were replaced stay that long for statements",

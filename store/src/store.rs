@@ -26,7 +26,7 @@ use crate::{
     append::{Appended, OtlpRequest},
     checkpoint,
     committer::{BACKUP_NAME, Order, Reply, Restored, Shared},
-    config::{Config, SqlConfig},
+    config::{CHECKPOINTS, Config, SqlConfig},
     disk::{Disk, RealDisk},
     error::{AppendError, OpenError, SqlError, StoreError},
     lock::{self, Lock, LockHolder},
@@ -341,13 +341,7 @@ impl Store {
     /// # Errors
     /// When it cannot be written.
     pub fn checkpoint(&self, name: &str, bytes: &[u8], wal_sequence: u64) -> io::Result<()> {
-        checkpoint::write(
-            self.inner.disk.as_ref(),
-            &self.inner.config.dir.join("checkpoints"),
-            name,
-            bytes,
-            wal_sequence,
-        )
+        checkpoint::write(self.inner.disk.as_ref(), &self.inner.config.checkpoints_dir(), name, bytes, wal_sequence)
     }
 
     /// The value that was kept; `None` when there is none, or it is damaged.
@@ -355,7 +349,16 @@ impl Store {
     /// # Errors
     /// When the disk cannot read it.
     pub fn read_checkpoint(&self, name: &str) -> io::Result<Option<(Vec<u8>, u64)>> {
-        checkpoint::read(self.inner.disk.as_ref(), &self.inner.config.dir.join("checkpoints"), name)
+        checkpoint::read(self.inner.disk.as_ref(), &self.inner.config.checkpoints_dir(), name)
+    }
+
+    /// The value that was kept when the backup `backups/BACKUP` was made.
+    ///
+    /// # Errors
+    /// A name that cannot be one of a backup, or a disk that cannot read it.
+    pub fn read_checkpoint_of(&self, backup: &str, name: &str) -> Result<Option<(Vec<u8>, u64)>, StoreError> {
+        let path = self.backup_dir(backup)?.join(CHECKPOINTS);
+        checkpoint::read(self.inner.disk.as_ref(), &path, name).map_err(|source| StoreError::Io { path, source })
     }
 
     /// Opens somebody else's Parquet file of spans.

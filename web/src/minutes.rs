@@ -2,18 +2,23 @@
 //!
 //! Closed minutes are rows of `operations`, a few a minute however many spans there were. What that
 //! table does not reach (the open minute, or spans that were imported past the analyzer) is counted
-//! from `spans`, into the same logarithmic buckets, so that both parts merge to exact sketches.
+//! from `spans` with their weights, into the same logarithmic buckets, so that both parts merge to exact sketches. A span that was sent
+//! twice in different requests counts twice there, until its minute is closed.
 
 use weir_analyzer::sketch::{LN_GAMMA, Sketch};
 
 use crate::{
     deps::Deps,
     error::ApiError,
-    fields::{TimeRange, quoted},
+    fields::{TimeRange, now_unix_nano, quoted},
     rows::{Rows, ask, ask_each},
 };
 
 pub(crate) const MINUTE_NS: i64 = 60_000_000_000;
+
+/// A minute is written when it is over and its late spans had a minute to come. What is written of a later one is of a
+/// clock that is ahead, and says nothing of the others.
+const WRITTEN_AFTER_NS: i64 = 2 * MINUTE_NS;
 
 /// Whose minutes.
 #[derive(Clone, Copy, Debug, Default)]
@@ -104,8 +109,10 @@ fn of_closed_minutes(closed: TimeRange, names: &str) -> String {
 fn of_spans(open: TimeRange, names: &str) -> String {
     format!(
         "SELECT time_bucket('1 minute', start_unix_nano) AS minute, service, operation, kind, \
-         CAST(ceil(ln(greatest(duration_ns, 1) / 1e6) / {LN_GAMMA}) AS BIGINT) AS bucket, count(*) AS count, \
-         sum(CASE WHEN status = 'error' THEN 1 ELSE 0 END) AS error_count FROM spans WHERE {}{names} \
+         CAST(ceil(ln(greatest(duration_ns, 1) / 1e6) / {LN_GAMMA}) AS BIGINT) AS bucket, \
+         CAST(round(sum(coalesce(sample_weight, 1.0))) AS BIGINT) AS count, \
+         CAST(round(sum(CASE WHEN status = 'error' THEN coalesce(sample_weight, 1.0) ELSE 0.0 END)) AS BIGINT) AS error_count \
+         FROM spans WHERE {}{names} \
          GROUP BY minute, service, operation, kind, bucket",
         open.condition("start_unix_nano")
     )
@@ -141,12 +148,15 @@ fn minutes(rows: &Rows, times: &[i64], sketch: impl Fn(usize, i64) -> Sketch) ->
     Ok((0..rows.len()).map(minute).collect())
 }
 
-/// From the first minute of `operations` to the end of its last; none while it is empty.
+/// From the first minute of `operations` to the end of the last that can be whole; none while there is none.
 async fn covered(deps: &Deps) -> Result<Option<TimeRange>, ApiError> {
-    let statement =
-        "SELECT min(minute_unix_nano) AS first, max(minute_unix_nano) AS last, count(*) AS count FROM operations";
+    let statement = format!(
+        "SELECT min(minute_unix_nano) AS first, max(minute_unix_nano) AS last, count(*) AS count FROM operations \
+         WHERE minute_unix_nano <= {}",
+        now_unix_nano() - WRITTEN_AFTER_NS
+    );
     let mut covered = None;
-    for rows in ask(deps, statement).await? {
+    for rows in ask(deps, &statement).await? {
         let (first, last, counts) = (rows.longs("first")?, rows.longs("last")?, rows.longs("count")?);
         if let (Some(from), Some(last), Some(1..)) = (first.first(), last.first(), counts.first()) {
             covered = Some(TimeRange { from: *from, to: last.saturating_add(MINUTE_NS) });

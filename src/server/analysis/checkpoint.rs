@@ -6,7 +6,7 @@ use arrow::{array::AsArray, datatypes::Int64Type};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 use weir_schema::{Batch, Table, UnixNanos};
-use weir_store::Store;
+use weir_store::{Store, StoreError};
 
 const NAME: &str = "analysis";
 
@@ -57,6 +57,12 @@ impl Checkpoint {
     pub(crate) fn read(store: &Store) -> Option<Self> {
         let read = Self::try_read(store);
         read.inspect_err(|error| warn!(%error, "open minutes cannot be read: all are read back")).ok().flatten()
+    }
+
+    /// That of a backup; `None` when it has none.
+    pub(crate) fn of_backup(store: &Store, backup: &str) -> Result<Option<Self>, StoreError> {
+        let kept = store.read_checkpoint_of(backup, NAME)?;
+        Ok(kept.and_then(|(bytes, _)| serde_json::from_slice(&bytes).ok()))
     }
 
     fn try_read(store: &Store) -> std::io::Result<Option<Self>> {

@@ -105,6 +105,13 @@ pub(crate) async fn complete_minutes(store: &Store, minutes: &BTreeSet<UnixNanos
     Ok(())
 }
 
+/// Makes the rows of the minutes that were open when a backup was made, whose spans were added to this store.
+pub(crate) async fn complete_backup(store: &Store, backup: &str) -> Result<(), anyhow::Error> {
+    let Some(checkpoint) = Checkpoint::of_backup(store, backup)? else { return Ok(()) };
+    let (minutes, _) = left_open(store, checkpoint, now_unix_nano()).await?;
+    complete_minutes(store, &minutes).await
+}
+
 /// What is read back.
 #[derive(Clone, Copy)]
 struct Scan<'a> {
@@ -145,28 +152,41 @@ async fn last_heard(store: &Store, from: UnixNanos, since: UnixNanos) -> Result<
 
 /// The minutes whose rows may be incomplete, and how that is known.
 async fn affected(store: &Store, now: UnixNanos) -> Result<(BTreeSet<UnixNanos>, &'static str), SqlError> {
-    let minute = format!("start_unix_nano - start_unix_nano % {MINUTE_NS}");
-    let spans_of = |condition: String| format!("SELECT DISTINCT {minute} AS minute FROM spans WHERE {condition}");
     match Checkpoint::read(store) {
-        Some(checkpoint) if checkpoint.complete => Ok((BTreeSet::new(), "a clean stop")),
-        Some(checkpoint) => {
-            let since = checkpoint.received_until.saturating_sub(IN_FLIGHT_NS);
-            let mut minutes = checkpoint.minutes;
-            minutes.extend(longs(store, &spans_of(format!("received_unix_nano >= {since}"))).await?);
-            if let Some(from) = checkpoint.open_from {
-                minutes.extend(longs(store, &spans_of(format!("start_unix_nano >= {from}"))).await?);
-            }
-            Ok((minutes, "a crash"))
-        }
+        Some(checkpoint) => left_open(store, checkpoint, now).await,
         None if longs(store, "SELECT count(*) FROM operations").await?.contains(&0) => {
-            Ok((longs(store, &spans_of("true".into())).await?, "no checkpoint and no operations: all minutes"))
+            Ok((minutes_of(store, "true").await?, "no checkpoint and no operations: all minutes"))
         }
         None => {
             let since = now.saturating_sub(WITHOUT_CHECKPOINT_NS);
-            let minutes = longs(store, &spans_of(format!("start_unix_nano >= {since}"))).await?;
+            let minutes = minutes_of(store, &format!("start_unix_nano >= {since}")).await?;
             Ok((minutes, "no checkpoint: the last hour"))
         }
     }
+}
+
+/// The minutes that were open when this was noted.
+async fn left_open(
+    store: &Store,
+    checkpoint: Checkpoint,
+    now: UnixNanos,
+) -> Result<(BTreeSet<UnixNanos>, &'static str), SqlError> {
+    if checkpoint.complete {
+        return Ok((BTreeSet::new(), "a clean stop"));
+    }
+    let since = checkpoint.received_until.min(now).saturating_sub(IN_FLIGHT_NS);
+    let mut minutes = checkpoint.minutes;
+    minutes.extend(minutes_of(store, &format!("received_unix_nano >= {since}")).await?);
+    if let Some(from) = checkpoint.open_from {
+        minutes.extend(minutes_of(store, &format!("start_unix_nano >= {from}")).await?);
+    }
+    Ok((minutes, "a crash"))
+}
+
+/// The minutes of the spans that meet a condition.
+async fn minutes_of(store: &Store, condition: &str) -> Result<BTreeSet<UnixNanos>, SqlError> {
+    let minute = format!("start_unix_nano - start_unix_nano % {MINUTE_NS}");
+    longs(store, &format!("SELECT DISTINCT {minute} AS minute FROM spans WHERE {condition}")).await
 }
 
 /// Feeds the spans of these minutes, of a hold time around them, and of the last windows, by time.
@@ -280,6 +300,27 @@ async fn each(store: &Store, statement: &str, mut take: impl FnMut(&RecordBatch)
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A checkpoint of a clock that was ahead said for a day that nothing was missing.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_came_after_the_clock_was_set_back_is_made_good() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = weir_store::Config { dir: dir.path().to_owned(), ..weir_store::Config::default() };
+        let store = Store::open(config).await.unwrap();
+        let now = 1_700_000_000_000_000_000;
+        let span = format!(
+            r#"{{"traceId":"5b8efff798038103d269b633813fc60c","spanId":"eee19b7ec3c1b174","name":"x","startTimeUnixNano":"{now}","endTimeUnixNano":"{now}"}}"#
+        );
+        let json = format!(r#"{{"resourceSpans":[{{"scopeSpans":[{{"spans":[{span}]}}]}}]}}"#);
+        let (signal, encoding) = (weir_schema::Signal::Traces, weir_schema::Encoding::Json);
+        let decoded = weir_schema::otlp::decode(signal, encoding, json.as_bytes(), now).unwrap();
+        store.append_rows(decoded.batch.unwrap()).await.unwrap();
+        let ahead = Checkpoint { received_until: now + 24 * 60 * MINUTE_NS, ..Checkpoint::default() };
+        ahead.write(&store).await;
+        let (minutes, _) = affected(&store, now + MINUTE_NS).await.unwrap();
+        assert_eq!(minutes, [now - now % MINUTE_NS].into());
+        store.close().await.unwrap();
+    }
 
     #[test]
     fn runs_hold_the_spans_of_the_minutes_and_no_others() {

@@ -8,8 +8,9 @@ use serde::Serialize;
 use tracing::warn;
 use weir_schema::Table;
 
-use super::Committer;
+use super::{Committer, flush::Take};
 use crate::{
+    config::CHECKPOINTS,
     disk::{self, Disk},
     error::StoreError,
     files::{self, Commit, DeltaTable, NewFile, Origin},
@@ -31,9 +32,14 @@ pub struct Restored {
 }
 
 impl Committer {
-    /// Leaves a copy of all tables in the empty folder `to`.
+    /// Leaves a copy of all tables in the empty folder `to`. The small values are copied first: they say what tables may lack,
+    /// and what comes meanwhile is more than they know of.
     pub(super) async fn backup(&mut self, to: &Path) -> Result<(), StoreError> {
-        self.flush(|_| true).await?;
+        let checkpoints = self.config.checkpoints_dir();
+        if self.disk.entry(&checkpoints).is_ok() {
+            copy_folder(self.disk.as_ref(), &checkpoints, &to.join(CHECKPOINTS))?;
+        }
+        self.flush(Take::All, |_| true).await?;
         self.settle().await?;
         let disk = self.disk.clone();
         for table in Table::ALL {

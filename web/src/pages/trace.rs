@@ -133,9 +133,9 @@ pub(super) async fn page(
         Ok(trace) => {
             let mut page = view(&trace, selection.span.as_deref());
             match logs::of_trace(&pages.deps, trace.id()).await {
-                Ok(records) => {
-                    page.logs_cut = records.len() == logs::DEFAULT_LOGS;
-                    page.logs = log_rows(&records, &trace, selection.span.as_deref());
+                Ok(found) => {
+                    page.logs_cut = found.next.is_some();
+                    page.logs = log_rows(&found.logs, &trace, selection.span.as_deref());
                 }
                 Err(error) => page.logs_error = error.message,
             }
