@@ -2,7 +2,7 @@
 
 use crate::config::{
     Balance, ConfigError, ConsulService, Discovery, DnsName, Endpoint, HashOn, Protocol, SrvName, SubsetOf, Upstream,
-    validate::{check, check_remote},
+    validate::{LONGEST_MS, check, check_remote},
 };
 
 impl Upstream {
@@ -44,6 +44,10 @@ impl Upstream {
         let bounded = self.max_connections.is_some() || self.max_requests_per_connection.is_some();
         check(http1 || !bounded, || {
             "max_connections and max_requests_per_connection: only with protocol http1; max_requests bounds h2".into()
+        })?;
+        check(!http1 || self.ping_ms.is_none(), || "ping_ms: only with protocol h2; HTTP/1.1 has no PING".into())?;
+        check(self.ping_ms.is_none_or(|ms| (1_000..=LONGEST_MS).contains(&ms)), || {
+            format!("ping_ms is {:?}: from 1000, a second, to a year, or leave it out", self.ping_ms)
         })?;
         check(self.connect_timeout_ms != Some(0), || "connect_timeout_ms is 0: at least 1, or leave it out".into())
     }

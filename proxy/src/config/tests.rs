@@ -60,6 +60,8 @@ fn what_an_upstream_cannot_say_is_named() {
         ("endpoints: ['a:1'], connect_timeout_ms: 0", "connect_timeout_ms is 0"),
         ("endpoints: ['a:1'], max_connections: 0", "max_connections"),
         ("endpoints: ['a:1'], protocol: h2, max_connections: 1", "only with protocol http1"),
+        ("endpoints: ['a:1'], ping_ms: 60000", "ping_ms: only with protocol h2"),
+        ("endpoints: ['a:1'], protocol: h2, ping_ms: 10", "ping_ms is Some(10)"),
         ("discover: { dns: { name: '', port: 1 } }", "discover.dns.name is empty"),
         ("discover: { dns: { name: a, port: 0 } }", "discover.dns.port is 0"),
         ("discover: { consul: { service: a, address: 'ftp://a' } }", "discover.consul.address"),

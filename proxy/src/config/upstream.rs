@@ -64,6 +64,10 @@ pub struct Upstream {
     pub max_pending_requests: Option<u32>,
     /// Requests that an HTTP/1.1 connection carries before it is closed; unbounded when absent.
     pub max_requests_per_connection: Option<NonZeroU32>,
+    /// How often an HTTP/2 connection with requests under way is sent a PING, which must be answered within 20 s. None when absent:
+    /// gRPC servers close connections that are pinged more often than every five minutes, and TCP keepalive notices a machine
+    /// that is gone within 30 s. For where a load balancer between answers that itself, and the servers allow it.
+    pub ping_ms: Option<u64>,
 }
 
 /// A part of another upstream.

@@ -311,7 +311,7 @@ fn what_cannot_be_honoured_is_named_with_what_to_do() {
         ),
         (policy("loadBalancer: { localityLbSetting: { distribute: [] } }"), "localityLbSetting.distribute", "weights"),
         (policy("loadBalancer: { localityLbSetting: { failover: [] } }"), "localityLbSetting.failover", "priorities"),
-        (policy("connectionPool: { tcp: { tcpKeepalive: {} } }"), "tcp.tcpKeepalive", "timeouts"),
+        (policy("connectionPool: { tcp: { tcpKeepalive: {} } }"), "tcp.tcpKeepalive", "within 30 s"),
         (
             policy("connectionPool: { http: { useClientProtocol: true } }"),
             "http.useClientProtocol",

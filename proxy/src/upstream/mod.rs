@@ -52,6 +52,8 @@ pub(crate) struct Upstream {
     pub(crate) tls: Option<Arc<ClientTls>>,
     pub(crate) connect_timeout: Option<Duration>,
     pub(crate) pool_idle: Option<Duration>,
+    /// How often a shared connection with requests under way is asked whether it lives.
+    pub(crate) ping: Option<Duration>,
     /// How many requests a connection carries.
     pub(crate) requests_per_connection: u32,
     /// The connections, when they are bounded.
@@ -88,6 +90,7 @@ impl Upstream {
             circuit: Arc::default(),
             tls,
             pool_idle: config.pool_idle_ms.map(Duration::from_millis),
+            ping: config.ping_ms.map(Duration::from_millis),
             requests_per_connection: if reused { most } else { 1 },
             connections: config.max_connections.map(|limit| Arc::new(Gate::of(connection_limit(limit, config)))),
             connect_timeout: config.connect_timeout_ms.map(Duration::from_millis),
