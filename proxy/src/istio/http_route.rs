@@ -20,7 +20,7 @@ pub(super) fn compile(
     let fields = node.fields()?;
     let mut matches = http_match::matches(fields.get("match"))?;
     let (request_headers, response_headers) = fields.map("headers", |node| headers(&node))?.unwrap_or_default();
-    // in Istio it bounds the whole answer
+    // in Istio it bounds the whole answer, from the end of the request
     let timeout_ms = fields.map("timeout", |node| node.millis())?;
     let mut route = Route {
         name: fields.map("name", |name| name.text().map(str::to_owned))?,
@@ -29,7 +29,7 @@ pub(super) fn compile(
         redirect: fields.map("redirect", |node| redirect(&node))?,
         respond: fields.map("directResponse", |node| respond(&node))?,
         timeout_ms,
-        max_stream_duration_ms: timeout_ms,
+        answer_timeout_ms: timeout_ms,
         retries: fields.map("retries", |node| retries(&node, retry_all))?.flatten(),
         fault: fields.map("fault", |node| fault(&node))?.unwrap_or_default(),
         mirror: mirror(&fields, registry)?,

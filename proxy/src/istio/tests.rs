@@ -110,7 +110,7 @@ fn rules_become_routes_with_everything_they_say() {
     .remove(0);
     let expected: Route = serde_saphyr::from_str(
         "{ name: main, split: [{ upstream: ratings, weight: 1, request_headers: { set: { x-e: '5' } } }], match: { path_starts_with: /api }, rewrite: { path: /v2, host: reviews.internal }, \
-         timeout_ms: 1500, max_stream_duration_ms: 1500, \
+         timeout_ms: 1500, answer_timeout_ms: 1500, \
          retries: { attempts: 3, per_try_timeout_ms: 500, on: [gateway-error, connect-failure, reset, '503'], backoff_ms: 10, max_backoff_ms: 100 }, \
          fault: { delay: { ms: 5000, percent: 0.1 }, abort: { status: 503, percent: 50 } }, \
          mirror: { upstream: reviews/v2, percent: 12.5 }, \

@@ -33,6 +33,8 @@ pub(crate) struct Route {
     pub(crate) destination: Destination,
     pub(crate) timeout: Duration,
     pub(crate) max_stream_duration: Option<Duration>,
+    /// From the end of the request.
+    pub(crate) answer_timeout: Option<Duration>,
     pub(crate) idle_timeout: Duration,
     pub(crate) retries: Option<RetryPolicy>,
     pub(crate) mirror: Option<Arc<Mirror>>,
@@ -104,6 +106,7 @@ impl Route {
             static_policy: route.limits.policy(standing.service, &name),
             name,
             max_stream_duration: route.max_stream_duration_ms.map(Duration::from_millis),
+            answer_timeout: route.answer_timeout_ms.map(Duration::from_millis),
             idle_timeout: route.idle_timeout_ms.map_or(standing.idle_timeout, Duration::from_millis),
             retries: route.retries.as_ref().map(RetryPolicy::new).transpose()?,
             mirror: route.mirror.as_ref().map(|mirror| Mirror::new(mirror, upstream(&mirror.upstream))),

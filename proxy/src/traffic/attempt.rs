@@ -173,7 +173,7 @@ impl Sending<'_> {
         let mut answer = pin!(send_to(self.worker, pick, request));
         let own = longest.map(|longest| (Instant::now() + longest, longest));
         let deadline = || {
-            let own = own.map(|(end, longest)| self.after_upload(end, longest));
+            let own = own.map(|(end, longest)| Upload::after(self.upload, end, longest));
             own.map_or(self.gives_up(), |own| own.min(self.gives_up()))
         };
         loop {
@@ -190,13 +190,7 @@ impl Sending<'_> {
 
     /// When the request stops making sense.
     fn gives_up(&self) -> Instant {
-        self.after_upload(self.give_up, self.route.timeout)
-    }
-
-    /// `end`, or later: `longest` begins anew with all that the client sends.
-    fn after_upload(&self, end: Instant, longest: Duration) -> Instant {
-        let turn = |upload: &Upload| upload.quiet_since().unwrap_or_else(Instant::now);
-        self.upload.map_or(end, |upload| end.max(turn(upload) + longest))
+        Upload::after(self.upload, self.give_up, self.route.timeout)
     }
 }
 

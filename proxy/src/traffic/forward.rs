@@ -10,6 +10,7 @@ use http::{
     header::{ACCEPT_ENCODING, SET_COOKIE},
 };
 use hyper::{body::Incoming, upgrade::OnUpgrade};
+use tokio::time::Instant;
 
 use crate::{
     config::{Direction, Protocol},
@@ -26,14 +27,14 @@ use crate::{
         body::ProxyBody,
         client::Client,
         client_body::{ClientBody, hold_back},
-        clock::Clock,
+        clock::{Bounds, Clock, Turn},
         exchange::Exchange,
         grpc,
         headers::{PEER, strip_hop_by_hop},
         outcome::Outcome,
         pool::Wire,
         ratelimit,
-        reply::{Stop, answer_here, is_grpc, reject},
+        reply::{Stop, answer_here, delay, is_grpc, reject},
         serve::Worker,
         tunnel,
         upgrade::Upgrade,
@@ -66,6 +67,8 @@ enum Arrived<'a> {
 /// What the answer of the upstream is given on its way back.
 struct Additions<'a> {
     target: &'a Target,
+    /// When the upstream's time began, if all of the request was there.
+    began: Instant,
     set_cookie: Option<HeaderValue>,
     budget: Option<Budget>,
 }
@@ -121,10 +124,12 @@ impl<'a> Passage<'a> {
         if let Some(guard) = worker.workload.security.guard(self.listener) {
             exchange.allowed(guard.check(&mut request).await?);
         }
-        answer_here(route, &request, self.grpc).await?;
+        // as in Envoy, trouble made on purpose is nobody's time
+        let began = exchange.started() + delay(route).await;
+        answer_here(route, &request, self.grpc)?;
         let target = self.target.ok_or(Failure::NoEndpoint)?;
         let upstream = &target.upstream;
-        let give_up = exchange.started() + route.timeout;
+        let give_up = began + route.timeout;
         let entrance = Entrance { worker, route, upstream, give_up };
         let mut request = exchange.read_along(request);
         let budget = entrance.admit_request(&mut request, exchange).await?;
@@ -145,7 +150,7 @@ impl<'a> Passage<'a> {
             (true, Some(upgrade)) => Ok(Arrived::Switched(answer, upgrade)),
             // nobody asked it to leave HTTP
             (true, None) => Err(Failure::UpstreamReset.into()),
-            (false, _) => Ok(Arrived::Answered(answer, Additions { target, set_cookie, budget })),
+            (false, _) => Ok(Arrived::Answered(answer, Additions { target, began, set_cookie, budget })),
         }
     }
 
@@ -202,6 +207,7 @@ fn pass_on(
         ratelimit::say(&mut parts.headers, budget);
     }
     let ends = route.max_stream_duration.map(|longest| exchange.started() + longest);
-    let clock = Clock::new(Some(route.idle_timeout), ends);
+    let turn = route.answer_timeout.map(|longest| Turn { began: more.began, longest, upload: upload.clone() });
+    let clock = Clock::new(Bounds { idle: Some(route.idle_timeout), ends, turn });
     Response::from_parts(parts, ProxyBody::upstream(incoming, reading, clock, exchange, lease, upload, answers))
 }

@@ -4,7 +4,7 @@ use http::{
     HeaderValue, Request, Response, StatusCode,
     header::{CONTENT_TYPE, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE},
 };
-use tokio::time::{Duration, sleep};
+use tokio::time::{Duration, Instant, sleep};
 
 use crate::{
     config::{Redirect, Respond},
@@ -80,12 +80,16 @@ impl Stop {
     }
 }
 
+/// Waits where trouble is made on purpose; says for how long.
+pub(crate) async fn delay(route: &Route) -> Duration {
+    let Some(delay) = route.fault.delay.filter(|delay| strikes(delay.percent)) else { return Duration::ZERO };
+    let begun = Instant::now();
+    sleep(Duration::from_millis(delay.ms)).await;
+    begun.elapsed()
+}
+
 /// What the route itself answers: a redirect, or trouble made on purpose.
-pub(crate) async fn answer_here<B>(route: &Route, request: &Request<B>, grpc: bool) -> Result<(), Stop> {
-    let strikes = |percent: f64| rand::random::<f64>() * 100.0 < percent;
-    if let Some(delay) = route.fault.delay.filter(|delay| strikes(delay.percent)) {
-        sleep(Duration::from_millis(delay.ms)).await;
-    }
+pub(crate) fn answer_here<B>(route: &Route, request: &Request<B>, grpc: bool) -> Result<(), Stop> {
     if let Some(abort) = route.fault.abort.filter(|abort| strikes(abort.percent)) {
         let status = StatusCode::from_u16(abort.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
         let why = "a fault that the configuration asks for";
@@ -99,6 +103,10 @@ pub(crate) async fn answer_here<B>(route: &Route, request: &Request<B>, grpc: bo
             Err(Stop::Here(own(status, "responded", body.clone(), grpc)))
         }
     }
+}
+
+fn strikes(percent: f64) -> bool {
+    rand::random::<f64>() * 100.0 < percent
 }
 
 /// Sends a client elsewhere.
