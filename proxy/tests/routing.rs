@@ -134,6 +134,33 @@ async fn clients_are_sent_elsewhere_and_faults_strike_as_often_as_asked() {
     assert_eq!(proxy.drain().await.requests, 403);
 }
 
+/// Found in an audit: what Istio's documents show of `directResponse` answered text/plain whatever the route said.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_of_the_route_s_own_is_edited_too() {
+    let edits = "response_headers: { set: { content-type: application/json, x-test: '1' }, remove: [x-weir-reason] }";
+    let routes = format!(
+        "{{ match: {{ path: /hello }}, respond: {{ status: 200, body: '{{}}' }}, {edits} }},
+         {{ match: {{ path: /moved }}, redirect: {{ path: /here }}, {edits} }},
+         {{ upstream: other, fault: {{ abort: {{ status: 503 }} }}, {edits} }}"
+    );
+    let proxy = proxy(&routes).await;
+    let client = client();
+    for (path, kind, status, shown) in [
+        ("/hello", "", 200, Some("application/json")),
+        ("/moved", "", 301, Some("application/json")),
+        // as in Envoy, a fault is none of the route's answers
+        ("/fault", "", 503, Some("text/plain; charset=utf-8")),
+        ("/hello", "application/grpc", 200, Some("application/grpc")),
+    ] {
+        let answer = client.get(url(&proxy, path)).header("content-type", kind).send().await.unwrap();
+        let field = |name: &str| answer.headers().get(name).map(|value| value.to_str().unwrap());
+        assert_eq!((answer.status().as_u16(), field("content-type")), (status, shown), "{path} {kind}");
+        assert_eq!(field("x-test").is_some(), path != "/fault", "{path}");
+        assert_eq!(field("x-weir-reason").is_some(), path == "/fault", "{path}");
+    }
+    proxy.drain().await;
+}
+
 /// What comes back for a path that no client library would send as it stands.
 async fn raw(proxy: &Proxy, path: &str) -> String {
     let mut stream = TcpStream::connect(proxy.addresses()[0]).await.unwrap();

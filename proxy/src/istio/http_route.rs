@@ -18,6 +18,9 @@ pub(super) fn compile(
     retry_all: bool,
 ) -> Result<(Route, Vec<Match>), ConfigError> {
     let fields = node.fields()?;
+    if let Some(here) = ["redirect", "directResponse"].into_iter().find(|name| fields.has(name)) {
+        refuse_beside(here, &fields)?;
+    }
     let mut matches = http_match::matches(fields.get("match"))?;
     let (request_headers, response_headers) = fields.map("headers", |node| headers(&node))?.unwrap_or_default();
     // in Istio it bounds the whole answer, from the end of the request
@@ -52,6 +55,18 @@ pub(super) fn compile(
     match places.iter().filter(|there| **there).count() {
         1 => Ok((route, matches)),
         _ => Err(node.error("one of route, redirect and directResponse says where requests go")),
+    }
+}
+
+/// Refuses what is said of requests that go on, where they are answered by `here`.
+fn refuse_beside(here: &str, fields: &Fields<'_>) -> Result<(), ConfigError> {
+    let why = format!("cannot be honoured beside {here}, which sends the request nowhere: remove one of both");
+    let of_requests = ["rewrite", "timeout", "retries", "mirror", "mirrors", "mirrorPercentage"];
+    let headers = fields.map("headers", |node| node.fields())?;
+    let refused = of_requests.into_iter().find_map(|name| fields.get(name));
+    match refused.or_else(|| headers.and_then(|headers| headers.get("request"))) {
+        Some(node) => Err(node.error(&why)),
+        None => Ok(()),
     }
 }
 

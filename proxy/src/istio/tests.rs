@@ -157,6 +157,8 @@ fn redirects_and_direct_responses_are_answered_here() {
     );
     let route = routes("[{ directResponse: { status: 418, body: { string: tea } } }]").remove(0);
     assert_eq!(route.respond.map(|respond| (respond.status, respond.body)), Some((418, "tea".into())));
+    let edited = "[{ directResponse: { status: 200 }, headers: { response: { set: { content-type: a/b } } } }]";
+    assert_eq!(routes(edited)[0].response_headers.set["content-type"], "a/b");
     let route = routes(&format!("[{{ rewrite: {{ uri: /v2 }}, {TO_REVIEWS} }}]")).remove(0);
     assert_eq!(route.matches.path_starts_with.as_deref(), Some("/"));
 }
@@ -271,6 +273,17 @@ fn what_cannot_be_honoured_is_named_with_what_to_do() {
         (rule("headers: { request: { set: { x: '%START_TIME% %' } } }"), "headers.request.set.x", "a plain value"),
         (rule("mirror: { host: nowhere }"), "http[0].mirror.host", "no upstream of proxy.yaml"),
         (rule("redirect: { uri: /a }"), "spec.http[0]", "one of route, redirect and directResponse"),
+        // found in an audit: beside these they were read and forgotten
+        (service("redirect: { uri: /a }, timeout: 5s"), "spec.http[0].timeout", "beside redirect"),
+        (service("directResponse: { status: 200 }, rewrite: { uri: /a }"), "http[0].rewrite", "beside directResponse"),
+        (service("directResponse: { status: 200 }, retries: { attempts: 1 }"), "http[0].retries", "remove one of both"),
+        (service("redirect: { uri: /a }, mirror: { host: reviews }"), "http[0].mirror", "beside redirect"),
+        (service("redirect: { uri: /a }, mirrors: []"), "http[0].mirrors", "beside redirect"),
+        (
+            service("directResponse: { status: 200 }, headers: { request: { set: { x-a: '1' } } }"),
+            "http[0].headers.request",
+            "beside directResponse",
+        ),
         (service("redirect: { derivePort: FROM_REQUEST_PORT }"), "redirect.derivePort", "say port"),
         (service("redirect: { uri: '%PREFIX()%/a' }"), "redirect.uri", "say a path"),
         (service("redirect: { port: 80 }"), "redirect.port", "authority"),

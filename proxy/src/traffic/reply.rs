@@ -1,7 +1,7 @@
 //! What the proxy answers itself: why a request went no further, in a status, a reason and a sentence.
 
 use http::{
-    HeaderValue, Request, Response, StatusCode,
+    HeaderMap, HeaderValue, Request, Response, StatusCode,
     header::{CONTENT_TYPE, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE},
 };
 use tokio::time::{Duration, Instant, sleep};
@@ -95,13 +95,24 @@ pub(crate) fn answer_here<B>(route: &Route, request: &Request<B>, grpc: bool) ->
         let why = "a fault that the configuration asks for";
         return Err(Stop::Here(explained(status, "fault_injected", why, grpc)));
     }
-    match &route.destination {
-        Destination::Upstreams(_) => Ok(()),
-        Destination::Elsewhere(redirect) => Err(Stop::Here(redirected(redirect, request, grpc))),
+    let mut answer = match &route.destination {
+        Destination::Upstreams(_) => return Ok(()),
+        Destination::Elsewhere(redirect) => redirected(redirect, request, grpc),
         Destination::Here(Respond { status, body }) => {
             let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::OK);
-            Err(Stop::Here(own(status, "responded", body.clone(), grpc)))
+            own(status, "responded", body.clone(), grpc)
         }
+    };
+    edit(route, answer.headers_mut(), grpc);
+    Err(Stop::Here(answer))
+}
+
+/// What the route changes in answers; gRPC is told by its type, which stays.
+fn edit(route: &Route, headers: &mut HeaderMap, grpc: bool) {
+    let kind = headers.get(CONTENT_TYPE).filter(|_| grpc).cloned();
+    route.response_headers.apply(headers);
+    if let Some(kind) = kind {
+        headers.insert(CONTENT_TYPE, kind);
     }
 }
 
