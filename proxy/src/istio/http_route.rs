@@ -33,7 +33,7 @@ pub(super) fn compile(
         respond: fields.map("directResponse", |node| respond(&node))?,
         timeout_ms,
         answer_timeout_ms: timeout_ms,
-        retries: fields.map("retries", |node| retries(&node, retry_all))?.flatten(),
+        retries: fields.map("retries", |node| retries(&node, retry_all))?,
         fault: fields.map("fault", |node| fault(&node))?.unwrap_or_default(),
         mirror: mirror(&fields, registry)?,
         ..Route::default()
@@ -178,8 +178,8 @@ fn rewrite(node: &Node<'_>) -> Result<Rewrite, ConfigError> {
     Ok(Rewrite { path, host })
 }
 
-/// `None` when it asks for none.
-fn retries(node: &Node<'_>, non_idempotent: bool) -> Result<Option<Retries>, ConfigError> {
+/// None at all where it asks for none: without a word what never arrived would go out once more.
+fn retries(node: &Node<'_>, non_idempotent: bool) -> Result<Retries, ConfigError> {
     let fields = node.fields()?;
     let mut retries = Retries { non_idempotent, ..Retries::default() };
     retries.attempts = fields.map("attempts", |node| node.whole())?.unwrap_or(retries.attempts);
@@ -198,7 +198,7 @@ fn retries(node: &Node<'_>, non_idempotent: bool) -> Result<Option<Retries>, Con
         false => Err(node.error("cannot be honoured: a retry goes to another endpoint as long as there is one")),
     })?;
     fields.done(&[("retryRemoteLocalities", "a retry goes wherever the balance sends it")])?;
-    Ok((retries.attempts > 0).then_some(retries))
+    Ok(retries)
 }
 
 fn fault(node: &Node<'_>) -> Result<Fault, ConfigError> {

@@ -174,6 +174,13 @@ fn retrying_what_is_not_idempotent_is_said_by_an_annotation() {
     ));
 }
 
+/// Found in an audit: it was as if nothing had been said, and what never arrived went out once more.
+#[test]
+fn no_attempts_are_no_attempts() {
+    let route = routes(&format!("[{{ retries: {{ attempts: 0 }}, {TO_REVIEWS} }}]")).remove(0);
+    assert_eq!(route.retries.map(|retries| retries.attempts), Some(0));
+}
+
 #[test]
 fn policies_become_keys_of_upstreams() {
     for (policy, expected) in [

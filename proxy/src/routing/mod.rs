@@ -146,7 +146,7 @@ impl Route {
 
     /// How much of a request's body is kept as it passes.
     pub(crate) fn keeps_bytes(&self) -> usize {
-        let retries = self.retries.as_ref().map_or(0, |policy| policy.body_bytes.max(1));
+        let retries = self.retries.as_ref().map_or(0, RetryPolicy::keeps_bytes);
         retries.max(self.mirror.as_ref().map_or(0, |mirror| mirror.body_bytes.max(1)))
     }
 
