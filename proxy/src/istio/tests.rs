@@ -181,6 +181,31 @@ fn no_attempts_are_no_attempts() {
     assert_eq!(route.retries.map(|retries| retries.attempts), Some(0));
 }
 
+/// Found in an audit: where endpoints are found every port was taken.
+#[test]
+fn a_port_is_that_of_the_endpoints_also_where_they_are_found() {
+    for (source, expected) in [
+        ("endpoints: ['10.0.0.1:9080']", Ok("reviews")),
+        ("discover: { dns: { name: reviews, port: 9080 } }", Ok("reviews")),
+        ("discover: { dns: { name: reviews, port: 8080 } }", Err("have other ports than 9080")),
+        ("discover: { dns_srv: { name: reviews } }", Err("known when its endpoints are found")),
+        ("discover: { consul: { service: reviews } }", Err("name an upstream \"reviews:9080\"")),
+        ("discover: { file: x }", Err("or leave port out")),
+        ("subset_of: { upstream: all, labels: {} }", Err("have other ports than 9080")),
+    ] {
+        let upstreams = format!("[{{ name: reviews, {source} }}, {{ name: all, endpoints: ['10.0.0.2:1'] }}]");
+        let to = |port: &str| format!("[{{ route: [{{ destination: {{ host: reviews{port} }} }}] }}]");
+        let routed = compiled_for(&upstreams, &virtual_service(&to(", port: { number: 9080 }")));
+        let found = routed.as_ref().map(|config| config.listeners[0].routes[0].split[0].upstream.as_str());
+        match (found, expected) {
+            (Ok(found), Ok(expected)) => assert_eq!(found, expected, "{source}"),
+            (Err(why), Err(expected)) => assert!(why.0.contains(expected), "{source}: {why}"),
+            (found, _) => panic!("{source}: {found:?}"),
+        }
+        assert!(compiled_for(&upstreams, &virtual_service(&to(""))).is_ok(), "{source}: no port is said");
+    }
+}
+
 #[test]
 fn policies_become_keys_of_upstreams() {
     for (policy, expected) in [
