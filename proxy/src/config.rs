@@ -22,6 +22,7 @@ mod validate;
 mod yaml;
 
 pub use authorization::{Authorization, AuthorizationAction, AuthorizationRule, Conditions};
+pub(crate) use check_upstream::no_labels;
 pub use discovery::{ConsulService, Discovery, DnsName, SrvName};
 pub use endpoint::{Endpoint, Locality};
 pub use http::Http;

@@ -50,6 +50,10 @@ fn what_an_upstream_cannot_say_is_named() {
         ("endpoints: [{ adress: 'a:1' }]", "did you mean `address`?"),
         ("endpoints: [5]", "host:port"),
         ("subset_of: { upstream: c, labels: {} }", "upstreams[0].subset_of.upstream: \"c\""),
+        (
+            "discover: { dns: { name: a, port: 1 } } }, { name: v, subset_of: { upstream: a, labels: { v: '1' } }",
+            "upstreams[1].subset_of.labels: upstream \"a\" finds its endpoints by DNS",
+        ),
         ("endpoints: ['a:1'], balance: least_requests", "least_request"),
         ("endpoints: ['a:1'], balance: { ring_hash: { header: 'a b' } }", "balance.ring_hash.header"),
         ("endpoints: ['a:1'], panic_threshold_percent: 101", "panic_threshold_percent"),

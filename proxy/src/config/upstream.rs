@@ -76,7 +76,7 @@ pub struct Upstream {
 pub struct SubsetOf {
     /// That upstream's name.
     pub upstream: String,
-    /// All of them must be there with these values.
+    /// All of them must be there with these values. None can be said where endpoints are found by DNS, which knows no labels.
     pub labels: BTreeMap<String, String>,
 }
 
@@ -173,6 +173,11 @@ impl Upstream {
             (None, Some(_)) => "subset",
             (None, None) => "static",
         }
+    }
+
+    /// Whether its endpoints can have labels.
+    pub(crate) fn finds_labels(&self) -> bool {
+        !matches!(self.discover, Some(Discovery::Dns(_) | Discovery::DnsSrv(_)))
     }
 
     /// How long endpoints outlive what found them.

@@ -1,7 +1,7 @@
 //! `DestinationRule` → what upstreams do; a subset becomes an upstream that takes the endpoints with its labels.
 
 use crate::{
-    config::{Config, ConfigError, SubsetOf, Upstream},
+    config::{Config, ConfigError, SubsetOf, Upstream, no_labels},
     istio::{
         Document, Taken,
         destination::{Registry, subset_name},
@@ -55,7 +55,11 @@ fn apply_to(
 fn subset(node: &Node<'_>, parent: &Upstream, has_locality: bool) -> Result<Upstream, ConfigError> {
     let fields = node.fields()?;
     let name = fields.need("name")?.text()?;
-    let labels = fields.map("labels", |node| node.texts())?.unwrap_or_default();
+    let labels = fields.map("labels", |node| match node.texts()? {
+        labels if !labels.is_empty() && !parent.finds_labels() => Err(node.error(&no_labels(&parent.name))),
+        labels => Ok(labels),
+    });
+    let labels = labels?.unwrap_or_default();
     let mut upstream = Upstream {
         name: subset_name(&parent.name, name),
         service: Some(parent.service().to_owned()),

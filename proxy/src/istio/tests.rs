@@ -206,6 +206,26 @@ fn a_port_is_that_of_the_endpoints_also_where_they_are_found() {
     }
 }
 
+/// Found in an audit: such subsets were taken, and every request got 503.
+#[test]
+fn what_dns_finds_has_no_subsets() {
+    for (source, refused) in [
+        ("dns: { name: reviews, port: 9080 }", true),
+        ("dns_srv: { name: reviews }", true),
+        ("consul: { service: reviews }", false),
+        ("file: x", false),
+    ] {
+        let upstreams = format!("[{{ name: reviews, discover: {{ {source} }} }}]");
+        let rule = |labels: &str| destination_rule(&format!("subsets: [{{ name: v1, labels: {{ {labels} }} }}]"));
+        let why = compiled_for(&upstreams, &rule("version: v1")).err().map(|error| error.0);
+        assert_eq!(why.is_some(), refused, "{source}: {why:?}");
+        let named =
+            |why: String| why.contains("spec.subsets[0].labels: upstream \"reviews\" finds its endpoints by DNS");
+        assert!(why.is_none_or(named), "{source}");
+        assert!(compiled_for(&upstreams, &rule("")).is_ok(), "{source}: all of them are a subset");
+    }
+}
+
 #[test]
 fn policies_become_keys_of_upstreams() {
     for (policy, expected) in [
