@@ -1,7 +1,7 @@
 //! What becomes of documents: routes and upstreams, or an error that says where.
 
 use super::*;
-use crate::config::{Balance, HashOn, Match, Share, Upstream};
+use crate::config::{Balance, HashOn, Match, Protocol, Share, Upstream};
 
 /// A proxy that calls `reviews` (9080) and `ratings` (9081), after `yaml`.
 fn compiled(yaml: &str) -> Result<Config, ConfigError> {
@@ -273,6 +273,28 @@ fn a_subset_inherits_and_overrides() {
     };
     assert_eq!(of("reviews/v1"), ("reviews".into(), Balance::Random, Some(9)));
     assert_eq!(of("reviews/v2"), ("reviews".into(), Balance::RoundRobin, Some(9)));
+}
+
+/// Found in an audit: what the subset's block left out was taken from the rule's, where Istio takes the block's place.
+#[test]
+fn a_block_of_a_subset_takes_the_place_of_the_rule_s() {
+    let upstreams = "[{ name: reviews, endpoints: ['10.0.0.1:9080'], max_requests: 7, connect_timeout_ms: 70 }]";
+    let yaml = destination_rule(
+        "trafficPolicy: { connectionPool: { tcp: { connectTimeout: 9ms }, http: { http2MaxRequests: 9, maxRetries: 9, h2UpgradePolicy: UPGRADE } }, \
+         retryBudget: { percent: 9 } }, \
+         subsets: [{ name: v1, trafficPolicy: { connectionPool: { http: { idleTimeout: 1s } } } }, \
+         { name: v2, trafficPolicy: { retryBudget: { minRetryConcurrency: 1 } } }]",
+    );
+    let upstreams = compiled_for(upstreams, &yaml).unwrap().upstreams;
+    let of = |n: usize| {
+        let Upstream { connect_timeout_ms, max_requests, retry_budget, protocol, pool_idle_ms, .. } = &upstreams[n];
+        let budget = [retry_budget.budget_percent, retry_budget.min_retry_concurrency];
+        let max_requests = max_requests.map(std::num::NonZero::get);
+        (*connect_timeout_ms, max_requests, *pool_idle_ms, *protocol, budget, retry_budget.max_retries)
+    };
+    assert_eq!(of(0), (Some(9), Some(9), None, Protocol::H2, [9, 3], Some(9)));
+    assert_eq!(of(1), (Some(70), Some(7), Some(1_000), Protocol::Http1, [9, 3], None), "its own connectionPool");
+    assert_eq!(of(2), (Some(9), Some(9), None, Protocol::H2, [20, 1], Some(9)), "its own retryBudget");
 }
 
 /// What is refused, below `spec`: the field, where the error says it is, and what it says to do.
