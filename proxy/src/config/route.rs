@@ -73,7 +73,7 @@ pub struct Redirect {
     pub path: Option<String>,
     /// The new host, with its port if it has one.
     pub host: Option<String>,
-    /// `http` or `https`.
+    /// `http` or `https`; when absent that of the client's connection to this listener, whatever `x-forwarded-proto` says.
     pub scheme: Option<String>,
     /// 301, 302, 303, 307 or 308.
     pub status: u16,

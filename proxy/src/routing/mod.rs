@@ -15,6 +15,7 @@ use crate::{
     authority::authority_of,
     config::{self, ConfigError, Direction, Fault, Redirect, Respond, Share},
     regulate::{Circuit, Gate, Priority},
+    security::Peer,
     telemetry::RouteStats,
     traffic::Mirror,
     upstream::Upstream,
@@ -211,7 +212,8 @@ pub(crate) fn check(route: &config::Route) -> Result<(), ConfigError> {
     Matcher::new(&route.matches).map(|_| ())
 }
 
-/// Where a client is sent. `None` when its own request does not make a valid address.
+/// Where a client is sent. `None` when its own request does not make a valid address. Who came by TLS stays with it: what a
+/// hop before says in `x-forwarded-proto` is no proof, and nothing here believes it.
 pub(crate) fn location<B>(redirect: &Redirect, request: &Request<B>) -> Option<HeaderValue> {
     let uri = request.uri();
     let path = redirect.path.as_deref().unwrap_or_else(|| uri.path());
@@ -221,7 +223,8 @@ pub(crate) fn location<B>(redirect: &Redirect, request: &Request<B>) -> Option<H
         format!("{path}{query}")
     } else {
         let host = redirect.host.as_deref().or_else(|| authority_of(request))?;
-        format!("{}://{host}{path}{query}", redirect.scheme.as_deref().unwrap_or("http"))
+        let asked = if request.extensions().get::<Arc<Peer>>().is_some() { "https" } else { "http" };
+        format!("{}://{host}{path}{query}", redirect.scheme.as_deref().unwrap_or(asked))
     };
     HeaderValue::try_from(address).ok()
 }
@@ -250,19 +253,25 @@ mod tests {
 
     #[test]
     fn clients_are_sent_where_the_redirect_says() {
-        let request = Request::builder().uri("/a?b=1").header("host", "shop:8080").body(()).unwrap();
+        let plain = Request::builder().uri("/a?b=1").header("host", "shop:8080").body(()).unwrap();
+        let mut secured = plain.clone();
+        secured.extensions_mut().insert(Arc::new(Peer::default()));
         let redirect = |path: Option<&str>, host: Option<&str>, scheme: Option<&str>| Redirect {
             path: path.map(Into::into),
             host: host.map(Into::into),
             scheme: scheme.map(Into::into),
             ..Redirect::default()
         };
-        for (redirect, expected) in [
-            (redirect(Some("/new"), None, None), "/new?b=1"),
-            (redirect(None, Some("other"), None), "http://other/a?b=1"),
-            (redirect(None, None, Some("https")), "https://shop:8080/a?b=1"),
+        for (redirect, request, expected) in [
+            (redirect(Some("/new"), None, None), &plain, "/new?b=1"),
+            (redirect(Some("/new"), None, None), &secured, "/new?b=1"),
+            (redirect(None, Some("other"), None), &plain, "http://other/a?b=1"),
+            // found in an audit: they were sent to http://
+            (redirect(None, Some("other"), None), &secured, "https://other/a?b=1"),
+            (redirect(None, None, Some("https")), &plain, "https://shop:8080/a?b=1"),
+            (redirect(None, None, Some("http")), &secured, "http://shop:8080/a?b=1"),
         ] {
-            assert_eq!(location(&redirect, &request).unwrap(), expected);
+            assert_eq!(location(&redirect, request).unwrap(), expected);
         }
     }
 }
