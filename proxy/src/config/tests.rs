@@ -34,6 +34,14 @@ fn what_a_route_cannot_say_is_named() {
         ("upstream: a, mirror: { upstream: c }", "mirror.upstream"),
         ("upstream: a, mirror: { upstream: b, percent: -1 }", "mirror.percent"),
         ("upstream: a, mirror: { upstream: b, max_in_flight: 0 }", "mirror.max_in_flight"),
+        (
+            "respond: { status: 200 }, limits: { breaker: { error_ratio: 0.5, min_requests: 1, window_ms: 9 } }",
+            "routes[0].limits.breaker: redirect and respond",
+        ),
+        (
+            "redirect: { host: x }, limits: { concurrency_limit: { limit: 1, queue: 0, queue_timeout_ms: 1 } }",
+            "routes[0].limits.concurrency_limit: redirect and respond are answered here at once",
+        ),
         ("upstream: a, match: { path: /a, path_starts_with: /b }", "not several"),
     ] {
         let why = config(route, ENDPOINT, "").unwrap_err().0;

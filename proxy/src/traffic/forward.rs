@@ -21,7 +21,7 @@ use crate::{
     telemetry::Failure,
     traffic::{
         address::address,
-        admission::Entrance,
+        admission::{Entrance, admit_here},
         answers::Answers,
         attempt::{Answer, Sending},
         body::ProxyBody,
@@ -34,7 +34,7 @@ use crate::{
         outcome::Outcome,
         pool::Wire,
         ratelimit,
-        reply::{Stop, answer_here, delay, is_grpc, reject},
+        reply::{Stop, abort, answer_here, delay, is_grpc, reject},
         serve::Worker,
         tunnel,
         upgrade::Upgrade,
@@ -126,10 +126,13 @@ impl<'a> Passage<'a> {
         }
         // as in Envoy, trouble made on purpose is nobody's time
         let began = exchange.started() + delay(route).await;
-        answer_here(route, &request, self.grpc)?;
-        let target = self.target.ok_or(Failure::NoEndpoint)?;
-        let upstream = &target.upstream;
         let give_up = began + route.timeout;
+        abort(route, self.grpc)?;
+        let Some(target) = self.target else {
+            admit_here(worker, route, request.headers(), give_up, exchange).await?;
+            return Err(answer_here(route, &request, self.grpc));
+        };
+        let upstream = &target.upstream;
         let entrance = Entrance { worker, route, upstream, give_up };
         let mut request = exchange.read_along(request);
         let budget = entrance.admit_request(&mut request, exchange).await?;

@@ -88,15 +88,18 @@ pub(crate) async fn delay(route: &Route) -> Duration {
     begun.elapsed()
 }
 
-/// What the route itself answers: a redirect, or trouble made on purpose.
-pub(crate) fn answer_here<B>(route: &Route, request: &Request<B>, grpc: bool) -> Result<(), Stop> {
-    if let Some(abort) = route.fault.abort.filter(|abort| strikes(abort.percent)) {
-        let status = StatusCode::from_u16(abort.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
-        let why = "a fault that the configuration asks for";
-        return Err(Stop::Here(explained(status, "fault_injected", why, grpc)));
-    }
+/// Answers where trouble is made on purpose.
+pub(crate) fn abort(route: &Route, grpc: bool) -> Result<(), Stop> {
+    let Some(abort) = route.fault.abort.filter(|abort| strikes(abort.percent)) else { return Ok(()) };
+    let status = StatusCode::from_u16(abort.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+    let why = "a fault that the configuration asks for";
+    Err(Stop::Here(explained(status, "fault_injected", why, grpc)))
+}
+
+/// What the route itself answers; one of upstreams, that it has none.
+pub(crate) fn answer_here<B>(route: &Route, request: &Request<B>, grpc: bool) -> Stop {
     let mut answer = match &route.destination {
-        Destination::Upstreams(_) => return Ok(()),
+        Destination::Upstreams(_) => return Failure::NoEndpoint.into(),
         Destination::Elsewhere(redirect) => redirected(redirect, request, grpc),
         Destination::Here(Respond { status, body }) => {
             let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::OK);
@@ -104,7 +107,7 @@ pub(crate) fn answer_here<B>(route: &Route, request: &Request<B>, grpc: bool) ->
         }
     };
     edit(route, answer.headers_mut(), grpc);
-    Err(Stop::Here(answer))
+    Stop::Here(answer)
 }
 
 /// What the route changes in answers; gRPC is told by its type, which stays.
