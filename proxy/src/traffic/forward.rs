@@ -168,12 +168,14 @@ impl<'a> Passage<'a> {
         }
         exchange.trace().inject(&worker.workload.propagation, &worker.workload.sampler, headers);
         match route.direction {
-            Direction::Inbound => headers.remove(PEER),
-            Direction::Outbound => headers.insert(PEER, worker.identity.clone()),
+            Direction::Outbound if target.upstream.sends_peer => headers.insert(PEER, worker.identity.clone()),
+            Direction::Inbound | Direction::Outbound => headers.remove(PEER),
         };
+        if target.upstream.sends_via {
+            worker.workload.accepts[*listener].via.sign(headers, received);
+        }
         target.request_headers.apply(headers);
         route.request_headers.apply(headers);
-        worker.workload.accepts[*listener].via.sign(headers, received);
         if let Some(upgrade) = upgrade {
             upgrade.ask(headers);
         }

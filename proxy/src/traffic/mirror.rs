@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{Request, request::Parts};
+use http::{Request, header::VIA, request::Parts};
 use http_body_util::{BodyExt, Full};
 use tokio::time::{Duration, Instant, timeout};
 
@@ -24,6 +24,7 @@ use crate::{
     traffic::{
         address,
         attempt::{Answer, send_to},
+        headers::PEER,
         outcome::Outcome,
         replay::{Recording, RequestBody},
         serve::Worker,
@@ -76,6 +77,12 @@ pub(crate) fn begin(worker: &Rc<Worker>, mirror: &Arc<Mirror>, parts: &Parts, re
     };
     let (worker, mut parts, copied) = (worker.clone(), parts.clone(), recording.copy());
     address::shadow(&mut parts, &mirror.upstream);
+    if !mirror.upstream.sends_peer {
+        parts.headers.remove(PEER);
+    }
+    if !mirror.upstream.sends_via {
+        parts.headers.remove(VIA);
+    }
     tokio::task::spawn_local(async move {
         let delivered = match copied.await {
             Ok(chunks) => {
