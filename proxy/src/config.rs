@@ -50,7 +50,7 @@ pub struct Config {
     /// The workload this proxy stands beside.
     pub service: String,
     /// Which of the service's instances: each needs another. `host:port` of the first listener when absent, with the machine's name where
-    /// that listens on all addresses.
+    /// that listens on all addresses or on loopback.
     #[serde(default)]
     pub instance: Option<String>,
     /// How many requests the workload serves at once (c), when known.
