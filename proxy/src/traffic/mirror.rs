@@ -125,6 +125,9 @@ async fn ask_one(worker: &Worker, upstream: &Arc<Upstream>, request: Request<Req
     let answered = timeout(worker.workload.timeouts.response(), send_to(worker, &pick, request)).await;
     let answered = answered.map_or(Err(Failure::UpstreamTimeout), |sent| sent.map_err(|undone| undone.failure));
     let (outcome, now) = (Outcome::of(&answered), Instant::now());
+    if answered.as_ref().is_err_and(|failure| failure.is_nobodys()) {
+        return None;
+    }
     pick.observe(now.duration_since(since), outcome.asks_to_slow_down(), outcome.rest(), now);
     upstream.observe(&pick.endpoint, outcome.verdict(), now);
     Some((pick, answered.ok()?))

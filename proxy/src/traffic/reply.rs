@@ -236,6 +236,10 @@ fn fail(exchange: Exchange, failure: Failure, to_grpc: bool) -> Response<ProxyBo
         Failure::ConnectTimeout => (StatusCode::GATEWAY_TIMEOUT, "the upstream could not be connected in time"),
         Failure::TlsFailed => (StatusCode::BAD_GATEWAY, "the upstream could not prove who it is"),
         Failure::StreamRefused => (StatusCode::BAD_GATEWAY, "the upstream refused the request before it began with it"),
+        Failure::GrpcOverHttp1 => (
+            StatusCode::BAD_GATEWAY,
+            "gRPC over HTTP/1.1 was not understood: if the upstream speaks HTTP/2, say protocol: h2",
+        ),
         Failure::UpstreamTimeout | Failure::IdleTimeout | Failure::StreamTimeout => {
             (StatusCode::GATEWAY_TIMEOUT, "the upstream did not answer in time")
         }
@@ -248,6 +252,10 @@ fn fail(exchange: Exchange, failure: Failure, to_grpc: bool) -> Response<ProxyBo
     };
     exchange.end(End::Failed { failure, status: status.as_u16() });
     let mut response = explained(status, failure.as_str(), why, to_grpc);
+    if to_grpc && failure == Failure::GrpcOverHttp1 {
+        // its clients show the message, and no field of the answer
+        response.headers_mut().insert("grpc-message", HeaderValue::from_static(why));
+    }
     let too_late = matches!(failure, Failure::UpstreamTimeout | Failure::IdleTimeout | Failure::StreamTimeout);
     if to_grpc && too_late {
         response.headers_mut().insert("grpc-status", grpc::DEADLINE_EXCEEDED.into());
