@@ -127,7 +127,9 @@ impl<'a> Passage<'a> {
         // as in Envoy, trouble made on purpose is nobody's time
         let began = exchange.started() + delay(route).await;
         let give_up = began + route.timeout;
-        abort(route, self.grpc)?;
+        if let Some(stop) = abort(route, self.grpc) {
+            return Err(stop);
+        }
         let Some(target) = self.target else {
             admit_here(worker, route, request.headers(), give_up, exchange).await?;
             return Err(answer_here(route, &request, self.grpc));

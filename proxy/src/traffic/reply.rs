@@ -89,11 +89,11 @@ pub(crate) async fn delay(route: &Route) -> Duration {
 }
 
 /// Answers where trouble is made on purpose.
-pub(crate) fn abort(route: &Route, grpc: bool) -> Result<(), Stop> {
-    let Some(abort) = route.fault.abort.filter(|abort| strikes(abort.percent)) else { return Ok(()) };
+pub(crate) fn abort(route: &Route, grpc: bool) -> Option<Stop> {
+    let abort = route.fault.abort.filter(|abort| strikes(abort.percent))?;
     let status = StatusCode::from_u16(abort.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
     let why = "a fault that the configuration asks for";
-    Err(Stop::Here(explained(status, "fault_injected", why, grpc)))
+    Some(Stop::Here(explained(status, "fault_injected", why, grpc)))
 }
 
 /// What the route itself answers; one of upstreams, that it has none.
