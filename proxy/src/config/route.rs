@@ -35,8 +35,8 @@ pub struct Route {
     pub timeout_ms: Option<u64>,
     /// The longest time to the end of the response's body; unbounded when absent, because streams may be long.
     pub max_stream_duration_ms: Option<u64>,
-    /// As `max_stream_duration_ms`, but from when the client has sent its request; `timeout` of Istio's. A response that ends
-    /// with its head within `timeout_ms` is not concerned.
+    /// As `max_stream_duration_ms`, but from when the client has sent its request, without a `fault.delay`: what Istio calls
+    /// `timeout`. While the client still sends it does not run.
     pub answer_timeout_ms: Option<u64>,
     /// The longest silence of the upstream inside the response's body; `timeouts.stream_idle_ms` when absent.
     pub idle_timeout_ms: Option<u64>,
