@@ -13,9 +13,14 @@ pub(crate) fn authority<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a 
     uri.authority().map(Authority::as_str).or_else(from_header)
 }
 
-/// Without its port.
+/// Without its port, as names are compared.
 pub(crate) fn host_of<B>(request: &Request<B>) -> Option<&str> {
-    authority_of(request).map(|authority| split_port(authority).0)
+    authority_of(request).map(|authority| without_final_dot(split_port(authority).0))
+}
+
+/// `reviews.prod.svc.cluster.local.` is the same host, said so that no resolver looks for it below its own domains.
+pub(crate) fn without_final_dot(host: &str) -> &str {
+    host.strip_suffix('.').unwrap_or(host)
 }
 
 /// The host, of which an IPv6 literal keeps its brackets, and the port.
@@ -38,6 +43,9 @@ mod tests {
             ("/", "[::1]", Some("[::1]")),
             ("/", "[::1]:8080", Some("[::1]")),
             ("/", "", Some("")),
+            ("/", "b.example.:80", Some("b.example")),
+            ("http://a.:1/", "b", Some("a")),
+            ("/", "b..", Some("b.")),
         ] {
             let request = Request::builder().uri(uri).header(HOST, host).body(()).unwrap();
             assert_eq!(host_of(&request), expected, "{uri} {host}");

@@ -22,6 +22,7 @@ mod validate;
 mod yaml;
 
 pub use authorization::{Authorization, AuthorizationAction, AuthorizationRule, Conditions};
+pub(crate) use check_upstream::no_labels;
 pub use discovery::{ConsulService, Discovery, DnsName, SrvName};
 pub use endpoint::{Endpoint, Locality};
 pub use http::Http;
@@ -49,7 +50,7 @@ pub struct Config {
     /// The workload this proxy stands beside.
     pub service: String,
     /// Which of the service's instances: each needs another. `host:port` of the first listener when absent, with the machine's name where
-    /// that listens on all addresses.
+    /// that listens on all addresses or on loopback.
     #[serde(default)]
     pub instance: Option<String>,
     /// How many requests the workload serves at once (c), when known.

@@ -319,11 +319,12 @@ fn over<'a>(said: Option<&'a Policy>, file: Option<&'a Policy>) -> Option<Cow<'a
 fn breaker(policy: Option<&Policy>) -> Option<weir_policy::Breaker> {
     policy.and_then(|p| p.breaker)
 }
-/// What tells a replica whose first listener is at `first` from others: its address, or where that is every address of the machine
-/// (as in a pod) the machine's name instead.
+/// What tells a replica whose first listener is at `first` from others: its address, or where other machines have the same one
+/// (all of theirs, or loopback, as in every pod) the machine's name instead.
 fn instance_at(first: SocketAddr) -> String {
     let name = || fs::read_to_string("/proc/sys/kernel/hostname").ok().or_else(|| env::var("HOSTNAME").ok());
-    match name().filter(|_| first.ip().is_unspecified()) {
+    let anywhere = first.ip().is_unspecified() || first.ip().is_loopback();
+    match anywhere.then(name).flatten() {
         Some(name) if !name.trim().is_empty() => format!("{}:{}", name.trim(), first.port()),
         _ => first.to_string(),
     }
@@ -333,12 +334,12 @@ fn instance_at(first: SocketAddr) -> String {
 mod tests {
     use super::*;
 
-    /// Found in a review: all replicas of a deployment had the name `0.0.0.0:8080`, and were taken for one.
+    /// Found in a review: all replicas of a deployment had the name `0.0.0.0:8080`, and were taken for one; in an audit, so
+    /// were those whose first listener is for their workload alone, at `127.0.0.1:15001`.
     #[test]
-    fn a_replica_that_listens_everywhere_has_the_name_of_its_machine() {
-        assert_eq!(instance_at("127.0.0.1:8080".parse().unwrap()), "127.0.0.1:8080");
+    fn a_replica_that_listens_where_others_do_has_the_name_of_its_machine() {
         assert_eq!(instance_at("10.1.2.3:8080".parse().unwrap()), "10.1.2.3:8080");
-        for everywhere in ["0.0.0.0:8080", "[::]:8080"] {
+        for everywhere in ["0.0.0.0:8080", "[::]:8080", "127.0.0.1:8080", "[::1]:8080"] {
             let name = instance_at(everywhere.parse().unwrap());
             let (host, port) = name.rsplit_once(':').unwrap();
             assert!(!host.is_empty() && !everywhere.starts_with(host) && port == "8080", "{name}");

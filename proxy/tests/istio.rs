@@ -4,9 +4,15 @@
 
 mod support;
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::{Router, extract::Request, http::StatusCode};
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    extract::Request,
+    http::StatusCode,
+};
+use futures::{StreamExt, stream};
 use support::{client, serve, until, url};
 use tokio::sync::{Semaphore, mpsc};
 use weir_proxy::{Config, Proxy};
@@ -203,5 +209,52 @@ async fn a_circuit_breaker_sheds_what_does_not_fit_and_leaves_what_fails() {
     assert_eq!(get("/broken").send().await.unwrap().status(), 500);
     let refused = get("/").send().await.unwrap();
     assert_eq!((refused.status().as_u16(), refused.headers()["x-weir-reason"].to_str().unwrap()), (503, "no_endpoint"));
+    proxy.drain().await;
+}
+
+const TIMEOUT: &str = "
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata:
+  name: reviews
+spec:
+  hosts:
+    - reviews
+  http:
+    - timeout: 1s
+      route:
+        - destination:
+            host: reviews
+";
+
+/// Found in an audit: whoever sent for longer than the timeout got the head of the answer and an end without its body.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_timeout_begins_when_the_request_was_sent() {
+    let late = |wait_ms: u64| {
+        stream::once(async move {
+            tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+            Ok::<_, std::io::Error>(Bytes::from_static(b"ends"))
+        })
+    };
+    let answer = async move |request: Request| {
+        let (parts, body) = request.into_parts();
+        axum::body::to_bytes(body, 1 << 20).await.unwrap();
+        match parts.uri.path() {
+            "/never" => std::future::pending().await,
+            path => Body::from_stream(late(if path == "/late" { 100 } else { 60_000 })),
+        }
+    };
+    let address = serve(Router::new().fallback(answer)).await;
+    let proxy = sidecar(TIMEOUT, &[format!("'{address}'")]);
+    let ask = async |path: &str| {
+        let body = stream::once(async { Ok(Bytes::from_static(b"begins")) }).chain(late(1_300));
+        let body = reqwest::Body::wrap_stream(body);
+        client().post(url(&proxy, path)).header("host", "reviews").body(body).send().await.unwrap()
+    };
+    assert_eq!(ask("/late").await.text().await.unwrap(), "ends");
+    assert_eq!(ask("/never").await.status(), 504);
+    let endless = ask("/endless").await;
+    assert_eq!(endless.status(), 200);
+    assert!(endless.text().await.is_err(), "it is bounded all the same");
     proxy.drain().await;
 }

@@ -71,6 +71,23 @@ async fn a_route_has_limits_of_its_own() {
     assert_eq!(proxy.drain().await.shed, 3);
 }
 
+/// Found in an audit: they were answered before anybody looked at their limits.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_route_answers_itself_is_limited_too() {
+    let limits = "limits: { rate_limit: { rate_per_s: 0.001, burst: 2 } }";
+    let routes = format!(
+        "      - {{ name: said, match: {{ path_prefix: /said }}, respond: {{ status: 200 }}, {limits} }}
+      - {{ name: free, respond: {{ status: 204 }} }}"
+    );
+    let service = "limits: { rate_limit: { rate_per_s: 0.001, burst: 1 } }";
+    let proxy = proxy(held().await.address, &routes, service);
+    let ask = async |path: &str| client().get(url(&proxy, path)).send().await.unwrap().status().as_u16();
+    for (path, expected) in [("/said", [200, 200, 429]), ("/free", [204; 3])] {
+        assert_eq!([ask(path).await, ask(path).await, ask(path).await], expected, "{path}");
+    }
+    assert_eq!(proxy.drain().await.shed, 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deadline_that_the_measured_wait_cannot_meet_is_refused_at_once() {
     let mut app = held().await;

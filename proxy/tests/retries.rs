@@ -130,6 +130,17 @@ async fn one_try_may_be_short_and_the_whole_is_bounded() {
     assert!((4..=11).contains(&retries), "{retries} retries of at least 100 ms in 1 s");
 }
 
+/// Found in an audit: an endpoint that never saw a request was ejected, because a fault's delay was longer than the timeout.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delay_made_on_purpose_is_no_part_of_the_timeout() {
+    let (address, seen) = flaky(0, 503, None).await;
+    let proxy = start("{ upstream: app, timeout_ms: 500, fault: { delay: { ms: 700 } } }", &upstream(address), "");
+    let begun = Instant::now();
+    assert_eq!(client().get(url(&proxy, "/")).send().await.unwrap().status(), 200);
+    assert!(begun.elapsed() >= Duration::from_millis(700) && seen.lock().len() == 1);
+    proxy.drain().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn retry_after_is_honoured_or_the_answer_is_passed_on() {
     let (address, seen) = flaky(1, 503, Some("1")).await;

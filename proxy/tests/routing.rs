@@ -15,6 +15,7 @@ use support::{client, serve, start, url};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    sync::mpsc,
     time::Instant,
 };
 use weir_proxy::Proxy;
@@ -132,6 +133,73 @@ async fn clients_are_sent_elsewhere_and_faults_strike_as_often_as_asked() {
     assert_eq!(get("/slow").await.status().as_u16(), 200);
     assert!(before.elapsed() >= Duration::from_millis(150));
     assert_eq!(proxy.drain().await.requests, 403);
+}
+
+/// Found in an audit: what Istio's documents show of `directResponse` answered text/plain whatever the route said.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_of_the_route_s_own_is_edited_too() {
+    let edits = "response_headers: { set: { content-type: application/json, x-test: '1' }, remove: [x-weir-reason] }";
+    let routes = format!(
+        "{{ match: {{ path: /hello }}, respond: {{ status: 200, body: '{{}}' }}, {edits} }},
+         {{ match: {{ path: /moved }}, redirect: {{ path: /here }}, {edits} }},
+         {{ upstream: other, fault: {{ abort: {{ status: 503 }} }}, {edits} }}"
+    );
+    let proxy = proxy(&routes).await;
+    let client = client();
+    for (path, kind, status, shown) in [
+        ("/hello", "", 200, Some("application/json")),
+        ("/moved", "", 301, Some("application/json")),
+        // as in Envoy, a fault is none of the route's answers
+        ("/fault", "", 503, Some("text/plain; charset=utf-8")),
+        ("/hello", "application/grpc", 200, Some("application/grpc")),
+    ] {
+        let answer = client.get(url(&proxy, path)).header("content-type", kind).send().await.unwrap();
+        let field = |name: &str| answer.headers().get(name).map(|value| value.to_str().unwrap());
+        assert_eq!((answer.status().as_u16(), field("content-type")), (status, shown), "{path} {kind}");
+        assert_eq!(field("x-test").is_some(), path != "/fault", "{path}");
+        assert_eq!(field("x-weir-reason").is_some(), path == "/fault", "{path}");
+    }
+    proxy.drain().await;
+}
+
+/// Found in an audit: they went out whatever the file said, to those outside of the mesh too.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_sends_is_said_unless_it_may_not_be() {
+    let (seen, mut copies) = mpsc::unbounded_channel();
+    let answer = async move |request: Request| {
+        let all = |name| request.headers().get_all(name).iter().count();
+        let said = format!("peer {} via {}", all("x-weir-peer"), all("via"));
+        if request.headers()["host"].to_str().unwrap().contains("-shadow") {
+            seen.send(said.clone()).unwrap();
+        }
+        said
+    };
+    let app = serve(Router::new().fallback(answer)).await;
+    let routes = "{ match: { path_prefix: /inside }, upstream: inside }, { match: { path_prefix: /outside }, upstream: outside },
+        { match: { path_prefix: /removed }, upstream: inside, request_headers: { remove: [via] } },
+        { match: { path_prefix: /copied }, upstream: inside, mirror: { upstream: outside } }";
+    let upstreams = format!(
+        "{{ name: inside, endpoints: ['{app}'] }},
+         {{ name: outside, endpoints: ['{app}'], send_peer: false, send_via: false }}"
+    );
+    let proxy = start(routes, &upstreams, "");
+    let client = client();
+    for (path, via, expected) in [
+        ("/inside", None, "peer 1 via 1"),
+        ("/inside", Some("1.1 other"), "peer 1 via 2"),
+        ("/outside", None, "peer 0 via 0"),
+        ("/outside", Some("1.1 other"), "peer 0 via 1"),
+        ("/removed", Some("1.1 other"), "peer 1 via 0"),
+        ("/copied", None, "peer 1 via 1"),
+    ] {
+        let mut request = client.get(url(&proxy, path)).header("x-weir-peer", "somebody/else");
+        if let Some(via) = via {
+            request = request.header("via", via);
+        }
+        assert_eq!(text(request).await, expected, "{path} {via:?}");
+    }
+    assert_eq!(copies.recv().await.unwrap(), "peer 0 via 0", "a copy goes outside");
+    proxy.drain().await;
 }
 
 /// What comes back for a path that no client library would send as it stands.

@@ -60,6 +60,7 @@ impl Route {
         for (key, bound) in [
             ("timeout_ms", self.timeout_ms),
             ("max_stream_duration_ms", self.max_stream_duration_ms),
+            ("answer_timeout_ms", self.answer_timeout_ms),
             ("idle_timeout_ms", self.idle_timeout_ms),
             ("fault.delay.ms", self.fault.delay.map(|delay| delay.ms)),
             ("retries.per_try_timeout_ms", retries.and_then(|retries| retries.per_try_timeout_ms)),

@@ -2,7 +2,7 @@
 
 use crate::config::{
     Balance, ConfigError, ConsulService, Discovery, DnsName, Endpoint, HashOn, Protocol, SrvName, SubsetOf, Upstream,
-    validate::{check, check_remote},
+    validate::{LONGEST_MS, check, check_remote},
 };
 
 impl Upstream {
@@ -21,11 +21,8 @@ impl Upstream {
         check(self.keep_endpoints_ms.is_none() || self.discover.is_some(), || {
             "keep_endpoints_ms: only with discover; what is listed stays".into()
         })?;
-        if let Some(SubsetOf { upstream, .. }) = &self.subset_of {
-            let parent = all.iter().find(|other| other.name == *upstream);
-            check(parent.is_some_and(|parent| parent.subset_of.is_none()), || {
-                format!("subset_of.upstream: {upstream:?} is not an upstream with endpoints of its own")
-            })?;
+        if let Some(subset) = &self.subset_of {
+            check_subset(subset, all)?;
         }
         for (key, percent) in [
             ("panic_threshold_percent", self.panic_threshold_percent),
@@ -45,8 +42,29 @@ impl Upstream {
         check(http1 || !bounded, || {
             "max_connections and max_requests_per_connection: only with protocol http1; max_requests bounds h2".into()
         })?;
+        check(!http1 || self.ping_ms.is_none(), || "ping_ms: only with protocol h2; HTTP/1.1 has no PING".into())?;
+        check(self.ping_ms.is_none_or(|ms| (1_000..=LONGEST_MS).contains(&ms)), || {
+            format!("ping_ms is {:?}: from 1000, a second, to a year, or leave it out", self.ping_ms)
+        })?;
         check(self.connect_timeout_ms != Some(0), || "connect_timeout_ms is 0: at least 1, or leave it out".into())
     }
+}
+
+fn check_subset(SubsetOf { upstream, labels }: &SubsetOf, all: &[Upstream]) -> Result<(), ConfigError> {
+    let parent = all.iter().find(|other| other.name == *upstream).filter(|parent| parent.subset_of.is_none());
+    let Some(parent) = parent else {
+        let why = format!("subset_of.upstream: {upstream:?} is not an upstream with endpoints of its own");
+        return Err(ConfigError(why));
+    };
+    check(labels.is_empty() || parent.finds_labels(), || format!("subset_of.labels: {}", no_labels(upstream)))
+}
+
+/// Why nothing can be a subset of what DNS finds.
+pub(crate) fn no_labels(upstream: &str) -> String {
+    format!(
+        "upstream {upstream:?} finds its endpoints by DNS, which knows no labels, so none would be here: list them, \
+         find them in a file or in Consul, or give each version a name and an upstream of its own"
+    )
 }
 
 fn check_discovery(discovery: &Discovery) -> Result<(), ConfigError> {

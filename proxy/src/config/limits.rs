@@ -4,7 +4,10 @@
 use serde::{Deserialize, Serialize};
 use weir_policy::{Breaker, ConcurrencyLimit, Policy, RateLimit, TokenRateLimit};
 
-use crate::regulate::Priority;
+use crate::{
+    config::{ConfigError, validate::check},
+    regulate::Priority,
+};
 
 /// The static limits of the service, obeyed at its inbound listeners.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -25,7 +28,8 @@ pub struct Limits {
     pub priority_header: Option<String>,
 }
 
-/// The static limits of one route. Inbound they add to the service's; outbound they hold what leaves here.
+/// The static limits of one route. Inbound they add to the service's; outbound they hold what leaves here. Of a route with
+/// `redirect` or `respond` only `rate_limit` can be said, and the service's do not count: it is not asked.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RouteLimits {
@@ -69,6 +73,20 @@ impl Limits {
 }
 
 impl RouteLimits {
+    /// Refuses what could not limit a route that answers at once; `key` is where they stand.
+    pub(super) fn check_answered_here(&self, key: &str) -> Result<(), ConfigError> {
+        for (name, there) in [
+            ("concurrency_limit", self.concurrency_limit.is_some()),
+            ("token_rate_limit", self.token_rate_limit.is_some()),
+            ("breaker", self.breaker.is_some()),
+        ] {
+            check(!there, || {
+                format!("{key}.{name}: redirect and respond are answered here at once, so only rate_limit limits them")
+            })?;
+        }
+        Ok(())
+    }
+
     /// As a policy for a route of `service`; `None` when nothing is limited.
     pub(crate) fn policy(&self, service: &str, route: &str) -> Option<Policy> {
         let Self { concurrency_limit, rate_limit, token_rate_limit, breaker, priority: _ } = self.clone();

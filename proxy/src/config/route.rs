@@ -35,6 +35,9 @@ pub struct Route {
     pub timeout_ms: Option<u64>,
     /// The longest time to the end of the response's body; unbounded when absent, because streams may be long.
     pub max_stream_duration_ms: Option<u64>,
+    /// As `max_stream_duration_ms`, but from when the client has sent its request, without a `fault.delay`: what Istio calls
+    /// `timeout`. While the client still sends it does not run.
+    pub answer_timeout_ms: Option<u64>,
     /// The longest silence of the upstream inside the response's body; `timeouts.stream_idle_ms` when absent.
     pub idle_timeout_ms: Option<u64>,
     /// Which requests go out again when they fail. When absent only what certainly never arrived does, once, and, where the method is
@@ -70,7 +73,7 @@ pub struct Redirect {
     pub path: Option<String>,
     /// The new host, with its port if it has one.
     pub host: Option<String>,
-    /// `http` or `https`.
+    /// `http` or `https`; when absent that of the client's connection to this listener, whatever `x-forwarded-proto` says.
     pub scheme: Option<String>,
     /// 301, 302, 303, 307 or 308.
     pub status: u16,

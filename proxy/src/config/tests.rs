@@ -34,6 +34,14 @@ fn what_a_route_cannot_say_is_named() {
         ("upstream: a, mirror: { upstream: c }", "mirror.upstream"),
         ("upstream: a, mirror: { upstream: b, percent: -1 }", "mirror.percent"),
         ("upstream: a, mirror: { upstream: b, max_in_flight: 0 }", "mirror.max_in_flight"),
+        (
+            "respond: { status: 200 }, limits: { breaker: { error_ratio: 0.5, min_requests: 1, window_ms: 9 } }",
+            "routes[0].limits.breaker: redirect and respond",
+        ),
+        (
+            "redirect: { host: x }, limits: { concurrency_limit: { limit: 1, queue: 0, queue_timeout_ms: 1 } }",
+            "routes[0].limits.concurrency_limit: redirect and respond are answered here at once",
+        ),
         ("upstream: a, match: { path: /a, path_starts_with: /b }", "not several"),
     ] {
         let why = config(route, ENDPOINT, "").unwrap_err().0;
@@ -50,6 +58,10 @@ fn what_an_upstream_cannot_say_is_named() {
         ("endpoints: [{ adress: 'a:1' }]", "did you mean `address`?"),
         ("endpoints: [5]", "host:port"),
         ("subset_of: { upstream: c, labels: {} }", "upstreams[0].subset_of.upstream: \"c\""),
+        (
+            "discover: { dns: { name: a, port: 1 } } }, { name: v, subset_of: { upstream: a, labels: { v: '1' } }",
+            "upstreams[1].subset_of.labels: upstream \"a\" finds its endpoints by DNS",
+        ),
         ("endpoints: ['a:1'], balance: least_requests", "least_request"),
         ("endpoints: ['a:1'], balance: { ring_hash: { header: 'a b' } }", "balance.ring_hash.header"),
         ("endpoints: ['a:1'], panic_threshold_percent: 101", "panic_threshold_percent"),
@@ -60,6 +72,8 @@ fn what_an_upstream_cannot_say_is_named() {
         ("endpoints: ['a:1'], connect_timeout_ms: 0", "connect_timeout_ms is 0"),
         ("endpoints: ['a:1'], max_connections: 0", "max_connections"),
         ("endpoints: ['a:1'], protocol: h2, max_connections: 1", "only with protocol http1"),
+        ("endpoints: ['a:1'], ping_ms: 60000", "ping_ms: only with protocol h2"),
+        ("endpoints: ['a:1'], protocol: h2, ping_ms: 10", "ping_ms is Some(10)"),
         ("discover: { dns: { name: '', port: 1 } }", "discover.dns.name is empty"),
         ("discover: { dns: { name: a, port: 0 } }", "discover.dns.port is 0"),
         ("discover: { consul: { service: a, address: 'ftp://a' } }", "discover.consul.address"),

@@ -64,6 +64,16 @@ pub struct Upstream {
     pub max_pending_requests: Option<u32>,
     /// Requests that an HTTP/1.1 connection carries before it is closed; unbounded when absent.
     pub max_requests_per_connection: Option<NonZeroU32>,
+    /// Whether `x-weir-peer`, in which this sidecar says whose request it sends, goes along; it does when absent. Say `false` where the
+    /// endpoints are outside of the mesh: they need not know what services and machines are called here. Outbound only.
+    pub send_peer: Option<bool>,
+    /// Whether this proxy adds itself to `Via`, by which it ends requests that come round again; it does when absent. Say
+    /// `false` where it does harm: nginx compresses nothing for proxies unless `gzip_proxied` says so.
+    pub send_via: Option<bool>,
+    /// How often an HTTP/2 connection with requests under way is sent a PING, which must be answered within 20 s. None when absent:
+    /// gRPC servers close connections that are pinged more often than every five minutes, and TCP keepalive notices a machine
+    /// that is gone within 30 s. For where a load balancer between answers that itself, and the servers allow it.
+    pub ping_ms: Option<u64>,
 }
 
 /// A part of another upstream.
@@ -72,7 +82,7 @@ pub struct Upstream {
 pub struct SubsetOf {
     /// That upstream's name.
     pub upstream: String,
-    /// All of them must be there with these values.
+    /// All of them must be there with these values. None can be said where endpoints are found by DNS, which knows no labels.
     pub labels: BTreeMap<String, String>,
 }
 
@@ -169,6 +179,11 @@ impl Upstream {
             (None, Some(_)) => "subset",
             (None, None) => "static",
         }
+    }
+
+    /// Whether its endpoints can have labels.
+    pub(crate) fn finds_labels(&self) -> bool {
+        !matches!(self.discover, Some(Discovery::Dns(_) | Discovery::DnsSrv(_)))
     }
 
     /// How long endpoints outlive what found them.

@@ -139,8 +139,11 @@ impl Config {
             check(local.queue_wait_ms > 0, || "limits.local_limit.queue_wait_ms is 0: at least 1".into())?;
         }
         for (i, listener) in self.listeners.iter().enumerate() {
-            for (j, Route { limits, .. }) in listener.routes.iter().enumerate() {
+            for (j, Route { limits, redirect, respond, .. }) in listener.routes.iter().enumerate() {
                 let key = format!("listeners[{i}].routes[{j}].limits");
+                if redirect.is_some() || respond.is_some() {
+                    limits.check_answered_here(&key)?;
+                }
                 let inbound = listener.direction == Direction::Inbound;
                 check(!(inbound && limits.breaker.is_some()), || {
                     format!("{key}.breaker: a breaker acts where calls leave, on outbound routes")

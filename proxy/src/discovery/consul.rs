@@ -11,6 +11,7 @@ use http::{Request, StatusCode, Uri, header::HOST};
 use http_body_util::Empty;
 use serde::Deserialize;
 use tokio::time::{Duration, sleep, timeout};
+use tracing::warn;
 
 use crate::{
     config::{ConsulService, Endpoint, Locality},
@@ -109,7 +110,8 @@ async fn ask(
     let new = parts.headers.get("x-consul-index").and_then(|value| value.to_str().ok()?.parse().ok());
     let new = new.ok_or_else(|| unavailable(&"an answer without X-Consul-Index"))?;
     let entries: Vec<Entry> = serde_json::from_slice(&body).map_err(|error| unavailable(&error))?;
-    Ok((new, entries.into_iter().map(endpoint).collect()))
+    let found = entries.iter().filter(|entry| has_port(entry, &service.service)).map(endpoint).collect();
+    Ok((new, found))
 }
 
 async fn question(service: &ConsulService, uri: &Uri, index: u64) -> Result<Request<Empty<Bytes>>, String> {
@@ -131,16 +133,24 @@ async fn question(service: &ConsulService, uri: &Uri, index: u64) -> Result<Requ
     request.body(Empty::new()).map_err(|error| error.to_string())
 }
 
-fn endpoint(Entry { node, service }: Entry) -> Endpoint {
-    let host = if service.address.is_empty() { node.address } else { service.address };
-    let host = if host.contains(':') { format!("[{host}]") } else { host };
-    let place = service.locality.or(node.locality);
+/// Consul takes instances without a port; nobody can be connected to there.
+fn has_port(Entry { node, service }: &Entry, name: &str) -> bool {
+    if service.port == 0 {
+        warn!(service = name, node = node.address, address = service.address, "an instance without a port is left out");
+    }
+    service.port > 0
+}
+
+fn endpoint(Entry { node, service }: &Entry) -> Endpoint {
+    let host = if service.address.is_empty() { &node.address } else { &service.address };
+    let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+    let place = service.locality.as_ref().or(node.locality.as_ref());
     Endpoint {
         address: format!("{host}:{}", service.port),
-        weight: service.weights.map_or(1, |weights| weights.passing.max(1)),
-        locality: place.map(|Place { region, zone }| Locality { region, zone }),
+        weight: service.weights.as_ref().map_or(1, |weights| weights.passing.max(1)),
+        locality: place.map(|Place { region, zone }| Locality { region: region.clone(), zone: zone.clone() }),
         priority: 0,
-        labels: service.meta.unwrap_or_default(),
+        labels: service.meta.clone().unwrap_or_default(),
     }
 }
 
@@ -171,9 +181,11 @@ mod tests {
             {"Node": {"Node": "n1", "Address": "10.0.0.1"}, "Checks": [],
              "Service": {"ID": "a", "Address": "", "Port": 80, "Meta": {"version": "v1"}, "Weights": {"Passing": 3, "Warning": 1}}},
             {"Node": {"Address": "10.0.0.2", "Locality": {"Region": "eu", "Zone": "a"}},
-             "Service": {"Address": "fd00::1", "Port": 81, "Meta": null}}]"#;
+             "Service": {"Address": "fd00::1", "Port": 81, "Meta": null}},
+            {"Node": {"Address": "10.0.0.3"}, "Service": {"Address": "", "Port": 0}}]"#;
         let entries: Vec<Entry> = serde_json::from_str(text).unwrap();
-        let endpoints: Vec<Endpoint> = entries.into_iter().map(endpoint).collect();
+        // found in an audit: the third became an endpoint ":0", which no request reached
+        let endpoints: Vec<Endpoint> = entries.iter().filter(|entry| has_port(entry, "a")).map(endpoint).collect();
         let first = Endpoint { weight: 3, labels: [("version".into(), "v1".into())].into(), .."10.0.0.1:80".into() };
         let place = Locality { region: "eu".into(), zone: "a".into() };
         let second = Endpoint { locality: Some(place), ..Endpoint::from("[fd00::1]:81") };

@@ -2,28 +2,29 @@
 //!
 //! A host means the upstream of its whole name; `reviews.prod.svc.cluster.local`, which is a service of a
 //! cluster, else that of its first label. An upstream stands for one port of a service: `port` must be the one of
-//! its endpoints, or there is an upstream `reviews:9080`. A destination rule is for all ports of its host.
+//! its endpoints, or there is an upstream `reviews:9080`, as where the port is only known when endpoints are found. A
+//! destination rule is for all ports of its host.
 
 use std::collections::BTreeMap;
 
 use crate::{
-    config::{ConfigError, Upstream},
+    config::{ConfigError, Discovery, DnsName, Upstream},
     istio::fields::Node,
 };
 
 /// The upstreams of `proxy.yaml` and the subsets that destination rules made of them.
 pub(super) struct Registry {
-    /// With the ports of their endpoints.
-    upstreams: BTreeMap<String, Vec<u16>>,
+    /// With the ports of their endpoints; `None` where those are only known when they are found.
+    upstreams: BTreeMap<String, Option<Vec<u16>>>,
 }
 
 impl Registry {
     pub(super) fn new(upstreams: &[Upstream]) -> Self {
-        let of = |upstream: &Upstream| {
-            let port = |address: &str| address.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
-            let ports = upstream.endpoints.iter().filter_map(|endpoint| port(&endpoint.address)).collect();
-            (upstream.name.clone(), ports)
+        let whole = |upstream: &Upstream| {
+            let parent = upstream.subset_of.as_ref().map(|subset| &subset.upstream);
+            upstreams.iter().find(|other| Some(&other.name) == parent)
         };
+        let of = |upstream: &Upstream| (upstream.name.clone(), ports(whole(upstream).unwrap_or(upstream)));
         Self { upstreams: upstreams.iter().map(of).collect() }
     }
 
@@ -73,13 +74,25 @@ impl Registry {
         let Some((found, ports)) = [name, short].iter().find_map(|name| self.upstreams.get_key_value(*name)) else {
             return Err(unknown(host, name, short));
         };
-        match port.filter(|port| !ports.is_empty() && ports.iter().any(|other| other != port)) {
-            None => Ok(found.clone()),
-            Some(port) => Err(host.error(&format!(
-                "the endpoints of upstream {found:?} have other ports than {port}: name an upstream \"{found}:{port}\" \
-                 in proxy.yaml, or leave port out"
-            ))),
-        }
+        let (Some(port), ports) = (port, ports.as_deref()) else { return Ok(found.clone()) };
+        let why = match ports {
+            Some(ports) if ports.iter().all(|other| *other == port) => return Ok(found.clone()),
+            Some(_) => format!("the endpoints of upstream {found:?} have other ports than {port}"),
+            None => format!(
+                "the ports of upstream {found:?} are known when its endpoints are found, and may be others than {port}"
+            ),
+        };
+        Err(host.error(&format!("{why}: name an upstream \"{found}:{port}\" in proxy.yaml, or leave port out")))
+    }
+}
+
+/// Those of its endpoints, if the file says them.
+fn ports(upstream: &Upstream) -> Option<Vec<u16>> {
+    let port = |address: &str| address.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+    match &upstream.discover {
+        None => Some(upstream.endpoints.iter().filter_map(|endpoint| port(&endpoint.address)).collect()),
+        Some(Discovery::Dns(DnsName { port, .. })) => Some(vec![*port]),
+        Some(Discovery::DnsSrv(_) | Discovery::File(_) | Discovery::Consul(_)) => None,
     }
 }
 

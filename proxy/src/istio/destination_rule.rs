@@ -1,7 +1,7 @@
 //! `DestinationRule` → what upstreams do; a subset becomes an upstream that takes the endpoints with its labels.
 
 use crate::{
-    config::{Config, ConfigError, SubsetOf, Upstream},
+    config::{Config, ConfigError, SubsetOf, Upstream, no_labels},
     istio::{
         Document, Taken,
         destination::{Registry, subset_name},
@@ -38,12 +38,13 @@ fn apply_to(
     let has_locality = config.locality.is_some();
     let upstream = config.upstreams.iter_mut().find(|upstream| upstream.name == name);
     let upstream = upstream.ok_or_else(|| ConfigError(format!("no such upstream: {name}")))?;
+    let unruled = upstream.clone();
     if let Some(policy) = policy {
-        traffic_policy::apply(policy, upstream, has_locality)?;
+        traffic_policy::apply(policy, upstream, &unruled, has_locality)?;
     }
     let parent = upstream.clone();
     for subset in subsets {
-        let part = self::subset(subset, &parent, has_locality)?;
+        let part = self::subset(subset, &parent, &unruled, has_locality)?;
         if config.upstreams.iter().any(|upstream| upstream.name == part.name) {
             return Err(subset.error(&format!("there is an upstream {:?} already", part.name)));
         }
@@ -52,10 +53,15 @@ fn apply_to(
     Ok(())
 }
 
-fn subset(node: &Node<'_>, parent: &Upstream, has_locality: bool) -> Result<Upstream, ConfigError> {
+/// A part of `parent`, which was `unruled` before the rule's own policy.
+fn subset(node: &Node<'_>, parent: &Upstream, unruled: &Upstream, has_locality: bool) -> Result<Upstream, ConfigError> {
     let fields = node.fields()?;
     let name = fields.need("name")?.text()?;
-    let labels = fields.map("labels", |node| node.texts())?.unwrap_or_default();
+    let labels = fields.map("labels", |node| match node.texts()? {
+        labels if !labels.is_empty() && !parent.finds_labels() => Err(node.error(&no_labels(&parent.name))),
+        labels => Ok(labels),
+    });
+    let labels = labels?.unwrap_or_default();
     let mut upstream = Upstream {
         name: subset_name(&parent.name, name),
         service: Some(parent.service().to_owned()),
@@ -64,7 +70,7 @@ fn subset(node: &Node<'_>, parent: &Upstream, has_locality: bool) -> Result<Upst
         subset_of: Some(SubsetOf { upstream: parent.name.clone(), labels }),
         ..parent.clone()
     };
-    fields.map("trafficPolicy", |node| traffic_policy::apply(&node, &mut upstream, has_locality))?;
+    fields.map("trafficPolicy", |node| traffic_policy::apply(&node, &mut upstream, unruled, has_locality))?;
     fields.done(&[])?;
     Ok(upstream)
 }

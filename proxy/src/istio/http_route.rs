@@ -18,9 +18,12 @@ pub(super) fn compile(
     retry_all: bool,
 ) -> Result<(Route, Vec<Match>), ConfigError> {
     let fields = node.fields()?;
+    if let Some(here) = ["redirect", "directResponse"].into_iter().find(|name| fields.has(name)) {
+        refuse_beside(here, &fields)?;
+    }
     let mut matches = http_match::matches(fields.get("match"))?;
     let (request_headers, response_headers) = fields.map("headers", |node| headers(&node))?.unwrap_or_default();
-    // in Istio it bounds the whole answer
+    // in Istio it bounds the whole answer, from the end of the request
     let timeout_ms = fields.map("timeout", |node| node.millis())?;
     let mut route = Route {
         name: fields.map("name", |name| name.text().map(str::to_owned))?,
@@ -29,8 +32,8 @@ pub(super) fn compile(
         redirect: fields.map("redirect", |node| redirect(&node))?,
         respond: fields.map("directResponse", |node| respond(&node))?,
         timeout_ms,
-        max_stream_duration_ms: timeout_ms,
-        retries: fields.map("retries", |node| retries(&node, retry_all))?.flatten(),
+        answer_timeout_ms: timeout_ms,
+        retries: fields.map("retries", |node| retries(&node, retry_all))?,
         fault: fields.map("fault", |node| fault(&node))?.unwrap_or_default(),
         mirror: mirror(&fields, registry)?,
         ..Route::default()
@@ -52,6 +55,18 @@ pub(super) fn compile(
     match places.iter().filter(|there| **there).count() {
         1 => Ok((route, matches)),
         _ => Err(node.error("one of route, redirect and directResponse says where requests go")),
+    }
+}
+
+/// Refuses what is said of requests that go on, where they are answered by `here`.
+fn refuse_beside(here: &str, fields: &Fields<'_>) -> Result<(), ConfigError> {
+    let why = format!("cannot be honoured beside {here}, which sends the request nowhere: remove one of both");
+    let of_requests = ["rewrite", "timeout", "retries", "mirror", "mirrors", "mirrorPercentage"];
+    let headers = fields.map("headers", |node| node.fields())?;
+    let refused = of_requests.into_iter().find_map(|name| fields.get(name));
+    match refused.or_else(|| headers.and_then(|headers| headers.get("request"))) {
+        Some(node) => Err(node.error(&why)),
+        None => Ok(()),
     }
 }
 
@@ -163,8 +178,8 @@ fn rewrite(node: &Node<'_>) -> Result<Rewrite, ConfigError> {
     Ok(Rewrite { path, host })
 }
 
-/// `None` when it asks for none.
-fn retries(node: &Node<'_>, non_idempotent: bool) -> Result<Option<Retries>, ConfigError> {
+/// None at all where it asks for none: without a word what never arrived would go out once more.
+fn retries(node: &Node<'_>, non_idempotent: bool) -> Result<Retries, ConfigError> {
     let fields = node.fields()?;
     let mut retries = Retries { non_idempotent, ..Retries::default() };
     retries.attempts = fields.map("attempts", |node| node.whole())?.unwrap_or(retries.attempts);
@@ -183,7 +198,7 @@ fn retries(node: &Node<'_>, non_idempotent: bool) -> Result<Option<Retries>, Con
         false => Err(node.error("cannot be honoured: a retry goes to another endpoint as long as there is one")),
     })?;
     fields.done(&[("retryRemoteLocalities", "a retry goes wherever the balance sends it")])?;
-    Ok((retries.attempts > 0).then_some(retries))
+    Ok(retries)
 }
 
 fn fault(node: &Node<'_>) -> Result<Fault, ConfigError> {

@@ -1,7 +1,7 @@
 //! What becomes of documents: routes and upstreams, or an error that says where.
 
 use super::*;
-use crate::config::{Balance, HashOn, Match, Share, Upstream};
+use crate::config::{Balance, HashOn, Match, Protocol, Share, Upstream};
 
 /// A proxy that calls `reviews` (9080) and `ratings` (9081), after `yaml`.
 fn compiled(yaml: &str) -> Result<Config, ConfigError> {
@@ -110,7 +110,7 @@ fn rules_become_routes_with_everything_they_say() {
     .remove(0);
     let expected: Route = serde_saphyr::from_str(
         "{ name: main, split: [{ upstream: ratings, weight: 1, request_headers: { set: { x-e: '5' } } }], match: { path_starts_with: /api }, rewrite: { path: /v2, host: reviews.internal }, \
-         timeout_ms: 1500, max_stream_duration_ms: 1500, \
+         timeout_ms: 1500, answer_timeout_ms: 1500, \
          retries: { attempts: 3, per_try_timeout_ms: 500, on: [gateway-error, connect-failure, reset, '503'], backoff_ms: 10, max_backoff_ms: 100 }, \
          fault: { delay: { ms: 5000, percent: 0.1 }, abort: { status: 503, percent: 50 } }, \
          mirror: { upstream: reviews/v2, percent: 12.5 }, \
@@ -157,6 +157,8 @@ fn redirects_and_direct_responses_are_answered_here() {
     );
     let route = routes("[{ directResponse: { status: 418, body: { string: tea } } }]").remove(0);
     assert_eq!(route.respond.map(|respond| (respond.status, respond.body)), Some((418, "tea".into())));
+    let edited = "[{ directResponse: { status: 200 }, headers: { response: { set: { content-type: a/b } } } }]";
+    assert_eq!(routes(edited)[0].response_headers.set["content-type"], "a/b");
     let route = routes(&format!("[{{ rewrite: {{ uri: /v2 }}, {TO_REVIEWS} }}]")).remove(0);
     assert_eq!(route.matches.path_starts_with.as_deref(), Some("/"));
 }
@@ -170,6 +172,58 @@ fn retrying_what_is_not_idempotent_is_said_by_an_annotation() {
     assert!(asked(
         &plain.replace("name: reviews }", "name: reviews, annotations: { weir/retry-non-idempotent: 'true' } }")
     ));
+}
+
+/// Found in an audit: it was as if nothing had been said, and what never arrived went out once more.
+#[test]
+fn no_attempts_are_no_attempts() {
+    let route = routes(&format!("[{{ retries: {{ attempts: 0 }}, {TO_REVIEWS} }}]")).remove(0);
+    assert_eq!(route.retries.map(|retries| retries.attempts), Some(0));
+}
+
+/// Found in an audit: where endpoints are found every port was taken.
+#[test]
+fn a_port_is_that_of_the_endpoints_also_where_they_are_found() {
+    for (source, expected) in [
+        ("endpoints: ['10.0.0.1:9080']", Ok("reviews")),
+        ("discover: { dns: { name: reviews, port: 9080 } }", Ok("reviews")),
+        ("discover: { dns: { name: reviews, port: 8080 } }", Err("have other ports than 9080")),
+        ("discover: { dns_srv: { name: reviews } }", Err("known when its endpoints are found")),
+        ("discover: { consul: { service: reviews } }", Err("name an upstream \"reviews:9080\"")),
+        ("discover: { file: x }", Err("or leave port out")),
+        ("subset_of: { upstream: all, labels: {} }", Err("have other ports than 9080")),
+    ] {
+        let upstreams = format!("[{{ name: reviews, {source} }}, {{ name: all, endpoints: ['10.0.0.2:1'] }}]");
+        let to = |port: &str| format!("[{{ route: [{{ destination: {{ host: reviews{port} }} }}] }}]");
+        let routed = compiled_for(&upstreams, &virtual_service(&to(", port: { number: 9080 }")));
+        let found = routed.as_ref().map(|config| config.listeners[0].routes[0].split[0].upstream.as_str());
+        match (found, expected) {
+            (Ok(found), Ok(expected)) => assert_eq!(found, expected, "{source}"),
+            (Err(why), Err(expected)) => assert!(why.0.contains(expected), "{source}: {why}"),
+            (found, _) => panic!("{source}: {found:?}"),
+        }
+        assert!(compiled_for(&upstreams, &virtual_service(&to(""))).is_ok(), "{source}: no port is said");
+    }
+}
+
+/// Found in an audit: such subsets were taken, and every request got 503.
+#[test]
+fn what_dns_finds_has_no_subsets() {
+    for (source, refused) in [
+        ("dns: { name: reviews, port: 9080 }", true),
+        ("dns_srv: { name: reviews }", true),
+        ("consul: { service: reviews }", false),
+        ("file: x", false),
+    ] {
+        let upstreams = format!("[{{ name: reviews, discover: {{ {source} }} }}]");
+        let rule = |labels: &str| destination_rule(&format!("subsets: [{{ name: v1, labels: {{ {labels} }} }}]"));
+        let why = compiled_for(&upstreams, &rule("version: v1")).err().map(|error| error.0);
+        assert_eq!(why.is_some(), refused, "{source}: {why:?}");
+        let named =
+            |why: String| why.contains("spec.subsets[0].labels: upstream \"reviews\" finds its endpoints by DNS");
+        assert!(why.is_none_or(named), "{source}");
+        assert!(compiled_for(&upstreams, &rule("")).is_ok(), "{source}: all of them are a subset");
+    }
 }
 
 #[test]
@@ -219,6 +273,28 @@ fn a_subset_inherits_and_overrides() {
     };
     assert_eq!(of("reviews/v1"), ("reviews".into(), Balance::Random, Some(9)));
     assert_eq!(of("reviews/v2"), ("reviews".into(), Balance::RoundRobin, Some(9)));
+}
+
+/// Found in an audit: what the subset's block left out was taken from the rule's, where Istio takes the block's place.
+#[test]
+fn a_block_of_a_subset_takes_the_place_of_the_rule_s() {
+    let upstreams = "[{ name: reviews, endpoints: ['10.0.0.1:9080'], max_requests: 7, connect_timeout_ms: 70 }]";
+    let yaml = destination_rule(
+        "trafficPolicy: { connectionPool: { tcp: { connectTimeout: 9ms }, http: { http2MaxRequests: 9, maxRetries: 9, h2UpgradePolicy: UPGRADE } }, \
+         retryBudget: { percent: 9 } }, \
+         subsets: [{ name: v1, trafficPolicy: { connectionPool: { http: { idleTimeout: 1s } } } }, \
+         { name: v2, trafficPolicy: { retryBudget: { minRetryConcurrency: 1 } } }]",
+    );
+    let upstreams = compiled_for(upstreams, &yaml).unwrap().upstreams;
+    let of = |n: usize| {
+        let Upstream { connect_timeout_ms, max_requests, retry_budget, protocol, pool_idle_ms, .. } = &upstreams[n];
+        let budget = [retry_budget.budget_percent, retry_budget.min_retry_concurrency];
+        let max_requests = max_requests.map(std::num::NonZero::get);
+        (*connect_timeout_ms, max_requests, *pool_idle_ms, *protocol, budget, retry_budget.max_retries)
+    };
+    assert_eq!(of(0), (Some(9), Some(9), None, Protocol::H2, [9, 3], Some(9)));
+    assert_eq!(of(1), (Some(70), Some(7), Some(1_000), Protocol::Http1, [9, 3], None), "its own connectionPool");
+    assert_eq!(of(2), (Some(9), Some(9), None, Protocol::H2, [20, 1], Some(9)), "its own retryBudget");
 }
 
 /// What is refused, below `spec`: the field, where the error says it is, and what it says to do.
@@ -271,6 +347,17 @@ fn what_cannot_be_honoured_is_named_with_what_to_do() {
         (rule("headers: { request: { set: { x: '%START_TIME% %' } } }"), "headers.request.set.x", "a plain value"),
         (rule("mirror: { host: nowhere }"), "http[0].mirror.host", "no upstream of proxy.yaml"),
         (rule("redirect: { uri: /a }"), "spec.http[0]", "one of route, redirect and directResponse"),
+        // found in an audit: beside these they were read and forgotten
+        (service("redirect: { uri: /a }, timeout: 5s"), "spec.http[0].timeout", "beside redirect"),
+        (service("directResponse: { status: 200 }, rewrite: { uri: /a }"), "http[0].rewrite", "beside directResponse"),
+        (service("directResponse: { status: 200 }, retries: { attempts: 1 }"), "http[0].retries", "remove one of both"),
+        (service("redirect: { uri: /a }, mirror: { host: reviews }"), "http[0].mirror", "beside redirect"),
+        (service("redirect: { uri: /a }, mirrors: []"), "http[0].mirrors", "beside redirect"),
+        (
+            service("directResponse: { status: 200 }, headers: { request: { set: { x-a: '1' } } }"),
+            "http[0].headers.request",
+            "beside directResponse",
+        ),
         (service("redirect: { derivePort: FROM_REQUEST_PORT }"), "redirect.derivePort", "say port"),
         (service("redirect: { uri: '%PREFIX()%/a' }"), "redirect.uri", "say a path"),
         (service("redirect: { port: 80 }"), "redirect.port", "authority"),
@@ -311,7 +398,7 @@ fn what_cannot_be_honoured_is_named_with_what_to_do() {
         ),
         (policy("loadBalancer: { localityLbSetting: { distribute: [] } }"), "localityLbSetting.distribute", "weights"),
         (policy("loadBalancer: { localityLbSetting: { failover: [] } }"), "localityLbSetting.failover", "priorities"),
-        (policy("connectionPool: { tcp: { tcpKeepalive: {} } }"), "tcp.tcpKeepalive", "timeouts"),
+        (policy("connectionPool: { tcp: { tcpKeepalive: {} } }"), "tcp.tcpKeepalive", "within 30 s"),
         (
             policy("connectionPool: { http: { useClientProtocol: true } }"),
             "http.useClientProtocol",

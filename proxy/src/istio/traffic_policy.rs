@@ -3,17 +3,33 @@
 use std::num::NonZeroU32;
 
 use crate::{
-    config::{ConfigError, OutlierDetection, Protocol, Upstream},
+    config::{ConfigError, OutlierDetection, Protocol, RetryBudget, Upstream},
     istio::{fields::Node, load_balancer},
 };
 
-/// Applies a policy to an upstream.
-pub(super) fn apply(node: &Node<'_>, upstream: &mut Upstream, has_locality: bool) -> Result<(), ConfigError> {
+/// Applies a policy to an upstream. As in Istio each block takes the place of one that was there: what it leaves out is as in
+/// `unruled`, the upstream of `proxy.yaml`.
+pub(super) fn apply(
+    node: &Node<'_>,
+    upstream: &mut Upstream,
+    unruled: &Upstream,
+    has_locality: bool,
+) -> Result<(), ConfigError> {
     let fields = node.fields()?;
     fields.map("outlierDetection", |node| outlier_detection(&node, upstream))?;
-    fields.map("loadBalancer", |node| load_balancer::apply(&node, upstream, has_locality))?;
-    fields.map("connectionPool", |node| connection_pool(&node, upstream))?;
-    fields.map("retryBudget", |node| retry_budget(&node, upstream))?;
+    fields.map("loadBalancer", |node| {
+        (upstream.balance, upstream.prefer_local) = (unruled.balance.clone(), unruled.prefer_local);
+        load_balancer::apply(&node, upstream, has_locality)
+    })?;
+    fields.map("connectionPool", |node| {
+        forget_pool(upstream, unruled);
+        connection_pool(&node, upstream)
+    })?;
+    fields.map("retryBudget", |node| {
+        let max_retries = upstream.retry_budget.max_retries;
+        upstream.retry_budget = RetryBudget { max_retries, ..unruled.retry_budget };
+        retry_budget(&node, upstream)
+    })?;
     fields.map("tls", |node| tls(&node, upstream))?;
     fields.done(&[
         ("portLevelSettings", "an upstream is one port: give each port an upstream and a DestinationRule"),
@@ -36,6 +52,18 @@ fn tls(node: &Node<'_>, upstream: &Upstream) -> Result<(), ConfigError> {
     fields.done(&[])
 }
 
+/// Everything that a `connectionPool` can say.
+fn forget_pool(upstream: &mut Upstream, unruled: &Upstream) {
+    upstream.connect_timeout_ms = unruled.connect_timeout_ms;
+    upstream.max_connections = unruled.max_connections;
+    upstream.max_requests = unruled.max_requests;
+    upstream.max_pending_requests = unruled.max_pending_requests;
+    upstream.max_requests_per_connection = unruled.max_requests_per_connection;
+    upstream.pool_idle_ms = unruled.pool_idle_ms;
+    upstream.retry_budget.max_retries = unruled.retry_budget.max_retries;
+    upstream.protocol = unruled.protocol;
+}
+
 fn connection_pool(node: &Node<'_>, upstream: &mut Upstream) -> Result<(), ConfigError> {
     let fields = node.fields()?;
     fields.map("tcp", |node| {
@@ -47,7 +75,7 @@ fn connection_pool(node: &Node<'_>, upstream: &mut Upstream) -> Result<(), Confi
             upstream.max_connections = Some(max);
         }
         fields.done(&[
-            ("tcpKeepalive", "a dead peer is noticed by timeouts"),
+            ("tcpKeepalive", "every connection is kept an eye on already, a dead peer is noticed within 30 s"),
             ("maxConnectionDuration", "connections are kept as long as they are used"),
             ("idleTimeout", "say http.idleTimeout"),
         ])

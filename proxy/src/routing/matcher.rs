@@ -6,7 +6,7 @@ use http::{HeaderName, Method, Request};
 use regex::Regex;
 
 use crate::{
-    authority::{authority_of, split_port},
+    authority::{authority_of, split_port, without_final_dot},
     config::{ConfigError, Match, ValueMatch},
     path::{after, as_routed, as_routed_start},
     routing::value::{ValueIs, fields, whole},
@@ -90,6 +90,7 @@ impl Matcher {
         }
         let Some(authority) = authority_of(request) else { return false };
         let (host, port) = split_port(authority);
+        let host = without_final_dot(host);
         (self.hosts.is_empty() || self.hosts.iter().any(|wanted| wanted.accepts(host)))
             && self.port.is_none_or(|wanted| port.unwrap_or_else(|| default_port(request)) == wanted)
             && self.authority.as_ref().is_none_or(|wanted| wanted.accepts_one_of([Some(authority)].into_iter()))
@@ -143,6 +144,7 @@ impl PathIs {
 
 impl HostIs {
     fn new(host: &str) -> Self {
+        let host = without_final_dot(host);
         match host.strip_prefix('*') {
             Some(below) => Self::Below(below.to_ascii_lowercase()),
             None => Self::This(host.to_owned()),
@@ -213,6 +215,11 @@ mod tests {
             (None, Some("*.example"), "/", ".example", false),
             (None, Some("*.example"), "/", "example", false),
             (None, Some("*"), "/", "anything", true),
+            // found in an audit: no route took a name that ends as resolvers have it
+            (None, Some("shop.svc.cluster.local"), "/", "shop.svc.cluster.local.:80", true),
+            (None, Some("shop.svc.cluster.local."), "/", "shop.svc.cluster.local", true),
+            (None, Some("*.example"), "/", "shop.example.", true),
+            (None, Some("shop"), "/", "shop..", false),
         ] {
             let matches = Match { path_prefix: prefix.map(Into::into), host: host.map(Into::into), ..Match::default() };
             let request = Request::builder().uri(path).header("host", authority).body(()).unwrap();

@@ -15,6 +15,7 @@ use crate::{
     authority::authority_of,
     config::{self, ConfigError, Direction, Fault, Redirect, Respond, Share},
     regulate::{Circuit, Gate, Priority},
+    security::Peer,
     telemetry::RouteStats,
     traffic::Mirror,
     upstream::Upstream,
@@ -33,6 +34,8 @@ pub(crate) struct Route {
     pub(crate) destination: Destination,
     pub(crate) timeout: Duration,
     pub(crate) max_stream_duration: Option<Duration>,
+    /// From the end of the request.
+    pub(crate) answer_timeout: Option<Duration>,
     pub(crate) idle_timeout: Duration,
     pub(crate) retries: Option<RetryPolicy>,
     pub(crate) mirror: Option<Arc<Mirror>>,
@@ -104,6 +107,7 @@ impl Route {
             static_policy: route.limits.policy(standing.service, &name),
             name,
             max_stream_duration: route.max_stream_duration_ms.map(Duration::from_millis),
+            answer_timeout: route.answer_timeout_ms.map(Duration::from_millis),
             idle_timeout: route.idle_timeout_ms.map_or(standing.idle_timeout, Duration::from_millis),
             retries: route.retries.as_ref().map(RetryPolicy::new).transpose()?,
             mirror: route.mirror.as_ref().map(|mirror| Mirror::new(mirror, upstream(&mirror.upstream))),
@@ -143,7 +147,7 @@ impl Route {
 
     /// How much of a request's body is kept as it passes.
     pub(crate) fn keeps_bytes(&self) -> usize {
-        let retries = self.retries.as_ref().map_or(0, |policy| policy.body_bytes.max(1));
+        let retries = self.retries.as_ref().map_or(0, RetryPolicy::keeps_bytes);
         retries.max(self.mirror.as_ref().map_or(0, |mirror| mirror.body_bytes.max(1)))
     }
 
@@ -208,7 +212,8 @@ pub(crate) fn check(route: &config::Route) -> Result<(), ConfigError> {
     Matcher::new(&route.matches).map(|_| ())
 }
 
-/// Where a client is sent. `None` when its own request does not make a valid address.
+/// Where a client is sent. `None` when its own request does not make a valid address. Who came by TLS stays with it: what a
+/// hop before says in `x-forwarded-proto` is no proof, and nothing here believes it.
 pub(crate) fn location<B>(redirect: &Redirect, request: &Request<B>) -> Option<HeaderValue> {
     let uri = request.uri();
     let path = redirect.path.as_deref().unwrap_or_else(|| uri.path());
@@ -218,7 +223,8 @@ pub(crate) fn location<B>(redirect: &Redirect, request: &Request<B>) -> Option<H
         format!("{path}{query}")
     } else {
         let host = redirect.host.as_deref().or_else(|| authority_of(request))?;
-        format!("{}://{host}{path}{query}", redirect.scheme.as_deref().unwrap_or("http"))
+        let asked = if request.extensions().get::<Arc<Peer>>().is_some() { "https" } else { "http" };
+        format!("{}://{host}{path}{query}", redirect.scheme.as_deref().unwrap_or(asked))
     };
     HeaderValue::try_from(address).ok()
 }
@@ -247,19 +253,25 @@ mod tests {
 
     #[test]
     fn clients_are_sent_where_the_redirect_says() {
-        let request = Request::builder().uri("/a?b=1").header("host", "shop:8080").body(()).unwrap();
+        let plain = Request::builder().uri("/a?b=1").header("host", "shop:8080").body(()).unwrap();
+        let mut secured = plain.clone();
+        secured.extensions_mut().insert(Arc::new(Peer::default()));
         let redirect = |path: Option<&str>, host: Option<&str>, scheme: Option<&str>| Redirect {
             path: path.map(Into::into),
             host: host.map(Into::into),
             scheme: scheme.map(Into::into),
             ..Redirect::default()
         };
-        for (redirect, expected) in [
-            (redirect(Some("/new"), None, None), "/new?b=1"),
-            (redirect(None, Some("other"), None), "http://other/a?b=1"),
-            (redirect(None, None, Some("https")), "https://shop:8080/a?b=1"),
+        for (redirect, request, expected) in [
+            (redirect(Some("/new"), None, None), &plain, "/new?b=1"),
+            (redirect(Some("/new"), None, None), &secured, "/new?b=1"),
+            (redirect(None, Some("other"), None), &plain, "http://other/a?b=1"),
+            // found in an audit: they were sent to http://
+            (redirect(None, Some("other"), None), &secured, "https://other/a?b=1"),
+            (redirect(None, None, Some("https")), &plain, "https://shop:8080/a?b=1"),
+            (redirect(None, None, Some("http")), &secured, "http://shop:8080/a?b=1"),
         ] {
-            assert_eq!(location(&redirect, &request).unwrap(), expected);
+            assert_eq!(location(&redirect, request).unwrap(), expected);
         }
     }
 }

@@ -33,7 +33,7 @@ const WORDS: [&str; 11] = [
 pub(crate) struct RetryPolicy {
     pub(crate) attempts: u32,
     pub(crate) per_try: Option<Duration>,
-    pub(crate) body_bytes: usize,
+    body_bytes: usize,
     base: Duration,
     max: Duration,
     non_idempotent: bool,
@@ -62,6 +62,11 @@ impl RetryPolicy {
             non_idempotent: retries.non_idempotent,
             on: retries.on.iter().map(|word| condition(word)).collect::<Result<_, _>>()?,
         })
+    }
+
+    /// How much of a body is kept for another attempt.
+    pub(crate) fn keeps_bytes(&self) -> usize {
+        if self.attempts > 0 { self.body_bytes.max(1) } else { 1 }
     }
 
     /// Whether an attempt that ended so is to be made again.

@@ -111,6 +111,8 @@ pub(crate) enum Failure {
     UpstreamReset,
     /// Before the upstream began to work on it.
     StreamRefused,
+    /// gRPC was sent over HTTP/1.1, as the file says, and whoever heard it did not understand.
+    GrpcOverHttp1,
     /// The answer's body stopped for too long.
     IdleTimeout,
     /// The answer's body took too long as a whole.
@@ -196,6 +198,11 @@ impl Failure {
         matches!(self, Self::RequestTooLarge | Self::RequestTooSlow | Self::RequestMalformed)
     }
 
+    /// Whether it says nothing of the endpoint that was asked: there was none, or it was asked in the wrong tongue.
+    pub(crate) fn is_nobodys(self) -> bool {
+        matches!(self, Self::NoEndpoint | Self::GrpcOverHttp1)
+    }
+
     /// Whether there was no connection at all.
     pub(crate) fn is_unreachable(self) -> bool {
         matches!(self, Self::ConnectFailed | Self::ConnectTimeout | Self::TlsFailed)
@@ -211,6 +218,7 @@ impl Failure {
             Self::UpstreamTimeout => "upstream_timeout",
             Self::UpstreamReset => "upstream_reset",
             Self::StreamRefused => "stream_refused",
+            Self::GrpcOverHttp1 => "grpc_over_http1",
             Self::IdleTimeout => "idle_timeout",
             Self::StreamTimeout => "stream_timeout",
             Self::ClientDisconnected => "client_disconnected",

@@ -208,6 +208,7 @@ pub(super) mod tests {
     pub(in crate::telemetry) fn record(workload: &Workload) -> SpanRecord {
         SpanRecord {
             trace: TraceContext {
+                marks: Default::default(),
                 trace_id: [7; 16],
                 span_id: [8; 8],
                 parent_span_id: Some([9; 8]),

@@ -1,4 +1,5 @@
-//! The way in: a place at the route, then one at the service; or, outbound, a breaker that lets it out.
+//! The way in: a place at the route, then one at the service; or, outbound, a breaker that lets it out. What the route
+//! answers itself passes its route alone.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Request};
@@ -102,6 +103,24 @@ impl Entrance<'_> {
         let give_up = deadline::nearest(headers, exchange.started(), exchange.started_unix_ms(), give_up);
         Ask { now, give_up, priority: priority(worker.workload.priority_header.as_ref(), route, headers) }
     }
+}
+
+/// Lets in what the route answers itself: it is held to the route's limits, and takes no place of the service's.
+pub(crate) async fn admit_here(
+    worker: &Worker,
+    route: &Route,
+    headers: &HeaderMap,
+    give_up: Instant,
+    exchange: &mut Exchange,
+) -> Result<(), Refusal> {
+    if route.direction == Direction::Inbound || route.static_policy.is_some() {
+        let now = exchange.asks_now();
+        let give_up = deadline::nearest(headers, exchange.started(), exchange.started_unix_ms(), give_up);
+        let priority = priority(worker.workload.priority_header.as_ref(), route, headers);
+        let place = route.gate.admit(Ask { now, give_up, priority }).await?;
+        exchange.admitted([None, Some(place), None]);
+    }
+    Ok(())
 }
 
 fn priority(header: Option<&HeaderName>, route: &Route, headers: &HeaderMap) -> Priority {

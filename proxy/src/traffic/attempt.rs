@@ -23,6 +23,7 @@ use crate::{
     traffic::{
         client_body::ClientBody,
         exchange::Exchange,
+        grpc,
         headers::default_host,
         mirror,
         outcome::Outcome,
@@ -173,7 +174,7 @@ impl Sending<'_> {
         let mut answer = pin!(send_to(self.worker, pick, request));
         let own = longest.map(|longest| (Instant::now() + longest, longest));
         let deadline = || {
-            let own = own.map(|(end, longest)| self.after_upload(end, longest));
+            let own = own.map(|(end, longest)| Upload::after(self.upload, end, longest));
             own.map_or(self.gives_up(), |own| own.min(self.gives_up()))
         };
         loop {
@@ -190,13 +191,7 @@ impl Sending<'_> {
 
     /// When the request stops making sense.
     fn gives_up(&self) -> Instant {
-        self.after_upload(self.give_up, self.route.timeout)
-    }
-
-    /// `end`, or later: `longest` begins anew with all that the client sends.
-    fn after_upload(&self, end: Instant, longest: Duration) -> Instant {
-        let turn = |upload: &Upload| upload.quiet_since().unwrap_or_else(Instant::now);
-        self.upload.map_or(end, |upload| end.max(turn(upload) + longest))
+        Upload::after(self.upload, self.give_up, self.route.timeout)
     }
 }
 
@@ -213,6 +208,8 @@ pub(crate) async fn send_to(worker: &Worker, pick: &Pick, mut request: Request<R
             Err(failure) => return Err(Undone::unsent(failure, request)),
         };
         let spare = Spare::of(&request, pick, kept);
+        // a kept connection has carried an answer of HTTP/1.1
+        let mismatch = !kept && pick.upstream.protocol == Protocol::Http1 && grpc::is_spoken(request.headers());
         let (sent, peer, lease) = match connection {
             Connection::Http1(mut lent) => {
                 (lent.own.sender.try_send_request(request).await, lent.own.peer.clone(), Lease::Http1(lent))
@@ -223,6 +220,7 @@ pub(crate) async fn send_to(worker: &Worker, pick: &Pick, mut request: Request<R
         };
         match sent {
             Ok(response) => return Ok(Answer { response, lease, peer }),
+            Err(_) if mismatch => return Err(Failure::GrpcOverHttp1.into()),
             Err(mut error) => match error.take_message() {
                 Some(unsent) if kept => request = unsent,
                 Some(unsent) => return Err(Undone::unsent(Failure::UpstreamReset, unsent)),

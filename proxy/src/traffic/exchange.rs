@@ -220,8 +220,10 @@ impl Exchange {
         if failure == Failure::RequestTooSlow {
             add(&self.worker.workload.tally.slow_clients, 1);
         }
-        if !failure.is_the_clients() {
-            self.upstream_said(Outcome::Failed(failure));
+        match failure {
+            failure if failure.is_the_clients() => {}
+            Failure::UpstreamTimeout if !self.had_its_time() => self.given_up(),
+            _ => self.upstream_said(Outcome::Failed(failure)),
         }
         self.settle(&Reading::Not);
     }
@@ -239,19 +241,31 @@ impl Exchange {
         self.record().failure.get_or_insert(Failure::ClientDisconnected);
     }
 
-    /// Before the head: a client that waited in our queue says so, one that waited for an endpoint says something of that.
+    /// Before the head: one that waited in our queue says so, one that waited for an endpoint says something of that.
     fn given_up(&mut self) {
         let Some((pick, since)) = &self.pick else {
             self.record().queue_wait_ns = self.waited_ns();
             return;
         };
-        // while its own body is waited for, the endpoint owes nothing
-        let turn = self.upload.as_ref().map_or(Some(*since), |upload| Some(upload.quiet_since()?.max(*since)));
-        let (Some(since), now) = (turn, Instant::now()) else { return };
+        let (Some(since), now) = (self.owed_since(*since), Instant::now()) else { return };
         let silent = pick.given_up(since, now);
         if silent && now.duration_since(since) >= SILENCE {
             self.upstream_said(Outcome::Failed(Failure::UpstreamTimeout));
         }
+    }
+
+    /// Whether the endpoint had the request for at least half of what an attempt may take. Of what a wait in our own queue or attempts
+    /// elsewhere left of the timeout, no endpoint is to blame for the rest.
+    fn had_its_time(&self) -> bool {
+        let Some((_, since)) = &self.pick else { return false };
+        let Route { timeout, retries, .. } = &*self.seen().route;
+        let longest = retries.as_ref().and_then(|policy| policy.per_try).map_or(*timeout, |own| own.min(*timeout));
+        self.owed_since(*since).is_some_and(|since| since.elapsed() >= longest / 2)
+    }
+
+    /// Since when an endpoint that was picked at `since` owes an answer; nothing while the client's own body is waited for.
+    fn owed_since(&self, since: Instant) -> Option<Instant> {
+        self.upload.as_ref().map_or(Some(since), |upload| Some(upload.quiet_since()?.max(since)))
     }
 
     /// Books what a call to a model came to.

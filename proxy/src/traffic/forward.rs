@@ -10,6 +10,7 @@ use http::{
     header::{ACCEPT_ENCODING, SET_COOKIE},
 };
 use hyper::{body::Incoming, upgrade::OnUpgrade};
+use tokio::time::Instant;
 
 use crate::{
     config::{Direction, Protocol},
@@ -20,20 +21,20 @@ use crate::{
     telemetry::Failure,
     traffic::{
         address::address,
-        admission::Entrance,
+        admission::{Entrance, admit_here},
         answers::Answers,
         attempt::{Answer, Sending},
         body::ProxyBody,
         client::Client,
         client_body::{ClientBody, hold_back},
-        clock::Clock,
+        clock::{Bounds, Clock, Turn},
         exchange::Exchange,
         grpc,
         headers::{PEER, strip_hop_by_hop},
         outcome::Outcome,
         pool::Wire,
         ratelimit,
-        reply::{Stop, answer_here, is_grpc, reject},
+        reply::{Stop, abort, answer_here, delay, is_grpc, reject},
         serve::Worker,
         tunnel,
         upgrade::Upgrade,
@@ -66,6 +67,8 @@ enum Arrived<'a> {
 /// What the answer of the upstream is given on its way back.
 struct Additions<'a> {
     target: &'a Target,
+    /// When the upstream's time began, if all of the request was there.
+    began: Instant,
     set_cookie: Option<HeaderValue>,
     budget: Option<Budget>,
 }
@@ -121,10 +124,17 @@ impl<'a> Passage<'a> {
         if let Some(guard) = worker.workload.security.guard(self.listener) {
             exchange.allowed(guard.check(&mut request).await?);
         }
-        answer_here(route, &request, self.grpc).await?;
-        let target = self.target.ok_or(Failure::NoEndpoint)?;
+        // as in Envoy, trouble made on purpose is nobody's time
+        let began = exchange.started() + delay(route).await;
+        let give_up = began + route.timeout;
+        if let Some(stop) = abort(route, self.grpc) {
+            return Err(stop);
+        }
+        let Some(target) = self.target else {
+            admit_here(worker, route, request.headers(), give_up, exchange).await?;
+            return Err(answer_here(route, &request, self.grpc));
+        };
         let upstream = &target.upstream;
-        let give_up = exchange.started() + route.timeout;
         let entrance = Entrance { worker, route, upstream, give_up };
         let mut request = exchange.read_along(request);
         let budget = entrance.admit_request(&mut request, exchange).await?;
@@ -145,7 +155,7 @@ impl<'a> Passage<'a> {
             (true, Some(upgrade)) => Ok(Arrived::Switched(answer, upgrade)),
             // nobody asked it to leave HTTP
             (true, None) => Err(Failure::UpstreamReset.into()),
-            (false, _) => Ok(Arrived::Answered(answer, Additions { target, set_cookie, budget })),
+            (false, _) => Ok(Arrived::Answered(answer, Additions { target, began, set_cookie, budget })),
         }
     }
 
@@ -160,12 +170,14 @@ impl<'a> Passage<'a> {
         }
         exchange.trace().inject(&worker.workload.propagation, &worker.workload.sampler, headers);
         match route.direction {
-            Direction::Inbound => headers.remove(PEER),
-            Direction::Outbound => headers.insert(PEER, worker.identity.clone()),
+            Direction::Outbound if target.upstream.sends_peer => headers.insert(PEER, worker.identity.clone()),
+            Direction::Inbound | Direction::Outbound => headers.remove(PEER),
         };
+        if target.upstream.sends_via {
+            worker.workload.accepts[*listener].via.sign(headers, received);
+        }
         target.request_headers.apply(headers);
         route.request_headers.apply(headers);
-        worker.workload.accepts[*listener].via.sign(headers, received);
         if let Some(upgrade) = upgrade {
             upgrade.ask(headers);
         }
@@ -202,6 +214,7 @@ fn pass_on(
         ratelimit::say(&mut parts.headers, budget);
     }
     let ends = route.max_stream_duration.map(|longest| exchange.started() + longest);
-    let clock = Clock::new(Some(route.idle_timeout), ends);
+    let turn = route.answer_timeout.map(|longest| Turn { began: more.began, longest, upload: upload.clone() });
+    let clock = Clock::new(Bounds { idle: Some(route.idle_timeout), ends, turn });
     Response::from_parts(parts, ProxyBody::upstream(incoming, reading, clock, exchange, lease, upload, answers))
 }

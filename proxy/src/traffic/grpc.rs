@@ -43,8 +43,13 @@ pub(crate) fn status(headers: &HeaderMap) -> Option<u16> {
 
 /// Whether an answer with this head says at its end how it went. gRPC-Web says it in its body, which nobody reads here.
 pub(crate) fn ends_with_trailers(headers: &HeaderMap) -> bool {
+    is_spoken(headers) && status(headers).is_none()
+}
+
+/// Whether a message is gRPC itself, which needs HTTP/2, and not gRPC-Web.
+pub(crate) fn is_spoken(headers: &HeaderMap) -> bool {
     let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.as_bytes().strip_prefix(b"application/grpc"));
-    kind.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';'))) && status(headers).is_none()
+    kind.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
 /// As OpenTelemetry's `error.type` has it.

@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{Request, request::Parts};
+use http::{Request, header::VIA, request::Parts};
 use http_body_util::{BodyExt, Full};
 use tokio::time::{Duration, Instant, timeout};
 
@@ -24,6 +24,7 @@ use crate::{
     traffic::{
         address,
         attempt::{Answer, send_to},
+        headers::PEER,
         outcome::Outcome,
         replay::{Recording, RequestBody},
         serve::Worker,
@@ -76,6 +77,12 @@ pub(crate) fn begin(worker: &Rc<Worker>, mirror: &Arc<Mirror>, parts: &Parts, re
     };
     let (worker, mut parts, copied) = (worker.clone(), parts.clone(), recording.copy());
     address::shadow(&mut parts, &mirror.upstream);
+    if !mirror.upstream.sends_peer {
+        parts.headers.remove(PEER);
+    }
+    if !mirror.upstream.sends_via {
+        parts.headers.remove(VIA);
+    }
     tokio::task::spawn_local(async move {
         let delivered = match copied.await {
             Ok(chunks) => {
@@ -118,6 +125,9 @@ async fn ask_one(worker: &Worker, upstream: &Arc<Upstream>, request: Request<Req
     let answered = timeout(worker.workload.timeouts.response(), send_to(worker, &pick, request)).await;
     let answered = answered.map_or(Err(Failure::UpstreamTimeout), |sent| sent.map_err(|undone| undone.failure));
     let (outcome, now) = (Outcome::of(&answered), Instant::now());
+    if answered.as_ref().is_err_and(|failure| failure.is_nobodys()) {
+        return None;
+    }
     pick.observe(now.duration_since(since), outcome.asks_to_slow_down(), outcome.rest(), now);
     upstream.observe(&pick.endpoint, outcome.verdict(), now);
     Some((pick, answered.ok()?))

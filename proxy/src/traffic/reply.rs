@@ -1,10 +1,10 @@
 //! What the proxy answers itself: why a request went no further, in a status, a reason and a sentence.
 
 use http::{
-    HeaderValue, Request, Response, StatusCode,
+    HeaderMap, HeaderValue, Request, Response, StatusCode,
     header::{CONTENT_TYPE, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE},
 };
-use tokio::time::{Duration, sleep};
+use tokio::time::{Duration, Instant, sleep};
 
 use crate::{
     config::{Redirect, Respond},
@@ -80,25 +80,47 @@ impl Stop {
     }
 }
 
-/// What the route itself answers: a redirect, or trouble made on purpose.
-pub(crate) async fn answer_here<B>(route: &Route, request: &Request<B>, grpc: bool) -> Result<(), Stop> {
-    let strikes = |percent: f64| rand::random::<f64>() * 100.0 < percent;
-    if let Some(delay) = route.fault.delay.filter(|delay| strikes(delay.percent)) {
-        sleep(Duration::from_millis(delay.ms)).await;
-    }
-    if let Some(abort) = route.fault.abort.filter(|abort| strikes(abort.percent)) {
-        let status = StatusCode::from_u16(abort.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
-        let why = "a fault that the configuration asks for";
-        return Err(Stop::Here(explained(status, "fault_injected", why, grpc)));
-    }
-    match &route.destination {
-        Destination::Upstreams(_) => Ok(()),
-        Destination::Elsewhere(redirect) => Err(Stop::Here(redirected(redirect, request, grpc))),
+/// Waits where trouble is made on purpose; says for how long.
+pub(crate) async fn delay(route: &Route) -> Duration {
+    let Some(delay) = route.fault.delay.filter(|delay| strikes(delay.percent)) else { return Duration::ZERO };
+    let begun = Instant::now();
+    sleep(Duration::from_millis(delay.ms)).await;
+    begun.elapsed()
+}
+
+/// Answers where trouble is made on purpose.
+pub(crate) fn abort(route: &Route, grpc: bool) -> Option<Stop> {
+    let abort = route.fault.abort.filter(|abort| strikes(abort.percent))?;
+    let status = StatusCode::from_u16(abort.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+    let why = "a fault that the configuration asks for";
+    Some(Stop::Here(explained(status, "fault_injected", why, grpc)))
+}
+
+/// What the route itself answers; one of upstreams, that it has none.
+pub(crate) fn answer_here<B>(route: &Route, request: &Request<B>, grpc: bool) -> Stop {
+    let mut answer = match &route.destination {
+        Destination::Upstreams(_) => return Failure::NoEndpoint.into(),
+        Destination::Elsewhere(redirect) => redirected(redirect, request, grpc),
         Destination::Here(Respond { status, body }) => {
             let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::OK);
-            Err(Stop::Here(own(status, "responded", body.clone(), grpc)))
+            own(status, "responded", body.clone(), grpc)
         }
+    };
+    edit(route, answer.headers_mut(), grpc);
+    Stop::Here(answer)
+}
+
+/// What the route changes in answers; gRPC is told by its type, which stays.
+fn edit(route: &Route, headers: &mut HeaderMap, grpc: bool) {
+    let kind = headers.get(CONTENT_TYPE).filter(|_| grpc).cloned();
+    route.response_headers.apply(headers);
+    if let Some(kind) = kind {
+        headers.insert(CONTENT_TYPE, kind);
     }
+}
+
+fn strikes(percent: f64) -> bool {
+    rand::random::<f64>() * 100.0 < percent
 }
 
 /// Sends a client elsewhere.
@@ -214,6 +236,10 @@ fn fail(exchange: Exchange, failure: Failure, to_grpc: bool) -> Response<ProxyBo
         Failure::ConnectTimeout => (StatusCode::GATEWAY_TIMEOUT, "the upstream could not be connected in time"),
         Failure::TlsFailed => (StatusCode::BAD_GATEWAY, "the upstream could not prove who it is"),
         Failure::StreamRefused => (StatusCode::BAD_GATEWAY, "the upstream refused the request before it began with it"),
+        Failure::GrpcOverHttp1 => (
+            StatusCode::BAD_GATEWAY,
+            "gRPC over HTTP/1.1 was not understood: if the upstream speaks HTTP/2, say protocol: h2",
+        ),
         Failure::UpstreamTimeout | Failure::IdleTimeout | Failure::StreamTimeout => {
             (StatusCode::GATEWAY_TIMEOUT, "the upstream did not answer in time")
         }
@@ -226,6 +252,10 @@ fn fail(exchange: Exchange, failure: Failure, to_grpc: bool) -> Response<ProxyBo
     };
     exchange.end(End::Failed { failure, status: status.as_u16() });
     let mut response = explained(status, failure.as_str(), why, to_grpc);
+    if to_grpc && failure == Failure::GrpcOverHttp1 {
+        // its clients show the message, and no field of the answer
+        response.headers_mut().insert("grpc-message", HeaderValue::from_static(why));
+    }
     let too_late = matches!(failure, Failure::UpstreamTimeout | Failure::IdleTimeout | Failure::StreamTimeout);
     if to_grpc && too_late {
         response.headers_mut().insert("grpc-status", grpc::DEADLINE_EXCEEDED.into());

@@ -36,10 +36,21 @@ pub(crate) struct TraceContext {
     pub(crate) sampled: bool,
     /// The caller left it open whether to sample, or there is none.
     pub(crate) decided_here: bool,
+    /// What else the caller says of its trace.
+    pub(crate) marks: Marks,
     /// Whether `tracestate` belongs to the trace; that of a broken parent goes.
     pub(crate) goes_on: bool,
     /// It, as far as the span keeps it.
     pub(crate) state: Option<Box<str>>,
+}
+
+/// What is said of a trace beside whether it is sampled; it goes on as it came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Marks {
+    /// W3C's flag 02: the last 7 bytes of the trace's id are random, so that samplers may go by them.
+    pub(crate) random: bool,
+    /// B3's `d`: sampled, whatever samplers on the way think.
+    pub(crate) debug: bool,
 }
 
 /// 512 B of `tracestate`, which the recommendation asks to pass on at least; the span of a longer one says none.
@@ -51,6 +62,7 @@ struct Incoming {
     /// Its trace and span; a caller may say no more than whether to sample.
     ids: Option<([u8; 16], [u8; 8])>,
     sampled: Option<bool>,
+    marks: Marks,
 }
 
 impl TraceContext {
@@ -64,7 +76,8 @@ impl TraceContext {
         let sampled = said.unwrap_or_else(|| sampler.keeps(&trace_id));
         let goes_on = matches!(found, Some((Propagation::Tracecontext, _)));
         let (span_id, decided_here) = (nonzero(), said.is_none());
-        Self { trace_id, span_id, parent_span_id, sampled, decided_here, goes_on, state: None }
+        let marks = found.map(|(_, incoming)| incoming.marks).unwrap_or_default();
+        Self { trace_id, span_id, parent_span_id, sampled, decided_here, marks, goes_on, state: None }
     }
 
     /// Keeps `tracestate` for the span.
@@ -109,7 +122,10 @@ impl TraceContext {
             None => headers.remove(B3_PARENT_SPAN_ID),
         };
         // `x-b3-flags: 1` says debug, which implies sampled; it stays, and then nothing else is said
-        if headers.get(B3_FLAGS).is_none_or(|flags| flags != "1") {
+        if self.marks.debug {
+            headers.insert(B3_FLAGS, HeaderValue::from_static("1"));
+            headers.remove(B3_SAMPLED);
+        } else if headers.get(B3_FLAGS).is_none_or(|flags| flags != "1") {
             headers.insert(B3_SAMPLED, HeaderValue::from_static(if self.sampled { "1" } else { "0" }));
         }
     }
@@ -118,7 +134,7 @@ impl TraceContext {
         let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
         write_hex(&self.trace_id, &mut text[3..35]);
         write_hex(&self.span_id, &mut text[36..52]);
-        text[54] = digit(self.sampled);
+        text[54] = digit(self.sampled) + 2 * u8::from(self.marks.random);
         HeaderValue::from_bytes(&text).expect("hex digits and dashes")
     }
 
@@ -126,7 +142,7 @@ impl TraceContext {
         let mut text = *b"00000000000000000000000000000000-0000000000000000-0-0000000000000000";
         write_hex(&self.trace_id, &mut text[..32]);
         write_hex(&self.span_id, &mut text[33..49]);
-        text[50] = digit(self.sampled);
+        text[50] = if self.marks.debug { b'd' } else { digit(self.sampled) };
         let length = match &self.parent_span_id {
             Some(parent) => {
                 write_hex(parent, &mut text[52..]);
@@ -155,17 +171,21 @@ fn w3c(text: &[u8]) -> Option<Incoming> {
         return None;
     }
     let flags = hex_byte(&text[53..55])?;
-    Some(Incoming { ids: Some(ids(&text[3..35], &text[36..52])?), sampled: Some(flags & 1 == 1) })
+    let marks = Marks { random: flags & 2 == 2, debug: false };
+    Some(Incoming { ids: Some(ids(&text[3..35], &text[36..52])?), sampled: Some(flags & 1 == 1), marks })
 }
 
 fn b3(text: &[u8]) -> Option<Incoming> {
     let mut parts = text.split(|byte| *byte == b'-');
     let first = parts.next()?;
-    let Some(span) = parts.next() else { return Some(Incoming { ids: None, sampled: Some(sampled(first)?) }) };
-    let said = parts.next().map(sampled);
+    let marks = |said: Option<&[u8]>| Marks { random: false, debug: said == Some(b"d") };
+    let Some(span) = parts.next() else {
+        return Some(Incoming { ids: None, sampled: Some(sampled(first)?), marks: marks(Some(first)) });
+    };
+    let said = parts.next();
     // a fourth part names the caller's parent, which is the caller's business
-    let sampled = if let Some(said) = said { Some(said?) } else { None };
-    Some(Incoming { ids: Some(ids(first, span)?), sampled })
+    let sampled = if let Some(said) = said { Some(sampled(said)?) } else { None };
+    Some(Incoming { ids: Some(ids(first, span)?), sampled, marks: marks(said) })
 }
 
 fn b3_fields(headers: &HeaderMap) -> Option<Incoming> {
@@ -175,8 +195,8 @@ fn b3_fields(headers: &HeaderMap) -> Option<Incoming> {
         (Some(trace), Some(span)) => Some(ids(trace.as_bytes(), span.as_bytes())?),
         _ => None,
     };
-    let sampled = debug.or(said);
-    (ids.is_some() || sampled.is_some()).then_some(Incoming { ids, sampled })
+    let (sampled, marks) = (debug.or(said), Marks { random: false, debug: debug.is_some() });
+    (ids.is_some() || sampled.is_some()).then_some(Incoming { ids, sampled, marks })
 }
 
 /// `d` is debug; older senders say `true` and `false`.

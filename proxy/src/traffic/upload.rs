@@ -74,7 +74,7 @@ struct Pace {
 }
 
 impl Upload {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let (ended, over, awaited) = (Cell::new(false), Cell::new(false), Cell::new(false));
         Self {
             fault: Cell::new(None),
@@ -112,12 +112,18 @@ impl Upload {
         (!self.awaited.get()).then(|| self.moved.get())
     }
 
+    /// `end`, or later: `longest` begins anew with all that the client sends.
+    pub(crate) fn after(upload: Option<&Self>, end: Instant, longest: Duration) -> Instant {
+        let turn = |upload: &Self| upload.quiet_since().unwrap_or_else(Instant::now);
+        upload.map_or(end, |upload| end.max(turn(upload) + longest))
+    }
+
     /// Why it ended early, if that was the client's fault.
     pub(crate) fn fault(&self) -> Option<Failure> {
         self.fault.get()
     }
 
-    fn moved(&self) {
+    pub(super) fn moved(&self) {
         self.awaited.set(false);
         self.moved.set(Instant::now());
     }

@@ -52,6 +52,10 @@ pub(crate) struct Upstream {
     pub(crate) tls: Option<Arc<ClientTls>>,
     pub(crate) connect_timeout: Option<Duration>,
     pub(crate) pool_idle: Option<Duration>,
+    pub(crate) sends_peer: bool,
+    pub(crate) sends_via: bool,
+    /// How often a shared connection with requests under way is asked whether it lives.
+    pub(crate) ping: Option<Duration>,
     /// How many requests a connection carries.
     pub(crate) requests_per_connection: u32,
     /// The connections, when they are bounded.
@@ -88,6 +92,9 @@ impl Upstream {
             circuit: Arc::default(),
             tls,
             pool_idle: config.pool_idle_ms.map(Duration::from_millis),
+            sends_peer: config.send_peer.unwrap_or(true),
+            sends_via: config.send_via.unwrap_or(true),
+            ping: config.ping_ms.map(Duration::from_millis),
             requests_per_connection: if reused { most } else { 1 },
             connections: config.max_connections.map(|limit| Arc::new(Gate::of(connection_limit(limit, config)))),
             connect_timeout: config.connect_timeout_ms.map(Duration::from_millis),

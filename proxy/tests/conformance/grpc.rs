@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use h2::server;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
-use tokio::net::TcpListener;
+use tokio::{io::AsyncWriteExt, net::TcpListener};
 use weir_proxy::{Config, Proxy};
 
 use crate::{
@@ -142,6 +142,48 @@ async fn our_own_answers_invite_to_try_again_only_where_that_helps() {
         let status = (response.status().as_u16(), response.headers()["grpc-status"].to_str().unwrap());
         assert_eq!(status, (200, expected), "{route} {request_bytes}");
         drop(client);
+        proxy.drain().await;
+    }
+}
+
+/// Found in an audit: to the default protocol it was `upstream_reset`, which said nothing to anybody and ejected endpoints.
+#[tokio::test]
+async fn grpc_over_http1_is_named_and_nobody_s_fault() {
+    for (eager, kind, reason) in [
+        (true, "application/grpc", "grpc_over_http1"),
+        (false, "application/grpc+proto", "grpc_over_http1"),
+        (false, "application/grpc-web", "upstream_reset"),
+        (false, "text/plain", "upstream_reset"),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                // some servers say their settings before they hear what is no preface
+                if eager {
+                    stream.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
+                }
+                let _ = server::handshake(stream).await;
+            }
+        });
+        let once = ", outlier_detection: { consecutive_5xx: 1, max_ejection_percent: 100 }, panic_threshold_percent: 0";
+        let text = format!(
+            "service: app\nthreads: 1\n\
+             listeners: [{{ address: '127.0.0.1:0', direction: inbound, routes: [{{ upstream: app }}] }}]\n\
+             upstreams: [{{ name: app, endpoints: ['{address}']{once} }}]\n"
+        );
+        let proxy = Proxy::start(Config::from_yaml(&text).unwrap()).unwrap();
+        let ask = async || {
+            let request = format!(
+                "POST / HTTP/1.1\r\nhost: a\r\ncontent-type: {kind}\r\ncontent-length: 1\r\nconnection: close\r\n\r\nx"
+            );
+            Peer::say(&proxy, &request).await.rest().await
+        };
+        let (first, second) = (ask().await, ask().await);
+        assert!(first.contains(&format!("x-weir-reason: {reason}\r\n")), "{kind}: {first}");
+        let named = reason == "grpc_over_http1";
+        assert_eq!(first.contains("grpc-status: 14\r\n") && first.contains("say protocol: h2"), named, "{first}");
+        assert_eq!(second.contains("x-weir-reason: no_endpoint"), !named, "{kind}: {second}");
         proxy.drain().await;
     }
 }

@@ -187,8 +187,8 @@ impl Exchange {
     }
 
     pub(super) fn upstream_said(&mut self, outcome: Outcome) {
-        // nobody was asked, so it says nothing of the endpoint that was asked before
-        if outcome == Outcome::Failed(Failure::NoEndpoint) {
+        // where nobody was asked, it says nothing of the endpoint that was asked before
+        if matches!(outcome, Outcome::Failed(failure) if failure.is_nobodys()) {
             return;
         }
         let Some((pick, since)) = &self.pick else { return };

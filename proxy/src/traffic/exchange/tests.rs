@@ -105,3 +105,28 @@ async fn nobody_is_waited_for_between_two_attempts() {
         assert!(waited() >= Some(15) && waited() <= Some(20), "{:?}", waited());
     }
 }
+
+/// Found in an audit: what a wait in our own queue left of the timeout was too short, and the endpoint was ejected for it.
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_is_to_blame_when_it_had_time_of_its_own() {
+    let (worker, _rings) = worker("timeouts: { response_ms: 1000 }");
+    let route = worker.workload.listeners[0][0].clone();
+    let upstream = route.next_target().unwrap().upstream.clone();
+    let request = Request::builder().uri("/x").body(()).unwrap();
+    for (queued_ms, sends_ms, blamed) in [(0, 0, 1), (300, 0, 1), (900, 0, 0), (0, 5_000, 1), (900, 5_000, 1)] {
+        let upload = (sends_ms > 0).then(|| Watch::new(&worker.workload, true));
+        let mut exchange = Exchange::begin(&worker, route.clone(), None, &request);
+        exchange.uploads(upload.as_ref().map(|upload| upload.upload.clone()));
+        exchange.asks_now();
+        tokio::time::advance(Duration::from_millis(queued_ms)).await;
+        exchange.picked(upstream.pick(None, &[], Instant::now()).unwrap());
+        tokio::time::advance(Duration::from_millis(sends_ms)).await;
+        upload.iter().for_each(Watch::ended);
+        let rest_ms = if sends_ms > 0 { 1_000 } else { 1_000 - queued_ms };
+        tokio::time::advance(Duration::from_millis(rest_ms)).await;
+        let failures = || upstream.endpoints()[0].stats.failures.load(std::sync::atomic::Ordering::Relaxed);
+        let before = failures();
+        exchange.end(End::Failed { failure: Failure::UpstreamTimeout, status: 504 });
+        assert_eq!(failures() - before, blamed, "{queued_ms} ms in a queue, {sends_ms} ms of sending");
+    }
+}

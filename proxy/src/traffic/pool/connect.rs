@@ -1,10 +1,12 @@
 //! A new connection to an endpoint: dialled, secured where the upstream asks for it, and counted.
 
 use std::{
+    io,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
@@ -16,6 +18,13 @@ use crate::{
     telemetry::Failure,
     upstream::{Endpoint, Upstream},
 };
+
+/// A machine that is gone is noticed within 30 s: a silent connection is probed after 10 s and then every 10 s, and given up with the
+/// second probe unanswered; one on which something was sent when nothing is acknowledged for as long. The kernel asks, because
+/// gRPC servers take PING of HTTP/2 on a quiet stream for an attack.
+const PROBED_AFTER: Duration = Duration::from_secs(10);
+const PROBES: u32 = 2;
+const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 
 /// What either protocol runs on.
 pub(crate) type Wire = Either<TcpStream, Box<TlsStream<TcpStream>>>;
@@ -51,6 +60,7 @@ async fn dial(
     let stream = stream.map_err(|_| Failure::ConnectTimeout)?.map_err(|_| Failure::ConnectFailed)?;
     // small answers must not wait for more to fill a packet; a socket that refuses still works
     let _ = stream.set_nodelay(true);
+    let _ = watch(&stream);
     let Some(tls) = &upstream.tls else { return Ok((Either::Left(stream), None)) };
     let secured = timeout(longest, tls.connect(endpoint.address(), stream)).await;
     let (stream, peer) = secured.map_err(|_| Failure::ConnectTimeout)?.map_err(|error| {
@@ -58,4 +68,43 @@ async fn dial(
         Failure::TlsFailed
     })?;
     Ok((Either::Right(Box::new(stream)), Some(peer)))
+}
+
+/// Has the kernel look whether the other machine is still there.
+fn watch(stream: &TcpStream) -> io::Result<()> {
+    let socket = SockRef::from(stream);
+    let keepalive = TcpKeepalive::new().with_time(PROBED_AFTER).with_interval(PROBED_AFTER).with_retries(PROBES);
+    socket.set_tcp_keepalive(&keepalive)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::config;
+
+    /// Without this nothing would tell a quiet stream that its machine is gone: no PING is sent.
+    #[tokio::test]
+    async fn the_kernel_watches_every_connection() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let spec = config::Endpoint::from(listener.local_addr().unwrap());
+        let config = config::Upstream::new("app", vec![spec.clone()]);
+        let upstream = Upstream::new(&config, None, 1, None);
+        let endpoint = Endpoint::new(0, spec, tokio::time::Instant::now());
+        let Ok((Either::Left(stream), None)) = dial(&upstream, &endpoint, Duration::from_secs(1)).await else {
+            panic!("no connection")
+        };
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(
+            (socket.tcp_keepalive_time().unwrap(), socket.tcp_keepalive_interval().unwrap()),
+            (PROBED_AFTER, PROBED_AFTER)
+        );
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), PROBES);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(UNACKNOWLEDGED));
+    }
 }

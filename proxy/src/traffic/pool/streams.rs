@@ -47,9 +47,6 @@ const UNTOLD: usize = 0x7e57_0001;
 /// How often a new connection looks whether they have come.
 const SETTINGS_TICK: Duration = Duration::from_millis(1);
 
-/// Dead peers are noticed within twenty seconds.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
-
 type Handshake = Pin<Box<dyn Future<Output = Result<Rc<Shareable>, Failure>>>>;
 
 /// Connections that can be shared.
@@ -150,7 +147,7 @@ async fn handshake(
 ) -> Result<Rc<Shareable>, Failure> {
     let (wire, peer) = connect(&upstream, &endpoint, longest).await?;
     let mut builder = http2::Builder::new(LocalExecutor);
-    builder.timer(TokioTimer::new()).keep_alive_interval(Some(KEEP_ALIVE)).initial_max_send_streams(UNTOLD);
+    builder.timer(TokioTimer::new()).keep_alive_interval(upstream.ping).initial_max_send_streams(UNTOLD);
     builder.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);
     builder.max_header_list_size(u32::try_from(http.max_header_bytes).unwrap_or(u32::MAX));
     let (sender, mut connection) = builder.handshake(TokioIo::new(wire)).await.map_err(|_| Failure::ConnectFailed)?;
@@ -186,16 +183,30 @@ async fn handshake(
 mod tests {
     use http::{Request, Response};
     use http_body_util::{BodyExt, Full};
-    use tokio::{net::TcpListener, task::LocalSet, time::Instant};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+        task::LocalSet,
+        time::Instant,
+    };
 
     use super::*;
     use crate::{Config, security::Security, traffic::pool::Connection, workload::Workload};
 
+    const HEADERS: u8 = 1;
+    const SETTINGS: u8 = 4;
+    const PING: u8 = 6;
+
     fn to(listener: &TcpListener) -> (Pool, Pick) {
+        with(listener, "")
+    }
+
+    /// An upstream of which `more` is said.
+    fn with(listener: &TcpListener, more: &str) -> (Pool, Pick) {
         let text = format!(
             "service: a\ntimeouts: {{ connect_ms: 1000 }}\n\
              listeners: [{{ address: '127.0.0.1:0', direction: outbound, routes: [{{ upstream: app }}] }}]\n\
-             upstreams: [{{ name: app, protocol: h2, endpoints: ['{}'] }}]",
+             upstreams: [{{ name: app, protocol: h2, endpoints: ['{}']{more} }}]",
             listener.local_addr().unwrap()
         );
         let config = Config::from_yaml(&text).unwrap();
@@ -321,6 +332,54 @@ mod tests {
             assert_eq!((open().len(), open().iter().max()), (ENOUGH_CONNECTIONS + 1, Some(&MAX_STREAMS)));
         };
         while_answered(flow, answering).await;
+    }
+
+    /// gRPC servers close whoever pings a stream without data more often than every five minutes: every 10 s was too often for
+    /// all calls on that connection after 40 s.
+    #[tokio::test]
+    async fn a_quiet_stream_is_pinged_only_where_that_is_asked_for() {
+        for (more, pings) in [("", 0), (", ping_ms: 60000", 9)] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let (pool, pick) = with(&listener, more);
+            let counting = async {
+                let mut stream = listener.accept().await.unwrap().0;
+                stream.write_all(&[0, 0, 0, SETTINGS, 0, 0, 0, 0, 0]).await.unwrap();
+                stream.read_exact(&mut [0; 24]).await.unwrap();
+                let (mut seen, mut asked) = (0, 0);
+                // the second request ends it
+                while asked < 2 {
+                    let mut head = [0; 9];
+                    stream.read_exact(&mut head).await.unwrap();
+                    let mut payload = vec![0; usize::from(u16::from_be_bytes([head[1], head[2]]))];
+                    stream.read_exact(&mut payload).await.unwrap();
+                    match head[3] {
+                        PING => {
+                            seen += 1;
+                            let pong = [&[0, 0, 8, PING, 1, 0, 0, 0, 0][..], &payload].concat();
+                            stream.write_all(&pong).await.unwrap();
+                        }
+                        HEADERS => asked += 1,
+                        _ => {}
+                    }
+                }
+                seen
+            };
+            let flow = async {
+                let (mut sender, _place) = http2(&pool, &pick).await;
+                let request = || Request::get("http://app/").body(RequestBody::Whole(Full::default())).unwrap();
+                let quiet = sender.send_request(request());
+                let asked = tokio::task::spawn_local(quiet);
+                tokio::time::pause();
+                for _ in 0..570 {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+                tokio::time::resume();
+                let second = tokio::task::spawn_local(sender.send_request(request()));
+                (asked, second)
+            };
+            let (seen, _) = LocalSet::new().run_until(async { tokio::join!(counting, flow) }).await;
+            assert_eq!(seen, pings, "in nine and a half minutes, with {more:?}");
+        }
     }
 
     /// Unless told otherwise h2 takes 16 KiB, where over HTTP/1.1 the same answers came through.

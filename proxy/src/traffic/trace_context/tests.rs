@@ -128,3 +128,29 @@ fn whoever_decides_says_what_a_span_stands_for() {
         assert_eq!((said, context.state.as_deref()), (context.sampled.then_some("ot=th:8"), said));
     }
 }
+
+/// Found in an audit: W3C's random flag went, and B3's debug went on as sampled.
+#[test]
+fn what_else_is_said_of_a_trace_goes_on() {
+    const IDS: &str = "0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331";
+    let w3c = |flags: &str| ("traceparent", format!("00-{IDS}-{flags}"));
+    let b3 = |said: &str| ("b3", format!("{IDS}-{said}"));
+    for (field, traceparent, single, sampled, flags) in [
+        (w3c("03"), "03", "1", Some("1"), None),
+        (w3c("02"), "02", "0", Some("0"), None),
+        (w3c("ff"), "03", "1", Some("1"), None),
+        (w3c("01"), "01", "1", Some("1"), None),
+        (b3("d"), "01", "d", None, Some("1")),
+        (b3("1"), "01", "1", Some("1"), None),
+        (("b3", "d".to_owned()), "01", "d", None, Some("1")),
+        (("x-b3-flags", "1".to_owned()), "01", "d", None, Some("1")),
+    ] {
+        let mut headers = headers(&[(field.0, &field.1), ("x-b3-sampled", "0")]);
+        let forms = [W3c, Single, Multi];
+        next(&headers, &forms, 0.0).inject(&forms, &Sampler::new(0.0), &mut headers);
+        let said = |name: &str| headers.get(name).map(|value| value.to_str().unwrap());
+        assert!(said("traceparent").unwrap().ends_with(&format!("-{traceparent}")), "{field:?}: {headers:?}");
+        assert_eq!(said("b3").unwrap().split('-').nth(2), Some(single), "{field:?}");
+        assert_eq!((said("x-b3-sampled"), said("x-b3-flags")), (sampled, flags), "{field:?}");
+    }
+}
