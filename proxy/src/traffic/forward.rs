@@ -154,8 +154,8 @@ impl<'a> Passage<'a> {
         let Self { worker, listener, route, upgrade, .. } = self;
         let (mut parts, body) = request.into_parts();
         let (headers, received) = (&mut parts.headers, parts.version);
-        if exchange.counts_tokens() {
-            // what is compressed cannot be read, and so not be billed
+        if exchange.asks_a_model() {
+            // what is compressed cannot be read, and so neither be told nor billed
             headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
         exchange.trace().inject(&worker.workload.propagation, &worker.workload.sampler, headers);

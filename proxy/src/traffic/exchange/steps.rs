@@ -64,6 +64,11 @@ impl Exchange {
         *method == Method::POST && (of_service || route.gate.tokens.is_armed())
     }
 
+    /// Whether its answer is to be read as a model's.
+    pub(crate) fn asks_a_model(&self) -> bool {
+        self.model.call.is_some()
+    }
+
     /// What is known of the call to a model.
     pub(crate) fn call(&mut self) -> Option<&mut Call> {
         self.model.call.as_mut()
