@@ -75,8 +75,8 @@ impl Call {
     fn bill(&self, answer: Option<&Answer>, status: u16, response_bytes: u64) -> (u64, u64) {
         let prompt = self.estimate().prompt;
         match answer {
-            Some(answer) if answer.input_tokens.is_some() || answer.output_tokens.is_some() => {
-                (answer.input_tokens.unwrap_or(prompt), answer.output_tokens.unwrap_or(0))
+            Some(answer) if answer.input_tokens().is_some() || answer.output_tokens.is_some() => {
+                (answer.input_tokens().unwrap_or(prompt), answer.output_tokens.unwrap_or(0))
             }
             // a refusal or a failure of the model's: nothing was generated
             _ if status >= 400 => (0, 0),
@@ -109,7 +109,9 @@ impl Pace {
             operation,
             request_model: call.and_then(|call| call.asked.borrow().model),
             response_model: answer.and_then(|a| a.model),
-            input_tokens: answer.and_then(|a| a.input_tokens),
+            input_tokens: answer.and_then(Answer::input_tokens),
+            cache_read_tokens: answer.and_then(Answer::cache_read_tokens),
+            cache_creation_tokens: answer.and_then(Answer::cache_creation_tokens),
             output_tokens,
             time_to_first_token_ns: self.time_to_first_token_ns(),
             time_per_output_token_ns: output_tokens.and_then(|n| self.time_per_output_token_ns(n)),

@@ -108,6 +108,8 @@ fn say_lm(lm: &LmRecord, say: &mut impl FnMut(&'static str, Attribute<'_>)) {
         ("weir.time_to_first_token_ns", lm.time_to_first_token_ns),
         ("weir.time_per_output_token_ns", lm.time_per_output_token_ns),
         ("gen_ai.usage.input_tokens", lm.input_tokens),
+        ("gen_ai.usage.cache_read.input_tokens", lm.cache_read_tokens),
+        ("gen_ai.usage.cache_creation.input_tokens", lm.cache_creation_tokens),
         ("gen_ai.usage.output_tokens", lm.output_tokens),
     ];
     for (key, number) in numbers {

@@ -78,7 +78,10 @@ pub(crate) struct LmRecord {
     pub(crate) operation: Option<Operation>,
     pub(crate) request_model: Option<Name>,
     pub(crate) response_model: Option<Name>,
+    /// All of them, whether or not a cache had them.
     pub(crate) input_tokens: Option<u64>,
+    pub(crate) cache_read_tokens: Option<u64>,
+    pub(crate) cache_creation_tokens: Option<u64>,
     pub(crate) output_tokens: Option<u64>,
     pub(crate) time_to_first_token_ns: Option<u64>,
     pub(crate) time_per_output_token_ns: Option<u64>,

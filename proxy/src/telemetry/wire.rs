@@ -247,6 +247,8 @@ pub(super) mod tests {
                 request_model: Some(Name::new("gpt-x")),
                 response_model: Some(Name::new("gpt-x-1")),
                 input_tokens: Some(0),
+                cache_read_tokens: Some(3),
+                cache_creation_tokens: Some(2),
                 output_tokens: Some(16_384),
                 time_to_first_token_ns: Some(128),
                 time_per_output_token_ns: Some(9),
@@ -318,6 +320,8 @@ pub(super) mod tests {
             ("weir.time_to_first_token_ns", "128"),
             ("weir.time_per_output_token_ns", "9"),
             ("gen_ai.usage.input_tokens", "0"),
+            ("gen_ai.usage.cache_read.input_tokens", "3"),
+            ("gen_ai.usage.cache_creation.input_tokens", "2"),
             ("gen_ai.usage.output_tokens", "16384"),
             ("weir.lm_unread", "compressed"),
         ];
