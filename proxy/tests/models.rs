@@ -132,7 +132,7 @@ async fn the_body_reaches_the_model_as_it_was_sent() {
     let proxy = proxy(app(Router::new().fallback(echo)).await, routes, "");
     for (prompt, announced) in [(0, true), (10, true), (200_000, true), (200_000, false), (1_500_000, false)] {
         let body = json!({"messages": "x".repeat(prompt), "max_tokens": 5}).to_string();
-        let request = client().post(url(&proxy, "/generate"));
+        let request = client().post(url(&proxy, "/v1/chat/completions"));
         let request = if announced {
             request.body(body.clone())
         } else {
@@ -268,6 +268,38 @@ async fn a_call_that_its_client_leaves_costs_what_was_sent_of_it() {
     assert_eq!(chat(&proxy, "a", 1, 20).await.status(), 429, "all of it is set aside");
     call.abort();
     flow::until("what was set aside is back", async || chat(&proxy, "a", 900, 20).await.status() == 200).await;
+    proxy.drain().await;
+}
+
+/// Uploads were charged by their size, as prompts.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_prompt_is_charged_by_the_usage_of_its_answer_alone() {
+    let answer = async |headers: HeaderMap, _: Bytes| {
+        let used: u64 = headers.get("x-used").map_or(0, |used| used.to_str().unwrap().parse().unwrap());
+        let usage = json!({"input_tokens": used, "output_tokens": 0});
+        if used > 0 { Json(json!({"text": "Hi", "usage": usage})) } else { Json(json!({"stored": true})) }
+    };
+    let limits = "limits: { token_rate_limit: { tokens_per_s: 0.001, burst: 1000 } }";
+    let proxy = proxy(app(Router::new().fallback(post(answer))).await, "      - { upstream: app }", limits);
+    let send = async |path: &str, kind: &str, bytes: usize, used: u64| {
+        let request = client().post(url(&proxy, path)).header("content-type", kind).header("x-used", used);
+        let response = request.body("x".repeat(bytes)).send().await.unwrap();
+        let (status, left) = (response.status().as_u16(), field(&response, "x-ratelimit-remaining-tokens"));
+        response.bytes().await.unwrap();
+        (status, left)
+    };
+    let (json, form) = ("application/json", "multipart/form-data; boundary=x");
+    for (path, kind, bytes, used, expected) in [
+        ("/v1/files", "application/octet-stream", 3_600, 0, (200, 1_000)),
+        ("/items", json, 20_000, 0, (200, 1_000)),
+        ("/v1/audio/transcriptions", form, 20_000, 100, (200, 1_000)),
+        ("/v1/messages", form, 20_000, 0, (200, 900)),
+        ("/v1/messages", json, 400, 100, (200, 544)),
+        ("/v1/audio/transcriptions", form, 9, 1_100, (200, 800)),
+        ("/v1/audio/transcriptions", form, 9, 1, (429, 0)),
+    ] {
+        assert_eq!(send(path, kind, bytes, used).await, expected, "{bytes} bytes of {kind} to {path}");
+    }
     proxy.drain().await;
 }
 

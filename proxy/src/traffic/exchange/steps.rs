@@ -50,8 +50,8 @@ impl Exchange {
     where
         B: Body<Data = Bytes> + Unpin,
     {
-        let (counts_tokens, size) = (self.counts_tokens(), request.body().size_hint().exact());
-        match self.model.begin(request.method(), request.uri().path(), size, counts_tokens) {
+        let counts_tokens = self.counts_tokens();
+        match self.model.begin(&request, counts_tokens) {
             Some(call) => request.map(|body| ReadAlong::watched(body, call.asked.clone())),
             None => request.map(ReadAlong::Plain),
         }
