@@ -28,7 +28,7 @@ use crate::{
         client_body::{ClientBody, hold_back},
         clock::Clock,
         exchange::Exchange,
-        grpc,
+        forwarded, grpc,
         headers::{PEER, strip_hop_by_hop},
         outcome::Outcome,
         pool::Wire,
@@ -151,7 +151,8 @@ impl<'a> Passage<'a> {
 
     /// Makes the request the proxy's own: its trace, its identity, the upstream's form of address.
     fn prepare<B>(&self, target: &Target, exchange: &Exchange, request: Request<B>) -> Request<B> {
-        let Self { worker, listener, route, upgrade, .. } = self;
+        let Self { worker, listener, client, route, upgrade, .. } = self;
+        let accepts = &worker.workload.accepts[*listener];
         let (mut parts, body) = request.into_parts();
         let (headers, received) = (&mut parts.headers, parts.version);
         if exchange.asks_a_model() {
@@ -163,9 +164,10 @@ impl<'a> Passage<'a> {
             Direction::Inbound => headers.remove(PEER),
             Direction::Outbound => headers.insert(PEER, worker.identity.clone()),
         };
+        forwarded::say(accepts.forwarded, client, headers);
         target.request_headers.apply(headers);
         route.request_headers.apply(headers);
-        worker.workload.accepts[*listener].via.sign(headers, received);
+        accepts.via.sign(headers, received);
         if let Some(upgrade) = upgrade {
             upgrade.ask(headers);
         }

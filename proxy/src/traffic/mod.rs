@@ -16,6 +16,7 @@ mod data_thread;
 mod deadline;
 mod exchange;
 mod forward;
+mod forwarded;
 mod grpc;
 mod handshake;
 mod headers;
