@@ -87,14 +87,14 @@ pub(crate) async fn handle(
     let route = match route {
         Ok(route) => route,
         Err(rejection) => {
-            let exchange = Exchange::begin(&worker, accepts.unmatched.clone(), None, &request);
+            let exchange = Exchange::begin(&worker, accepts.unmatched.clone(), None, client, &request);
             return reject(&worker, exchange, rejection, grpc);
         }
     };
     let target = route.next_target();
     let upgrade = Upgrade::wanted(&mut request, target.map_or(Protocol::Http1, |t| t.upstream.protocol));
     let upstream = target.map(|target| target.upstream.clone());
-    let mut exchange = Exchange::begin(&worker, route.clone(), upstream, &request);
+    let mut exchange = Exchange::begin(&worker, route.clone(), upstream, client, &request);
     let upgrade = match upgrade {
         Ok(upgrade) => upgrade,
         Err(rejection) => return reject(&worker, exchange, rejection, grpc),

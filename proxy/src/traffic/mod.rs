@@ -41,12 +41,13 @@ mod upload;
 mod vet;
 mod via;
 
-pub(crate) use caller::Believed;
+pub(crate) use caller::{Believed, caller_of};
 pub(crate) use data_thread::{DataThread, Order};
 pub(crate) use grpc::{http_status, name as grpc_name};
 pub(crate) use headers::PEER;
 pub(crate) use mirror::Mirror;
 pub(crate) use outcome::Outcome;
+pub(crate) use reply::is_grpc;
 pub(crate) use sampler::Sampler;
 pub(crate) use trace_context::TraceContext;
 pub(crate) use via::Via;
