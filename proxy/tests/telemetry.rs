@@ -401,6 +401,59 @@ async fn a_share_of_access_logs_is_a_share_and_needs_no_collector() {
     assert!((42..=138).contains(&lines), "{lines} of 300");
 }
 
+/// All durations of a route were one series, so nobody saw its errors on a dashboard.
+#[tokio::test(flavor = "multi_thread")]
+async fn durations_are_told_apart_as_the_conventions_ask() {
+    use opentelemetry_proto::tonic::metrics::v1::metric::Data;
+    let (collector, otlp) = Collector::start().await;
+    let address = app(answers().await).await;
+    let text = format!(
+        "service: shop\nthreads: 1\nlisteners:\n\
+         - {{ address: '127.0.0.1:0', direction: inbound, routes: [{{ upstream: app }}] }}\n\
+         - {{ address: '127.0.0.1:0', direction: outbound, routes: [{{ upstream: cart }}] }}\n\
+         upstreams:\n- {{ name: app, endpoints: ['{address}'] }}\n- {{ name: cart, endpoints: ['{address}'] }}\n\
+         telemetry: {{ otlp: 'http://{otlp}', span_ratio: 0, access_log: off }}"
+    );
+    let proxy = Proxy::start(Config::from_yaml(&text).unwrap()).unwrap();
+    let client = client();
+    for address in proxy.addresses() {
+        for (method, path) in [("GET", "/ok"), ("GET", "/ok"), ("GET", "/bad"), ("BREW", "/ok")] {
+            ask(client.request(method.parse().unwrap(), format!("http://{address}{path}"))).await;
+        }
+    }
+    proxy.drain().await;
+    let port = address.port().to_string();
+    for (name, brewing, server) in [
+        ("http.server.request.duration", None, None),
+        ("http.client.request.duration", Some("405"), Some(("cart", port.as_str()))),
+    ] {
+        let Some(Data::Histogram(histogram)) = collector.metric(name).unwrap().data else { panic!("{name}") };
+        let of = |point: &opentelemetry_proto::tonic::metrics::v1::HistogramDataPoint| {
+            let said = attributes(&point.attributes);
+            let of = |key: &str| said.get(key).cloned().unwrap_or_default();
+            assert_eq!((of("url.scheme").as_str(), point.bucket_counts.iter().sum()), ("http", point.count));
+            let server = said.contains_key("server.address").then(|| (of("server.address"), of("server.port")));
+            let server = server.as_ref().map(|(address, port)| (address.clone(), port.clone()));
+            (
+                of("http.request.method"),
+                of("http.response.status_code"),
+                said.get("error.type").cloned(),
+                server,
+                point.count,
+            )
+        };
+        let mut seen: Vec<_> = histogram.data_points.iter().map(of).collect();
+        seen.sort();
+        let server = server.map(|(address, port)| (address.to_owned(), port.to_owned()));
+        let series = |method: &str, status: &str, error: Option<&str>, count| {
+            (method.to_owned(), status.to_owned(), error.map(str::to_owned), server.clone(), count)
+        };
+        let expected =
+            [series("GET", "200", None, 2), series("GET", "500", Some("500"), 1), series("_OTHER", "405", brewing, 1)];
+        assert_eq!(seen, expected, "{name}");
+    }
+}
+
 /// One sample: its name, its labels, its value.
 type Sample = (String, BTreeMap<String, String>, f64);
 

@@ -107,10 +107,10 @@ fn routes(workload: &Workload, out: &mut Exposition) {
     let name = "weir_proxy_request_duration_seconds";
     out.family(name, "histogram", "durations of requests, waiting included");
     for route in workload.routes() {
-        let sum = route.stats.duration_ns.load(Relaxed) as f64 / 1e9;
+        let durations = &route.stats.durations;
         let [direction, label] = labels(route);
         let labels = [(direction.0, direction.1.as_str()), (label.0, label.1.as_str())];
-        out.histogram(name, &labels, &BOUNDS_S, &route.stats.buckets(), sum);
+        out.histogram(name, &labels, &BOUNDS_S, &durations.buckets(), durations.sum_s());
     }
     let name = "weir_proxy_queue_wait_seconds";
     out.family(name, "histogram", "waits of requests that had to wait for a place");

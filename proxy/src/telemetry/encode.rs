@@ -253,8 +253,13 @@ pub(super) fn text(key: &str, value: &str) -> KeyValue {
     pair(key, Value::StringValue(value.to_owned()))
 }
 
-fn int(key: &str, value: u64) -> KeyValue {
+pub(super) fn int(key: &str, value: u64) -> KeyValue {
     pair(key, Value::IntValue(i64::try_from(value).unwrap_or(i64::MAX)))
+}
+
+/// What is so.
+pub(super) fn flag(key: &str) -> KeyValue {
+    pair(key, Value::BoolValue(true))
 }
 
 fn list(key: &str, values: &[&str]) -> KeyValue {
