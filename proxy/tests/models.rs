@@ -215,6 +215,7 @@ async fn a_stream_is_measured_as_the_conventions_say_and_not_held_up() {
         ("gen_ai.client.token.usage", 2),
         ("gen_ai.server.time_to_first_token", 1),
         ("gen_ai.server.time_per_output_token", 1),
+        ("gen_ai.server.request.duration", 1),
     ] {
         use opentelemetry_proto::tonic::metrics::v1::metric::Data;
         let Some(Data::Histogram(histogram)) = collector.metric(metric).unwrap().data else { panic!("{metric}") };

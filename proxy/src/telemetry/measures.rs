@@ -19,7 +19,7 @@ use crate::{
     connection::Violation,
     routing::Route,
     telemetry::{
-        BOUNDS_S, ENDPOINT, Entry, OWN, SECURITY, Series, WAIT_BOUNDS_S,
+        BOUNDS_S, ENDPOINT, Entry, LmMetric, OWN, SECURITY, WAIT_BOUNDS_S,
         catalog::Kind,
         durations::Key,
         encode::{flag, int, resource, scope, text},
@@ -165,34 +165,27 @@ impl At {
         metric("http.client.open_connections", "{connection}", "connections to endpoints now", data)
     }
 
-    /// The GenAI metrics: one metric a name, with a point for each series that has seen anything.
+    /// The GenAI metrics: a point for each series that has seen anything.
     fn gen_ai(self, workload: &Workload) -> Vec<Metric> {
         let all = workload.lm_stats.series();
-        let empty = Series::default();
-        let metric_of = |name: &'static str, unit, description| {
+        let metric_of = |of: LmMetric| {
             let points = all.iter().flat_map(|(key, series)| {
-                let same = series.named().into_iter().filter(move |named| named.0 == name);
-                let seen = same.filter(|named| named.4.buckets.iter().any(|n| *n > 0));
-                seen.map(move |(.., token_type, histogram)| {
+                let told = series.of(of).into_iter();
+                told.map(|(attribute, seen)| {
                     let mut attributes = vec![
                         text("weir.route", &key.route),
                         text("gen_ai.operation.name", key.operation),
                         text("gen_ai.response.model", &key.model),
                     ];
                     attributes.extend(key.provider.as_ref().map(|provider| text("gen_ai.provider.name", provider)));
-                    attributes.extend(token_type.map(|kind| text("gen_ai.token.type", kind)));
-                    self.distribution(attributes, histogram.buckets.clone(), histogram.sum, histogram.bounds)
+                    attributes.extend(attribute.map(|(key, value)| text(key, value)));
+                    self.distribution(attributes, seen.buckets.clone(), seen.sum, seen.bounds)
                 })
             });
-            metric(name, unit, description, histogram(points.collect()))
+            let (points, [name, unit, says]) = (points.collect::<Vec<_>>(), of.about());
+            (!points.is_empty()).then(|| metric(name, unit, says, histogram(points)))
         };
-        let mut metrics: Vec<Metric> = Vec::new();
-        for (name, unit, description, ..) in empty.named() {
-            if metrics.last().is_none_or(|last| last.name != name) && !all.is_empty() {
-                metrics.push(metric_of(name, unit, description));
-            }
-        }
-        metrics
+        LmMetric::ALL.into_iter().filter_map(metric_of).collect()
     }
 
     fn queue_waits(self, direction: Direction, routes: &[&Route]) -> Metric {

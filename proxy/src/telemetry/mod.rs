@@ -22,7 +22,7 @@ pub(crate) use access_log::{LogWriter, finish as finish_access_logs, line};
 pub(crate) use catalog::{ENDPOINT, Entry, OWN, SECURITY};
 pub(crate) use durations::BOUNDS_S;
 pub(crate) use export::{Exporter, jittered, unix_nano_now};
-pub(crate) use lm_stats::{LmStats, Series};
+pub(crate) use lm_stats::{LmStats, Metric as LmMetric};
 pub(crate) use loss::Loss;
 pub(crate) use record::{Action, Failure, LmRecord, Proof, SpanRecord};
 pub(crate) use ring::{Gatherer, Recorder, Rings, Wanted, rings};
