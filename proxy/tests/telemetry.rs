@@ -66,6 +66,9 @@ async fn a_trace_is_continued_in_the_forms_that_are_configured() {
     assert_eq!(span.parent_span_id, [0xa2, 0xfb, 0x4a, 0x1d, 0x1a, 0x96, 0xd3, 0x12]);
 }
 
+/// Attributes and their values; none where it is not said.
+type Expected<'a> = &'a [(&'a str, Option<&'a str>)];
+
 /// The client was nowhere: not in the request that the application got, nor in spans and access logs.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_asks_whom_for_what_is_said_to_the_application_and_in_spans() {
@@ -109,7 +112,7 @@ async fn who_asks_whom_for_what_is_said_to_the_application_and_in_spans() {
         attributes(&span.unwrap_or_else(|| panic!("{name} in {spans:?}")).attributes)
     };
     let port = address.port().to_string();
-    let all: [(&str, &[(&str, Option<&str>)]); 4] = [
+    let all: [(&str, Expected<'_>); 4] = [
         (
             "GET app",
             &[
