@@ -158,14 +158,9 @@ fn models(workload: &Workload, out: &mut Exposition) {
             out.family(&name, "histogram", help);
         }
         for (key, (attribute, seen)) in told {
-            let mut labels = vec![
-                ("route", key.route.as_str()),
-                ("gen_ai_operation_name", key.operation),
-                ("gen_ai_response_model", key.model.as_str()),
-            ];
-            labels.extend(key.provider.as_deref().map(|provider| ("gen_ai_provider_name", provider)));
-            let attribute = attribute.map(|(key, value)| (key.replace('.', "_"), value));
-            labels.extend(attribute.iter().map(|(key, value)| (key.as_str(), *value)));
+            let label = |key: &str| key.trim_start_matches("weir.").replace('.', "_");
+            let labels: Vec<_> = key.attributes().chain(attribute).map(|(key, value)| (label(key), value)).collect();
+            let labels: Vec<_> = labels.iter().map(|(label, value)| (label.as_str(), *value)).collect();
             out.histogram(&name, &labels, seen.bounds, &seen.buckets, seen.sum);
         }
     }

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use crate::{
     config::Direction,
+    lm::Name,
     telemetry::{LmRecord, SpanRecord},
 };
 
@@ -54,7 +55,9 @@ pub(crate) struct Key {
     pub(crate) operation: &'static str,
     /// Whose model it is, if that is known.
     pub(crate) provider: Option<Arc<str>>,
-    pub(crate) model: String,
+    /// As asked for, and as the answer says.
+    pub(crate) request_model: Option<String>,
+    pub(crate) response_model: Option<String>,
 }
 
 /// The histograms of one series.
@@ -96,20 +99,36 @@ pub(crate) struct Histogram {
     pub(crate) sum: f64,
 }
 
+impl Key {
+    /// The attributes that tell it from others, in the conventions' words where they have any.
+    pub(crate) fn attributes(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let always = [("weir.route", self.route.as_str()), ("gen_ai.operation.name", self.operation)];
+        let known = [
+            ("gen_ai.provider.name", self.provider.as_deref()),
+            ("gen_ai.request.model", self.request_model.as_deref()),
+            ("gen_ai.response.model", self.response_model.as_deref()),
+        ];
+        always.into_iter().chain(known.into_iter().filter_map(|(key, value)| Some((key, value?))))
+    }
+}
+
 impl LmStats {
     /// Adds a call, if it was one.
     pub(crate) fn observe(&self, record: &SpanRecord) {
         let Some(lm) = &record.lm else { return };
-        let model = lm.response_model.or(lm.request_model);
+        let model = |name: Option<Name>| name.map(|name| name.as_str().to_owned());
         let mut key = Key {
             provider: record.upstream.as_ref().and_then(|upstream| upstream.gen_ai_provider.clone()),
             route: record.route.name.clone(),
             operation: lm.operation.map_or("_OTHER", |operation| operation.as_str()),
-            model: model.map_or_else(|| "unknown".to_owned(), |name| name.as_str().to_owned()),
+            request_model: model(lm.request_model),
+            response_model: model(lm.response_model),
         };
         let mut series = self.series.lock();
         if series.len() >= MAX_SERIES && !series.contains_key(&key) {
-            key = Key { route: "other".into(), operation: "_OTHER", provider: None, model: "other".into() };
+            let other = || Some("other".to_owned());
+            let (route, request_model, response_model) = ("other".into(), other(), other());
+            key = Key { route, operation: "_OTHER", provider: None, request_model, response_model };
         }
         let series = series.entry(key).or_default();
         series.observe(lm);

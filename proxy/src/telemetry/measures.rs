@@ -172,13 +172,7 @@ impl At {
             let points = all.iter().flat_map(|(key, series)| {
                 let told = series.of(of).into_iter();
                 told.map(|(attribute, seen)| {
-                    let mut attributes = vec![
-                        text("weir.route", &key.route),
-                        text("gen_ai.operation.name", key.operation),
-                        text("gen_ai.response.model", &key.model),
-                    ];
-                    attributes.extend(key.provider.as_ref().map(|provider| text("gen_ai.provider.name", provider)));
-                    attributes.extend(attribute.map(|(key, value)| text(key, value)));
+                    let attributes = key.attributes().chain(attribute).map(|(key, value)| text(key, value)).collect();
                     self.distribution(attributes, seen.buckets.clone(), seen.sum, seen.bounds)
                 })
             });
