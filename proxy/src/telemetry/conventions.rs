@@ -88,7 +88,7 @@ impl SpanRecord {
 }
 
 /// As the answer says.
-pub(crate) fn by_status(status: u16, grpc_status: Option<u16>) -> Option<Cow<'static, str>> {
+fn by_status(status: u16, grpc_status: Option<u16>) -> Option<Cow<'static, str>> {
     match status {
         400.. => Some(status.to_string().into()),
         _ => grpc_status.map(|status| grpc_name(status).into()),
