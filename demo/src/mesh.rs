@@ -120,6 +120,7 @@ fn sidecar(spec: &Spec, own: SocketAddr, next: Option<(&str, SocketAddr)>, colle
         jwt: None,
         authorization: None,
         believe_peer: None,
+        forwarded: None,
     };
     let upstream =
         |(_, name, address): &(Direction, String, SocketAddr)| Upstream::new(name.clone(), vec![(*address).into()]);

@@ -28,7 +28,7 @@ pub use endpoint::{Endpoint, Locality};
 pub use http::Http;
 pub use jwt::{ClaimToHeader, Jwks, Jwt, JwtIssuer, JwtPlace};
 pub use limits::{Limits, LocalLimit, RouteLimits};
-pub use listener::{Connect, Direction, Listener, ListenerProtocol};
+pub use listener::{Connect, Direction, Forwarded, Listener, ListenerProtocol};
 pub use matching::{Match, ValueMatch};
 pub use route::{Abort, Delay, Fault, HeaderEdits, Mirror, Redirect, Respond, Retries, Rewrite, Route, Share};
 pub use secret::Secret;

@@ -113,7 +113,7 @@ fn answer(kind: &'static str, data: &[u8]) {
         });
         let answer = reading.answer().expect("of a model");
         let reasons: Vec<&str> = answer.finish_reasons.names().collect();
-        (answer.model, answer.input_tokens, answer.output_tokens, reasons, answer.token_events, answer.data_events)
+        (answer.model, answer.input_tokens(), answer.output_tokens, reasons, answer.token_events, answer.data_events)
     };
     assert_eq!(read(&mut std::iter::once(data)), read(&mut pieces(data)));
 }

@@ -36,10 +36,10 @@ mod workload;
 pub use config::{
     Abort, AccessLog, Authorization, AuthorizationAction, AuthorizationRule, Balance, ClaimToHeader, Conditions,
     Config, ConfigError, Connect, ConsulService, CookieKey, Delay, Direction, Discovery, DnsName, Endpoint, Fault,
-    ForwardClientCert, HashOn, HeaderEdits, Http, Jwks, Jwt, JwtIssuer, JwtPlace, Limits, Listener, ListenerProtocol,
-    ListenerTls, LocalLimit, Locality, LogFormat, Match, Mirror, OutlierDetection, PolicySource, Propagation, Protocol,
-    Redirect, RemoteTls, Respond, Retries, RetryBudget, Rewrite, Route, RouteLimits, Secret, Share, SrvName, SubsetOf,
-    Telemetry, Timeouts, TlsMode, Upstream, UpstreamTls, ValueMatch, Verify, suggest,
+    ForwardClientCert, Forwarded, HashOn, HeaderEdits, Http, Jwks, Jwt, JwtIssuer, JwtPlace, Limits, Listener,
+    ListenerProtocol, ListenerTls, LocalLimit, Locality, LogFormat, Match, Mirror, OutlierDetection, PolicySource,
+    Propagation, Protocol, Redirect, RemoteTls, Respond, Retries, RetryBudget, Rewrite, Route, RouteLimits, Secret,
+    Share, SrvName, SubsetOf, Telemetry, Timeouts, TlsMode, Upstream, UpstreamTls, ValueMatch, Verify, suggest,
 };
 pub use config_files::ConfigFiles;
 pub use counters::Counters;

@@ -23,7 +23,7 @@ use tokio::{sync::watch, time::Instant};
 use weir_policy::{Policy, PolicySet};
 
 use crate::{
-    config::{self, Config, Connect, Direction, Http, ListenerProtocol, Propagation, Timeouts},
+    config::{self, Config, Connect, Direction, Forwarded, Http, ListenerProtocol, Propagation, Timeouts},
     counters::Tally,
     memory::Memory,
     path::as_routed,
@@ -99,6 +99,8 @@ pub(crate) struct Accepts {
     pub(crate) via: Via,
     /// Whose word counts on who calls.
     pub(crate) believed: Believed,
+    /// What the application is told of the client.
+    pub(crate) forwarded: Forwarded,
     /// What requests are booked on that no route takes, one for all listeners of a direction.
     pub(crate) unmatched: Arc<Route>,
 }

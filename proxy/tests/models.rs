@@ -74,8 +74,7 @@ async fn a_call_is_charged_what_it_used_and_not_what_it_might_have() {
     assert!(field(&refused, "retry-after") > 2_000_000, "{refused:?}");
     assert_eq!(chat(&proxy, "b", 10, 20).await.status(), 200, "another tenant has its own budget");
     let metrics = flow::admin(&proxy, "/metrics").await;
-    let series =
-        "{route=\"app\",gen_ai_operation_name=\"chat\",gen_ai_response_model=\"small-1\",gen_ai_token_type=\"input\"}";
+    let series = "{route=\"app\",gen_ai_operation_name=\"chat\",gen_ai_request_model=\"small\",gen_ai_response_model=\"small-1\",gen_ai_token_type=\"input\"}";
     assert!(
         metrics.contains(&format!("\ngen_ai_client_token_usage_sum{series} 35\n")),
         "seven calls of five: {metrics}"
@@ -132,7 +131,7 @@ async fn the_body_reaches_the_model_as_it_was_sent() {
     let proxy = proxy(app(Router::new().fallback(echo)).await, routes, "");
     for (prompt, announced) in [(0, true), (10, true), (200_000, true), (200_000, false), (1_500_000, false)] {
         let body = json!({"messages": "x".repeat(prompt), "max_tokens": 5}).to_string();
-        let request = client().post(url(&proxy, "/generate"));
+        let request = client().post(url(&proxy, "/v1/chat/completions"));
         let request = if announced {
             request.body(body.clone())
         } else {
@@ -215,13 +214,17 @@ async fn a_stream_is_measured_as_the_conventions_say_and_not_held_up() {
         ("gen_ai.client.token.usage", 2),
         ("gen_ai.server.time_to_first_token", 1),
         ("gen_ai.server.time_per_output_token", 1),
+        ("gen_ai.server.request.duration", 1),
     ] {
         use opentelemetry_proto::tonic::metrics::v1::metric::Data;
         let Some(Data::Histogram(histogram)) = collector.metric(metric).unwrap().data else { panic!("{metric}") };
         assert_eq!(histogram.data_points.len(), points, "{metric}");
         let said = attributes(&histogram.data_points[0].attributes);
-        let (provider, model) = (&said["gen_ai.provider.name"], &said["gen_ai.response.model"]);
-        assert_eq!((provider.as_str(), model.as_str()), ("vllm", "big-2"), "{metric}");
+        for (key, value) in
+            [("gen_ai.provider.name", "vllm"), ("gen_ai.request.model", "big"), ("gen_ai.response.model", "big-2")]
+        {
+            assert_eq!(said[key], value, "{key} of {metric}");
+        }
     }
 }
 
@@ -271,14 +274,49 @@ async fn a_call_that_its_client_leaves_costs_what_was_sent_of_it() {
     proxy.drain().await;
 }
 
+/// Uploads were charged by their size, as prompts.
 #[tokio::test(flavor = "multi_thread")]
-async fn where_tokens_are_billed_no_answer_may_come_compressed() {
+async fn what_is_no_prompt_is_charged_by_the_usage_of_its_answer_alone() {
+    let answer = async |headers: HeaderMap, _: Bytes| {
+        let used: u64 = headers.get("x-used").map_or(0, |used| used.to_str().unwrap().parse().unwrap());
+        let usage = json!({"input_tokens": used, "output_tokens": 0});
+        if used > 0 { Json(json!({"text": "Hi", "usage": usage})) } else { Json(json!({"stored": true})) }
+    };
+    let limits = "limits: { token_rate_limit: { tokens_per_s: 0.001, burst: 1000 } }";
+    let proxy = proxy(app(Router::new().fallback(post(answer))).await, "      - { upstream: app }", limits);
+    let send = async |path: &str, kind: &str, bytes: usize, used: u64| {
+        let request = client().post(url(&proxy, path)).header("content-type", kind).header("x-used", used);
+        let response = request.body("x".repeat(bytes)).send().await.unwrap();
+        let (status, left) = (response.status().as_u16(), field(&response, "x-ratelimit-remaining-tokens"));
+        response.bytes().await.unwrap();
+        (status, left)
+    };
+    let (json, form) = ("application/json", "multipart/form-data; boundary=x");
+    for (path, kind, bytes, used, expected) in [
+        ("/v1/files", "application/octet-stream", 3_600, 0, (200, 1_000)),
+        ("/items", json, 20_000, 0, (200, 1_000)),
+        ("/v1/audio/transcriptions", form, 20_000, 100, (200, 1_000)),
+        ("/v1/messages", form, 20_000, 0, (200, 900)),
+        ("/v1/messages", json, 400, 100, (200, 544)),
+        ("/v1/audio/transcriptions", form, 9, 1_100, (200, 800)),
+        ("/v1/audio/transcriptions", form, 9, 1, (429, 0)),
+    ] {
+        assert_eq!(send(path, kind, bytes, used).await, expected, "{bytes} bytes of {kind} to {path}");
+    }
+    proxy.drain().await;
+}
+
+/// SDKs ask for gzip unless told otherwise, and nothing was known of the answers they got.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_to_be_read_may_not_come_compressed() {
     let echo = post(async |headers: HeaderMap| headers["accept-encoding"].to_str().unwrap().to_owned());
     let routes = "
       - { match: { path_prefix: /billed }, upstream: app, limits: { token_rate_limit: { tokens_per_s: 1e6, burst: 1000000 } } }
       - { name: free, upstream: app }";
     let proxy = proxy(app(Router::new().fallback(echo)).await, routes, "");
-    for (path, expected) in [("/billed", "identity"), ("/free", "gzip")] {
+    for (path, expected) in
+        [("/billed", "identity"), ("/free", "gzip"), ("/v1/chat/completions", "identity"), ("/v1/models", "gzip")]
+    {
         let request = client().post(url(&proxy, path)).header("accept-encoding", "gzip").body("{}");
         assert_eq!(request.send().await.unwrap().text().await.unwrap(), expected, "{path}");
     }

@@ -66,6 +66,115 @@ async fn a_trace_is_continued_in_the_forms_that_are_configured() {
     assert_eq!(span.parent_span_id, [0xa2, 0xfb, 0x4a, 0x1d, 0x1a, 0x96, 0xd3, 0x12]);
 }
 
+/// Attributes and their values; none where it is not said.
+type Expected<'a> = &'a [(&'a str, Option<&'a str>)];
+
+/// The client was nowhere: not in the request that the application got, nor in spans and access logs.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_whom_for_what_is_said_to_the_application_and_in_spans() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let (collector, otlp) = Collector::start().await;
+    let about = |name: &str| name.starts_with("x-forwarded-");
+    let forwarded = get(async move |headers: HeaderMap| {
+        let fields = headers.iter().filter(|(name, _)| about(name.as_str()));
+        fields.map(|(name, value)| format!("{name}={}\n", value.to_str().unwrap())).collect::<String>()
+    });
+    let address = app(Router::new().route("/a", forwarded)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    let text = format!(
+        "service: shop\nthreads: 1\nlisteners:\n\
+         - {{ address: '127.0.0.1:0', direction: inbound, connect: tunnelled, routes: [{{ upstream: app }}] }}\n\
+         - {{ address: '127.0.0.1:0', direction: outbound, routes: [{{ upstream: cart-v2 }}] }}\n\
+         - {{ address: '127.0.0.1:0', direction: inbound, protocol: tcp, upstream: app }}\n\
+         upstreams:\n- {{ name: app, endpoints: ['{address}'] }}\n- {{ name: cart-v2, service: cart, endpoints: ['{address}'] }}\n\
+         telemetry: {{ otlp: 'http://{otlp}', access_log: all, access_log_format: text, access_log_file: {log:?} }}"
+    );
+    let proxy = Proxy::start(Config::from_yaml(&text).unwrap()).unwrap();
+    let get = |n: usize| {
+        let request = client().get(format!("http://{}/a?secret=1", proxy.addresses()[n]));
+        request.header("host", "shop.example:8080").header("user-agent", "curl/8").header("x-forwarded-for", "1.2.3.4")
+    };
+    let seen = get(0).send().await.unwrap().text().await.unwrap();
+    assert_eq!(seen, "x-forwarded-for=1.2.3.4, 127.0.0.1\nx-forwarded-proto=http\n");
+    assert_eq!(get(1).send().await.unwrap().text().await.unwrap(), "x-forwarded-for=1.2.3.4\n", "outbound");
+    for (n, said) in [(0, "CONNECT db.example:5432 HTTP/1.1\r\nhost: db.example:5432\r\n\r\n"), (2, "")] {
+        let mut stream = tokio::net::TcpStream::connect(proxy.addresses()[n]).await.unwrap();
+        stream.write_all(format!("{said}GET /a HTTP/1.0\r\n\r\n").as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.ends_with("\r\n\r\n") && answer.contains("200 OK"), "{answer}");
+    }
+    proxy.drain().await;
+    let spans = collector.spans();
+    let span = |name: &str| {
+        let span = spans.iter().find(|span| span.name == name);
+        attributes(&span.unwrap_or_else(|| panic!("{name} in {spans:?}")).attributes)
+    };
+    let port = address.port().to_string();
+    let all: [(&str, Expected<'_>); 4] = [
+        (
+            "GET app",
+            &[
+                ("client.address", Some("127.0.0.1")),
+                ("user_agent.original", Some("curl/8")),
+                ("server.address", Some("shop.example")),
+                ("server.port", Some("8080")),
+                ("url.scheme", Some("http")),
+                ("url.path", Some("/a")),
+                ("url.full", None),
+                ("network.protocol.version", Some("1.1")),
+                ("weir.subset", None),
+            ],
+        ),
+        (
+            "GET cart",
+            &[
+                ("client.address", None),
+                ("server.address", Some("127.0.0.1")),
+                ("server.port", Some(&port)),
+                ("url.full", Some("http://shop.example:8080/a")),
+                ("peer.service", Some("cart")),
+                ("weir.subset", Some("cart-v2")),
+            ],
+        ),
+        (
+            "CONNECT app",
+            &[
+                ("http.request.method", Some("CONNECT")),
+                ("server.address", Some("db.example")),
+                ("server.port", Some("5432")),
+                ("url.path", None),
+            ],
+        ),
+        (
+            "TCP app",
+            &[
+                ("network.transport", Some("tcp")),
+                ("client.address", Some("127.0.0.1")),
+                ("http.request.method", None),
+                ("url.path", None),
+                ("url.scheme", None),
+            ],
+        ),
+    ];
+    for (name, expected) in all {
+        let said = span(name);
+        for (key, value) in expected {
+            assert_eq!(said.get(*key).map(String::as_str), *value, "{key} of {name}: {said:?}");
+        }
+    }
+    let log = std::fs::read_to_string(log).unwrap();
+    for expected in [
+        " client=127.0.0.1 host=\"shop.example:8080\" agent=\"curl/8\" protocol=1.1\n",
+        " client=- host=\"shop.example:8080\" agent=\"-\" protocol=1.1\n",
+        " CONNECT - 200 ",
+        " client=127.0.0.1 host=\"db.example:5432\" agent=\"-\" protocol=-\n",
+    ] {
+        assert!(log.contains(expected), "{expected} in {log}");
+    }
+}
+
 /// Found in a review: no span said what it stood for, so a tenth of the spans was a tenth of the load.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_sampled_says_what_it_stands_for_and_what_callers_leave_out_is_counted() {
@@ -293,6 +402,59 @@ async fn a_share_of_access_logs_is_a_share_and_needs_no_collector() {
     let lines = std::fs::read_to_string(&path).unwrap().lines().count();
     // 90 expected, 8 the standard deviation: six of them to either side
     assert!((42..=138).contains(&lines), "{lines} of 300");
+}
+
+/// All durations of a route were one series, so nobody saw its errors on a dashboard.
+#[tokio::test(flavor = "multi_thread")]
+async fn durations_are_told_apart_as_the_conventions_ask() {
+    use opentelemetry_proto::tonic::metrics::v1::metric::Data;
+    let (collector, otlp) = Collector::start().await;
+    let address = app(answers().await).await;
+    let text = format!(
+        "service: shop\nthreads: 1\nlisteners:\n\
+         - {{ address: '127.0.0.1:0', direction: inbound, routes: [{{ upstream: app }}] }}\n\
+         - {{ address: '127.0.0.1:0', direction: outbound, routes: [{{ upstream: cart }}] }}\n\
+         upstreams:\n- {{ name: app, endpoints: ['{address}'] }}\n- {{ name: cart, endpoints: ['{address}'] }}\n\
+         telemetry: {{ otlp: 'http://{otlp}', span_ratio: 0, access_log: off }}"
+    );
+    let proxy = Proxy::start(Config::from_yaml(&text).unwrap()).unwrap();
+    let client = client();
+    for address in proxy.addresses() {
+        for (method, path) in [("GET", "/ok"), ("GET", "/ok"), ("GET", "/bad"), ("BREW", "/ok")] {
+            ask(client.request(method.parse().unwrap(), format!("http://{address}{path}"))).await;
+        }
+    }
+    proxy.drain().await;
+    let port = address.port().to_string();
+    for (name, brewing, server) in [
+        ("http.server.request.duration", None, None),
+        ("http.client.request.duration", Some("405"), Some(("cart", port.as_str()))),
+    ] {
+        let Some(Data::Histogram(histogram)) = collector.metric(name).unwrap().data else { panic!("{name}") };
+        let of = |point: &opentelemetry_proto::tonic::metrics::v1::HistogramDataPoint| {
+            let said = attributes(&point.attributes);
+            let of = |key: &str| said.get(key).cloned().unwrap_or_default();
+            assert_eq!((of("url.scheme").as_str(), point.bucket_counts.iter().sum()), ("http", point.count));
+            let server = said.contains_key("server.address").then(|| (of("server.address"), of("server.port")));
+            let server = server.as_ref().map(|(address, port)| (address.clone(), port.clone()));
+            (
+                of("http.request.method"),
+                of("http.response.status_code"),
+                said.get("error.type").cloned(),
+                server,
+                point.count,
+            )
+        };
+        let mut seen: Vec<_> = histogram.data_points.iter().map(of).collect();
+        seen.sort();
+        let server = server.map(|(address, port)| (address.to_owned(), port.to_owned()));
+        let series = |method: &str, status: &str, error: Option<&str>, count| {
+            (method.to_owned(), status.to_owned(), error.map(str::to_owned), server.clone(), count)
+        };
+        let expected =
+            [series("GET", "200", None, 2), series("GET", "500", Some("500"), 1), series("_OTHER", "405", brewing, 1)];
+        assert_eq!(seen, expected, "{name}");
+    }
 }
 
 /// One sample: its name, its labels, its value.

@@ -45,6 +45,23 @@ pub struct Listener {
     /// Say `false` where clients come in from outside the mesh. Inbound only.
     #[serde(default)]
     pub believe_peer: Option<bool>,
+    /// What becomes of `X-Forwarded-For` and `X-Forwarded-Proto`, in which the application reads whom a request is from and
+    /// how it came: `append` when absent. Say `replace` where clients come in from outside the mesh. Inbound only.
+    #[serde(default)]
+    pub forwarded: Option<Forwarded>,
+}
+
+/// What becomes of `X-Forwarded-For` and `X-Forwarded-Proto`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Forwarded {
+    /// The client's address comes behind those that are there, and the protocol where none is said: who was before is believed.
+    #[default]
+    Append,
+    /// What came goes: the address is the client's, and the protocol the one it speaks here.
+    Replace,
+    /// Both stay as they came.
+    Keep,
 }
 
 /// What clients of a listener may speak.

@@ -29,10 +29,10 @@ pub struct Telemetry {
     pub access_log_file: Option<PathBuf>,
     /// What the lines look like.
     pub access_log_format: LogFormat,
-    /// 65,536 records (about 25 MiB; 100 MiB where every path has 1 KiB) that wait while the collector is away; newer ones
+    /// 65,536 records (about 30 MiB; 110 MiB where every path has 1 KiB) that wait while the collector is away; newer ones
     /// are dropped and counted.
     pub queue_records: usize,
-    /// 512 spans: about 150 KiB, well under the collector's 4 MiB.
+    /// 512 spans: about 260 KiB, well under the collector's 4 MiB.
     pub batch_spans: usize,
     /// 200 ms until a batch leaves although it is not full.
     pub batch_age_ms: u64,

@@ -99,6 +99,15 @@ fn an_endpoint_is_an_address_or_a_map() {
 }
 
 #[test]
+fn the_workload_itself_is_no_client_to_be_told_of() {
+    let why = Config::from_yaml(
+        "service: shop\nlisteners: [{ address: '127.0.0.1:0', direction: outbound, forwarded: replace, routes: [{ upstream: a }] }]\n\
+         upstreams: [{ name: a, endpoints: ['a:1'] }]",
+    );
+    assert!(why.unwrap_err().0.starts_with("listeners[0].forwarded: only at an inbound listener"));
+}
+
+#[test]
 fn istio_is_for_outbound_listeners() {
     let text =
         "service: shop\nlisteners: [{ address: '127.0.0.1:0', direction: inbound, istio: [x.yaml] }]\nupstreams: []";

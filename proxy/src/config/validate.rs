@@ -93,6 +93,9 @@ impl Config {
             check(listener.believe_peer.is_none() || !outbound, || {
                 format!("listeners[{i}].believe_peer: only at an inbound listener; the workload is no sidecar")
             })?;
+            check(listener.forwarded.is_none() || !outbound, || {
+                format!("listeners[{i}].forwarded: only at an inbound listener; outbound the client is the workload")
+            })?;
             for (j, route) in routes.iter().enumerate() {
                 route.validate(&self.upstreams).map_err(|e| ConfigError(format!("listeners[{i}].routes[{j}].{e}")))?;
                 if let Some(name) = &route.name {

@@ -11,7 +11,7 @@ use crate::{
     regulate::Refusal,
     routing::Route,
     security::Security,
-    telemetry::{BOUNDS_S, ENDPOINT, Entry, OWN, SECURITY, WAIT_BOUNDS_S},
+    telemetry::{BOUNDS_S, ENDPOINT, Entry, LmMetric, OWN, SECURITY, WAIT_BOUNDS_S},
     upstream::Upstream,
     workload::Workload,
 };
@@ -107,10 +107,10 @@ fn routes(workload: &Workload, out: &mut Exposition) {
     let name = "weir_proxy_request_duration_seconds";
     out.family(name, "histogram", "durations of requests, waiting included");
     for route in workload.routes() {
-        let sum = route.stats.duration_ns.load(Relaxed) as f64 / 1e9;
+        let durations = &route.stats.durations;
         let [direction, label] = labels(route);
         let labels = [(direction.0, direction.1.as_str()), (label.0, label.1.as_str())];
-        out.histogram(name, &labels, &BOUNDS_S, &route.stats.buckets(), sum);
+        out.histogram(name, &labels, &BOUNDS_S, &durations.buckets(), durations.sum_s());
     }
     let name = "weir_proxy_queue_wait_seconds";
     out.family(name, "histogram", "waits of requests that had to wait for a place");
@@ -149,23 +149,19 @@ fn upstreams(workload: &Workload, out: &mut Exposition) {
 
 fn models(workload: &Workload, out: &mut Exposition) {
     let all = workload.lm_stats.series();
-    let mut last = "";
-    for place in 0..4 {
-        for (key, series) in &all {
-            let (name, unit, help, token_type, histogram) = series.named()[place];
-            let full = name.replace('.', "_") + if unit == "s" { "_seconds" } else { "" };
-            if name != last {
-                out.family(&full, "histogram", help);
-                last = name;
-            }
-            let mut labels = vec![
-                ("route", key.route.as_str()),
-                ("gen_ai_operation_name", key.operation),
-                ("gen_ai_response_model", key.model.as_str()),
-            ];
-            labels.extend(key.provider.as_deref().map(|provider| ("gen_ai_provider_name", provider)));
-            labels.extend(token_type.map(|kind| ("gen_ai_token_type", kind)));
-            out.histogram(&full, &labels, histogram.bounds, &histogram.buckets, histogram.sum);
+    for metric in LmMetric::ALL {
+        let [name, unit, help] = metric.about();
+        let name = name.replace('.', "_") + if unit == "s" { "_seconds" } else { "" };
+        let told: Vec<_> =
+            all.iter().flat_map(|(key, series)| series.of(metric).into_iter().map(move |told| (key, told))).collect();
+        if !told.is_empty() {
+            out.family(&name, "histogram", help);
+        }
+        for (key, (attribute, seen)) in told {
+            let label = |key: &str| key.trim_start_matches("weir.").replace('.', "_");
+            let labels: Vec<_> = key.attributes().chain(attribute).map(|(key, value)| (label(key), value)).collect();
+            let labels: Vec<_> = labels.iter().map(|(label, value)| (label.as_str(), *value)).collect();
+            out.histogram(&name, &labels, seen.bounds, &seen.buckets, seen.sum);
         }
     }
 }

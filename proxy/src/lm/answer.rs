@@ -34,7 +34,7 @@ pub(crate) struct Answer {
     events: Option<Events>,
     scanner: Scanner,
     pub(crate) model: Option<Name>,
-    pub(crate) input_tokens: Option<u64>,
+    input: Input,
     pub(crate) output_tokens: Option<u64>,
     pub(crate) finish_reasons: FinishReasons,
     /// Events that brought text: about one a token.
@@ -43,6 +43,18 @@ pub(crate) struct Answer {
     pub(crate) data_events: u64,
     /// Whether the event under way brought text.
     has_text: bool,
+}
+
+/// What was read of a prompt: OpenAI counts all of it (`prompt_tokens`, of which some were `cached_tokens`), Anthropic beside
+/// `input_tokens` what it wrote to a cache and what it read from one.
+#[derive(Clone, Copy, Debug, Default)]
+struct Input {
+    /// `prompt_tokens`, which others than Anthropic say beside its words for caches, and which holds those.
+    whole: Option<u64>,
+    tokens: Option<u64>,
+    cached: Option<u64>,
+    cache_creation: Option<u64>,
+    cache_read: Option<u64>,
 }
 
 /// Why a model stopped; several choices may have several reasons.
@@ -156,7 +168,24 @@ impl Answer {
 
     /// Whether it said anything of itself.
     pub(crate) fn says_something(&self) -> bool {
-        self.output_tokens.is_some() || self.input_tokens.is_some() || self.is_stream()
+        self.output_tokens.is_some() || self.input_tokens().is_some() || self.is_stream()
+    }
+
+    /// All of the prompt, whether or not a cache had it.
+    pub(crate) fn input_tokens(&self) -> Option<u64> {
+        let Input { whole, tokens, cache_creation, cache_read, .. } = self.input;
+        let beside = cache_creation.unwrap_or(0).saturating_add(cache_read.unwrap_or(0));
+        whole.or_else(|| tokens.map(|tokens| tokens.saturating_add(beside)))
+    }
+
+    /// How much of the prompt a cache had.
+    pub(crate) fn cache_read_tokens(&self) -> Option<u64> {
+        self.input.cache_read.or(self.input.cached)
+    }
+
+    /// How much of the prompt a cache was given.
+    pub(crate) fn cache_creation_tokens(&self) -> Option<u64> {
+        self.input.cache_creation
     }
 
     fn watch(&mut self, chunk: &[u8]) -> Watched {
@@ -189,14 +218,21 @@ impl Answer {
     /// Takes note of one scalar; whether it is text of the model's.
     fn note(&mut self, path: &[Word], scalar: Scalar<'_>) -> bool {
         use Word::{
-            Choices, CompletionTokens, Content, Delta, FinishReason, InputTokens, Item, Message, Model, OutputTokens,
-            PromptTokens, ReasoningContent, Response, Status, StopReason, Text, ToolCalls, Usage,
+            CacheCreationInputTokens, CacheReadInputTokens, CachedTokens, Choices, CompletionTokens, Content, Delta,
+            FinishReason, InputTokens, InputTokensDetails, Item, Message, Model, OutputTokens, PromptTokens,
+            PromptTokensDetails, ReasoningContent, Response, Status, StopReason, Text, ToolCalls, Usage,
         };
         // the responses API and messages wrap what others say at the top
         let inner = if let [Response | Message, inner @ ..] = path { inner } else { path };
         match (inner, scalar) {
             ([Model], Scalar::Text(name)) => self.model = Name::of(name),
-            ([Usage, PromptTokens | InputTokens], Scalar::Number(n)) => self.input_tokens = Some(n),
+            ([Usage, PromptTokens], Scalar::Number(n)) => self.input.whole = Some(n),
+            ([Usage, InputTokens], Scalar::Number(n)) => self.input.tokens = Some(n),
+            ([Usage, PromptTokensDetails | InputTokensDetails, CachedTokens], Scalar::Number(n)) => {
+                self.input.cached = Some(n);
+            }
+            ([Usage, CacheCreationInputTokens], Scalar::Number(n)) => self.input.cache_creation = Some(n),
+            ([Usage, CacheReadInputTokens], Scalar::Number(n)) => self.input.cache_read = Some(n),
             ([Usage, CompletionTokens | OutputTokens], Scalar::Number(n)) => self.output_tokens = Some(n),
             ([Choices, Item, FinishReason] | [Delta, StopReason] | [StopReason], Scalar::Text(reason)) => {
                 self.finish_reasons.add(reason);
@@ -238,7 +274,7 @@ mod tests {
         let Some(a) = reading.answer() else { return format!("{reading:?}") };
         let reasons: Vec<&str> = a.finish_reasons.names().collect();
         let model = a.model.as_ref().map_or("-", Name::as_str);
-        format!("{model} {:?}/{:?} {reasons:?} {} tokens seen", a.input_tokens, a.output_tokens, a.token_events)
+        format!("{model} {:?}/{:?} {reasons:?} {} tokens seen", a.input_tokens(), a.output_tokens, a.token_events)
     }
 
     #[test]
@@ -298,6 +334,38 @@ mod tests {
         }
         assert_eq!(summary(&read("application/json", false, "{}", 99)), "Waiting(0)");
         assert_eq!(summary(&read("text/html", true, chat, 99)), "Not");
+    }
+
+    /// Anthropic counts what caches had apart: such a call was told and charged as the few tokens that none had.
+    #[test]
+    fn what_a_cache_had_of_a_prompt_is_part_of_it() {
+        let messages = "data: {\"type\":\"message_start\",\"message\":{\"usage\":{\"input_tokens\":10,\"cache_creation_input_tokens\":100,\
+            \"cache_read_input_tokens\":1000,\"cache_creation\":{\"ephemeral_5m_input_tokens\":100},\"output_tokens\":1}}}\n\n\
+            data: {\"type\":\"message_delta\",\"usage\":{\"output_tokens\":5}}\n\n";
+        let message = r#"{"usage":{"input_tokens":10,"cache_creation_input_tokens":100,"cache_read_input_tokens":1000,"output_tokens":5}}"#;
+        let chat =
+            r#"{"usage":{"prompt_tokens":1110,"prompt_tokens_details":{"cached_tokens":1000},"completion_tokens":5}}"#;
+        let responses =
+            r#"{"usage":{"input_tokens":1110,"input_tokens_details":{"cached_tokens":1000},"output_tokens":5}}"#;
+        let gateway = r#"{"usage":{"prompt_tokens":1110,"completion_tokens":5,"cache_creation_input_tokens":100,"cache_read_input_tokens":1000}}"#;
+        let uncached = r#"{"usage":{"prompt_tokens":1110,"completion_tokens":5}}"#;
+        for (text, from_cache, to_cache) in [
+            (messages, Some(1_000), Some(100)),
+            (message, Some(1_000), Some(100)),
+            (chat, Some(1_000), None),
+            (responses, Some(1_000), None),
+            (gateway, Some(1_000), Some(100)),
+            (uncached, None, None),
+        ] {
+            let kind = if text == messages { "text/event-stream" } else { "application/json" };
+            for size in 1..=text.len() {
+                let reading = read(kind, true, text, size);
+                let answer = reading.answer().unwrap();
+                let caches = (answer.cache_read_tokens(), answer.cache_creation_tokens());
+                assert_eq!((answer.input_tokens(), answer.output_tokens), (Some(1_110), Some(5)), "{text}");
+                assert_eq!(caches, (from_cache, to_cache), "{text}");
+            }
+        }
     }
 
     #[test]

@@ -19,6 +19,8 @@ pub(crate) struct Call {
     pub(crate) asked: Rc<RefCell<Asked>>,
     /// As the request announced it.
     pub(crate) body_bytes: Option<u64>,
+    /// Whether its body says what it will cost; else only the usage of its answer is charged.
+    estimated: bool,
     reservations: Vec<Reservation>,
 }
 
@@ -31,14 +33,26 @@ pub(crate) struct Pace {
 }
 
 impl Call {
-    pub(crate) fn new(operation: Option<Operation>, body_bytes: Option<u64>) -> Self {
-        Self { operation, asked: Rc::default(), body_bytes, reservations: Vec::new() }
+    /// `json` is whether its body is, as far as the request says.
+    pub(crate) fn new(operation: Option<Operation>, json: bool, body_bytes: Option<u64>) -> Self {
+        let estimated = operation.is_some() && json;
+        Self { operation, asked: Rc::default(), body_bytes, estimated, reservations: Vec::new() }
+    }
+
+    /// Whether its body says what it will cost.
+    pub(crate) fn is_estimated(&self) -> bool {
+        self.estimated
     }
 
     /// What it will cost, as far as the request says.
     pub(crate) fn estimate(&self) -> TokenEstimate {
-        let asked = self.asked.borrow();
-        TokenEstimate { prompt: asked.prompt_tokens(self.body_bytes), max_output: asked.max_output_tokens() }
+        let max_output = if self.estimated { self.asked.borrow().max_output_tokens() } else { Some(0) };
+        TokenEstimate { prompt: self.prompt_tokens(self.body_bytes), max_output }
+    }
+
+    /// About how many tokens its prompt has; none where nothing says that its body is one.
+    fn prompt_tokens(&self, body_bytes: Option<u64>) -> u64 {
+        if self.estimated { self.asked.borrow().prompt_tokens(body_bytes) } else { 0 }
     }
 
     /// Sets tokens aside until the call is settled.
@@ -58,7 +72,7 @@ impl Call {
 
     /// The client left before there was an answer, and the model stops: it has read what was sent of the prompt.
     pub(crate) fn leave(&mut self) {
-        let (now, read) = (Instant::now(), self.asked.borrow().prompt_tokens(None));
+        let (now, read) = (Instant::now(), self.prompt_tokens(None));
         self.reservations.drain(..).for_each(|reservation| reservation.settle(read, 0, now));
     }
 
@@ -75,11 +89,14 @@ impl Call {
     fn bill(&self, answer: Option<&Answer>, status: u16, response_bytes: u64) -> (u64, u64) {
         let prompt = self.estimate().prompt;
         match answer {
-            Some(answer) if answer.input_tokens.is_some() || answer.output_tokens.is_some() => {
-                (answer.input_tokens.unwrap_or(prompt), answer.output_tokens.unwrap_or(0))
+            Some(answer) if answer.input_tokens().is_some() || answer.output_tokens.is_some() => {
+                (answer.input_tokens().unwrap_or(prompt), answer.output_tokens.unwrap_or(0))
             }
             // a refusal or a failure of the model's: nothing was generated
             _ if status >= 400 => (0, 0),
+            // an upload, say: what is not known to be a model's costs nothing, but for tokens that came in its words
+            Some(answer) if !self.estimated => (0, answer.token_events),
+            None if !self.estimated => (0, 0),
             // a stream without a usage, or cut off before it: about one token came with each event
             Some(answer) if answer.is_stream() => (prompt, answer.token_events.max(answer.data_events)),
             _ => (prompt, response_bytes / BYTES_PER_TOKEN),
@@ -109,7 +126,9 @@ impl Pace {
             operation,
             request_model: call.and_then(|call| call.asked.borrow().model),
             response_model: answer.and_then(|a| a.model),
-            input_tokens: answer.and_then(|a| a.input_tokens),
+            input_tokens: answer.and_then(Answer::input_tokens),
+            cache_read_tokens: answer.and_then(Answer::cache_read_tokens),
+            cache_creation_tokens: answer.and_then(Answer::cache_creation_tokens),
             output_tokens,
             time_to_first_token_ns: self.time_to_first_token_ns(),
             time_per_output_token_ns: output_tokens.and_then(|n| self.time_per_output_token_ns(n)),

@@ -1,7 +1,8 @@
 //! [`Conversation`]: the model's side of one exchange: what was asked, how the answer came, and what it
 //! came to in the end.
 
-use http::Method;
+use http::{HeaderMap, Method, Request, header::CONTENT_TYPE};
+use http_body::Body;
 
 use crate::{
     lm::{Call, Operation, Pace, Reading, Watched},
@@ -17,16 +18,11 @@ pub(crate) struct Conversation {
 
 impl Conversation {
     /// Begins a call, where the request asks a model or tokens are counted.
-    pub(crate) fn begin(
-        &mut self,
-        method: &Method,
-        path: &str,
-        body_bytes: Option<u64>,
-        counts_tokens: bool,
-    ) -> Option<&Call> {
-        let operation = Operation::of(path).filter(|_| method == Method::POST);
+    pub(crate) fn begin<B: Body>(&mut self, request: &Request<B>, counts_tokens: bool) -> Option<&Call> {
+        let operation = Operation::of(request.uri().path()).filter(|_| request.method() == Method::POST);
         if operation.is_some() || counts_tokens {
-            self.call = Some(Call::new(operation, body_bytes));
+            let size = request.body().size_hint().exact();
+            self.call = Some(Call::new(operation, may_be_json(request.headers()), size));
         }
         self.call.as_ref()
     }
@@ -59,5 +55,34 @@ impl Conversation {
             call.settle(reading.answer(), status, response_bytes);
         }
         self.pace.record(self.call.as_ref(), reading)
+    }
+}
+
+/// Whether a body is JSON, or nothing says what it is: servers of models take that for JSON too.
+fn may_be_json(headers: &HeaderMap) -> bool {
+    let Some(kind) = headers.get(CONTENT_TYPE) else { return true };
+    let kind = kind.to_str().unwrap_or_default();
+    let essence = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    essence == "application/json" || essence.ends_with("+json")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_known_by_its_kind() {
+        for (kind, expected) in [
+            (None, true),
+            (Some("application/json"), true),
+            (Some("Application/JSON; charset=utf-8"), true),
+            (Some("application/vnd.model+json"), true),
+            (Some("multipart/form-data; boundary=x"), false),
+            (Some("application/octet-stream"), false),
+            (Some("application/jsonl"), false),
+        ] {
+            let headers = HeaderMap::from_iter(kind.map(|kind| (CONTENT_TYPE, kind.parse().unwrap())));
+            assert_eq!(may_be_json(&headers), expected, "{kind:?}");
+        }
     }
 }

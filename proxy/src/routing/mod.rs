@@ -159,6 +159,14 @@ impl Route {
         }
     }
 
+    /// All that its requests may go to, if to any.
+    pub(crate) fn upstreams(&self) -> Option<impl Iterator<Item = &Upstream> + Clone> {
+        match &self.destination {
+            Destination::Upstreams(split) => Some(split.targets().iter().map(|target| target.upstream.as_ref())),
+            Destination::Elsewhere(_) | Destination::Here(_) => None,
+        }
+    }
+
     /// Whom this route's policies regulate when it goes out.
     pub(crate) fn callee(&self) -> Option<&str> {
         match &self.destination {

@@ -31,6 +31,11 @@ impl Split {
         self.targets.first()
     }
 
+    /// All that get any.
+    pub(crate) fn targets(&self) -> &[Target] {
+        &self.targets
+    }
+
     /// Where the next request goes.
     pub(crate) fn next(&self) -> Option<&Target> {
         match self.targets.as_slice() {

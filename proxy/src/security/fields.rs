@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderName};
 
 /// Removes `name` and what differs from it by `_` for `-` alone: CGI, WSGI and PHP read both as one.
-pub(super) fn remove(headers: &mut HeaderMap, name: &HeaderName) {
+pub(crate) fn remove(headers: &mut HeaderMap, name: &HeaderName) {
     headers.remove(name);
     while let Some(alike) = headers.keys().find(|other| is_alike(other.as_str(), name.as_str())).cloned() {
         headers.remove(alike);

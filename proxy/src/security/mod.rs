@@ -20,6 +20,7 @@ use rustls::crypto::CryptoProvider;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use authorize::Decision;
+pub(crate) use fields::remove as remove_alike;
 pub(crate) use guard::{Denial, Guard};
 pub(crate) use stats::SecurityStats;
 pub(crate) use tls::{Accepted, ClientTls, Peer, ServerTls, Watched};

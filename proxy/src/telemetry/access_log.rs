@@ -275,10 +275,11 @@ pub(crate) fn line(record: &SpanRecord, format: LogFormat) -> String {
     }
 }
 
-/// Time, direction, route, method, path, status, duration, bytes, wait, what policy did, peer, trace.
+/// Time, direction, route, method, path, status, duration, bytes, wait, what policy did, peer, trace, client, host, agent,
+/// protocol.
 fn text(record: &SpanRecord) -> String {
-    let path = record.path.as_deref().unwrap_or("-");
-    let peer = record.caller.as_deref().unwrap_or("-");
+    let said = &record.said;
+    let (path, peer) = (said.path().unwrap_or("-"), said.caller().unwrap_or("-"));
     let millis = |ns: u64| ns as f64 / 1e6;
     let mut line = format!(
         "{} {} {} {} {path} {} {:.3}ms {}B wait={:.3}ms {} peer={peer:?} trace=",
@@ -293,7 +294,9 @@ fn text(record: &SpanRecord) -> String {
         record.action.as_str(),
     );
     hex(&mut line, &record.trace.trace_id);
-    line.push('\n');
+    let (client, host) = (said.address().unwrap_or("-"), said.host().unwrap_or("-"));
+    let (agent, protocol) = (said.agent().unwrap_or("-"), record.protocol_version().unwrap_or("-"));
+    let _ = writeln!(line, " client={client} host={host:?} agent={agent:?} protocol={protocol}");
     line
 }
 

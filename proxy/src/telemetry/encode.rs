@@ -1,8 +1,7 @@
 //! Records → OTLP: what each attribute says, and the messages for logs. Spans, which are many, are written
 //! as bytes by `wire`; metrics are made by `measures`.
 
-use std::borrow::Cow;
-
+use http::Method;
 use opentelemetry_proto::tonic::{
     collector::logs::v1::ExportLogsServiceRequest,
     common::v1::{AnyValue, ArrayValue, InstrumentationScope, KeyValue, any_value::Value},
@@ -14,8 +13,10 @@ use crate::{
     authority::split_port,
     config::Direction,
     regulate::Refusal,
-    telemetry::{Action, LmRecord, SpanRecord},
-    traffic::grpc_name,
+    telemetry::{
+        Action, LmRecord, SpanRecord,
+        conventions::{OTHER, known_method},
+    },
     workload::Workload,
 };
 
@@ -44,8 +45,8 @@ pub(crate) fn each_attribute(record: &SpanRecord, mut say: impl FnMut(&'static s
         Some(protocol) => say("network.protocol.name", Text(protocol)),
         None => {}
     }
-    if record.path.is_some() || record.tunnel.is_none() {
-        say("http.request.method", Text(record.method.as_str()));
+    if !record.is_tcp() {
+        say_request(record, &mut say);
     }
     if record.status > 0 {
         say("http.response.status_code", Int(u64::from(record.status)));
@@ -53,9 +54,7 @@ pub(crate) fn each_attribute(record: &SpanRecord, mut say: impl FnMut(&'static s
     if let Some(status) = record.grpc_status {
         say("rpc.grpc.status_code", Int(u64::from(status)));
     }
-    if let Some(path) = &record.path {
-        say("url.path", Text(path));
-    }
+    say_client(record, &mut say);
     say("weir.direction", Text(route.direction.as_str()));
     say("weir.route", Text(&route.name));
     say("weir.policy_action", Text(record.action.as_str()));
@@ -67,17 +66,11 @@ pub(crate) fn each_attribute(record: &SpanRecord, mut say: impl FnMut(&'static s
     say("http.response.body.size", Int(record.response_bytes));
     say_peer(record, &mut say);
     say_security(record, &mut say);
-    if let Some(address) = record.endpoint.as_ref().map(|endpoint| endpoint.address()) {
-        say("weir.upstream", Text(address));
-        if let (Direction::Outbound, (host, Some(port))) = (route.direction, split_port(address)) {
-            say("server.address", Text(host));
-            say("server.port", Int(u64::from(port)));
-        }
-    }
+    say_server(record, &mut say);
     if record.retries > 0 {
         say("http.request.resend_count", Int(u64::from(record.retries)));
     }
-    if let Some(kind) = error_type(record) {
+    if let Some(kind) = record.error_type() {
         say("error.type", Text(&kind));
     }
     if let Some(lm) = &record.lm {
@@ -85,6 +78,60 @@ pub(crate) fn each_attribute(record: &SpanRecord, mut say: impl FnMut(&'static s
             say("gen_ai.provider.name", Text(provider));
         }
         say_lm(lm, &mut say);
+    }
+}
+
+/// Says what was asked for.
+fn say_request(record: &SpanRecord, say: &mut impl FnMut(&'static str, Attribute<'_>)) {
+    use Attribute::Text;
+    let method = known_method(&record.method);
+    say("http.request.method", Text(method));
+    if method == OTHER {
+        say("http.request.method_original", Text(record.method.as_str()));
+    }
+    say("url.scheme", Text(record.scheme()));
+    if let Some(path) = record.said.path() {
+        say("url.path", Text(path));
+    }
+    if let (Direction::Outbound, Some(host), Some(path)) =
+        (record.route.direction, record.said.host(), record.said.path())
+    {
+        say("url.full", Text(&format!("{}://{host}{path}", record.scheme())));
+    }
+    if let Some(version) = record.protocol_version() {
+        say("network.protocol.version", Text(version));
+    }
+    if let Some((service, method)) = record.rpc() {
+        say("rpc.system", Text("grpc"));
+        say("rpc.service", Text(service));
+        say("rpc.method", Text(method));
+    }
+}
+
+/// Says where it comes from.
+fn say_client(record: &SpanRecord, say: &mut impl FnMut(&'static str, Attribute<'_>)) {
+    for (key, text) in [("client.address", record.said.address()), ("user_agent.original", record.said.agent())] {
+        if let Some(text) = text {
+            say(key, Attribute::Text(text));
+        }
+    }
+}
+
+/// Says where it goes: to an endpoint, of which a server is only told what it was called; and a tunnel to what was asked for.
+fn say_server(record: &SpanRecord, say: &mut impl FnMut(&'static str, Attribute<'_>)) {
+    let endpoint = record.endpoint.as_ref().map(|endpoint| endpoint.address());
+    if let Some(address) = endpoint {
+        say("weir.upstream", Attribute::Text(address));
+    }
+    if let Some(subset) = record.upstream.as_ref().and_then(|upstream| upstream.subset.as_deref()) {
+        say("weir.subset", Attribute::Text(subset));
+    }
+    let to_endpoint = record.route.direction == Direction::Outbound && record.method != Method::CONNECT;
+    let address = if to_endpoint { endpoint } else { record.said.host() };
+    let Some((host, port)) = address.map(split_port) else { return };
+    say("server.address", Attribute::Text(host.trim_matches(['[', ']'])));
+    if let Some(port) = port {
+        say("server.port", Attribute::Int(u64::from(port)));
     }
 }
 
@@ -108,6 +155,8 @@ fn say_lm(lm: &LmRecord, say: &mut impl FnMut(&'static str, Attribute<'_>)) {
         ("weir.time_to_first_token_ns", lm.time_to_first_token_ns),
         ("weir.time_per_output_token_ns", lm.time_per_output_token_ns),
         ("gen_ai.usage.input_tokens", lm.input_tokens),
+        ("gen_ai.usage.cache_read.input_tokens", lm.cache_read_tokens),
+        ("gen_ai.usage.cache_creation.input_tokens", lm.cache_creation_tokens),
         ("gen_ai.usage.output_tokens", lm.output_tokens),
     ];
     for (key, number) in numbers {
@@ -134,7 +183,7 @@ fn say_peer(record: &SpanRecord, say: &mut impl FnMut(&'static str, Attribute<'_
     if record.route.direction == Direction::Outbound {
         return record.upstream.iter().for_each(|upstream| say("peer.service", Attribute::Text(&upstream.service)));
     }
-    let Some(caller) = record.caller.as_deref() else { return };
+    let Some(caller) = record.said.caller() else { return };
     let (service, instance) = caller.split_once('/').unwrap_or((caller, ""));
     say("peer.service", Attribute::Text(service));
     if !instance.is_empty() {
@@ -158,21 +207,10 @@ fn say_security(record: &SpanRecord, say: &mut impl FnMut(&'static str, Attribut
     }
 }
 
-fn error_type(record: &SpanRecord) -> Option<Cow<'static, str>> {
-    match (record.failure, record.action) {
-        (Some(failure), _) => Some(failure.as_str().into()),
-        (None, Action::Shed(refusal)) => Some(refusal.as_str().into()),
-        (None, Action::Denied) => Some(Action::Denied.as_str().into()),
-        (None, Action::Rejected(reason)) => Some(reason.into()),
-        (None, _) if record.status >= 500 => Some(record.status.to_string().into()),
-        (None, _) => record.grpc_status.filter(|_| record.failed()).map(|status| grpc_name(status).into()),
-    }
-}
-
 fn log(record: &SpanRecord) -> LogRecord {
     let end = record.start_unix_nano + record.duration_ns;
     let severity = if record.failed() { SeverityNumber::Error } else { SeverityNumber::Info };
-    let path = record.path.as_deref().unwrap_or_default();
+    let path = record.said.path().unwrap_or_default();
     let millis = record.duration_ns as f64 / 1e6;
     let body = format!("{} {path} {} {millis:.1} ms {}", record.method, record.status, record.action.as_str());
     LogRecord {
@@ -195,7 +233,7 @@ pub(super) fn resource(workload: &Workload) -> Resource {
 }
 
 fn pairs(walk: impl FnOnce(&mut dyn FnMut(&'static str, Attribute<'_>))) -> Vec<KeyValue> {
-    let mut all = Vec::with_capacity(18);
+    let mut all = Vec::with_capacity(32);
     walk(&mut |key, value| {
         all.push(match value {
             Attribute::Text(value) => text(key, value),
@@ -215,8 +253,13 @@ pub(super) fn text(key: &str, value: &str) -> KeyValue {
     pair(key, Value::StringValue(value.to_owned()))
 }
 
-fn int(key: &str, value: u64) -> KeyValue {
+pub(super) fn int(key: &str, value: u64) -> KeyValue {
     pair(key, Value::IntValue(i64::try_from(value).unwrap_or(i64::MAX)))
+}
+
+/// What is so.
+pub(super) fn flag(key: &str) -> KeyValue {
+    pair(key, Value::BoolValue(true))
 }
 
 fn list(key: &str, values: &[&str]) -> KeyValue {

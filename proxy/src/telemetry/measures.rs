@@ -14,13 +14,15 @@ use opentelemetry_proto::tonic::{
 };
 
 use crate::{
+    authority::split_port,
     config::Direction,
     connection::Violation,
     routing::Route,
     telemetry::{
-        BOUNDS_S, ENDPOINT, Entry, OWN, SECURITY, Series, WAIT_BOUNDS_S,
+        BOUNDS_S, ENDPOINT, Entry, LmMetric, OWN, SECURITY, WAIT_BOUNDS_S,
         catalog::Kind,
-        encode::{resource, scope, text},
+        durations::Key,
+        encode::{flag, int, resource, scope, text},
     },
     upstream::{Endpoint, EndpointStats, Upstream},
     workload::Workload,
@@ -163,34 +165,21 @@ impl At {
         metric("http.client.open_connections", "{connection}", "connections to endpoints now", data)
     }
 
-    /// The GenAI metrics: one metric a name, with a point for each series that has seen anything.
+    /// The GenAI metrics: a point for each series that has seen anything.
     fn gen_ai(self, workload: &Workload) -> Vec<Metric> {
         let all = workload.lm_stats.series();
-        let empty = Series::default();
-        let metric_of = |name: &'static str, unit, description| {
+        let metric_of = |of: LmMetric| {
             let points = all.iter().flat_map(|(key, series)| {
-                let same = series.named().into_iter().filter(move |named| named.0 == name);
-                let seen = same.filter(|named| named.4.buckets.iter().any(|n| *n > 0));
-                seen.map(move |(.., token_type, histogram)| {
-                    let mut attributes = vec![
-                        text("weir.route", &key.route),
-                        text("gen_ai.operation.name", key.operation),
-                        text("gen_ai.response.model", &key.model),
-                    ];
-                    attributes.extend(key.provider.as_ref().map(|provider| text("gen_ai.provider.name", provider)));
-                    attributes.extend(token_type.map(|kind| text("gen_ai.token.type", kind)));
-                    self.distribution(attributes, histogram.buckets.clone(), histogram.sum, histogram.bounds)
+                let told = series.of(of).into_iter();
+                told.map(|(attribute, seen)| {
+                    let attributes = key.attributes().chain(attribute).map(|(key, value)| text(key, value)).collect();
+                    self.distribution(attributes, seen.buckets.clone(), seen.sum, seen.bounds)
                 })
             });
-            metric(name, unit, description, histogram(points.collect()))
+            let (points, [name, unit, says]) = (points.collect::<Vec<_>>(), of.about());
+            (!points.is_empty()).then(|| metric(name, unit, says, histogram(points)))
         };
-        let mut metrics: Vec<Metric> = Vec::new();
-        for (name, unit, description, ..) in empty.named() {
-            if metrics.last().is_none_or(|last| last.name != name) && !all.is_empty() {
-                metrics.push(metric_of(name, unit, description));
-            }
-        }
-        metrics
+        LmMetric::ALL.into_iter().filter_map(metric_of).collect()
     }
 
     fn queue_waits(self, direction: Direction, routes: &[&Route]) -> Metric {
@@ -226,9 +215,16 @@ impl At {
     }
 
     fn durations(self, direction: Direction, routes: &[&Route]) -> Metric {
-        let points = routes.iter().map(|route| {
-            let sum_s = route.stats.duration_ns.load(Relaxed) as f64 / 1e9;
-            self.distribution(of_route(direction, route), route.stats.buckets(), sum_s, &BOUNDS_S)
+        let points = routes.iter().flat_map(|route| {
+            let about = about(direction, route);
+            // bytes that passed unread are no request of HTTP
+            let series =
+                route.stats.durations.series().filter(|series| series.key.is_none_or(|key| key.method.is_some()));
+            series.map(move |series| {
+                let mut attributes = about.clone();
+                of_key(series.key, &mut attributes);
+                self.distribution(attributes, series.buckets(), series.sum_s(), &BOUNDS_S)
+            })
         });
         let data = histogram(points.collect());
         let name = match direction {
@@ -276,4 +272,39 @@ fn of_endpoint(upstream: &Upstream, endpoint: &Endpoint) -> Vec<KeyValue> {
 
 fn of_route(direction: Direction, route: &Route) -> Vec<KeyValue> {
     vec![text("weir.direction", direction.as_str()), text("weir.route", &route.name)]
+}
+
+/// Of a route, and whom it calls, where that is one service; its port, where its endpoints have one.
+fn about(direction: Direction, route: &Route) -> Vec<KeyValue> {
+    let mut attributes = of_route(direction, route);
+    let Some(upstreams) = route.upstreams().filter(|_| direction == Direction::Outbound) else { return attributes };
+    let mut services: Vec<&str> = upstreams.clone().map(|upstream| upstream.service.as_str()).collect();
+    services.dedup();
+    if let [service] = services[..] {
+        attributes.push(text("server.address", service));
+        let endpoints = upstreams.flat_map(|upstream| upstream.endpoints());
+        let mut ports: Vec<_> = endpoints.map(|endpoint| split_port(endpoint.address()).1).collect();
+        ports.dedup();
+        if let [Some(port)] = ports[..] {
+            attributes.push(int("server.port", port.into()));
+        }
+    }
+    attributes
+}
+
+/// Adds what tells a series from others of its route.
+fn of_key(key: Option<Key>, to: &mut Vec<KeyValue>) {
+    let Some(Key { method, secure, status, reason, failed }) = key else {
+        return to.push(flag("otel.metric.overflow"));
+    };
+    to.extend(method.map(|method| text("http.request.method", method)));
+    to.push(text("url.scheme", if secure { "https" } else { "http" }));
+    if status > 0 {
+        to.push(int("http.response.status_code", status.into()));
+    }
+    match reason {
+        Some(reason) => to.push(text("error.type", reason)),
+        None if failed => to.push(text("error.type", &status.to_string())),
+        None => {}
+    }
 }

@@ -12,18 +12,13 @@ use crate::{
     regulate::Refusal,
     routing::Route,
     security::{Decision, Peer},
+    telemetry::Said,
     traffic::{TraceContext, http_status},
     upstream::{Endpoint, Upstream},
 };
 
 /// Rings are made of these: it is to stay small, and what few requests have stands behind a pointer.
 const _: () = assert!(size_of::<SpanRecord>() <= 272);
-
-/// 1 KiB of a path: longer ones tell nobody more, and records wait by the ten thousand.
-pub(crate) const MAX_PATH: usize = 1_024;
-
-/// 128 B of who calls: a service and an instance.
-pub(crate) const MAX_CALLER: usize = 128;
 
 /// One span and its access log.
 #[derive(Clone)]
@@ -35,12 +30,9 @@ pub(crate) struct SpanRecord {
     pub(crate) start_unix_nano: u64,
     pub(crate) duration_ns: u64,
     pub(crate) method: Method,
-    /// Without its query, and cut.
-    pub(crate) path: Option<Box<str>>,
+    pub(crate) said: Said,
     /// What a tunnel carried: `tcp`, or what the request asked for. Nothing for requests with an answer.
     pub(crate) tunnel: Option<Box<str>>,
-    /// `service/instance` of the caller, as its sidecar said; inbound only.
-    pub(crate) caller: Option<Box<str>>,
     /// Who the two ends are and what rules said, where that is known.
     pub(crate) proof: Option<Box<Proof>>,
     pub(crate) status: u16,
@@ -78,7 +70,10 @@ pub(crate) struct LmRecord {
     pub(crate) operation: Option<Operation>,
     pub(crate) request_model: Option<Name>,
     pub(crate) response_model: Option<Name>,
+    /// All of them, whether or not a cache had them.
     pub(crate) input_tokens: Option<u64>,
+    pub(crate) cache_read_tokens: Option<u64>,
+    pub(crate) cache_creation_tokens: Option<u64>,
     pub(crate) output_tokens: Option<u64>,
     pub(crate) time_to_first_token_ns: Option<u64>,
     pub(crate) time_per_output_token_ns: Option<u64>,
@@ -124,13 +119,8 @@ pub(crate) enum Failure {
     TunnelIdle,
 }
 
-/// A copy of the client's words that holds nothing else alive.
-pub(crate) fn kept(text: &str, max_bytes: usize) -> Box<str> {
-    text[..text.floor_char_boundary(max_bytes)].into()
-}
-
 impl SpanRecord {
-    /// Whether the collector is to hear of it as a failure. That a client has left in the middle of an answer is none: so
+    /// Whether logs have it as a failure; which spans are errors says [`Self::is_error`]. That a client has left in the middle of an answer is none: so
     /// people stop a model.
     pub(crate) fn failed(&self) -> bool {
         let left_an_answer = self.failure == Some(Failure::ClientDisconnected) && self.status < 400;

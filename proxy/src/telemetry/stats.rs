@@ -1,15 +1,14 @@
-//! [`RouteStats`]: counts and a histogram of durations for one route, in atomics.
+//! [`RouteStats`]: counts and histograms for one route, in atomics.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::{
     regulate::Refusal,
-    telemetry::{Action, SpanRecord},
+    telemetry::{
+        Action, SpanRecord,
+        durations::{Durations, Key},
+    },
 };
-
-/// The bounds that OpenTelemetry's HTTP conventions advise, in seconds.
-pub(crate) const BOUNDS_S: [f64; 14] =
-    [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
 
 /// From the least that a queue is noticed to the longest that anybody waits, in seconds.
 pub(crate) const WAIT_BOUNDS_S: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
@@ -23,8 +22,7 @@ pub(crate) struct RouteStats {
     pub(crate) shed: [AtomicU64; Refusal::REASONS.len()],
     pub(crate) queue_wait_ns: AtomicU64,
     pub(crate) waits: [AtomicU64; WAIT_BOUNDS_S.len() + 1],
-    pub(crate) duration_ns: AtomicU64,
-    pub(crate) buckets: [AtomicU64; BOUNDS_S.len() + 1],
+    pub(crate) durations: Durations,
 }
 
 impl RouteStats {
@@ -32,7 +30,6 @@ impl RouteStats {
     pub(crate) fn observe(&self, record: &SpanRecord) {
         let class = usize::from(record.as_http() / 100).min(5);
         self.by_class[class].fetch_add(1, Relaxed);
-        self.duration_ns.fetch_add(record.duration_ns, Relaxed);
         if let Action::Shed(refusal) = record.action {
             self.shed[refusal.index()].fetch_add(1, Relaxed);
         }
@@ -40,7 +37,7 @@ impl RouteStats {
             self.queue_wait_ns.fetch_add(record.queue_wait_ns, Relaxed);
             self.waits[bucket(&WAIT_BOUNDS_S, record.queue_wait_ns)].fetch_add(1, Relaxed);
         }
-        self.buckets[bucket(&BOUNDS_S, record.duration_ns)].fetch_add(1, Relaxed);
+        self.durations.observe(Key::of(record), record.duration_ns);
     }
 
     /// Requests turned away for whatever reason.
@@ -48,12 +45,7 @@ impl RouteStats {
         self.shed.iter().map(|count| count.load(Relaxed)).sum()
     }
 
-    /// The histogram of durations now: counts by bucket.
-    pub(crate) fn buckets(&self) -> Vec<u64> {
-        self.buckets.iter().map(|b| b.load(Relaxed)).collect()
-    }
-
-    /// As [`Self::buckets`], of waits.
+    /// The histogram of waits now: counts by bucket.
     pub(crate) fn wait_buckets(&self) -> Vec<u64> {
         self.waits.iter().map(|b| b.load(Relaxed)).collect()
     }

@@ -153,7 +153,7 @@ impl Filter {
     }
 
     fn accepts(&self, record: &SpanRecord) -> bool {
-        let path = record.path.as_deref().unwrap_or_default();
+        let path = record.said.path().unwrap_or_default();
         self.route.as_ref().is_none_or(|route| *route == record.route.name)
             && self.status.is_none_or(|(low, high)| (low..=high).contains(&record.status))
             && self.path_prefix.as_ref().is_none_or(|prefix| path.starts_with(prefix.as_str()))

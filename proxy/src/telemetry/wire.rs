@@ -10,6 +10,7 @@ use crate::{
     config::Direction,
     telemetry::{
         SpanRecord,
+        conventions::{OTHER, known_method},
         encode::{Attribute, each_attribute, each_resource_attribute},
     },
     workload::Workload,
@@ -80,7 +81,12 @@ impl SpanWriter {
         if let Some(parent) = &trace.parent_span_id {
             delimited(span, 4, parent);
         }
-        let (method, route_name) = (method.as_str(), route.name.as_str());
+        let method = match known_method(method) {
+            OTHER if record.is_tcp() => "TCP",
+            OTHER => "HTTP",
+            known => known,
+        };
+        let route_name = route.name.as_str();
         tag(span, 5, DELIMITED);
         varint(span, (method.len() + 1 + route_name.len()) as u64);
         span.extend_from_slice(method.as_bytes());
@@ -91,7 +97,7 @@ impl SpanWriter {
         fixed64(span, 7, *start_unix_nano);
         fixed64(span, 8, start_unix_nano + duration_ns);
         each_attribute(record, |key, value| key_value(span, 9, key, value));
-        if record.failed() {
+        if record.is_error() {
             self.small.clear();
             if let Some(failure) = record.failure {
                 delimited(&mut self.small, 2, failure.as_str().as_bytes());
@@ -176,7 +182,7 @@ fn varint_length(value: u64) -> usize {
 pub(super) mod tests {
     use std::sync::Arc;
 
-    use http::Method;
+    use http::{Method, Version};
     use opentelemetry_proto::tonic::{
         collector::trace::v1::ExportTraceServiceRequest, common::v1::any_value::Value, trace::v1::Span,
     };
@@ -189,7 +195,7 @@ pub(super) mod tests {
         lm::{FinishReasons, Name, Operation},
         regulate::Refusal,
         security::{Decision, Peer, Security},
-        telemetry::{Action, Failure, LmRecord, Proof},
+        telemetry::{Action, Failure, LmRecord, Proof, Said},
         traffic::TraceContext,
     };
 
@@ -223,8 +229,11 @@ pub(super) mod tests {
             duration_ns: 12_345_678,
             method: Method::POST,
             tunnel: None,
-            path: Some("/v1/generate".into()),
-            caller: Some("tokenizer/tokenizer-0".into()),
+            said: Said::new(
+                ["/v1/generate", "tagger:8080", "curl/8", "tokenizer/tokenizer-0", "10.0.0.7"],
+                Version::HTTP_2,
+                false,
+            ),
             proof: Some(Box::new(Proof {
                 source: Some(Arc::new(Peer {
                     principal: "spiffe://mesh.local/tokenizer".parse().ok(),
@@ -248,6 +257,8 @@ pub(super) mod tests {
                 request_model: Some(Name::new("gpt-x")),
                 response_model: Some(Name::new("gpt-x-1")),
                 input_tokens: Some(0),
+                cache_read_tokens: Some(3),
+                cache_creation_tokens: Some(2),
                 output_tokens: Some(16_384),
                 time_to_first_token_ns: Some(128),
                 time_per_output_token_ns: Some(9),
@@ -295,9 +306,13 @@ pub(super) mod tests {
         assert_eq!((status.code, status.message.as_str()), (2, "upstream_timeout"));
         let expected = [
             ("http.request.method", "POST"),
+            ("url.scheme", "https"),
+            ("url.path", "/v1/generate"),
+            ("network.protocol.version", "2"),
             ("http.response.status_code", "504"),
             ("rpc.grpc.status_code", "4"),
-            ("url.path", "/v1/generate"),
+            ("client.address", "10.0.0.7"),
+            ("user_agent.original", "curl/8"),
             ("weir.direction", "inbound"),
             ("weir.route", "app"),
             ("weir.policy_action", "queued"),
@@ -310,6 +325,8 @@ pub(super) mod tests {
             ("weir.authorization", "allowed"),
             ("weir.authorization_rule", "callers"),
             ("weir.upstream", "127.0.0.1:9001"),
+            ("server.address", "tagger"),
+            ("server.port", "8080"),
             ("http.request.resend_count", "2"),
             ("error.type", "upstream_timeout"),
             ("gen_ai.operation.name", "chat"),
@@ -319,6 +336,8 @@ pub(super) mod tests {
             ("weir.time_to_first_token_ns", "128"),
             ("weir.time_per_output_token_ns", "9"),
             ("gen_ai.usage.input_tokens", "0"),
+            ("gen_ai.usage.cache_read.input_tokens", "3"),
+            ("gen_ai.usage.cache_creation.input_tokens", "2"),
             ("gen_ai.usage.output_tokens", "16384"),
             ("weir.lm_unread", "compressed"),
         ];
@@ -331,8 +350,7 @@ pub(super) mod tests {
         let full = record(&workload);
         let bare = SpanRecord {
             trace: TraceContext { parent_span_id: None, state: None, ..full.trace.clone() },
-            path: None,
-            caller: None,
+            said: Said::default(),
             proof: None,
             status: 429,
             action: Action::Shed(Refusal::QueueFull),
@@ -347,6 +365,20 @@ pub(super) mod tests {
         let attributes = attributes(span);
         assert!(attributes.contains(&("error.type", "queue_full".into())), "{attributes:?}");
         assert!(!attributes.iter().any(|(key, _)| key.starts_with("gen_ai") || *key == "url.path"));
+    }
+
+    /// Whatever a client made up as a method was the name of a span.
+    #[test]
+    fn a_method_that_nobody_knows_is_told_apart_from_names() {
+        let workload = workload();
+        let record = SpanRecord { method: "BREW".parse().unwrap(), ..record(&workload) };
+        let request = decoded(&[record], &workload);
+        let span = &request.resource_spans[0].scope_spans[0].spans[0];
+        let attributes = attributes(span);
+        assert_eq!(span.name, "HTTP app");
+        for (key, value) in [("http.request.method", "_OTHER"), ("http.request.method_original", "BREW")] {
+            assert!(attributes.contains(&(key, value.to_owned())), "{attributes:?}");
+        }
     }
 
     #[test]
@@ -377,8 +409,8 @@ pub(super) mod tests {
                 ],
             ),
         ] {
-            let path = path.map(Into::into);
-            let record = SpanRecord { path, tunnel: Some(tunnel.into()), ..record(&workload) };
+            let said = Said::new([path.unwrap_or_default(), "", "", "", ""], Version::HTTP_11, false);
+            let record = SpanRecord { said, tunnel: Some(tunnel.into()), ..record(&workload) };
             let request = decoded(&[record], &workload);
             let attributes = attributes(&request.resource_spans[0].scope_spans[0].spans[0]);
             for (key, value) in expected {

@@ -32,8 +32,10 @@ impl Entrance<'_> {
         exchange: &mut Exchange,
     ) -> Result<Option<Budget>, Refusal> {
         let budget = if exchange.counts_tokens() {
-            // what an answer will cost stands in the request, mostly near its start
-            request.body_mut().read_start(self.give_up).await;
+            if exchange.call().is_some_and(|call| call.is_estimated()) {
+                // what an answer will cost stands in the request, mostly near its start
+                request.body_mut().read_start(self.give_up).await;
+            }
             self.reserve_tokens(request.headers(), exchange)?
         } else {
             None

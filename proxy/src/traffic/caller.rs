@@ -10,7 +10,6 @@ use http::Request;
 use crate::{
     config::{Direction, Listener, TlsMode},
     security::Peer,
-    telemetry::{MAX_CALLER, kept},
     traffic::headers::PEER,
 };
 
@@ -48,15 +47,14 @@ impl Believed {
 }
 
 /// Who calls. An account may say more than the service's name (`tagger-v2`), or nothing (`default`).
-pub(crate) fn caller_of<B>(request: &Request<B>) -> Option<Box<str>> {
+pub(crate) fn caller_of<B>(request: &Request<B>) -> Option<&str> {
     let said = request.headers().get(PEER)?.to_str().ok()?;
     let account = proved(request).and_then(|peer| peer.principal.as_ref()?.path().rsplit('/').next());
     let account = account.filter(|account| !matches!(*account, "" | "default"));
     let service = said.split('/').next().unwrap_or_default();
     let fits =
         |account: &str| account.strip_prefix(service).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'));
-    let caller = account.filter(|account| !fits(account)).unwrap_or(said);
-    Some(kept(caller, MAX_CALLER))
+    Some(account.filter(|account| !fits(account)).unwrap_or(said))
 }
 
 fn proved<B>(request: &Request<B>) -> Option<&Arc<Peer>> {
@@ -88,7 +86,7 @@ mod tests {
             (Some("tagger"), "tag/tag-0", "tagger"),
             (Some("tagger"), "/x", "tagger"),
         ] {
-            assert_eq!(caller_of(&request(account, said)).as_deref(), Some(expected), "{account:?} says {said}");
+            assert_eq!(caller_of(&request(account, said)), Some(expected), "{account:?} says {said}");
         }
     }
 

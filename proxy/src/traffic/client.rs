@@ -5,7 +5,7 @@
 
 use std::{cell::Cell, convert::Infallible, net::IpAddr, rc::Rc, sync::Arc, time::Duration};
 
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
@@ -57,6 +57,8 @@ const HEADERS_ON_STACK: usize = 100;
 #[derive(Clone)]
 pub(crate) struct Client {
     pub(crate) address: IpAddr,
+    /// The address as messages have it; one of IPv4 looks like one, whatever the listener's socket.
+    pub(crate) name: HeaderValue,
     /// As TLS has proved it.
     pub(crate) peer: Option<Arc<Peer>>,
     /// The answers under way to it, if it speaks HTTP/2.
@@ -69,7 +71,7 @@ pub(crate) async fn serve(slot: Rc<Slot>, stream: TcpStream, address: IpAddr) {
     let Some(Secured { mut wire, peer, http2: agreed, proof }) = secure(&slot, stream).await else { return };
     let life = Lifetime::begin(&era, proof);
     let Some((detected, ahead)) = first_bytes(&slot, &life, &mut wire, agreed).await else { return };
-    let client = Client { address, peer, answers: None };
+    let client = Client::new(address, peer);
     let (worker, listener) = slot.current();
     let (tally, patience) = (worker.workload.tally.clone(), Patience(worker.workload.timeouts.write_idle()));
     let Http { max_header_bytes, max_control_frames_per_s, .. } = worker.workload.http;
@@ -229,6 +231,11 @@ where
 }
 
 impl Client {
+    pub(crate) fn new(address: IpAddr, peer: Option<Arc<Peer>>) -> Self {
+        let name = HeaderValue::try_from(address.to_canonical().to_string()).expect("digits, letters, dots and colons");
+        Self { address, name, peer, answers: None }
+    }
+
     /// Puts a request to the configuration in force.
     async fn ask(&self, slot: &Slot, mut request: Request<Incoming>) -> Response<ProxyBody> {
         if let Some(peer) = &self.peer {

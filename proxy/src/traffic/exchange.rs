@@ -14,13 +14,14 @@ use http::Request;
 use tokio::time::Instant;
 
 use crate::{
+    config::Direction,
     counters::add,
     lm::{Conversation, Reading},
     regulate::{Age, Permit, Refusal},
     routing::Route,
     security::{Decision, Peer},
-    telemetry::{Action, Failure, MAX_PATH, Proof, SpanRecord, kept, unix_nano_now},
-    traffic::{TraceContext, caller::caller_of, outcome::Outcome, serve::Worker, upload::Upload},
+    telemetry::{Action, Failure, Proof, Said, SpanRecord, unix_nano_now},
+    traffic::{TraceContext, client::Client, outcome::Outcome, serve::Worker, upload::Upload},
     upstream::{Pick, Upstream},
     workload::Workload,
 };
@@ -79,11 +80,12 @@ pub(crate) enum End<'a> {
 }
 
 impl Exchange {
-    /// Begins; `upstream` is where the route sends the request, if anywhere.
+    /// Begins; `upstream` is where the route sends the client's request, if anywhere.
     pub(crate) fn begin<B>(
         worker: &Rc<Worker>,
         route: Arc<Route>,
         upstream: Option<Arc<Upstream>>,
+        client: &Client,
         request: &Request<B>,
     ) -> Self {
         let headers = request.headers();
@@ -94,12 +96,12 @@ impl Exchange {
             (false, true) => add(&tally.unsampled_here, 1),
             (false, false) => add(&tally.unsampled_by_caller, 1),
         }
-        let (mut path, mut caller) = (None, None);
+        let mut said = Said::default();
         // what the client says is copied where somebody will read it, and only there
         if worker.recorder.may_want(trace.sampled) {
             trace.keep_state(headers, sampler);
-            path = request.uri().path_and_query().map(|path| kept(path.path(), MAX_PATH));
-            caller = caller_of(request);
+            let address = client.name.to_str().unwrap_or_default();
+            said = Said::of(request, address, route.direction == Direction::Inbound);
         }
         let proof = |peer: &Arc<Peer>| Box::new(Proof { source: Some(peer.clone()), ..Proof::default() });
         let record = SpanRecord {
@@ -109,9 +111,8 @@ impl Exchange {
             start_unix_nano: unix_nano_now(),
             duration_ns: 0,
             method: request.method().clone(),
-            path,
+            said,
             tunnel: None,
-            caller,
             proof: request.extensions().get::<Arc<Peer>>().map(proof),
             status: 0,
             grpc_status: None,

@@ -29,7 +29,7 @@ use crate::{
         client_body::{ClientBody, hold_back},
         clock::{Bounds, Clock, Turn},
         exchange::Exchange,
-        grpc,
+        forwarded, grpc,
         headers::{PEER, strip_hop_by_hop},
         outcome::Outcome,
         pool::Wire,
@@ -90,14 +90,14 @@ pub(crate) async fn handle(
     let route = match route {
         Ok(route) => route,
         Err(rejection) => {
-            let exchange = Exchange::begin(&worker, accepts.unmatched.clone(), None, &request);
+            let exchange = Exchange::begin(&worker, accepts.unmatched.clone(), None, client, &request);
             return reject(&worker, exchange, rejection, grpc);
         }
     };
     let target = route.next_target();
     let upgrade = Upgrade::wanted(&mut request, target.map_or(Protocol::Http1, |t| t.upstream.protocol));
     let upstream = target.map(|target| target.upstream.clone());
-    let mut exchange = Exchange::begin(&worker, route.clone(), upstream, &request);
+    let mut exchange = Exchange::begin(&worker, route.clone(), upstream, client, &request);
     let upgrade = match upgrade {
         Ok(upgrade) => upgrade,
         Err(rejection) => return reject(&worker, exchange, rejection, grpc),
@@ -161,11 +161,12 @@ impl<'a> Passage<'a> {
 
     /// Makes the request the proxy's own: its trace, its identity, the upstream's form of address.
     fn prepare<B>(&self, target: &Target, exchange: &Exchange, request: Request<B>) -> Request<B> {
-        let Self { worker, listener, route, upgrade, .. } = self;
+        let Self { worker, listener, client, route, upgrade, .. } = self;
+        let accepts = &worker.workload.accepts[*listener];
         let (mut parts, body) = request.into_parts();
         let (headers, received) = (&mut parts.headers, parts.version);
-        if exchange.counts_tokens() {
-            // what is compressed cannot be read, and so not be billed
+        if exchange.asks_a_model() {
+            // what is compressed cannot be read, and so neither be told nor billed
             headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
         exchange.trace().inject(&worker.workload.propagation, &worker.workload.sampler, headers);
@@ -173,8 +174,9 @@ impl<'a> Passage<'a> {
             Direction::Outbound if target.upstream.sends_peer => headers.insert(PEER, worker.identity.clone()),
             Direction::Inbound | Direction::Outbound => headers.remove(PEER),
         };
+        forwarded::say(accepts.forwarded, client, headers);
         if target.upstream.sends_via {
-            worker.workload.accepts[*listener].via.sign(headers, received);
+            accepts.via.sign(headers, received);
         }
         target.request_headers.apply(headers);
         route.request_headers.apply(headers);

@@ -52,7 +52,8 @@ where
         request.extensions_mut().insert(peer.clone());
     }
     let target = route.next_target();
-    let mut exchange = Exchange::begin(&worker, route.clone(), target.map(|target| target.upstream.clone()), &request);
+    let upstream = target.map(|target| target.upstream.clone());
+    let mut exchange = Exchange::begin(&worker, route.clone(), upstream, &client, &request);
     exchange.tunnels(&HeaderValue::from_static("tcp"));
     let guard = worker.workload.security.guard(listener);
     match guard.map_or(Ok(None), |guard| guard.check_connection(client.peer.as_deref())) {

@@ -45,6 +45,8 @@ pub(crate) struct Upstream {
     pub(crate) name: String,
     /// What policies and spans call it.
     pub(crate) service: String,
+    /// Which part or version of the service it is, where it is not all of it.
+    pub(crate) subset: Option<String>,
     /// Whose models it serves, if it is known to.
     pub(crate) gen_ai_provider: Option<Arc<str>>,
     pub(crate) protocol: Protocol,
@@ -87,6 +89,7 @@ impl Upstream {
         Self {
             name: config.name.clone(),
             service: config.service().to_owned(),
+            subset: subset(config),
             gen_ai_provider: None,
             protocol: config.protocol,
             circuit: Arc::default(),
@@ -236,6 +239,13 @@ impl Upstream {
         let view = View::new(endpoints, self.own_locality.as_ref(), panic_percent, ring, now);
         self.view.store(Arc::new(view));
     }
+}
+
+/// As the destination rule calls it, or as the file does.
+fn subset(config: &config::Upstream) -> Option<String> {
+    let whole = config.subset_of.as_ref().map(|subset| subset.upstream.as_str());
+    let part = whole.and_then(|whole| config.name.strip_prefix(whole)?.strip_prefix('/'));
+    (config.name != config.service()).then(|| part.unwrap_or(&config.name).to_owned())
 }
 
 /// Whoever waits for a connection does so until the request itself stops making sense.

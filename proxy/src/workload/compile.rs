@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    config::{self, Config},
+    config::{self, Config, Direction, Forwarded},
     lm::provider,
     routing::{Route, Standing},
     security::Security,
@@ -72,7 +72,11 @@ pub(super) fn listeners(config: &Config, upstreams: &[Arc<Upstream>], before: Op
         });
         let (via, believed) = (Via::new(accepts.len()), Believed::at(listener));
         let (protocol, connect) = (listener.protocol, listener.connect);
-        accepts.push(Accepts { key, protocol, connect, tcp, via, believed, unmatched });
+        let forwarded = match direction {
+            Direction::Inbound => listener.forwarded.unwrap_or_default(),
+            Direction::Outbound => Forwarded::Keep,
+        };
+        accepts.push(Accepts { key, protocol, connect, tcp, via, believed, forwarded, unmatched });
     }
     Listeners { listeners, accepts, unmatched: all_unmatched }
 }

@@ -50,8 +50,8 @@ impl Exchange {
     where
         B: Body<Data = Bytes> + Unpin,
     {
-        let (counts_tokens, size) = (self.counts_tokens(), request.body().size_hint().exact());
-        match self.model.begin(request.method(), request.uri().path(), size, counts_tokens) {
+        let counts_tokens = self.counts_tokens();
+        match self.model.begin(&request, counts_tokens) {
             Some(call) => request.map(|body| ReadAlong::watched(body, call.asked.clone())),
             None => request.map(ReadAlong::Plain),
         }
@@ -62,6 +62,11 @@ impl Exchange {
         let SpanRecord { route, method, .. } = self.seen();
         let of_service = route.direction == Direction::Inbound && self.worker.workload.gate.tokens.is_armed();
         *method == Method::POST && (of_service || route.gate.tokens.is_armed())
+    }
+
+    /// Whether its answer is to be read as a model's.
+    pub(crate) fn asks_a_model(&self) -> bool {
+        self.model.call.is_some()
     }
 
     /// What is known of the call to a model.

@@ -9,7 +9,7 @@ use crate::{
     Config,
     counters::Tally,
     security::Security,
-    telemetry::{MAX_CALLER, Rings, rings},
+    telemetry::{Rings, rings},
     traffic::{headers::PEER, pool::Pool, upload::Watch},
 };
 
@@ -27,6 +27,10 @@ fn worker(more: &str) -> (Rc<Worker>, Rings) {
     (Worker::new(Arc::new(workload), pool, recorder, TaskTracker::new()), rings)
 }
 
+fn client() -> Client {
+    Client::new("10.0.0.7".parse().unwrap(), None)
+}
+
 /// hyper hands out slices of the buffer it reads into; one that is kept keeps all of it.
 #[test]
 fn a_record_holds_none_of_the_bytes_that_were_read() {
@@ -39,26 +43,25 @@ fn a_record_holds_none_of_the_bytes_that_were_read() {
     let slice = |from: usize, to: usize| HeaderValue::from_maybe_shared(read.slice(from..to)).unwrap();
     request.headers_mut().insert(PEER, slice(15, 30));
     request.headers_mut().insert(HeaderName::from_static("tracestate"), slice(31, 39));
-    let mut exchange = Exchange::begin(&worker, route, None, &request);
+    let mut exchange = Exchange::begin(&worker, route, None, &client(), &request);
     exchange.tunnels(&slice(40, 49));
     drop(request);
     assert!(read.is_unique(), "the buffer is free as soon as the request is");
-    let SpanRecord { path, caller, tunnel, trace, .. } = exchange.seen();
-    let kept = [path.as_deref(), caller.as_deref(), tunnel.as_deref(), trace.state.as_deref()];
+    let SpanRecord { said, tunnel, trace, .. } = exchange.seen();
+    let kept = [said.path(), said.caller(), tunnel.as_deref(), trace.state.as_deref()];
     assert_eq!(kept, [Some("/work"), Some("tagger/tagger-0"), Some("websocket"), Some("vendor=1")]);
 }
 
 #[test]
 fn what_nobody_reads_is_not_copied_and_what_is_copied_is_cut() {
-    let long = format!("/{}", "ä".repeat(MAX_PATH));
     let request = Request::builder().uri("/x").header(PEER, "p".repeat(10_000)).body(()).unwrap();
     for (more, copied) in [("", false), ("telemetry: { otlp: 'http://127.0.0.1:1' }", true)] {
         let (worker, _rings) = worker(more);
-        let exchange = Exchange::begin(&worker, worker.workload.listeners[0][0].clone(), None, &request);
-        assert_eq!(exchange.seen().path.is_some(), copied, "{more}");
-        assert_eq!(exchange.seen().caller.as_ref().map(|caller| caller.len()), copied.then_some(MAX_CALLER));
+        let exchange = Exchange::begin(&worker, worker.workload.listeners[0][0].clone(), None, &client(), &request);
+        let said = &exchange.seen().said;
+        assert_eq!((said.path().is_some(), said.address().is_some()), (copied, copied), "{more}");
+        assert_eq!(said.caller().map(str::len), copied.then_some(128));
     }
-    assert_eq!(kept(&long, MAX_PATH).len(), MAX_PATH - 1, "between characters");
 }
 
 #[tokio::test(start_paused = true)]
@@ -68,7 +71,7 @@ async fn only_one_that_asked_to_be_let_in_has_waited() {
     let request = Request::builder().uri("/x").body(()).unwrap();
     for (asks, waited) in [(false, 0), (true, 1)] {
         let before = route.stats.queue_wait_ns.load(std::sync::atomic::Ordering::Relaxed);
-        let mut exchange = Exchange::begin(&worker, route.clone(), None, &request);
+        let mut exchange = Exchange::begin(&worker, route.clone(), None, &client(), &request);
         tokio::time::advance(Duration::from_secs(5)).await;
         if asks {
             exchange.asks_now();
@@ -91,7 +94,7 @@ async fn nobody_is_waited_for_between_two_attempts() {
     let waited = || latencies.behind(0, Instant::now()).map(|waited| waited.as_millis());
     let pick = || upstream.pick(None, &[], Instant::now()).unwrap();
     for body in [None, Some(Watch::new(&worker.workload, true))] {
-        let mut exchange = Exchange::begin(&worker, route.clone(), None, &request);
+        let mut exchange = Exchange::begin(&worker, route.clone(), None, &client(), &request);
         exchange.uploads(body.as_ref().map(|body| body.upload.clone()));
         exchange.picked(pick());
         body.iter().for_each(Watch::ended);
