@@ -118,7 +118,7 @@ async fn an_endpoint_is_to_blame_when_it_had_time_of_its_own() {
     let request = Request::builder().uri("/x").body(()).unwrap();
     for (queued_ms, sends_ms, blamed) in [(0, 0, 1), (300, 0, 1), (900, 0, 0), (0, 5_000, 1), (900, 5_000, 1)] {
         let upload = (sends_ms > 0).then(|| Watch::new(&worker.workload, true));
-        let mut exchange = Exchange::begin(&worker, route.clone(), None, &request);
+        let mut exchange = Exchange::begin(&worker, route.clone(), None, &client(), &request);
         exchange.uploads(upload.as_ref().map(|upload| upload.upload.clone()));
         exchange.asks_now();
         tokio::time::advance(Duration::from_millis(queued_ms)).await;
