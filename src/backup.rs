@@ -40,7 +40,9 @@ pub async fn restore(args: RestoreArgs) -> Result<Exit, anyhow::Error> {
         Place::Local(store) => {
             let restored = store.restore(&args.name).await.context("restoring the backup")?;
             // rates and edges of the minutes that were open when it was made
-            complete_backup(store, &args.name).await.context("counting what was restored")?;
+            if restored.files > 0 {
+                complete_backup(store, &args.name).await.context("counting what was restored")?;
+            }
             json!(restored)
         }
         Place::Remote(server) => {

@@ -131,6 +131,7 @@ impl Config {
             }
         }
         self.validate()?;
+        self.can_serve()?;
         Ok(self)
     }
 
@@ -141,17 +142,9 @@ impl Config {
     }
 
     fn validate(&self) -> Result<(), ConfigError> {
-        if self.data.as_os_str().is_empty() {
-            return Err(ConfigError("data: must name a folder".into()));
-        }
         let Listen { otlp_grpc, otlp_http, web, pg } = &self.listen;
         let doors = [("otlp_grpc", otlp_grpc), ("otlp_http", otlp_http), ("web", web), ("pg", pg)];
-        for (place, (key, address)) in doors.iter().enumerate() {
-            if let Some((other, _)) = doors[..place].iter().find(|(_, other)| other == address && other.port() > 0) {
-                return Err(ConfigError(format!(
-                    "listen.{key}: {address} is that of listen.{other}: each needs one of its own"
-                )));
-            }
+        for (key, address) in doors {
             if !address.ip().is_loopback() && !self.insecure {
                 let why = "is reachable from other machines and there is no authentication: set `insecure: true` to accept that";
                 return Err(ConfigError(format!("listen.{key}: {address} {why}")));
@@ -161,6 +154,22 @@ impl Config {
         self.store.validate().map_err(|e| ConfigError(format!("store.{e}")))?;
         self.analyzer.validate().map_err(|e| ConfigError(format!("analyzer.{e}")))?;
         self.web.validate().map_err(|e| ConfigError(format!("web.{e}")))
+    }
+
+    /// What a server needs, when flags have had their say.
+    fn can_serve(&self) -> Result<(), ConfigError> {
+        if self.data.as_os_str().is_empty() {
+            return Err(ConfigError("data: must name a folder".into()));
+        }
+        let Listen { otlp_grpc, otlp_http, web, pg } = &self.listen;
+        let doors = [("otlp_grpc", otlp_grpc), ("otlp_http", otlp_http), ("web", web), ("pg", pg)];
+        for (place, (key, address)) in doors.iter().enumerate() {
+            if let Some((other, _)) = doors[..place].iter().find(|(_, other)| other == address && other.port() > 0) {
+                let why = format!("listen.{key}: {address} is that of listen.{other}: each needs one of its own");
+                return Err(ConfigError(why));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -175,7 +184,7 @@ pub fn run(args: ConfigArgs) -> Result<Exit, anyhow::Error> {
             output::bytes(serde_saphyr::to_string(&config)?.as_bytes())?;
         }
         ConfigAction::Check { config } => {
-            Config::load(Some(&config))?;
+            Config::load(Some(&config))?.can_serve()?;
             output::note(&format!("{}: ok", config.display()));
         }
     }
@@ -219,7 +228,7 @@ mod tests {
         let refused = |change: fn(&mut Config)| {
             let mut config = Config::default();
             change(&mut config);
-            config.validate().unwrap_err().to_string()
+            config.validate().and_then(|()| config.can_serve()).unwrap_err().to_string()
         };
         let same = refused(|config| config.listen.pg = config.listen.web);
         assert!(same.starts_with("listen.pg: 127.0.0.1:7070 is that of listen.web"), "{same}");

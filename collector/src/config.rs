@@ -42,8 +42,8 @@ impl Default for Config {
     }
 }
 
-/// The least that may be set for the largest request: one of 64 KiB is some 200 spans.
-const LEAST_BODY_BYTES: usize = 64 << 10;
+/// The least that may be set for the largest request: 4 KiB are a few spans.
+const LEAST_BODY_BYTES: usize = 4 << 10;
 
 /// More cannot be counted.
 const MAX_CONNECTIONS: usize = tokio::sync::Semaphore::MAX_PERMITS / PLACES_PER_CONNECTION;
@@ -74,10 +74,10 @@ impl Config {
             return Err(format!("max_connections: must be at most {MAX_CONNECTIONS}"));
         }
         if self.max_in_flight_bytes < 2 * LEAST_BODY_BYTES {
-            return Err(format!("max_in_flight_bytes: must be at least {} (128 KiB)", 2 * LEAST_BODY_BYTES));
+            return Err(format!("max_in_flight_bytes: must be at least {} (8 KiB)", 2 * LEAST_BODY_BYTES));
         }
         if self.max_body_bytes < LEAST_BODY_BYTES {
-            return Err(format!("max_body_bytes: must be at least {LEAST_BODY_BYTES} (64 KiB)"));
+            return Err(format!("max_body_bytes: must be at least {LEAST_BODY_BYTES} (4 KiB)"));
         }
         if self.max_in_flight_bytes < 2 * self.max_body_bytes {
             return Err("max_in_flight_bytes: must be at least twice max_body_bytes, or no large compressed request \

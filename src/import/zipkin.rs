@@ -70,9 +70,15 @@ impl Shared {
     /// Ids that a client and a server have.
     fn of(rows: &[Value]) -> Self {
         let (mut clients, mut servers) = (HashMap::new(), HashMap::new());
-        for (service, span) in rows.iter().filter_map(|row| read_span(row).ok()) {
+        for row in rows {
+            let Ok((service, span)) = read_span(row) else { continue };
             let id = (span.trace_id, span.span_id);
             match span.kind {
+                // its caller may stand in another file
+                SERVER if row["shared"] == true => {
+                    clients.insert(id.clone(), ());
+                    servers.insert(id, service);
+                }
                 CLIENT => drop(clients.insert(id, ())),
                 SERVER => drop(servers.insert(id, service)),
                 _ => {}

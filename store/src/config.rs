@@ -157,7 +157,7 @@ impl Config {
             (self.memory_limit_bytes >= 16 << 20, "memory_limit_bytes: must be at least 16 MiB"),
             (self.compact_files >= 2, "compact_files: must be at least 2"),
             (self.sql.concurrency > 0, "sql.concurrency: must be at least 1"),
-            (self.sql.memory_bytes >= 16 << 20, "sql.memory_bytes: must be at least 16 MiB"),
+            (self.sql.memory_bytes >= 1 << 20, "sql.memory_bytes: must be at least 1 MiB"),
             (self.sql.max_rows > 0, "sql.max_rows: must be at least 1"),
             (self.sql.max_text_bytes > 0, "sql.max_text_bytes: must be at least 1"),
             (self.sql.max_tokens > 0, "sql.max_tokens: must be at least 1"),

@@ -44,9 +44,11 @@ pub(crate) async fn answer(deps: &Deps, fields: &Fields) -> Result<Value, ApiErr
     if let Some(span_id) = fields.get("span_id") {
         conditions.push(format!("span_id = '{}'", hex_id::<8>("span_id", span_id)?));
     }
+    let after = fields.get("cursor").map(Cursor::parse).transpose()?;
+    // a time ago is the same time on every page
+    let now = after.map_or(now, |cursor| cursor.as_of_unix_nano);
     conditions.extend(TimeRange::of(fields, now)?.map(|range| range.condition("time_unix_nano")));
     let limit = fields.limit(DEFAULT_LOGS, MAX_LOGS)?;
-    let after = fields.get("cursor").map(Cursor::parse).transpose()?;
     let Page { logs, next } = page(deps, conditions, limit, after, now).await?;
     Ok(json!({"trace_id": trace_id, "logs": logs, "next": next.map(|next| next.to_string())}))
 }
@@ -83,7 +85,9 @@ impl Cursor {
     fn behind(logs: &[Value], before: Option<Self>, as_of_unix_nano: i64) -> Option<Self> {
         let time = |log: &Value| log["time_unix_nano"].as_i64();
         let time_unix_nano = time(logs.last()?)?;
-        let of_that_time = logs.iter().rev().take_while(|log| time(log) == Some(time_unix_nano)).count();
+        // those that came while the first page was read stand in no later one
+        let known = |log: &&Value| log["received_unix_nano"].as_i64().is_none_or(|at| at <= as_of_unix_nano);
+        let of_that_time = logs.iter().rev().take_while(|log| time(log) == Some(time_unix_nano)).filter(known).count();
         let before = before.filter(|before| before.time_unix_nano == time_unix_nano);
         let answered = of_that_time + before.map_or(0, |before| before.answered);
         Some(Self { time_unix_nano, answered, as_of_unix_nano })

@@ -37,11 +37,12 @@ pub(super) fn instances(service: &str, time: &Range<UnixNanos>) -> String {
     )
 }
 
-/// What fails in a service, and how often.
+/// What fails in a service, and how often; what others refuse it is an error of its calls only.
 pub(super) fn errors(service: &str, time: &Range<UnixNanos>) -> String {
     format!(
         "SELECT operation, instance, http_response_status_code, status_message, count(*) AS errors FROM spans \
          WHERE service = {} AND status = 'error' AND {} \
+         AND NOT coalesce(kind = 'client' AND http_response_status_code BETWEEN 400 AND 499, false) \
          GROUP BY operation, instance, http_response_status_code, status_message ORDER BY errors DESC",
         text(service),
         within("start_unix_nano", time)

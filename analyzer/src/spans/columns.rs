@@ -19,6 +19,9 @@ const WANT_OF_ROOM: [&str; 4] = ["queue_full", "queue_timeout", "deadline_unmeet
 /// The gRPC status of a call that its caller gave up.
 const GRPC_CANCELLED: i32 = 1;
 
+/// What a gRPC server answers when the caller is to blame: all that the conventions do not count as errors of a server.
+const GRPC_REFUSALS: [i32; 10] = [1, 3, 5, 6, 7, 8, 9, 10, 11, 16];
+
 /// No span stands for more attempts than this: a proxy's own bound is far below.
 const MAX_REPEATS: u16 = 100;
 
@@ -144,6 +147,7 @@ impl<'a> SpanColumns<'a> {
         let failed_server = side == Side::Server && http_status.is_some_and(|s| s >= 500);
         let cancelled = number(self.grpc_status, row) == Some(GRPC_CANCELLED);
         let action = text(self.action, row);
+        let is_refusal = side == Side::Client && action.is_some() && self.is_refusal(row);
         let (repeats, is_repeat) = if side == Side::Client { self.repeats(row, action.is_some()) } else { (0, false) };
         // what a hostile sender says does not reach beyond its span
         let duration_ns = self.duration.value(row).clamp(0, LONGEST_NS);
@@ -163,7 +167,7 @@ impl<'a> SpanColumns<'a> {
             operation: self.operation.name(row, names),
             kind,
             side,
-            error: self.status.value(row) == "error" || failed_server,
+            error: failed_server || (self.status.value(row) == "error" && !is_refusal),
             abandoned: cancelled || http_status == Some(CLIENT_CLOSED_REQUEST),
             peer: peer.map(|(role, peer)| names.said(role, peer)),
             peer_kind,
@@ -180,6 +184,16 @@ impl<'a> SpanColumns<'a> {
             weight,
             sampled,
         }
+    }
+
+    /// Whether what was called answered that the caller is to blame. The conventions make that an error of the call, but nothing failed:
+    /// it is neither a cause nor worth another try.
+    fn is_refusal(&self, row: usize) -> bool {
+        let grpc_status = number(self.grpc_status, row).unwrap_or_default();
+        number(self.http_status, row).is_some_and(|status| match status {
+            400..500 => true,
+            _ => status < 400 && GRPC_REFUSALS.contains(&grpc_status),
+        })
     }
 
     /// How many spans it stands for, and whether any were left out.
@@ -256,10 +270,15 @@ mod tests {
 
     /// A span of this kind that says what its proxy did, and a count of repeats.
     fn span(kind: &str, action: Option<&str>, resent: Option<i32>) -> Span {
+        let resent: ArrayRef = Arc::new(Int32Array::from(vec![resent]));
+        span_with(kind, action, "unset", [("http_request_resend_count", resent)])
+    }
+
+    fn span_with<const N: usize>(kind: &str, action: Option<&str>, status: &str, more: [(&str, ArrayRef); N]) -> Span {
         let text = |value: Option<&str>| -> ArrayRef { Arc::new(StringArray::from(vec![value])) };
         let long = |value: i64| -> ArrayRef { Arc::new(Int64Array::from(vec![value])) };
         let id = |bytes: &[u8]| -> ArrayRef { Arc::new(BinaryArray::from_iter_values([bytes])) };
-        let columns: [(&str, ArrayRef); 11] = [
+        let columns: [(&str, ArrayRef); 10] = [
             ("trace_id", id(&[7; 16])),
             ("span_id", id(&[1; 8])),
             ("parent_span_id", id(&[2; 8])),
@@ -268,14 +287,34 @@ mod tests {
             ("service", text(Some("order"))),
             ("operation", text(Some("POST"))),
             ("kind", text(Some(kind))),
-            ("status", text(Some("unset"))),
+            ("status", text(Some(status))),
             ("policy_action", text(action)),
-            ("http_request_resend_count", Arc::new(Int32Array::from(vec![resent]))),
         ];
+        let columns: Vec<(&str, ArrayRef)> = columns.into_iter().chain(more).collect();
         let fields = columns.iter().map(|(name, column)| Field::new(*name, column.data_type().clone(), true));
         let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
         let batch = RecordBatch::try_new(schema, columns.into_iter().map(|(_, column)| column).collect()).unwrap();
         SpanColumns::of(&batch).unwrap().span(0, &mut Names::default())
+    }
+
+    /// Otherwise a call that found nothing would hide what its caller failed of, and the next would be a retry.
+    #[test]
+    fn what_a_callee_refuses_is_no_failure_of_a_proxys_call() {
+        for (kind, action, http, grpc, expect) in [
+            ("client", Some("admitted"), Some(404), None, false),
+            ("client", Some("admitted"), Some(200), Some(5), false),
+            ("client", Some("admitted"), Some(200), Some(14), true),
+            ("client", Some("admitted"), Some(503), None, true),
+            ("client", Some("admitted"), None, None, true),
+            // what other tracers call an error is one
+            ("client", None, Some(404), None, true),
+            ("server", Some("admitted"), Some(404), None, true),
+        ] {
+            let number = |value: Option<i32>| -> ArrayRef { Arc::new(Int32Array::from(vec![value])) };
+            let more = [("http_response_status_code", number(http)), ("rpc_grpc_status_code", number(grpc))];
+            let span = span_with(kind, action, "error", more);
+            assert_eq!(span.error, expect, "{kind} {action:?} {http:?} {grpc:?}");
+        }
     }
 
     #[test]

@@ -108,7 +108,9 @@ pub(crate) async fn complete_minutes(store: &Store, minutes: &BTreeSet<UnixNanos
 /// Makes the rows of the minutes that were open when a backup was made, whose spans were added to this store.
 pub(crate) async fn complete_backup(store: &Store, backup: &str) -> Result<(), anyhow::Error> {
     let Some(checkpoint) = Checkpoint::of_backup(store, backup)? else { return Ok(()) };
-    let (minutes, _) = left_open(store, checkpoint, now_unix_nano()).await?;
+    // what came later is not in it
+    let until = checkpoint.received_until.saturating_add(IN_FLIGHT_NS);
+    let (minutes, _) = left_open(store, checkpoint, until, now_unix_nano()).await?;
     complete_minutes(store, &minutes).await
 }
 
@@ -153,7 +155,7 @@ async fn last_heard(store: &Store, from: UnixNanos, since: UnixNanos) -> Result<
 /// The minutes whose rows may be incomplete, and how that is known.
 async fn affected(store: &Store, now: UnixNanos) -> Result<(BTreeSet<UnixNanos>, &'static str), SqlError> {
     match Checkpoint::read(store) {
-        Some(checkpoint) => left_open(store, checkpoint, now).await,
+        Some(checkpoint) => left_open(store, checkpoint, UnixNanos::MAX, now).await,
         None if longs(store, "SELECT count(*) FROM operations").await?.contains(&0) => {
             Ok((minutes_of(store, "true").await?, "no checkpoint and no operations: all minutes"))
         }
@@ -165,10 +167,11 @@ async fn affected(store: &Store, now: UnixNanos) -> Result<(BTreeSet<UnixNanos>,
     }
 }
 
-/// The minutes that were open when this was noted.
+/// The minutes that were open when this was noted, and those of spans received from then until `until`.
 async fn left_open(
     store: &Store,
     checkpoint: Checkpoint,
+    until: UnixNanos,
     now: UnixNanos,
 ) -> Result<(BTreeSet<UnixNanos>, &'static str), SqlError> {
     if checkpoint.complete {
@@ -176,7 +179,7 @@ async fn left_open(
     }
     let since = checkpoint.received_until.min(now).saturating_sub(IN_FLIGHT_NS);
     let mut minutes = checkpoint.minutes;
-    minutes.extend(minutes_of(store, &format!("received_unix_nano >= {since}")).await?);
+    minutes.extend(minutes_of(store, &format!("received_unix_nano BETWEEN {since} AND {until}")).await?);
     if let Some(from) = checkpoint.open_from {
         minutes.extend(minutes_of(store, &format!("start_unix_nano >= {from}")).await?);
     }
@@ -288,6 +291,10 @@ async fn longs(store: &Store, statement: &str) -> Result<BTreeSet<i64>, SqlError
 async fn each(store: &Store, statement: &str, mut take: impl FnMut(&RecordBatch)) -> Result<usize, SqlError> {
     let limits = SqlConfig { max_rows: usize::MAX, timeout_ms: STATEMENT_TIMEOUT_MS, ..SqlConfig::default() };
     let mut answer = store.ask(statement, Some(limits)).await?;
+    if answer.lacks_files {
+        // what is not seen would be made anew, and be there twice when the file is back
+        return Err(SqlError::Execution(answer.warnings.join("; ")));
+    }
     let mut count = 0;
     while let Some(rows) = answer.stream.next().await {
         let rows = rows?;

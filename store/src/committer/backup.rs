@@ -10,6 +10,7 @@ use weir_schema::Table;
 
 use super::{Committer, flush::Take};
 use crate::{
+    checkpoint,
     config::CHECKPOINTS,
     disk::{self, Disk},
     error::StoreError,
@@ -19,6 +20,9 @@ use crate::{
 
 /// The file that names a backup, written last: a folder without it is none.
 pub(crate) const NAME: &str = "backup.json";
+
+/// The name of what says which minutes were open: all that a server notes about rows of tables.
+pub(crate) const OPEN_MINUTES: &str = "analysis";
 
 /// What a restore did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -32,14 +36,11 @@ pub struct Restored {
 }
 
 impl Committer {
-    /// Leaves a copy of all tables in the empty folder `to`. The small values are copied first: they say what tables may lack,
-    /// and what comes meanwhile is more than they know of.
+    /// Leaves a copy of all tables in the empty folder `to`. What tables may lack is noted there first: what comes meanwhile is more
+    /// than that knows of.
     pub(super) async fn backup(&mut self, to: &Path) -> Result<(), StoreError> {
-        let checkpoints = self.config.checkpoints_dir();
-        if self.disk.entry(&checkpoints).is_ok() {
-            copy_folder(self.disk.as_ref(), &checkpoints, &to.join(CHECKPOINTS))?;
-        }
-        self.flush(Take::All, |_| true).await?;
+        self.copy_notes(to)?;
+        self.flush(Take::All, |_, _, _| true).await?;
         self.settle().await?;
         let disk = self.disk.clone();
         for table in Table::ALL {
@@ -59,6 +60,16 @@ impl Committer {
         let id = serde_json::json!({ "id": uuid::Uuid::new_v4().to_string() }).to_string();
         disk::replace(disk.as_ref(), &to.join(NAME), id.as_bytes())
             .map_err(|source| StoreError::Io { path: to.to_owned(), source })
+    }
+
+    /// Copies what says which minutes were open. What people ordered and what was learnt is of this server, not of its rows.
+    fn copy_notes(&self, to: &Path) -> Result<(), StoreError> {
+        let (from, to) = (self.config.checkpoints_dir(), to.join(CHECKPOINTS));
+        let copied = match checkpoint::read(self.disk.as_ref(), &from, OPEN_MINUTES) {
+            Ok(Some((bytes, sequence))) => checkpoint::write(self.disk.as_ref(), &to, OPEN_MINUTES, &bytes, sequence),
+            read => read.map(drop),
+        };
+        copied.map_err(|source| StoreError::Io { path: to, source })
     }
 
     /// Adds the rows of a backup. Done again it adds nothing, and neither does a file that is still

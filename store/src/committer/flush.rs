@@ -67,24 +67,46 @@ impl Flush {
         Self { services: Seen::default(), attribute_keys: Seen::default(), sampler, decision_wait }
     }
 
+    /// Whether rows of this table wait before they may be taken.
+    fn waits(&self, table: Table, take: Take) -> bool {
+        take == Take::Decided && table == Table::Spans && self.sampler.is_some()
+    }
+
     /// How many of these, from the front, may be taken.
     fn ready(&self, table: Table, take: Take, held: &[Arc<Held>]) -> usize {
-        if take == Take::All || table != Table::Spans || self.sampler.is_none() {
-            return held.len();
+        match self.waits(table, take) {
+            true => held.iter().take_while(|held| held.until.elapsed() >= self.decision_wait).count(),
+            false => held.len(),
         }
-        held.iter().take_while(|held| held.until.elapsed() >= self.decision_wait).count()
+    }
+
+    /// Whether there is enough, or anything old enough, to be taken: those that wait are neither.
+    pub(super) fn is_due(
+        &self,
+        (table, view): (Table, &TableView),
+        take: Take,
+        (rows, age): (usize, Duration),
+    ) -> bool {
+        let wait = if self.waits(table, take) { self.decision_wait } else { Duration::ZERO };
+        let old = view.memory().next().is_some_and(|held| held.since.elapsed() >= wait + age);
+        let ready = view.memory().take_while(|held| wait.is_zero() || held.until.elapsed() >= wait);
+        old || ready.map(|held| held.rows.num_rows()).sum::<usize>() >= rows
     }
 }
 
 impl Committer {
     /// Moves rows of the tables that are due to files, then trims the log. One table's failure does
     /// not hold up the others.
-    pub(super) async fn flush(&mut self, take: Take, due: impl Fn(&TableView) -> bool) -> Result<(), StoreError> {
+    pub(super) async fn flush(
+        &mut self,
+        take: Take,
+        due: impl Fn(&Flush, Table, &TableView) -> bool,
+    ) -> Result<(), StoreError> {
         // asked first: rows appended after the past was whole come after all of it
         let past_is_whole = self.replay.is_over();
         let mut flushed = Ok(());
         for table in Table::ALL {
-            if due(self.views.current().table(table)) {
+            if due(&self.flush, table, self.views.current().table(table)) {
                 flushed = flushed.and(self.flush_table(table, take, past_is_whole).await);
             }
         }

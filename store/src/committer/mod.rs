@@ -170,13 +170,13 @@ impl Committer {
             };
             match order {
                 // who asked may have gone away
-                Some(Order::Flush(reply)) => drop(reply.send(self.flush(Take::All, |_| true).await)),
+                Some(Order::Flush(reply)) => drop(reply.send(self.flush(Take::All, |_, _, _| true).await)),
                 Some(Order::Upkeep(reply)) => drop(reply.send(self.upkeep_now().await)),
                 Some(Order::Quarantine(table, name)) => self.quarantine(table, &name).await,
                 Some(Order::Backup(to, reply)) => drop(reply.send(self.backup(&to).await)),
                 Some(Order::Restore(from, reply)) => drop(reply.send(self.restore(&from).await)),
                 Some(Order::Close(reply)) => {
-                    let flushed = self.flush(Take::All, |_| true).await;
+                    let flushed = self.flush(Take::All, |_, _, _| true).await;
                     self.recompress.abandon(self.disk.as_ref());
                     self.replaced.delete(self.disk.as_ref(), Duration::ZERO);
                     drop(reply.send(flushed));
@@ -213,13 +213,11 @@ impl Committer {
         }
         let (rows, age) = (self.config.flush_rows, Duration::from_millis(self.config.flush_age_ms));
         let half_full = self.is_half_full();
-        let due = move |table: &TableView| {
-            let old = table.memory().next().is_some_and(|held| held.since.elapsed() >= age);
-            old || half_full || table.memory_rows() >= rows
-        };
         let before = self.flushed_at;
         // what waits for its trace does so while memory has room, and does not hold up the past
         let take = if half_full || !self.replay.is_over() { Take::All } else { Take::Decided };
+        let due =
+            move |flush: &Flush, table, view: &TableView| half_full || flush.is_due((table, view), take, (rows, age));
         let flushed = self.flush(take, due).await;
         if let Err(error) = &flushed {
             warn!(%error, "flush failed: rows stay in memory and in the log");

@@ -27,6 +27,7 @@ use datafusion_postgres::datafusion_pg_catalog::{
 };
 
 use super::{catalogue, psql, similar_to, to_char};
+use crate::error::SqlError;
 
 /// The function that a LIKE with an escape of its own has its pattern from.
 pub(super) const LIKE_ESCAPE: &str = "like_escape";
@@ -63,7 +64,6 @@ impl Dialect {
             _ => self.parse_of_catalogue(text)?,
         };
         statements.iter_mut().for_each(with_backslashes);
-        statements.iter_mut().try_for_each(with_patterns)?;
         Ok(statements)
     }
 
@@ -113,15 +113,15 @@ fn with_backslashes(statement: &mut Statement) {
     });
 }
 
-/// `SIMILAR TO` and `to_char`: their patterns in the forms that are planned here, a regular expression and chrono's.
-fn with_patterns(statement: &mut Statement) -> Result<(), ParserError> {
+/// `SIMILAR TO` and `to_char`, whoever asks: their patterns in the forms that are planned here, a regular expression and chrono's.
+pub(super) fn with_patterns(statement: &mut Statement) -> Result<(), SqlError> {
     let visited = visit_expressions_mut(statement, |expr| {
         let said = match expr {
             Expr::SimilarTo { .. } => as_expression(expr),
             Expr::Function(function) if is_to_char(function) => in_words_of_chrono(function),
             _ => Ok(()),
         };
-        said.map_or_else(|why| ControlFlow::Break(ParserError::ParserError(why)), ControlFlow::Continue)
+        said.map_or_else(|why| ControlFlow::Break(SqlError::Syntax(why)), ControlFlow::Continue)
     });
     visited.break_value().map_or(Ok(()), Err)
 }
@@ -135,7 +135,7 @@ fn as_expression(expr: &mut Expr) -> Result<(), String> {
     };
     let escape = match escape_char.as_ref().map(|escape| &escape.value) {
         None => Some('\\'),
-        Some(Value::SingleQuotedString(escape)) => escape.chars().next(),
+        Some(Value::SingleQuotedString(escape)) if escape.chars().count() < 2 => escape.chars().next(),
         Some(other) => return Err(format!("ESCAPE {other} is not a letter in quotes")),
     };
     let op = if *negated { BinaryOperator::PGRegexNotMatch } else { BinaryOperator::PGRegexMatch };
@@ -166,9 +166,10 @@ fn in_words_of_chrono(function: &mut Function) -> Result<(), String> {
 fn literal(expr: &Expr) -> Option<&str> {
     match expr {
         Expr::Value(value) => match &value.value {
-            Value::SingleQuotedString(text) => Some(text),
+            Value::SingleQuotedString(text) | Value::EscapedStringLiteral(text) => Some(text),
             _ => None,
         },
+        Expr::Cast { expr, .. } | Expr::Nested(expr) => literal(expr),
         _ => None,
     }
 }
@@ -210,6 +211,25 @@ mod tests {
     }
 
     #[test]
+    fn patterns_of_postgresql_become_those_planned_here_and_stay() {
+        for (text, expect) in [
+            ("SELECT a NOT SIMILAR TO 'b%' FROM t", "SELECT (a) !~ '^(?s:b.*)$' FROM t"),
+            ("EXPLAIN SELECT to_char(a, 'YYYY-MM') FROM t", "EXPLAIN SELECT to_char(a, '%Y-%m') FROM t"),
+            ("SELECT to_char(a, 'DD'::text) FROM t", "SELECT to_char(a, '%d') FROM t"),
+        ] {
+            let mut statement = Dialect::new().parse(text).unwrap().remove(0);
+            for _ in 0..2 {
+                with_patterns(&mut statement).unwrap();
+                assert_eq!(statement.to_string(), expect);
+            }
+        }
+        for text in ["SELECT a SIMILAR TO b", "SELECT a SIMILAR TO 'b' ESCAPE '!!'", "SELECT to_char(a, 'Month')"] {
+            let mut statement = Dialect::new().parse(text).unwrap().remove(0);
+            assert!(with_patterns(&mut statement).is_err(), "{text}");
+        }
+    }
+
+    #[test]
     fn forms_of_postgresql_become_those_planned_here() {
         for (text, expect) in [
             ("SELECT 1 FROM t WHERE a = ANY($1)", "SELECT 1 FROM t WHERE array_contains($1, a)"),
@@ -219,8 +239,6 @@ mod tests {
                 "SELECT 1 FROM t WHERE a NOT LIKE like_escape($1 || '%', '/')",
             ),
             ("ABORT", "ROLLBACK"),
-            ("SELECT a NOT SIMILAR TO 'b%' FROM t", "SELECT (a) !~ '^(?s:b.*)$' FROM t"),
-            ("SELECT to_char(a, 'YYYY-MM') FROM t", "SELECT to_char(a, '%Y-%m') FROM t"),
         ] {
             assert_eq!(parsed(text), expect);
         }

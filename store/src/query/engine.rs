@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use weir_schema::Table;
 
 use super::{
-    bounded, checked_sum, expansion,
+    bounded, checked_sum, dialect, expansion,
     footers::Footers,
     functions,
     give_way::GiveWay,
@@ -39,7 +39,7 @@ use super::{
     rewrite::{self, Hot},
     rows::{Rows, SqlAnswer, broken},
     scratch::Scratch,
-    statement::{Answer, Described, Job},
+    statement::{Answer, Described, Head, Job},
     turns::{Asker, Turns},
     watch::{self, Watch},
 };
@@ -176,6 +176,7 @@ impl Engine {
         session: impl FnOnce(&View, &Arc<Inspection>) -> SessionContext,
     ) -> Result<Job, SqlError> {
         guard::allowed(&statement)?;
+        dialect::with_patterns(&mut statement)?;
         expansion::check(&statement)?;
         // asked before the view is pinned: what is over then is in it
         let inspection = self.inspection();
@@ -186,14 +187,14 @@ impl Engine {
     }
 
     async fn start(&self, job: Job, asker: Asker) -> Result<SqlAnswer, SqlError> {
-        let (schema_out, schema_in) = oneshot::channel();
+        let (head_out, head_in) = oneshot::channel();
         let (batches_out, batches) = mpsc::channel(ANSWER_QUEUE);
         let (turns, gone) = (self.turns.clone(), CancellationToken::new());
         let watched = gone.clone();
         self.scratch.bound(&self.base.runtime_env().disk_manager);
         let task = self.runtime()?.spawn(async move {
             let limit = Duration::from_millis(job.limits.timeout_ms);
-            let answer = Answer { schema: schema_out, batches: batches_out.clone() };
+            let answer = Answer { head: head_out, batches: batches_out.clone() };
             let ended = within(limit, watched, async {
                 let turn = turns.take(asker).await;
                 job.run(answer, turn).await
@@ -206,8 +207,8 @@ impl Engine {
             ended
         });
         let mut rows = Rows { batches, task: Some(task), _gone: gone.drop_guard() };
-        if let Ok((schema, warnings)) = schema_in.await {
-            return Ok(SqlAnswer { schema, warnings, stream: rows });
+        if let Ok(Head { schema, warnings, lacks_files }) = head_in.await {
+            return Ok(SqlAnswer { schema, warnings, lacks_files, stream: rows });
         }
         let none = || Err(SqlError::Execution("the statement ended without an answer".into()));
         let Some(task) = rows.task.take() else { return none() };

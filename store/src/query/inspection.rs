@@ -4,7 +4,10 @@
 use std::{
     io::ErrorKind,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use parking_lot::Mutex;
@@ -24,6 +27,7 @@ pub(super) struct Inspection {
     /// Files that were set aside, `table/name`.
     quarantined: Vec<String>,
     warnings: Mutex<Vec<String>>,
+    lacks_files: AtomicBool,
     /// What the statement reads.
     passed: Mutex<Vec<(Table, Arc<DataFile>, PathBuf)>>,
 }
@@ -37,7 +41,8 @@ impl Inspection {
         recovering: Option<String>,
     ) -> Self {
         let warnings = Mutex::new(recovering.into_iter().collect());
-        Self { disk, orders, quarantined, warnings, passed: Mutex::default() }
+        let (lacks_files, passed) = (AtomicBool::new(false), Mutex::default());
+        Self { disk, orders, quarantined, warnings, lacks_files, passed }
     }
 
     /// A statement reads this table: what was set aside of it is said, and of the log, whose rows may have been of any table.
@@ -72,6 +77,7 @@ impl Inspection {
     pub(super) fn passes(&self, table: Table, file: &Arc<DataFile>, path: &Path) -> bool {
         if self.disk.entry(path).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
             // it stays in the table: what took it away may bring it back
+            self.lacks_files.store(true, Relaxed);
             self.warn(format!("{}/{} is missing: its {} rows are left out", table.name(), file.name, file.rows));
             return false;
         }
@@ -100,6 +106,11 @@ impl Inspection {
     fn set_aside(&self, table: Table, file: &DataFile) {
         // a committer that is busy is told by the next statement
         let _ = self.orders.try_send(Order::Quarantine(table, file.name.clone()));
+    }
+
+    /// Whether a file is missing.
+    pub(super) fn lacks_files(&self) -> bool {
+        self.lacks_files.load(Relaxed)
     }
 
     /// What was left out so far.

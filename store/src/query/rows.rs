@@ -22,6 +22,8 @@ pub struct SqlAnswer {
     pub schema: SchemaRef,
     /// What the answer leaves out: files that are damaged, a log that is still being replayed.
     pub warnings: Vec<String>,
+    /// Whether files that are missing are among that: they may come back.
+    pub lacks_files: bool,
     /// The rows.
     pub stream: Rows,
 }

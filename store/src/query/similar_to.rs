@@ -1,15 +1,16 @@
 //! The pattern of `SIMILAR TO` as a regular expression: SQL's own kind, which has `%` and `_` and matches a whole text.
 
-/// The expression that matches what the pattern matches, `escape` before a letter that stands for itself.
+/// The expression that matches what the pattern matches. `escape` before a letter takes its meaning away, or, as in PostgreSQL, makes
+/// a class of it (`\\d`).
 pub(super) fn expression(pattern: &str, escape: Option<char>) -> String {
     let mut made = String::from("^(?s:");
     let mut letters = pattern.chars();
     while let Some(letter) = letters.next() {
         match letter {
-            _ if Some(letter) == escape => letters.next().into_iter().for_each(|next| itself(next, &mut made)),
+            _ if Some(letter) == escape => letters.next().into_iter().for_each(|next| escaped(next, &mut made)),
             '%' => made.push_str(".*"),
             '_' => made.push('.'),
-            '[' => set(&mut letters, &mut made),
+            '[' => set(letters.by_ref(), escape, &mut made),
             '|' | '*' | '+' | '?' | '(' | ')' | '{' | '}' => made.push(letter),
             _ => itself(letter, &mut made),
         }
@@ -17,28 +18,48 @@ pub(super) fn expression(pattern: &str, escape: Option<char>) -> String {
     made + ")$"
 }
 
-/// One of these letters, or none of them.
-fn set(letters: &mut std::str::Chars<'_>, made: &mut String) {
+/// One of these letters, or none of them; `[:alpha:]` and its like stand in it as they are.
+fn set(letters: &mut std::str::Chars<'_>, escape: Option<char>, made: &mut String) {
     made.push('[');
     let mut first = true;
-    for letter in letters.by_ref() {
+    while let Some(letter) = letters.next() {
         match letter {
+            '^' if first && made.ends_with('[') => {
+                made.push('^');
+                continue;
+            }
             ']' if !first => {
                 made.push(']');
                 return;
             }
-            '\\' | '&' | '~' => made.extend(['\\', letter]),
+            _ if Some(letter) == escape => letters.next().into_iter().for_each(|next| escaped(next, made)),
+            '[' if letters.as_str().starts_with(':') => {
+                made.push('[');
+                for of_class in letters.by_ref() {
+                    made.push(of_class);
+                    if of_class == ']' {
+                        break;
+                    }
+                }
+            }
+            '-' => made.push('-'),
+            _ if letter.is_ascii_punctuation() => made.extend(['\\', letter]),
             _ => made.push(letter),
         }
-        first = first && letter == '^';
+        first = false;
+    }
+}
+
+fn escaped(letter: char, made: &mut String) {
+    if letter.is_ascii_alphanumeric() {
+        made.extend(['\\', letter]);
+    } else {
+        itself(letter, made);
     }
 }
 
 fn itself(letter: char, made: &mut String) {
-    if letter.is_ascii_punctuation() {
-        made.push('\\');
-    }
-    made.push(letter);
+    made.push_str(&regex::escape(letter.encode_utf8(&mut [0; 4])));
 }
 
 #[cfg(test)]
@@ -65,6 +86,13 @@ mod tests {
             ("d", "[^a-c]", true),
             ("aaa", "a{3}", true),
             ("^x$", "^x$", true),
+            ("a<b>c", "%<b>%", true),
+            ("42", "\\d+", true),
+            ("a-c", "[a\\-c]+", true),
+            ("b", "[a\\-c]+", false),
+            ("abc", "[[:alpha:]]+", true),
+            ("x", "[^^]", true),
+            ("]", "[]a]", true),
         ] {
             assert_eq!(matches(text, pattern), expect, "{text:?} {pattern}");
         }

@@ -52,9 +52,17 @@ pub(crate) struct Described {
 
 /// Where an answer goes.
 pub(super) struct Answer {
-    /// The columns, and what is left out.
-    pub(super) schema: oneshot::Sender<(SchemaRef, Vec<String>)>,
+    pub(super) head: oneshot::Sender<Head>,
     pub(super) batches: mpsc::Sender<Result<RecordBatch, SqlError>>,
+}
+
+/// What is known before the first row.
+pub(super) struct Head {
+    pub(super) schema: SchemaRef,
+    /// What is left out.
+    pub(super) warnings: Vec<String>,
+    /// Files that are missing are among that.
+    pub(super) lacks_files: bool,
 }
 
 impl Job {
@@ -71,7 +79,8 @@ impl Job {
         let (inspection, max_rows) = (self.inspection.clone(), self.limits.max_rows);
         let mut stream = self.start().await?;
         let schema = text_views::plain(&stream.schema());
-        if answer.schema.send((schema.clone(), inspection.warnings())).is_err() {
+        let (warnings, lacks_files) = (inspection.warnings(), inspection.lacks_files());
+        if answer.head.send(Head { schema: schema.clone(), warnings, lacks_files }).is_err() {
             return Ok(()); // nobody waits any more
         }
         let mut rows = 0;

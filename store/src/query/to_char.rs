@@ -1,7 +1,7 @@
 //! The format of `to_char` as PostgreSQL has it (`YYYY-MM-DD HH24:MI:SS`), in chrono's words, which are planned here.
 
 /// A word of a format and what it is in chrono; numbers may be written small, too. Longer ones come first.
-const WORDS: [(&str, &str); 22] = [
+const WORDS: [(&str, &str); 24] = [
     ("FMMonth", "%B"),
     ("FMDay", "%A"),
     ("FMHH24", "%-H"),
@@ -9,6 +9,8 @@ const WORDS: [(&str, &str); 22] = [
     ("FMMM", "%-m"),
     ("FMDD", "%-d"),
     ("IYYY", "%G"),
+    ("FF3", "%3f"),
+    ("FF6", "%6f"),
     ("YYYY", "%Y"),
     ("HH24", "%H"),
     ("HH12", "%I"),
@@ -30,9 +32,9 @@ const WORDS: [(&str, &str); 22] = [
 const HALVES: [(&str, &str); 4] = [("AM", "%p"), ("PM", "%p"), ("am", "%P"), ("pm", "%P")];
 
 /// Words of PostgreSQL that are not planned here: what they would make is not made silently otherwise.
-const UNKNOWN: [&str; 34] = [
+const UNKNOWN: [&str; 35] = [
     "MONTH", "Month", "month", "MON", "mon", "DAY", "Day", "day", "DY", "dy", "SSSS", "WW", "CC", "RM", "rm", "TZH",
-    "TZM", "TZ", "tz", "OF", "Q", "W", "J", "FM", "YYY", "Y", "ID", "I", "D", "AD", "BC", "A.M.", "P.M.", "TH",
+    "TZM", "TZ", "tz", "OF", "Q", "W", "J", "FM", "YYY", "Y", "ID", "I", "D", "AD", "BC", "A.M.", "P.M.", "TH", "FF",
 ];
 
 /// The format in chrono's words; one that has them already (`%Y`) stays. `Err`: the word that is not known here.
@@ -49,7 +51,7 @@ pub(super) fn format(text: &str) -> Result<String, &'static str> {
             rest = quoted.get(end + 1..).unwrap_or_default();
             continue;
         }
-        let unknown = UNKNOWN.iter().filter(|unknown| rest.starts_with(**unknown)).max_by_key(|unknown| unknown.len());
+        let unknown = UNKNOWN.iter().filter(|unknown| begins_with(rest, unknown)).max_by_key(|unknown| unknown.len());
         if let Some((word, of_chrono)) =
             word(rest).filter(|(word, _)| unknown.is_none_or(|other| other.len() < word.len()))
         {
@@ -66,15 +68,17 @@ pub(super) fn format(text: &str) -> Result<String, &'static str> {
 }
 
 fn word(rest: &str) -> Option<(&'static str, &'static str)> {
-    let is_next = |word: &str| {
-        let is_number = !word.chars().any(|letter| letter.is_ascii_lowercase());
-        rest.starts_with(word) || (is_number && rest.starts_with(&word.to_ascii_lowercase()))
-    };
     WORDS
         .iter()
-        .find(|(word, _)| is_next(word))
+        .find(|(word, _)| begins_with(rest, word))
         .or_else(|| HALVES.iter().find(|(word, _)| rest.starts_with(word)))
         .copied()
+}
+
+/// Words without small letters may be written small.
+fn begins_with(rest: &str, word: &str) -> bool {
+    let is_large = !word.chars().any(|letter| letter.is_ascii_lowercase());
+    rest.starts_with(word) || (is_large && rest.starts_with(&word.to_ascii_lowercase()))
 }
 
 #[cfg(test)]
@@ -92,6 +96,9 @@ mod tests {
             ("%H:%M", Ok("%H:%M")),
             ("Month YYYY", Err("Month")),
             ("IYYY-IW", Ok("%G-%V")),
+            ("SS.FF3", Ok("%S.%3f")),
+            ("yyyy \"of\" dd", Ok("%Y of %d")),
+            ("ww", Err("WW")),
             ("", Ok("")),
         ] {
             assert_eq!(format(text).as_deref().map_err(|word| *word), expect, "{text}");
