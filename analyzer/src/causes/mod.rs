@@ -19,6 +19,7 @@
 mod abnormal;
 mod beside;
 mod by_trace;
+mod connected;
 mod evidence;
 mod history;
 mod incident;
