@@ -39,7 +39,7 @@ fn a_cold_start_accuses_nobody() {
 /// Found with six such services: 5 of 18 replicas were accused of being slow beside their siblings, at up to 98 %.
 #[test]
 fn busy_replicas_that_are_all_alike_are_left_alone() {
-    let names: [&'static str; 8] = ["s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7"];
+    let names: [&'static str; 5] = ["s0", "s1", "s2", "s3", "s4"];
     for (servers, service_ms, rho) in [(1, 600.0, 0.85), (2, 50.0, 0.75), (2, 50.0, 0.8), (4, 100.0, 0.9)] {
         let rate = rho * 3.0 * f64::from(servers) / service_ms * 1e3;
         let of = |name| Service { replicas: 3, servers: servers as usize, ..service(name, service_ms, &[]) };
