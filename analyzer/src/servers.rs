@@ -135,11 +135,18 @@ pub fn identify(visits: &[Visit]) -> Result<Station, Unidentifiable> {
     if observed.is_always_busy(at_least) {
         return Err(Unidentifiable::AlwaysBusy);
     }
-    if !observed.waits(at_least) {
-        return Err(Unidentifiable::HardlyQueues { at_least });
-    }
     let states = States::of(&observed.visits);
-    let accounts: Vec<Account> = in_order.into_iter().chain(observed.shared(&states)).collect();
+    let shared = observed.shared(&states);
+    if !observed.waits(at_least) {
+        // where fewer servers would be busy with as many there, it is their order that made in order impossible below
+        let waits_out_of_order = shared.is_some_and(|account| account.servers < at_least);
+        return Err(if waits_out_of_order {
+            Unidentifiable::NoModel
+        } else {
+            Unidentifiable::HardlyQueues { at_least }
+        });
+    }
+    let accounts: Vec<Account> = in_order.into_iter().chain(shared).collect();
     let simple = best(&accounts);
     if let Some(found) = simple.filter(|found| found.discipline == Discipline::Fifo) {
         return Ok(found);
