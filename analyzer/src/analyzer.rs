@@ -384,6 +384,8 @@ mod let_go_tests;
 #[cfg(test)]
 pub(crate) mod made;
 #[cfg(test)]
+mod pool_tests;
+#[cfg(test)]
 mod queue_tests;
 #[cfg(test)]
 mod replay_tests;

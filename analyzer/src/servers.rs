@@ -35,6 +35,12 @@ pub const MIN_VISITS: usize = 200;
 /// Standard deviations by which service times may differ between groups.
 const MAX_DEVIATION: f64 = 3.5;
 
+/// Standard deviations by which servers that somebody said are not believed: people know more than ranks do.
+const GROSS: f64 = 12.0;
+
+/// Calls to others that take less than this share of the time a visit takes itself hold nobody up.
+const MIN_CALLED: f64 = 0.1;
+
 /// Standard deviations between the best and the next best explanation of a station that is told surely.
 const SURE_MARGIN: f64 = 1.0;
 
@@ -51,6 +57,17 @@ pub enum Discipline {
     ProcessorSharing,
     /// Everybody is served at once, and hinders everybody else.
     Contended(Usl),
+}
+
+/// What a server that is known to be there is held for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Holding {
+    /// The station's own work.
+    OwnTime,
+    /// Its calls to others too: a thread that waits for the answer.
+    Calls,
+    /// Neither: there are not so many, or they do not serve in order.
+    Neither,
 }
 
 /// What was found of a station.
@@ -118,11 +135,18 @@ pub fn identify(visits: &[Visit]) -> Result<Station, Unidentifiable> {
     if observed.is_always_busy(at_least) {
         return Err(Unidentifiable::AlwaysBusy);
     }
-    if !observed.waits(at_least) {
-        return Err(Unidentifiable::HardlyQueues { at_least });
-    }
     let states = States::of(&observed.visits);
-    let accounts: Vec<Account> = in_order.into_iter().chain(observed.shared(&states)).collect();
+    let shared = observed.shared(&states);
+    if !observed.waits(at_least) {
+        // where fewer servers would be busy with as many there, it is their order that made in order impossible below
+        let waits_out_of_order = shared.is_some_and(|account| account.servers < at_least);
+        return Err(if waits_out_of_order {
+            Unidentifiable::NoModel
+        } else {
+            Unidentifiable::HardlyQueues { at_least }
+        });
+    }
+    let accounts: Vec<Account> = in_order.into_iter().chain(shared).collect();
     let simple = best(&accounts);
     if let Some(found) = simple.filter(|found| found.discipline == Discipline::Fifo) {
         return Ok(found);
@@ -130,6 +154,26 @@ pub fn identify(visits: &[Visit]) -> Result<Station, Unidentifiable> {
     // sharing among many servers looks like hindering: the law is taken where departures are far likelier by it
     let contended = observed.contended(&states).and_then(|account| best(&[account]));
     contended.or(simple).ok_or(Unidentifiable::NoModel)
+}
+
+/// What so many servers are held for, by the visits as they would leave without calls to others and as they left: the right one leaves
+/// service times that are possible and know nothing of how many were there. `None` where calls are too short to tell, too few
+/// visits waited, or both explain them.
+#[must_use]
+pub fn held_for(own: &[Visit], whole: &[Visit], servers: NonZeroU32) -> Option<Holding> {
+    let called_ns: i64 = own.iter().zip(whole).map(|(own, whole)| whole.departure - own.departure).sum();
+    let own_ns: i64 = own.iter().map(|visit| visit.departure - visit.arrival).sum();
+    if own.len() < MIN_VISITS || (called_ns as f64) < MIN_CALLED * own_ns as f64 {
+        return None;
+    }
+    let misfit = |visits: &[Visit]| Observed::new(visits).misfit_in_order(servers);
+    let (of_own, of_calls) = (misfit(own)?, misfit(whole)?);
+    match (of_own <= MAX_DEVIATION, of_calls <= MAX_DEVIATION) {
+        (true, true) => None,
+        (true, false) => Some(Holding::OwnTime),
+        (false, true) => Some(Holding::Calls),
+        (false, false) => (of_own.min(of_calls) > GROSS).then_some(Holding::Neither),
+    }
 }
 
 /// Probability that what was identified by such a margin serves so, and with so many servers: the share of answers that were right, of simulated

@@ -29,7 +29,7 @@ impl Analyzer {
                 service: name,
                 servers: service.estimate.servers.and_then(NonZeroU32::new),
                 service_time_ms: service.estimate.service_time_ms,
-                downstream_ms: service.downstream_ms,
+                downstream_ms: service.estimate.elsewhere_ms(service.downstream_ms),
                 utilization: service.estimate.utilization,
                 completions_per_s: service.rate_per_s,
                 is_measured: service.last_seen_unix_nano == snapshot.time_unix_nano,

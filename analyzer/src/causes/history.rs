@@ -141,6 +141,15 @@ impl History {
         all
     }
 
+    /// Who ever answered whom, now or before.
+    pub(super) fn answered<'a>(
+        &'a self,
+        now: &'a Map<Operation, Map<Name, f64>>,
+    ) -> impl Iterator<Item = (Name, Name)> + 'a {
+        let all = self.windows.iter().map(|window| &window.answers).chain([now]).flatten();
+        all.flat_map(|((caller, _), callees)| callees.keys().map(|callee| (*caller, *callee)))
+    }
+
     /// Own times and tails of a key in the newest windows.
     pub(super) fn shape(&self, key: &OwnKey) -> Shape {
         let mut all = Shape::default();

@@ -19,6 +19,7 @@
 mod abnormal;
 mod beside;
 mod by_trace;
+mod connected;
 mod evidence;
 mod history;
 mod incident;
@@ -45,7 +46,7 @@ use foldhash::quality::FixedState;
 use crate::spans::{Name, Names, Span};
 use evidence::Words;
 pub(crate) use history::History;
-pub use incident::{Incident, Verdict};
+pub use incident::{Incident, Stretch, Verdict};
 pub use kept::Sampled;
 use lines::Lines;
 pub use lines::{ACCESS_LOG, LOG_COLUMNS};

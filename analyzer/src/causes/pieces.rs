@@ -39,15 +39,13 @@ pub(super) fn together(pieces: Vec<Piece>) -> Verdict {
     let requests = speaking.iter().map(|piece| piece.ranking.requests).sum();
     let history_windows = speaking.iter().map(|piece| piece.ranking.history_windows).max().unwrap_or(0);
     let mut causes = by_cause(speaking);
-    let lost_ms: f64 = causes.iter().map(|merged| merged.cause.lost_ms).sum();
     for Merged { cause, harmless_ms, .. } in &mut causes {
-        cause.share = cause.lost_ms / lost_ms.max(f64::EPSILON);
         cause.harmless = *harmless_ms / cause.lost_ms.max(f64::EPSILON);
     }
     causes.sort_by(|a, b| b.cause.confidence.total_cmp(&a.cause.confidence));
     causes.truncate(LISTED);
     let (causes, stretches) = causes.into_iter().map(Merged::told).unzip();
-    Verdict { ranking: Ranking { causes, requests, history_windows }, stretches, sampled: None }
+    Verdict { ranking: Ranking { causes, requests, history_windows, ..Ranking::default() }, stretches, sampled: None }
 }
 
 /// Those that are suspicious, or the surest.
@@ -137,6 +135,7 @@ mod tests {
             kind,
             lost_ms,
             share: 1.0,
+            connected: 0,
             confidence,
             harmless: 0.0,
             evidence: Vec::new(),
@@ -144,7 +143,8 @@ mod tests {
     }
 
     fn piece(start: i64, causes: Vec<Cause>) -> Piece {
-        Piece { ranking: Ranking { causes, requests: 100, history_windows: 9 }, time: start..start + 150 }
+        let ranking = Ranking { causes, requests: 100, history_windows: 9, ..Ranking::default() };
+        Piece { ranking, time: start..start + 150 }
     }
 
     #[test]

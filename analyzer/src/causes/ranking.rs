@@ -1,8 +1,8 @@
 //! [`Ranking`]: services by what they cost the window as far as it is to be believed, and how sure each is.
 //!
-//! `confidence = share of all blame · (1 − 3/z) · (1 − e^(−traces/3)) · windows/(windows + ½)`: how much of it
-//! is this service's, how far beyond chance, from how many requests, against how much history. Causes are in the order of
-//! it; without history, of what they cost. None of these factors is fitted; on recorded and on made faults it promises
+//! `confidence = share of the blame · (1 − 3/z) · (1 − e^(−traces/3)) · windows/(windows + ½)`: how much of what the services lose that
+//! it is connected with is this one's, how far beyond chance, from how many requests, against how much history. Causes are in
+//! the order of it; without history, of what they cost. None of these factors is fitted; on recorded and on made faults it promises
 //! less than it keeps.
 
 use std::collections::BTreeMap;
@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::{
     SUSPICIOUS,
+    connected::Connected,
     evidence::{Words, otherwise, slower, surged},
     history::History,
     latency::{self, Blame, GATE},
@@ -52,6 +53,9 @@ pub struct Ranking {
     pub requests: usize,
     /// Windows they were compared with.
     pub history_windows: usize,
+    /// Which services are connected.
+    #[serde(skip)]
+    pub(crate) connected: Connected,
 }
 
 /// One service and what it is blamed for.
@@ -67,8 +71,11 @@ pub struct Cause {
     pub kind: CauseKind,
     /// Milliseconds lost in the window, by the requests that were looked at.
     pub lost_ms: f64,
-    /// Its part of all that was lost.
+    /// Its part of what was lost by all that it is connected with by calls.
     pub share: f64,
+    /// The same for all of these.
+    #[serde(skip)]
+    pub connected: u32,
     /// Probability that it is the cause.
     pub confidence: f64,
     /// Its part that rests on lines alone which are of no error: a new version logs otherwise too, and nothing is wrong.
@@ -94,7 +101,7 @@ pub enum CauseKind {
 }
 
 impl Ranking {
-    /// Whether its first cause is so sure that it is none of what is usual.
+    /// Whether a cause is so sure that it is none of what is usual.
     pub(super) fn is_suspicious(&self) -> bool {
         self.causes.first().is_some_and(|cause| cause.confidence >= SUSPICIOUS)
     }
@@ -136,23 +143,26 @@ pub(super) fn rank(observed: &Observed, history: &History, strained: &Strained, 
         None => prior(observed),
     };
     sums.iter_mut().for_each(|(service, sums)| sums.strain(*service, strained.get(service), words));
-    let all: f64 = sums.values().map(Sums::lost_ms).sum();
-    let mut ranked: Vec<(Name, Sums)> = sums.into_iter().filter(|(_, sums)| sums.lost_ms() > 0.0).collect();
-    let lost = |sums: &Sums| (sums.belief() * sums.lost_ms(), sums.lost_ms());
-    ranked.sort_by(|a, b| lost(&b.1).0.total_cmp(&lost(&a.1).0).then(lost(&b.1).1.total_cmp(&lost(&a.1).1)));
+    let connected = Connected::of(observed, history);
+    let mut all = BTreeMap::<Name, f64>::new();
+    for (service, sums) in &sums {
+        *all.entry(connected.set(*service)).or_default() += sums.lost_ms();
+    }
     let windows = history.windows();
     let cause = |(service, sums): (Name, Sums)| {
         let instance = sums.instance(observed.instances.get(&service).into_iter().flatten());
+        let set = connected.set(service);
         Cause {
             instance: instance.map(|name| words.text(name).to_owned()),
-            ..cause(service, sums, all, windows, words)
+            connected: set,
+            ..cause(service, sums, all[&set], windows, words)
         }
     };
-    Ranking {
-        causes: ranked.into_iter().take(LISTED).map(cause).collect(),
-        requests: observed.requests(),
-        history_windows: windows,
-    }
+    let with_blame = sums.into_iter().filter(|(_, sums)| sums.lost_ms() > 0.0);
+    let mut ranked: Vec<Cause> = with_blame.map(cause).collect();
+    ranked.sort_by(|a, b| b.confidence.total_cmp(&a.confidence).then(b.lost_ms.total_cmp(&a.lost_ms)));
+    ranked.truncate(LISTED);
+    Ranking { causes: ranked, requests: observed.requests(), history_windows: windows, connected }
 }
 
 fn against(
@@ -291,6 +301,7 @@ fn cause(service: Name, mut sums: Sums, all: f64, windows: usize, words: &Words)
         kind: if windows == 0 { CauseKind::NoHistory } else { sums.kind() },
         lost_ms,
         share,
+        connected: 0,
         confidence: share * sums.belief() * known,
         harmless: sums.harmless / lost_ms,
         evidence: sums.reasons.into_iter().take(MAX_EVIDENCE).map(|(_, _, evidence)| evidence).collect(),

@@ -22,12 +22,14 @@ pub(super) struct Rule {
 }
 
 /// c and how it was found, or why it is not known.
-pub(super) fn rule(known: &Known) -> Result<(Rule, NonZeroU32), String> {
+pub(super) fn rule(known: &Known, held: bool) -> Result<(Rule, NonZeroU32), String> {
     match known {
         Known::Given { servers, replicas, by } => {
-            let name = match by {
-                Giver::Configuration => "departures with configured servers",
-                Giver::Sidecars => "departures with servers as sidecars say",
+            let name = match (by, held) {
+                (Giver::Configuration, false) => "departures with configured servers",
+                (Giver::Sidecars, false) => "departures with servers as sidecars say",
+                (Giver::Configuration, true) => "departures with configured servers, each held while calls are awaited",
+                (Giver::Sidecars, true) => "departures with servers as sidecars say, each held while calls are awaited",
             };
             // what is said is taken for as sure as what is found surely: nobody measured how often people are right
             let (replicas, confidence) = (*replicas, confidence(f64::INFINITY));

@@ -26,7 +26,7 @@ pub(super) fn refuses(limited: &Limited) -> bool {
 pub(super) fn seen(estimate: Estimate, service: &ServiceWindow, seconds: f64) -> Estimate {
     let Some(room) = service.station.most_there.filter(|room| *room > 0) else { return estimate };
     let offered = estimate.arrival_rate_per_s + service.refused as f64 / seconds;
-    let elsewhere_ms = service.downstream_ms.mean().unwrap_or(0.0);
+    let elsewhere_ms = estimate.elsewhere_ms(service.downstream_ms.mean().unwrap_or(0.0));
     let limit = Limited { room, by_policy: false, offered_rate_per_s: offered, ..Limited::default() };
     under(estimate, limit, elsewhere_ms)
 }
@@ -40,7 +40,8 @@ pub(crate) fn under_policy(service: &mut ServiceView, places: u32, queue: u32) {
         offered_rate_per_s: estimate.limited.as_ref().map_or(service.rate_per_s, |seen| seen.offered_rate_per_s),
         ..Limited::default()
     };
-    service.estimate = predict(under(estimate, limit, service.downstream_ms));
+    let elsewhere_ms = estimate.elsewhere_ms(service.downstream_ms);
+    service.estimate = predict(under(estimate, limit, elsewhere_ms));
 }
 
 /// The estimate with what the limit does by M/M/c/K, which becomes its model when that is felt.

@@ -53,7 +53,7 @@ pub(crate) fn of(service: &ServiceWindow, names: &Names, seconds: f64) -> Estima
     if let Some(batching) = lm.and_then(|lm| batching::of(&measured, lm, service.station.trend)) {
         return batching;
     }
-    let (rule, servers) = match ladder::rule(&service.known) {
+    let (rule, servers) = match ladder::rule(&service.known, service.station.held_ms.is_some()) {
         Ok(known) => known,
         Err(reason) => return Estimate { reason: Some(reason), ..measured },
     };
@@ -113,6 +113,7 @@ fn of_station(
     let confidence = rule.confidence * (measured.samples as f64 / SURE_SAMPLES).min(1.0);
     Estimate {
         service_time_ms: Some(service_ms),
+        held_ms: service.station.held_ms,
         service_time_ms_error: Some(service_ms * NINETY_FIVE * of_service),
         servers: scaling.is_none().then_some(servers.get()),
         replicas: Some(rule.replicas),

@@ -141,7 +141,7 @@ impl Capacity {
             servers: estimate.servers?,
             service_ms: estimate.service_time_ms?,
             rate_per_s: usual.max(now).max(estimate.arrival_rate_per_s),
-            downstream_ms: window.downstream_ms.mean().unwrap_or(0.0),
+            downstream_ms: estimate.elsewhere_ms(window.downstream_ms.mean().unwrap_or(0.0)),
             wait_budget_ms: scene.levels.wait_budget_ms,
         })
     }

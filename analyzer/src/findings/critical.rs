@@ -77,7 +77,7 @@ pub(super) fn waited_ms(spent: &[Spent]) -> f64 {
 /// The share of a service's own time that requests wait there.
 fn waiting(scene: &Scene, service: Name) -> Option<f64> {
     let estimate = scene.estimate(service)?;
-    let (wait_ms, service_ms) = (estimate.queue_wait_ms.observed?, estimate.service_time_ms?);
+    let (wait_ms, service_ms) = (estimate.queue_wait_ms.observed?, estimate.own_service_ms()?);
     (wait_ms + service_ms > 0.0).then(|| wait_ms / (wait_ms + service_ms))
 }
 

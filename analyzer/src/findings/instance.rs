@@ -3,6 +3,12 @@
 //! A replica's median own time over the median of its siblings', in logarithms, against what that ratio was: hardware may
 //! differ for good. Its siblings must be as usual themselves, or the service is slow and not the replica. Two
 //! siblings, or one that the window has requests enough of.
+//!
+//! Own time holds the wait for workers, and waits of one busy period are one: a hundred requests behind each other say as much as one. So
+//! where replicas are known to serve alike, with as many servers, their service times decide, which are independent. Else the ratio
+//! is divided by what it varies by between windows beyond what independent requests would make of it, seen at all replicas
+//! of the service (batch means: A. M. Law and W. D. Kelton, Simulation Modeling and Analysis, 9.5). Healthy replicas
+//! of two servers at ρ = 0.8 are a factor of 1.5 apart in one window of three.
 
 use super::{
     action, budget,
@@ -10,11 +16,14 @@ use super::{
     scene::{LEAST_MS, MIN_IMPACT, MIN_RATIO, MIN_REQUESTS, Scene},
     statements,
     suspicion::{Suspicion, confidence},
-    usual::{Sample, median},
+    usual::{Sample, Usual, median},
 };
 use crate::{
+    moments::Moments,
+    servers::{Discipline, Station},
     snapshot::Evidence,
     spans::Name,
+    stations::ReplicaWindow,
     window::{InstanceWindow, ServiceWindow},
 };
 
@@ -24,8 +33,14 @@ const MIN_OF_A_PAIR: u32 = 30;
 /// A sibling is healthy up to so many times the usual own time of the service.
 const HEALTHY: f64 = 1.25;
 
-/// Comparing replicas of one window needs no history: as many windows as make a threshold steady.
+/// Comparing service times of one window needs no history: as many windows as make a threshold steady.
 const AS_WINDOWS: usize = 30;
+
+/// A spread of a normal value to the standard error of its median, times the root of how many: 1.4826 √(π/2).
+const OF_SPREAD: f64 = 1.858;
+
+/// A share of the siblings' time that is nothing.
+const LEAST_SHARE: f64 = 0.05;
 
 /// A replica beside its siblings.
 #[derive(Clone, Copy, Debug)]
@@ -39,15 +54,29 @@ pub(super) struct Replica {
     others: usize,
 }
 
+/// By how much a replica is slower than its siblings.
+#[derive(Clone, Copy, Debug)]
+struct Slower {
+    deviations: f64,
+    /// Windows that tell what is chance.
+    windows: usize,
+}
+
 impl Replica {
-    /// Logarithm of its own time over its siblings'.
+    /// Logarithm of its own time over its siblings'; the spread is its error if all requests were independent.
     pub(super) fn log_ratio(&self) -> Option<Sample> {
         let ratio = self.now.median / self.siblings.median;
         (ratio > 0.0 && ratio.is_finite()).then_some(Sample {
             median: ratio.ln(),
-            spread: 0.0,
+            spread: self.error_if_independent() / self.siblings.median,
             requests: self.now.requests,
         })
+    }
+
+    /// Of the difference of two medians, if the replica were like its siblings: its own spread is widened by what is wrong.
+    fn error_if_independent(&self) -> f64 {
+        let each = |sample: &Sample| 1.0 / f64::from(sample.requests.max(1));
+        OF_SPREAD * self.siblings.spread * (each(&self.now) + each(&self.siblings)).sqrt()
     }
 }
 
@@ -85,17 +114,20 @@ pub(super) fn suspicions(scene: &Scene) -> Vec<Suspicion> {
 
 fn suspicion(scene: &Scene, name: Name, service: &ServiceWindow, replica: &Replica) -> Option<Suspicion> {
     let usual_ratio = scene.history.replicas.usual((name, replica.instance)).map_or(1.0, |usual| usual.median.exp());
+    let usual_ratio = usual_ratio.max(1.0);
     let usual_ms = scene.history.own_ms.usual(name).map(|usual| usual.median)?;
     let Replica { now, requests, siblings, others, .. } = replica;
-    let expected_ms = siblings.median * usual_ratio.max(1.0);
+    let expected_ms = siblings.median * usual_ratio;
     let excess_ms = now.median - expected_ms;
-    let deviations = excess_ms / deviation(now, siblings);
+    let slower = by_service_time(service, replica.instance, usual_ratio)
+        .or_else(|| by_own_time(scene, name, replica, expected_ms))?;
+    let Slower { deviations, windows } = slower;
     let request_ms = scene.usual_request_ms(name).unwrap_or(usual_ms);
     let share = *requests as f64 / service.requests.max(1) as f64;
     let healthy = siblings.median <= HEALTHY * usual_ms;
     let slow = now.median >= MIN_RATIO * expected_ms
         && excess_ms >= MIN_IMPACT * request_ms
-        && deviations >= budget::deviations(AS_WINDOWS);
+        && deviations >= budget::deviations(windows);
     if !healthy || !slow {
         return None;
     }
@@ -110,7 +142,7 @@ fn suspicion(scene: &Scene, name: Name, service: &ServiceWindow, replica: &Repli
         instance: Some(replica.instance),
         lost_ms_per_s: excess_ms * *requests as f64 / scene.seconds(),
         touched: share,
-        confidence: confidence(deviations, now.requests, AS_WINDOWS),
+        confidence: confidence(deviations, now.requests, windows),
         summary: format!(
             "{instance} of {text} is slow beside its siblings: {:.0} ms own time, theirs {:.0} ms",
             now.median, siblings.median
@@ -121,11 +153,49 @@ fn suspicion(scene: &Scene, name: Name, service: &ServiceWindow, replica: &Repli
     })
 }
 
-/// Of the difference of two medians, if the replica were like its siblings: its own spread is widened by what is wrong.
-fn deviation(now: &Sample, siblings: &Sample) -> f64 {
-    let each = |sample: &Sample| 1.0 / f64::from(sample.requests.max(1));
-    let within = (1.858 * siblings.spread).powi(2) * (each(now) + each(siblings));
-    (within + (0.05 * siblings.median).powi(2) + LEAST_MS.powi(2)).sqrt()
+/// By service times from departures; `None` where replicas do not all serve alike, or one is not known.
+fn by_service_time(service: &ServiceWindow, instance: Name, usual_ratio: f64) -> Option<Slower> {
+    let visited = service.station.replicas.iter().filter(|replica| replica.visits > 0);
+    let (its, siblings): (Vec<_>, Vec<_>) = visited.partition(|replica| replica.instance == Some(instance));
+    let its = its.first()?;
+    let kind = |replica: &ReplicaWindow| {
+        let discipline = replica.found.map_or(Discipline::Fifo, |Station { discipline, .. }| discipline);
+        Some((replica.servers?, std::mem::discriminant(&discipline)))
+    };
+    let as_its = kind(its)?;
+    if siblings.iter().any(|sibling| kind(sibling) != Some(as_its)) {
+        return None;
+    }
+    let theirs = siblings.iter().fold(Moments::default(), |mut all, sibling| {
+        all.merge(&sibling.service_ms);
+        all
+    });
+    let (now_ms, usual_ms, cs2) = (its.service_ms.mean()?, theirs.mean()?, theirs.scv()?);
+    let chance = usual_ms.powi(2) * (cs2 * (1.0 / its.service_ms.count() + 1.0 / theirs.count()) + LEAST_SHARE.powi(2));
+    let deviations = (now_ms - usual_ms * usual_ratio) / (chance + LEAST_MS.powi(2)).sqrt();
+    Some(Slower { deviations, windows: AS_WINDOWS })
+}
+
+/// By own times, against what replicas of the service differ by; `None` before that is known.
+fn by_own_time(scene: &Scene, name: Name, replica: &Replica, expected_ms: f64) -> Option<Slower> {
+    let (beyond, windows) = scatter(scene, name).filter(|(_, windows)| scene.is_known(*windows))?;
+    let Replica { now, siblings, .. } = replica;
+    let error = replica.error_if_independent().powi(2) + (LEAST_SHARE * siblings.median).powi(2) + LEAST_MS.powi(2);
+    let by_chance = (now.median - expected_ms) / error.sqrt();
+    // a queue is a multiple of another: by how much is judged in logarithms
+    let by_queues = (now.median / expected_ms).ln() / beyond;
+    let deviations = by_chance.signum() * (by_chance.powi(-2) + by_queues.powi(-2)).sqrt().recip();
+    Some(Slower { deviations, windows })
+}
+
+/// What the logarithm of a replica's own time over its siblings' varies by between windows, beyond what independent requests would
+/// make of it: of all replicas that the service has, or had. And over how many windows that was seen.
+fn scatter(scene: &Scene, name: Name) -> Option<(f64, usize)> {
+    let replicas = scene.history.replicas.keys((name, 0)..=(name, Name::MAX));
+    let usual: Vec<Usual> = replicas.filter_map(|key| scene.history.replicas.usual(key)).collect();
+    let variance = median(usual.iter().map(Usual::beyond_within).collect())?;
+    let windows = usual.iter().map(|usual| usual.windows).max()?;
+    Some((variance.sqrt(), windows))
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! One suspicion for one cause.
 //!
 //! Of a service that several detectors suspect, the most precise kind stays, else the one by which most is lost; the
-//! others become its evidence. A service that loses little beside the worst is not accused of being slow: it waits
-//! for it in a way that its own time shows, or shares its machine. Of two of which one calls the other, directly or not, one may be
+//! others become its evidence. A service that loses little beside the worst of those it calls, or that call it, is not accused of being
+//! slow: it waits for it in a way that its own time shows, or shares its machine. Of two of which one calls the other, directly or not, one may be
 //! the cause of both: confidence is multiplied by the share of what all such lose. Two that have nothing to do with each other
 //! are two causes, each as sure as it is.
 
@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{kind::Kind, scene::Scene, suspicion::Suspicion};
 use crate::{snapshot::Evidence, spans::Name};
 
-/// Another service is accused beside the worst one only if it loses this share of it.
+/// Another service is accused beside the worst one of its calls only if it loses this share of it.
 const MIN_SHARE_OF_WORST: f64 = 0.5;
 
 /// What is said of one finding at most.
@@ -23,31 +23,40 @@ pub(super) fn merged(suspicions: Vec<Suspicion>, scene: &Scene) -> Vec<Suspicion
         by_service.entry(suspicion.service).or_default().push(suspicion);
     }
     let mut merged: Vec<Suspicion> = by_service.into_values().filter_map(one).collect();
-    let faults = || merged.iter().filter(|suspicion| suspicion.is_new_fault());
-    let worst = faults().map(|suspicion| suspicion.lost_ms_per_s).fold(0.0, f64::max);
-    let shares = shares(faults(), scene);
+    let stand = standing(merged.iter().filter(|suspicion| suspicion.is_new_fault()), scene);
     for suspicion in &mut merged {
-        suspicion.confidence *= shares.get(&suspicion.service).copied().unwrap_or(1.0);
+        suspicion.confidence *= stand.get(&suspicion.service).map_or(1.0, |stands| stands.share);
     }
     let waits = |suspicion: &Suspicion| !suspicion.standing && may_wait(suspicion.kind);
-    merged.retain(|suspicion| !waits(suspicion) || suspicion.lost_ms_per_s >= MIN_SHARE_OF_WORST * worst);
+    let of_worst = |suspicion: &Suspicion| stand.get(&suspicion.service).map_or(1.0, |stands| stands.of_worst);
+    merged.retain(|suspicion| !waits(suspicion) || of_worst(suspicion) >= MIN_SHARE_OF_WORST);
     merged.sort_by(|a, b| b.lost_ms_per_s.total_cmp(&a.lost_ms_per_s));
     merged
 }
 
-/// What each loses of all that those lose which may be of one cause with it.
-fn shares<'a>(faults: impl Iterator<Item = &'a Suspicion> + Clone, scene: &Scene) -> BTreeMap<Name, f64> {
+/// What a service loses beside those that may be of one cause with it.
+#[derive(Clone, Copy, Debug)]
+struct Stands {
+    /// Of all that they lose.
+    share: f64,
+    /// Of what the worst of them loses.
+    of_worst: f64,
+}
+
+fn standing<'a>(faults: impl Iterator<Item = &'a Suspicion> + Clone, scene: &Scene) -> BTreeMap<Name, Stands> {
     let upstream = |service: Name| scene.graph.upstream(scene.text(service));
     let callers: BTreeMap<Name, BTreeSet<String>> =
         faults.clone().map(|fault| (fault.service, upstream(fault.service))).collect();
     let calls = |a: &Suspicion, b: &Suspicion| callers[&b.service].contains(scene.text(a.service));
     let beside = |a: &Suspicion, b: &Suspicion| a.service == b.service || calls(a, b) || calls(b, a);
     let lost = |fault: &Suspicion| fault.lost_ms_per_s;
-    let share = |fault: &Suspicion| {
-        let all: f64 = faults.clone().filter(|other| beside(fault, other)).map(lost).sum();
-        (fault.service, if all > 0.0 { lost(fault) / all } else { 1.0 })
+    let stands = |fault: &Suspicion| {
+        let related = faults.clone().filter(|other| beside(fault, other)).map(lost);
+        let (all, worst) = related.fold((0.0, 0.0), |(all, worst), lost| (all + lost, f64::max(worst, lost)));
+        let of = |other: f64| if other > 0.0 { lost(fault) / other } else { 1.0 };
+        (fault.service, Stands { share: of(all), of_worst: of(worst) })
     };
-    faults.clone().map(share).collect()
+    faults.clone().map(stands).collect()
 }
 
 /// Kinds that a service is suspected of because of another.

@@ -203,6 +203,12 @@ impl Usual {
         })
     }
 
+    /// Variance between windows beyond what that within them makes of it, and half of that again, which is as far as thirty
+    /// windows tell it; the spread of samples is their error here.
+    pub(super) fn beyond_within(&self) -> f64 {
+        (self.between.powi(2) - 1.5 * self.within.powi(2)).max(0.0)
+    }
+
     /// One standard deviation of a window's median from the usual one; `least` is nothing, however steady history was.
     pub(crate) fn deviation(&self, requests: u32, least: f64) -> f64 {
         let (n, before) = (f64::from(requests.max(1)), self.requests.max(1.0));

@@ -4,13 +4,14 @@ use weir_schema::UnixNanos;
 
 use super::{FindingReport, time::rfc3339};
 use crate::{
-    causes::{Cause, CauseKind, Verdict},
+    causes::{Cause, CauseKind, SUSPICIOUS, Verdict},
     findings::{Kind, action},
     snapshot::FindingView,
 };
 
 /// All by how sure they are, outlooks last. Of a cause that a window found too, the finding says the kind where it is the more
-/// precise, and whom it costs what.
+/// precise, and whom it costs what. Nobody is cause and victim at once: what the finding of another explains is part of that, and who is
+/// surely a cause does not only wait.
 pub(super) fn ranked(verdict: Verdict, mut found: Vec<FindingView>) -> Vec<FindingReport> {
     found.sort_by(|a, b| b.score.total_cmp(&a.score));
     // those that were looked at may stand for more
@@ -24,11 +25,58 @@ pub(super) fn ranked(verdict: Verdict, mut found: Vec<FindingView>) -> Vec<Findi
         FindingReport { score, ..of_cause(cause, windows.into_iter().next(), onset, requests) }
     });
     let beside = found.iter().filter(|finding| !caused(&finding.service)).map(of_finding);
-    let mut all: Vec<FindingReport> = causes.chain(beside).collect();
+    let mut all = folded(causes.chain(beside).collect(), &found);
+    let sure: Vec<String> = all.iter().filter(|said| is_sure_cause(said)).map(|said| said.service.clone()).collect();
+    all.iter_mut().for_each(|said| said.victims.retain(|victim| !sure.contains(victim)));
     let is_outlook = |finding: &FindingReport| !Kind::is_fault(&finding.kind);
     all.sort_by(|a, b| is_outlook(a).cmp(&is_outlook(b)).then(b.confidence.total_cmp(&a.confidence)));
     all.iter_mut().zip(1..).for_each(|(finding, rank)| finding.rank = rank);
     all
+}
+
+/// Makes what no window found of a service part of the finding of another that explains it.
+fn folded(all: Vec<FindingReport>, found: &[FindingView]) -> Vec<FindingReport> {
+    let is_found = |said: &FindingReport| found.iter().any(|f| f.service == said.service && Kind::is_fault(&f.kind));
+    let (mut found, alone): (Vec<_>, Vec<_>) = all.into_iter().partition(|said| is_found(said));
+    let mut left = Vec::new();
+    for cause in alone {
+        match found.iter_mut().find(|finding| explains(finding, &cause)) {
+            Some(finding) => finding.take(cause),
+            None => left.push(cause),
+        }
+    }
+    found.extend(left);
+    found
+}
+
+/// As live, where the ranking and detectors become one: who is loaded is slow by that, and the caller of who fails or is late looks
+/// otherwise too.
+fn explains(finding: &FindingReport, cause: &FindingReport) -> bool {
+    let is_peer = finding.peer.as_ref() == Some(&cause.service);
+    match Kind::of_name(&finding.kind) {
+        Some(Kind::UpstreamSurge) => {
+            cause.kind != Kind::ChangedCalls.as_str() && (is_peer || finding.victims.contains(&cause.service))
+        }
+        Some(Kind::ErrorSource | Kind::RetryStorm | Kind::SlowDependency) => is_peer,
+        _ => false,
+    }
+}
+
+fn is_sure_cause(said: &FindingReport) -> bool {
+    Kind::accuses(&said.kind) && said.confidence >= SUSPICIOUS
+}
+
+impl FindingReport {
+    fn take(&mut self, cause: Self) {
+        self.confidence = self.confidence.max(cause.confidence);
+        self.score = self.score.max(cause.score);
+        self.evidence.extend(cause.evidence);
+        let known = self.victims.contains(&cause.service) || self.peer.as_ref() == Some(&cause.service);
+        let waiting = cause.victims.into_iter().filter(|victim| *victim != self.service);
+        self.victims.extend(waiting.chain((!known).then_some(cause.service)));
+        self.victims.sort();
+        self.victims.dedup();
+    }
 }
 
 fn of_cause(cause: &Cause, found: Option<&FindingView>, onset: UnixNanos, requests: f64) -> FindingReport {
@@ -80,6 +128,68 @@ fn of_finding(finding: &FindingView) -> FindingReport {
 mod tests {
     use super::*;
     use crate::snapshot::Snapshot;
+
+    fn cause(service: &str, kind: CauseKind, confidence: f64) -> Cause {
+        Cause {
+            service: service.into(),
+            operation: None,
+            instance: None,
+            kind,
+            lost_ms: 100.0,
+            share: 0.5,
+            connected: 0,
+            confidence,
+            harmless: 0.0,
+            evidence: Vec::new(),
+        }
+    }
+
+    fn found(service: &str, kind: Kind, peer: Option<&str>, victims: &[&str]) -> FindingView {
+        FindingView {
+            finding_id: service.into(),
+            service: service.into(),
+            kind: kind.as_str().into(),
+            peer: peer.map(Into::into),
+            victims: victims.iter().map(|victim| (*victim).to_owned()).collect(),
+            confidence: 0.6,
+            ..FindingView::default()
+        }
+    }
+
+    /// Found with a surge: its first finding named the worker as only waiting, its second as the bottleneck.
+    #[test]
+    fn nobody_is_cause_and_victim_at_once() {
+        use CauseKind::{ChangedCalls, SlowService};
+        let surge = || found("api", Kind::UpstreamSurge, Some("worker"), &["worker"]);
+        let errors = || found("pay", Kind::ErrorSource, Some("front"), &["front", "shop"]);
+        let slow = || found("worker", Kind::Bottleneck, None, &["api", "front"]);
+        let cases = [
+            (vec![cause("worker", SlowService, 0.9)], surge(), vec![("api", 0.9, vec!["worker"])]),
+            (vec![cause("front", ChangedCalls, 0.5)], errors(), vec![("pay", 0.6, vec!["front", "shop"])]),
+            // two causes: who is surely one does not only wait for the other
+            (
+                vec![cause("worker", SlowService, 0.9), cause("front", SlowService, 0.7)],
+                slow(),
+                vec![("worker", 0.9, vec!["api"]), ("front", 0.7, vec![])],
+            ),
+            (
+                vec![cause("worker", SlowService, 0.9), cause("front", SlowService, 0.1)],
+                slow(),
+                vec![("worker", 0.9, vec!["api", "front"]), ("front", 0.1, vec![])],
+            ),
+        ];
+        for (causes, finding, expect) in cases {
+            let stretches =
+                vec![crate::causes::Stretch { onset: 0, length_ns: 1_000_000_000, requests: 10 }; causes.len()];
+            let ranking = crate::causes::Ranking { causes, ..crate::causes::Ranking::default() };
+            let said = ranked(Verdict { ranking, stretches, sampled: None }, vec![finding]);
+            let said: Vec<(&str, f64, Vec<&str>)> = said
+                .iter()
+                .map(|f| (f.service.as_str(), f.confidence, f.victims.iter().map(String::as_str).collect()))
+                .collect();
+            assert_eq!(said, expect);
+        }
+    }
 
     #[test]
     fn what_is_told_against_a_level_says_so_wherever_it_is_shown() {

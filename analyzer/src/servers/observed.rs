@@ -122,6 +122,14 @@ impl Observed {
         (at_least, accounts)
     }
 
+    /// Standard deviations by which so many servers in order do not explain the visits, endless where they cannot; `None` where too few
+    /// met them all busy, or not, to tell.
+    pub(super) fn misfit_in_order(&self, servers: NonZeroU32) -> Option<f64> {
+        let Some(service_ns) = self.possible(servers) else { return Some(f64::INFINITY) };
+        let account = self.account(Discipline::Fifo, servers, service_ns);
+        account.misfit.is_finite().then_some(account.misfit)
+    }
+
     /// Service times in order of arrival; `None` when too many visits left before they could be started.
     fn possible(&self, servers: NonZeroU32) -> Option<Vec<f64>> {
         let served = reconstruct(&self.visits, servers);

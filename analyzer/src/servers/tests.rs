@@ -173,6 +173,19 @@ fn last_come_first_served_is_not_taken_for_sharing() {
     }
 }
 
+/// Found with one server at a load of 0.8: "requests hardly ever wait: it has 31 servers or more".
+#[test]
+fn who_waits_out_of_order_is_not_said_to_hardly_wait() {
+    for (seed, (servers, load)) in (0..12).zip([(1, 0.8), (2, 0.8), (1, 0.9), (4, 0.9)].into_iter().cycle()) {
+        let station = Simulated { arrivals: Law::Exponential, service: Law::Exponential, servers, load };
+        let found = identify(&visits(last_first(station, seed), 0.0));
+        assert!(
+            !matches!(found, Ok(_) | Err(Unidentifiable::HardlyQueues { .. })),
+            "seed {seed} {station:?}: {found:?}"
+        );
+    }
+}
+
 #[test]
 fn servers_for_everybody_are_not_shared() {
     let fits = |seed: &u64| {

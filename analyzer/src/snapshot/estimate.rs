@@ -9,6 +9,10 @@ pub struct Estimate {
     pub arrival_rate_per_s: f64,
     /// S; `None` when it cannot be identified.
     pub service_time_ms: Option<f64>,
+    /// What of S a server is held for while calls to others are awaited (a thread a request); `None` where it is not, or that
+    /// cannot be told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_ms: Option<f64>,
     /// Half the width of the 95 % interval of S.
     #[serde(default)]
     pub service_time_ms_error: Option<f64>,
@@ -77,6 +81,18 @@ pub struct Estimate {
     /// What it can take, and when it will have to.
     #[serde(default)]
     pub capacity: Option<Capacity>,
+}
+
+impl Estimate {
+    /// What a request that waits so long for calls waits without a server of this service.
+    pub(crate) fn elsewhere_ms(&self, downstream_ms: f64) -> f64 {
+        if self.held_ms.is_some() { 0.0 } else { downstream_ms }
+    }
+
+    /// S without what a server is held for.
+    pub(crate) fn own_service_ms(&self) -> Option<f64> {
+        Some((self.service_time_ms? - self.held_ms.unwrap_or(0.0)).max(0.0))
+    }
 }
 
 /// The wait before service, predicted and measured.

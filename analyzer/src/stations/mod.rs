@@ -30,7 +30,7 @@ use crate::{
     closed::Closed,
     departures::Visit,
     moments::Moments,
-    servers,
+    servers::{self, Holding},
     spans::Name,
     trend::{Rates, Trend},
     window::ServiceWindow,
@@ -58,6 +58,10 @@ const LATELY_NS: i64 = 60_000_000_000;
 /// Whole requests of a service kept to see whether its clients wait for their answers: 64 KB.
 const WHOLE_REQUESTS: usize = 4_000;
 
+/// Why nothing is said of a station that is not what somebody said.
+const NEITHER: &str =
+    "its servers are not as many as were said: neither own times nor whole requests leave as they would";
+
 /// A replica; `None` of spans that do not say which.
 type Replica = Option<Name>;
 
@@ -65,6 +69,8 @@ type Replica = Option<Name>;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ended {
     pub(crate) visit: Visit,
+    /// How long it waited for calls to others.
+    pub(crate) called_ns: i64,
     pub(crate) instance: Option<Name>,
     pub(crate) operation: Name,
     /// How many the replica works on at once, if it says so.
@@ -98,6 +104,8 @@ pub(crate) struct SavedStation {
     found: Option<servers::Station>,
     #[serde(default)]
     said: Option<NonZeroU32>,
+    #[serde(default)]
+    holding: Option<Holding>,
 }
 
 /// The stations of one service, and what its requests say together.
@@ -132,6 +140,8 @@ pub(crate) struct StationWindow {
     pub(crate) steady: Option<Steady>,
     pub(crate) trend: Option<Trend>,
     pub(crate) closed: Option<Closed>,
+    /// How long a server is held for calls to others, milliseconds, where it is: service times hold it.
+    pub(crate) held_ms: Option<f64>,
     /// Requests there at once, at most; looked for only when some were refused for want of room.
     pub(crate) most_there: Option<u32>,
 }
@@ -147,6 +157,8 @@ pub(crate) struct ReplicaWindow {
     pub(crate) between_ms: Moments,
     pub(crate) service_ms: Moments,
     pub(crate) cut_service_ms: f64,
+    /// What of service times was for calls to others.
+    pub(crate) held_ms: Moments,
     pub(crate) wait_ms: Moments,
     /// Why its servers are not known.
     pub(crate) reason: Option<String>,
@@ -176,14 +188,17 @@ impl Stations {
         self.refused += beyond.visits;
         of_service.configure(configured);
         let keep = Keep::of(configured, of_service.replicas.len(), length_ns);
+        let holding = of_service.holding();
         for (replica, station) in &mut of_service.replicas {
             let mut window = ReplicaWindow { instance: *replica, ..ReplicaWindow::default() };
-            station.judge(service, &mut window, known_until, length_ns);
+            station.judge(service, &mut window, holding, (known_until, length_ns));
             station.forget(known_until, keep);
             service.station.between_ms.merge(&window.between_ms);
             service.station.replicas.push(window);
         }
         service.station.replicas.sort_by_key(|replica| replica.instance);
+        service.station.held_ms =
+            (holding == Some(Holding::Calls)).then(|| held_ms(&service.station.replicas)).flatten();
         let lately = known_until - LATELY_NS.max(2 * length_ns);
         service.known = match configured {
             // what the others do is part of the arrivals, and would be served by nobody
@@ -191,6 +206,9 @@ impl Stations {
             Some(servers) => known::configured(servers, &of_service.replicas),
             None => known::known(&of_service.replicas, lately),
         };
+        if matches!(service.known, Known::Given { .. }) && holding == Some(Holding::Neither) {
+            service.known = Known::Unknown(NEITHER.into());
+        }
         of_service.remember(service, end, length_ns);
     }
 
@@ -203,16 +221,16 @@ impl Stations {
             let (found, said) = (station.found().and_then(|found| found.as_ref().ok()).copied(), station.said());
             let known_at = said.and_then(|_| station.visited()).max(station.tried());
             let tried = known_at.filter(|_| found.is_some() || said.is_some())?;
-            Some(SavedStation { service, replica, tried, found, said })
+            Some(SavedStation { service, replica, tried, found, said, holding: station.holding() })
         };
         stations.filter_map(saved).collect()
     }
 
     /// Takes stations for what they were: until their visits say more.
     pub(crate) fn restore(&mut self, saved: Vec<SavedStation>) {
-        for SavedStation { service, replica, tried, found, said } in saved.into_iter().take(MAX_STATIONS) {
+        for SavedStation { service, replica, tried, found, said, holding } in saved.into_iter().take(MAX_STATIONS) {
             let of_service = self.by_service.entry(service).or_default();
-            of_service.replicas.insert(replica, Station::restored(found, said, tried));
+            of_service.replicas.insert(replica, Station::restored((found, said, holding), tried));
         }
         self.count = self.by_service.values().map(|service| service.replicas.len()).sum();
     }
@@ -227,7 +245,7 @@ impl Stations {
         let all = self.by_service.values_mut().flat_map(|service| service.replicas.values_mut());
         let mut due: Vec<&mut Station> = all.filter(|station| station.is_due(now)).collect();
         // of several the one that was visited first: numbers of names depend on who was heard of first
-        due.sort_by_key(|station| (station.tried(), station.since()));
+        due.sort_by_key(|station| (station.looked_at(), station.since()));
         due.into_iter().take(IDENTIFIED_A_WINDOW).for_each(|station| station.identify(now));
         self.look_for_loops(now);
         // replicas come and go: who had no visit for as long as visits are kept is forgotten
@@ -268,6 +286,13 @@ impl ServiceStations {
         beyond
     }
 
+    /// What servers that were said are held for, as most replicas show that show it; of as many that they are held for calls.
+    fn holding(&self) -> Option<Holding> {
+        let count = |holding| self.replicas.values().filter(|station| station.holding() == Some(holding)).count();
+        let counted = [Holding::Neither, Holding::OwnTime, Holding::Calls].map(|holding| (count(holding), holding));
+        counted.into_iter().filter(|(count, _)| *count > 0).max_by_key(|(count, _)| *count).map(|(_, holding)| holding)
+    }
+
     /// Gives each replica its share of the servers that somebody said the service has.
     fn configure(&mut self, servers: Option<NonZeroU32>) {
         let mut shares = servers.map(|servers| divide(servers, &self.replicas)).unwrap_or_default();
@@ -287,6 +312,14 @@ impl ServiceStations {
         station.closed = self.closed;
         station.most_there = (service.refused > 0).then(|| most_there(&self.whole, end - length_ns));
     }
+}
+
+fn held_ms(replicas: &[ReplicaWindow]) -> Option<f64> {
+    let all = replicas.iter().fold(Moments::default(), |mut all, replica| {
+        all.merge(&replica.held_ms);
+        all
+    });
+    all.mean()
 }
 
 fn by_replica(visits: Vec<Ended>) -> BTreeMap<Replica, Vec<Ended>> {
@@ -329,7 +362,7 @@ mod tests {
             let arrival = SECOND + i64::from(replica);
             let visit = Visit { arrival, departure: arrival + 1_000, gave_up: false };
             let (start, end) = (arrival, visit.departure);
-            Ended { visit, instance: Some(replica), operation: 0, servers, start, end, weight: 1 }
+            Ended { visit, called_ns: 0, instance: Some(replica), operation: 0, servers, start, end, weight: 1 }
         };
         replicas.map(ended).collect()
     }

@@ -7,7 +7,7 @@ use weir_schema::UnixNanos;
 use super::{Ended, IDENTIFIED_FOR_NS, IDENTIFYING_NS, ReplicaWindow};
 use crate::{
     departures::{Visit, reconstruct},
-    servers::{self, Discipline, Unidentifiable},
+    servers::{self, Discipline, Holding, Unidentifiable},
     spans::Name,
     window::ServiceWindow,
 };
@@ -21,10 +21,19 @@ const CARRIED_UNIDENTIFIED: usize = IDENTIFYING_VISITS + 1_000;
 /// Visits that identify a station: more make it slower and hardly surer.
 const IDENTIFYING_VISITS: usize = 4_000;
 
+/// A visit that is kept: 32 bytes.
+#[derive(Clone, Copy, Debug)]
+struct Kept {
+    visit: Visit,
+    operation: Name,
+    /// How long it waited for calls to others, microseconds.
+    called_us: u32,
+}
+
 /// The visits of one station, over windows.
 #[derive(Debug, Default)]
 pub(super) struct Station {
-    visits: VecDeque<(Visit, Name)>,
+    visits: VecDeque<Kept>,
     /// Its share of the servers that the configuration says.
     configured: Option<NonZeroU32>,
     /// What it says of itself.
@@ -34,6 +43,9 @@ pub(super) struct Station {
     found: Option<Result<servers::Station, Unidentifiable>>,
     /// When it was last identified, or tried.
     tried: Option<UnixNanos>,
+    /// What servers that were said are held for, and when that was last looked at.
+    holding: Option<Holding>,
+    held_at: Option<UnixNanos>,
 }
 
 /// How long visits are kept, and how many.
@@ -41,29 +53,39 @@ pub(super) struct Station {
 pub(super) struct Keep {
     ns: i64,
     most: usize,
+    /// Of those that are older than two windows.
+    most_old: usize,
+    old_ns: i64,
 }
 
 impl Keep {
     /// Of each of so many replicas.
     pub(super) fn of(configured: Option<NonZeroU32>, replicas: usize, length_ns: i64) -> Self {
-        match configured {
-            Some(_) => Self { ns: 2 * length_ns, most: (CARRIED_VISITS / replicas.max(1)).max(CARRIED_UNIDENTIFIED) },
-            None => Self { ns: IDENTIFYING_NS.max(2 * length_ns), most: CARRIED_UNIDENTIFIED },
-        }
+        let most = match configured {
+            Some(_) => (CARRIED_VISITS / replicas.max(1)).max(CARRIED_UNIDENTIFIED),
+            None => CARRIED_UNIDENTIFIED,
+        };
+        let (old_ns, most_old) = (2 * length_ns, CARRIED_UNIDENTIFIED);
+        Self { ns: IDENTIFYING_NS.max(old_ns), most, most_old, old_ns }
     }
 }
 
 impl Station {
     /// One that was known once, without its visits.
-    pub(super) fn restored(found: Option<servers::Station>, said: Option<NonZeroU32>, tried: UnixNanos) -> Self {
-        Self { found: found.map(Ok), said, tried: Some(tried), ..Self::default() }
+    pub(super) fn restored(
+        (found, said, holding): (Option<servers::Station>, Option<NonZeroU32>, Option<Holding>),
+        tried: UnixNanos,
+    ) -> Self {
+        Self { found: found.map(Ok), said, holding, tried: Some(tried), ..Self::default() }
     }
 
     /// Takes in visits, in order of departure.
     pub(super) fn take(&mut self, visits: Vec<Ended>) {
         let said = visits.iter().rev().find_map(|ended| ended.servers);
         self.said = said.map(NonZeroU32::from).or(self.said);
-        self.visits.extend(visits.into_iter().map(|ended| (ended.visit, ended.operation)));
+        let called_us = |ended: &Ended| u32::try_from(ended.called_ns / 1_000).unwrap_or(u32::MAX);
+        let kept = |ended: Ended| Kept { called_us: called_us(&ended), visit: ended.visit, operation: ended.operation };
+        self.visits.extend(visits.into_iter().map(kept));
     }
 
     /// Splits what departed since the last time into wait and service: long enough ago that those
@@ -72,15 +94,15 @@ impl Station {
         &mut self,
         service: &mut ServiceWindow,
         window: &mut ReplicaWindow,
-        known_until: UnixNanos,
-        length_ns: i64,
+        holding: Option<Holding>,
+        (known_until, length_ns): (UnixNanos, i64),
     ) {
         let until = known_until.max(self.judged_until);
         let judged = self.judged_until..until;
         self.judged_until = until;
         let in_window = |visit: &Visit| judged.contains(&visit.departure);
         let mut arrivals: Vec<i64> =
-            self.visits.iter().filter(|(visit, _)| in_window(visit)).map(|(visit, _)| visit.arrival).collect();
+            self.visits.iter().map(|kept| kept.visit).filter(in_window).map(|visit| visit.arrival).collect();
         arrivals.sort_unstable();
         arrivals.windows(2).for_each(|pair| window.between_ms.add((pair[1] - pair[0]) as f64 / 1e6));
         window.visits = arrivals.len() as u64;
@@ -91,21 +113,22 @@ impl Station {
         window.reason = refused.map(ToString::to_string);
         // two windows back are enough to know the queue at the start of this one
         let from = judged.start.max(until - 4 * length_ns) - 2 * length_ns;
-        let visits: Vec<(Visit, Name)> =
-            self.visits.iter().copied().filter(|(visit, _)| visit.departure >= from).collect();
-        let bare: Vec<Visit> = visits.iter().map(|(visit, _)| *visit).collect();
+        let visits: Vec<Kept> = self.visits.iter().copied().filter(|kept| kept.visit.departure >= from).collect();
+        let held = holding == Some(Holding::Calls) && self.given().is_some();
+        let bare: Vec<Visit> = visits.iter().map(|kept| if held { kept.whole() } else { kept.visit }).collect();
         let served = match (self.given(), &identified) {
             (Some(servers), _) => reconstruct(&bare, servers),
             (None, Some(found)) if found.discipline == Discipline::Fifo => reconstruct(&bare, found.servers),
             (None, Some(found)) => servers::shared(&bare, found),
             (None, None) => return,
         };
-        for ((_, operation), served) in visits.iter().zip(served).filter(|((visit, _), _)| in_window(visit)) {
+        for (kept, served) in visits.iter().zip(served).filter(|(kept, _)| in_window(&kept.visit)) {
             let (service_ms, wait_ms) = (served.service_ns as f64 / 1e6, served.wait_ns as f64 / 1e6);
             if served.complete {
                 service.service_ms.push(service_ms);
-                service.station.by_operation.entry(*operation).or_default().add(service_ms);
+                service.station.by_operation.entry(kept.operation).or_default().add(service_ms);
                 window.service_ms.add(service_ms);
+                window.held_ms.add(if held { f64::from(kept.called_us) / 1e3 } else { 0.0 });
             } else {
                 service.cut_service_ms += service_ms;
                 window.cut_service_ms += service_ms;
@@ -148,10 +171,17 @@ impl Station {
         self.tried
     }
 
+    pub(super) fn holding(&self) -> Option<Holding> {
+        self.holding
+    }
+
+    /// When it was last identified, or what its servers are held for.
+    pub(super) fn looked_at(&self) -> Option<UnixNanos> {
+        if self.given().is_some() { self.held_at } else { self.tried }
+    }
+
     pub(super) fn is_due(&self, now: UnixNanos) -> bool {
-        self.given().is_none()
-            && !self.visits.is_empty()
-            && self.tried.is_none_or(|tried| now - tried >= IDENTIFIED_FOR_NS)
+        !self.visits.is_empty() && self.looked_at().is_none_or(|looked| now - looked >= IDENTIFIED_FOR_NS)
     }
 
     /// Whether it had no visit for as long as visits are kept; one that a checkpoint brought has none yet.
@@ -167,20 +197,28 @@ impl Station {
 
     /// When the newest of its visits ended.
     pub(super) fn visited(&self) -> Option<UnixNanos> {
-        self.visits.back().map(|(visit, _)| visit.departure)
+        self.visits.back().map(|kept| kept.visit.departure)
     }
 
     /// The first visit that is kept.
     pub(super) fn since(&self) -> Option<(UnixNanos, UnixNanos)> {
-        self.visits.front().map(|(visit, _)| (visit.departure, visit.arrival))
+        self.visits.front().map(|kept| (kept.visit.departure, kept.visit.arrival))
     }
 
     pub(super) fn identify(&mut self, now: UnixNanos) {
+        let known: Vec<Kept> =
+            self.visits.iter().filter(|kept| kept.visit.departure <= self.judged_until).copied().collect();
+        let newest = &known[known.len().saturating_sub(IDENTIFYING_VISITS)..];
+        let own: Vec<Visit> = newest.iter().map(|kept| kept.visit).collect();
+        if let Some(servers) = self.given() {
+            self.held_at = Some(now);
+            let whole: Vec<Visit> = newest.iter().map(Kept::whole).collect();
+            // where too little is seen of it, it is as it was
+            self.holding = servers::held_for(&own, &whole, servers).or(self.holding);
+            return;
+        }
         self.tried = Some(now);
-        let known = self.visits.iter().map(|(visit, _)| *visit).filter(|visit| visit.departure <= self.judged_until);
-        let known: Vec<Visit> = known.collect();
-        let newest = known.len().saturating_sub(IDENTIFYING_VISITS);
-        let found = servers::identify(&known[newest..]);
+        let found = servers::identify(&own);
         // a few visits since it was identified say nothing against that
         let too_few = matches!(found, Err(Unidentifiable::TooFew { .. }));
         if !(too_few && matches!(self.found, Some(Ok(_)))) {
@@ -189,9 +227,18 @@ impl Station {
     }
 
     pub(super) fn forget(&mut self, known_until: UnixNanos, keep: Keep) {
-        self.visits.retain(|(visit, _)| visit.departure >= known_until - keep.ns);
-        let surplus = self.visits.len().saturating_sub(keep.most);
+        self.visits.retain(|kept| kept.visit.departure >= known_until - keep.ns);
+        let old = self.visits.iter().filter(|kept| kept.visit.departure < known_until - keep.old_ns).count();
+        let beyond_old = old.min(self.visits.len().saturating_sub(keep.most_old));
+        let surplus = self.visits.len().saturating_sub(keep.most).max(beyond_old);
         self.visits.drain(..surplus);
+    }
+}
+
+impl Kept {
+    /// With the calls it waited for.
+    fn whole(&self) -> Visit {
+        Visit { departure: self.visit.departure + i64::from(self.called_us) * 1_000, ..self.visit }
     }
 }
 
@@ -203,11 +250,20 @@ mod tests {
     fn who_is_not_visited_is_not_looked_at_and_goes_and_a_few_visits_undo_nothing() {
         let servers = NonZeroU32::new(4).unwrap();
         let found = servers::Station { discipline: Discipline::Fifo, servers, service_ns: 1e6, cs2: 1.0, margin: 5.0 };
-        let mut station = Station::restored(Some(found), None, 0);
+        let mut station = Station::restored((Some(found), None, None), 0);
         assert!(!station.is_due(10 * IDENTIFIED_FOR_NS) && !station.is_visited_since(0));
         assert!(!station.is_gone(IDENTIFYING_NS) && station.is_gone(IDENTIFYING_NS + 1));
         let visit = Visit { arrival: 5, departure: 9, gave_up: false };
-        station.take(vec![Ended { visit, instance: None, operation: 0, servers: None, start: 5, end: 9, weight: 1 }]);
+        station.take(vec![Ended {
+            visit,
+            called_ns: 0,
+            instance: None,
+            operation: 0,
+            servers: None,
+            start: 5,
+            end: 9,
+            weight: 1,
+        }]);
         station.judged_until = 10;
         assert!(station.is_due(IDENTIFIED_FOR_NS) && station.is_visited_since(9));
         station.identify(IDENTIFIED_FOR_NS);

@@ -101,6 +101,12 @@ pub(super) struct Factors {
 
 impl Factors {
     pub(super) const NONE: Self = Self { arrivals: 1.0, service_time: 1.0, cs2: 1.0, servers: 0 };
+
+    /// S then; what a server is held for by calls to others stays.
+    pub(super) fn service_time_ms(&self, now_ms: f64, estimate: &Estimate) -> f64 {
+        let held_ms = estimate.held_ms.unwrap_or(0.0);
+        (now_ms - held_ms).max(0.0) * self.service_time + held_ms
+    }
 }
 
 fn one() -> f64 {

@@ -40,7 +40,7 @@ impl<'a> Loop<'a> {
             let now = Load::now(&service.estimate)?;
             let own = if service.service == change.service { *factors } else { Factors::NONE };
             let then = Load {
-                service_time_ms: now.service_time_ms * own.service_time,
+                service_time_ms: own.service_time_ms(now.service_time_ms, &service.estimate),
                 servers: u32::try_from(i64::from(now.servers) + own.servers).ok()?,
                 ..now
             };
@@ -76,7 +76,7 @@ impl<'a> Loop<'a> {
 
 fn residence_ms(service: &ServiceView) -> f64 {
     let estimate = &service.estimate;
-    estimate.queue_wait_ms.observed.unwrap_or(0.0) + estimate.service_time_ms.unwrap_or(0.0)
+    estimate.queue_wait_ms.observed.unwrap_or(0.0) + estimate.own_service_ms().unwrap_or(0.0)
 }
 
 fn solve<'n>(

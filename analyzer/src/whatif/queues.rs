@@ -102,7 +102,7 @@ impl Effect {
         let now = Load::now(estimate)?;
         let then = Load {
             arrival_rate_per_s: now.arrival_rate_per_s * growth,
-            service_time_ms: now.service_time_ms * own.service_time,
+            service_time_ms: own.service_time_ms(now.service_time_ms, estimate),
             servers: u32::try_from(i64::from(now.servers) + own.servers).unwrap_or(1),
             cs2: now.cs2 * own.cs2,
             ..now
@@ -119,7 +119,10 @@ impl Effect {
             wait: estimate.queue_wait_ms.observed,
             wait_then,
             added: wait_then.map(|wait| added(estimate, (&now, &then), wait)),
-            residence_then: wait_then.map(|wait| Range { value: wait.value + then.service_time_ms, ..wait }),
+            residence_then: wait_then.map(|wait| Range {
+                value: wait.value + then.service_time_ms - estimate.held_ms.unwrap_or(0.0),
+                ..wait
+            }),
             refused_then: refused(estimate, &now, &then),
             identified: true,
             noise_of_one_ms: measured(estimate).map_or(0.0, |(wait, _)| wait * interval::wait_noise(&now, 1.0)),

@@ -203,8 +203,9 @@ fn ended(span: &Span, own: Own) -> Option<Ended> {
     let gave_up = span.abandoned && !own.call_failed;
     let visit = Visit { arrival, departure: arrival + own.ns, gave_up };
     let (start, end, weight) = (span.start, span.end(), span.weight);
+    let called_ns = (end - visit.departure).max(0);
     let Span { instance, operation, servers, .. } = *span;
-    let ended = Ended { visit, instance, operation, servers, start, end, weight };
+    let ended = Ended { visit, called_ns, instance, operation, servers, start, end, weight };
     (!span.shed).then_some(ended)
 }
 

@@ -13,7 +13,7 @@ use crate::{Table, UnixNanos};
 places!(Places of Table::Spans =>
     trace_id, span_id, parent_span_id, trace_state, start_unix_nano, duration_ns, service, instance, operation, kind,
     status, status_message, scope_name, scope_version, http_request_method, url_path, http_response_status_code,
-    db_system, db_operation, server_address, time_to_first_token_ns, attributes, attribute_types, resource_attributes,
+    db_system, db_operation, server_address, gen_ai_input_tokens, gen_ai_output_tokens, time_to_first_token_ns, attributes, attribute_types, resource_attributes,
     resource_attribute_types, events, links, sample_weight, received_unix_nano, scope_attributes, scope_attribute_types,
     schema_url, flags, dropped_attributes_count, dropped_events_count, dropped_links_count,
 );
@@ -235,8 +235,9 @@ impl Places {
         ]
     }
 
-    /// The column of an attribute's name before OpenTelemetry's semantic conventions 1.23, and of
-    /// GenAI's seconds. Such an attribute stays in the map as well.
+    /// The column of an attribute's name before OpenTelemetry's semantic conventions 1.23 (of tokens 1.27, which vLLM and SGLang still
+    /// send), and of times to the first token in seconds, as GenAI's conventions, vLLM and SGLang name them. Such an attribute stays in
+    /// the map as well.
     fn older_name(self, name: &[u8]) -> Option<usize> {
         match name {
             b"http.method" => Some(self.http_request_method),
@@ -245,7 +246,11 @@ impl Places {
             b"db.system" => Some(self.db_system),
             b"db.operation" => Some(self.db_operation),
             b"net.peer.name" => Some(self.server_address),
-            b"gen_ai.server.time_to_first_token" => Some(self.time_to_first_token_ns),
+            b"gen_ai.usage.prompt_tokens" => Some(self.gen_ai_input_tokens),
+            b"gen_ai.usage.completion_tokens" => Some(self.gen_ai_output_tokens),
+            b"gen_ai.server.time_to_first_token"
+            | b"gen_ai.response.time_to_first_chunk"
+            | b"gen_ai.latency.time_to_first_token" => Some(self.time_to_first_token_ns),
             _ => None,
         }
     }
@@ -429,6 +434,31 @@ mod tests {
             serde_json::json!({"http.route": 7, "x": 0.5, "http.method": "GET"})
         );
         assert_eq!(rows["service"].as_string::<i32>().value(0), otlp::UNKNOWN_SERVICE);
+    }
+
+    /// Found with a vLLM without a sidecar: it was no service that streams a model's answers.
+    #[test]
+    fn model_servers_say_tokens_and_the_first_of_them_by_their_own_names() {
+        let names = [
+            "gen_ai.server.time_to_first_token",
+            "gen_ai.response.time_to_first_chunk",
+            "gen_ai.latency.time_to_first_token",
+        ];
+        let span = |name: &str| Span {
+            attributes: vec![
+                attribute(name, Any::DoubleValue(0.045)),
+                attribute("gen_ai.usage.prompt_tokens", Any::IntValue(128)),
+                attribute("gen_ai.usage.completion_tokens", Any::IntValue(512)),
+            ],
+            ..good()
+        };
+        let body = request(names.map(span).to_vec()).encode_to_vec();
+        let rows = otlp::decode(Signal::Traces, Encoding::Protobuf, &body, 9).unwrap().batch.unwrap().rows;
+        let columns =
+            [("time_to_first_token_ns", 45_000_000), ("gen_ai_input_tokens", 128), ("gen_ai_output_tokens", 512)];
+        for (column, value) in columns {
+            assert_eq!(rows[column].as_primitive::<Int64Type>().values().to_vec(), [value; 3], "{column}");
+        }
     }
 
     #[test]

@@ -1,10 +1,11 @@
-//! How the quick detectors' suspicions and the ranking's become one.
+//! How the quick detectors' suspicions and the ranking's become one: of each set of services that are connected by calls the ranking has
+//! its first cause.
 
 use super::{
     super::{kind::Kind, scene::Scene, suspicion::Suspicion},
     Live,
-    said::JOINED,
-    told::{Told, first},
+    said::{JOINED, Said},
+    told::{Told, firsts},
 };
 use crate::{
     causes::{Cause, CauseKind, SUSPICIOUS},
@@ -25,27 +26,42 @@ impl Live {
         let speaks = |(cause, told): &(&Cause, Told)| {
             told.is_sure() || is_open(&cause.service) && told.confidence() >= SUSPICIOUS
         };
-        let Some((first, told)) = first(&said.ranking).filter(speaks) else {
-            said.add_evidence(scene, &mut suspicions);
-            return suspicions;
-        };
-        let Some(service) = scene.names.find(&first.service) else { return suspicions };
-        let explained = |suspicion: &Suspicion| explains(suspicion, service, first);
-        suspicions.retain(|suspicion| suspicion.standing || explained(suspicion) || said.leaves(scene, suspicion));
+        let speaking = firsts(&said.ranking).into_iter().filter(speaks);
+        let first: Vec<(Name, &Cause, Told)> =
+            speaking.filter_map(|(cause, told)| Some((scene.names.find(&cause.service)?, cause, told))).collect();
+        let connected = &said.ranking.connected;
+        for (service, cause, _) in &first {
+            let set = connected.set(*service);
+            suspicions.retain(|suspicion| {
+                suspicion.standing
+                    || connected.set(suspicion.service) != set
+                    || explains(suspicion, *service, cause)
+                    || said.leaves(scene, suspicion)
+            });
+        }
         said.add_evidence(scene, &mut suspicions);
-        if let Some(known) = suspicions.iter_mut().find(|suspicion| !suspicion.standing && explained(suspicion)) {
-            known.confidence = known.confidence.max(told.confidence());
-            known.votes = known.votes.max(said.votes);
-            if known.service != service {
-                known.evidence.extend(first.evidence.iter().take(JOINED).cloned());
-            }
-            if first.kind == CauseKind::StarvedCpu {
-                known.starved(said.suspicion(scene, service, first));
-            }
-        } else {
-            suspicions.push(said.suspicion(scene, service, first));
+        for (service, cause, told) in first {
+            said.join(scene, &mut suspicions, (service, cause, told));
         }
         suspicions
+    }
+}
+
+impl Said {
+    /// What a first cause says, with a detector's suspicion of the same or as one of its own.
+    fn join(&self, scene: &Scene, suspicions: &mut Vec<Suspicion>, (service, cause, told): (Name, &Cause, Told)) {
+        let of_it = |suspicion: &&mut Suspicion| !suspicion.standing && explains(suspicion, service, cause);
+        let Some(known) = suspicions.iter_mut().find(of_it) else {
+            return suspicions.push(self.suspicion(scene, service, cause));
+        };
+        known.confidence = known.confidence.max(told.confidence());
+        known.votes = known.votes.max(self.votes);
+        if known.service != service {
+            known.evidence.extend(cause.evidence.iter().take(JOINED).cloned());
+        }
+        if cause.kind == CauseKind::StarvedCpu {
+            known.starved(self.suspicion(scene, service, cause));
+        }
     }
 }
 

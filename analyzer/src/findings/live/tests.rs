@@ -28,6 +28,7 @@ fn lines_of_no_error_open_nothing_and_hide_nothing() {
         kind: CauseKind::ChangedCalls,
         lost_ms: 100.0 * share,
         share,
+        connected: 0,
         confidence: 0.9 * share,
         harmless,
         evidence: Vec::new(),

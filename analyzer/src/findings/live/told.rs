@@ -23,9 +23,23 @@ pub(super) fn first(ranking: &Ranking) -> Option<(&Cause, Told)> {
     causes.max_by(|a, b| a.1.confidence().total_cmp(&b.1.confidence()))
 }
 
+/// The surest cause of each set of services that are connected, in the order of the ranking.
+pub(super) fn firsts(ranking: &Ranking) -> Vec<(&Cause, Told)> {
+    let mut firsts: Vec<(&Cause, Told)> = Vec::new();
+    for (cause, told) in ranking.causes.iter().map(|cause| (cause, Told::of(ranking, cause))) {
+        match firsts.iter_mut().find(|(first, _)| first.connected == cause.connected) {
+            Some(first) if told.confidence() > first.1.confidence() => *first = (cause, told),
+            Some(_) => {}
+            None => firsts.push((cause, told)),
+        }
+    }
+    firsts
+}
+
 impl Told {
     pub(super) fn of(ranking: &Ranking, cause: &Cause) -> Self {
-        let harmless: f64 = ranking.causes.iter().map(|cause| cause.share * cause.harmless).sum();
+        let connected = ranking.causes.iter().filter(|other| other.connected == cause.connected);
+        let harmless: f64 = connected.map(|cause| cause.share * cause.harmless).sum();
         let share = (cause.share * (1.0 - cause.harmless) / (1.0 - harmless).max(f64::EPSILON)).min(1.0);
         Self { share, belief: cause.confidence / cause.share.max(f64::EPSILON) }
     }

@@ -57,6 +57,24 @@ fn a_slow_replica() {
     check(shop, Event::SlowReplica("catalog", 1, 5.0), ("catalog", "slow_instance"));
 }
 
+/// Its waits alone would not tell: those of its siblings are as far from each other at times.
+#[test]
+fn a_slow_replica_among_busy_ones() {
+    let mesh = || Mesh {
+        services: vec![Service { replicas: 3, servers: 4, ..service("catalog", 50.0, &[]) }],
+        entries: vec![(0, 0.75 * 12.0 / 0.05)],
+        events: Vec::new(),
+        wave: (0.0, 600.0),
+    };
+    for seed in seeds() {
+        let findings = after(mesh(), seed, Event::SlowReplica("catalog", 1, 1.6));
+        println!("{findings:#?}");
+        let first = &findings[0];
+        let said = (first.service.as_str(), first.kind.as_str(), first.instance.as_deref());
+        assert_eq!(said, ("catalog", "slow_instance", Some("catalog-1")), "seed {seed}");
+    }
+}
+
 #[test]
 fn a_retry_storm() {
     let mesh = || {
@@ -119,6 +137,26 @@ fn two_that_have_nothing_to_do_with_each_other_are_two_causes() {
         // one beside the other would be at half of that
         let sure = |finding: &FindingView| finding.service == service && finding.confidence >= 0.7;
         assert!(findings.iter().any(sure), "{service}");
+    }
+}
+
+/// Found with independent meshes under one server: the greater fault hid the lesser, held it back, or closed it while it lasted.
+#[test]
+fn a_greater_fault_of_another_application_hides_nothing() {
+    let slow = [(BEFORE, Event::Slow("vault", 12.0)), (BEFORE, Event::Slow("payment", 4.0))];
+    for seed in seeds() {
+        let mut mesh = shop();
+        let vault = Service { servers: 30, ..service("vault", 40.0, &[]) };
+        mesh.services.extend([service("bank", 3.0, &[(9, 1.0)]), vault]);
+        mesh.entries.push((8, 60.0));
+        mesh.events = slow.map(|(from, event)| (from, BEFORE + DURING, event)).to_vec();
+        let findings = replay(Config::default(), &mesh.run(seed, BEFORE + DURING));
+        println!("{findings:#?}");
+        for service in ["vault", "payment"] {
+            let said = findings.iter().find(|finding| finding.service == service && finding.kind == "bottleneck");
+            let said = said.unwrap_or_else(|| panic!("{service}, seed {seed}"));
+            assert!(said.confidence >= 0.7 && said.closed_unix_nano.is_none(), "{said:#?}, seed {seed}");
+        }
     }
 }
 

@@ -90,7 +90,18 @@ fn span_row(row: &mut Row, span: &Span) {
             ("http.status_code", value) => {
                 hot_cell(row, "http_response_status_code", &DataType::Int32, value);
             }
-            ("gen_ai.server.time_to_first_token", Some(Any::DoubleValue(seconds))) => {
+            ("gen_ai.usage.prompt_tokens", value) => {
+                hot_cell(row, "gen_ai_input_tokens", &DataType::Int64, value);
+            }
+            ("gen_ai.usage.completion_tokens", value) => {
+                hot_cell(row, "gen_ai_output_tokens", &DataType::Int64, value);
+            }
+            (
+                "gen_ai.server.time_to_first_token"
+                | "gen_ai.response.time_to_first_chunk"
+                | "gen_ai.latency.time_to_first_token",
+                Some(Any::DoubleValue(seconds)),
+            ) => {
                 let nanos = Any::IntValue((seconds * 1e9) as i64);
                 hot_cell(row, "time_to_first_token_ns", &DataType::Int64, Some(&nanos));
             }

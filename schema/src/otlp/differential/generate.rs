@@ -93,6 +93,11 @@ impl Random {
             "weir.in_flight",
             "http.request.resend_count",
             "gen_ai.server.time_to_first_token",
+            "gen_ai.response.time_to_first_chunk",
+            "gen_ai.latency.time_to_first_token",
+            "gen_ai.usage.prompt_tokens",
+            "gen_ai.usage.completion_tokens",
+            "gen_ai.usage.output_tokens",
             "service.instance.id",
         ];
         let key = if self.chance(50) { known[self.below(known.len())].to_owned() } else { self.text() };
