@@ -58,12 +58,11 @@ impl Conversation {
     }
 }
 
-/// Whether a body is JSON, or nothing says what it is: servers of models take that for JSON too.
+/// Whether a body may be a prompt in JSON: a form with parts, a file among them, is none. Servers of models take any other kind for
+/// JSON, so what the client calls it must not make it free.
 fn may_be_json(headers: &HeaderMap) -> bool {
-    let Some(kind) = headers.get(CONTENT_TYPE) else { return true };
-    let kind = kind.to_str().unwrap_or_default();
-    let essence = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    essence == "application/json" || essence.ends_with("+json")
+    let kind = headers.get(CONTENT_TYPE).map_or(&[][..], |kind| kind.as_bytes().trim_ascii_start());
+    !kind.get(..10).is_some_and(|start| start.eq_ignore_ascii_case(b"multipart/"))
 }
 
 #[cfg(test)]
@@ -71,15 +70,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn json_is_known_by_its_kind() {
+    fn what_is_no_form_may_be_a_prompt() {
         for (kind, expected) in [
             (None, true),
             (Some("application/json"), true),
             (Some("Application/JSON; charset=utf-8"), true),
             (Some("application/vnd.model+json"), true),
             (Some("multipart/form-data; boundary=x"), false),
-            (Some("application/octet-stream"), false),
-            (Some("application/jsonl"), false),
+            (Some(" Multipart/mixed"), false),
+            (Some("text/plain"), true),
+            (Some("application/octet-stream"), true),
+            (Some(""), true),
         ] {
             let headers = HeaderMap::from_iter(kind.map(|kind| (CONTENT_TYPE, kind.parse().unwrap())));
             assert_eq!(may_be_json(&headers), expected, "{kind:?}");

@@ -100,14 +100,17 @@ impl Route {
             Destination::Here(_) => "respond",
         };
         let name = route.name.clone().unwrap_or_else(|| named_after.to_owned());
+        let answer_timeout = route.answer_timeout_ms.map(Duration::from_millis);
+        let timeout = route.timeout_ms.map_or(standing.timeout, Duration::from_millis);
         Ok(Self {
             direction: standing.direction,
-            timeout: route.timeout_ms.map_or(standing.timeout, Duration::from_millis),
+            // a head that came later would be cut off at once
+            timeout: answer_timeout.map_or(timeout, |whole| timeout.min(whole)),
             priority: route.limits.priority,
             static_policy: route.limits.policy(standing.service, &name),
             name,
             max_stream_duration: route.max_stream_duration_ms.map(Duration::from_millis),
-            answer_timeout: route.answer_timeout_ms.map(Duration::from_millis),
+            answer_timeout,
             idle_timeout: route.idle_timeout_ms.map_or(standing.idle_timeout, Duration::from_millis),
             retries: route.retries.as_ref().map(RetryPolicy::new).transpose()?,
             mirror: route.mirror.as_ref().map(|mirror| Mirror::new(mirror, upstream(&mirror.upstream))),

@@ -127,7 +127,9 @@ fn say_server(record: &SpanRecord, say: &mut impl FnMut(&'static str, Attribute<
         say("weir.subset", Attribute::Text(subset));
     }
     let to_endpoint = record.route.direction == Direction::Outbound && record.method != Method::CONNECT;
-    let address = if to_endpoint { endpoint } else { record.said.host() };
+    // a tunnel that was refused before it had an upstream goes nowhere, whatever the client said
+    let has_upstream = record.route.direction == Direction::Inbound || record.upstream.is_some();
+    let address = if to_endpoint { endpoint } else { record.said.host().filter(|_| has_upstream) };
     let Some((host, port)) = address.map(split_port) else { return };
     say("server.address", Attribute::Text(host.trim_matches(['[', ']'])));
     if let Some(port) = port {

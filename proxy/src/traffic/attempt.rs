@@ -21,6 +21,7 @@ use crate::{
     security::Peer,
     telemetry::Failure,
     traffic::{
+        Via,
         client_body::ClientBody,
         exchange::Exchange,
         grpc,
@@ -59,6 +60,8 @@ pub(crate) struct Sending<'a> {
     pub(crate) give_up: Instant,
     /// The request's body, if it has one.
     pub(crate) upload: Option<&'a Upload>,
+    /// The name of the listener it came to.
+    pub(crate) via: &'a Via,
 }
 
 impl Sending<'_> {
@@ -75,7 +78,7 @@ impl Sending<'_> {
         let (parts, body) = request.into_parts();
         let recording = Recording::new(body, keep_bytes);
         if let Some(mirror) = &self.route.mirror {
-            mirror::begin(self.worker, mirror, &parts, &recording);
+            mirror::begin(self, mirror, &parts, &recording);
         }
         match &self.route.retries {
             Some(policy) => self.send_again_and_again(policy, exchange, parts, &recording).await,

@@ -149,7 +149,8 @@ impl<'a> Passage<'a> {
             hold_back(&mut request);
         }
         let upload = exchange.upload();
-        let sending = Sending { worker, route, upstream, hash, give_up, upload: upload.as_deref() };
+        let via = &worker.workload.accepts[self.listener].via;
+        let sending = Sending { worker, route, upstream, hash, give_up, upload: upload.as_deref(), via };
         let answer = sending.send(exchange, request).await?;
         match (Upgrade::granted(&answer.response), self.upgrade) {
             (true, Some(upgrade)) => Ok(Arrived::Switched(answer, upgrade)),

@@ -12,18 +12,18 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{Request, header::VIA, request::Parts};
+use http::{Request, request::Parts};
 use http_body_util::{BodyExt, Full};
 use tokio::time::{Duration, Instant, timeout};
 
 use crate::{
-    config,
+    config::{self, Direction},
     counters::add,
     regulate::{Ask, Priority},
     telemetry::Failure,
     traffic::{
         address,
-        attempt::{Answer, send_to},
+        attempt::{Answer, Sending, send_to},
         headers::PEER,
         outcome::Outcome,
         replay::{Recording, RequestBody},
@@ -68,21 +68,22 @@ impl Drop for Place {
 }
 
 /// Begins to mirror a request, if the dice say so and there is room; `parts` are those of the request as it goes on.
-pub(crate) fn begin(worker: &Rc<Worker>, mirror: &Arc<Mirror>, parts: &Parts, recording: &Recording) {
+pub(crate) fn begin(sending: &Sending<'_>, mirror: &Arc<Mirror>, parts: &Parts, recording: &Recording) {
+    let Sending { worker, route, via, .. } = sending;
     if rand::random::<f64>() * 100.0 >= mirror.percent {
         return;
     }
     let Some(place) = mirror.enter() else {
         return add(&worker.workload.tally.mirrors_dropped, 1);
     };
-    let (worker, mut parts, copied) = (worker.clone(), parts.clone(), recording.copy());
+    let (worker, mut parts, copied) = (Rc::clone(worker), parts.clone(), recording.copy());
     address::shadow(&mut parts, &mirror.upstream);
-    if !mirror.upstream.sends_peer {
-        parts.headers.remove(PEER);
-    }
-    if !mirror.upstream.sends_via {
-        parts.headers.remove(VIA);
-    }
+    // as its own upstream has it, whatever that of the request says: a copy that comes round must be known for a loop
+    match route.direction == Direction::Outbound && mirror.upstream.sends_peer {
+        true => parts.headers.insert(PEER, worker.identity.clone()),
+        false => parts.headers.remove(PEER),
+    };
+    via.sign_copy(&mut parts.headers, mirror.upstream.sends_via);
     tokio::task::spawn_local(async move {
         let delivered = match copied.await {
             Ok(chunks) => {

@@ -37,6 +37,16 @@ impl Via {
         let value = if received == Version::HTTP_2 { &self.http2 } else { &self.http1 };
         headers.append(VIA, value.clone());
     }
+
+    /// Signs a copy of a request that may be signed already, or takes the name off it; what others said stays.
+    pub(crate) fn sign_copy(&self, headers: &mut HeaderMap, signs: bool) {
+        let others = headers.get_all(VIA).iter().filter(|via| ![&self.http1, &self.http2].contains(via));
+        let others: Vec<HeaderValue> = others.cloned().collect();
+        headers.remove(VIA);
+        for via in others.into_iter().chain(signs.then(|| self.http1.clone())) {
+            headers.append(VIA, via);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -53,5 +63,11 @@ mod tests {
         mine.sign(&mut headers, Version::HTTP_2);
         assert!(mine.is_loop(&headers) && other.is_loop(&headers));
         assert_eq!(headers.get_all(VIA).iter().count(), 3, "what others said stays");
+        mine.sign_copy(&mut headers, true);
+        assert!(mine.is_loop(&headers) && headers.get_all(VIA).iter().count() == 3, "signed once");
+        mine.sign_copy(&mut headers, false);
+        assert!(!mine.is_loop(&headers) && headers.get_all(VIA).iter().count() == 2, "what others said stays");
+        mine.sign_copy(&mut headers, true);
+        assert!(mine.is_loop(&headers), "also where the request went on unsigned");
     }
 }

@@ -13,6 +13,7 @@ use tokio_util::either::Either;
 use tracing::debug;
 
 use crate::{
+    config::Protocol,
     counters::add,
     security::Peer,
     telemetry::Failure,
@@ -20,8 +21,9 @@ use crate::{
 };
 
 /// A machine that is gone is noticed within 30 s: a silent connection is probed after 10 s and then every 10 s, and given up with the
-/// second probe unanswered; one on which something was sent when nothing is acknowledged for as long. The kernel asks, because
-/// gRPC servers take PING of HTTP/2 on a quiet stream for an attack.
+/// second probe unanswered; one of HTTP/2 on which something was sent when nothing is acknowledged for as long. The kernel asks, because
+/// gRPC servers take PING of HTTP/2 on a quiet stream for an attack. Elsewhere what is sent waits for its route's timeout: the kernel also
+/// gives up a peer that is there and does not read, as one behind a tunnel or an upload may.
 const PROBED_AFTER: Duration = Duration::from_secs(10);
 const PROBES: u32 = 2;
 const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
@@ -60,7 +62,7 @@ async fn dial(
     let stream = stream.map_err(|_| Failure::ConnectTimeout)?.map_err(|_| Failure::ConnectFailed)?;
     // small answers must not wait for more to fill a packet; a socket that refuses still works
     let _ = stream.set_nodelay(true);
-    let _ = watch(&stream);
+    let _ = watch(&stream, upstream.protocol);
     let Some(tls) = &upstream.tls else { return Ok((Either::Left(stream), None)) };
     let secured = timeout(longest, tls.connect(endpoint.address(), stream)).await;
     let (stream, peer) = secured.map_err(|_| Failure::ConnectTimeout)?.map_err(|error| {
@@ -71,12 +73,14 @@ async fn dial(
 }
 
 /// Has the kernel look whether the other machine is still there.
-fn watch(stream: &TcpStream) -> io::Result<()> {
+fn watch(stream: &TcpStream, protocol: Protocol) -> io::Result<()> {
     let socket = SockRef::from(stream);
     let keepalive = TcpKeepalive::new().with_time(PROBED_AFTER).with_interval(PROBED_AFTER).with_retries(PROBES);
     socket.set_tcp_keepalive(&keepalive)?;
     #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
+    if protocol != Protocol::Http1 {
+        socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
+    }
     Ok(())
 }
 
@@ -92,19 +96,23 @@ mod tests {
     async fn the_kernel_watches_every_connection() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let spec = config::Endpoint::from(listener.local_addr().unwrap());
-        let config = config::Upstream::new("app", vec![spec.clone()]);
-        let upstream = Upstream::new(&config, None, 1, None);
-        let endpoint = Endpoint::new(0, spec, tokio::time::Instant::now());
-        let Ok((Either::Left(stream), None)) = dial(&upstream, &endpoint, Duration::from_secs(1)).await else {
-            panic!("no connection")
-        };
-        let socket = SockRef::from(&stream);
-        assert!(socket.keepalive().unwrap());
-        assert_eq!(
-            (socket.tcp_keepalive_time().unwrap(), socket.tcp_keepalive_interval().unwrap()),
-            (PROBED_AFTER, PROBED_AFTER)
-        );
-        assert_eq!(socket.tcp_keepalive_retries().unwrap(), PROBES);
-        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(UNACKNOWLEDGED));
+        // a peer of HTTP/1.1 or of a tunnel may do without reading for longer
+        for (protocol, user_timeout) in [(Protocol::H2, Some(UNACKNOWLEDGED)), (Protocol::Http1, None)] {
+            let mut config = config::Upstream::new("app", vec![spec.clone()]);
+            config.protocol = protocol;
+            let upstream = Upstream::new(&config, None, 1, None);
+            let endpoint = Endpoint::new(0, spec.clone(), tokio::time::Instant::now());
+            let Ok((Either::Left(stream), None)) = dial(&upstream, &endpoint, Duration::from_secs(1)).await else {
+                panic!("no connection")
+            };
+            let socket = SockRef::from(&stream);
+            assert!(socket.keepalive().unwrap());
+            assert_eq!(
+                (socket.tcp_keepalive_time().unwrap(), socket.tcp_keepalive_interval().unwrap()),
+                (PROBED_AFTER, PROBED_AFTER)
+            );
+            assert_eq!(socket.tcp_keepalive_retries().unwrap(), PROBES);
+            assert_eq!(socket.tcp_user_timeout().unwrap(), user_timeout, "{protocol:?}");
+        }
     }
 }
