@@ -30,55 +30,12 @@ const CONFIGS: [(&str, &str); 19] = [
     ("proxy.yaml: authorization", "proxy/src/config/authorization.rs"),
 ];
 
-/// How statements are asked by HTTP.
-const HTTP: &str = "
-## By HTTP, by command, by driver
-
-`POST /api/v1/sql` takes `{\"query\": \"SELECT …\"}` or the bare text, and answers JSON, CSV (`Accept: text/csv`) or an Arrow
-stream (`Accept: application/vnd.apache.arrow.stream`); `GET /api/v1/sql?query=…&format=json|csv|arrow` is the same for links.
-Rows are sent as they come, so an answer may be larger than memory. What is wrong before the first rows is an error with its
-status. What goes wrong later (a bound that is met, a file that cannot be read) ends the connection without the end of the
-body: a client sees a transport error, and the JSON does not parse. A client that goes away stops its statement.
-
-In JSON a row is an object, so give columns of one name different ones (`p.service AS caller`). Numbers of every type are numbers;
-a decimal that is not a whole number of 64 bits is the nearest double, and NaN and the infinities, which JSON has not, are null.
-`SELECT attributes` gives an object of typed values, but for a `UNION`, a `DISTINCT` or a group, where all values are text.
-In CSV null is nothing and an empty text is `\"\"`, NaN and the infinities are `NaN`, `inf` and `-inf`, and a text that a spreadsheet
-would run as a formula (`=`, `@`, a tab; `+` and `-` before what is no number) gets a `'` in front.
-
-`weir sql 'SELECT …' --format table|json|csv|arrow|parquet` prints the same; without a statement it is a prompt. Exit codes:
-0 answered, 1 the statement was refused or failed, 2 usage, 4 no store or server there.
-
-Drivers speak PostgreSQL on port 5433. Parameters are numbers, booleans, text, `numeric`, `timestamp`, `timestamptz`, `date`, `bytea`
-and arrays of all of these but the numerics and bytes (`trace_id = ANY($1)`); a time may be bound as a timestamp or as text, an id as hex or as `bytea`. Ids come
-as hex and maps as JSON. Errors have their SQLSTATE: 42601 for what cannot be parsed or planned, 42P01, 42703 and 42883 for a
-table, column or function that is not there, 25006 for what would write, 53200, 54000 and 57014 for the bounds.
-
-What a statement says is what it says in PostgreSQL: two columns may have one name, and one without a name has that of its
-function (`count`) or `?column?`. `SET statement_timeout = '5s'` bounds the statements of a session, below the configured limit
-(0 is that one). Times are in UTC: another `SET TIME ZONE` is refused (22023), and `ts(start_unix_nano) AT TIME ZONE 'Europe/Berlin'` shows one.
-
-`DECLARE c CURSOR FOR SELECT …`, `FETCH 1000 FROM c` and `CLOSE c` read an answer in parts, as `psycopg` does with named cursors and SQLAlchemy
-with `stream_results`: forward, as text, eight at once on a connection, each for as long as a statement may run.
-";
+/// What `docs/sql.md` says before its functions, examples and tables.
+const SQL_HEAD: &str = include_str!("sql_head.md");
 
 #[test]
 fn sql_md_is_fresh() {
-    let mut text = String::from(
-        "# Tables and columns\n\nMade from `schema/src/columns.rs`. Each table is a Delta table under `<data>/tables/<name>/`.\n\
-         Times are nanoseconds since the Unix epoch. They are compared with texts (`start_unix_nano >= '2022-08-23T12:00:00Z'`, \
-         `'2022-08-23 12:00:00'`, `'2022-08-23'`; UTC\nwhere no offset is said), with timestamps and dates (`start_unix_nano > now() - INTERVAL '1 hour'`), \
-         and so is `ts(start_unix_nano)`; all of them prune alike.\n\
-         Ids are compared with hex texts (`trace_id = '4bf9…'`), from wherever both come. `attributes['http.route']` reads an attribute \
-         wherever it lives.\nA text beside a number is compared as a double, and one that is no number is null: `attributes['shop.items'] > 100`.\n\
-         A `sum` of whole numbers that does not fit into 64 bits is an error; a product or a sum of two that does not fit wraps, so \
-         multiply\nlarge ones as doubles (`duration_ns::double precision * duration_ns`).\n\n\
-         A statement is one `SELECT`; it is bounded in text, depth, memory, time and rows, and an error says which bound it met.\n\
-         Where each row would hold something long, a constant, a text that grows or what an aggregate collected, bytes are bounded too: write\n\
-         `array_agg(…) OVER (…)` with a frame of `ROWS BETWEEN n PRECEDING AND m FOLLOWING`, or as a `GROUP BY`.\n\
-         Every example on this page is run by a test.\n",
-    );
-    text.push_str(HTTP);
+    let mut text = SQL_HEAD.to_owned();
     text.push_str("\n## Functions\n\nBeside those of DataFusion (`SELECT * FROM information_schema.routines`):\n");
     for function in functions() {
         let _ =
