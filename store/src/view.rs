@@ -17,7 +17,7 @@ use weir_schema::{Batch, Table};
 
 use crate::{
     disk::Disk,
-    files::{self, Origin},
+    files::{self, Origin, Tail},
 };
 
 /// So many small appends in a row are put together: a query pays for each batch it reads.
@@ -60,6 +60,8 @@ pub(crate) struct DataFile {
     pub(crate) written_unix_nano: i64,
     /// Hash of its content, from its entry in the Delta log.
     pub(crate) hash: Option<u64>,
+    /// What is read of it before any row.
+    pub(crate) tail: Option<Tail>,
     /// Whether a map in it holds an attribute that has a column of its own.
     pub(crate) hot_in_map: bool,
     /// Whether it is packed as tightly as it gets.
@@ -130,6 +132,7 @@ impl Held {
 impl Checked {
     const INTACT: u8 = 1;
     const DAMAGED: u8 = 2;
+    const TAIL_INTACT: u8 = 3;
 
     /// Of a file that this process wrote a moment ago.
     pub(crate) fn intact() -> Self {
@@ -142,6 +145,22 @@ impl Checked {
             Self::INTACT => Some(true),
             Self::DAMAGED => Some(false),
             _ => None,
+        }
+    }
+
+    /// The same of its tail.
+    fn known_tail(&self) -> Option<bool> {
+        match self.0.load(Relaxed) {
+            Self::TAIL_INTACT => Some(true),
+            _ => self.known(),
+        }
+    }
+
+    fn set_tail(&self, intact: bool) {
+        match intact {
+            // what is known of the whole says more
+            true => drop(self.0.compare_exchange(0, Self::TAIL_INTACT, Relaxed, Relaxed)),
+            false => self.set(false),
         }
     }
 
@@ -161,6 +180,15 @@ impl DataFile {
     /// Whether the content is what was written: looked at once while the store is open.
     pub(crate) fn is_intact(&self, disk: &dyn Disk, path: &Path) -> bool {
         self.checked.known().unwrap_or_else(|| self.look(disk, path))
+    }
+
+    /// The same of its tail alone; of the whole content where its tail has no hash.
+    pub(crate) fn is_tail_intact(&self, disk: &dyn Disk, path: &Path) -> bool {
+        let Some(tail) = self.tail else { return self.is_intact(disk, path) };
+        self.checked.known_tail().unwrap_or_else(|| {
+            let looked = files::is_tail_intact(disk, path, self.bytes, tail);
+            looked.inspect(|intact| self.checked.set_tail(*intact)).unwrap_or(true)
+        })
     }
 
     /// Whether both have the same rows: they are one file, or one was packed from the other.

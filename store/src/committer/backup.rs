@@ -132,6 +132,7 @@ impl Committer {
             name,
             bytes: file.bytes,
             hash,
+            tail: file.tail,
             rows: file.rows,
             time_range: file.time_range,
             hot_in_map: file.hot_in_map,

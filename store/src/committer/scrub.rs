@@ -139,6 +139,7 @@ mod tests {
             time_range: None,
             written_unix_nano: 0,
             hash: Some(files::hash(&content)),
+            tail: None,
             hot_in_map: false,
             recompressed: false,
             packed_from: None,

@@ -26,7 +26,7 @@ use deltalake_core::{
 use tracing::{info, warn};
 use weir_schema::{Table, columns};
 
-use super::{NewFile, Origin};
+use super::{NewFile, Origin, Tail};
 use crate::{
     disk::{self, Disk, DiskStore},
     error::StoreError,
@@ -39,6 +39,9 @@ const COMMITS_PER_CHECKPOINT: u64 = 30;
 
 /// The tag of a file's hash.
 const HASH: &str = "weir.xxh3_64";
+
+/// The tag of the hash of its tail, and of where that begins.
+const TAIL: &str = "weir.tail_xxh3_64";
 
 /// The tag that says whether a map holds an attribute that has a column of its own.
 const HOT_IN_MAP: &str = "weir.hot_in_map";
@@ -343,6 +346,7 @@ impl DeltaTable {
             (RECOMPRESSED, file.recompressed.to_string()),
         ];
         let tags = tags.into_iter().chain(file.packed_from.map(|hash| (PACKED_FROM, hex(hash))));
+        let tags = tags.chain(file.tail.map(|tail| (TAIL, tail.to_tag())));
         let tags = tags.chain(file.origin.to_tag().map(|origin| (ORIGIN, origin)));
         Add {
             path: file.name.clone(),
@@ -412,6 +416,7 @@ pub(super) fn data_file(file: &NewFile) -> DataFile {
         time_range: file.time_range,
         written_unix_nano: now_ms().saturating_mul(MS_NS),
         hash: Some(file.hash),
+        tail: file.tail,
         hot_in_map: file.hot_in_map,
         recompressed: file.recompressed,
         packed_from: file.packed_from,
@@ -435,6 +440,7 @@ fn read_add(add: &Add, table: Table) -> DataFile {
         time_range: bound("minValues").zip(bound("maxValues")),
         written_unix_nano: add.modification_time.saturating_mul(MS_NS),
         hash: hash(HASH),
+        tail: tag(TAIL).and_then(Tail::from_tag),
         hot_in_map: tag(HOT_IN_MAP) != Some("false") || !knew_all,
         recompressed: tag(RECOMPRESSED) == Some("true"),
         packed_from: hash(PACKED_FROM),

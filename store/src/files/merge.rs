@@ -74,6 +74,7 @@ mod tests {
             time_range: Some((time, time)),
             written_unix_nano: i64::MAX,
             hash: None,
+            tail: None,
             hot_in_map: false,
             recompressed: false,
             packed_from: None,

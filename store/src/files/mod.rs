@@ -11,7 +11,7 @@ mod row_group;
 mod splice;
 
 pub(crate) use delta::{Commit, DeltaTable};
-pub(crate) use hashed::{Hasher, hash, hash_of, is_intact};
+pub(crate) use hashed::{Hasher, Tail, hash, hash_of, is_intact, is_tail_intact};
 pub(crate) use merge::{Merge, SMALL_ROWS, plan as plan_merge};
 pub(crate) use order::id_as_number;
 pub(crate) use origin::Origin;

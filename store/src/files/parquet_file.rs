@@ -15,14 +15,14 @@ use parquet::{
         arrow_writer::{ArrowColumnWriter, ArrowWriterOptions},
     },
     basic::{self, Compression, ZstdLevel},
-    file::properties::{EnabledStatistics, WriterProperties},
+    file::properties::{BloomFilterPosition, EnabledStatistics, WriterProperties},
     schema::types::ColumnPath,
 };
 use weir_schema::Table;
 
 use super::{
     Origin,
-    hashed::HashedFile,
+    hashed::{HashedFile, Tail, Written},
     order,
     row_group::{self, Column, PAGE_ROWS, Pages},
 };
@@ -49,6 +49,7 @@ pub(crate) struct NewFile {
     pub(crate) name: String,
     pub(crate) bytes: u64,
     pub(crate) hash: u64,
+    pub(crate) tail: Option<Tail>,
     pub(crate) rows: u64,
     pub(crate) time_range: Option<(i64, i64)>,
     pub(crate) hot_in_map: bool,
@@ -93,11 +94,22 @@ pub(crate) fn write(
     hot_in_map: bool,
 ) -> Result<NewFile, StoreError> {
     let written = write_groups(disk, path, rows, encoding);
-    let (bytes, hash) = written.inspect_err(|_| abandon(disk, path))?;
+    let Written { bytes, hash, tail } = written.inspect_err(|_| abandon(disk, path))?;
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let (rows, time_range) = (rows.places.len() as u64, rows.time_range());
     let origin = Origin::default();
-    Ok(NewFile { name, bytes, hash, rows, time_range, hot_in_map, recompressed: false, packed_from: None, origin })
+    Ok(NewFile {
+        name,
+        bytes,
+        hash,
+        tail,
+        rows,
+        time_range,
+        hot_in_map,
+        recompressed: false,
+        packed_from: None,
+        origin,
+    })
 }
 
 fn write_groups(
@@ -105,7 +117,7 @@ fn write_groups(
     path: &Path,
     rows: &RowsInOrder<'_>,
     Encoding { level, threads }: Encoding,
-) -> Result<(u64, u64), StoreError> {
+) -> Result<Written, StoreError> {
     let io = |source| StoreError::Io { path: path.to_owned(), source };
     let mut file = HashedFile::create(disk, path).map_err(io)?;
     let options =
@@ -120,6 +132,8 @@ fn write_groups(
         }
         group.close()?;
     }
+    let rows_end = writer.bytes_written();
+    writer.inner_mut().begin_tail(rows_end);
     writer.close()?;
     disk.reached(crate::disk::Step::DataFileWritten).map_err(io)?;
     file.finish().map_err(io)
@@ -172,6 +186,7 @@ pub(super) fn properties(table: Table, level: Level) -> WriterProperties {
     let zstd = |level| Compression::ZSTD(ZstdLevel::try_new(level).unwrap_or_default());
     let mut properties = WriterProperties::builder()
         .set_compression(zstd(usual))
+        .set_bloom_filter_position(BloomFilterPosition::End)
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
         .set_data_page_row_count_limit(PAGE_ROWS)
         .set_write_batch_size(1024);
@@ -248,8 +263,14 @@ fn with_bloom(
 
 #[cfg(test)]
 mod tests {
+    use parquet::file::metadata::ParquetMetaDataReader;
+
     use super::*;
-    use crate::{disk::RealDisk, files::is_intact, store::tests::spans};
+    use crate::{
+        disk::RealDisk,
+        files::{is_intact, is_tail_intact},
+        store::tests::spans,
+    };
 
     #[test]
     fn a_file_reads_back_in_order_and_a_flipped_bit_is_noticed() {
@@ -266,6 +287,33 @@ mod tests {
         bytes[20] ^= 1;
         std::fs::write(&path, bytes).unwrap();
         assert!(!is_intact(&RealDisk, &path, file.hash).unwrap());
+    }
+
+    #[test]
+    fn what_is_read_before_any_row_has_a_hash_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("part.parquet");
+        let rows: Vec<_> = (0..ROW_GROUP_ROWS as u64 + 9_000).map(|n| ((n / 5_000) as u8, n, n as i64)).collect();
+        let batches = [spans(&rows)];
+        let in_order = RowsInOrder::new(Table::Spans, &batches);
+        let file = write(&RealDisk, &path, &in_order, Encoding { level: Level::Fresh, threads: 1 }, false).unwrap();
+        let (bytes, tail) = (std::fs::read(&path).unwrap(), file.tail.unwrap());
+        assert_eq!(Tail::from_tag(&tail.to_tag()), Some(tail));
+        let footer = ParquetMetaDataReader::new().parse_and_finish(&bytes::Bytes::from(bytes.clone())).unwrap();
+        let columns = || footer.row_groups().iter().flat_map(|group| group.columns());
+        let ends = columns().map(|column| column.byte_range()).map(|(start, length)| start + length);
+        assert_eq!(ends.max(), Some(tail.offset), "all rows are before it");
+        assert!(columns().filter_map(|column| column.bloom_filter_offset()).all(|at| at as u64 >= tail.offset));
+        let intact_after = |change: fn(&mut Vec<u8>, usize)| {
+            let mut changed = bytes.clone();
+            change(&mut changed, usize::try_from(tail.offset).unwrap());
+            std::fs::write(&path, changed).unwrap();
+            is_tail_intact(&RealDisk, &path, file.bytes, tail).unwrap()
+        };
+        assert!(intact_after(|_, _| ()) && intact_after(|bytes, tail| bytes[tail - 1] ^= 1));
+        assert!(!intact_after(|bytes, tail| bytes[tail] ^= 1));
+        assert!(!intact_after(|bytes, _| *bytes.last_mut().unwrap() ^= 1));
+        assert!(!intact_after(|bytes, tail| bytes.truncate(tail - 1)) && !intact_after(|bytes, _| bytes.push(0)));
     }
 
     #[test]

@@ -29,7 +29,7 @@ use zstd::bulk::Compressor;
 
 use super::{
     Origin,
-    hashed::HashedFile,
+    hashed::{HashedFile, Written},
     parquet_file::{Level, NewFile, abandon, properties},
     splice::chunk,
 };
@@ -123,15 +123,17 @@ impl Recompression {
     }
 
     /// Makes the file durable, but for its name. What a failure leaves is removed.
-    pub(crate) fn finish(self, disk: &dyn Disk) -> Result<NewFile, StoreError> {
+    pub(crate) fn finish(mut self, disk: &dyn Disk) -> Result<NewFile, StoreError> {
         let io = |source| StoreError::Io { path: self.path.clone(), source };
+        let rows_end = self.writer.bytes_written();
+        self.writer.inner_mut().begin_tail(rows_end);
         let written = self.writer.into_inner().map_err(StoreError::from).and_then(|file| file.finish().map_err(io));
-        let (bytes, hash) = written.inspect_err(|_| abandon(disk, &self.path))?;
+        let Written { bytes, hash, tail } = written.inspect_err(|_| abandon(disk, &self.path))?;
         let name = self.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let DataFile { rows, time_range, hot_in_map, .. } = *self.source;
         let packed_from = self.source.packed_from.or(self.source.hash);
         let origin = Origin::default();
-        Ok(NewFile { name, bytes, hash, rows, time_range, hot_in_map, recompressed: true, packed_from, origin })
+        Ok(NewFile { name, bytes, hash, tail, rows, time_range, hot_in_map, recompressed: true, packed_from, origin })
     }
 
     /// Removes what there is of the file.
@@ -293,7 +295,7 @@ mod tests {
     use super::*;
     use crate::{
         disk::RealDisk,
-        files::{Encoding, RowsInOrder, delta::data_file, is_intact, write},
+        files::{Encoding, RowsInOrder, delta::data_file, is_intact, is_tail_intact, write},
         store::tests::spans,
     };
 
@@ -325,6 +327,7 @@ mod tests {
         assert_eq!((packed.rows, packed.time_range, packed.hot_in_map), (fresh.rows, fresh.time_range, true));
         assert_eq!(packed.packed_from, Some(fresh.hash));
         assert!(packed.recompressed && is_intact(&RealDisk, &path, packed.hash).unwrap());
+        assert!(is_tail_intact(&RealDisk, &path, packed.bytes, packed.tail.unwrap()).unwrap());
         let after = RealDisk.read(&path).unwrap();
         assert_eq!(read(&after), read(&before));
         let footer = |bytes: &Bytes| {

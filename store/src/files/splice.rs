@@ -17,7 +17,7 @@ use weir_schema::Table;
 
 use super::{
     Origin,
-    hashed::HashedFile,
+    hashed::{HashedFile, Written},
     parquet_file::{Level, NewFile, abandon, properties},
 };
 use crate::{disk::Disk, error::StoreError, view::DataFile};
@@ -40,7 +40,7 @@ pub(crate) fn splice(
     if parts.iter().any(|(metadata, _)| metadata.file_metadata().schema_descr().root_schema() != columns) {
         return Ok(None);
     }
-    let (bytes, hash) = write(disk, table, path, &parts).inspect_err(|_| abandon(disk, path))?;
+    let Written { bytes, hash, tail } = write(disk, table, path, &parts).inspect_err(|_| abandon(disk, path))?;
     let files = || sources.iter().map(|(file, _)| *file);
     let low = files().map(|file| file.time_range.map(|(low, _)| low)).min().flatten();
     let high = files().filter_map(|file| file.time_range.map(|(_, high)| high)).max();
@@ -48,6 +48,7 @@ pub(crate) fn splice(
         name: path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
         bytes,
         hash,
+        tail,
         rows: files().map(|file| file.rows).sum(),
         time_range: low.zip(high),
         hot_in_map: files().any(|file| file.hot_in_map),
@@ -62,7 +63,7 @@ fn write(
     table: Table,
     path: &Path,
     parts: &[(ParquetMetaData, &Bytes)],
-) -> Result<(u64, u64), StoreError> {
+) -> Result<Written, StoreError> {
     let io = |source| StoreError::Io { path: path.to_owned(), source };
     let mut file = HashedFile::create(disk, path).map_err(io)?;
     let schema = parts[0].0.file_metadata().schema_descr().root_schema_ptr();
@@ -76,6 +77,8 @@ fn write(
             out.close()?;
         }
     }
+    let rows_end = writer.bytes_written();
+    writer.inner_mut().begin_tail(rows_end);
     writer.close()?;
     disk.reached(crate::disk::Step::DataFileWritten).map_err(io)?;
     file.finish().map_err(io)

@@ -2,6 +2,7 @@
 //! committer is told to set it aside, and the answer says so.
 
 use std::{
+    collections::HashMap,
     io::ErrorKind,
     path::{Path, PathBuf},
     sync::{
@@ -29,7 +30,16 @@ pub(super) struct Inspection {
     warnings: Mutex<Vec<String>>,
     lacks_files: AtomicBool,
     /// What the statement reads.
-    passed: Mutex<Vec<(Table, Arc<DataFile>, PathBuf)>>,
+    passed: Mutex<HashMap<PathBuf, (Table, Arc<DataFile>)>>,
+}
+
+/// What a statement reads of a file.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Part {
+    /// What says whether it can have a row that is wanted.
+    Tail,
+    /// Rows.
+    Rows,
 }
 
 impl Inspection {
@@ -73,17 +83,20 @@ impl Inspection {
         }
     }
 
-    /// Whether a file may be read.
-    pub(super) fn passes(&self, table: Table, file: &Arc<DataFile>, path: &Path) -> bool {
+    /// Whether a part of a file may be read.
+    pub(super) fn passes(&self, table: Table, file: &Arc<DataFile>, path: &Path, part: Part) -> bool {
         if self.disk.entry(path).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
             // it stays in the table: what took it away may bring it back
             self.lacks_files.store(true, Relaxed);
             self.warn(format!("{}/{} is missing: its {} rows are left out", table.name(), file.name, file.rows));
             return false;
         }
-        let intact = file.is_intact(self.disk.as_ref(), path);
+        let intact = match part {
+            Part::Tail => file.is_tail_intact(self.disk.as_ref(), path),
+            Part::Rows => file.is_intact(self.disk.as_ref(), path),
+        };
         if intact {
-            self.passed.lock().push((table, file.clone(), path.to_owned()));
+            self.passed.lock().insert(path.to_owned(), (table, file.clone()));
         } else {
             let rows = file.rows;
             self.warn(format!("{}/{} is damaged: its {rows} rows are left out", table.name(), file.name));
@@ -95,8 +108,8 @@ impl Inspection {
     /// After a statement failed: files that were intact and are damaged now, by name.
     pub(super) fn look_again(&self) -> Vec<String> {
         let passed = std::mem::take(&mut *self.passed.lock());
-        let damaged = passed.into_iter().filter(|(_, file, path)| !file.look(self.disk.as_ref(), path));
-        let named = damaged.map(|(table, file, _)| {
+        let damaged = passed.into_iter().filter(|(path, (_, file))| !file.look(self.disk.as_ref(), path));
+        let named = damaged.map(|(_, (table, file))| {
             self.set_aside(table, &file);
             format!("{}/{}", table.name(), file.name)
         });

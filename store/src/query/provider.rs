@@ -30,7 +30,7 @@ use weir_schema::Table;
 
 use super::{
     footers::Footers,
-    inspection::Inspection,
+    inspection::{Inspection, Part},
     late::{ColdMaps, LateSource},
     probe::Probe,
     prune::Needs,
@@ -155,15 +155,13 @@ impl TableOfView {
             // look at the deadline
             tokio::task::yield_now().await;
             let (partitioned, path) = (self.partitioned(file), self.dir.join(&file.name));
-            if !self.inspection.passes(self.table, file, &path) {
-                continue;
-            }
+            let passes = |part| self.inspection.passes(self.table, file, &path, part);
             if !needs.ask_footers() {
-                wanted.push(partitioned);
+                wanted.extend(passes(Part::Rows).then_some(partitioned));
                 continue;
             }
-            let row_groups = self.wanted_row_groups(&path, needs)?;
-            if !row_groups.contains(&true) {
+            let row_groups = if passes(Part::Tail) { self.wanted_row_groups(&path, needs)? } else { Vec::new() };
+            if !row_groups.contains(&true) || !passes(Part::Rows) {
                 continue;
             }
             if row_groups.contains(&false) {

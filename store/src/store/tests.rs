@@ -261,6 +261,35 @@ async fn whole_row_groups_are_spliced_and_answer_as_before() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_look_up_reads_no_rows_of_files_that_cannot_have_the_trace() {
+    for packed in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(config(dir.path())).await;
+        let rows = spans(&(0..100).map(|span| (1, span + 1, 7)).collect::<Vec<_>>());
+        store.append_rows(Batch { table: Table::Spans, rows }).await.unwrap();
+        store.flush().await.unwrap();
+        if packed {
+            store.upkeep().await.unwrap();
+        }
+        store.close().await.unwrap();
+        let mut files = std::fs::read_dir(dir.path().join("tables/spans")).unwrap().map(|file| file.unwrap().path());
+        let path = files.find(|path| path.extension().is_some_and(|extension| extension == "parquet")).unwrap();
+        assert_eq!(path.file_name().unwrap().to_string_lossy().starts_with("packed-"), packed);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[10] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        let store = open(config(dir.path())).await;
+        let warnings = async |trace: &str| {
+            let statement = format!("SELECT * FROM spans WHERE trace_id = '{}'", trace.repeat(16));
+            store.sql(&statement, None).await.unwrap().warnings
+        };
+        assert_eq!(warnings("02").await, Vec::<String>::new(), "no row was read that is damaged");
+        let of_the_trace = warnings("01").await;
+        assert!(of_the_trace.len() == 1 && of_the_trace[0].contains("is damaged"), "{of_the_trace:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn files_that_stay_are_packed_once() {
     let dir = tempfile::tempdir().unwrap();
     let names = || {
