@@ -177,7 +177,7 @@ impl Server {
         let door_tasks = vec![
             tokio::spawn(collector.clone().serve_grpc(listeners.otlp_grpc, doors.clone())),
             tokio::spawn(collector.serve_http(listeners.otlp_http, doors.clone())),
-            tokio::spawn(weir_web::serve(listeners.web, deps, doors.clone())),
+            tokio::spawn(weir_web::serve(listeners.web, config.web, deps, doors.clone())),
             tokio::spawn(weir_store::postgres::serve(store.clone(), listeners.pg, doors.clone())),
         ];
         let (data, analysis_stop) = (config.data, analysis_stop.drop_guard());
