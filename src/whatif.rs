@@ -12,9 +12,8 @@ use crate::{
     cli::WhatIfArgs,
     config::Config,
     exit::Exit,
-    output,
-    remote::{Place, Server},
-    scan,
+    output, scan,
+    target::{Server, Target},
 };
 
 /// Runs `weir whatif`.
@@ -30,15 +29,15 @@ pub async fn run(args: WhatIfArgs) -> Result<Exit, anyhow::Error> {
         service_time: args.service_time.unwrap_or(1.0),
     };
     let config = Config::load(args.config.as_deref())?;
-    let place = Place::open_existing(&args.target.or_data_of(&config)).await?;
-    let prediction = match (args.from.zip(args.to), &place) {
-        (Some(range), _) => of_range(&place, range, &change, config.analyzer).await,
-        (None, Place::Remote(server)) => of_server(server, &change).await,
-        (None, Place::Local(_)) => Err(anyhow::anyhow!(
+    let target = Target::open_existing(&args.target.or_data_of(&config)).await?;
+    let prediction = match (args.from.zip(args.to), &target) {
+        (Some(range), _) => of_range(&target, range, &change, config.analyzer).await,
+        (None, Target::Remote(server)) => of_server(server, &change).await,
+        (None, Target::Local(_)) => Err(anyhow::anyhow!(
             "no server is running on this folder: say with --from and --to which stored spans to look at"
         )),
     };
-    place.close().await?;
+    target.close().await?;
     let prediction = prediction?;
     if args.json {
         output::line(&serde_json::to_string(&prediction)?)?;
@@ -60,7 +59,7 @@ async fn of_server(server: &Server, change: &Change) -> Result<Prediction, anyho
 }
 
 async fn of_range(
-    place: &Place,
+    target: &Target,
     (from, to): (i64, i64),
     change: &Change,
     config: weir_analyzer::Config,
@@ -68,10 +67,10 @@ async fn of_range(
     anyhow::ensure!(from < to, "--from must be before --to");
     let columns = SPAN_COLUMNS.join(", ");
     let spans = scan::spans(&columns);
-    let slices = spans.slices(place, &(from..to)).await?;
+    let slices = spans.slices(target, &(from..to)).await?;
     let (rows_to, rows) = scan::stream();
     // the stream ends with its sender
-    let read = async move { spans.send(place, &slices, &rows_to).await };
+    let read = async move { spans.send(target, &slices, &rows_to).await };
     let analyzed = tokio::task::spawn_blocking(move || last_window(rows, config));
     let (read, snapshot) = tokio::join!(read, analyzed);
     read?;

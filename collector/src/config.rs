@@ -48,12 +48,12 @@ const LEAST_BODY_BYTES: usize = 4 << 10;
 /// More cannot be counted.
 const MAX_CONNECTIONS: usize = tokio::sync::Semaphore::MAX_PERMITS / PLACES_PER_CONNECTION;
 
-/// Of those who wait in line, so many a connection; they may as well all be of one.
+/// Of those who wait in a queue, so many a connection; they may as well all be of one.
 const PLACES_PER_CONNECTION: usize = 2;
 
 impl Config {
-    /// How many requests may wait in a line; one more is refused at once.
-    pub(crate) fn places_in_line(&self) -> usize {
+    /// How many requests may wait in a queue; one more is refused at once.
+    pub(crate) fn places_in_queue(&self) -> usize {
         self.max_connections * PLACES_PER_CONNECTION
     }
 

@@ -26,7 +26,7 @@ use weir_schema::{Batch, UnixNanos};
 use weir_store::Store;
 use weir_web::webhook::Notifier;
 
-use super::{alerts, beside::BesideIn, now_unix_nano};
+use super::{alerts, logs_and_metrics::LogsAndMetricsIn, now_unix_nano};
 
 mod checkpoint;
 mod restore;
@@ -93,7 +93,7 @@ impl Start {
     pub(super) async fn run(
         self,
         mut spans: mpsc::Receiver<Batch>,
-        beside: BesideIn,
+        beside: LogsAndMetricsIn,
         orders: mpsc::Receiver<Command>,
         stop: CancellationToken,
     ) {
@@ -154,7 +154,7 @@ impl Analysis {
     async fn run(
         mut self,
         mut spans: mpsc::Receiver<Batch>,
-        mut beside: BesideIn,
+        mut beside: LogsAndMetricsIn,
         mut orders: mpsc::Receiver<Command>,
         stop: CancellationToken,
     ) {
@@ -212,7 +212,7 @@ impl Analysis {
     }
 
     /// Closes windows that are over, with all that came beside them by now.
-    async fn step(&mut self, beside: &mut BesideIn) {
+    async fn step(&mut self, beside: &mut LogsAndMetricsIn) {
         self.take_in(beside);
         let now = now_unix_nano();
         self.analyzer.set_clock(now);
@@ -221,7 +221,7 @@ impl Analysis {
     }
 
     /// Takes in logs and metrics that wait. What was missed is told after what waited: that came before it.
-    fn take_in(&mut self, beside: &mut BesideIn) {
+    fn take_in(&mut self, beside: &mut LogsAndMetricsIn) {
         let missed = beside.missed();
         beside.waiting().iter().for_each(|batch| self.analyzer.push_beside(batch));
         missed.into_iter().for_each(|(table, rows)| self.analyzer.missed_beside(table, rows));

@@ -11,7 +11,7 @@ use rustyline::{
 use weir_schema::{Table, columns};
 
 use super::statements::{Split, split};
-use crate::{cli::Format, output, remote::Place};
+use crate::{cli::Format, output, target::Target};
 
 /// Statements that are remembered.
 const HISTORY: usize = 2_000;
@@ -90,7 +90,7 @@ struct WordCompleter {
 }
 
 /// Asks, runs and prints until the person leaves.
-pub(super) async fn run(place: &Place, mut format: Format) -> Result<(), anyhow::Error> {
+pub(super) async fn run(target: &Target, mut format: Format) -> Result<(), anyhow::Error> {
     let config = Config::builder()
         .max_history_size(HISTORY)
         .context("the history")?
@@ -98,7 +98,7 @@ pub(super) async fn run(place: &Place, mut format: Format) -> Result<(), anyhow:
         .auto_add_history(false)
         .build();
     let mut editor: Editor<Words, FileHistory> = Editor::with_config(config).context("the terminal")?;
-    let words = WordCompleter::new(words(place, FUNCTIONS).await, words(place, KEYS).await);
+    let words = WordCompleter::new(words(target, FUNCTIONS).await, words(target, KEYS).await);
     editor.set_helper(Some(Words { words }));
     let history = history_file();
     if let Some(path) = &history {
@@ -142,7 +142,7 @@ pub(super) async fn run(place: &Place, mut format: Format) -> Result<(), anyhow:
                     let _ = editor.save_history(path);
                 }
                 for text in statements {
-                    if let Err(error) = super::once(place, &text, format).await {
+                    if let Err(error) = super::once(target, &text, format).await {
                         output::note(&format!("error: {error:#}"));
                     }
                 }
@@ -186,8 +186,8 @@ fn history_file() -> Option<PathBuf> {
 }
 
 /// The texts that a statement answers; none when it fails, for a prompt completes less but works.
-async fn words(place: &Place, statement: &str) -> Vec<String> {
-    let Ok(answer) = place.query(statement).await else { return Vec::new() };
+async fn words(target: &Target, statement: &str) -> Vec<String> {
+    let Ok(answer) = target.query(statement).await else { return Vec::new() };
     let rows = answer.collect().await.unwrap_or_default();
     let rows = rows.iter().flat_map(weir_store::render::to_json_rows);
     rows.filter_map(|row| row["word"].as_str().map(str::to_owned)).collect()
