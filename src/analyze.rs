@@ -14,6 +14,7 @@ use weir_analyzer::{
     SPAN_COLUMNS,
     report::{FindingReport, LeftOut, Recorded, Report, report},
 };
+use weir_store::render::text_table;
 
 use crate::{
     cli::AnalyzeArgs,
@@ -146,11 +147,9 @@ async fn send(
 
 fn print(report: &Report) -> Result<(), anyhow::Error> {
     let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |v| format!("{v:.2}"));
-    let mut table = comfy_table::Table::new();
-    table.load_style(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
-    table.set_header(["service", "λ 1/s", "S ms", "c", "ρ", "Wq pred ms", "Wq obs ms", "headroom", "model"]);
-    for service in &report.services {
-        table.add_row([
+    let header = ["service", "λ 1/s", "S ms", "c", "ρ", "Wq pred ms", "Wq obs ms", "headroom", "model"];
+    let rows = report.services.iter().map(|service| {
+        [
             service.service.clone(),
             format!("{:.1}", service.arrival_rate_per_s),
             number(service.service_time_ms),
@@ -160,9 +159,9 @@ fn print(report: &Report) -> Result<(), anyhow::Error> {
             number(service.queue_wait_ms.observed),
             number(service.headroom),
             service.model.clone(),
-        ]);
-    }
-    output::line(&table.to_string())?;
+        ]
+    });
+    output::line(&text_table(header, rows))?;
     let (said, unsure): (Vec<_>, Vec<_>) =
         report.findings.iter().partition(|finding| finding.confidence >= WORTH_SAYING);
     if said.is_empty() {

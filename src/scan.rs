@@ -9,11 +9,10 @@ use anyhow::Context;
 use arrow::{array::AsArray, datatypes::Int64Type, record_batch::RecordBatch};
 use futures::StreamExt;
 use tokio::sync::mpsc;
+use weir_schema::MINUTE_NS;
 use weir_store::SqlConfig;
 
 use crate::target::{Answer, Target};
-
-const MINUTE_NS: i64 = 60_000_000_000;
 
 /// Rows that one statement sorts: about 30 MB of the columns of spans that are read.
 const ROWS_AT_ONCE: i64 = 200_000;

@@ -7,6 +7,7 @@ use weir_analyzer::{
     report::last_window,
     whatif::{Change, Prediction, ServicePrediction, what_if},
 };
+use weir_store::render::text_table;
 
 use crate::{
     cli::WhatIfArgs,
@@ -81,11 +82,9 @@ async fn of_range(
 
 fn print(prediction: &Prediction) -> Result<(), anyhow::Error> {
     let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |v| format!("{v:.2}"));
-    let mut table = comfy_table::Table::new();
-    table.load_style(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
-    table.set_header(["service", "λ 1/s", "λ then", "ρ then", "Wq ms", "Wq then", ""]);
-    for service in &prediction.services {
-        table.add_row([
+    let header = ["service", "λ 1/s", "λ then", "ρ then", "Wq ms", "Wq then", ""];
+    let rows = prediction.services.iter().map(|service| {
+        [
             service.service.clone(),
             format!("{:.1}", service.arrival_rate_per_s),
             format!("{:.1}", service.arrival_rate_per_s_then),
@@ -93,9 +92,9 @@ fn print(prediction: &Prediction) -> Result<(), anyhow::Error> {
             number(service.queue_wait_ms),
             number(service.queue_wait_ms_then),
             remark(service),
-        ]);
-    }
-    output::line(&table.to_string())?;
+        ]
+    });
+    output::line(&text_table(header, rows))?;
     for entry in &prediction.entries {
         let then = match (entry.response_time_ms_then, entry.low_ms, entry.high_ms) {
             (Some(then), Some(low), Some(high)) => format!("{then:.1} ms ({low:.1} to {high:.1})"),

@@ -11,5 +11,5 @@ pub mod columns;
 pub mod otlp;
 pub mod table;
 
-pub use batch::{Batch, Encoding, Signal, UnixNanos};
+pub use batch::{Batch, Encoding, MINUTE_NS, Signal, UnixNanos};
 pub use table::Table;

@@ -24,7 +24,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
-use weir_schema::{Batch, Encoding, Signal, UnixNanos, otlp};
+use weir_schema::{Batch, Encoding, MINUTE_NS, Signal, UnixNanos, otlp};
 use weir_store::{AppendError, Appended, OtlpRequest, Store};
 
 use super::{Chunk, zipkin::attribute};
@@ -34,8 +34,6 @@ use crate::{
     server::{Checkpoint, complete_minutes, now_unix_nano},
     target::{Server, Target, client},
 };
-
-const MINUTE_NS: i64 = 60_000_000_000;
 
 /// Rows of one OTLP request to a server: well under the usual 4 MiB.
 const ROWS_PER_REQUEST: usize = 8192;

@@ -25,10 +25,9 @@ use arrow::{
 };
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
-use weir_schema::UnixNanos;
+use weir_schema::{MINUTE_NS, UnixNanos};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-const MINUTE_NS: i64 = 60_000_000_000;
 
 /// Longer than this nothing waits in memory.
 const MAX_WAIT_MS: u64 = 600_000;
