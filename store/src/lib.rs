@@ -45,4 +45,4 @@ pub use query::{FunctionDoc, SqlAnswer, functions};
 pub use sampling::Sampling;
 pub use status::{LogTimes, Status, TableStatus};
 pub use store::{Store, TracePlace, TraceRows};
-pub use weir_schema::MINUTE_NS;
+pub use weir_schema::{InvalidSetting, MINUTE_NS};
