@@ -97,7 +97,7 @@ mod tests {
         assert_eq!(connections.refused(), 1);
         drop(permit);
         let _third = TcpStream::connect(address).await.unwrap();
-        connections.next().await;
+        let _let_in = connections.next().await;
         assert_eq!(connections.refused(), 1, "there was room again");
     }
 }
