@@ -14,14 +14,15 @@ use weir_analyzer::{
     SPAN_COLUMNS,
     report::{FindingReport, LeftOut, Recorded, Report, report},
 };
+use weir_store::render::text_table;
 
 use crate::{
     cli::AnalyzeArgs,
     config::Config,
     exit::Exit,
     output,
-    remote::Place,
     scan::{self, Slice, What},
+    target::Target,
 };
 
 /// Of `logs`: records of traces, since only those can be laid to a span.
@@ -53,9 +54,9 @@ const WORTH_SAYING: f64 = 0.2;
 pub async fn run(args: AnalyzeArgs) -> Result<Exit, anyhow::Error> {
     let times = Times::of(&args)?;
     let config = Config::load(args.config.as_deref())?;
-    let place = Place::open_existing(&args.target.or_data_of(&config)).await?;
-    let analyzed = analyze(&place, times, config.analyzer).await;
-    place.close().await?;
+    let target = Target::open_existing(&args.target.or_data_of(&config)).await?;
+    let analyzed = analyze(&target, times, config.analyzer).await;
+    target.close().await?;
     let report = analyzed?;
     if args.json {
         output::line(&serde_json::to_string(&report)?)?;
@@ -93,24 +94,24 @@ impl Times {
     }
 }
 
-async fn analyze(place: &Place, times: Times, config: weir_analyzer::Config) -> Result<Report, anyhow::Error> {
+async fn analyze(target: &Target, times: Times, config: weir_analyzer::Config) -> Result<Report, anyhow::Error> {
     let columns = format!("{}, events", SPAN_COLUMNS.join(", "));
     let spans = scan::spans(&columns);
-    let during = spans.slices(place, &times.range).await?;
+    let during = spans.slices(target, &times.range).await?;
     anyhow::ensure!(
         !during.is_empty(),
         "no span starts between --from and --to: `weir sql \"SELECT min(start_unix_nano), max(start_unix_nano) FROM spans\"` shows what there is"
     );
-    let before = spans.slices(place, &times.history).await?;
-    let (logs, metrics) = (beside(&LOGS, place, &times).await?, beside(&METRICS, place, &times).await?);
+    let before = spans.slices(target, &times.history).await?;
+    let (logs, metrics) = (beside(&LOGS, target, &times).await?, beside(&METRICS, target, &times).await?);
     // each stream ends when its sender is gone, so they are read in the order in which they are taken
     let ((before_to, before_rows), (during_to, during_rows)) = (scan::stream(), scan::stream());
     let ((logs_to, logs_rows), (metrics_to, metrics_rows)) = (scan::stream(), scan::stream());
     let read = async move {
-        send(&spans, place, &before, before_to).await?;
-        send(&spans, place, &during, during_to).await?;
-        send(&LOGS, place, &logs, logs_to).await?;
-        send(&METRICS, place, &metrics, metrics_to).await
+        send(&spans, target, &before, before_to).await?;
+        send(&spans, target, &during, during_to).await?;
+        send(&LOGS, target, &logs, logs_to).await?;
+        send(&METRICS, target, &metrics, metrics_to).await
     };
     let analyzed = tokio::task::spawn_blocking(move || {
         let recorded = Recorded {
@@ -127,30 +128,28 @@ async fn analyze(place: &Place, times: Times, config: weir_analyzer::Config) -> 
 }
 
 /// What was recorded beside the spans, in both times.
-async fn beside(what: &What<'_>, place: &Place, times: &Times) -> Result<Vec<Slice>, anyhow::Error> {
+async fn beside(what: &What<'_>, target: &Target, times: &Times) -> Result<Vec<Slice>, anyhow::Error> {
     let [first, second] = times.in_order();
-    let mut slices = what.slices(place, first).await?;
-    slices.extend(what.slices(place, second).await?);
+    let mut slices = what.slices(target, first).await?;
+    slices.extend(what.slices(target, second).await?);
     Ok(slices)
 }
 
 /// All rows of these slices, and then the end of the stream.
 async fn send(
     what: &What<'_>,
-    place: &Place,
+    target: &Target,
     slices: &[Slice],
     to: mpsc::Sender<arrow::record_batch::RecordBatch>,
 ) -> Result<(), anyhow::Error> {
-    what.send(place, slices, &to).await
+    what.send(target, slices, &to).await
 }
 
 fn print(report: &Report) -> Result<(), anyhow::Error> {
     let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |v| format!("{v:.2}"));
-    let mut table = comfy_table::Table::new();
-    table.load_style(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
-    table.set_header(["service", "λ 1/s", "S ms", "c", "ρ", "Wq pred ms", "Wq obs ms", "headroom", "model"]);
-    for service in &report.services {
-        table.add_row([
+    let header = ["service", "λ 1/s", "S ms", "c", "ρ", "Wq pred ms", "Wq obs ms", "headroom", "model"];
+    let rows = report.services.iter().map(|service| {
+        [
             service.service.clone(),
             format!("{:.1}", service.arrival_rate_per_s),
             number(service.service_time_ms),
@@ -160,9 +159,9 @@ fn print(report: &Report) -> Result<(), anyhow::Error> {
             number(service.queue_wait_ms.observed),
             number(service.headroom),
             service.model.clone(),
-        ]);
-    }
-    output::line(&table.to_string())?;
+        ]
+    });
+    output::line(&text_table(header, rows))?;
     let (said, unsure): (Vec<_>, Vec<_>) =
         report.findings.iter().partition(|finding| finding.confidence >= WORTH_SAYING);
     if said.is_empty() {

@@ -8,8 +8,8 @@ use crate::{
     cli::{BackupArgs, RestoreArgs},
     exit::{Exit, Unreachable},
     output,
-    remote::{Place, client},
     server::complete_backup,
+    target::{Target, client},
 };
 
 /// Runs `weir backup`.
@@ -17,15 +17,15 @@ use crate::{
 /// # Errors
 /// A name that is taken, a store that cannot be reached, or a disk that fails.
 pub async fn run(args: BackupArgs) -> Result<Exit, anyhow::Error> {
-    let place = Place::open_existing(&args.target).await?;
-    let made = match &place {
-        Place::Local(store) => {
+    let target = Target::open_existing(&args.target).await?;
+    let made = match &target {
+        Target::Local(store) => {
             let path = store.backup(&args.name).await.context("making the backup")?;
             json!({ "name": args.name, "path": path })
         }
-        Place::Remote(server) => post(&format!("{}/api/v1/backups", server.web), json!({ "name": args.name })).await?,
+        Target::Remote(server) => post(&format!("{}/api/v1/backups", server.web), json!({ "name": args.name })).await?,
     };
-    place.close().await?;
+    target.close().await?;
     output::line(&made.to_string())?;
     Ok(Exit::Ok)
 }
@@ -35,9 +35,9 @@ pub async fn run(args: BackupArgs) -> Result<Exit, anyhow::Error> {
 /// # Errors
 /// A name that is no whole backup, a store that cannot be reached, or a disk that fails.
 pub async fn restore(args: RestoreArgs) -> Result<Exit, anyhow::Error> {
-    let place = Place::open_with_backups(&args.target).await?;
-    let restored = match &place {
-        Place::Local(store) => {
+    let target = Target::open_with_backups(&args.target).await?;
+    let restored = match &target {
+        Target::Local(store) => {
             let restored = store.restore(&args.name).await.context("restoring the backup")?;
             // rates and edges of the minutes that were open when it was made
             if restored.files > 0 {
@@ -45,11 +45,11 @@ pub async fn restore(args: RestoreArgs) -> Result<Exit, anyhow::Error> {
             }
             json!(restored)
         }
-        Place::Remote(server) => {
+        Target::Remote(server) => {
             post(&format!("{}/api/v1/backups/{}/restore", server.web, args.name), json!({})).await?
         }
     };
-    place.close().await?;
+    target.close().await?;
     output::line(&restored.to_string())?;
     Ok(Exit::Ok)
 }

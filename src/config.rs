@@ -15,6 +15,7 @@ use figment::{
 };
 use serde::{Deserialize, Serialize};
 use weir_proxy::suggest;
+use weir_schema::InvalidSetting;
 
 use crate::{
     cli::{ConfigAction, ConfigArgs, ListenArgs, TargetArgs},
@@ -150,10 +151,11 @@ impl Config {
                 return Err(ConfigError(format!("listen.{key}: {address} {why}")));
             }
         }
-        self.collector.validate().map_err(|e| ConfigError(format!("collector.{e}")))?;
-        self.store.validate().map_err(|e| ConfigError(format!("store.{e}")))?;
+        let within = |section| move |invalid: InvalidSetting| ConfigError(invalid.within(section).to_string());
+        self.collector.validate().map_err(within("collector"))?;
+        self.store.validate().map_err(within("store"))?;
         self.analyzer.validate().map_err(|e| ConfigError(format!("analyzer.{e}")))?;
-        self.web.validate().map_err(|e| ConfigError(format!("web.{e}")))
+        self.web.validate().map_err(within("web"))
     }
 
     /// What a server needs, when flags have had their say.

@@ -146,7 +146,7 @@ fn config(data: PathBuf, script: &Script, receiver: &Receiver) -> Config {
         ..weir_analyzer::Config::default()
     };
     let on_call = weir_web::Webhook { name: "on-call".into(), url: receiver.url(), headers: Default::default() };
-    let web = weir_web::Config { webhooks: vec![on_call] };
+    let web = weir_web::Config { webhooks: vec![on_call], ..Default::default() };
     Config { data, analyzer, web, ..Config::default() }
 }
 

@@ -20,8 +20,8 @@ use crate::{
     config::{Config, Listen},
     exit::Exit,
     output,
-    remote::{self, client},
     server::{Listeners, Server, now_unix_nano},
+    target::{self, client},
 };
 
 /// An fdatasync slower than this makes every ack slow.
@@ -80,7 +80,7 @@ pub async fn run(args: DoctorArgs) -> Result<Exit, anyhow::Error> {
         }
     };
     let data = args.data.unwrap_or_else(|| config.data.clone());
-    let live = remote::Server::of_folder(&data).ok().flatten();
+    let live = target::Server::of_folder(&data).ok().flatten();
     checks.push(folder(&data));
     checks.push(disk(&data));
     checks.push(sync_time(&data));
@@ -179,7 +179,7 @@ async fn ports(listen: &Listen) -> Vec<Check> {
     checks
 }
 
-async fn answers(server: &remote::Server) -> Check {
+async fn answers(server: &target::Server) -> Check {
     let name = "server";
     let asked = async { Ok::<_, anyhow::Error>(client()?.get(format!("{}/readyz", server.web)).send().await?) }.await;
     match asked {

@@ -13,7 +13,7 @@ use weir_collector::{Ingest, Received, Refused, Stored};
 use weir_schema::{Batch, Signal, otlp};
 use weir_store::{AppendError, OtlpRequest, Store};
 
-use crate::server::BesideOut;
+use crate::server::LogsAndMetricsOut;
 
 /// When a sender should come back: one group commit and a flush are over by then.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -27,7 +27,7 @@ const RETRY_AFTER_DISK_FULL: Duration = Duration::from_secs(15);
 pub(crate) struct Door {
     store: Store,
     analysis: mpsc::Sender<Batch>,
-    beside: BesideOut,
+    beside: LogsAndMetricsOut,
     /// Until it is set, the analysis reads spans from the store.
     live: Arc<AtomicBool>,
 }
@@ -35,7 +35,12 @@ pub(crate) struct Door {
 impl Door {
     /// A door to `store`; spans also go to `analysis`, logs and metrics `beside` them.
     #[must_use]
-    pub(crate) fn new(store: Store, analysis: mpsc::Sender<Batch>, beside: BesideOut, live: Arc<AtomicBool>) -> Self {
+    pub(crate) fn new(
+        store: Store,
+        analysis: mpsc::Sender<Batch>,
+        beside: LogsAndMetricsOut,
+        live: Arc<AtomicBool>,
+    ) -> Self {
         Self { store, analysis, beside, live }
     }
 }

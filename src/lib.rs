@@ -22,5 +22,5 @@ pub mod whatif;
 
 mod door;
 mod memory;
-mod remote;
 mod scan;
+mod target;

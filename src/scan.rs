@@ -9,11 +9,10 @@ use anyhow::Context;
 use arrow::{array::AsArray, datatypes::Int64Type, record_batch::RecordBatch};
 use futures::StreamExt;
 use tokio::sync::mpsc;
+use weir_schema::MINUTE_NS;
 use weir_store::SqlConfig;
 
-use crate::remote::{Answer, Place};
-
-const MINUTE_NS: i64 = 60_000_000_000;
+use crate::target::{Answer, Target};
 
 /// Rows that one statement sorts: about 30 MB of the columns of spans that are read.
 const ROWS_AT_ONCE: i64 = 200_000;
@@ -67,14 +66,14 @@ pub(crate) fn spans(columns: &str) -> What<'_> {
 
 impl What<'_> {
     /// What a range is read in; none where it holds no rows.
-    pub(crate) async fn slices(&self, place: &Place, range: &Range<i64>) -> Result<Vec<Slice>, anyhow::Error> {
+    pub(crate) async fn slices(&self, target: &Target, range: &Range<i64>) -> Result<Vec<Slice>, anyhow::Error> {
         let Self { table, time, only, .. } = self;
         let statement = format!(
             "SELECT {time} - {time} % {MINUTE_NS} AS minute, count(*) AS n FROM {table} WHERE {} AND {only} GROUP BY 1 ORDER BY 1",
             self.within(range)
         );
         let mut minutes = Vec::new();
-        for batch in ask(place, &statement).await?.collect().await? {
+        for batch in ask(target, &statement).await?.collect().await? {
             let long = |place: usize| batch.column(place).as_primitive_opt::<Int64Type>();
             let (times, counts) = long(0).zip(long(1)).context("minutes and counts are whole numbers")?;
             minutes.extend(times.values().iter().copied().zip(counts.values().iter().copied()));
@@ -85,7 +84,7 @@ impl What<'_> {
     /// Sends the rows of these slices by time, until nobody takes them any more.
     pub(crate) async fn send(
         &self,
-        place: &Place,
+        target: &Target,
         slices: &[Slice],
         to: &mpsc::Sender<RecordBatch>,
     ) -> Result<(), anyhow::Error> {
@@ -93,7 +92,7 @@ impl What<'_> {
         for slice in slices {
             let within = self.within(&slice.range);
             let statement = format!("SELECT {columns} FROM {table} WHERE {within} AND {only} ORDER BY {time}");
-            let mut answer = ask(place, &statement).await?;
+            let mut answer = ask(target, &statement).await?;
             while let Some(batch) = answer.batches.next().await {
                 if to.send(batch.with_context(|| format!("reading {table}"))?).await.is_err() {
                     return Ok(());
@@ -109,9 +108,9 @@ impl What<'_> {
     }
 }
 
-async fn ask(place: &Place, statement: &str) -> Result<Answer, anyhow::Error> {
+async fn ask(target: &Target, statement: &str) -> Result<Answer, anyhow::Error> {
     let limits = SqlConfig { max_rows: usize::MAX, timeout_ms: TIMEOUT_MS, ..SqlConfig::default() };
-    place.query_within(statement, Some(limits)).await
+    target.query_within(statement, Some(limits)).await
 }
 
 /// Minutes with their rows, joined while they are few, within the range.

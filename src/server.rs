@@ -33,17 +33,17 @@ use crate::{
     config::{Config, Listen},
     door::Door,
     exit::Unreachable,
-    remote,
+    target,
 };
 
 mod alerts;
 mod analysis;
-mod beside;
+mod logs_and_metrics;
 mod metrics;
 mod own_thread;
 
 pub(crate) use analysis::{Checkpoint, complete_backup, complete_minutes};
-pub(crate) use beside::BesideOut;
+pub(crate) use logs_and_metrics::LogsAndMetricsOut;
 use own_thread::OwnThread;
 
 /// Batches waiting for the analyzer; a full queue makes the ack wait, and so the sender.
@@ -138,7 +138,7 @@ impl Server {
         announce(&store, &config, addresses)?;
 
         let (batches, batches_in) = mpsc::channel(ANALYSIS_QUEUE);
-        let (beside, beside_in) = beside::beside();
+        let (beside, beside_in) = logs_and_metrics::logs_and_metrics();
         let (commands, commands_in) = mpsc::channel(COMMAND_QUEUE);
         let (snapshot_out, snapshot) = watch::channel(Arc::new(Snapshot::default()));
         let (policy_out, policy) = watch::channel(Arc::new(PolicySet::default()));
@@ -177,7 +177,7 @@ impl Server {
         let door_tasks = vec![
             tokio::spawn(collector.clone().serve_grpc(listeners.otlp_grpc, doors.clone())),
             tokio::spawn(collector.serve_http(listeners.otlp_http, doors.clone())),
-            tokio::spawn(weir_web::serve(listeners.web, deps, doors.clone())),
+            tokio::spawn(weir_web::serve(listeners.web, config.web, deps, doors.clone())),
             tokio::spawn(weir_store::postgres::serve(store.clone(), listeners.pg, doors.clone())),
         ];
         let (data, analysis_stop) = (config.data, analysis_stop.drop_guard());
@@ -203,7 +203,7 @@ impl Server {
         self.alerts.stop().await;
         // what is not in files yet is written, but for a log whose past is still read: the next start has it
         self.store.close().await.context("closing the store")?;
-        remote::Server::forget(&self.data);
+        target::Server::forget(&self.data);
         failed.map_or(Ok(()), Err)
     }
 }
@@ -229,7 +229,7 @@ fn announce(store: &Store, config: &Config, addresses: Addresses) -> Result<(), 
     store.set_server_url(&web).context("writing the lock file")?;
     let otlp_http = Some(format!("http://{}", addresses.otlp_http));
     let otlp_grpc = Some(format!("http://{}", addresses.otlp_grpc));
-    remote::Server { web, otlp_http, otlp_grpc }.write(&config.data)
+    target::Server { web, otlp_http, otlp_grpc }.write(&config.data)
 }
 
 fn endpoints(addresses: Addresses) -> weir_web::Endpoints {

@@ -4,7 +4,7 @@ use anyhow::Context;
 use weir_analyzer::critical_path::Timing;
 use weir_web::Trace;
 
-use crate::{cli::TraceArgs, exit::Exit, output, remote::Place};
+use crate::{cli::TraceArgs, exit::Exit, output, target::Target};
 
 /// Width of the bars.
 const BAR: usize = 40;
@@ -17,10 +17,10 @@ pub async fn run(args: TraceArgs) -> Result<Exit, anyhow::Error> {
     let id = args.id.to_ascii_lowercase();
     let well_formed = id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit());
     anyhow::ensure!(well_formed, "{:?} is not a trace id: 32 hex digits are", args.id);
-    let place = Place::open_existing(&args.target).await?;
+    let target = Target::open_existing(&args.target).await?;
     let statement = format!("SELECT * FROM spans WHERE trace_id = '{id}' ORDER BY start_unix_nano, duration_ns DESC");
-    let batches = place.query(&statement).await?.collect().await?;
-    place.close().await?;
+    let batches = target.query(&statement).await?.collect().await?;
+    target.close().await?;
     let trace = Trace::from_rows(&id, &batches).with_context(|| format!("trace {id} is not in the store"))?;
     if args.json {
         output::line(&serde_json::to_string(&trace)?)?;

@@ -7,14 +7,14 @@ use weir_analyzer::{
     report::last_window,
     whatif::{Change, Prediction, ServicePrediction, what_if},
 };
+use weir_store::render::text_table;
 
 use crate::{
     cli::WhatIfArgs,
     config::Config,
     exit::Exit,
-    output,
-    remote::{Place, Server},
-    scan,
+    output, scan,
+    target::{Server, Target},
 };
 
 /// Runs `weir whatif`.
@@ -30,15 +30,15 @@ pub async fn run(args: WhatIfArgs) -> Result<Exit, anyhow::Error> {
         service_time: args.service_time.unwrap_or(1.0),
     };
     let config = Config::load(args.config.as_deref())?;
-    let place = Place::open_existing(&args.target.or_data_of(&config)).await?;
-    let prediction = match (args.from.zip(args.to), &place) {
-        (Some(range), _) => of_range(&place, range, &change, config.analyzer).await,
-        (None, Place::Remote(server)) => of_server(server, &change).await,
-        (None, Place::Local(_)) => Err(anyhow::anyhow!(
+    let target = Target::open_existing(&args.target.or_data_of(&config)).await?;
+    let prediction = match (args.from.zip(args.to), &target) {
+        (Some(range), _) => of_range(&target, range, &change, config.analyzer).await,
+        (None, Target::Remote(server)) => of_server(server, &change).await,
+        (None, Target::Local(_)) => Err(anyhow::anyhow!(
             "no server is running on this folder: say with --from and --to which stored spans to look at"
         )),
     };
-    place.close().await?;
+    target.close().await?;
     let prediction = prediction?;
     if args.json {
         output::line(&serde_json::to_string(&prediction)?)?;
@@ -60,7 +60,7 @@ async fn of_server(server: &Server, change: &Change) -> Result<Prediction, anyho
 }
 
 async fn of_range(
-    place: &Place,
+    target: &Target,
     (from, to): (i64, i64),
     change: &Change,
     config: weir_analyzer::Config,
@@ -68,10 +68,10 @@ async fn of_range(
     anyhow::ensure!(from < to, "--from must be before --to");
     let columns = SPAN_COLUMNS.join(", ");
     let spans = scan::spans(&columns);
-    let slices = spans.slices(place, &(from..to)).await?;
+    let slices = spans.slices(target, &(from..to)).await?;
     let (rows_to, rows) = scan::stream();
     // the stream ends with its sender
-    let read = async move { spans.send(place, &slices, &rows_to).await };
+    let read = async move { spans.send(target, &slices, &rows_to).await };
     let analyzed = tokio::task::spawn_blocking(move || last_window(rows, config));
     let (read, snapshot) = tokio::join!(read, analyzed);
     read?;
@@ -82,11 +82,9 @@ async fn of_range(
 
 fn print(prediction: &Prediction) -> Result<(), anyhow::Error> {
     let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |v| format!("{v:.2}"));
-    let mut table = comfy_table::Table::new();
-    table.load_style(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
-    table.set_header(["service", "λ 1/s", "λ then", "ρ then", "Wq ms", "Wq then", ""]);
-    for service in &prediction.services {
-        table.add_row([
+    let header = ["service", "λ 1/s", "λ then", "ρ then", "Wq ms", "Wq then", ""];
+    let rows = prediction.services.iter().map(|service| {
+        [
             service.service.clone(),
             format!("{:.1}", service.arrival_rate_per_s),
             format!("{:.1}", service.arrival_rate_per_s_then),
@@ -94,9 +92,9 @@ fn print(prediction: &Prediction) -> Result<(), anyhow::Error> {
             number(service.queue_wait_ms),
             number(service.queue_wait_ms_then),
             remark(service),
-        ]);
-    }
-    output::line(&table.to_string())?;
+        ]
+    });
+    output::line(&text_table(header, rows))?;
     for entry in &prediction.entries {
         let then = match (entry.response_time_ms_then, entry.low_ms, entry.high_ms) {
             (Some(then), Some(low), Some(high)) => format!("{then:.1} ms ({low:.1} to {high:.1})"),

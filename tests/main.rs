@@ -4,7 +4,6 @@
 
 mod analyze;
 mod api;
-mod beside;
 mod cors;
 mod crash;
 mod critical_path;
@@ -13,13 +12,14 @@ mod disk_full;
 mod docs;
 mod grpc;
 mod hostile;
-mod lines;
+mod logs_and_metrics;
 mod otlp;
 mod overload;
 mod pages;
 mod postgres;
 mod prompt;
 mod proxy;
+mod queues;
 mod readers;
 mod restart;
 mod rollups;

@@ -165,3 +165,26 @@ async fn a_connection_over_the_bound_is_closed_at_once() {
     assert_eq!(second.read(&mut [0; 1]).await.unwrap_or(0), 0, "closed: both doors share the bound");
     weir.stop().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_over_the_bound_of_the_web_door_is_closed_at_once_and_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let weir = server_with(dir.path(), |config| config.web.max_connections = 1).await;
+    let mut first = TcpStream::connect(weir.addresses.web).await.unwrap();
+    first.write_all(b"GET /healthz HTTP/1.1\r\nhost: weir\r\n\r\n").await.unwrap();
+    assert!(answer(&mut first).await.starts_with("HTTP/1.1 200"));
+    let mut second = TcpStream::connect(weir.addresses.web).await.unwrap();
+    assert_eq!(second.read(&mut [0; 1]).await.unwrap_or(0), 0, "closed");
+    drop(first);
+    let counted = async {
+        loop {
+            let metrics = client().get(format!("http://{}/metrics", weir.addresses.web)).send().await;
+            if let Ok(metrics) = metrics {
+                return metrics.text().await.unwrap();
+            }
+        }
+    };
+    let text = tokio::time::timeout(std::time::Duration::from_secs(60), counted).await.unwrap();
+    assert!(!text.contains("weir_web_refused_connections_total 0\n"), "{text}");
+    weir.stop().await.unwrap();
+}

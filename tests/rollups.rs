@@ -13,7 +13,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use crate::support::{Process, client, request, send, server, span, sql};
 
 const SERVICES: [&str; 4] = ["gateway", "cart", "stock", "payment"];
-const MINUTE_NS: u64 = 60_000_000_000;
+const MINUTE_NS: u64 = weir_schema::MINUTE_NS as u64;
 const START: u64 = 1_700_000_040_000_000_000;
 
 const OPERATIONS: &str = "SELECT minute_unix_nano, service, operation, kind, sum(count) AS n, sum(error_count) AS e \

@@ -156,7 +156,7 @@ mod tests {
         assert_eq!(fs::read_to_string(folder.join(ROOT_CERTIFICATE)).unwrap(), made.certificate_pem());
     }
 
-    /// Found in a review: a run that was ended between key and certificate left a folder that no later one could use.
+    /// A folder with `ca.key` and no certificate, as a run leaves that is ended between the two: no later one could use it.
     #[test]
     fn a_run_that_was_ended_is_finished_by_the_next() {
         let dir = tempfile::tempdir().unwrap();

@@ -139,7 +139,7 @@ mod tests {
         }
     }
 
-    /// Found in a review: a run that was ended between the two renames left a key that was not the certificate's.
+    /// A run that is ended between the renames of key and certificate: the key that it left was not the certificate's.
     #[test]
     fn a_run_that_is_ended_at_any_step_leaves_a_pair_that_fits() {
         // steps: written aside, turned to, the first name linked, the second, the new pair written

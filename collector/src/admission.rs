@@ -1,4 +1,4 @@
-//! [`Admission`]: bytes between arrival and ack, bounded. A request takes its place before its body
+//! [`Admission`]: bytes between arrival and ack, bounded. A request reserves its bytes before its body
 //! is read and holds it until it is stored, so neither a burst nor senders that hang up can pass the
 //! bound. What leaves is measured: who is refused is told how long the rest takes to drain.
 
@@ -38,7 +38,7 @@ struct State {
     held: usize,
     /// What of it is held by requests that wait for more.
     waiting: usize,
-    /// What those who stand in line for a place ask for.
+    /// What those who wait for a reservation ask for.
     asked: usize,
     /// Refusals so far: what makes each time to come back another one.
     refused: u64,
@@ -60,7 +60,7 @@ pub(crate) struct Asking {
     bytes: usize,
 }
 
-/// A place whose request waits for more, until dropped.
+/// A reservation whose request waits for more, until dropped.
 pub(crate) struct Waiting {
     admission: Admission,
     bytes: usize,
@@ -80,7 +80,7 @@ impl Admission {
         Self(Arc::new(Shared { limit, state: Mutex::new(state), seed: RandomState::new() }))
     }
 
-    /// Takes a place of `bytes`.
+    /// Reserves `bytes`.
     pub(crate) fn admit(&self, bytes: usize) -> Result<Admitted, Full> {
         let mut admitted = Admitted { admission: self.clone(), bytes: 0 };
         admitted.grow_to(bytes)?;
@@ -125,7 +125,7 @@ impl State {
         if elapsed < RATE_WINDOW {
             return;
         }
-        // how fast a place drains shows while it is full; what leaves a place that is not says only what
+        // how fast what is reserved drains shows while all of it is; what leaves while some is free says only what
         // came, and an idle time says nothing
         let rate = self.left as f64 / elapsed.as_secs_f64();
         let idle = elapsed > 10 * RATE_WINDOW;
@@ -139,7 +139,7 @@ impl State {
 }
 
 impl Admitted {
-    /// Makes the place at least `bytes` wide. When there is no room for that it stays as it is.
+    /// Makes the reservation at least `bytes` wide. When there is no room for that it stays as it is.
     pub(crate) fn grow_to(&mut self, bytes: usize) -> Result<(), Full> {
         let Some(more) = bytes.checked_sub(self.bytes).filter(|more| *more > 0) else { return Ok(()) };
         let mut state = self.admission.lock();
@@ -154,7 +154,7 @@ impl Admitted {
         Ok(())
     }
 
-    /// As [`Self::grow_to`], for the first of those who wait: when all that is held is held by those who wait, its place becomes
+    /// As [`Self::grow_to`], for the first of those who wait: when all that is held is held by those who wait, its reservation becomes
     /// `most` wide, whether there is room or not.
     pub(crate) fn grow_first(&mut self, bytes: usize, most: usize) -> Result<(), Full> {
         let grown = self.grow_to(bytes);
@@ -181,7 +181,7 @@ impl Admitted {
         Waiting { admission: self.admission.clone(), bytes: self.bytes }
     }
 
-    /// Makes the place exactly `bytes` wide, whether there is room or not: for what is there already,
+    /// Makes the reservation exactly `bytes` wide, whether there is room or not: for what is there already,
     /// so that the next requests are refused for it.
     pub(crate) fn set(&mut self, bytes: usize) {
         let mut state = self.admission.lock();
@@ -250,9 +250,9 @@ mod tests {
         assert!((1.0..1.5).contains(&first.as_secs_f64()), "nothing is known yet: {first:?}");
         // five hundred bytes leave every second, and then nothing for an hour
         for _ in 0..30 {
-            let place = admission.admit(500).unwrap();
+            let admitted = admission.admit(500).unwrap();
             tokio::time::advance(Duration::from_secs(1)).await;
-            drop(place);
+            drop(admitted);
         }
         tokio::time::advance(Duration::from_secs(3600)).await;
         drop(admission.admit(1).unwrap());

@@ -1,4 +1,4 @@
-//! Reading a body within bounds: each byte has its [`Place`] before it is kept, and a
+//! Reading a body within bounds: each byte has its place in a [`Reservation`] before it is kept, and a
 //! body that does not come is given up.
 
 use bytes::{Bytes, BytesMut};
@@ -6,7 +6,7 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use tokio::time::Instant;
 
-use crate::{ingest::Refused, place::Place};
+use crate::{ingest::Refused, reservation::Reservation};
 
 /// Why a body is not read to its end.
 #[derive(Debug, thiserror::Error)]
@@ -66,7 +66,7 @@ where
         }
     }
 
-    /// The next `length` bytes, which have their place; they are copied only when they come in pieces.
+    /// The next `length` bytes, which are reserved; they are copied only when they come in pieces.
     pub(crate) async fn exactly(&mut self, length: usize) -> Result<Exactly, BodyError> {
         let mut pieces = BytesMut::new();
         while pieces.len() < length {
@@ -84,25 +84,25 @@ where
         Ok(Exactly::All(pieces.freeze()))
     }
 
-    /// What is left of the body; `place` grows with it, and while it waits for room the body has more time to come.
-    pub(crate) async fn collect(&mut self, limit: usize, place: &mut Place) -> Result<Bytes, BodyError> {
+    /// What is left of the body; `reservation` grows with it, and while it waits for room the body has more time to come.
+    pub(crate) async fn collect(&mut self, limit: usize, reservation: &mut Reservation) -> Result<Bytes, BodyError> {
         let announced = self.body.size_hint().lower();
         if announced > limit as u64 {
             return Err(BodyError::TooLarge { limit });
         }
         let Some(first) = self.next().await? else { return Ok(Bytes::new()) };
         let mut collected = Collected { bytes: BytesMut::new(), first: Some(first), limit };
-        self.grow(place, collected.with(0)?).await?;
+        self.grow(reservation, collected.with(0)?).await?;
         while let Some(data) = self.next().await? {
-            self.grow(place, collected.with(data.len())?).await?;
+            self.grow(reservation, collected.with(data.len())?).await?;
             collected.push(&data, usize::try_from(announced).unwrap_or(0));
         }
         Ok(collected.finish())
     }
 
-    async fn grow(&mut self, place: &mut Place, bytes: usize) -> Result<(), BodyError> {
+    async fn grow(&mut self, reservation: &mut Reservation, bytes: usize) -> Result<(), BodyError> {
         let asked = Instant::now();
-        place.grow_to(bytes).await.map_err(BodyError::Refused)?;
+        reservation.grow_to(bytes).await.map_err(BodyError::Refused)?;
         self.deadline += asked.elapsed();
         Ok(())
     }
@@ -170,22 +170,22 @@ mod tests {
     use http_body_util::StreamBody;
 
     use super::*;
-    use crate::{admission::Admission, line::Line};
+    use crate::{admission::Admission, queue::Queue};
 
     fn frames(frames: &[&'static [u8]]) -> Frames<impl Body<Data = Bytes, Error = Infallible> + Unpin> {
         let frames: Vec<_> = frames.iter().map(|f| Ok(Frame::data(Bytes::from_static(f)))).collect();
         Frames::new(StreamBody::new(stream::iter(frames)), Instant::now() + Duration::from_secs(1))
     }
 
-    /// A place in so much room, for one who does not wait.
-    fn place(admission: &Admission) -> Place {
-        Place::new(admission.admit(0).unwrap(), Arc::new(Line::new(1)), 9, Instant::now())
+    /// A reservation in so much room, for one who does not wait.
+    fn reservation(admission: &Admission) -> Reservation {
+        Reservation::new(admission.admit(0).unwrap(), Arc::new(Queue::new(1)), 9, Instant::now())
     }
 
     async fn collect(body: &[&'static [u8]], limit: usize, room: usize) -> Result<Bytes, BodyError> {
         let admission = Admission::new(room);
         let _goes_on = admission.admit(1).unwrap();
-        frames(body).collect(limit, &mut place(&admission)).await
+        frames(body).collect(limit, &mut reservation(&admission)).await
     }
 
     #[tokio::test]
@@ -213,9 +213,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_body_that_does_not_come_is_given_up() {
         let never = StreamBody::new(stream::pending::<Result<Frame<Bytes>, Infallible>>());
-        let mut place = place(&Admission::new(9));
+        let mut reservation = reservation(&Admission::new(9));
         let started = Instant::now();
-        let read = Frames::new(never, started + Duration::from_secs(3)).collect(9, &mut place).await;
+        let read = Frames::new(never, started + Duration::from_secs(3)).collect(9, &mut reservation).await;
         assert!(matches!(read, Err(BodyError::TimedOut)));
         assert_eq!(started.elapsed(), Duration::from_secs(3));
     }

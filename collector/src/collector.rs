@@ -24,10 +24,10 @@ use crate::{
     grpc, http,
     inflate::{Coding, InflateError, inflate},
     ingest::{Ingest, Received, Refused},
-    line::Line,
     patience::Patience,
-    place::{INFLATION, Place, likely_bytes, most_bytes},
     proxies::Proxies,
+    queue::Queue,
+    reservation::{INFLATION, Reservation, likely_bytes, most_bytes},
     stats::{Now, Stats, add},
 };
 
@@ -47,12 +47,12 @@ pub struct Collector<I> {
     /// Room for connections of both doors.
     pub(crate) connections: Arc<Semaphore>,
     admission: Admission,
-    /// Requests that wait unread for a place in flight.
-    unread: Arc<Line>,
+    /// Requests that wait unread for room in flight.
+    unread: Arc<Queue>,
     /// Requests that are larger than was thought at the door and wait for more.
-    growing: Arc<Line>,
+    growing: Arc<Queue>,
     /// Requests that were read and wait for room in the store.
-    read: Arc<Line>,
+    read: Arc<Queue>,
     /// One place per core: more large bodies at once would only hold more memory.
     decoders: Arc<Semaphore>,
     /// Requests that are being stored, whether their senders still wait or not.
@@ -65,7 +65,7 @@ pub(crate) struct Arrived {
     pub(crate) encoding: Encoding,
     pub(crate) coding: Coding,
     pub(crate) body: Bytes,
-    pub(crate) place: Place,
+    pub(crate) reservation: Reservation,
 }
 
 /// What an accepted request is answered: how many rows were not, and why; or none, and what others are stored without.
@@ -102,8 +102,8 @@ impl<I: Ingest> Collector<I> {
     ) -> Self {
         let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let admission = Admission::new(config.max_in_flight_bytes);
-        let places = config.places_in_line();
-        let [unread, growing, read] = std::array::from_fn(|_| Arc::new(Line::new(places)));
+        let places = config.places_in_queue();
+        let [unread, growing, read] = std::array::from_fn(|_| Arc::new(Queue::new(places)));
         stats.watch(Now {
             admission: admission.clone(),
             unread: unread.clone(),
@@ -145,19 +145,19 @@ impl<I: Ingest> Collector<I> {
         http::serve(self, listener, shutdown).await
     }
 
-    /// A place for a request that announces so many bytes, or no length, before any of them is read.
+    /// A reservation for a request that announces so many bytes, or no length, before any of them is read.
     pub(crate) async fn admit(
         &self,
         coding: Coding,
         announced: Option<usize>,
         patience: Patience,
-    ) -> Result<Place, NotAccepted> {
+    ) -> Result<Reservation, NotAccepted> {
         let limit = self.config.max_body_bytes;
         if announced.is_some_and(|bytes| bytes > limit) {
             return Err(NotAccepted::TooLarge { limit });
         }
         let bytes = likely_bytes(coding, announced, limit);
-        let place = || {
+        let room = || {
             if self.growing.waiting() > 0 {
                 return Err(Full { retry_after: self.admission.retry_after() }.into());
             }
@@ -166,17 +166,17 @@ impl<I: Ingest> Collector<I> {
             Ok(admitted)
         };
         let _asking = self.admission.asks(bytes);
-        let admitted = self.unread.wait(patience.unread_until, place).await?;
-        Ok(Place::new(admitted, self.growing.clone(), most_bytes(coding, limit), patience.until))
+        let admitted = self.unread.wait(patience.unread_until, room).await?;
+        Ok(Reservation::new(admitted, self.growing.clone(), most_bytes(coding, limit), patience.until))
     }
 
     /// Waits until the store has room for what was read: once decoded, a request has cost too much to be refused.
     async fn room(&self, arrived: &Arrived) -> Result<(), Refused> {
-        self.read.wait(arrived.place.until(), || self.ingest.admit(arrived.body.len())).await
+        self.read.wait(arrived.reservation.until(), || self.ingest.admit(arrived.body.len())).await
     }
 
     /// The one way in: inflate, decode, store. It goes on when the sender hangs up: what was begun is
-    /// stored and analyzed as a whole, and its place is not given away while its bytes are held.
+    /// stored and analyzed as a whole, and its reservation is not given away while its bytes are held.
     pub(crate) async fn accept(&self, arrived: Arrived) -> Result<Accepted, NotAccepted> {
         let collector = self.clone();
         let stored = self.storing.spawn(async move { collector.store(arrived).await });
@@ -197,7 +197,7 @@ impl<I: Ingest> Collector<I> {
     async fn store(&self, arrived: Arrived) -> Result<Accepted, NotAccepted> {
         let (signal, encoding) = (arrived.signal, arrived.encoding);
         let received_unix_nano = now_unix_nano();
-        let Opened { body, decoded, place } = self.open(arrived, received_unix_nano).await?;
+        let Opened { body, decoded, reservation } = self.open(arrived, received_unix_nano).await?;
         add(&self.stats.of(signal).bytes, body.len() as u64);
         let (accepted, rejected) = (decoded.accepted, decoded.rejected);
         add(&self.stats.of(signal).rejected, rejected);
@@ -212,7 +212,7 @@ impl<I: Ingest> Collector<I> {
                 add(&stats.accepted, accepted);
             }
         }
-        drop(place);
+        drop(reservation);
         Ok(Accepted { rejected, message })
     }
 
@@ -223,7 +223,7 @@ impl<I: Ingest> Collector<I> {
                 Opening::Opened(opened) => return Ok(opened),
                 Opening::NoRoom { unopened, wanted } => {
                     arrived = unopened;
-                    arrived.place.grow_to(wanted).await?;
+                    arrived.reservation.grow_to(wanted).await?;
                 }
             }
         }
@@ -250,7 +250,7 @@ impl<I: Ingest> Collector<I> {
 /// How far a request came.
 enum Opening {
     Opened(Opened),
-    /// It needs a place so many bytes wide first.
+    /// It needs a reservation of so many bytes first.
     NoRoom {
         unopened: Arrived,
         wanted: usize,
@@ -261,22 +261,22 @@ enum Opening {
 struct Opened {
     body: Bytes,
     decoded: Decoded,
-    place: Place,
+    reservation: Reservation,
 }
 
 impl Arrived {
     fn open(mut self, limit: usize, received_unix_nano: UnixNanos) -> Result<Opening, NotAccepted> {
-        let body = match inflate(&self.body, self.coding, limit, &mut self.place) {
+        let body = match inflate(&self.body, self.coding, limit, &mut self.reservation) {
             Err(InflateError::NoRoom { wanted, .. }) => return Ok(Opening::NoRoom { unopened: self, wanted }),
             inflated => inflated?,
         };
-        let Self { signal, encoding, mut place, body: sent, coding: _ } = self;
+        let Self { signal, encoding, mut reservation, body: sent, coding: _ } = self;
         drop(sent);
-        place.set(body.len());
+        reservation.set(body.len());
         let decoded = otlp::decode(signal, encoding, &body, received_unix_nano)?;
         let rows_bytes = decoded.batch.as_ref().map_or(0, |batch| batch.rows.get_array_memory_size());
-        place.set(body.len() + rows_bytes);
-        Ok(Opening::Opened(Opened { body, decoded, place }))
+        reservation.set(body.len() + rows_bytes);
+        Ok(Opening::Opened(Opened { body, decoded, reservation }))
     }
 }
 

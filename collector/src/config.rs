@@ -1,6 +1,9 @@
 //! What the collector can be told.
 
+use std::fmt::Display;
+
 use serde::{Deserialize, Serialize};
+use weir_schema::InvalidSetting;
 
 use crate::cors::Cors;
 
@@ -48,43 +51,37 @@ const LEAST_BODY_BYTES: usize = 4 << 10;
 /// More cannot be counted.
 const MAX_CONNECTIONS: usize = tokio::sync::Semaphore::MAX_PERMITS / PLACES_PER_CONNECTION;
 
-/// Of those who wait in line, so many a connection; they may as well all be of one.
+/// Of those who wait in a queue, so many a connection; they may as well all be of one.
 const PLACES_PER_CONNECTION: usize = 2;
 
 impl Config {
-    /// How many requests may wait in a line; one more is refused at once.
-    pub(crate) fn places_in_line(&self) -> usize {
+    /// How many requests may wait in a queue; one more is refused at once.
+    pub(crate) fn places_in_queue(&self) -> usize {
         self.max_connections * PLACES_PER_CONNECTION
     }
 
     /// Checks that the numbers can work together.
     ///
     /// # Errors
-    /// The key and what it must be.
-    pub fn validate(&self) -> Result<(), String> {
-        let positive = [
-            ("max_connections", self.max_connections as u64),
-            ("max_streams_per_connection", u64::from(self.max_streams_per_connection)),
-            ("body_timeout_ms", self.body_timeout_ms),
-        ];
-        if let Some((key, _)) = positive.iter().find(|(_, value)| *value == 0) {
-            return Err(format!("{key}: must be at least 1"));
-        }
-        if self.max_connections > MAX_CONNECTIONS {
-            return Err(format!("max_connections: must be at most {MAX_CONNECTIONS}"));
-        }
-        if self.max_in_flight_bytes < 2 * LEAST_BODY_BYTES {
-            return Err(format!("max_in_flight_bytes: must be at least {} (8 KiB)", 2 * LEAST_BODY_BYTES));
-        }
-        if self.max_body_bytes < LEAST_BODY_BYTES {
-            return Err(format!("max_body_bytes: must be at least {LEAST_BODY_BYTES} (4 KiB)"));
-        }
-        if self.max_in_flight_bytes < 2 * self.max_body_bytes {
-            return Err("max_in_flight_bytes: must be at least twice max_body_bytes, or no large compressed request \
-                        is ever admitted"
-                .into());
-        }
-        Cors::new(&self.cors_allowed_origins).map_err(|why| format!("cors_allowed_origins: {why}"))?;
-        Ok(())
+    /// The first that cannot be used.
+    pub fn validate(&self) -> Result<(), InvalidSetting> {
+        let (connections, in_flight, body) = (self.max_connections, self.max_in_flight_bytes, self.max_body_bytes);
+        check(connections > 0, "max_connections", connections, "be at least 1")?;
+        check(connections <= MAX_CONNECTIONS, "max_connections", connections, format!("be at most {MAX_CONNECTIONS}"))?;
+        let streams = self.max_streams_per_connection;
+        check(streams > 0, "max_streams_per_connection", streams, "be at least 1")?;
+        check(self.body_timeout_ms > 0, "body_timeout_ms", self.body_timeout_ms, "be at least 1")?;
+        let least = format!("be at least {} (8 KiB)", 2 * LEAST_BODY_BYTES);
+        check(in_flight >= 2 * LEAST_BODY_BYTES, "max_in_flight_bytes", in_flight, least)?;
+        let least = format!("be at least {LEAST_BODY_BYTES} (4 KiB)");
+        check(body >= LEAST_BODY_BYTES, "max_body_bytes", body, least)?;
+        let twice =
+            format!("be at least twice max_body_bytes, {body}, or no large compressed request is ever admitted");
+        check(in_flight / 2 >= body, "max_in_flight_bytes", in_flight, twice)?;
+        Cors::new(&self.cors_allowed_origins).map(|_| ())
     }
+}
+
+fn check(holds: bool, key: &str, value: impl Display, must: impl Into<String>) -> Result<(), InvalidSetting> {
+    if holds { Ok(()) } else { Err(InvalidSetting::new(key, value, must)) }
 }

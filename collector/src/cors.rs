@@ -5,6 +5,7 @@
 //! programs; it only says which pages a browser lets through. Off unless origins are configured.
 
 use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
+use weir_schema::InvalidSetting;
 
 /// How long a browser remembers the answer to a preflight, in seconds: two hours, the longest that Chromium does.
 const REMEMBERED_S: &str = "7200";
@@ -29,7 +30,7 @@ impl Cors {
     ///
     /// # Errors
     /// What is not an origin.
-    pub(crate) fn new(origins: &[String]) -> Result<Self, String> {
+    pub(crate) fn new(origins: &[String]) -> Result<Self, InvalidSetting> {
         origins.iter().map(|origin| Origins::new(origin)).collect::<Result<_, _>>().map(Self)
     }
 
@@ -62,8 +63,9 @@ impl Cors {
 }
 
 impl Origins {
-    fn new(text: &str) -> Result<Self, String> {
-        let no_origin = || format!("{text:?} is not an origin: write https://host, https://*.host or *");
+    fn new(text: &str) -> Result<Self, InvalidSetting> {
+        let must = "be an origin: https://host, https://*.host or *";
+        let no_origin = || InvalidSetting::new("cors_allowed_origins", format!("{text:?}"), must);
         let lower = text.to_ascii_lowercase();
         if lower == "*" {
             return Ok(Self::Between(String::new(), String::new()));
@@ -146,7 +148,7 @@ mod tests {
     fn what_is_not_an_origin_is_named() {
         for text in ["shop.example", "https://", "https://shop.example/", "https://*.*.example", "https://a b", ""] {
             let why = Cors::new(&[text.into()]).unwrap_err();
-            assert!(why.starts_with(&format!("{text:?}")), "{why}");
+            assert_eq!(why.value, format!("{text:?}"));
         }
     }
 }

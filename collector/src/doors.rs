@@ -43,6 +43,12 @@ const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// How long accepting rests after the system had no descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// The first bytes of HTTP/2 with prior knowledge.
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// How often a connection is looked at that has said a part of them.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
 /// How long requests in the air may take once the server stops.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -85,7 +91,7 @@ where
         tokio::spawn(async move {
             let _place = place;
             tokio::select! {
-                says = says_something(&stream) => if !says { return },
+                begins = begins(&stream) => if !begins { return },
                 () = shutdown.cancelled() => return,
             }
             let connection = server.serve_connection(TokioIo::new(stream), service).into_owned();
@@ -119,10 +125,22 @@ async fn accept(listener: &TcpListener) -> TcpStream {
     }
 }
 
-/// Whether anything comes on a new connection; the timeouts of HTTP begin only then.
-async fn says_something(stream: &TcpStream) -> bool {
-    let peeked = tokio::time::timeout(HEADER_TIMEOUT, stream.peek(&mut [0])).await;
-    matches!(peeked, Ok(Ok(1)))
+/// Whether a new connection says in time which HTTP it speaks; the timeouts of either begin only then.
+async fn begins(stream: &TcpStream) -> bool {
+    let says = async {
+        let mut start = [0; PREFACE.len()];
+        loop {
+            match stream.peek(&mut start).await {
+                Ok(0) | Err(_) => return false,
+                // what is there stays there, so nobody wakes us when more comes
+                Ok(length) if length < PREFACE.len() && PREFACE.starts_with(&start[..length]) => {
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
+                Ok(_) => return true,
+            }
+        }
+    };
+    tokio::time::timeout(HEADER_TIMEOUT, says).await.unwrap_or(false)
 }
 
 fn is_of_one_connection(error: &io::Error) -> bool {
@@ -159,5 +177,33 @@ fn builder(speaks: Speaks, max_streams: u32) -> auto::Builder<TokioExecutor> {
     match speaks {
         Speaks::Both => server,
         Speaks::Http2 => server.http2_only(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    /// Of "PRI" nobody knows yet which HTTP it is, so no timeout of either runs: such a connection was kept for good.
+    #[tokio::test]
+    async fn a_connection_that_does_not_begin_is_not_kept() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        for (said, begun) in [("", false), ("PRI", false), ("P", false), ("GET", true), ("POST", true), ("\n", true)] {
+            let mut client = TcpStream::connect(address).await.unwrap();
+            client.write_all(said.as_bytes()).await.unwrap();
+            let (server, _) = listener.accept().await.unwrap();
+            if !said.is_empty() {
+                server.readable().await.unwrap();
+            }
+            tokio::time::pause();
+            assert_eq!(begins(&server).await, begun, "{said:?}");
+            tokio::time::resume();
+        }
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(&PREFACE[..]).await.unwrap();
+        assert!(begins(&listener.accept().await.unwrap().0).await);
     }
 }

@@ -32,8 +32,8 @@ use crate::{
     inflate::Coding,
     ingest::Ingest,
     patience::Patience,
-    place::Place,
     policy_stream::PolicyStream,
+    reservation::Reservation,
 };
 
 /// A compression flag and a length come before each message.
@@ -162,9 +162,9 @@ async fn accept<I: Ingest>(
 ) -> Result<Accepted, Status> {
     let read = read(collector, &call, body).await;
     let end = match read {
-        Ok((coding, body, place)) => {
+        Ok((coding, body, reservation)) => {
             let encoding = Encoding::Protobuf;
-            collector.accept(Arrived { signal, encoding, coding, body, place }).await
+            collector.accept(Arrived { signal, encoding, coding, body, reservation }).await
         }
         Err(Unread::NotAccepted(error)) => Err(error),
         Err(Unread::Framing(status)) => {
@@ -200,7 +200,7 @@ async fn read<I: Ingest>(
     collector: &Collector<I>,
     call: &Call,
     body: Incoming,
-) -> Result<(Coding, Bytes, Place), Unread> {
+) -> Result<(Coding, Bytes, Reservation), Unread> {
     let mut frames = Frames::new(body, call.read_by);
     let no_message = || Unread::Framing(Status::unimplemented("a unary call has one message, this one has none"));
     let cut = || Unread::Framing(Status::internal("the call ends inside its message"));
@@ -211,13 +211,13 @@ async fn read<I: Ingest>(
     };
     let coding = message_coding(prefix.get_u8(), call.coding).map_err(Unread::Framing)?;
     let length = usize::try_from(prefix.get_u32()).unwrap_or(usize::MAX);
-    let place = collector.admit(coding, Some(length), call.patience).await?;
+    let reservation = collector.admit(coding, Some(length), call.patience).await?;
     let message = match frames.exactly(length).await? {
         Exactly::All(message) => message,
         Exactly::Nothing | Exactly::Cut => return Err(cut()),
     };
     match frames.exactly(1).await? {
-        Exactly::Nothing => Ok((coding, message, place)),
+        Exactly::Nothing => Ok((coding, message, reservation)),
         _ => Err(Unread::Framing(Status::unimplemented("a unary call has one message, this one has more"))),
     }
 }

@@ -115,18 +115,18 @@ async fn accept<I: Ingest>(
     let config = &collector.config;
     let patience = Patience::new(Instant::now(), Duration::from_millis(config.max_wait_ms), None);
     let announced = body.size_hint().exact().map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
-    let place = collector.admit(coding, announced, patience).await;
+    let reservation = collector.admit(coding, announced, patience).await;
     let deadline = Instant::now() + Duration::from_millis(config.body_timeout_ms);
     let mut frames = Frames::new(body, deadline);
-    let read = match place {
-        Ok(mut place) => match frames.collect(config.max_body_bytes, &mut place).await {
-            Ok(body) => Ok((body, place)),
+    let read = match reservation {
+        Ok(mut reservation) => match frames.collect(config.max_body_bytes, &mut reservation).await {
+            Ok(body) => Ok((body, reservation)),
             Err(error) => Err(error.into()),
         },
         Err(error) => Err(error),
     };
     match read {
-        Ok((body, place)) => collector.accept(Arrived { signal, encoding, coding, body, place }).await,
+        Ok((body, reservation)) => collector.accept(Arrived { signal, encoding, coding, body, reservation }).await,
         Err(error) => {
             if !matches!(error, NotAccepted::TimedOut) {
                 // the answer goes out at once; a client that reads only when it has sent finds it then

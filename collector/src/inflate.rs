@@ -4,7 +4,7 @@ use std::io::Read;
 
 use bytes::Bytes;
 
-use crate::{admission::Full, place::Place};
+use crate::{admission::Full, reservation::Reservation};
 
 /// What is inflated at once, between two looks at the bounds.
 const STEP_BYTES: usize = 64 << 10;
@@ -47,24 +47,29 @@ impl Coding {
     }
 }
 
-/// The content of a body. `place` holds the body and grows by what comes out of it. Without room nothing is kept but the place: the
+/// The content of a body. `reservation` holds the body and grows by what comes out of it. Without room nothing is kept but the reservation: the
 /// caller waits and begins anew, because a decoder that waits holds megabytes that nobody counts.
-pub(crate) fn inflate(body: &Bytes, coding: Coding, limit: usize, place: &mut Place) -> Result<Bytes, InflateError> {
+pub(crate) fn inflate(
+    body: &Bytes,
+    coding: Coding,
+    limit: usize,
+    reservation: &mut Reservation,
+) -> Result<Bytes, InflateError> {
     match coding {
         Coding::Identity if body.len() > limit => Err(InflateError::TooLarge { limit }),
         Coding::Identity => Ok(body.clone()),
         Coding::Gzip => {
-            Inflating { body, coding: "gzip", limit }.read(flate2::bufread::MultiGzDecoder::new(&body[..]), place)
+            Inflating { body, coding: "gzip", limit }.read(flate2::bufread::MultiGzDecoder::new(&body[..]), reservation)
         }
         Coding::Deflate => {
-            Inflating { body, coding: "deflate", limit }.read(flate2::bufread::ZlibDecoder::new(&body[..]), place)
+            Inflating { body, coding: "deflate", limit }.read(flate2::bufread::ZlibDecoder::new(&body[..]), reservation)
         }
         Coding::Zstd => {
             let inflating = Inflating { body, coding: "zstd", limit };
             let mut decoder = zstd::stream::read::Decoder::new(&body[..]).map_err(|e| inflating.malformed(&e))?;
             let window_log = limit.next_power_of_two().ilog2().max(ZSTD_WINDOW_LOG_MAX);
             decoder.window_log_max(window_log.min(31)).map_err(|e| inflating.malformed(&e))?;
-            inflating.read(decoder, place)
+            inflating.read(decoder, reservation)
         }
     }
 }
@@ -76,13 +81,13 @@ struct Inflating<'a> {
 }
 
 impl Inflating<'_> {
-    fn read(&self, mut decoder: impl Read, place: &mut Place) -> Result<Bytes, InflateError> {
+    fn read(&self, mut decoder: impl Read, reservation: &mut Reservation) -> Result<Bytes, InflateError> {
         let mut inflated = Vec::new();
         loop {
-            // a place for the next step first; at most a byte over the limit is ever asked for
+            // room for the next step first; at most a byte over the limit is ever asked for
             let step = STEP_BYTES.min(self.limit + 1 - inflated.len());
             let wanted = self.body.len() + (inflated.len() + step).min(self.limit);
-            place.try_grow_to(wanted).map_err(|full| InflateError::NoRoom { wanted, full })?;
+            reservation.try_grow_to(wanted).map_err(|full| InflateError::NoRoom { wanted, full })?;
             let read = decoder.by_ref().take(step as u64).read_to_end(&mut inflated);
             let read = read.map_err(|error| self.malformed(&error))?;
             if inflated.len() > self.limit {
@@ -106,12 +111,12 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::{admission::Admission, line::Line};
+    use crate::{admission::Admission, queue::Queue};
 
     fn inflated(body: &Bytes, coding: Coding, limit: usize, room: usize) -> Result<usize, InflateError> {
         let admitted = Admission::new(room).admit(body.len()).unwrap();
-        let mut place = Place::new(admitted, Arc::new(Line::new(1)), room, Instant::now());
-        inflate(body, coding, limit, &mut place).map(|inflated| inflated.len())
+        let mut reservation = Reservation::new(admitted, Arc::new(Queue::new(1)), room, Instant::now());
+        inflate(body, coding, limit, &mut reservation).map(|inflated| inflated.len())
     }
 
     #[test]

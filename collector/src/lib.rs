@@ -1,6 +1,6 @@
 //! The one door proxies and SDKs talk to: OTLP in by gRPC and HTTP, policy out.
 //!
-//! A request takes its place in the bound on bytes in flight before it is read, or waits in line for it unread, and again for what it
+//! A request reserves its part of the bound on bytes in flight before it is read, or waits in a queue for it unread, and again for what it
 //! grows by; it is inflated within its
 //! limit, decoded to a `Batch`, and handed to [`Ingest`]; the ack goes out when that returns. What is
 //! behind `Ingest` is not this crate's business.
@@ -16,11 +16,11 @@ mod grpc;
 mod http;
 mod inflate;
 mod ingest;
-mod line;
 mod patience;
-mod place;
 mod policy_stream;
 mod proxies;
+mod queue;
+mod reservation;
 mod stats;
 
 pub use collector::Collector;

@@ -172,7 +172,7 @@ mod tests {
         set.unwrap().policies[0].concurrency_limit.unwrap().limit.get()
     }
 
-    /// Found in a review: a set of a minute was repeated every 20 s, and sidecars with a `local_limit` took 15 s for silence.
+    /// A set of `ttl_ms` 60,000 was repeated every 20 s only, and a sidecar with a `local_limit` takes 15 s for silence.
     #[tokio::test(start_paused = true)]
     async fn a_set_is_sent_at_once_at_a_change_and_as_a_sign_of_life() {
         for (ttl_ms, pause_s) in [(60_000, 5), (9_000, 3), (0, 5)] {
@@ -191,7 +191,7 @@ mod tests {
         }
     }
 
-    /// Found in a review: each of n replicas held to the limit of the service, so n times as many were let in.
+    /// A limit of 9 and two replicas: each held to the 9, so 18 were let in.
     #[tokio::test(start_paused = true)]
     async fn replicas_hold_to_the_limit_together_however_many_there_are() {
         let (_change, policy) = watch::channel(limited(1, 9));
@@ -213,7 +213,7 @@ mod tests {
         assert_eq!(started.elapsed(), 2 * SETTLE);
     }
 
-    /// Found in a review: after the control plane had been away the first that came again was sent the whole.
+    /// The streams of all replicas end at once and come again one by one: the first was sent the whole limit.
     #[tokio::test(start_paused = true)]
     async fn when_all_replicas_come_again_each_is_sent_its_share() {
         let (_change, policy) = watch::channel(limited(1, 9));

@@ -153,7 +153,7 @@ mod tests {
         ProxyState { service: service.into(), instance: format!("{instance:04}"), ..ProxyState::default() }
     }
 
-    /// Found in a review: each counted the whole list, so a move of n replicas cost n² steps.
+    /// With n replicas of a service each counted the whole list at a move of one, which cost n² steps.
     #[test]
     fn each_replica_has_the_place_of_its_instance_however_they_come_and_go() {
         let (proxies, mut there) = (Proxies::new(), Vec::new());

@@ -10,7 +10,7 @@ use std::{
 
 use weir_schema::Signal;
 
-use crate::{admission::Admission, line::Line};
+use crate::{admission::Admission, queue::Queue};
 
 /// Counters of one signal.
 #[derive(Debug, Default)]
@@ -38,9 +38,9 @@ pub struct Stats {
 #[derive(Debug)]
 pub(crate) struct Now {
     pub(crate) admission: Admission,
-    pub(crate) unread: Arc<Line>,
-    pub(crate) growing: Arc<Line>,
-    pub(crate) read: Arc<Line>,
+    pub(crate) unread: Arc<Queue>,
+    pub(crate) growing: Arc<Queue>,
+    pub(crate) read: Arc<Queue>,
 }
 
 impl Stats {
@@ -97,24 +97,24 @@ impl Stats {
              # TYPE weir_collector_in_flight_bytes gauge\n\
              weir_collector_in_flight_bytes {in_flight}"
         );
-        self.lines(&mut text);
+        self.queues(&mut text);
         text
     }
 
-    /// The lines: before requests are read, while they prove larger than they said, before they are decoded.
-    fn lines(&self, text: &mut String) {
-        type Number = fn(&Line) -> u64;
-        type Named = (&'static str, fn(&Now) -> &Line);
-        let lines: [Named; 3] =
+    /// The queues: before requests are read, while they prove larger than they said, before they are decoded.
+    fn queues(&self, text: &mut String) {
+        type Number = fn(&Queue) -> u64;
+        type Named = (&'static str, fn(&Now) -> &Queue);
+        let queues: [Named; 3] =
             [("read", |now| &now.unread), ("grown", |now| &now.growing), ("decoded", |now| &now.read)];
         let numbers: [(&str, &str, &str, Number); 2] = [
-            ("waiting_requests", "gauge", "Requests that wait for room", |line| line.waiting() as u64),
-            ("line_full_total", "counter", "Requests refused at once because too many wait", Line::refused_full),
+            ("waiting_requests", "gauge", "Requests that wait for room", |queue| queue.waiting() as u64),
+            ("line_full_total", "counter", "Requests refused at once because too many wait", Queue::refused_full),
         ];
         for (name, kind, help, number) in numbers {
             let _ = writeln!(text, "# HELP weir_collector_{name} {help}\n# TYPE weir_collector_{name} {kind}");
-            for (before, line) in lines {
-                let value = self.now.get().map_or(0, |now| number(line(now)));
+            for (before, queue) in queues {
+                let value = self.now.get().map_or(0, |now| number(queue(now)));
                 let _ = writeln!(text, "weir_collector_{name}{{before=\"{before}\"}} {value}");
             }
         }

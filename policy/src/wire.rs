@@ -1,7 +1,7 @@
 //! The gRPC form of a policy and its conversions. A message that cannot be enforced is refused
 //! whole, with the field named.
 
-use std::num::NonZeroU32;
+use std::{num::NonZeroU32, time::Duration};
 
 use crate::{Breaker, ConcurrencyLimit, InvalidPolicy, Policy, PolicySet, RateLimit, TokenRateLimit};
 
@@ -72,58 +72,61 @@ impl From<Breaker> for proto::Breaker {
 }
 
 fn policy(index: usize, policy: proto::Policy) -> Result<Policy, InvalidPolicy> {
-    let bad = |field, value: String, expected| InvalidPolicy::BadNumber { index, field, value, expected };
-    let concurrency_limit = match policy.concurrency_limit {
-        None => None,
-        Some(c) => {
-            let limit = NonZeroU32::new(c.limit).ok_or_else(|| {
-                bad("concurrency_limit.limit", "0".into(), "at least 1, or no request would ever pass")
-            })?;
-            Some(ConcurrencyLimit { limit, queue: c.queue, queue_timeout_ms: c.queue_timeout_ms })
-        }
-    };
-    let rate_limit = match policy.rate_limit {
-        None => None,
-        Some(r) => {
-            let burst = NonZeroU32::new(r.burst).ok_or_else(|| bad("rate_limit.burst", "0".into(), "at least 1"))?;
-            let rate = RateLimit::new(r.rate_per_s, burst)
-                .ok_or_else(|| bad("rate_limit.rate_per_s", r.rate_per_s.to_string(), "a finite number above 0"))?;
-            Some(rate)
-        }
-    };
-    let token_rate_limit = match policy.token_rate_limit {
-        None => None,
-        Some(t) => {
-            let tenant_header = (!t.tenant_header.is_empty()).then_some(t.tenant_header);
-            if t.burst == 0 {
-                return Err(bad("token_rate_limit.burst", "0".into(), "at least 1"));
-            }
-            let value = format!("{} by {tenant_header:?}", t.tokens_per_s);
-            let limit = TokenRateLimit::new(t.tokens_per_s, t.burst, tenant_header);
-            let expected = "a finite number above 0, by the name of a header";
-            Some(limit.ok_or_else(|| bad("token_rate_limit.tokens_per_s", value, expected))?)
-        }
-    };
-    let breaker = match policy.breaker {
-        None => None,
-        Some(b) => {
-            let window = std::time::Duration::from_millis(b.window_ms);
-            let expected = "a ratio in (0, 1] over a window above 0 ms";
-            let breaker = Breaker::new(b.error_ratio, b.min_requests, window)
-                .ok_or_else(|| bad("breaker.error_ratio", format!("{} over {window:?}", b.error_ratio), expected))?;
-            Some(breaker)
-        }
-    };
-    let route = (!policy.route.is_empty()).then_some(policy.route);
+    let at = At(index);
     Ok(Policy {
         service: policy.service,
-        route,
-        concurrency_limit,
-        rate_limit,
-        token_rate_limit,
-        breaker,
+        route: (!policy.route.is_empty()).then_some(policy.route),
+        concurrency_limit: policy.concurrency_limit.map(|limit| at.concurrency_limit(limit)).transpose()?,
+        rate_limit: policy.rate_limit.map(|limit| at.rate_limit(limit)).transpose()?,
+        token_rate_limit: policy.token_rate_limit.map(|limit| at.token_rate_limit(limit)).transpose()?,
+        breaker: policy.breaker.map(|breaker| at.breaker(breaker)).transpose()?,
         reason: policy.reason,
     })
+}
+
+/// Where in the set a policy stands, for the errors of its fields.
+#[derive(Clone, Copy)]
+struct At(usize);
+
+impl At {
+    fn concurrency_limit(self, limit: proto::ConcurrencyLimit) -> Result<ConcurrencyLimit, InvalidPolicy> {
+        let proto::ConcurrencyLimit { limit, queue, queue_timeout_ms } = limit;
+        let expected = "at least 1, or no request would ever pass";
+        let limit = NonZeroU32::new(limit).ok_or_else(|| self.bad("concurrency_limit.limit", "0".into(), expected))?;
+        Ok(ConcurrencyLimit { limit, queue, queue_timeout_ms })
+    }
+
+    fn rate_limit(self, limit: proto::RateLimit) -> Result<RateLimit, InvalidPolicy> {
+        let proto::RateLimit { rate_per_s, burst } = limit;
+        let burst = NonZeroU32::new(burst).ok_or_else(|| self.bad("rate_limit.burst", "0".into(), "at least 1"))?;
+        let expected = "a finite number above 0";
+        RateLimit::new(rate_per_s, burst)
+            .ok_or_else(|| self.bad("rate_limit.rate_per_s", rate_per_s.to_string(), expected))
+    }
+
+    fn token_rate_limit(self, limit: proto::TokenRateLimit) -> Result<TokenRateLimit, InvalidPolicy> {
+        let proto::TokenRateLimit { tokens_per_s, burst, tenant_header } = limit;
+        if burst == 0 {
+            return Err(self.bad("token_rate_limit.burst", "0".into(), "at least 1"));
+        }
+        let tenant_header = (!tenant_header.is_empty()).then_some(tenant_header);
+        let value = format!("{tokens_per_s} by {tenant_header:?}");
+        let expected = "a finite number above 0, by the name of a header";
+        TokenRateLimit::new(tokens_per_s, burst, tenant_header)
+            .ok_or_else(|| self.bad("token_rate_limit.tokens_per_s", value, expected))
+    }
+
+    fn breaker(self, breaker: proto::Breaker) -> Result<Breaker, InvalidPolicy> {
+        let proto::Breaker { error_ratio, min_requests, window_ms } = breaker;
+        let window = Duration::from_millis(window_ms);
+        let expected = "a ratio in (0, 1] over a window above 0 ms";
+        Breaker::new(error_ratio, min_requests, window)
+            .ok_or_else(|| self.bad("breaker.error_ratio", format!("{error_ratio} over {window:?}"), expected))
+    }
+
+    fn bad(self, field: &'static str, value: String, expected: &'static str) -> InvalidPolicy {
+        InvalidPolicy::BadNumber { index: self.0, field, value, expected }
+    }
 }
 
 #[cfg(test)]

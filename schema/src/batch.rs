@@ -8,6 +8,9 @@ use crate::Table;
 /// Nanoseconds since the Unix epoch, UTC: event time everywhere.
 pub type UnixNanos = i64;
 
+/// A minute: the step of rows of `operations` and `edges`.
+pub const MINUTE_NS: i64 = 60_000_000_000;
+
 /// Rows of one table, in that table's schema.
 #[derive(Clone, Debug)]
 pub struct Batch {

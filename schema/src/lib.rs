@@ -9,7 +9,9 @@ pub mod batch;
 mod cells;
 pub mod columns;
 pub mod otlp;
+mod setting;
 pub mod table;
 
-pub use batch::{Batch, Encoding, Signal, UnixNanos};
+pub use batch::{Batch, Encoding, MINUTE_NS, Signal, UnixNanos};
+pub use setting::InvalidSetting;
 pub use table::Table;

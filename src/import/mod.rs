@@ -10,7 +10,7 @@
 mod jaeger;
 mod otlp;
 mod parquet;
-mod target;
+mod sink;
 mod zipkin;
 
 use std::{
@@ -27,7 +27,7 @@ use serde::Serialize;
 use weir_schema::{Batch, Encoding};
 
 use crate::{cli::ImportArgs, exit::Exit};
-use target::Target;
+use sink::Sink;
 
 /// Bad records that are printed; the rest are only counted.
 const SHOWN_PROBLEMS: usize = 10;
@@ -96,20 +96,20 @@ pub struct Summary {
 /// A file that cannot be opened, or a store that cannot be reached or written.
 pub async fn run(args: ImportArgs) -> Result<Exit, anyhow::Error> {
     let started = std::time::Instant::now();
-    let mut target = Target::open(&args.target).await?;
+    let mut sink = Sink::open(&args.target).await?;
     let mut summary = Summary::default();
     for path in &args.files {
-        import_file(path, &mut target, &mut summary).await?;
+        import_file(path, &mut sink, &mut summary).await?;
         summary.files += 1;
     }
-    target.finish().await?;
+    sink.finish().await?;
     summary.elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     report(&summary, args.json)?;
     let nothing_usable = summary.spans + summary.duplicates == 0 && summary.bad_records > 0;
     Ok(if nothing_usable { Exit::Failure } else { Exit::Ok })
 }
 
-async fn import_file(path: &Path, target: &mut Target, summary: &mut Summary) -> Result<(), anyhow::Error> {
+async fn import_file(path: &Path, sink: &mut Sink, summary: &mut Summary) -> Result<(), anyhow::Error> {
     let reader = open(path).with_context(|| format!("reading {}", path.display()))?;
     let bar = progress_bar(path, &reader);
     let mut problems = Problems::new(path);
@@ -118,7 +118,7 @@ async fn import_file(path: &Path, target: &mut Target, summary: &mut Summary) ->
             Item::Bad(why) => problems.add(&bar, why),
             Item::Chunk(chunk, position) => {
                 let place = chunk.place();
-                let stored = target.store(chunk).await.with_context(|| format!("storing {}", path.display()))?;
+                let stored = sink.store(chunk).await.with_context(|| format!("storing {}", path.display()))?;
                 summary.spans += stored.spans;
                 summary.duplicates += stored.duplicates;
                 problems.add_rejected(&bar, stored.rejected, stored.first_rejection.map(|why| place + &why));

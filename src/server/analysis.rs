@@ -16,7 +16,7 @@ use std::{
 use futures::FutureExt;
 use tokio::{
     sync::{mpsc, watch},
-    time::MissedTickBehavior,
+    time::{Interval, MissedTickBehavior},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -26,7 +26,7 @@ use weir_schema::{Batch, UnixNanos};
 use weir_store::Store;
 use weir_web::webhook::Notifier;
 
-use super::{alerts, beside::BesideIn, now_unix_nano};
+use super::{alerts, logs_and_metrics::LogsAndMetricsIn, now_unix_nano};
 
 mod checkpoint;
 mod restore;
@@ -93,7 +93,7 @@ impl Start {
     pub(super) async fn run(
         self,
         mut spans: mpsc::Receiver<Batch>,
-        beside: BesideIn,
+        beside: LogsAndMetricsIn,
         orders: mpsc::Receiver<Command>,
         stop: CancellationToken,
     ) {
@@ -126,7 +126,44 @@ impl Start {
         early.batches.iter().for_each(|batch| analyzer.push(&batch.rows));
         let analysis =
             Analysis { analyzer, store, notifier, snapshot, policy, restored_at, unwritten: BTreeSet::new() };
-        analysis.run(spans, beside, orders, stop).await;
+        analysis.run(Inputs { spans, beside, orders }, stop).await;
+    }
+}
+
+/// What comes from outside, each queue with its bound.
+struct Inputs {
+    spans: mpsc::Receiver<Batch>,
+    beside: LogsAndMetricsIn,
+    orders: mpsc::Receiver<Command>,
+}
+
+/// What comes by itself.
+struct Clocks {
+    tick: Interval,
+    checkpoint: Interval,
+}
+
+impl Clocks {
+    fn start() -> Self {
+        let [mut tick, mut checkpoint] = [TICK, CHECKPOINT_EVERY].map(tokio::time::interval);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        checkpoint.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { tick, checkpoint }
+    }
+}
+
+impl Inputs {
+    async fn next(&mut self, clocks: &mut Clocks, stop: &CancellationToken) -> Event {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => Event::Stop,
+            _ = clocks.checkpoint.tick() => Event::Checkpoint,
+            _ = clocks.tick.tick() => Event::Tick,
+            Some(order) = self.orders.recv() => Event::Order(order),
+            Some(batch) = self.spans.recv() => Event::Spans(batch),
+            // last: estimates need all spans, causes do with fewer logs
+            Some(batch) = self.beside.next() => Event::Beside(batch),
+        }
     }
 }
 
@@ -151,41 +188,22 @@ impl Early {
 
 impl Analysis {
     /// Runs until `stop`, then takes in what is still queued, notes what was learnt, and writes the rows of open minutes.
-    async fn run(
-        mut self,
-        mut spans: mpsc::Receiver<Batch>,
-        mut beside: BesideIn,
-        mut orders: mpsc::Receiver<Command>,
-        stop: CancellationToken,
-    ) {
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut checkpoint = tokio::time::interval(CHECKPOINT_EVERY);
-        checkpoint.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    async fn run(mut self, mut inputs: Inputs, stop: CancellationToken) {
+        let mut clocks = Clocks::start();
         let mut checkpoints = 0_u32;
         loop {
-            let event = tokio::select! {
-                biased;
-                () = stop.cancelled() => Event::Stop,
-                _ = checkpoint.tick() => Event::Checkpoint,
-                _ = tick.tick() => Event::Tick,
-                Some(order) = orders.recv() => Event::Order(order),
-                Some(batch) = spans.recv() => Event::Spans(batch),
-                // last: estimates need all spans, causes do with fewer logs
-                Some(batch) = beside.next() => Event::Beside(batch),
-            };
-            match event {
+            match inputs.next(&mut clocks, &stop).await {
                 Event::Spans(batch) => self.analyzer.push(&batch.rows),
                 Event::Beside(batch) => self.analyzer.push_beside(&batch),
                 Event::Order(command) => {
                     self.analyzer.command(command, now_unix_nano());
-                    self.step(&mut beside).await;
-                    if orders.is_empty() {
+                    self.step(&mut inputs.beside).await;
+                    if inputs.orders.is_empty() {
                         // it must hold although nobody knows when the next note is due
                         self.note_history().await;
                     }
                 }
-                Event::Tick => self.step(&mut beside).await,
+                Event::Tick => self.step(&mut inputs.beside).await,
                 Event::Checkpoint => {
                     self.checkpoint(false).await;
                     checkpoints = checkpoints.wrapping_add(1);
@@ -196,15 +214,19 @@ impl Analysis {
                 Event::Stop => break,
             }
         }
-        while let Ok(batch) = spans.try_recv() {
+        self.end(inputs).await;
+    }
+
+    /// What is still queued counts; windows that are not over stay open: a restart reads their spans back.
+    async fn end(mut self, mut inputs: Inputs) {
+        while let Ok(batch) = inputs.spans.try_recv() {
             self.analyzer.push(&batch.rows);
         }
-        while let Ok(order) = orders.try_recv() {
+        while let Ok(order) = inputs.orders.try_recv() {
             self.analyzer.command(order, now_unix_nano());
         }
-        self.step(&mut beside).await;
+        self.step(&mut inputs.beside).await;
         self.note_history().await;
-        // windows that are not over stay open: a restart reads their spans back
         for rows in self.analyzer.stop() {
             self.append(rows).await;
         }
@@ -212,7 +234,7 @@ impl Analysis {
     }
 
     /// Closes windows that are over, with all that came beside them by now.
-    async fn step(&mut self, beside: &mut BesideIn) {
+    async fn step(&mut self, beside: &mut LogsAndMetricsIn) {
         self.take_in(beside);
         let now = now_unix_nano();
         self.analyzer.set_clock(now);
@@ -221,7 +243,7 @@ impl Analysis {
     }
 
     /// Takes in logs and metrics that wait. What was missed is told after what waited: that came before it.
-    fn take_in(&mut self, beside: &mut BesideIn) {
+    fn take_in(&mut self, beside: &mut LogsAndMetricsIn) {
         let missed = beside.missed();
         beside.waiting().iter().for_each(|batch| self.analyzer.push_beside(batch));
         missed.into_iter().for_each(|(table, rows)| self.analyzer.missed_beside(table, rows));

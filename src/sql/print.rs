@@ -12,7 +12,7 @@ use weir_store::render;
 use crate::{
     cli::Format,
     output,
-    remote::{Answer, Place},
+    target::{Answer, Target},
 };
 
 /// Rows that a table on a terminal holds before it is printed: widths need all of them.
@@ -25,9 +25,9 @@ const ROW_GROUP_BYTES: usize = 64 << 20;
 const LONG: Duration = Duration::from_millis(700);
 
 /// Runs a statement and prints its answer; dropped, it cancels the statement.
-pub(super) async fn run(place: &Place, statement: &str, format: Format) -> Result<(), anyhow::Error> {
+pub(super) async fn run(target: &Target, statement: &str, format: Format) -> Result<(), anyhow::Error> {
     let progress = Progress::new();
-    let answer = progress.beside(place.query(statement)).await?;
+    let answer = progress.beside(target.query(statement)).await?;
     progress.beside(print(answer, format, &progress)).await
 }
 

@@ -11,7 +11,7 @@ use rustyline::{
 use weir_schema::{Table, columns};
 
 use super::statements::{Split, split};
-use crate::{cli::Format, output, remote::Place};
+use crate::{cli::Format, output, target::Target};
 
 /// Statements that are remembered.
 const HISTORY: usize = 2_000;
@@ -89,67 +89,87 @@ struct WordCompleter {
     keys: Vec<String>,
 }
 
+/// The terminal and what was asked before.
+struct Terminal {
+    editor: Editor<Words, FileHistory>,
+    /// Where the history is kept, if it can be.
+    history: Option<PathBuf>,
+}
+
 /// Asks, runs and prints until the person leaves.
-pub(super) async fn run(place: &Place, mut format: Format) -> Result<(), anyhow::Error> {
-    let config = Config::builder()
-        .max_history_size(HISTORY)
-        .context("the history")?
-        .completion_type(CompletionType::List)
-        .auto_add_history(false)
-        .build();
-    let mut editor: Editor<Words, FileHistory> = Editor::with_config(config).context("the terminal")?;
-    let words = WordCompleter::new(words(place, FUNCTIONS).await, words(place, KEYS).await);
-    editor.set_helper(Some(Words { words }));
-    let history = history_file();
-    if let Some(path) = &history {
-        // the first prompt has none yet
-        let _ = editor.load_history(path);
-    }
+pub(super) async fn run(target: &Target, mut format: Format) -> Result<(), anyhow::Error> {
+    let mut terminal = Terminal::open(target).await?;
     output::note("weir sql: statements end with ; \\h helps, \\q ends");
     let mut statement = String::new();
     loop {
         let sign = if statement.is_empty() { "weir> " } else { "   -> " };
         let read;
-        // the editor blocks its thread, and a statement that runs needs the others only
-        (editor, read) = tokio::task::spawn_blocking(move || {
-            let read = editor.readline(sign);
-            (editor, read)
-        })
-        .await
-        .context("the prompt ended")?;
+        (terminal, read) = terminal.read(sign).await?;
         let line = match read {
             Ok(line) => line,
             Err(ReadlineError::Interrupted) => {
                 statement.clear();
                 continue;
             }
-            Err(ReadlineError::Eof) => break,
+            Err(ReadlineError::Eof) => return Ok(()),
             Err(error) => return Err(error).context("reading the terminal"),
         };
         match wish(&mut statement, &line) {
             Wish::Nothing | Wish::More => {}
             Wish::Help => output::note(HELP),
-            Wish::Quit => break,
+            Wish::Quit => return Ok(()),
             Wish::Format(name) => match <Format as clap::ValueEnum>::from_str(name, true) {
                 Ok(chosen) => format = chosen,
                 Err(_) => output::note(&format!("\\f {name}: table, json, csv, arrow or parquet")),
             },
             Wish::Unknown(command) => output::note(&format!("{command}: there is no such command; \\h lists them")),
             Wish::Statements(statements) => {
-                // a history that cannot be kept is no reason to stop
-                let _ = editor.add_history_entry(format!("{};", statements.join("; ")));
-                if let Some(path) = &history {
-                    let _ = editor.save_history(path);
-                }
+                terminal.remember(&statements);
                 for text in statements {
-                    if let Err(error) = super::once(place, &text, format).await {
+                    if let Err(error) = super::once(target, &text, format).await {
                         output::note(&format!("error: {error:#}"));
                     }
                 }
             }
         }
     }
-    Ok(())
+}
+
+impl Terminal {
+    async fn open(target: &Target) -> Result<Self, anyhow::Error> {
+        let config = Config::builder()
+            .max_history_size(HISTORY)
+            .context("the history")?
+            .completion_type(CompletionType::List)
+            .auto_add_history(false)
+            .build();
+        let mut editor: Editor<Words, FileHistory> = Editor::with_config(config).context("the terminal")?;
+        let words = WordCompleter::new(words(target, FUNCTIONS).await, words(target, KEYS).await);
+        editor.set_helper(Some(Words { words }));
+        let history = history_file();
+        if let Some(path) = &history {
+            // the first prompt has none yet
+            let _ = editor.load_history(path);
+        }
+        Ok(Self { editor, history })
+    }
+
+    /// One line. The editor blocks its thread, and a statement that runs needs the others only.
+    async fn read(mut self, sign: &'static str) -> Result<(Self, rustyline::Result<String>), anyhow::Error> {
+        let read = tokio::task::spawn_blocking(move || {
+            let line = self.editor.readline(sign);
+            (self, line)
+        });
+        read.await.context("the prompt ended")
+    }
+
+    fn remember(&mut self, statements: &[String]) {
+        // a history that cannot be kept is no reason to stop
+        let _ = self.editor.add_history_entry(format!("{};", statements.join("; ")));
+        if let Some(path) = &self.history {
+            let _ = self.editor.save_history(path);
+        }
+    }
 }
 
 fn wish<'a>(statement: &mut String, line: &'a str) -> Wish<'a> {
@@ -186,8 +206,8 @@ fn history_file() -> Option<PathBuf> {
 }
 
 /// The texts that a statement answers; none when it fails, for a prompt completes less but works.
-async fn words(place: &Place, statement: &str) -> Vec<String> {
-    let Ok(answer) = place.query(statement).await else { return Vec::new() };
+async fn words(target: &Target, statement: &str) -> Vec<String> {
+    let Ok(answer) = target.query(statement).await else { return Vec::new() };
     let rows = answer.collect().await.unwrap_or_default();
     let rows = rows.iter().flat_map(weir_store::render::to_json_rows);
     rows.filter_map(|row| row["word"].as_str().map(str::to_owned)).collect()

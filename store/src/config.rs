@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
-use weir_schema::{Table, UnixNanos};
+use weir_schema::{InvalidSetting, Table, UnixNanos};
 
 use crate::sampling::Sampling;
 
@@ -148,26 +148,30 @@ impl Config {
     /// Checks that the numbers can work together.
     ///
     /// # Errors
-    /// The key and what it must be.
-    pub fn validate(&self) -> Result<(), String> {
-        let rules = [
-            (!self.node.is_empty(), "node: must not be empty"),
-            (self.flush_rows > 0, "flush_rows: must be at least 1"),
-            (self.wal_segment_bytes >= 1 << 20, "wal_segment_bytes: must be at least 1 MiB"),
-            (self.memory_limit_bytes >= 16 << 20, "memory_limit_bytes: must be at least 16 MiB"),
-            (self.compact_files >= 2, "compact_files: must be at least 2"),
-            (self.sql.concurrency > 0, "sql.concurrency: must be at least 1"),
-            (self.sql.memory_bytes >= 1 << 20, "sql.memory_bytes: must be at least 1 MiB"),
-            (self.sql.max_rows > 0, "sql.max_rows: must be at least 1"),
-            (self.sql.max_text_bytes > 0, "sql.max_text_bytes: must be at least 1"),
-            (self.sql.max_tokens > 0, "sql.max_tokens: must be at least 1"),
-            (self.sql.max_depth > 0, "sql.max_depth: must be at least 1"),
-            (
-                (1..=MAX_TIMEOUT_MS).contains(&self.sql.timeout_ms),
-                "sql.timeout_ms: must be 1 to 600000: files that were replaced stay that long for statements",
-            ),
+    /// The first that cannot be used.
+    pub fn validate(&self) -> Result<(), InvalidSetting> {
+        let numbers: [(&str, u64, u64); 10] = [
+            ("flush_rows", self.flush_rows as u64, 1),
+            ("wal_segment_bytes", self.wal_segment_bytes, 1 << 20),
+            ("memory_limit_bytes", self.memory_limit_bytes, 16 << 20),
+            ("compact_files", self.compact_files as u64, 2),
+            ("sql.concurrency", self.sql.concurrency as u64, 1),
+            ("sql.memory_bytes", self.sql.memory_bytes as u64, 1 << 20),
+            ("sql.max_rows", self.sql.max_rows as u64, 1),
+            ("sql.max_text_bytes", self.sql.max_text_bytes as u64, 1),
+            ("sql.max_tokens", self.sql.max_tokens as u64, 1),
+            ("sql.max_depth", self.sql.max_depth as u64, 1),
         ];
-        rules.into_iter().find(|(holds, _)| !holds).map_or(Ok(()), |(_, rule)| Err(rule.to_owned()))?;
-        self.sampling.validate()
+        if self.node.is_empty() {
+            return Err(InvalidSetting::new("node", "empty", "be a name"));
+        }
+        if let Some((key, value, least)) = numbers.into_iter().find(|(_, value, least)| value < least) {
+            return Err(InvalidSetting::new(key, value, format!("be at least {least}")));
+        }
+        if !(1..=MAX_TIMEOUT_MS).contains(&self.sql.timeout_ms) {
+            let must = format!("be 1 to {MAX_TIMEOUT_MS}: files that were replaced stay that long for statements");
+            return Err(InvalidSetting::new("sql.timeout_ms", self.sql.timeout_ms, must));
+        }
+        self.sampling.validate().map_err(|invalid| invalid.within("sampling"))
     }
 }

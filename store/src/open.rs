@@ -12,7 +12,7 @@ use tracing::warn;
 use weir_schema::Table;
 
 use crate::{
-    committer::{Committer, CommitterParts, Shared},
+    committer::{Committer, CommitterParts, Order, Shared},
     config::Config,
     disk::{self, Disk},
     error::{OpenError, StoreError},
@@ -28,63 +28,16 @@ use crate::{
 const ORDERS: usize = 16;
 
 /// Opens a folder. Blocks the thread.
-pub(crate) fn open(mut config: Config, disk: Arc<dyn Disk>) -> Result<Inner, OpenError> {
-    let io = |path: &Path| {
-        let path = path.to_owned();
-        move |source| OpenError::Io { path, source }
-    };
-    for dir in [config.wal_dir(), config.tables_dir()] {
-        disk::make_dir(disk.as_ref(), &dir).map_err(io(&dir))?;
-    }
-    config.dir = disk.canonical(&config.dir).map_err(io(&config.dir))?;
-    disk::sync_names_to(disk.as_ref(), &config.wal_dir()).map_err(io(&config.dir))?;
-    let lock = match Lock::take(disk.as_ref(), &config.dir).map_err(io(&config.dir))? {
-        Ok(lock) => lock,
-        Err(LockHolder { pid, url }) => return Err(OpenError::Locked { dir: config.dir, pid, url }),
-    };
-    config.node = settle_node(disk.as_ref(), &config).map_err(io(&config.dir))?;
-    let lineage = settle_lineage(disk.as_ref(), &config).map_err(io(&config.dir))?;
+pub(crate) fn open(config: Config, disk: Arc<dyn Disk>) -> Result<Inner, OpenError> {
+    let Folder { config, lock, lineage } = begin_folder(config, disk.as_ref())?;
     let runtime = committers_runtime().map_err(io(&config.dir))?;
     let views = Arc::new(Views::default());
     let tables = runtime.block_on(open_tables(&config, &disk, &views))?;
-    let past = Past::read(disk.as_ref(), &config.wal_dir())?;
-    let next_sequence = tables.through.values().map(|through| through + 1).fold(past.next_sequence, u64::max);
     let shared = Arc::new(Shared::default());
-    let alarm = |part: &'static str| {
-        let shared = shared.clone();
-        Alarm::new(move || shared.give_up(part))
-    };
     // one that cannot be listed now is listed by the next upkeep
     *shared.quarantined.lock() = crate::committer::quarantined(disk.as_ref(), &config).unwrap_or_default();
-    let quarantined = shared.clone();
-    let replay = Replay::start(ReplayParts {
-        disk: disk.clone(),
-        quarantine: config.quarantine_dir(),
-        set_aside: Box::new(move |name| quarantined.quarantined.lock().push(name)),
-        segments: past.segments.clone(),
-        until: next_sequence,
-        through: tables.through,
-        refused: past.refused.clone(),
-        views: views.clone(),
-        // flushes begin at half of it; on a full disk the past has most of the rest
-        memory_bytes: config.memory_limit_bytes / 8 * 7,
-        _alarm: alarm("the replay of the log"),
-    });
-    let replay = Arc::new(replay.map_err(io(&config.wal_dir()))?);
-    let pace = Arc::new(Pace::default());
-    let writer = Writer::start(WriterParts {
-        disk: disk.clone(),
-        dir: config.wal_dir(),
-        next_sequence,
-        recent: past.recent,
-        refused: past.refused,
-        views: views.clone(),
-        segment_bytes: config.wal_segment_bytes,
-        pace: pace.clone(),
-        _alarm: alarm("the writer of the log"),
-    })?;
-    let (orders, orders_in) = mpsc::channel(ORDERS);
-    let committer = Committer::new(CommitterParts {
+    let Log { replay, writer, pace } = start_log(&config, &disk, &views, &shared, tables.through)?;
+    let committer = CommitterParts {
         config: config.clone(),
         lineage,
         disk: disk.clone(),
@@ -92,10 +45,8 @@ pub(crate) fn open(mut config: Config, disk: Arc<dyn Disk>) -> Result<Inner, Ope
         tables: tables.tables,
         replay: replay.clone(),
         shared: shared.clone(),
-    });
-    // before the first append, not at the first upkeep
-    committer.look_at_free_space();
-    runtime.spawn(watch(committer.run(orders_in), shared.clone()));
+    };
+    let orders = start_committer(committer, &runtime);
     let parts = EngineParts {
         disk: disk.clone(),
         views: views.clone(),
@@ -120,6 +71,97 @@ pub(crate) fn open(mut config: Config, disk: Arc<dyn Disk>) -> Result<Inner, Ope
         runtime: Mutex::new(Some(runtime)),
         lock: Mutex::new(lock),
     })
+}
+
+/// A folder that nobody else has.
+struct Folder {
+    /// With the folder's own node, and its path without links.
+    config: Config,
+    lock: Lock,
+    lineage: u64,
+}
+
+/// The parts of the log, running.
+struct Log {
+    replay: Arc<Replay>,
+    writer: Writer,
+    pace: Arc<Pace>,
+}
+
+/// Makes the folder if it is not there, and takes its lock.
+fn begin_folder(mut config: Config, disk: &dyn Disk) -> Result<Folder, OpenError> {
+    for dir in [config.wal_dir(), config.tables_dir()] {
+        disk::make_dir(disk, &dir).map_err(io(&dir))?;
+    }
+    config.dir = disk.canonical(&config.dir).map_err(io(&config.dir))?;
+    disk::sync_names_to(disk, &config.wal_dir()).map_err(io(&config.dir))?;
+    let lock = match Lock::take(disk, &config.dir).map_err(io(&config.dir))? {
+        Ok(lock) => lock,
+        Err(LockHolder { pid, url }) => return Err(OpenError::Locked { dir: config.dir, pid, url }),
+    };
+    config.node = settle_node(disk, &config).map_err(io(&config.dir))?;
+    let lineage = settle_lineage(disk, &config).map_err(io(&config.dir))?;
+    Ok(Folder { config, lock, lineage })
+}
+
+/// Reads the end of the log, then replays the rest of it beside the writer. `through` is what files have of it.
+fn start_log(
+    config: &Config,
+    disk: &Arc<dyn Disk>,
+    views: &Arc<Views>,
+    shared: &Arc<Shared>,
+    through: Through,
+) -> Result<Log, OpenError> {
+    let past = Past::read(disk.as_ref(), &config.wal_dir())?;
+    let next_sequence = through.values().map(|through| through + 1).fold(past.next_sequence, u64::max);
+    let alarm = |part: &'static str| {
+        let shared = shared.clone();
+        Alarm::new(move || shared.give_up(part))
+    };
+    let quarantined = shared.clone();
+    let replay = Replay::start(ReplayParts {
+        disk: disk.clone(),
+        quarantine: config.quarantine_dir(),
+        set_aside: Box::new(move |name| quarantined.quarantined.lock().push(name)),
+        segments: past.segments.clone(),
+        until: next_sequence,
+        through,
+        refused: past.refused.clone(),
+        views: views.clone(),
+        // flushes begin at half of it; on a full disk the past has most of the rest
+        memory_bytes: config.memory_limit_bytes / 8 * 7,
+        _alarm: alarm("the replay of the log"),
+    });
+    let replay = Arc::new(replay.map_err(io(&config.wal_dir()))?);
+    let pace = Arc::new(Pace::default());
+    let writer = Writer::start(WriterParts {
+        disk: disk.clone(),
+        dir: config.wal_dir(),
+        next_sequence,
+        recent: past.recent,
+        refused: past.refused,
+        views: views.clone(),
+        segment_bytes: config.wal_segment_bytes,
+        pace: pace.clone(),
+        _alarm: alarm("the writer of the log"),
+    })?;
+    Ok(Log { replay, writer, pace })
+}
+
+/// Starts the committer; gives its queue.
+fn start_committer(parts: CommitterParts, runtime: &Runtime) -> mpsc::Sender<Order> {
+    let shared = parts.shared.clone();
+    let (orders, orders_in) = mpsc::channel(ORDERS);
+    let committer = Committer::new(parts);
+    // before the first append, not at the first upkeep
+    committer.look_at_free_space();
+    runtime.spawn(watch(committer.run(orders_in), shared));
+    orders
+}
+
+fn io(path: &Path) -> impl FnOnce(std::io::Error) -> OpenError + use<> {
+    let path = path.to_owned();
+    move |source| OpenError::Io { path, source }
 }
 
 /// The node that a folder's rows are counted by: the one it was begun with. Another name would take

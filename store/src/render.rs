@@ -99,16 +99,30 @@ pub fn spans_to_json(batch: &RecordBatch) -> Vec<Value> {
 /// The rows as a table with a header.
 #[must_use]
 pub fn table(batches: &[RecordBatch]) -> String {
-    let mut table = comfy_table::Table::new();
-    table.load_style(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
     let Some(first) = batches.first() else { return String::new() };
     let places = shown_places(first.schema_ref());
-    table.set_header(places.iter().map(|place| first.schema_ref().field(*place).name().clone()));
-    for batch in batches {
+    let header = places.iter().map(|place| first.schema_ref().field(*place).name().clone());
+    let rows = batches.iter().flat_map(|batch| {
         let columns: Vec<Column<'_>> = places.iter().map(|place| Column::of(batch, *place)).collect();
-        for row in 0..batch.num_rows() {
-            table.add_row(columns.iter().map(|column| column.text(row, short).unwrap_or_default()));
-        }
+        let row = move |row| -> Vec<String> {
+            columns.iter().map(|column| column.text(row, short).unwrap_or_default()).collect()
+        };
+        (0..batch.num_rows()).map(row)
+    });
+    text_table(header, rows)
+}
+
+/// Lines of text under a header, each column as wide as it needs.
+pub fn text_table<H, R>(header: impl IntoIterator<Item = H>, rows: impl IntoIterator<Item = R>) -> String
+where
+    H: Into<String>,
+    R: IntoIterator<Item = String>,
+{
+    let mut table = comfy_table::Table::new();
+    table.load_style(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
+    table.set_header(header.into_iter().map(Into::into));
+    for row in rows {
+        table.add_row(row);
     }
     table.to_string()
 }

@@ -25,10 +25,8 @@ use arrow::{
 };
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
-use weir_schema::UnixNanos;
+use weir_schema::{InvalidSetting, MINUTE_NS, UnixNanos};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
-
-const MINUTE_NS: i64 = 60_000_000_000;
 
 /// Longer than this nothing waits in memory.
 const MAX_WAIT_MS: u64 = 600_000;
@@ -73,16 +71,21 @@ impl Sampling {
     /// Checks that the numbers can work together.
     ///
     /// # Errors
-    /// The key and what it must be.
-    pub fn validate(&self) -> Result<(), String> {
+    /// The first that cannot be used.
+    pub fn validate(&self) -> Result<(), InvalidSetting> {
         if !(0.0..=1.0).contains(&self.share) {
-            return Err(format!("sampling.share: must be from 0 to 1, is {}", self.share));
+            return Err(InvalidSetting::new("share", self.share, "be from 0 to 1"));
         }
-        if self.decision_wait_ms > MAX_WAIT_MS {
-            return Err(format!("sampling.decision_wait_ms: must be at most {MAX_WAIT_MS} (10 minutes)"));
+        let wait_ms = self.decision_wait_ms;
+        if wait_ms > MAX_WAIT_MS {
+            return Err(InvalidSetting::new(
+                "decision_wait_ms",
+                wait_ms,
+                format!("be at most {MAX_WAIT_MS} (10 minutes)"),
+            ));
         }
-        if self.slower_than_ms.is_some_and(|limit_ms| limit_ms > i64::MAX as u64 / 1_000_000) {
-            return Err("sampling.slower_than_ms: must be less than 292 years".into());
+        if let Some(limit_ms) = self.slower_than_ms.filter(|limit_ms| *limit_ms > i64::MAX as u64 / 1_000_000) {
+            return Err(InvalidSetting::new("slower_than_ms", limit_ms, "be less than 292 years"));
         }
         Ok(())
     }

@@ -16,8 +16,9 @@ use crate::{
     deps::Deps,
     error::ApiError,
     fields::{Fields, TimeRange, now_unix_nano},
-    known, logs,
+    logs,
     minutes::Of,
+    names,
     past::past,
     red::{self, Red},
     rows::ask_json,
@@ -65,7 +66,7 @@ async fn status(State(deps): State<Deps>) -> Json<Value> {
 async fn services(State(deps): State<Deps>, Query(fields): Query<Fields>) -> Answer {
     fields.only(&["from", "to"])?;
     if let Some(range) = TimeRange::of(&fields, now_unix_nano())? {
-        return Ok(Json(known::services(&deps, range).await?).into_response());
+        return Ok(Json(names::services(&deps, range).await?).into_response());
     }
     let snapshot = deps.snapshot.borrow().clone();
     let Snapshot { time_unix_nano, window_ms, services, .. } = &*snapshot;
@@ -73,15 +74,15 @@ async fn services(State(deps): State<Deps>, Query(fields): Query<Fields>) -> Ans
 }
 
 async fn operations(State(deps): State<Deps>, Query(fields): Query<Fields>) -> Answer {
-    Ok(Json(known::operations(&deps, &fields).await?).into_response())
+    Ok(Json(names::operations(&deps, &fields).await?).into_response())
 }
 
 async fn attribute_keys(State(deps): State<Deps>, Query(fields): Query<Fields>) -> Answer {
-    Ok(Json(known::attribute_keys(&deps, &fields).await?).into_response())
+    Ok(Json(names::attribute_keys(&deps, &fields).await?).into_response())
 }
 
 async fn attribute_values(State(deps): State<Deps>, Query(fields): Query<Fields>) -> Answer {
-    Ok(Json(known::attribute_values(&deps, &fields).await?).into_response())
+    Ok(Json(names::attribute_values(&deps, &fields).await?).into_response())
 }
 
 /// Of the last window, or of a past range from the tables.

@@ -14,7 +14,7 @@ use crate::{
     rows::{Rows, ask, ask_each},
 };
 
-pub(crate) const MINUTE_NS: i64 = 60_000_000_000;
+pub(crate) use weir_store::MINUTE_NS;
 
 /// A minute is written when it is over and its late spans had a minute to come. What is written of a later one is of a
 /// clock that is ahead, and says nothing of the others.

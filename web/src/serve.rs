@@ -1,6 +1,6 @@
-//! The server: routes, and an accept loop with a header timeout.
+//! The server: routes, a bound on connections, and how long a silent one is kept.
 
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -15,23 +15,25 @@ use hyper_util::{
     server::{conn::auto, graceful::GracefulShutdown},
     service::TowerToHyperService,
 };
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
+use weir_store::Connections;
 
 use crate::{
     api,
+    config::Config,
     deps::Deps,
     pages,
     security::{self, Door},
     sql_answer::WARNING,
 };
 
-/// How long a client may take to send its headers.
+/// How long a client may take to send its headers, and how long HTTP/1.1 keeps an idle connection.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long it waits after a connection that was not accepted.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// A peer on HTTP/2 that is silent so long is asked whether it lives, and is given as long to answer.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
 /// How long requests in the air may take once the server stops.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -39,36 +41,36 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// Bodies are statements and small orders.
 const MAX_BODY_BYTES: usize = 256 << 10;
 
+/// The first bytes of HTTP/2 with prior knowledge.
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// How often a connection is looked at that has said a part of them.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
 /// Serves until `shutdown`, then lets requests in the air end.
 ///
 /// # Errors
-/// When the listener fails.
-pub async fn serve(listener: TcpListener, deps: Deps, shutdown: CancellationToken) -> io::Result<()> {
+/// When the listener does not know its own address.
+pub async fn serve(listener: TcpListener, config: Config, deps: Deps, shutdown: CancellationToken) -> io::Result<()> {
     let door = if listener.local_addr()?.ip().is_loopback() { Door::Loopback } else { Door::Open };
-    let router = router(deps, door);
-    let mut server = auto::Builder::new(TokioExecutor::new());
-    server.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-    server.http2().timer(TokioTimer::new());
-    let graceful = GracefulShutdown::new();
+    let connections = Arc::new(Connections::new(listener, config.max_connections));
+    let router = router(deps, door, connections.clone());
+    let (server, graceful) = (builder(), GracefulShutdown::new());
     loop {
-        let stream = tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    debug!(%error, "a connection was not accepted");
-                    // out of descriptors, the next try fails as well
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            },
+        let (stream, permit) = tokio::select! {
+            accepted = connections.next() => accepted,
             () = shutdown.cancelled() => break,
         };
-        // without it an answer in several pieces waits for the client's delayed ack
-        let _ = stream.set_nodelay(true);
         let service = TowerToHyperService::new(router.clone());
-        let connection = graceful.watch(server.serve_connection(TokioIo::new(stream), service).into_owned());
+        let (server, watcher, shutdown) = (server.clone(), graceful.watcher(), shutdown.clone());
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
+            let _permit = permit;
+            tokio::select! {
+                begins = begins(&stream) => if !begins { return },
+                () = shutdown.cancelled() => return,
+            }
+            let connection = server.serve_connection(TokioIo::new(stream), service).into_owned();
+            if let Err(error) = watcher.watch(connection).await {
                 debug!(%error, "connection ended");
             }
         });
@@ -78,12 +80,37 @@ pub async fn serve(listener: TcpListener, deps: Deps, shutdown: CancellationToke
     Ok(())
 }
 
-fn router(deps: Deps, door: Door) -> Router {
+fn builder() -> auto::Builder<TokioExecutor> {
+    let mut server = auto::Builder::new(TokioExecutor::new());
+    server.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    server.http2().timer(TokioTimer::new()).keep_alive_interval(KEEP_ALIVE).keep_alive_timeout(KEEP_ALIVE);
+    server
+}
+
+/// Whether a new connection says in time which HTTP it speaks; the timeouts of either begin only then.
+async fn begins(stream: &TcpStream) -> bool {
+    let says = async {
+        let mut start = [0; PREFACE.len()];
+        loop {
+            match stream.peek(&mut start).await {
+                Ok(0) | Err(_) => return false,
+                // what is there stays there, so nobody wakes us when more comes
+                Ok(length) if length < PREFACE.len() && PREFACE.starts_with(&start[..length]) => {
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
+                Ok(_) => return true,
+            }
+        }
+    };
+    tokio::time::timeout(HEADER_TIMEOUT, says).await.unwrap_or(false)
+}
+
+fn router(deps: Deps, door: Door, connections: Arc<Connections>) -> Router {
     Router::new()
         .nest("/api/v1", api::router().layer(middleware::from_fn_with_state(deps.clone(), recovering)))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
-        .route("/metrics", get(metrics))
+        .route("/metrics", get(move |deps| metrics(deps, connections)))
         .with_state(deps.clone())
         .merge(pages::router(deps))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
@@ -108,6 +135,41 @@ async fn ready(State(deps): State<Deps>) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, waiting.join("\n") + "\n").into_response()
 }
 
-async fn metrics(State(deps): State<Deps>) -> Response {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], (deps.metrics)()).into_response()
+async fn metrics(State(deps): State<Deps>, connections: Arc<Connections>) -> Response {
+    let refused = connections.refused();
+    let text = (deps.metrics)()
+        + &format!(
+            "# HELP weir_web_refused_connections_total Connections over the bound of the web door, closed at once\n\
+             # TYPE weir_web_refused_connections_total counter\n\
+             weir_web_refused_connections_total {refused}\n"
+        );
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    /// Of "PRI" nobody knows yet which HTTP it is, so no timeout of either runs: such a connection was kept for good.
+    #[tokio::test]
+    async fn a_connection_that_does_not_begin_is_not_kept() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        for (said, begun) in [("", false), ("PRI", false), ("P", false), ("GET", true), ("POST", true), ("\n", true)] {
+            let mut client = TcpStream::connect(address).await.unwrap();
+            client.write_all(said.as_bytes()).await.unwrap();
+            let (server, _) = listener.accept().await.unwrap();
+            if !said.is_empty() {
+                server.readable().await.unwrap();
+            }
+            tokio::time::pause();
+            assert_eq!(begins(&server).await, begun, "{said:?}");
+            tokio::time::resume();
+        }
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(&PREFACE[..]).await.unwrap();
+        assert!(begins(&listener.accept().await.unwrap().0).await);
+    }
 }

@@ -2,27 +2,23 @@
 //! is null there; runs of nulls are added at once when the column is next set, so columns that nobody
 //! uses cost nothing. What all rows of a resource share is added once for all of them.
 
-use std::sync::{Arc, LazyLock};
+mod column;
+mod hot;
+mod lists;
 
-use arrow::{
-    array::{
-        ArrayBuilder, ArrayRef, BooleanBuilder, Float64Builder, Int32Builder, Int64Builder, ListArray, ListBuilder,
-        NullBufferBuilder, StructArray,
-    },
-    datatypes::{DataType, Field, Fields as ArrowFields},
-    error::ArrowError,
-    record_batch::RecordBatch,
-};
+use arrow::record_batch::RecordBatch;
 
+use self::column::Column;
+pub(super) use self::hot::hot_place;
 use super::{
     Decoded,
     value::{Attribute, Value},
-    wire::{Fields, Malformed},
+    wire::Malformed,
 };
 use crate::{
     Batch, Table,
     attribute::{self, Letters},
-    cells::{self, Bytes, Maps},
+    cells::Maps,
     columns,
 };
 
@@ -39,26 +35,6 @@ const EMPTY_ROWS_BYTES: usize = 16 << 20;
 /// Bytes of rows without content, for each byte of the request. Rows of real telemetry have 20 bytes
 /// at the least.
 const AMPLIFICATION: usize = 10;
-
-/// One column.
-enum Column {
-    Binary(Bytes),
-    Text(Bytes),
-    Long(Int64Builder),
-    Int(Int32Builder),
-    Double(Float64Builder),
-    Bool(BooleanBuilder),
-    Map(Box<Maps>),
-    Doubles(ListBuilder<Float64Builder>),
-    Events(Box<Events>),
-    Links(Box<Links>),
-}
-
-/// Attribute names that have a column of their own. Names are told apart by their length first: most
-/// attributes meet no name of their length, or one.
-struct Hot {
-    by_length: Vec<Vec<(&'static str, usize)>>,
-}
 
 /// The rows of one table, as they are built.
 pub(super) struct Rows {
@@ -417,280 +393,5 @@ pub(super) fn is_unset(id: &[u8]) -> bool {
         8 => id == [0; 8],
         16 => id == [0; 16],
         _ => id.iter().all(|byte| *byte == 0),
-    }
-}
-
-/// The column that an attribute of this name has of its own in a table.
-pub(super) fn hot_place(table: Table, name: &[u8]) -> Option<usize> {
-    static TABLES: LazyLock<Vec<Hot>> = LazyLock::new(|| Table::ALL.into_iter().map(Hot::of).collect());
-    TABLES[table as usize].place(name)
-}
-
-impl Hot {
-    fn of(table: Table) -> Self {
-        let mut by_length = Vec::new();
-        for (place, column) in columns::columns(table).into_iter().enumerate() {
-            let Some(name) = column.attribute else { continue };
-            if by_length.len() <= name.len() {
-                by_length.resize_with(name.len() + 1, Vec::new);
-            }
-            by_length[name.len()].push((name, place));
-        }
-        Self { by_length }
-    }
-
-    fn place(&self, name: &[u8]) -> Option<usize> {
-        let candidates = self.by_length.get(name.len())?;
-        candidates.iter().find(|(candidate, _)| candidate.as_bytes() == name).map(|(_, place)| *place)
-    }
-}
-
-/// Lists of structs as they grow: where each row's list ends.
-struct Lists {
-    offsets: Vec<i32>,
-    valid: NullBufferBuilder,
-    item: Arc<Field>,
-    letters: Letters,
-}
-
-impl Lists {
-    fn new(item: &Arc<Field>) -> Self {
-        let valid = NullBufferBuilder::new(0);
-        Self { offsets: vec![0], valid, item: item.clone(), letters: Letters::default() }
-    }
-
-    fn len(&self) -> usize {
-        self.offsets.len() - 1
-    }
-
-    fn end(&mut self, items: usize) {
-        self.offsets.push(i32::try_from(items).expect("a request is smaller than 2 GiB"));
-        self.valid.append_non_null();
-    }
-
-    fn append_nulls(&mut self, rows: usize) {
-        let end = self.offsets[self.len()];
-        self.offsets.resize(self.offsets.len() + rows, end);
-        self.valid.append_n_nulls(rows);
-    }
-
-    fn finish(mut self, fields: Vec<ArrayRef>) -> Result<ArrayRef, ArrowError> {
-        let items = StructArray::try_new(self.struct_fields(), fields, None)?;
-        let offsets = cells::offsets_of(self.offsets);
-        Ok(Arc::new(ListArray::try_new(self.item, offsets, Arc::new(items), self.valid.finish())?))
-    }
-
-    fn struct_fields(&self) -> ArrowFields {
-        match self.item.data_type() {
-            DataType::Struct(fields) => fields.clone(),
-            other => unreachable!("events and links are structs, not {other}"),
-        }
-    }
-}
-
-/// Events of spans.
-struct Events {
-    lists: Lists,
-    times: Int64Builder,
-    names: Bytes,
-    attributes: Maps,
-    types: Bytes,
-}
-
-impl Events {
-    fn new(item: &Arc<Field>) -> Self {
-        let (times, names) = (Int64Builder::new(), Bytes::new());
-        Self { lists: Lists::new(item), times, names, attributes: Maps::new(), types: Bytes::new() }
-    }
-
-    fn append(&mut self, events: &[&[u8]]) -> Result<(), Malformed> {
-        for (position, message) in events.iter().enumerate() {
-            self.append_one(message).map_err(|e| e.item("events", position))?;
-        }
-        self.lists.end(self.names.len());
-        Ok(())
-    }
-
-    fn append_one(&mut self, message: &[u8]) -> Result<(), Malformed> {
-        let (mut time, mut name, mut attributes) = (0, "", Vec::new());
-        let mut fields = Fields::of(message);
-        while let Some(field) = fields.next()? {
-            match field.number {
-                1 => time = field.fixed64("time_unix_nano")?,
-                2 => name = field.text("name")?,
-                3 => Attribute::push_checked(field, "attributes", &mut attributes)?,
-                _ => {}
-            }
-        }
-        self.times.append_value(super::nanos(time));
-        self.names.append(name.as_bytes());
-        append_typed(&mut self.attributes, &mut self.types, &mut self.lists.letters, &attributes)
-    }
-
-    fn finish(mut self) -> Result<ArrayRef, ArrowError> {
-        let fields: Vec<ArrayRef> = vec![
-            Arc::new(self.times.finish()),
-            Arc::new(self.names.finish_text()?),
-            Arc::new(self.attributes.finish()?),
-            Arc::new(self.types.finish_text()?),
-        ];
-        self.lists.finish(fields)
-    }
-}
-
-/// Links of spans.
-struct Links {
-    lists: Lists,
-    trace_ids: Bytes,
-    span_ids: Bytes,
-    trace_states: Bytes,
-    attributes: Maps,
-    types: Bytes,
-}
-
-impl Links {
-    fn new(item: &Arc<Field>) -> Self {
-        let [trace_ids, span_ids, trace_states, types] = std::array::from_fn(|_| Bytes::new());
-        Self { lists: Lists::new(item), trace_ids, span_ids, trace_states, attributes: Maps::new(), types }
-    }
-
-    fn append(&mut self, links: &[&[u8]]) -> Result<(), Malformed> {
-        for (position, message) in links.iter().enumerate() {
-            self.append_one(message).map_err(|e| e.item("links", position))?;
-        }
-        self.lists.end(self.trace_ids.len());
-        Ok(())
-    }
-
-    fn append_one(&mut self, message: &[u8]) -> Result<(), Malformed> {
-        let (mut trace_id, mut span_id, mut trace_state, mut attributes): (&[u8], &[u8], _, _) =
-            (&[], &[], "", Vec::new());
-        let mut fields = Fields::of(message);
-        while let Some(field) = fields.next()? {
-            match field.number {
-                1 => trace_id = field.bytes("trace_id")?,
-                2 => span_id = field.bytes("span_id")?,
-                3 => trace_state = field.text("trace_state")?,
-                4 => Attribute::push_checked(field, "attributes", &mut attributes)?,
-                _ => {}
-            }
-        }
-        self.trace_ids.append(trace_id);
-        self.span_ids.append(span_id);
-        append_option(&mut self.trace_states, Some(trace_state.as_bytes()).filter(|state| !state.is_empty()));
-        append_typed(&mut self.attributes, &mut self.types, &mut self.lists.letters, &attributes)
-    }
-
-    fn finish(self) -> Result<ArrayRef, ArrowError> {
-        let fields: Vec<ArrayRef> = vec![
-            Arc::new(self.trace_ids.finish_binary()),
-            Arc::new(self.span_ids.finish_binary()),
-            Arc::new(self.trace_states.finish_text()?),
-            Arc::new(self.attributes.finish()?),
-            Arc::new(self.types.finish_text()?),
-        ];
-        self.lists.finish(fields)
-    }
-}
-
-fn append_typed(
-    maps: &mut Maps,
-    types: &mut Bytes,
-    letters: &mut Letters,
-    attributes: &[Attribute<'_>],
-) -> Result<(), Malformed> {
-    attribute::append(maps, letters, attributes.iter().copied())?;
-    append_option(types, letters.needed());
-    Ok(())
-}
-
-fn append_option(cells: &mut Bytes, value: Option<&[u8]>) {
-    match value {
-        Some(value) => cells.append(value),
-        None => cells.append_nulls(1),
-    }
-}
-
-impl Column {
-    fn new(name: &str, data_type: &DataType) -> Self {
-        match data_type {
-            DataType::Binary => Self::Binary(Bytes::new()),
-            DataType::Utf8 => Self::Text(Bytes::new()),
-            DataType::Int64 => Self::Long(Int64Builder::new()),
-            DataType::Int32 => Self::Int(Int32Builder::new()),
-            DataType::Float64 => Self::Double(Float64Builder::new()),
-            DataType::Boolean => Self::Bool(BooleanBuilder::new()),
-            DataType::Map(..) => Self::Map(Box::new(Maps::new())),
-            DataType::List(item) if name == "events" => Self::Events(Box::new(Events::new(item))),
-            DataType::List(item) if name == "links" => Self::Links(Box::new(Links::new(item))),
-            DataType::List(item) => Self::Doubles(ListBuilder::new(Float64Builder::new()).with_field(item.clone())),
-            other => unreachable!("no table has a column of type {other}"),
-        }
-    }
-
-    #[inline]
-    fn len(&self) -> usize {
-        match self {
-            Self::Binary(c) | Self::Text(c) => c.len(),
-            Self::Long(b) => b.len(),
-            Self::Int(b) => b.len(),
-            Self::Double(b) => b.len(),
-            Self::Bool(b) => b.len(),
-            Self::Map(m) => m.len(),
-            Self::Doubles(b) => b.len(),
-            Self::Events(e) => e.lists.len(),
-            Self::Links(l) => l.lists.len(),
-        }
-    }
-
-    /// Room for `rows` more.
-    fn reserve(&mut self, rows: usize) {
-        match self {
-            // an id, or a short name
-            Self::Binary(c) | Self::Text(c) => c.reserve(rows, 16 * rows),
-            Self::Long(b) if b.is_empty() => *b = Int64Builder::with_capacity(rows),
-            Self::Map(m) => m.reserve(rows),
-            _ => {}
-        }
-    }
-
-    /// Nulls up to `rows`.
-    #[inline]
-    fn fill(&mut self, rows: usize) {
-        let missing = rows.saturating_sub(self.len());
-        if missing > 0 {
-            self.append_nulls(missing);
-        }
-    }
-
-    fn append_nulls(&mut self, count: usize) {
-        match self {
-            Self::Binary(c) | Self::Text(c) => c.append_nulls(count),
-            Self::Long(b) => b.append_nulls(count),
-            Self::Int(b) => b.append_nulls(count),
-            Self::Double(b) => b.append_nulls(count),
-            Self::Bool(b) => b.append_nulls(count),
-            Self::Map(m) => m.append_nulls(count),
-            Self::Doubles(b) => b.append_nulls(count),
-            Self::Events(e) => e.lists.append_nulls(count),
-            Self::Links(l) => l.lists.append_nulls(count),
-        }
-    }
-
-    /// # Errors
-    /// Text that is not UTF-8.
-    fn finish(self) -> Result<ArrayRef, ArrowError> {
-        Ok(match self {
-            Self::Binary(c) => Arc::new(c.finish_binary()),
-            Self::Text(c) => Arc::new(c.finish_text()?),
-            Self::Long(mut b) => Arc::new(b.finish()),
-            Self::Int(mut b) => Arc::new(b.finish()),
-            Self::Double(mut b) => Arc::new(b.finish()),
-            Self::Bool(mut b) => Arc::new(b.finish()),
-            Self::Map(m) => Arc::new(m.finish()?),
-            Self::Doubles(mut b) => Arc::new(b.finish()),
-            Self::Events(e) => e.finish()?,
-            Self::Links(l) => l.finish()?,
-        })
     }
 }

@@ -24,12 +24,10 @@ use arrow::{array::AsArray, datatypes::Int64Type, record_batch::RecordBatch};
 use futures::StreamExt;
 use tracing::{info, warn};
 use weir_analyzer::{Analyzer, SPAN_COLUMNS};
-use weir_schema::{Table, UnixNanos};
+use weir_schema::{MINUTE_NS, Table, UnixNanos};
 use weir_store::{SqlConfig, SqlError, Store};
 
 use super::{Checkpoint, checkpoint, now_unix_nano};
-
-const MINUTE_NS: i64 = 60_000_000_000;
 
 /// How much history a restarted analyzer reads back for its windows.
 const HISTORY_NS: i64 = 120 * 1_000_000_000;

@@ -119,6 +119,16 @@ impl Committer {
             );
             return Err(StoreError::Io { path: path.to_owned(), source });
         }
+        let file = self.take_in(table, path, file)?;
+        let rows = file.rows;
+        self.delta(table).commit(Commit::Append { file, application, through: 1 }).await?;
+        restored.rows += rows;
+        restored.files += 1;
+        Ok(())
+    }
+
+    /// Gives a backup's file a second name among the table's own, which no commit names yet.
+    fn take_in(&mut self, table: Table, path: &Path, file: &DataFile) -> Result<NewFile, StoreError> {
         let name = format!("restored-{}.parquet", uuid::Uuid::new_v4().simple());
         let folder = self.delta(table).folder()?.to_owned();
         second_name(self.disk.as_ref(), path, &folder.join(&name))?;
@@ -128,7 +138,7 @@ impl Committer {
             None => files::hash_of(self.disk.as_ref(), path)
                 .map_err(|source| StoreError::Io { path: path.to_owned(), source })?,
         };
-        let new = NewFile {
+        Ok(NewFile {
             name,
             bytes: file.bytes,
             hash,
@@ -139,11 +149,7 @@ impl Committer {
             recompressed: file.recompressed,
             packed_from: file.packed_from,
             origin: file.origin.clone(),
-        };
-        self.delta(table).commit(Commit::Append { file: new, application, through: 1 }).await?;
-        restored.rows += file.rows;
-        restored.files += 1;
-        Ok(())
+        })
     }
 }
 

@@ -8,6 +8,7 @@
 
 mod content;
 mod faults;
+mod machine;
 mod names;
 
 use std::{
@@ -26,17 +27,12 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use self::{
     content::Content,
     faults::{Faults, Kind, Outcome},
+    machine::{CAPACITY_BYTES, File, Machine, broken, full, no_power},
     names::{Names, Node},
 };
 use super::{Disk, DiskFile, Entry, Opened, Step};
 
 pub(crate) use faults::{Counts, Fault};
-
-/// 1 TiB: nobody fills it by accident.
-const CAPACITY_BYTES: u64 = 1 << 40;
-
-/// What Linux calls an input/output error.
-const EIO: i32 = 5;
 
 /// A disk in memory. Clones are the same disk.
 #[derive(Clone, Debug)]
@@ -66,24 +62,6 @@ impl Gate {
         self.changed.wait_while(&mut state, |state| state.is_shut);
         state.waiting -= 1;
     }
-}
-
-#[derive(Debug)]
-struct Machine {
-    names: Names,
-    files: BTreeMap<u64, File>,
-    next_inode: u64,
-    capacity_bytes: u64,
-    faults: Faults,
-    /// For what a failed operation leaves.
-    random: StdRng,
-    is_off: bool,
-}
-
-#[derive(Clone, Debug)]
-struct File {
-    content: Content,
-    modified: SystemTime,
 }
 
 /// A file open for writing: it lives on without its name.
@@ -203,138 +181,6 @@ impl SimulatedDisk {
         file.write_all(bytes)?;
         file.sync()?;
         path.parent().map_or(Ok(()), |dir| self.sync_dir(dir))
-    }
-}
-
-impl Machine {
-    /// Counts an operation; `Err` when the machine is off or goes off before it does anything.
-    fn begin(&mut self, kind: Kind) -> io::Result<Outcome> {
-        if self.is_off {
-            return Err(no_power());
-        }
-        let outcome = self.faults.operation(kind);
-        self.is_off = outcome == Outcome::Stops;
-        Ok(outcome)
-    }
-
-    /// Does a change of names that either happens or not. One that is cut by a power failure is
-    /// done, unsynced: whether it survives is decided with all others.
-    fn change(&mut self, change: impl FnOnce(&mut Self) -> io::Result<()>) -> io::Result<()> {
-        match self.begin(Kind::Change)? {
-            Outcome::Works => change(self),
-            Outcome::Fails => Err(broken()),
-            Outcome::Full => Err(full()),
-            Outcome::Stops => change(self).and(Err(no_power())),
-        }
-    }
-
-    fn look(&mut self) -> io::Result<()> {
-        match self.begin(Kind::Read)? {
-            Outcome::Works => Ok(()),
-            Outcome::Fails | Outcome::Full => Err(broken()),
-            Outcome::Stops => Err(no_power()),
-        }
-    }
-
-    fn file(&self, path: &Path) -> io::Result<u64> {
-        match self.names.get(path) {
-            Some(Node::File(inode)) => Ok(inode),
-            Some(Node::Dir) => Err(ErrorKind::IsADirectory.into()),
-            None => Err(ErrorKind::NotFound.into()),
-        }
-    }
-
-    fn is_dir(&self, path: &Path) -> io::Result<()> {
-        match self.names.get(path) {
-            Some(Node::Dir) => Ok(()),
-            Some(Node::File(_)) => Err(ErrorKind::NotADirectory.into()),
-            None => Err(ErrorKind::NotFound.into()),
-        }
-    }
-
-    fn parent_is_dir(&self, path: &Path) -> io::Result<()> {
-        path.parent().map_or(Err(ErrorKind::InvalidInput.into()), |dir| self.is_dir(dir))
-    }
-
-    fn content(&mut self, inode: u64) -> &mut Content {
-        &mut self.files.get_mut(&inode).expect("an inode that was handed out stays").content
-    }
-
-    /// As [`Self::content`], for a change that shows in the time of the file.
-    fn touch(&mut self, inode: u64) -> &mut Content {
-        let file = self.files.get_mut(&inode).expect("an inode that was handed out stays");
-        file.modified = SystemTime::now();
-        &mut file.content
-    }
-
-    fn describe(&self, path: &Path, node: Node) -> Entry {
-        let file = node.file().map(|inode| &self.files[&inode]);
-        Entry {
-            name: path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
-            is_dir: node == Node::Dir,
-            bytes: file.map_or(0, File::length),
-            modified: file.map_or(SystemTime::UNIX_EPOCH, |file| file.modified),
-        }
-    }
-
-    fn used_bytes(&self) -> u64 {
-        self.names.files().iter().map(|inode| self.files[inode].length()).sum()
-    }
-
-    fn free_bytes(&self) -> u64 {
-        self.capacity_bytes.saturating_sub(self.used_bytes())
-    }
-
-    /// How many bytes of a write of `length` at `at` there is room for.
-    fn room(&self, inode: u64, at: usize, length: usize) -> usize {
-        if self.capacity_bytes == CAPACITY_BYTES {
-            return length; // every file would be counted for every write
-        }
-        let inside = usize::try_from(self.files[&inode].length()).unwrap_or(usize::MAX).saturating_sub(at);
-        let free = usize::try_from(self.free_bytes()).unwrap_or(usize::MAX);
-        length.min(inside.saturating_add(free))
-    }
-
-    fn write(&mut self, inode: u64, at: usize, bytes: &[u8]) -> io::Result<usize> {
-        let outcome = self.begin(Kind::Change)?;
-        let part = match outcome {
-            Outcome::Works => self.room(inode, at, bytes.len()),
-            Outcome::Stops => bytes.len(),
-            Outcome::Fails | Outcome::Full => self.random.random_range(0..=bytes.len().saturating_sub(1)),
-        };
-        self.touch(inode).write(at, &bytes[..part]);
-        match outcome {
-            Outcome::Works if part == 0 && !bytes.is_empty() => Err(full()),
-            Outcome::Full if part == 0 => Err(full()),
-            Outcome::Full => {
-                self.faults.fill();
-                Ok(part)
-            }
-            Outcome::Works => Ok(part),
-            Outcome::Fails => Err(broken()),
-            Outcome::Stops => Err(no_power()),
-        }
-    }
-
-    fn sync(&mut self, inode: u64) -> io::Result<()> {
-        match self.begin(Kind::Sync)? {
-            Outcome::Works => {
-                self.content(inode).sync();
-                Ok(())
-            }
-            Outcome::Stops => Err(no_power()),
-            failed => {
-                let mut random = StdRng::seed_from_u64(self.random.random());
-                self.content(inode).fail_sync(&mut random);
-                Err(if failed == Outcome::Full { full() } else { broken() })
-            }
-        }
-    }
-}
-
-impl File {
-    fn length(&self) -> u64 {
-        self.content.seen.len() as u64
     }
 }
 
@@ -522,18 +368,6 @@ impl DiskFile for OpenFile {
         self.position = length;
         Ok(())
     }
-}
-
-fn broken() -> io::Error {
-    io::Error::from_raw_os_error(EIO)
-}
-
-fn full() -> io::Error {
-    ErrorKind::StorageFull.into()
-}
-
-fn no_power() -> io::Error {
-    io::Error::other("the machine is off")
 }
 
 #[cfg(test)]

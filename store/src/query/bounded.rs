@@ -28,8 +28,8 @@ use datafusion::{
 };
 
 use super::{
+    arguments::Arguments,
     costs::{CONCAT, COSTS, Cost, MATCHES, USUAL_PLACES},
-    given::Given,
     pattern::places,
     watch::{self, Watch},
 };
@@ -164,7 +164,7 @@ impl ScalarUDFImpl for Bounded {
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         // what is evaluated ahead takes long, too
         self.look()?;
-        let given = Given::of(&args.args, args.number_rows)?;
+        let given = Arguments::of(&args.args, args.number_rows)?;
         let (bytes, steps) = ((self.cost.bytes)(&given), (self.cost.steps)(&given));
         if bytes > self.most_bytes {
             return self.refuse(&format!("make {bytes} bytes"), given.rows, self.most_bytes);

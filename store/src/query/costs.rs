@@ -1,7 +1,7 @@
 //! What calls of functions cost: the bytes they make, where that is more than they are given, and the
 //! steps they take, where those grow faster than what they are given.
 
-use super::given::Given;
+use super::arguments::Arguments;
 
 /// The function behind `||` of texts.
 pub(super) const CONCAT: &str = "textcat";
@@ -25,7 +25,7 @@ pub(super) const USUAL_PLACES: usize = 500;
 const COMPARED: usize = 16;
 
 /// A measure of a call: bytes, or steps of some nanoseconds.
-pub(super) type Measure = fn(&Given) -> usize;
+pub(super) type Measure = fn(&Arguments) -> usize;
 
 /// What a call costs.
 #[derive(Clone, Copy, Debug)]
@@ -99,27 +99,27 @@ const fn takes(name: &'static str, steps: Measure) -> Cost {
 }
 
 /// As long as what it is given, which is in memory anyhow: a quarter counts, so that only many of them are too much.
-fn as_long(given: &Given) -> usize {
+fn as_long(given: &Arguments) -> usize {
     given.bytes / 4
 }
 
 /// Each byte, and the place behind the last, may become the new text.
-fn replaced(given: &Given) -> usize {
+fn replaced(given: &Arguments) -> usize {
     given.of[0].bytes.saturating_add(given.rows).saturating_mul(given.of[2].longest.max(1))
 }
 
-fn items_replaced(given: &Given) -> usize {
+fn items_replaced(given: &Arguments) -> usize {
     given.bytes.saturating_add((given.of[0].bytes / ITEM_BYTES).saturating_mul(given.of[2].longest))
 }
 
 /// Of each row, all of the first argument with all of the second.
-fn each_with_each(given: &Given, at_once: usize) -> usize {
+fn each_with_each(given: &Arguments, at_once: usize) -> usize {
     let of_row = given.of[0].longest.saturating_mul(given.of[1].longest) / at_once;
     given.rows.saturating_mul(of_row)
 }
 
 /// A text is compared with all places of a large pattern; a small one becomes a table, one look for each byte.
-fn matched(given: &Given) -> usize {
+fn matched(given: &Arguments) -> usize {
     let places = if given.places > USUAL_PLACES { given.places } else { given.places / COMPARED };
     given.rows.saturating_mul(given.of[0].longest).saturating_mul(places.max(1))
 }

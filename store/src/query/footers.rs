@@ -21,7 +21,7 @@ use parquet::{
 };
 
 use super::{
-    kept::{Kept, Weighed},
+    lru::{Lru, Weighed},
     null_columns,
     probe::Probe,
     text_views::viewed,
@@ -54,13 +54,13 @@ pub(super) struct Footer {
 #[derive(Debug)]
 pub(super) struct Footers {
     disk: Arc<dyn Disk>,
-    footers: Mutex<Kept<Footer>>,
-    probes: Mutex<Kept<Probe>>,
+    footers: Mutex<Lru<Footer>>,
+    probes: Mutex<Lru<Probe>>,
 }
 
 impl Footers {
     pub(super) fn new(disk: Arc<dyn Disk>) -> Self {
-        let (footers, probes) = (Kept::new(LIMIT_BYTES), Kept::new(PROBES_BYTES));
+        let (footers, probes) = (Lru::new(LIMIT_BYTES), Lru::new(PROBES_BYTES));
         Self { disk, footers: Mutex::new(footers), probes: Mutex::new(probes) }
     }
 

@@ -1,5 +1,6 @@
 //! SQL: one read-only statement over one pinned view, bounded in text, depth, memory, time and rows.
 
+mod arguments;
 mod bounded;
 mod catalogue;
 mod checked_sum;
@@ -11,13 +12,12 @@ mod expansion;
 mod footers;
 mod functions;
 mod give_way;
-mod given;
 mod guard;
 mod hot_keys;
 mod information_schema;
 mod inspection;
-mod kept;
 mod late;
+mod lru;
 mod meaning;
 mod newest_first;
 mod null_columns;

@@ -4,7 +4,7 @@
 
 use parquet::bloom_filter::Sbbf;
 
-use super::{footers::Footer, kept::Weighed, prune::time_range};
+use super::{footers::Footer, lru::Weighed, prune::time_range};
 
 /// The column that is asked for.
 pub(super) const TRACE_ID: &str = "trace_id";

@@ -87,7 +87,10 @@ fn it_is_off_by_default_and_numbers_are_checked() {
     let rows = batch(&[row(1), Row { weight: Some(4.0), ..row(2) }]);
     let mut off = Sampler::new(Sampling::default());
     assert_eq!(off.apply_one(&rows), rows);
-    let check = |text: &str| serde_json::from_str::<Sampling>(text).map_err(|e| e.to_string())?.validate();
+    let check = |text: &str| -> Result<(), String> {
+        let sampling: Sampling = serde_json::from_str(text).map_err(|e| e.to_string())?;
+        sampling.validate().map_err(|e| e.to_string())
+    };
     assert_eq!(check("{}"), Ok(()));
     assert_eq!(check(r#"{"share": 0.0, "slower_than_ms": 5}"#), Ok(()));
     for bad in [r#"{"share": 1.5}"#, r#"{"share": -0.1}"#, r#"{"ratio": 1}"#, r#"{"slower_than_ms": 9999999999999999}"#]

@@ -20,8 +20,8 @@ use crate::{
     deps::Deps,
     error::ApiError,
     fields::{Fields, now_unix_nano},
-    known,
     minutes::{Measured, Of},
+    names,
     red::{self, Grid, Point, Red},
 };
 
@@ -90,7 +90,7 @@ pub(super) async fn page(State(pages): State<Pages>, Query(fields): Query<Fields
     let shown = match grid {
         Ok(grid) => match fields.get("service") {
             Some(service) => one(&pages.deps, &fields, service, grid).await,
-            None => known::services(&pages.deps, grid.range).await.map(|json| all(&json, &fields)),
+            None => names::services(&pages.deps, grid.range).await.map(|json| all(&json, &fields)),
         },
         Err(error) => Err(error),
     };

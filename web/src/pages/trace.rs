@@ -194,18 +194,58 @@ fn severity(number: i64) -> &'static str {
 
 fn view(trace: &Trace, selected: Option<&str>) -> TracePage {
     let (start, end) = trace.range();
-    let scale = Scale { start, length: (end - start).max(1) as f64 };
-    let mut services: Vec<&str> = trace.nodes.iter().map(|n| n.service.as_str()).collect();
-    services.sort_unstable();
-    services.dedup();
-    let mut critical: HashMap<usize, Vec<(String, String)>> = HashMap::new();
-    for segment in &trace.critical_path {
-        let place = scale.place(segment.start_unix_nano, segment.end_unix_nano);
-        critical.entry(segment.span).or_default().push(place);
+    let drawing = Drawing::of(trace, selected);
+    let rows: Vec<Row> = trace.tree.iter().take(MAX_ROWS).map(|(index, depth)| drawing.row(*index, *depth)).collect();
+    TracePage {
+        page: "/traces",
+        id_short: trace.id().chars().take(12).collect(),
+        id: trace.id().to_owned(),
+        started: format::moment(start),
+        duration: format::ns(end - start),
+        spans: trace.spans.len(),
+        services: drawing.services.len(),
+        errors: trace.spans.iter().filter(|span| span["status"] == "error").count(),
+        has_notes: rows.iter().any(|row| !row.undecided.is_empty() || !row.clock.is_empty()),
+        rows,
+        cut: trace.tree.len().saturating_sub(MAX_ROWS),
+        is_cut: trace.is_cut,
+        selected: selected.and_then(|id| trace.spans.iter().find(|span| span["span_id"] == id)).map(panel),
+        logs: Vec::new(),
+        logs_cut: false,
+        logs_error: String::new(),
     }
-    let row = |&(index, depth): &(usize, usize)| {
+}
+
+/// What the rows of a trace share.
+struct Drawing<'a> {
+    trace: &'a Trace,
+    selected: Option<&'a str>,
+    scale: Scale,
+    /// In order, each with a colour of its own.
+    services: Vec<&'a str>,
+    /// Where each span is on the critical path.
+    critical: HashMap<usize, Vec<(String, String)>>,
+}
+
+impl<'a> Drawing<'a> {
+    fn of(trace: &'a Trace, selected: Option<&'a str>) -> Self {
+        let (start, end) = trace.range();
+        let scale = Scale { start, length: (end - start).max(1) as f64 };
+        let mut services: Vec<&str> = trace.nodes.iter().map(|n| n.service.as_str()).collect();
+        services.sort_unstable();
+        services.dedup();
+        let mut critical: HashMap<usize, Vec<(String, String)>> = HashMap::new();
+        for segment in &trace.critical_path {
+            let place = scale.place(segment.start_unix_nano, segment.end_unix_nano);
+            critical.entry(segment.span).or_default().push(place);
+        }
+        Self { trace, selected, scale, services, critical }
+    }
+
+    fn row(&self, index: usize, depth: usize) -> Row {
+        let trace = self.trace;
         let (span, node, timing) = (&trace.spans[index], &trace.nodes[index], &trace.timings[index]);
-        let (x, width) = scale.place(timing.start_unix_nano, timing.end_unix_nano);
+        let (x, width) = self.scale.place(timing.start_unix_nano, timing.end_unix_nano);
         let error = span["status"] == "error";
         Row {
             span_id: hex::encode(node.span_id),
@@ -221,31 +261,12 @@ fn view(trace: &Trace, selected: Option<&str>) -> TracePage {
             undecided: timing.undecided.map_or("", said),
             clock: clock(timing.skew_ns),
             state: if error { "unhealthy" } else { "" },
-            selected: selected == Some(hex::encode(node.span_id).as_str()),
-            colour: services.binary_search(&node.service.as_str()).unwrap_or(0) % COLOURS,
+            selected: self.selected == Some(hex::encode(node.span_id).as_str()),
+            colour: self.services.binary_search(&node.service.as_str()).unwrap_or(0) % COLOURS,
             x,
             width,
-            critical: critical.get(&index).cloned().unwrap_or_default(),
+            critical: self.critical.get(&index).cloned().unwrap_or_default(),
         }
-    };
-    let rows: Vec<Row> = trace.tree.iter().take(MAX_ROWS).map(row).collect();
-    TracePage {
-        page: "/traces",
-        id_short: trace.id().chars().take(12).collect(),
-        id: trace.id().to_owned(),
-        started: format::moment(start),
-        duration: format::ns(end - start),
-        spans: trace.spans.len(),
-        services: services.len(),
-        errors: trace.spans.iter().filter(|span| span["status"] == "error").count(),
-        has_notes: rows.iter().any(|row| !row.undecided.is_empty() || !row.clock.is_empty()),
-        rows,
-        cut: trace.tree.len().saturating_sub(MAX_ROWS),
-        is_cut: trace.is_cut,
-        selected: selected.and_then(|id| trace.spans.iter().find(|span| span["span_id"] == id)).map(panel),
-        logs: Vec::new(),
-        logs_cut: false,
-        logs_error: String::new(),
     }
 }
 

@@ -9,7 +9,7 @@ use axum::{
 use super::{Pages, format, html};
 use crate::{
     fields::{Fields, now_unix_nano},
-    known,
+    names,
     search::{self, Found, FoundTrace, Search},
 };
 
@@ -81,7 +81,7 @@ pub(super) async fn page(State(pages): State<Pages>, Query(fields): Query<Fields
         form: form(&fields),
         services: snapshot.services.iter().map(|s| s.service.clone()).collect(),
         // a search without suggestions is still a search
-        keys: known::searchable_keys(&pages.deps).await.unwrap_or_default(),
+        keys: names::searchable_keys(&pages.deps).await.unwrap_or_default(),
         error,
         filtered,
         deeper,

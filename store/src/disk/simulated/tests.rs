@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::*;
+use super::{machine::EIO, *};
 use crate::disk::replace;
 
 const SEEDS: Range<u64> = 0..200;

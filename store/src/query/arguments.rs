@@ -1,4 +1,4 @@
-//! [`Given`]: how large the arguments of a call are, before it is made.
+//! [`Arguments`]: how large the arguments of a call are, before it is made.
 
 use arrow::{
     array::{Array, AsArray},
@@ -11,7 +11,7 @@ use super::pattern;
 
 /// The arguments of a call over one batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Given {
+pub(super) struct Arguments {
     /// Rows that the call makes: one when all arguments are constants.
     pub(super) rows: usize,
     /// How many arguments there are.
@@ -37,7 +37,7 @@ pub(super) struct Argument {
     pub(super) longest: usize,
 }
 
-impl Given {
+impl Arguments {
     pub(super) fn of(arguments: &[ColumnarValue], rows: usize) -> Result<Self> {
         let constant = arguments.iter().all(|argument| matches!(argument, ColumnarValue::Scalar(_)));
         let mut given = Self { rows: if constant { 1 } else { rows }, count: arguments.len(), ..Self::default() };
@@ -169,20 +169,20 @@ mod tests {
     #[test]
     fn arguments_are_measured_over_all_rows() {
         let texts = StringArray::from(vec!["a", "bcd", ""]);
-        let given = Given::of(&[column(texts.clone()), text("(x)(y)")], 3).unwrap();
+        let given = Arguments::of(&[column(texts.clone()), text("(x)(y)")], 3).unwrap();
         assert_eq!((given.rows, given.count, given.groups), (3, 2, 2));
         assert_eq!(given.of[0], Argument { bytes: 4 + 3 * 4, longest: 3 });
         assert_eq!(given.of[1].bytes, 3 * (6 + 4));
-        let part = Given::of(&[column(texts.slice(1, 1))], 1).unwrap();
+        let part = Arguments::of(&[column(texts.slice(1, 1))], 1).unwrap();
         assert_eq!(part.bytes, 3 + 4, "of a slice its own rows");
         let views =
-            Given::of(&[column(StringViewArray::from(vec!["a", "bcd"])), column(Int64Array::from(vec![-1, 7]))], 2);
+            Arguments::of(&[column(StringViewArray::from(vec!["a", "bcd"])), column(Int64Array::from(vec![-1, 7]))], 2);
         let views = views.unwrap();
         assert_eq!((views.of[0].longest, views.number, views.of[1].bytes), (3, 7, 16));
-        let constants = Given::of(&[text("ab"), ColumnarValue::Scalar(ScalarValue::from(9_i64))], 8_192).unwrap();
+        let constants = Arguments::of(&[text("ab"), ColumnarValue::Scalar(ScalarValue::from(9_i64))], 8_192).unwrap();
         assert_eq!((constants.rows, constants.number), (1, 9));
         let lists =
             ListArray::from_iter_primitive::<Int32Type, _, _>([Some(vec![Some(1), Some(2)]), Some(vec![Some(3)])]);
-        assert_eq!(Given::of(&[column(lists.slice(1, 1))], 1).unwrap().bytes, 4 + 4);
+        assert_eq!(Arguments::of(&[column(lists.slice(1, 1))], 1).unwrap().bytes, 4 + 4);
     }
 }

@@ -1,4 +1,4 @@
-//! [`Place`]: the store a command talks to: a data folder opened here, or a running server.
+//! [`Target`]: the store a command talks to: a data folder opened here, or a running server.
 //!
 //! A data folder has one writer. When `--data` names the folder of a live server, the command
 //! talks to that server instead, so people need not know which of the two they have.
@@ -16,7 +16,7 @@ use weir_store::{SqlConfig, Store};
 use crate::{cli::TargetArgs, config::DEFAULT_DATA, exit::Unreachable};
 
 /// A store, near or far.
-pub(crate) enum Place {
+pub(crate) enum Target {
     /// Opened in this process.
     Local(Store),
     /// Served by another one.
@@ -42,7 +42,7 @@ pub(crate) struct Answer {
     pub(crate) batches: BoxStream<'static, Result<RecordBatch, anyhow::Error>>,
 }
 
-impl Place {
+impl Target {
     /// Finds the store that the flags name, opening it or finding its server.
     pub(crate) async fn open(target: &TargetArgs) -> Result<Self, anyhow::Error> {
         if let Some(url) = &target.url {
@@ -56,12 +56,12 @@ impl Place {
         Ok(Self::Local(open_folder(&dir).await?))
     }
 
-    /// As [`Place::open`], but a folder that holds no store is an error, not a new store.
+    /// As [`Target::open`], but a folder that holds no store is an error, not a new store.
     pub(crate) async fn open_existing(target: &TargetArgs) -> Result<Self, anyhow::Error> {
         Self::open_holding(target, &["tables", "wal"]).await
     }
 
-    /// As [`Place::open_existing`], but backups put into an empty folder are enough: they become its store.
+    /// As [`Target::open_existing`], but backups put into an empty folder are enough: they become its store.
     pub(crate) async fn open_with_backups(target: &TargetArgs) -> Result<Self, anyhow::Error> {
         Self::open_holding(target, &["backups", "tables", "wal"]).await
     }

@@ -24,18 +24,16 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
-use weir_schema::{Batch, Encoding, Signal, UnixNanos, otlp};
+use weir_schema::{Batch, Encoding, MINUTE_NS, Signal, UnixNanos, otlp};
 use weir_store::{AppendError, Appended, OtlpRequest, Store};
 
 use super::{Chunk, zipkin::attribute};
 use crate::{
     cli::TargetArgs,
     exit::Unreachable,
-    remote::{Place, Server, client},
     server::{Checkpoint, complete_minutes, now_unix_nano},
+    target::{Server, Target, client},
 };
-
-const MINUTE_NS: i64 = 60_000_000_000;
 
 /// Rows of one OTLP request to a server: well under the usual 4 MiB.
 const ROWS_PER_REQUEST: usize = 8192;
@@ -53,7 +51,7 @@ pub(super) struct Stored {
 }
 
 /// Where chunks go.
-pub(super) enum Target {
+pub(super) enum Sink {
     Local(Local),
     Remote { endpoint: String, client: reqwest::Client },
 }
@@ -68,11 +66,11 @@ pub(super) struct Local {
     minutes: BTreeSet<UnixNanos>,
 }
 
-impl Target {
+impl Sink {
     pub(super) async fn open(args: &TargetArgs) -> Result<Self, anyhow::Error> {
-        match Place::open(args).await? {
-            Place::Local(store) => Ok(Self::Local(Local::new(store))),
-            Place::Remote(server) => Ok(Self::Remote { endpoint: otlp_http(server).await?, client: client()? }),
+        match Target::open(args).await? {
+            Target::Local(store) => Ok(Self::Local(Local::new(store))),
+            Target::Remote(server) => Ok(Self::Remote { endpoint: otlp_http(server).await?, client: client()? }),
         }
     }
 

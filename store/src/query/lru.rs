@@ -1,4 +1,4 @@
-//! [`Kept`]: what is known of files, by their paths, within a bound; the least recently used leave first.
+//! [`Lru`]: what is known of files, by their paths, within a bound; the least recently used leave first.
 
 use std::{
     collections::HashMap,
@@ -14,14 +14,14 @@ pub(super) trait Weighed {
 
 /// Values in memory.
 #[derive(Debug)]
-pub(super) struct Kept<V> {
+pub(super) struct Lru<V> {
     values: HashMap<PathBuf, (Arc<V>, u64)>,
     /// Counts uses: the age of an entry.
     clock: u64,
     limit_bytes: usize,
 }
 
-impl<V: Weighed> Kept<V> {
+impl<V: Weighed> Lru<V> {
     pub(super) fn new(limit_bytes: usize) -> Self {
         Self { values: HashMap::new(), clock: 0, limit_bytes }
     }
@@ -70,9 +70,9 @@ mod tests {
 
     #[test]
     fn the_least_recently_used_leave_for_what_comes_and_for_what_grows() {
-        let mut kept = Kept::new(10);
+        let mut kept = Lru::new(10);
         let value = |bytes: usize| Arc::new(Of(bytes.into()));
-        let there = |kept: &Kept<Of>| {
+        let there = |kept: &Lru<Of>| {
             let mut names: Vec<_> = kept.values.keys().map(|path| path.display().to_string()).collect();
             names.sort();
             names.concat()

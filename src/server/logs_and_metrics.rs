@@ -1,4 +1,4 @@
-//! [`BesideOut`] and [`BesideIn`]: the bounded way of received logs and metrics from the doors to the analysis.
+//! [`LogsAndMetricsOut`] and [`LogsAndMetricsIn`]: the bounded way of received logs and metrics from the doors to the analysis.
 //!
 //! Spans make an ack wait when the analysis is behind, because estimates need them all. Logs and metrics only tell apart
 //! what spans leave open, so they never do: what finds no room is dropped and counted, and the analysis is told, for a
@@ -22,13 +22,13 @@ const QUEUE_BYTES: usize = 16 << 20;
 
 /// The doors' end.
 #[derive(Clone)]
-pub(crate) struct BesideOut {
+pub(crate) struct LogsAndMetricsOut {
     logs: Way,
     metrics: Way,
 }
 
 /// The analysis' end.
-pub(super) struct BesideIn {
+pub(super) struct LogsAndMetricsIn {
     logs: Waiting,
     metrics: Waiting,
     dropped: [(Table, Arc<AtomicU64>); 2],
@@ -50,11 +50,11 @@ struct Waiting {
 }
 
 /// Both ends.
-pub(super) fn beside() -> (BesideOut, BesideIn) {
+pub(super) fn logs_and_metrics() -> (LogsAndMetricsOut, LogsAndMetricsIn) {
     let ((logs, logs_in), (metrics, metrics_in)) = (way(), way());
-    let out = BesideOut { logs, metrics };
+    let out = LogsAndMetricsOut { logs, metrics };
     let dropped = [(Table::Logs, out.logs.dropped.clone()), (Table::Metrics, out.metrics.dropped.clone())];
-    (out, BesideIn { logs: logs_in, metrics: metrics_in, dropped })
+    (out, LogsAndMetricsIn { logs: logs_in, metrics: metrics_in, dropped })
 }
 
 fn way() -> (Way, Waiting) {
@@ -63,7 +63,7 @@ fn way() -> (Way, Waiting) {
     (Way { queue: sender, bytes: bytes.clone(), dropped: Arc::default() }, Waiting { queue, bytes })
 }
 
-impl BesideOut {
+impl LogsAndMetricsOut {
     /// Hands rows on, with the columns that are looked at. Never waits.
     pub(crate) fn offer(&self, batch: &Batch) {
         match batch.table {
@@ -117,7 +117,7 @@ impl Waiting {
     }
 }
 
-impl BesideIn {
+impl LogsAndMetricsIn {
     /// What comes next; `None` when the doors are gone.
     pub(super) async fn next(&mut self) -> Option<Batch> {
         tokio::select! {
@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn a_full_queue_drops_and_counts_and_takes_no_room_of_the_other_signal() {
-        let (out, mut analysis) = beside();
+        let (out, mut analysis) = logs_and_metrics();
         let trace = "5b8efff798038103d269b633813fc60c";
         (0..QUEUE + 3).for_each(|_| out.offer(&logs(2, trace, "")));
         (0..QUEUE).for_each(|_| out.offer(&metrics()));
@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn large_requests_fill_the_queue_by_their_bytes() {
-        let (out, mut analysis) = beside();
+        let (out, mut analysis) = logs_and_metrics();
         let large = logs(50_000, "5b8efff798038103d269b633813fc60c", "");
         (0..QUEUE).for_each(|_| out.offer(&large));
         let waiting = analysis.waiting();

@@ -1,7 +1,7 @@
-//! [`Place`]: what one request holds of the bound on bytes in flight, from its head to its ack.
+//! [`Reservation`]: what one request holds of the bound on bytes in flight, from its head to its ack.
 //!
 //! How large a request becomes is not always known at the door: a body in chunks announces no length, a compressed one only its length
-//! before inflating. So the door asks for what is likely ([`likely_bytes`]), in line as everybody does, and the place grows by what
+//! before inflating. So the door asks for what is likely ([`likely_bytes`]), in line as everybody does, and the reservation grows by what
 //! comes. Growing waits too, in a line of its own, under three rules:
 //!
 //! - **Who grows goes first.** Nobody is let in while somebody waits to grow: what was begun has cost something and gives room when it
@@ -10,7 +10,7 @@
 //!   that is held is held by requests that wait to grow, the first of them gets all that it can ever need, even beyond the bound.
 //!   It never waits again, ends, and gives back what it holds; before that not all that is held can be waiting again. So at each
 //!   moment at least one request goes on, and the bound is passed by what one request needs, twice the largest body.
-//! - **Nobody waits longer** than [`Place::new`] is told, the door included.
+//! - **Nobody waits longer** than [`Reservation::new`] is told, the door included.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use crate::{
     admission::{Admitted, Full},
     inflate::Coding,
     ingest::Refused,
-    line::Line,
+    queue::Queue,
 };
 
 /// A compressed body counts as so much larger: telemetry compresses to a tenth.
@@ -48,18 +48,18 @@ pub(crate) fn most_bytes(coding: Coding, limit: usize) -> usize {
     }
 }
 
-/// A request's place; given back when dropped.
+/// A request's reservation; given back when dropped.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct Reservation {
     admitted: Admitted,
-    growing: Arc<Line>,
+    growing: Arc<Queue>,
     most_bytes: usize,
     until: Instant,
 }
 
-impl Place {
-    /// The place of a request that needs at most `most_bytes`, and waits in line no longer than `until`.
-    pub(crate) fn new(admitted: Admitted, growing: Arc<Line>, most_bytes: usize, until: Instant) -> Self {
+impl Reservation {
+    /// The reservation of a request that needs at most `most_bytes`, and waits in line no longer than `until`.
+    pub(crate) fn new(admitted: Admitted, growing: Arc<Queue>, most_bytes: usize, until: Instant) -> Self {
         Self { admitted, growing, most_bytes, until }
     }
 
@@ -68,12 +68,12 @@ impl Place {
         self.until
     }
 
-    /// Makes the place at least `bytes` wide, if there is room now.
+    /// Makes the reservation at least `bytes` wide, if there is room now.
     pub(crate) fn try_grow_to(&mut self, bytes: usize) -> Result<(), Full> {
         self.admitted.grow_to(bytes)
     }
 
-    /// Makes the place at least `bytes` wide, and twice as wide as it was if it has to wait for that: so it waits a few times at most.
+    /// Makes the reservation at least `bytes` wide, and twice as wide as it was if it has to wait for that: so it waits a few times at most.
     pub(crate) async fn grow_to(&mut self, bytes: usize) -> Result<(), Refused> {
         if self.try_grow_to(bytes).is_ok() {
             return Ok(());
@@ -84,7 +84,7 @@ impl Place {
         self.growing.wait(self.until, || Ok(admitted.grow_first(wanted, most)?)).await
     }
 
-    /// Makes the place exactly `bytes` wide, whether there is room or not: for what is there already.
+    /// Makes the reservation exactly `bytes` wide, whether there is room or not: for what is there already.
     pub(crate) fn set(&mut self, bytes: usize) {
         self.admitted.set(bytes);
     }
@@ -99,9 +99,15 @@ mod tests {
     use super::*;
     use crate::admission::Admission;
 
-    fn place(admission: &Admission, growing: &Arc<Line>, bytes: usize, most: usize, wait_ms: u64) -> Place {
+    fn reservation(
+        admission: &Admission,
+        growing: &Arc<Queue>,
+        bytes: usize,
+        most: usize,
+        wait_ms: u64,
+    ) -> Reservation {
         let until = Instant::now() + Duration::from_millis(wait_ms);
-        Place::new(admission.admit(bytes).unwrap(), growing.clone(), most, until)
+        Reservation::new(admission.admit(bytes).unwrap(), growing.clone(), most, until)
     }
 
     #[test]
@@ -122,9 +128,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_grows_waits_for_room_and_no_longer_than_allowed() {
-        let (admission, growing) = (Admission::new(10), Arc::new(Line::new(100)));
+        let (admission, growing) = (Admission::new(10), Arc::new(Queue::new(100)));
         let holder = admission.admit(6).unwrap();
-        let (mut patient, mut hasty) = (place(&admission, &growing, 2, 8, 900), place(&admission, &growing, 2, 8, 300));
+        let (mut patient, mut hasty) =
+            (reservation(&admission, &growing, 2, 8, 900), reservation(&admission, &growing, 2, 8, 300));
         let started = Instant::now();
         let frees = async {
             tokio::time::sleep(Duration::from_millis(500)).await;
@@ -144,14 +151,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn those_who_hold_everything_do_not_wait_for_each_other() {
         const MOST: usize = 40;
-        let (admission, growing) = (Admission::new(100), Arc::new(Line::new(100)));
-        let places: Vec<_> = (0..100).map(|_| place(&admission, &growing, 1, MOST, 60_000)).collect();
+        let (admission, growing) = (Admission::new(100), Arc::new(Queue::new(100)));
+        let reservations: Vec<_> = (0..100).map(|_| reservation(&admission, &growing, 1, MOST, 60_000)).collect();
         let started = Instant::now();
-        let grow = places.into_iter().map(|mut place| {
+        let grow = reservations.into_iter().map(|mut reservation| {
             let admission = admission.clone();
             async move {
                 for bytes in 2..=MOST {
-                    place.grow_to(bytes).await.unwrap();
+                    reservation.grow_to(bytes).await.unwrap();
                     assert!(admission.held_bytes() <= 100 + MOST, "one at a time passes the bound");
                     tokio::task::yield_now().await;
                 }
@@ -164,9 +171,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_bound_is_not_passed_while_somebody_goes_on() {
-        let (admission, growing) = (Admission::new(10), Arc::new(Line::new(100)));
+        let (admission, growing) = (Admission::new(10), Arc::new(Queue::new(100)));
         let _goes_on = admission.admit(2).unwrap();
-        let mut waits = place(&admission, &growing, 8, 20, 1_000);
+        let mut waits = reservation(&admission, &growing, 8, 20, 1_000);
         assert!(matches!(waits.grow_to(9).await, Err(Refused::Overloaded { .. })));
         assert_eq!(admission.held_bytes(), 10);
     }

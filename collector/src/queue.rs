@@ -1,8 +1,8 @@
-//! [`Line`]: requests that wait for room, each in its turn.
+//! [`Queue`]: requests that wait for room, each in its turn.
 //!
 //! A sender that is refused at once and comes again at once costs what reading it costs, over and over. One that is kept waiting
-//! costs nothing and comes no sooner than it is served. So who finds no room stands in line, first come, first served, and is refused only when its
-//! time is over, when the line is full, or for a reason that waiting does not mend.
+//! costs nothing and comes no sooner than it is served. So who finds no room stands in queue, first come, first served, and is refused only when its
+//! time is over, when the queue is full, or for a reason that waiting does not mend.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -16,20 +16,20 @@ use tokio::{
 
 use crate::{ingest::Refused, stats::add};
 
-/// How often the first in line asks: two numbers are compared, and of what fills up there is no call back.
+/// How often the first in queue asks: two numbers are compared, and of what fills up there is no call back.
 const ASK_AGAIN: Duration = Duration::from_millis(5);
 
-/// A line before one thing that has room or has not. Who finds no place in it is refused at once.
+/// A queue before one thing that has room or has not. Who finds no place in it is refused at once.
 #[derive(Debug)]
-pub(crate) struct Line {
+pub(crate) struct Queue {
     length: usize,
     places: Semaphore,
     turn: Mutex<()>,
     full: AtomicU64,
 }
 
-impl Line {
-    /// A line of `length` places.
+impl Queue {
+    /// A queue of `length` places.
     pub(crate) fn new(length: usize) -> Self {
         Self { length, places: Semaphore::new(length), turn: Mutex::new(()), full: AtomicU64::new(0) }
     }
@@ -90,19 +90,19 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_finds_room_does_not_wait_and_what_waiting_does_not_mend_is_said_at_once() {
-        let (line, started) = (Line::new(4), Instant::now());
-        assert!(line.wait(after(1_000), || Ok(())).await.is_ok());
-        assert!(matches!(line.wait::<()>(after(1_000), || Err(Refused::Closed)).await, Err(Refused::Closed)));
-        assert!(matches!(line.wait::<()>(after(0), || Err(FULL)).await, Err(Refused::Overloaded { .. })));
+        let (queue, started) = (Queue::new(4), Instant::now());
+        assert!(queue.wait(after(1_000), || Ok(())).await.is_ok());
+        assert!(matches!(queue.wait::<()>(after(1_000), || Err(Refused::Closed)).await, Err(Refused::Closed)));
+        assert!(matches!(queue.wait::<()>(after(0), || Err(FULL)).await, Err(Refused::Overloaded { .. })));
         assert_eq!(started.elapsed(), Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]
     async fn room_is_given_in_the_order_of_arrival_and_who_gets_none_in_time_is_refused() {
-        let line = Line::new(4);
+        let queue = Queue::new(4);
         let (rooms, started) = (AtomicUsize::new(0), Instant::now());
         let take = || rooms.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).map(|_| ()).map_err(|_| FULL);
-        let waits = (0..4).map(|_| async { (line.wait(after(1_000), take).await.is_ok(), started.elapsed()) });
+        let waits = (0..4).map(|_| async { (queue.wait(after(1_000), take).await.is_ok(), started.elapsed()) });
         let gives = async {
             for _ in 0..2 {
                 tokio::time::sleep(Duration::from_millis(300)).await;
@@ -118,18 +118,18 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_newcomer_does_not_pass_those_who_wait() {
-        let line = Line::new(4);
+        let queue = Queue::new(4);
         let (rooms, order) = (AtomicUsize::new(0), std::sync::Mutex::new(Vec::new()));
         let take = || rooms.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).map(|_| ()).map_err(|_| FULL);
         let first = async {
-            line.wait(after(9_000), take).await.unwrap();
+            queue.wait(after(9_000), take).await.unwrap();
             order.lock().unwrap().push("first");
         };
         let newcomer = async {
             tokio::task::yield_now().await;
             // there is room now, and somebody who has waited for it
             rooms.store(2, SeqCst);
-            line.wait(after(9_000), take).await.unwrap();
+            queue.wait(after(9_000), take).await.unwrap();
             order.lock().unwrap().push("newcomer");
         };
         tokio::join!(first, newcomer);
@@ -138,20 +138,20 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_more_than_the_line_holds_is_refused_at_once() {
-        let line = Arc::new(Line::new(4));
+        let queue = Arc::new(Queue::new(4));
         let waiting = (0..4).map(|_| {
-            let line = line.clone();
-            tokio::spawn(async move { line.wait::<()>(after(60_000), || Err(FULL)).await.is_err() })
+            let queue = queue.clone();
+            tokio::spawn(async move { queue.wait::<()>(after(60_000), || Err(FULL)).await.is_err() })
         });
         let waiting: Vec<_> = waiting.collect();
-        while line.waiting() < 4 {
+        while queue.waiting() < 4 {
             tokio::task::yield_now().await;
         }
         let started = Instant::now();
-        assert!(line.wait::<()>(after(60_000), || Err(FULL)).await.is_err());
-        assert_eq!((started.elapsed(), line.refused_full()), (Duration::ZERO, 1));
+        assert!(queue.wait::<()>(after(60_000), || Err(FULL)).await.is_err());
+        assert_eq!((started.elapsed(), queue.refused_full()), (Duration::ZERO, 1));
         waiting.iter().for_each(tokio::task::JoinHandle::abort);
         join_all(waiting).await;
-        assert_eq!(line.waiting(), 0, "who goes away leaves its place");
+        assert_eq!(queue.waiting(), 0, "who goes away leaves its place");
     }
 }
