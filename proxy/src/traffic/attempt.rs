@@ -24,7 +24,6 @@ use crate::{
         Via,
         client_body::ClientBody,
         exchange::Exchange,
-        grpc,
         headers::default_host,
         mirror,
         outcome::Outcome,
@@ -211,8 +210,6 @@ pub(crate) async fn send_to(worker: &Worker, pick: &Pick, mut request: Request<R
             Err(failure) => return Err(Undone::unsent(failure, request)),
         };
         let spare = Spare::of(&request, pick, kept);
-        // a kept connection has carried an answer of HTTP/1.1
-        let mismatch = !kept && pick.upstream.protocol == Protocol::Http1 && grpc::is_spoken(request.headers());
         let (sent, peer, lease) = match connection {
             Connection::Http1(mut lent) => {
                 (lent.own.sender.try_send_request(request).await, lent.own.peer.clone(), Lease::Http1(lent))
@@ -223,11 +220,9 @@ pub(crate) async fn send_to(worker: &Worker, pick: &Pick, mut request: Request<R
         };
         match sent {
             Ok(response) => return Ok(Answer { response, lease, peer }),
-            Err(_) if mismatch => return Err(Failure::GrpcOverHttp1.into()),
             Err(mut error) => match error.take_message() {
                 Some(unsent) if kept => request = unsent,
-                Some(unsent) => return Err(Undone::unsent(Failure::UpstreamReset, unsent)),
-                None => return Err(spare.after(error.error(), kept)),
+                unsent => return Err(spare.after(error.error(), unsent)),
             },
         }
     }
