@@ -10,7 +10,7 @@
 
 use std::{pin::pin, rc::Rc, sync::Arc};
 
-use http::{Request, Response, request::Parts};
+use http::{Request, Response, Version, request::Parts};
 use hyper::body::Incoming;
 use tokio::time::{Duration, Instant, sleep};
 
@@ -59,8 +59,8 @@ pub(crate) struct Sending<'a> {
     pub(crate) give_up: Instant,
     /// The request's body, if it has one.
     pub(crate) upload: Option<&'a Upload>,
-    /// The name of the listener it came to.
-    pub(crate) via: &'a Via,
+    /// The name of the listener it came to, and the version it came with.
+    pub(crate) via: (&'a Via, Version),
 }
 
 impl Sending<'_> {

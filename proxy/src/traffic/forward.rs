@@ -144,12 +144,13 @@ impl<'a> Passage<'a> {
             let wire = tunnel::connect(worker, route, upstream, hash, exchange).await?;
             return Ok(Arrived::Opened(wire, client));
         }
+        let received = request.version();
         let mut request = self.prepare(target, exchange, request);
         if upstream.protocol == Protocol::Http1 {
             hold_back(&mut request);
         }
         let upload = exchange.upload();
-        let via = &worker.workload.accepts[self.listener].via;
+        let via = (&worker.workload.accepts[self.listener].via, received);
         let sending = Sending { worker, route, upstream, hash, give_up, upload: upload.as_deref(), via };
         let answer = sending.send(exchange, request).await?;
         match (Upgrade::granted(&answer.response), self.upgrade) {
