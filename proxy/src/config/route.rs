@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{Match, RouteLimits};
 
-/// Which requests go where. Exactly one of `upstream`, `split`, `redirect` and `respond` says where.
+/// Which requests go where. Exactly one of `upstream`, `split`, `redirect` and `respond` says where. Beside the last two, which send
+/// the request nowhere, what is said of requests that go on is an error: `rewrite`, `request_headers`, `retries`, `mirror`, and all times.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Route {
