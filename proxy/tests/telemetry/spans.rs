@@ -124,6 +124,44 @@ async fn who_asks_whom_for_what_is_said_to_the_application_and_in_spans() {
     }
 }
 
+/// A tunnel goes where its client says, whatever endpoint carries it; one that was refused goes nowhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tunnel_s_server_is_the_one_that_was_asked_for() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let (collector, otlp) = Collector::start().await;
+    let address = app(answers().await).await;
+    let listener =
+        |more: &str| format!("{{ address: '127.0.0.1:0', direction: outbound{more}, routes: [{{ upstream: app }}] }}");
+    let text = format!(
+        "service: shop\nthreads: 1\nlisteners: [{}, {}]\nupstreams: [{{ name: app, endpoints: ['{address}'] }}]\n\
+         telemetry: {{ otlp: 'http://{otlp}' }}",
+        listener(", connect: tunnelled"),
+        listener("")
+    );
+    let proxy = Proxy::start(Config::from_yaml(&text).unwrap()).unwrap();
+    for (n, host) in [(0, "db.example:5432"), (0, "[fd00::7]:443"), (1, "db.example:5432")] {
+        let mut stream = tokio::net::TcpStream::connect(proxy.addresses()[n]).await.unwrap();
+        let after = ["\r\nGET /ok HTTP/1.0\r\n\r\n", "connection: close\r\n\r\n"][n];
+        let ask = format!("CONNECT {host} HTTP/1.1\r\nhost: {host}\r\n{after}");
+        stream.write_all(ask.as_bytes()).await.unwrap();
+        stream.read_to_end(&mut Vec::new()).await.unwrap();
+    }
+    proxy.drain().await;
+    let mut seen: Vec<_> = collector
+        .spans()
+        .iter()
+        .map(|span| {
+            let said = attributes(&span.attributes);
+            assert_eq!(said["http.request.method"], "CONNECT");
+            ["http.response.status_code", "server.address", "server.port"].map(|key| said.get(key).cloned())
+        })
+        .collect();
+    seen.sort();
+    let expected =
+        [["200", "db.example", "5432"], ["200", "fd00::7", "443"]].map(|texts| texts.map(|text| Some(text.to_owned())));
+    assert_eq!(seen, [&expected[..], &[[Some("405".to_owned()), None, None]]].concat());
+}
+
 /// Found in a review: what no route took left no trace, and attacks were seen as counters only.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_no_route_has_the_say_on_is_seen_all_the_same() {
