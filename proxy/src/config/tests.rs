@@ -129,11 +129,24 @@ fn an_endpoint_is_an_address_or_a_map() {
 
 #[test]
 fn the_workload_itself_is_no_client_to_be_told_of() {
-    let why = Config::from_yaml(
-        "service: shop\nlisteners: [{ address: '127.0.0.1:0', direction: outbound, forwarded: replace, routes: [{ upstream: a }] }]\n\
-         upstreams: [{ name: a, endpoints: ['a:1'] }]",
-    );
-    assert!(why.unwrap_err().0.starts_with("listeners[0].forwarded: only at an inbound listener"));
+    for (listener, expected) in [
+        (
+            "direction: outbound, forwarded: replace, routes: [{ upstream: a }]",
+            "forwarded: only at an inbound listener",
+        ),
+        (
+            "direction: outbound, trusted_hops: 1, routes: [{ upstream: a }]",
+            "trusted_hops: only at an inbound listener",
+        ),
+        ("direction: inbound, trusted_hops: 1, protocol: tcp, upstream: a", "trusted_hops: plain TCP has no"),
+    ] {
+        let why = Config::from_yaml(&format!(
+            "service: shop\nlisteners: [{{ address: '127.0.0.1:0', {listener} }}]\n\
+             upstreams: [{{ name: a, endpoints: ['a:1'] }}]",
+        ));
+        let why = why.unwrap_err().0;
+        assert!(why.starts_with(&format!("listeners[0].{expected}")), "{why}");
+    }
 }
 
 #[test]

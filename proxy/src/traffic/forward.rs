@@ -83,6 +83,8 @@ pub(crate) async fn handle(
     let workload = &worker.workload;
     let accepts = &workload.accepts[listener];
     add(&workload.tally.requests, 1);
+    let behind = forwarded::asker(accepts.trusted_hops, request.headers()).map(|address| client.behind(address));
+    let client = behind.as_ref().unwrap_or(client);
     accepts.believed.take_out(&mut request);
     let grpc = is_grpc(&request);
     let vetted = vet(&request, accepts, workload);

@@ -162,6 +162,42 @@ async fn a_tunnel_s_server_is_the_one_that_was_asked_for() {
     assert_eq!(seen, [&expected[..], &[[Some("405".to_owned()), None, None]]].concat());
 }
 
+/// Behind a load balancer that was the client of every request.
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_trusted_proxies_the_client_is_whom_they_name() {
+    let (collector, otlp) = Collector::start().await;
+    let forwarded = async |headers: HeaderMap| headers["x-forwarded-for"].to_str().unwrap().to_owned();
+    let address = app(Router::new().fallback(forwarded)).await;
+    let listener = |more: &str| {
+        format!(
+            "{{ address: '127.0.0.1:0', direction: inbound{more}, trusted_hops: 2, routes: [{{ upstream: app }}] }}"
+        )
+    };
+    let text = format!(
+        "service: shop\nthreads: 1\nlisteners: [{}, {}]\nupstreams: [{{ name: app, endpoints: ['{address}'] }}]\n\
+         telemetry: {{ otlp: 'http://{otlp}' }}",
+        listener(""),
+        listener(", forwarded: replace")
+    );
+    let proxy = Proxy::start(Config::from_yaml(&text).unwrap()).unwrap();
+    let client = client();
+    for (n, path, came, told) in [
+        (0, "/named", "6.6.6.6, 1.2.3.4, 10.0.0.1", "6.6.6.6, 1.2.3.4, 10.0.0.1, 127.0.0.1"),
+        (1, "/named", "6.6.6.6, 1.2.3.4, 10.0.0.1", "1.2.3.4"),
+        (0, "/too-few", "1.2.3.4", "1.2.3.4, 127.0.0.1"),
+        (1, "/too-few", "1.2.3.4", "127.0.0.1"),
+    ] {
+        let request = client.get(format!("http://{}{path}", proxy.addresses()[n])).header("x-forwarded-for", came);
+        assert_eq!(request.send().await.unwrap().text().await.unwrap(), told, "{n} {path}");
+    }
+    proxy.drain().await;
+    let spans: Vec<_> = collector.spans().iter().map(|span| attributes(&span.attributes)).collect();
+    let clients = |path: &str| -> Vec<&str> {
+        spans.iter().filter(|span| span["url.path"] == path).map(|span| span["client.address"].as_str()).collect()
+    };
+    assert_eq!([clients("/named"), clients("/too-few")], [["1.2.3.4"; 2], ["127.0.0.1"; 2]]);
+}
+
 /// Found in a review: what no route took left no trace, and attacks were seen as counters only.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_no_route_has_the_say_on_is_seen_all_the_same() {
