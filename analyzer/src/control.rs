@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use weir_policy::{Policy, PolicySet};
 use weir_schema::{Batch, UnixNanos};
 
-use self::audit::{Change, actuator, describe};
+use self::audit::{CONTROLLER, Change, OVERRIDE, actuator, describe};
 pub(crate) use self::orders::SavedControl;
 use crate::{
     config::ControlConfig,
@@ -160,25 +160,25 @@ impl Controller {
                 self.kill_switch = engaged;
                 let (old, new) = (Some((!engaged).to_string()), Some(engaged.to_string()));
                 let reason = if engaged { "everything lifted by hand" } else { "regulation resumed by hand" };
-                self.note("*", "kill_switch", old, new, author, reason.into(), None);
+                let (service, reason) = ("*".to_owned(), reason.to_owned());
+                self.note(Change { service, actuator: "kill_switch", old, new, author, reason, finding_id: None });
             }
             Command::Override { policy, author, expires_unix_nano } => {
-                let new = Some(describe(&policy));
-                self.note(&policy.service, "override", None, new, author.clone(), policy.reason.clone(), None);
                 let service = policy.service.clone();
+                self.note(Change {
+                    service: service.clone(),
+                    actuator: OVERRIDE,
+                    old: None,
+                    new: Some(describe(&policy)),
+                    author: author.clone(),
+                    reason: policy.reason.clone(),
+                    finding_id: None,
+                });
                 self.overrides.insert(service, OverrideView { policy, author, expires_unix_nano });
             }
             Command::ClearOverride { service, author } => {
                 if let Some(gone) = self.overrides.remove(&service) {
-                    self.note(
-                        &service,
-                        "override",
-                        Some(describe(&gone.policy)),
-                        None,
-                        author,
-                        "taken back".into(),
-                        None,
-                    );
+                    self.note(Change::override_over(service, &gone.policy, author, "taken back"));
                 }
             }
         }
@@ -199,8 +199,7 @@ impl Controller {
         let reason = if self.config.enabled { "the finding is over" } else { "control was switched off" };
         for (service, old) in &self.wanted.clone() {
             if !wanted.contains_key(service) {
-                let reason = reason.to_owned();
-                self.note(service, actuator(old), Some(describe(old)), None, "controller".into(), reason, None);
+                self.note(Change::lifted(service, old, reason));
             }
         }
         self.wanted = wanted;
@@ -227,15 +226,7 @@ impl Controller {
             .collect();
         for service in over {
             if let Some(gone) = self.overrides.remove(&service) {
-                self.note(
-                    &service,
-                    "override",
-                    Some(describe(&gone.policy)),
-                    None,
-                    gone.author,
-                    "it expired".into(),
-                    None,
-                );
+                self.note(Change::override_over(service, &gone.policy, gone.author, "it expired"));
             }
         }
     }

@@ -120,6 +120,7 @@ fn sidecar(spec: &Spec, own: SocketAddr, next: Option<(&str, SocketAddr)>, colle
         jwt: None,
         authorization: None,
         believe_peer: None,
+        trusted_hops: 0,
         forwarded: None,
     };
     let upstream =

@@ -101,6 +101,8 @@ pub(crate) struct Accepts {
     pub(crate) believed: Believed,
     /// What the application is told of the client.
     pub(crate) forwarded: Forwarded,
+    /// How many proxies before it say whom a request is from.
+    pub(crate) trusted_hops: u32,
     /// What requests are booked on that no route takes, one for all listeners of a direction.
     pub(crate) unmatched: Arc<Route>,
 }

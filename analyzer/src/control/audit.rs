@@ -11,31 +11,48 @@ use weir_schema::{Batch, Table, UnixNanos};
 
 use super::Controller;
 
+/// The author of what nobody ordered.
+pub(super) const CONTROLLER: &str = "controller";
+
+/// The actuator of what is set by hand.
+pub(super) const OVERRIDE: &str = "override";
+
 /// One change for the audit.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Change {
-    service: String,
-    actuator: &'static str,
-    old: Option<String>,
-    new: Option<String>,
-    author: String,
-    reason: String,
-    finding_id: Option<String>,
+    pub(super) service: String,
+    pub(super) actuator: &'static str,
+    pub(super) old: Option<String>,
+    pub(super) new: Option<String>,
+    pub(super) author: String,
+    pub(super) reason: String,
+    pub(super) finding_id: Option<String>,
+}
+
+impl Change {
+    /// The controller lifts what is in force for a service.
+    pub(super) fn lifted(service: &str, old: &Policy, reason: &str) -> Self {
+        Self {
+            service: service.to_owned(),
+            actuator: actuator(old),
+            old: Some(describe(old)),
+            new: None,
+            author: CONTROLLER.to_owned(),
+            reason: reason.to_owned(),
+            finding_id: None,
+        }
+    }
+
+    /// What was set by hand ends.
+    pub(super) fn override_over(service: String, gone: &Policy, author: String, reason: &str) -> Self {
+        let (actuator, old, reason) = (OVERRIDE, Some(describe(gone)), reason.to_owned());
+        Self { service, actuator, old, new: None, author, reason, finding_id: None }
+    }
 }
 
 impl Controller {
-    #[allow(clippy::too_many_arguments, reason = "the columns of one audit row")]
-    pub(super) fn note(
-        &mut self,
-        service: &str,
-        actuator: &'static str,
-        old: Option<String>,
-        new: Option<String>,
-        author: String,
-        reason: String,
-        finding_id: Option<String>,
-    ) {
-        self.pending.push(Change { service: service.to_owned(), actuator, old, new, author, reason, finding_id });
+    pub(super) fn note(&mut self, change: Change) {
+        self.pending.push(change);
     }
 
     pub(super) fn audit(&self, changes: &[Change], now: UnixNanos) -> Batch {

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, num::NonZeroU32};
 
 use weir_policy::{ConcurrencyLimit, Policy, RateLimit};
 
-use super::{Bottleneck, Controller, actuator, describe};
+use super::{Bottleneck, CONTROLLER, Change, Controller, actuator, describe};
 
 /// A change of a limit smaller than this share is not worth a new set.
 const MIN_CHANGE: f64 = 0.1;
@@ -109,7 +109,15 @@ impl Controller {
         }
         let (old, new) = (old.map(describe), Some(describe(&policy)));
         let (service, reason) = (policy.service.clone(), policy.reason.clone());
-        self.note(&service, actuator(&policy), old, new, "controller".into(), reason, Some(finding_id.to_owned()));
+        self.note(Change {
+            service: service.clone(),
+            actuator: actuator(&policy),
+            old,
+            new,
+            author: CONTROLLER.to_owned(),
+            reason,
+            finding_id: Some(finding_id.to_owned()),
+        });
         wanted.insert(service, policy);
     }
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use weir_policy::{Policy, PolicySet};
 use weir_schema::UnixNanos;
 
-use super::{Controller, actuator, describe};
+use super::{Change, Controller};
 use crate::snapshot::OverrideView;
 
 /// Limits that nothing was measured for in so long say nothing of now.
@@ -64,8 +64,7 @@ impl Controller {
             return;
         }
         for (service, old) in std::mem::take(&mut self.wanted) {
-            let reason = "nothing was measured while weir was away".to_owned();
-            self.note(&service, actuator(&old), Some(describe(&old)), None, "controller".into(), reason, None);
+            self.note(Change::lifted(&service, &old, "nothing was measured while weir was away"));
         }
         self.measured.clear();
     }

@@ -2,7 +2,7 @@
 
 use crate::{
     config::{
-        ConfigError, Redirect, Route, Upstream,
+        ConfigError, HeaderEdits, Redirect, Rewrite, Route, Upstream,
         validate::{LONGEST_MS, check},
     },
     routing,
@@ -12,6 +12,7 @@ impl Route {
     /// Checks one that may go to `upstreams`; errors name the key below it.
     pub(super) fn validate(&self, upstreams: &[Upstream]) -> Result<(), ConfigError> {
         self.check_places()?;
+        self.check_answered_here()?;
         self.check_upstreams(upstreams)?;
         self.check_percents()?;
         self.check_times()?;
@@ -27,6 +28,30 @@ impl Route {
         })?;
         let some = self.split.is_empty() || self.split.iter().any(|share| share.weight > 0);
         check(some, || "split: every weight is 0".into())
+    }
+
+    /// Refuses what is said of requests that go on, where the route answers itself.
+    fn check_answered_here(&self) -> Result<(), ConfigError> {
+        let here = match (&self.redirect, &self.respond) {
+            (Some(_), _) => "redirect",
+            (None, Some(_)) => "respond",
+            (None, None) => return Ok(()),
+        };
+        for (key, there) in [
+            ("rewrite", self.rewrite != Rewrite::default()),
+            ("request_headers", self.request_headers != HeaderEdits::default()),
+            ("timeout_ms", self.timeout_ms.is_some()),
+            ("max_stream_duration_ms", self.max_stream_duration_ms.is_some()),
+            ("answer_timeout_ms", self.answer_timeout_ms.is_some()),
+            ("idle_timeout_ms", self.idle_timeout_ms.is_some()),
+            ("retries", self.retries.is_some()),
+            ("mirror", self.mirror.is_some()),
+        ] {
+            check(!there, || {
+                format!("{key}: cannot be honoured beside {here}, which sends the request nowhere: remove one of both")
+            })?;
+        }
+        Ok(())
     }
 
     fn check_upstreams(&self, upstreams: &[Upstream]) -> Result<(), ConfigError> {

@@ -49,16 +49,23 @@ pub struct Listener {
     /// how it came: `append` when absent. Say `replace` where clients come in from outside the mesh. Inbound only.
     #[serde(default)]
     pub forwarded: Option<Forwarded>,
+    /// How many proxies that are trusted stand before this listener, a load balancer say, each of which adds to `X-Forwarded-For` who asks
+    /// it: Envoy's `xff_num_trusted_hops`. The client is then the address that stands as many places from the right of the field; 0,
+    /// or a field that has none there, is whoever connects. Spans and access logs (`client.address`), `source_address` of `ring_hash`
+    /// and `forwarded: replace` mean that client; `max_connections_per_client` and plain TCP, whoever connects. Say it only where nobody
+    /// can connect but by those proxies. Inbound only.
+    #[serde(default)]
+    pub trusted_hops: u32,
 }
 
 /// What becomes of `X-Forwarded-For` and `X-Forwarded-Proto`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Forwarded {
-    /// The client's address comes behind those that are there, and the protocol where none is said: who was before is believed.
+    /// The address of who connects comes behind those that are there, and the protocol where none is said: who was before is believed.
     #[default]
     Append,
-    /// What came goes: the address is the client's, and the protocol the one it speaks here.
+    /// What came goes: the address is the client's, and the protocol the one it speaks here, or as its `trusted_hops` say.
     Replace,
     /// Both stay as they came.
     Keep,

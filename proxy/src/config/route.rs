@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{Match, RouteLimits};
 
-/// Which requests go where. Exactly one of `upstream`, `split`, `redirect` and `respond` says where.
+/// Which requests go where. Exactly one of `upstream`, `split`, `redirect` and `respond` says where. Beside the last two, which send
+/// the request nowhere, what is said of requests that go on is an error: `rewrite`, `request_headers`, `retries`, `mirror`, and all times.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Route {
@@ -31,12 +32,15 @@ pub struct Route {
     pub response_headers: HeaderEdits,
     /// Trouble made on purpose.
     pub fault: Fault,
-    /// The longest wait for the response's head, queueing and retries included; `timeouts.response_ms` when absent.
+    /// The longest wait for the response's head, queueing and retries included; `timeouts.response_ms` when absent. It counts from when
+    /// the request is there: from its head, after a `fault.delay`, or, if it has a body, from the last part of that which was handed
+    /// on. While the client still sends it does not run.
     pub timeout_ms: Option<u64>,
-    /// The longest time to the end of the response's body; unbounded when absent, because streams may be long.
+    /// The longest time from the request's beginning to the end of the response's body; unbounded when absent, because streams may be long.
     pub max_stream_duration_ms: Option<u64>,
-    /// As `max_stream_duration_ms`, but from when the client has sent its request, without a `fault.delay`: what Istio calls
-    /// `timeout`. While the client still sends it does not run.
+    /// The longest time to the end of the response's body, counted from where `timeout_ms` counts: what Istio calls `timeout`. So it
+    /// bounds the wait for the head, too, where it is the shorter of both. A head that is late is a 504, a body that is late breaks off.
+    /// Unbounded when absent.
     pub answer_timeout_ms: Option<u64>,
     /// The longest silence of the upstream inside the response's body; `timeouts.stream_idle_ms` when absent.
     pub idle_timeout_ms: Option<u64>,

@@ -49,6 +49,35 @@ fn what_a_route_cannot_say_is_named() {
     }
 }
 
+/// Found in an audit: they were ignored beside `respond` and `redirect`, as Istio's were.
+#[test]
+fn what_is_said_of_requests_that_go_on_is_refused_where_they_are_answered() {
+    for said in [
+        "rewrite: { path: / }",
+        "rewrite: { host: x }",
+        "request_headers: { remove: [x-a] }",
+        "timeout_ms: 5",
+        "max_stream_duration_ms: 5",
+        "answer_timeout_ms: 5",
+        "idle_timeout_ms: 5",
+        "retries: {}",
+        "retries: { per_try_timeout_ms: 5 }",
+        "mirror: { upstream: b }",
+    ] {
+        assert!(config(&format!("upstream: a, {said}"), ENDPOINT, "").is_ok(), "{said}");
+        for (here, place) in [("redirect", "redirect: { host: x }"), ("respond", "respond: { status: 200 }")] {
+            let why = config(&format!("{place}, {said}"), ENDPOINT, "").unwrap_err().0;
+            let key = said.split(':').next().unwrap();
+            let expected = format!("listeners[0].routes[0].{key}: cannot be honoured beside {here}, ");
+            assert!(why.starts_with(&expected), "{said}: {why}");
+        }
+    }
+    for said in ["response_headers: { set: { x-a: b } }", "fault: { delay: { ms: 5 } }", "match: { path: /a }, name: n"]
+    {
+        assert!(config(&format!("respond: {{ status: 200 }}, {said}"), ENDPOINT, "").is_ok(), "{said}");
+    }
+}
+
 #[test]
 fn what_an_upstream_cannot_say_is_named() {
     for (upstream, expected) in [
@@ -100,11 +129,24 @@ fn an_endpoint_is_an_address_or_a_map() {
 
 #[test]
 fn the_workload_itself_is_no_client_to_be_told_of() {
-    let why = Config::from_yaml(
-        "service: shop\nlisteners: [{ address: '127.0.0.1:0', direction: outbound, forwarded: replace, routes: [{ upstream: a }] }]\n\
-         upstreams: [{ name: a, endpoints: ['a:1'] }]",
-    );
-    assert!(why.unwrap_err().0.starts_with("listeners[0].forwarded: only at an inbound listener"));
+    for (listener, expected) in [
+        (
+            "direction: outbound, forwarded: replace, routes: [{ upstream: a }]",
+            "forwarded: only at an inbound listener",
+        ),
+        (
+            "direction: outbound, trusted_hops: 1, routes: [{ upstream: a }]",
+            "trusted_hops: only at an inbound listener",
+        ),
+        ("direction: inbound, trusted_hops: 1, protocol: tcp, upstream: a", "trusted_hops: plain TCP has no"),
+    ] {
+        let why = Config::from_yaml(&format!(
+            "service: shop\nlisteners: [{{ address: '127.0.0.1:0', {listener} }}]\n\
+             upstreams: [{{ name: a, endpoints: ['a:1'] }}]",
+        ));
+        let why = why.unwrap_err().0;
+        assert!(why.starts_with(&format!("listeners[0].{expected}")), "{why}");
+    }
 }
 
 #[test]

@@ -96,6 +96,9 @@ impl Config {
             check(listener.forwarded.is_none() || !outbound, || {
                 format!("listeners[{i}].forwarded: only at an inbound listener; outbound the client is the workload")
             })?;
+            check(listener.trusted_hops == 0 || !outbound, || {
+                format!("listeners[{i}].trusted_hops: only at an inbound listener; outbound the client is the workload")
+            })?;
             for (j, route) in routes.iter().enumerate() {
                 route.validate(&self.upstreams).map_err(|e| ConfigError(format!("listeners[{i}].routes[{j}].{e}")))?;
                 if let Some(name) = &route.name {
@@ -108,7 +111,7 @@ impl Config {
 
     /// Routes are for HTTP, an upstream of its own for TCP; `detect` needs both.
     fn check_protocol(&self, i: usize, listener: &Listener) -> Result<(), ConfigError> {
-        let Listener { protocol, routes, istio, upstream, jwt, .. } = listener;
+        let Listener { protocol, routes, istio, upstream, jwt, trusted_hops, .. } = listener;
         let (http, tcp) = match protocol {
             ListenerProtocol::Http => (true, false),
             ListenerProtocol::Tcp => (false, true),
@@ -121,6 +124,9 @@ impl Config {
         })?;
         check(!tcp || jwt.is_none(), || {
             format!("listeners[{i}].jwt: tokens come with requests, and plain TCP would pass beside them")
+        })?;
+        check(http || *trusted_hops == 0, || {
+            format!("listeners[{i}].trusted_hops: plain TCP has no X-Forwarded-For to look in; leave it out")
         })?;
         match upstream {
             None => check(!tcp, || format!("listeners[{i}].upstream is missing: plain TCP needs one")),

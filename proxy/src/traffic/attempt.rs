@@ -10,7 +10,7 @@
 
 use std::{pin::pin, rc::Rc, sync::Arc};
 
-use http::{Request, Response, request::Parts};
+use http::{Request, Response, Version, request::Parts};
 use hyper::body::Incoming;
 use tokio::time::{Duration, Instant, sleep};
 
@@ -24,7 +24,6 @@ use crate::{
         Via,
         client_body::ClientBody,
         exchange::Exchange,
-        grpc,
         headers::default_host,
         mirror,
         outcome::Outcome,
@@ -60,8 +59,8 @@ pub(crate) struct Sending<'a> {
     pub(crate) give_up: Instant,
     /// The request's body, if it has one.
     pub(crate) upload: Option<&'a Upload>,
-    /// The name of the listener it came to.
-    pub(crate) via: &'a Via,
+    /// The name of the listener it came to, and the version it came with.
+    pub(crate) via: (&'a Via, Version),
 }
 
 impl Sending<'_> {
@@ -211,8 +210,6 @@ pub(crate) async fn send_to(worker: &Worker, pick: &Pick, mut request: Request<R
             Err(failure) => return Err(Undone::unsent(failure, request)),
         };
         let spare = Spare::of(&request, pick, kept);
-        // a kept connection has carried an answer of HTTP/1.1
-        let mismatch = !kept && pick.upstream.protocol == Protocol::Http1 && grpc::is_spoken(request.headers());
         let (sent, peer, lease) = match connection {
             Connection::Http1(mut lent) => {
                 (lent.own.sender.try_send_request(request).await, lent.own.peer.clone(), Lease::Http1(lent))
@@ -223,11 +220,9 @@ pub(crate) async fn send_to(worker: &Worker, pick: &Pick, mut request: Request<R
         };
         match sent {
             Ok(response) => return Ok(Answer { response, lease, peer }),
-            Err(_) if mismatch => return Err(Failure::GrpcOverHttp1.into()),
             Err(mut error) => match error.take_message() {
                 Some(unsent) if kept => request = unsent,
-                Some(unsent) => return Err(Undone::unsent(Failure::UpstreamReset, unsent)),
-                None => return Err(spare.after(error.error(), kept)),
+                unsent => return Err(spare.after(error.error(), unsent)),
             },
         }
     }

@@ -53,12 +53,14 @@ const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 /// hyper allocates for more fields than this, and only then.
 const HEADERS_ON_STACK: usize = 100;
 
-/// Who is at the other end.
+/// Who asks.
 #[derive(Clone)]
 pub(crate) struct Client {
     pub(crate) address: IpAddr,
     /// The address as messages have it; one of IPv4 looks like one, whatever the listener's socket.
     pub(crate) name: HeaderValue,
+    /// The name of the trusted proxy that connected, where it asks for somebody behind it.
+    pub(crate) hop: Option<HeaderValue>,
     /// As TLS has proved it.
     pub(crate) peer: Option<Arc<Peer>>,
     /// The answers under way to it, if it speaks HTTP/2.
@@ -232,8 +234,12 @@ where
 
 impl Client {
     pub(crate) fn new(address: IpAddr, peer: Option<Arc<Peer>>) -> Self {
-        let name = HeaderValue::try_from(address.to_canonical().to_string()).expect("digits, letters, dots and colons");
-        Self { address, name, peer, answers: None }
+        Self { address, name: name(address), hop: None, peer, answers: None }
+    }
+
+    /// Somebody at `address` who asks by this one.
+    pub(crate) fn behind(&self, address: IpAddr) -> Self {
+        Self { address, name: name(address), hop: Some(self.name.clone()), ..self.clone() }
     }
 
     /// Puts a request to the configuration in force.
@@ -244,6 +250,10 @@ impl Client {
         let (worker, listener) = slot.current();
         handle(worker, listener, self, request).await
     }
+}
+
+fn name(address: IpAddr) -> HeaderValue {
+    HeaderValue::try_from(address.to_canonical().to_string()).expect("digits, letters, dots and colons")
 }
 
 fn request_is_connect<B>(request: &http::Request<B>) -> bool {

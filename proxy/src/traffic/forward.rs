@@ -83,6 +83,8 @@ pub(crate) async fn handle(
     let workload = &worker.workload;
     let accepts = &workload.accepts[listener];
     add(&workload.tally.requests, 1);
+    let behind = forwarded::asker(accepts.trusted_hops, request.headers()).map(|address| client.behind(address));
+    let client = behind.as_ref().unwrap_or(client);
     accepts.believed.take_out(&mut request);
     let grpc = is_grpc(&request);
     let vetted = vet(&request, accepts, workload);
@@ -144,12 +146,13 @@ impl<'a> Passage<'a> {
             let wire = tunnel::connect(worker, route, upstream, hash, exchange).await?;
             return Ok(Arrived::Opened(wire, client));
         }
+        let received = request.version();
         let mut request = self.prepare(target, exchange, request);
         if upstream.protocol == Protocol::Http1 {
             hold_back(&mut request);
         }
         let upload = exchange.upload();
-        let via = &worker.workload.accepts[self.listener].via;
+        let via = (&worker.workload.accepts[self.listener].via, received);
         let sending = Sending { worker, route, upstream, hash, give_up, upload: upload.as_deref(), via };
         let answer = sending.send(exchange, request).await?;
         match (Upgrade::granted(&answer.response), self.upgrade) {

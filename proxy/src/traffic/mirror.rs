@@ -69,7 +69,7 @@ impl Drop for Place {
 
 /// Begins to mirror a request, if the dice say so and there is room; `parts` are those of the request as it goes on.
 pub(crate) fn begin(sending: &Sending<'_>, mirror: &Arc<Mirror>, parts: &Parts, recording: &Recording) {
-    let Sending { worker, route, via, .. } = sending;
+    let Sending { worker, route, via: (via, received), .. } = sending;
     if rand::random::<f64>() * 100.0 >= mirror.percent {
         return;
     }
@@ -83,7 +83,7 @@ pub(crate) fn begin(sending: &Sending<'_>, mirror: &Arc<Mirror>, parts: &Parts, 
         true => parts.headers.insert(PEER, worker.identity.clone()),
         false => parts.headers.remove(PEER),
     };
-    via.sign_copy(&mut parts.headers, mirror.upstream.sends_via);
+    via.sign_copy(&mut parts.headers, *received, mirror.upstream.sends_via);
     tokio::task::spawn_local(async move {
         let delivered = match copied.await {
             Ok(chunks) => {

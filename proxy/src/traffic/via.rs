@@ -13,7 +13,8 @@ const VIA: HeaderName = header::VIA;
 #[derive(Debug)]
 pub(crate) struct Via {
     pseudonym: String,
-    http1: HeaderValue,
+    http10: HeaderValue,
+    http11: HeaderValue,
     http2: HeaderValue,
 }
 
@@ -24,7 +25,7 @@ impl Via {
         let value = |version: &str| {
             HeaderValue::try_from(format!("{version} {pseudonym}")).expect("hexadecimal digits and dashes")
         };
-        Self { http1: value("1.1"), http2: value("2"), pseudonym }
+        Self { http10: value("1.0"), http11: value("1.1"), http2: value("2"), pseudonym }
     }
 
     /// Whether the request was here before.
@@ -32,19 +33,26 @@ impl Via {
         headers.get_all(VIA).iter().any(|via| memmem::find(via.as_bytes(), self.pseudonym.as_bytes()).is_some())
     }
 
-    /// Tells those who come after.
+    /// Tells those who come after; `received` is the version that the request came with.
     pub(crate) fn sign(&self, headers: &mut HeaderMap, received: Version) {
-        let value = if received == Version::HTTP_2 { &self.http2 } else { &self.http1 };
-        headers.append(VIA, value.clone());
+        headers.append(VIA, self.signature(received).clone());
     }
 
     /// Signs a copy of a request that may be signed already, or takes the name off it; what others said stays.
-    pub(crate) fn sign_copy(&self, headers: &mut HeaderMap, signs: bool) {
-        let others = headers.get_all(VIA).iter().filter(|via| ![&self.http1, &self.http2].contains(via));
-        let others: Vec<HeaderValue> = others.cloned().collect();
+    pub(crate) fn sign_copy(&self, headers: &mut HeaderMap, received: Version, signs: bool) {
+        let mine = self.signature(received);
+        let others: Vec<HeaderValue> = headers.get_all(VIA).iter().filter(|via| *via != mine).cloned().collect();
         headers.remove(VIA);
-        for via in others.into_iter().chain(signs.then(|| self.http1.clone())) {
+        for via in others.into_iter().chain(signs.then(|| mine.clone())) {
             headers.append(VIA, via);
+        }
+    }
+
+    fn signature(&self, received: Version) -> &HeaderValue {
+        match received {
+            Version::HTTP_09 | Version::HTTP_10 => &self.http10,
+            Version::HTTP_2 => &self.http2,
+            _ => &self.http11,
         }
     }
 }
@@ -63,11 +71,25 @@ mod tests {
         mine.sign(&mut headers, Version::HTTP_2);
         assert!(mine.is_loop(&headers) && other.is_loop(&headers));
         assert_eq!(headers.get_all(VIA).iter().count(), 3, "what others said stays");
-        mine.sign_copy(&mut headers, true);
-        assert!(mine.is_loop(&headers) && headers.get_all(VIA).iter().count() == 3, "signed once");
-        mine.sign_copy(&mut headers, false);
-        assert!(!mine.is_loop(&headers) && headers.get_all(VIA).iter().count() == 2, "what others said stays");
-        mine.sign_copy(&mut headers, true);
-        assert!(mine.is_loop(&headers), "also where the request went on unsigned");
+        assert_eq!(headers.get_all(VIA).iter().next_back(), Some(&mine.http2), "as it came, not as it goes on");
+    }
+
+    #[test]
+    fn a_copy_is_signed_as_its_own_upstream_has_it_and_with_the_version_that_came() {
+        let via = Via::new(0);
+        for (received, version) in [(Version::HTTP_10, "1.0"), (Version::HTTP_11, "1.1"), (Version::HTTP_2, "2")] {
+            let mine = format!("{version} {}", via.pseudonym);
+            for (request_is_signed, copy_is_signed) in [(true, true), (true, false), (false, true), (false, false)] {
+                let mut headers = HeaderMap::from_iter([(VIA, HeaderValue::from_static("1.1 varnish"))]);
+                if request_is_signed {
+                    via.sign(&mut headers, received);
+                }
+                via.sign_copy(&mut headers, received, copy_is_signed);
+                let said: Vec<_> = headers.get_all(VIA).iter().map(|value| value.to_str().unwrap()).collect();
+                let expected: Vec<_> = ["1.1 varnish"].into_iter().chain(copy_is_signed.then_some(&*mine)).collect();
+                assert_eq!(said, expected, "{received:?} {request_is_signed}");
+                assert_eq!(via.is_loop(&headers), copy_is_signed);
+            }
+        }
     }
 }

@@ -76,7 +76,8 @@ pub(super) fn listeners(config: &Config, upstreams: &[Arc<Upstream>], before: Op
             Direction::Inbound => listener.forwarded.unwrap_or_default(),
             Direction::Outbound => Forwarded::Keep,
         };
-        accepts.push(Accepts { key, protocol, connect, tcp, via, believed, forwarded, unmatched });
+        let trusted_hops = listener.trusted_hops;
+        accepts.push(Accepts { key, protocol, connect, tcp, via, believed, forwarded, trusted_hops, unmatched });
     }
     Listeners { listeners, accepts, unmatched: all_unmatched }
 }

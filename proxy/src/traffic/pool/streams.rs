@@ -18,7 +18,7 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::Notify;
 
-use super::{Pool, connect, open};
+use super::{Pool, connect::connect_http2, open};
 use crate::{
     config::Http,
     security::Peer,
@@ -145,7 +145,7 @@ async fn handshake(
     longest: Duration,
     http: Http,
 ) -> Result<Rc<Shareable>, Failure> {
-    let (wire, peer) = connect(&upstream, &endpoint, longest).await?;
+    let (wire, peer) = connect_http2(&upstream, &endpoint, longest).await?;
     let mut builder = http2::Builder::new(LocalExecutor);
     builder.timer(TokioTimer::new()).keep_alive_interval(upstream.ping).initial_max_send_streams(UNTOLD);
     builder.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);

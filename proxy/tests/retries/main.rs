@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that meets what it did not expect is to stop")]
 
+mod mirrors;
+#[path = "../support/mod.rs"]
 mod support;
+mod timeouts;
 
 use std::{
     net::SocketAddr,
@@ -130,17 +133,6 @@ async fn one_try_may_be_short_and_the_whole_is_bounded() {
     assert!((4..=11).contains(&retries), "{retries} retries of at least 100 ms in 1 s");
 }
 
-/// Found in an audit: an endpoint that never saw a request was ejected, because a fault's delay was longer than the timeout.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_delay_made_on_purpose_is_no_part_of_the_timeout() {
-    let (address, seen) = flaky(0, 503, None).await;
-    let proxy = start("{ upstream: app, timeout_ms: 500, fault: { delay: { ms: 700 } } }", &upstream(address), "");
-    let begun = Instant::now();
-    assert_eq!(client().get(url(&proxy, "/")).send().await.unwrap().status(), 200);
-    assert!(begun.elapsed() >= Duration::from_millis(700) && seen.lock().len() == 1);
-    proxy.drain().await;
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn retry_after_is_honoured_or_the_answer_is_passed_on() {
     let (address, seen) = flaky(1, 503, Some("1")).await;
@@ -219,57 +211,6 @@ async fn an_answer_that_began_is_never_asked_for_again() {
     }
     assert_eq!(attempts.load(SeqCst), 3);
     assert_eq!(proxy.drain().await.retries, 0);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_mirror_gets_copies_and_slows_nobody() {
-    let ((app, seen), (shadow, copies)) = (flaky(0, 503, None).await, flaky(usize::MAX, 500, None).await);
-    let upstreams = format!("{}, {{ name: shadow, endpoints: ['{shadow}'] }}", upstream(app));
-    let routes = "{ match: { path: /half }, upstream: app, mirror: { upstream: shadow, percent: 50 } },
-                  { upstream: app, mirror: { upstream: shadow, body_bytes: 1000 } }";
-    let proxy = start(routes, &upstreams, "");
-    let client = client();
-    for (bytes, mirrored) in [(0, 1), (1_000, 2), (1_001, 2), (100_000, 2)] {
-        let answer = client.post(url(&proxy, "/")).body(vec![b'x'; bytes]).send().await.unwrap();
-        assert_eq!((answer.status().as_u16(), answer.bytes().await.unwrap().len()), (200, bytes));
-        until("copies", async || copies.lock().len() == mirrored).await;
-    }
-    assert!(copies.lock().iter().all(|(method, host, _)| method == "POST" && host.starts_with("127.0.0.1-shadow:")));
-    assert_eq!(copies.lock()[1].2.len(), 1_000);
-    until("what was too long is counted", async || proxy.counters().mirrors_dropped == 2).await;
-    for _ in 0..400 {
-        client.get(url(&proxy, "/half")).send().await.unwrap();
-    }
-    until("half of them", async || (152..=252).contains(&copies.lock().len())).await;
-    assert_eq!(seen.lock().len(), 404);
-    proxy.drain().await;
-
-    let gone = nobody().await;
-    let upstreams = format!("{}, {{ name: shadow, endpoints: ['{gone}'] }}", upstream(app));
-    let proxy = start("{ upstream: app, mirror: { upstream: shadow } }", &upstreams, "");
-    assert_eq!(client.get(url(&proxy, "/")).send().await.unwrap().status(), 200, "a mirror that is away harms nobody");
-    until("it is counted", async || proxy.counters().mirrors_dropped == 1).await;
-    proxy.drain().await;
-}
-
-/// Found in a review: nobody looked at what became of copies, so a dead endpoint of a mirror kept its share of them.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_dead_endpoint_of_a_mirror_gets_no_more_copies() {
-    let ((app, _), (shadow, copies), gone) = (flaky(0, 503, None).await, flaky(0, 500, None).await, nobody().await);
-    let ejects = "outlier_detection: { consecutive_5xx: 1, consecutive_gateway_errors: 1, max_ejection_percent: 50 }";
-    let mirror = format!("{{ name: shadow, endpoints: ['{shadow}', '{gone}'], balance: round_robin, {ejects} }}");
-    let upstreams = format!("{}, {mirror}", upstream(app));
-    let proxy = start("{ upstream: app, mirror: { upstream: shadow } }", &upstreams, "");
-    let client = client();
-    for sent in 1..=40 {
-        client.get(url(&proxy, "/")).send().await.unwrap();
-        // one after the other, so that each finds what became of those before
-        let done = async || proxy.counters().mirrored + proxy.counters().mirrors_dropped == sent;
-        until("the copy has arrived or not", done).await;
-    }
-    let counters = proxy.counters();
-    assert_eq!((counters.mirrors_dropped, copies.lock().len()), (1, 39), "{counters:?}");
-    proxy.drain().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -409,61 +350,6 @@ async fn a_grpc_status_that_is_listed_is_tried_again() {
         let call = client().post(url(&proxy, "/pkg.Service/Call")).header("content-type", "application/grpc").body("x");
         let answer = call.send().await.unwrap();
         assert_eq!(answer.headers()["grpc-status"], expected, "{on}");
-        proxy.drain().await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_mirror_that_hangs_is_bounded_and_holds_nobody_up() {
-    let (app, seen) = flaky(0, 503, None).await;
-    let shadow = serve(Router::new().fallback(async || std::future::pending::<()>().await)).await;
-    let upstreams = format!("{}, {{ name: shadow, endpoints: ['{shadow}'] }}", upstream(app));
-    let proxy = start("{ upstream: app, mirror: { upstream: shadow, max_in_flight: 2 } }", &upstreams, "");
-    for _ in 0..5 {
-        assert_eq!(client().get(url(&proxy, "/")).send().await.unwrap().status(), 200);
-    }
-    assert_eq!((seen.lock().len(), proxy.counters().mirrors_dropped), (5, 3));
-    proxy.drain().await;
-}
-
-/// Found in a review: the route's timeout ran while the client was still sending, and the upstream was blamed.
-#[tokio::test(flavor = "multi_thread")]
-async fn while_the_client_sends_no_time_counts_against_the_upstream() {
-    let (address, seen) = flaky(0, 503, None).await;
-    let endpoint = format!("{{ name: app, endpoints: ['{address}'] }}");
-    for retries in ["", ", retries: { on: [5xx], non_idempotent: true, per_try_timeout_ms: 300 }"] {
-        let proxy = start(&format!("{{ upstream: app, timeout_ms: 300{retries} }}"), &endpoint, "");
-        let pieces = stream::unfold(0, async |n| {
-            tokio::time::sleep(Duration::from_millis(60)).await; // a client on a slow line
-            (n < 15).then(|| (Ok::<_, std::convert::Infallible>("piece"), n + 1))
-        });
-        let request = client().post(url(&proxy, "/")).body(reqwest::Body::wrap_stream(pieces.boxed()));
-        let answer = request.send().await.unwrap();
-        assert_eq!((answer.status().as_u16(), answer.bytes().await.unwrap().len()), (200, 75), "{retries}");
-        let text = admin(&proxy, "/metrics").await;
-        let failures = text.lines().find(|line| line.starts_with("weir_proxy_endpoint_failures_total{")).unwrap();
-        assert!(failures.ends_with(" 0"), "{failures}");
-        proxy.drain().await;
-    }
-    assert_eq!(seen.lock().len(), 2);
-}
-
-/// An upstream that takes nothing of the body, or all of it, and then is silent is still cut off in time.
-#[tokio::test(flavor = "multi_thread")]
-async fn an_upstream_that_stalls_is_cut_whatever_was_sent() {
-    let deaf = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let never = serve(Router::new().fallback(async |body: Bytes| {
-        drop(body);
-        std::future::pending::<()>().await;
-    }))
-    .await;
-    for (address, bytes) in [(deaf.local_addr().unwrap(), 32 << 20), (never, 1_000), (never, 0)] {
-        let proxy = start("{ upstream: app, timeout_ms: 300 }", &upstream(address), "");
-        let begun = Instant::now();
-        let answer = client().post(url(&proxy, "/")).body(vec![b'x'; bytes]).send().await.unwrap();
-        let reason = answer.headers()["x-weir-reason"].to_str().unwrap().to_owned();
-        assert_eq!((answer.status().as_u16(), reason.as_str()), (504, "upstream_timeout"), "{bytes}");
-        assert!(begun.elapsed() < Duration::from_secs(10), "{bytes}");
         proxy.drain().await;
     }
 }
