@@ -171,7 +171,7 @@ async fn a_connection_over_the_bound_of_the_web_door_is_closed_at_once_and_count
     let dir = tempfile::tempdir().unwrap();
     let weir = server_with(dir.path(), |config| config.web.max_connections = 1).await;
     let mut first = TcpStream::connect(weir.addresses.web).await.unwrap();
-    first.write_all(b"GET /healthz HTTP/1.1\r\nhost: weir\r\n\r\n").await.unwrap();
+    first.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
     assert!(answer(&mut first).await.starts_with("HTTP/1.1 200"));
     let mut second = TcpStream::connect(weir.addresses.web).await.unwrap();
     assert_eq!(second.read(&mut [0; 1]).await.unwrap_or(0), 0, "closed");
