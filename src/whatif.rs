@@ -81,6 +81,9 @@ async fn of_range(
 }
 
 fn print(prediction: &Prediction) -> Result<(), anyhow::Error> {
+    if let Ok(end) = jiff::Timestamp::from_nanosecond(prediction.time_unix_nano.into()) {
+        output::line(&format!("now: the window of {} s that ended {end}", prediction.window_ms / 1_000))?;
+    }
     let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |v| format!("{v:.2}"));
     let header = ["service", "λ 1/s", "λ then", "ρ then", "Wq ms", "Wq then", ""];
     let rows = prediction.services.iter().map(|service| {
@@ -98,13 +101,16 @@ fn print(prediction: &Prediction) -> Result<(), anyhow::Error> {
     for entry in &prediction.entries {
         let then = match (entry.response_time_ms_then, entry.low_ms, entry.high_ms) {
             (Some(then), Some(low), Some(high)) => format!("{then:.1} ms ({low:.1} to {high:.1})"),
+            (Some(then), Some(low), None) => format!("{then:.1} ms ({low:.1} or more)"),
             (Some(then), ..) => format!("{then:.1} ms"),
             (None, ..) => "without bound: a service on the way saturates".to_owned(),
         };
         output::line(&format!("{}: {:.1} ms now, {then}", entry.entry, entry.response_time_ms))?;
         if !entry.not_identified.is_empty() {
             let names = entry.not_identified.join(", ");
-            output::line(&format!("   not identified, taken to wait as now: {names}"))?;
+            output::line(&format!(
+                "   not identified, taken to wait as now, and the range holds what they may: {names}"
+            ))?;
         }
     }
     Ok(())

@@ -33,7 +33,7 @@ use crate::{
 const MARK: &[u8; 8] = b"weirhist";
 
 /// Raised when a field changes its meaning.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// A larger history is not written, nor read: a thousand services with fifty operations each take 10 MiB.
 const MAX_BYTES: usize = 64 << 20;

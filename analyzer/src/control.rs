@@ -70,7 +70,9 @@ pub struct Bottleneck {
     pub servers: Option<NonZeroU32>,
     /// S, when known.
     pub service_time_ms: Option<f64>,
-    /// S while nothing was wrong.
+    /// S without what a server is held for by calls to others.
+    pub own_service_time_ms: Option<f64>,
+    /// The same while nothing was wrong.
     pub usual_service_time_ms: Option<f64>,
     /// D: mean time a request waits there for calls to others.
     pub downstream_ms: f64,

@@ -100,9 +100,18 @@ impl Model {
 }
 
 impl Load {
-    /// What an estimate says of now: of the last windows in which nothing changed, else of this one.
+    /// What an estimate says of now: as over the last windows in which nothing changed, with the newest arrivals where these rise or
+    /// fall; else of this window.
     #[must_use]
     pub fn now(estimate: &Estimate) -> Option<Self> {
+        let steady = Self::steady(estimate)?;
+        let newest = estimate.steady.as_ref().and_then(|steady| steady.arrival_rate_per_s_newest);
+        Some(Self { arrival_rate_per_s: newest.unwrap_or(steady.arrival_rate_per_s), ..steady })
+    }
+
+    /// What was measured together: over the last windows in which nothing changed, else in this one.
+    #[must_use]
+    pub fn steady(estimate: &Estimate) -> Option<Self> {
         let servers = estimate.servers.or((estimate.model == Model::Usl.as_str()).then_some(1))?;
         if let Some(steady) = &estimate.steady {
             return Some(Self {
@@ -138,7 +147,12 @@ impl Load {
 /// Milliseconds in the queue; `None` when it would grow without bound, or no model was found.
 #[must_use]
 pub fn queue_wait_ms(estimate: &Estimate, load: &Load) -> Option<f64> {
-    match Model::of(estimate)? {
+    queue_wait_ms_by(Model::of(estimate)?, estimate, load)
+}
+
+/// The same by another model than the estimate's.
+pub(crate) fn queue_wait_ms_by(model: Model, estimate: &Estimate, load: &Load) -> Option<f64> {
+    match model {
         Model::Usl => contended(estimate, load),
         Model::Mva => closed(estimate, load),
         model => of_replicas(model, estimate, load),

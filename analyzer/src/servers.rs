@@ -8,8 +8,8 @@
 //! which the departures are likeliest; the service that each visit then got must again know nothing of n. One whose requests
 //! hinder each other (locks, caches) leaves at the rate of Gunther's law instead, fitted to the departures in each state.
 //!
-//! Whoever comes next must not change what somebody got, and sharing must be likelier than a server for everybody: by that last come first
-//! served, which leaves the same number there, is told from it.
+//! Two more conditions tell sharing from last come first served, under which as many are there at a time: the service that a visit
+//! got must not depend on when the next one came, and sharing must explain the departures better than one server for each visit would.
 //!
 //! A station is refused when its requests leave in batches, when it hardly ever queues, for then any number above the one seen explains it,
 //! when its servers are never free (ρ ≥ 1), for then nobody met anything else, and when no candidate does.
@@ -166,8 +166,10 @@ pub fn held_for(own: &[Visit], whole: &[Visit], servers: NonZeroU32) -> Option<H
     if own.len() < MIN_VISITS || (called_ns as f64) < MIN_CALLED * own_ns as f64 {
         return None;
     }
-    let misfit = |visits: &[Visit]| Observed::new(visits).misfit_in_order(servers);
-    let (of_own, of_calls) = (misfit(own)?, misfit(whole)?);
+    let (own, whole) = (Observed::new(own), Observed::new(whole));
+    let of_calls = whole.misfit_in_order(servers)?;
+    // below saturation own work alone hardly ever meets all servers busy: then who met more others must not have taken longer
+    let of_own = own.misfit_in_order(servers).unwrap_or_else(|| own.misfit_by_the_middle(servers));
     match (of_own <= MAX_DEVIATION, of_calls <= MAX_DEVIATION) {
         (true, true) => None,
         (true, false) => Some(Holding::OwnTime),

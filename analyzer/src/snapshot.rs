@@ -5,7 +5,7 @@ mod requests;
 
 pub(crate) use estimate::LOAD_FACTORS;
 pub use estimate::{
-    Capacity, Closed, Estimate, Limited, OperationTime, QueueWait, ReplicaEstimate, Scaling, Steady, WhatIf,
+    Capacity, Closed, Estimate, Lately, Limited, OperationTime, QueueWait, ReplicaEstimate, Scaling, Steady, WhatIf,
 };
 pub use requests::Requests;
 use serde::{Deserialize, Serialize};
@@ -388,3 +388,6 @@ pub struct Counters {
     #[serde(default)]
     pub history_refused: u64,
 }
+
+#[cfg(test)]
+mod document_tests;

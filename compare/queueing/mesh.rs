@@ -33,7 +33,7 @@ struct Service {
 
 /// Services, the first of which is the entry, and its arrivals.
 #[derive(Clone, Debug)]
-struct Mesh {
+pub(crate) struct Mesh {
     name: &'static str,
     services: Vec<Service>,
     rate_per_s: f64,
@@ -46,7 +46,8 @@ fn service(name: &'static str, servers: u32, service_ms: f64, law: Law, calls: &
     Service { name, servers, service_ms, law, calls }
 }
 
-fn meshes() -> [Mesh; 3] {
+/// Every queue of which can be told.
+pub(crate) fn meshes() -> Vec<Mesh> {
     let (m, e, l) = (Law::Exponential, Law::Erlang(4), Law::Lognormal(2.0));
     let tandem = vec![
         service("gateway", 4, 15.0, e, &[&[1]]),
@@ -71,7 +72,25 @@ fn meshes() -> [Mesh; 3] {
         service("render", 2, 11.0, e, &[]),
     ];
     let mesh = |name, services, rate_per_s| Mesh { name, services, rate_per_s };
-    [mesh("tandem", tandem, 130.0), mesh("fork and join", fork, 100.0), mesh("mixed", mixed, 100.0)]
+    vec![mesh("tandem", tandem, 130.0), mesh("fork and join", fork, 100.0), mesh("mixed", mixed, 100.0)]
+}
+
+/// The entry of which hardly ever lets a request wait, so that its servers cannot be told, as of most gateways.
+pub(crate) fn wide_entries() -> Vec<Mesh> {
+    let (m, e) = (Law::Exponential, Law::Erlang(2));
+    let chain = vec![
+        service("gateway", 16, 5.0, m, &[&[1]]),
+        service("api", 8, 12.0, m, &[&[2], &[3]]),
+        service("work", 2, 28.0, e, &[]),
+        service("ledger", 1, 12.0, m, &[]),
+    ];
+    let beside = vec![
+        service("gateway", 16, 5.0, m, &[&[1, 2]]),
+        service("work", 2, 28.0, e, &[]),
+        service("ledger", 1, 12.0, m, &[]),
+    ];
+    let mesh = |name, services| Mesh { name, services, rate_per_s: 50.0 };
+    vec![mesh("wide entry", chain), mesh("wide entry, calls beside each other", beside)]
 }
 
 /// Somebody's visit to a service.
@@ -316,23 +335,37 @@ pub(crate) struct Score {
     pub(crate) cases: Vec<(f64, String)>,
 }
 
-/// Changes of every mesh, the first so many, from `seeds` recordings each.
-pub(crate) fn score(first_seed: u64, seeds: u64, recorded: usize, truth: usize, most_changes: usize) -> Score {
+/// How much is looked at.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Effort {
+    /// Recordings of each mesh.
+    pub(crate) seeds: u64,
+    /// Requests of each.
+    pub(crate) recorded: usize,
+    /// Requests that tell the truth.
+    pub(crate) truth: usize,
+    /// Changes of each mesh, the first so many.
+    pub(crate) changes: usize,
+}
+
+/// Changes of every mesh.
+pub(crate) fn score(meshes: &[Mesh], first_seed: u64, effort: Effort) -> Score {
+    let Effort { seeds, recorded, truth, changes: most_changes } = effort;
     let mut score = Score::default();
-    for (place, mesh) in (0..).zip(meshes()) {
-        let now = response_ms(&mesh, first_seed + 900_000 + place, truth);
-        let truths: Vec<(Change, f64)> = changes(&mesh)
+    for (place, mesh) in (0..).zip(meshes) {
+        let now = response_ms(mesh, first_seed + 900_000 + place, truth);
+        let truths: Vec<(Change, f64)> = changes(mesh)
             .into_iter()
             .take(most_changes)
             .map(|change| {
-                let then = response_ms(&changed(&mesh, &change), first_seed + 910_000 + place, truth);
+                let then = response_ms(&changed(mesh, &change), first_seed + 910_000 + place, truth);
                 (change, then)
             })
             .collect();
         for seed in first_seed + 1_000 * place..first_seed + 1_000 * place + seeds {
-            let visits = Simulation::run(&mesh, seed, recorded);
-            let snapshot = analyze(spans(&mesh, &visits)).expect("windows were closed");
-            truths.iter().for_each(|(change, then)| score.add(&mesh, &snapshot, change, (now, *then), seed));
+            let visits = Simulation::run(mesh, seed, recorded);
+            let snapshot = analyze(spans(mesh, &visits)).expect("windows were closed");
+            truths.iter().for_each(|(change, then)| score.add(mesh, &snapshot, change, (now, *then), seed));
         }
     }
     score.cases.sort_by(|a, b| b.0.abs().total_cmp(&a.0.abs()));
@@ -341,7 +374,7 @@ pub(crate) fn score(first_seed: u64, seeds: u64, recorded: usize, truth: usize, 
 
 impl Score {
     /// The share of ranges that hold the truth.
-    fn within(&self) -> f64 {
+    pub(crate) fn within(&self) -> f64 {
         self.of_range.share_up_to(1.0)
     }
 
@@ -373,29 +406,31 @@ impl Score {
 
 /// Prints [`score`].
 pub(crate) fn print(first_seed: u64) {
-    println!("\n## End-to-end what-if: three meshes through the whole analyzer, seeds from {first_seed}\n");
+    println!("\n## End-to-end what-if: meshes through the whole analyzer, seeds from {first_seed}\n");
     println!(
-        "| requests seen | recordings | n | refused | error of the response time then, %: median, 90 %, worst | of its change, % of now: median, 90 %, worst | 95 % range holds | half of a range, %: median, 90 %, worst | times as wide would hold 95 % |"
+        "| meshes | requests seen | recordings | n | refused | error of the response time then, %: median, 90 %, worst | of its change, % of now: median, 90 %, worst | 95 % range holds | half of a range, %: median, 90 %, worst | times as wide would hold 95 % |"
     );
-    println!("|---|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|---|");
     let mut rest = Vec::new();
-    for (place, (recorded, seeds)) in (0..).zip([(10_000, 12), (40_000, 6)]) {
-        let score = score(first_seed + 10_000 * place, seeds, recorded, 400_000, usize::MAX);
-        println!(
-            "| {recorded} | {} | {} | {} | {} | {} | {:.0} % | {} | {:.2} |",
-            3 * seeds,
-            score.errors.count(),
-            score.refused.len(),
-            score.errors.percents(),
-            score.of_change.percents(),
-            100.0 * score.within(),
-            score.half_range.percents(),
-            score.of_range.quantile(0.95)
-        );
-        rest.extend(
-            score.cases.iter().take(6).map(|(error, case)| format!("{recorded}: {:+.1} % {case}", 100.0 * error)),
-        );
-        rest.extend(score.refused.iter().take(12).map(|case| format!("{recorded}: refused: {case}")));
+    for (name, meshes) in [("queues told", meshes()), ("entry not told", wide_entries())] {
+        for (place, (recorded, seeds)) in (0..).zip([(10_000, 12), (40_000, 6)]) {
+            let effort = Effort { seeds, recorded, truth: 400_000, changes: usize::MAX };
+            let score = score(&meshes, first_seed + 10_000 * place, effort);
+            println!(
+                "| {name} | {recorded} | {} | {} | {} | {} | {} | {:.0} % | {} | {:.2} |",
+                meshes.len() as u64 * seeds,
+                score.errors.count(),
+                score.refused.len(),
+                score.errors.percents(),
+                score.of_change.percents(),
+                100.0 * score.within(),
+                score.half_range.percents(),
+                score.of_range.quantile(0.95)
+            );
+            let worst = score.cases.iter().take(6);
+            rest.extend(worst.map(|(error, case)| format!("{recorded}: {:+.1} % {case}", 100.0 * error)));
+            rest.extend(score.refused.iter().take(12).map(|case| format!("{recorded}: refused: {case}")));
+        }
     }
     println!("\nWorst, and refused:\n");
     rest.iter().for_each(|case| println!("- {case}"));

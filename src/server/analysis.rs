@@ -41,6 +41,9 @@ const TICK: Duration = Duration::from_millis(250);
 /// them cost little, and a note costs a synced file.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(5);
 
+/// Findings that ended so long before a crash are told to be over again.
+const TOLD_AGAIN_NS: i64 = 600_000_000_000;
+
 /// How often what the analyzer learnt is noted, in checkpoints: once a minute. It is up to some megabytes, and
 /// a start after a crash lacks a minute of it at most.
 const HISTORY_EVERY: u32 = 12;
@@ -123,6 +126,11 @@ impl Start {
         }
         // what people ordered shows before the first window
         snapshot.send_replace(Arc::new(analyzer.regulated()));
+        if restored.after_a_crash {
+            // what was not delivered then was in memory only: receivers know by its id what they have
+            let again = analyzer.alerts_since(now_unix_nano().saturating_sub(TOLD_AGAIN_NS));
+            again.into_iter().for_each(|alert| notifier.notify(alert));
+        }
         early.batches.iter().for_each(|batch| analyzer.push(&batch.rows));
         let analysis =
             Analysis { analyzer, store, notifier, snapshot, policy, restored_at, unwritten: BTreeSet::new() };

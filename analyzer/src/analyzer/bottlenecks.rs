@@ -29,6 +29,7 @@ impl Analyzer {
                 service: name,
                 servers: service.estimate.servers.and_then(NonZeroU32::new),
                 service_time_ms: service.estimate.service_time_ms,
+                own_service_time_ms: service.estimate.own_service_ms(),
                 downstream_ms: service.estimate.elsewhere_ms(service.downstream_ms),
                 utilization: service.estimate.utilization,
                 completions_per_s: service.rate_per_s,

@@ -70,6 +70,19 @@ fn a_restart_in_the_middle_of_a_fault_changes_nothing() {
     }
 }
 
+/// Who crashed between a finding and its delivery told nobody; who tells again says the same id.
+#[test]
+fn after_a_crash_alerts_are_told_again_by_the_same_id() {
+    let rows = chain(1, 34, 80.0, |second| if second >= 16 { 4.0 } else { 1.0 });
+    let at = 32_000 * MS;
+    let mut stayed = Analyzer::new(config(false));
+    run_until(&mut stayed, &rows, at);
+    let told: Vec<String> = stayed.findings.open().map(|finding| format!("alert-{}", finding.finding_id)).collect();
+    let anew = restarted(&stayed.checkpoint().unwrap(), &rows, at);
+    let again: Vec<String> = anew.alerts_since(at - 600_000 * MS).into_iter().map(|alert| alert.alert_id).collect();
+    assert!(!told.is_empty() && told == again, "{told:?} {again:?}");
+}
+
 #[test]
 fn stations_stay_identified() {
     let rows = chain(9, 60, 150.0, |_| 1.0);
@@ -159,7 +172,7 @@ fn what_is_not_ours_is_refused_and_changes_nothing() {
     let mut other = bytes.clone();
     other[8] = 99;
     let refused = fresh.restore_history(&other).unwrap_err();
-    assert_eq!(refused.to_string(), "the history is of version 99, and this weir reads version 2");
+    assert_eq!(refused.to_string(), "the history is of version 99, and this weir reads version 3");
     for length in (8..bytes.len()).step_by(1 + bytes.len() / 97) {
         assert_eq!(fresh.restore_history(&bytes[..length]), Err(Foreign::Damaged), "{length} bytes of it");
     }

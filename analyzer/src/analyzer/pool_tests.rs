@@ -84,8 +84,13 @@ fn utilization(said: &Estimate) -> f64 {
 #[test]
 fn threads_that_are_held_while_calls_are_awaited_are_busy() {
     let pool = |threads, rho, own_ms, call_ms| Pool { threads, rho, own_ms, call_ms, holds: true };
-    let pools =
-        [pool(16, 0.95, 5.0, 100.0), pool(4, 0.8, 10.0, 50.0), pool(8, 0.9, 20.0, 40.0), pool(2, 0.7, 30.0, 30.0)];
+    let pools = [
+        pool(16, 0.95, 5.0, 100.0),
+        pool(16, 0.7, 5.0, 100.0),
+        pool(4, 0.8, 10.0, 50.0),
+        pool(8, 0.9, 20.0, 40.0),
+        pool(2, 0.7, 30.0, 30.0),
+    ];
     for (seed, pool) in (1..).zip(pools) {
         let said = pool.estimate(seed, pool.threads);
         let rho = utilization(&said);
@@ -108,7 +113,7 @@ fn servers_that_are_free_while_calls_are_awaited_are_not_busy_with_them() {
 
 #[test]
 fn what_is_said_and_does_not_fit_is_not_believed() {
-    // half as many threads as there are, and twice as many, held or not
+    // of held threads half as many and twice as many as there are, of others half as many
     for (seed, holds, said) in [(1, true, 4), (2, true, 16), (3, false, 4)] {
         let pool = Pool { threads: 8, rho: 0.9, own_ms: 20.0, call_ms: 40.0, holds };
         let said = pool.estimate(seed, said);

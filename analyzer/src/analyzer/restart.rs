@@ -11,6 +11,7 @@ use weir_schema::{Batch, Table, UnixNanos};
 
 use super::Analyzer;
 use crate::{
+    alert::Alert,
     checkpoint::{COURSES, Foreign, History},
     held::As,
     rollup::minute,
@@ -135,6 +136,15 @@ impl Analyzer {
         self.controller.restore(history.control);
         self.last_snapshot = history.last_snapshot.map(Cow::into_owned);
         Ok(())
+    }
+
+    /// After a crash, what people are to be told again, for nobody knows whether they were: the alerts of findings that are open, and of those
+    /// that ended since. Their ids are those of before.
+    #[must_use]
+    pub fn alerts_since(&self, since: UnixNanos) -> Vec<Alert> {
+        let all = self.findings.all();
+        let lately = all.iter().filter(|finding| finding.closed_unix_nano.is_none_or(|closed| closed >= since));
+        lately.map(Alert::of_finding).collect()
     }
 
     /// Goes to another time, of which nothing was seen yet, with what was learnt: what is usual and how stations serve. Nothing of the time

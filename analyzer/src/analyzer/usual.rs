@@ -6,7 +6,7 @@ use crate::window::Window;
 /// Weight of the newest window in the usual rate: it follows the time of day.
 const RATE_GAIN: f64 = 0.2;
 
-/// The same for the usual service time: slow, because the first windows of a fault still count.
+/// The same for the usual service time, without what servers are held for by calls to others: slow, because the first windows of a fault still count.
 const SERVICE_TIME_GAIN: f64 = 0.05;
 
 impl Analyzer {
@@ -17,6 +17,7 @@ impl Analyzer {
             let usual = self.usual_rates.entry(*name).or_insert(rate);
             *usual += RATE_GAIN * (rate - *usual);
             if let Some((mean, _)) = service.service_time() {
+                let mean = (mean - service.station.held_ms.unwrap_or(0.0)).max(0.0);
                 let usual = self.usual_service_ms.entry(*name).or_insert(mean);
                 *usual += SERVICE_TIME_GAIN * (mean - *usual);
             }

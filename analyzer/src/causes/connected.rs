@@ -1,7 +1,8 @@
 //! [`Connected`]: which services have calls between them, directly or not. What others lose is no doubt of a cause that they have nothing to do
 //! with: a mesh may hold many applications, and two of them may fail at once.
 //!
-//! Of spans of one request, and of who ever answered the calls of an operation: a call that nobody answers any more still is one.
+//! Of spans of one request, and of who ever answered the calls of an operation: a call that nobody answers any more still is one. A peer that never
+//! answers with spans connects nobody: a database, a queue or a host may be the name of many.
 
 use super::{
     history::History,
@@ -20,7 +21,8 @@ impl Connected {
         let mut connected = Self::default();
         for tree in &observed.trees {
             let root = tree.nodes[tree.root].service;
-            let callees = tree.nodes.iter().filter_map(|node| node.call).map(|call| call.callee);
+            let answered = tree.nodes.iter().filter(|node| !node.unanswered);
+            let callees = answered.filter_map(|node| node.call).map(|call| call.callee);
             let services = tree.nodes.iter().map(|node| node.service).chain(callees);
             services.for_each(|service| connected.join(root, service));
         }

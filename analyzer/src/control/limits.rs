@@ -22,7 +22,7 @@ impl Controller {
         // numbers that do not describe the fault, and reach the right one only in small steps
         let full = |u: f64| u >= FULL * self.config.target_utilization;
         let full = bottleneck.utilization.map_or(!bottleneck.only_if_full, full);
-        let describes_now = service_time_ms.is_none_or(|s| is_slow(bottleneck, s) || self.is_steady(service, s));
+        let describes_now = service_time_ms.is_none_or(|s| is_slow(bottleneck) || self.is_steady(service, s));
         let entry_limited = self.limited_at.get(service).is_some_and(|entry| self.wanted.contains_key(entry));
         let begun = self.wanted.contains_key(service) || entry_limited;
         let due = full && describes_now && bottleneck.is_measured;
@@ -123,6 +123,7 @@ impl Controller {
 }
 
 /// Whether it is slower than usual now, so that a limit is due at once.
-fn is_slow(bottleneck: &Bottleneck, service_time_ms: f64) -> bool {
-    bottleneck.usual_service_time_ms.is_some_and(|usual| service_time_ms > STEADY * usual)
+fn is_slow(bottleneck: &Bottleneck) -> bool {
+    let now_and_usual = bottleneck.own_service_time_ms.zip(bottleneck.usual_service_time_ms);
+    now_and_usual.is_some_and(|(now, usual)| now > STEADY * usual)
 }

@@ -90,6 +90,7 @@ mod tests {
             service: "tagger".into(),
             servers: NonZeroU32::new(4),
             service_time_ms: Some(80.0),
+            own_service_time_ms: Some(80.0),
             usual_service_time_ms: Some(20.0),
             downstream_ms: 0.0,
             utilization: Some(1.0),

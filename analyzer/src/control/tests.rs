@@ -10,6 +10,7 @@ fn bottleneck(service_time_ms: f64) -> Bottleneck {
         service: "tagger".into(),
         servers: NonZeroU32::new(4),
         service_time_ms: Some(service_time_ms),
+        own_service_time_ms: Some(service_time_ms),
         usual_service_time_ms: Some(20.0),
         downstream_ms: 0.0,
         utilization: Some(1.0),
@@ -22,6 +23,13 @@ fn bottleneck(service_time_ms: f64) -> Bottleneck {
 
 fn controller(config: ControlConfig) -> Controller {
     Controller::new(ControlConfig { enabled: true, ..config })
+}
+
+/// When it is found out that threads are held for calls, S grows by these at once: the service is no slower.
+#[test]
+fn what_servers_are_held_for_makes_nobody_slow() {
+    let held = Bottleneck { own_service_time_ms: Some(20.0), ..bottleneck(100.0) };
+    assert!(controller(ControlConfig::default()).step(&[held], 0).policy.is_none());
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! no upper end. `e` is what remains between the model and a simulation that is told λ, S, ca² and cs² exactly (`compare/queueing`).
 
 use crate::{
-    model::{Load, Model, queue_wait_ms},
+    model::{Load, Model, queue_wait_ms, queue_wait_ms_by},
     snapshot::Estimate,
 };
 
@@ -43,8 +43,11 @@ impl Deviations {
             ),
         };
         let known = estimate.service_time_ms.zip(estimate.service_time_ms_error).filter(|_| estimate.steady.is_none());
+        let newest = estimate.steady.as_ref().and_then(|steady| {
+            Some(steady.arrival_rate_per_s_deviation? / steady.arrival_rate_per_s_newest?.max(1e-12))
+        });
         Self {
-            arrival_rate: rate_error(ca2, samples),
+            arrival_rate: newest.unwrap_or_else(|| rate_error(ca2, samples)),
             service_time: known
                 .map_or((cs2 / samples.max(1.0)).sqrt(), |(ms, error)| error / NINETY_FIVE / ms.max(1e-12)),
             ca2: of_ca2,
@@ -70,14 +73,13 @@ pub(crate) fn of_wait(estimate: &Estimate, load: &Load) -> Option<(f64, Option<f
 pub(crate) fn deviation(estimate: &Estimate, load: &Load) -> Option<f64> {
     let error = model_error(estimate, load);
     let deviations = Deviations::of(estimate);
-    let mut general = estimate.clone();
     // that arrivals or services are exponential is a guess within their intervals: it is let go for the derivatives
-    general.model = match Model::of(estimate)? {
-        Model::Mm1 | Model::Mg1 => Model::Gg1.as_str().into(),
-        Model::Mmc => Model::Ggc.as_str().into(),
-        _ => general.model,
+    let general = match Model::of(estimate)? {
+        Model::Mm1 | Model::Mg1 => Model::Gg1,
+        Model::Mmc => Model::Ggc,
+        model => model,
     };
-    let at = |load: Load| queue_wait_ms(&general, &load).map(|wait| wait.max(1e-9).ln());
+    let at = |load: Load| queue_wait_ms_by(general, estimate, &load).map(|wait| wait.max(1e-9).ln());
     let slope = |up: Load, down: Load| Some((at(up)? - at(down)?) / (2.0 * STEP));
     let moved = |by: f64, deviation: f64| 1.0 + by * STEP * deviation;
     let (rate, service) = (deviations.arrival_rate, deviations.service_time);

@@ -44,7 +44,9 @@ pub(super) fn rule(known: &Known, held: bool) -> Result<(Rule, NonZeroU32), Stri
             let (replicas, confidence) = (*replicas, confidence(*margin));
             Ok((Rule { name, replicas, discipline: *discipline, confidence }, *servers))
         }
-        Known::Unknown(reason) => Err(format!("{reason}; analyzer.servers can say it")),
+        Known::Unknown(reason) | Known::AtLeast { why: reason, .. } => {
+            Err(format!("{reason}; analyzer.servers can say it"))
+        }
         Known::Unseen => Err("no request was seen yet".into()),
     }
 }

@@ -29,7 +29,9 @@ use crate::{
     model::{Load, queue_wait_ms},
     moments::Moments,
     servers::Discipline,
-    snapshot::{Closed, Estimate, LOAD_FACTORS, OperationTime, QueueWait, ReplicaEstimate, Scaling, Steady, WhatIf},
+    snapshot::{
+        Closed, Estimate, LOAD_FACTORS, Lately, OperationTime, QueueWait, ReplicaEstimate, Scaling, Steady, WhatIf,
+    },
     spans::{Name, Names},
     stations::{self, Known, ReplicaWindow},
     window::ServiceWindow,
@@ -55,7 +57,13 @@ pub(crate) fn of(service: &ServiceWindow, names: &Names, seconds: f64) -> Estima
     }
     let (rule, servers) = match ladder::rule(&service.known, service.station.held_ms.is_some()) {
         Ok(known) => known,
-        Err(reason) => return Estimate { reason: Some(reason), ..measured },
+        Err(reason) => {
+            let servers_at_least = match service.known {
+                Known::AtLeast { servers, .. } => Some(servers),
+                _ => None,
+            };
+            return Estimate { reason: Some(reason), servers_at_least, ..measured };
+        }
     };
     let Some((service_ms, cs2)) = service.service_time() else {
         return Estimate { reason: Some("too few requests".into()), ..measured };
@@ -85,6 +93,7 @@ fn measured(service: &ServiceWindow, names: &Names, seconds: f64) -> Estimate {
             elsewhere_ms: service.downstream_ms.mean().unwrap_or(0.0),
         }),
         operations: operations(service, names),
+        lately: service.station.steady.as_ref().map(lately),
         ..Estimate::default()
     }
 }
@@ -126,6 +135,11 @@ fn of_station(
         rule: rule.name.into(),
         confidence,
         rule_confidence: confidence,
+        // what a server is held for is part of S, and counts once
+        closed: measured.closed.map(|closed| match service.station.held_ms {
+            Some(_) => Closed { elsewhere_ms: 0.0, ..closed },
+            None => closed,
+        }),
         scaling,
         steady: service.station.steady.as_ref().and_then(steady),
         ..measured
@@ -134,11 +148,12 @@ fn of_station(
 
 /// The wait by the model, at this load and at more.
 pub(crate) fn predict(mut estimate: Estimate) -> Estimate {
-    let Some((window, now)) = Load::of_window(&estimate).zip(Load::now(&estimate)) else { return estimate };
+    let loads = Load::of_window(&estimate).zip(Load::now(&estimate)).zip(Load::steady(&estimate));
+    let Some(((window, now), steady)) = loads else { return estimate };
     let at = |load_factor| WhatIf { load_factor, queue_wait_ms: queue_wait_ms(&estimate, &now.times(load_factor)) };
     let what_if = LOAD_FACTORS.map(at).to_vec();
     let (predicted, range) = (queue_wait_ms(&estimate, &window), interval::of_wait(&estimate, &window));
-    let mismatch = interval::mismatch(&estimate, &now);
+    let mismatch = interval::mismatch(&estimate, &steady);
     let wait = QueueWait {
         predicted,
         predicted_low: range.map(|(low, _)| low),
@@ -156,12 +171,24 @@ fn doubted(confidence: f64, mismatch: Option<f64>) -> f64 {
     confidence * (GROSS / mismatch.unwrap_or(0.0).abs()).min(1.0)
 }
 
+fn lately(steady: &stations::Steady) -> Lately {
+    Lately {
+        windows: steady.windows,
+        samples: steady.served as u64,
+        arrival_rate_per_s: steady.served / steady.seconds,
+        duration_ms: steady.duration_ms / steady.served.max(1.0),
+        duration_ms_deviation: steady.duration_error_ms,
+    }
+}
+
 fn steady(steady: &stations::Steady) -> Option<Steady> {
     let (service, between) = (&steady.service_ms, &steady.between_ms);
     Some(Steady {
         windows: steady.windows,
         samples: steady.served as u64,
         arrival_rate_per_s: steady.served / steady.seconds,
+        arrival_rate_per_s_newest: steady.newest.map(|newest| newest.per_s),
+        arrival_rate_per_s_deviation: steady.newest.map(|newest| newest.error),
         service_time_ms: service.mean()? + steady.cut_service_ms / service.count(),
         ca2: between.scv()?,
         ca2_deviation: between.scv_error()?,

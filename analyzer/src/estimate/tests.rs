@@ -40,6 +40,7 @@ fn window(station: &Station, discipline: Discipline, seed: u64) -> ServiceWindow
             wait_ms: replica.wait_ms,
             duration_ms: 1.0,
             duration_error_ms: None,
+            newest: None,
         }),
         replicas: vec![replica],
         between_ms,
@@ -133,6 +134,19 @@ fn few_clients_are_solved_as_a_closed_network() {
         ("mva", Some(0.0)),
         "one client waits for nobody"
     );
+}
+
+/// A thread that is held for a call is part of S: a cycle that also held the call would be longer than it is.
+#[test]
+fn what_servers_are_held_for_is_in_a_cycle_once() {
+    let station = Station { arrivals: Law::Exponential, service: Law::Exponential, servers: 1, load: 0.5 };
+    let mut looped = window(&station, Discipline::Fifo, 5);
+    looped.station.closed = Some(crate::closed::Closed { clients: 1, think_ns: 1e6 });
+    (0..100).for_each(|_| looped.downstream_ms.push(40.0, 1));
+    let elsewhere = |looped: &ServiceWindow| of(looped, &Names::default(), 10.0).closed.unwrap().elsewhere_ms;
+    assert_eq!(elsewhere(&looped), 40.0);
+    looped.station.held_ms = Some(40.0);
+    assert_eq!(elsewhere(&looped), 0.0);
 }
 
 #[test]

@@ -40,6 +40,8 @@ pub(super) struct Entry {
 pub(super) struct Served {
     /// When each request came, and its own time.
     pub(super) own: Vec<(UnixNanos, f64)>,
+    /// The same by operation, without when.
+    pub(super) own_by_operation: BTreeMap<Name, Vec<f64>>,
     /// Of the longest own time.
     pub(super) slowest: Option<(f64, u128)>,
     /// Of a request that failed by the service's own doing.
@@ -110,6 +112,7 @@ impl Facts {
         let served = self.services.entry(span.service).or_default();
         if !span.shed {
             served.own.push((span.start, own_ms));
+            served.own_by_operation.entry(span.operation).or_default().push(own_ms);
             if served.slowest.is_none_or(|(most, _)| own_ms > most) {
                 served.slowest = Some((own_ms, span.trace));
             }

@@ -38,6 +38,9 @@ pub(crate) struct Rings<K, R> {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct History {
     pub(super) own_ms: Rings<Name, Ring<Sample>>,
+    /// Own times by service and operation.
+    #[serde(default)]
+    pub(super) own_of_operations: Rings<(Name, Name), Ring<Sample>>,
     /// From departures.
     pub(super) service_ms: Rings<Name, Ring<Sample>>,
     pub(super) duration_ms: Rings<Name, Ring<Sample>>,
@@ -218,8 +221,9 @@ impl History {
     }
 
     fn each(&mut self, mut change: impl FnMut(&'static str, &mut dyn Forget)) {
-        let all: [(&'static str, &mut dyn Forget); 17] = [
+        let all: [(&'static str, &mut dyn Forget); 18] = [
             ("own times of services", &mut self.own_ms),
+            ("own times of operations", &mut self.own_of_operations),
             ("service times", &mut self.service_ms),
             ("durations", &mut self.duration_ms),
             ("arrivals", &mut self.arrivals),

@@ -10,6 +10,8 @@
 //! of the service (batch means: A. M. Law and W. D. Kelton, Simulation Modeling and Analysis, 9.5). Healthy replicas
 //! of two servers at ρ = 0.8 are a factor of 1.5 apart in one window of three.
 
+use std::cell::OnceCell;
+
 use super::{
     action, budget,
     kind::Kind,
@@ -106,29 +108,41 @@ fn sample(window: &InstanceWindow) -> Option<Sample> {
 /// The slowest replica of each service, where it is slow.
 pub(super) fn suspicions(scene: &Scene) -> Vec<Suspicion> {
     let of = |(name, service): (&Name, &ServiceWindow)| {
-        let slow = replicas(service).into_iter().filter_map(|replica| suspicion(scene, *name, service, &replica));
+        let replicas = replicas(service);
+        // hundreds of replicas are compared with one scatter
+        let scatter = OnceCell::new();
+        let scatter = || *scatter.get_or_init(|| self::scatter(scene, *name, &replicas));
+        let slow = replicas.iter().filter_map(|replica| suspicion(scene, *name, service, replica, &scatter));
         slow.max_by(|a, b| a.lost_ms_per_s.total_cmp(&b.lost_ms_per_s))
     };
     scene.window.services.iter().filter_map(of).collect()
 }
 
-fn suspicion(scene: &Scene, name: Name, service: &ServiceWindow, replica: &Replica) -> Option<Suspicion> {
+fn suspicion(
+    scene: &Scene,
+    name: Name,
+    service: &ServiceWindow,
+    replica: &Replica,
+    scatter: &impl Fn() -> Option<Scatter>,
+) -> Option<Suspicion> {
     let usual_ratio = scene.history.replicas.usual((name, replica.instance)).map_or(1.0, |usual| usual.median.exp());
     let usual_ratio = usual_ratio.max(1.0);
     let usual_ms = scene.history.own_ms.usual(name).map(|usual| usual.median)?;
     let Replica { now, requests, siblings, others, .. } = replica;
     let expected_ms = siblings.median * usual_ratio;
     let excess_ms = now.median - expected_ms;
-    let slower = by_service_time(service, replica.instance, usual_ratio)
-        .or_else(|| by_own_time(scene, name, replica, expected_ms))?;
-    let Slower { deviations, windows } = slower;
     let request_ms = scene.usual_request_ms(name).unwrap_or(usual_ms);
     let share = *requests as f64 / service.requests.max(1) as f64;
     let healthy = siblings.median <= HEALTHY * usual_ms;
-    let slow = now.median >= MIN_RATIO * expected_ms
-        && excess_ms >= MIN_IMPACT * request_ms
-        && deviations >= budget::deviations(windows);
+    let slow = now.median >= MIN_RATIO * expected_ms && excess_ms >= MIN_IMPACT * request_ms;
     if !healthy || !slow {
+        return None;
+    }
+    let slower = by_service_time(service, replica.instance, usual_ratio).or_else(|| {
+        Some(by_own_time(replica, expected_ms, scatter().filter(|scatter| scene.is_known(scatter.windows))?))
+    })?;
+    let Slower { deviations, windows } = slower;
+    if deviations < budget::deviations(windows) {
         return None;
     }
     let (text, instance) = (scene.text(name), scene.text(replica.instance));
@@ -176,26 +190,34 @@ fn by_service_time(service: &ServiceWindow, instance: Name, usual_ratio: f64) ->
     Some(Slower { deviations, windows: AS_WINDOWS })
 }
 
-/// By own times, against what replicas of the service differ by; `None` before that is known.
-fn by_own_time(scene: &Scene, name: Name, replica: &Replica, expected_ms: f64) -> Option<Slower> {
-    let (beyond, windows) = scatter(scene, name).filter(|(_, windows)| scene.is_known(*windows))?;
+/// By own times, against what replicas of the service differ by.
+fn by_own_time(replica: &Replica, expected_ms: f64, scatter: Scatter) -> Slower {
+    let Scatter { beyond, windows } = scatter;
     let Replica { now, siblings, .. } = replica;
     let error = replica.error_if_independent().powi(2) + (LEAST_SHARE * siblings.median).powi(2) + LEAST_MS.powi(2);
     let by_chance = (now.median - expected_ms) / error.sqrt();
     // a queue is a multiple of another: by how much is judged in logarithms
     let by_queues = (now.median / expected_ms).ln() / beyond;
     let deviations = by_chance.signum() * (by_chance.powi(-2) + by_queues.powi(-2)).sqrt().recip();
-    Some(Slower { deviations, windows })
+    Slower { deviations, windows }
 }
 
-/// What the logarithm of a replica's own time over its siblings' varies by between windows, beyond what independent requests would
-/// make of it: of all replicas that the service has, or had. And over how many windows that was seen.
-fn scatter(scene: &Scene, name: Name) -> Option<(f64, usize)> {
-    let replicas = scene.history.replicas.keys((name, 0)..=(name, Name::MAX));
-    let usual: Vec<Usual> = replicas.filter_map(|key| scene.history.replicas.usual(key)).collect();
+/// What the logarithm of a replica's own time over its siblings' varies by between windows, beyond what independent requests would make of it.
+#[derive(Clone, Copy, Debug)]
+struct Scatter {
+    /// Its standard deviation.
+    beyond: f64,
+    /// Over how many windows that was seen.
+    windows: usize,
+}
+
+/// Of the replicas of this window: those that are gone were as many windows ago as idle as others are now.
+fn scatter(scene: &Scene, name: Name, replicas: &[Replica]) -> Option<Scatter> {
+    let usual = |replica: &Replica| scene.history.replicas.usual((name, replica.instance));
+    let usual: Vec<Usual> = replicas.iter().filter_map(usual).collect();
     let variance = median(usual.iter().map(Usual::beyond_within).collect())?;
     let windows = usual.iter().map(|usual| usual.windows).max()?;
-    Some((variance.sqrt(), windows))
+    Some(Scatter { beyond: variance.sqrt(), windows })
 }
 
 #[cfg(test)]

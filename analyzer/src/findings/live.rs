@@ -1,11 +1,13 @@
 //! [`Live`]: the ranking of root causes, asked while the windows close.
 //!
-//! Requests are gathered over windows until there are fifty, or for 150 s: of a window of few requests little can be said.
-//! They are ranked against what was gathered before, and become part of that unless the first cause is at 0.5 or more,
-//! or a finding of a fault is open. A suspicion that lasts an hour is taken for what is usual now. Where the first cause is neither
-//! sure nor nobody, those that come next are ranked together with them, window by window, up to 150 s: of fifty requests few pass a
-//! service that is seldom needed; the look that is sure at last votes for all its windows. Sure is a cause that is beyond chance, of enough
-//! requests, and by which most is lost: that others lose beside it is no doubt of it. After a silence of so long what was gathered before it says nothing of now.
+//! 1. Requests are gathered over windows until there are fifty, or for 150 s: of a window of few requests little can be said.
+//! 2. They are ranked against what was gathered before (`told.rs` says when a cause is sure).
+//! 3. If a cause is sure, the ranking votes once for each window that was gathered, and the next fifty are gathered.
+//! 4. If the first cause is doubtful (0.2 or more, and not sure), the requests of the next windows are added and all are ranked
+//!    again, up to 150 s: few of fifty requests pass a service that is seldom needed.
+//! 5. Requests become history when the first cause is below 0.5, none is sure and no finding of a fault is open; and when a
+//!    suspicion has lasted an hour, for then it is what is usual.
+//! 6. After 150 s without windows what was gathered is let go.
 //!
 //! Of more than 20,000 spans a share of the requests is ranked, and what they lost counts for those left out too.
 //! Logs and metrics that came until then are looked at with them (`causes/beside.rs`); after a restart the first minutes are
@@ -22,7 +24,11 @@ mod told;
 
 use weir_schema::UnixNanos;
 
-use self::{said::Said, share::some_of, told::first};
+use self::{
+    said::Said,
+    share::some_of,
+    told::{any_is_sure, first},
+};
 use crate::{
     causes::{Causes, SUSPICIOUS},
     config::Config,
@@ -133,7 +139,7 @@ impl Live {
         let (ranking, observed) = self.causes.rank_live(&requests, names, (self.calm_until, until));
         let ranked = requests.len();
         let told = first(&ranking).map_or(0.0, |(_, told)| told.confidence());
-        let is_sure = first(&ranking).is_some_and(|(_, told)| told.is_sure());
+        let is_sure = any_is_sure(&ranking);
         self.said = Some(Said { ranking, since: self.since, until, scale, votes: self.uncounted });
         // a look that was not sure has not spoken: the next speaks for its windows too
         if is_sure {

@@ -2,7 +2,8 @@
 //!
 //! Of a service that several detectors suspect, the most precise kind stays, else the one by which most is lost; the
 //! others become its evidence. A service that loses little beside the worst of those it calls, or that call it, is not accused of being
-//! slow: it waits for it in a way that its own time shows, or shares its machine. Of two of which one calls the other, directly or not, one may be
+//! slow: it waits for it in a way that its own time shows. A service that is called anew, and was never called before, is no cause of its own: what
+//! it takes is part of the finding that it is called. Of two of which one calls the other, directly or not, one may be
 //! the cause of both: confidence is multiplied by the share of what all such lose. Two that have nothing to do with each other
 //! are two causes, each as sure as it is.
 
@@ -23,6 +24,7 @@ pub(super) fn merged(suspicions: Vec<Suspicion>, scene: &Scene) -> Vec<Suspicion
         by_service.entry(suspicion.service).or_default().push(suspicion);
     }
     let mut merged: Vec<Suspicion> = by_service.into_values().filter_map(one).collect();
+    fold_new_callees(&mut merged, scene);
     let stand = standing(merged.iter().filter(|suspicion| suspicion.is_new_fault()), scene);
     for suspicion in &mut merged {
         suspicion.confidence *= stand.get(&suspicion.service).map_or(1.0, |stands| stands.share);
@@ -32,6 +34,27 @@ pub(super) fn merged(suspicions: Vec<Suspicion>, scene: &Scene) -> Vec<Suspicion
     merged.retain(|suspicion| !waits(suspicion) || of_worst(suspicion) >= MIN_SHARE_OF_WORST);
     merged.sort_by(|a, b| b.lost_ms_per_s.total_cmp(&a.lost_ms_per_s));
     merged
+}
+
+/// Makes what is said of services that nobody called before part of what is said of who calls them now.
+fn fold_new_callees(suspicions: &mut Vec<Suspicion>, scene: &Scene) {
+    let is_new_calls = |suspicion: &Suspicion| suspicion.kind == Kind::NewCalls && !suspicion.standing;
+    let callees: BTreeSet<Name> =
+        suspicions.iter().filter(|suspicion| is_new_calls(suspicion)).filter_map(|new| new.peer).collect();
+    let is_slow = |suspicion: &Suspicion| {
+        suspicion.is_new_fault() && matches!(suspicion.kind, Kind::Bottleneck | Kind::SlowDependency)
+    };
+    let (folded, mut kept): (Vec<Suspicion>, Vec<Suspicion>) =
+        std::mem::take(suspicions).into_iter().partition(|suspicion| {
+            is_slow(suspicion) && callees.contains(&suspicion.service) && !scene.was_called(suspicion.service)
+        });
+    for callee in folded {
+        let of_it = |new: &&mut Suspicion| is_new_calls(new) && new.peer == Some(callee.service);
+        if let Some(new) = kept.iter_mut().find(of_it) {
+            new.take(callee);
+        }
+    }
+    *suspicions = kept;
 }
 
 /// What a service loses beside those that may be of one cause with it.
@@ -76,19 +99,26 @@ fn one(mut suspicions: Vec<Suspicion>) -> Option<Suspicion> {
     let first = (0..suspicions.len()).find(precise).unwrap_or(0);
     let mut kept = suspicions.remove(first);
     for other in suspicions {
-        kept.confidence = kept.confidence.max(other.confidence);
-        if kept.standing == other.standing {
-            kept.lost_ms_per_s = kept.lost_ms_per_s.max(other.lost_ms_per_s);
-            kept.onset = kept.onset.min(other.onset);
-        }
-        kept.votes = kept.votes.max(other.votes);
-        if other.kind != kept.kind || other.standing != kept.standing {
-            let also = format!("also {}: {}", other.kind.as_str(), other.summary);
-            kept.evidence.push(Evidence { text: also, ..Evidence::default() });
-        }
-        kept.evidence.extend(other.evidence);
-        kept.victims.extend(other.victims);
+        kept.take(other);
     }
     kept.evidence.truncate(MAX_EVIDENCE);
     Some(kept)
+}
+
+impl Suspicion {
+    /// Makes another part of this one.
+    fn take(&mut self, other: Self) {
+        self.confidence = self.confidence.max(other.confidence);
+        if self.standing == other.standing {
+            self.lost_ms_per_s = self.lost_ms_per_s.max(other.lost_ms_per_s);
+            self.onset = self.onset.min(other.onset);
+        }
+        self.votes = self.votes.max(other.votes);
+        if other.kind != self.kind || other.standing != self.standing {
+            let also = format!("also {}: {}", other.kind.as_str(), other.summary);
+            self.evidence.push(Evidence { text: also, ..Evidence::default() });
+        }
+        self.evidence.extend(other.evidence);
+        self.victims.extend(other.victims.into_iter().filter(|victim| *victim != self.service));
+    }
 }

@@ -233,7 +233,9 @@ impl Findings {
         let silent = window.services.is_empty() && facts.entries.is_empty();
         let suspicions = if silent { Vec::new() } else { self.live.join(&scene, suspicions(&scene), is_open) };
         let suspected = if self.book.is_lasting() { BTreeSet::new() } else { suspected(&suspicions) };
+        let mixed = own_time::mixed_otherwise(&scene);
         let changes = self.book.window(&scene, &merge::merged(suspicions, &scene));
+        mixed.into_iter().for_each(|service| self.history.begin_hours(service));
         if self.book.is_lasting() {
             let lasting = self.book.open().filter(|finding| finding.is_new_fault());
             let lasting = lasting.filter_map(|finding| names.find(&finding.service));

@@ -1,7 +1,8 @@
 //! Services whose own time is far above its history: bottlenecks, unless a surge or one replica explains it.
 //!
 //! Own time is the duration without calls to others, so a caller that only waits is not slow. What half of all services
-//! share (a busy machine slows every one a little) is nobody's own and is taken off first.
+//! share (a busy machine slows every one a little) is nobody's own and is taken off first. And a service that gets more of its long
+//! requests is not slower: each operation is compared with itself, as far as it was there before.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +10,7 @@ use super::{
     action, budget,
     kind::Kind,
     onset,
-    scene::{LEAST_MS, MIN_IMPACT, MIN_RATIO, Scene, own_time},
+    scene::{LEAST_MS, MIN_IMPACT, MIN_RATIO, MIN_REQUESTS, Scene, own_time},
     statements,
     suspicion::{Suspicion, confidence},
     usual::{Sample, Usual},
@@ -21,6 +22,12 @@ const MIN_SHARING: usize = 4;
 
 /// What is shared is said when it is this share of a service's own excess.
 const SHARED_WORTH_SAYING: f64 = 0.1;
+
+/// What operations are slower by is this share of what their service is, or another mix of them is what changed.
+const MIN_OF_OPERATIONS: f64 = 1.0 / 3.0;
+
+/// Requests of an operation that tell its own time.
+const MIN_OF_OPERATION: u32 = 4;
 
 /// What a window is compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +61,33 @@ pub(super) fn slow(scene: &Scene) -> Vec<Slow> {
     let grown = slow_against(scene, Past::Hours);
     let known: Vec<Name> = slow.iter().map(|slow| slow.service).collect();
     slow.extend(grown.into_iter().filter(|grown| !known.contains(&grown.service)));
+    slow.retain(|slow| slow.past == Past::Hours || !is_another_mix(scene, slow));
     slow
+}
+
+/// Services that take longer because they get other requests: what they did before says nothing of what they do now.
+pub(super) fn mixed_otherwise(scene: &Scene) -> Vec<Name> {
+    let slow = slow_against(scene, Past::Minutes);
+    slow.into_iter().filter(|slow| is_another_mix(scene, slow)).map(|slow| slow.service).collect()
+}
+
+/// Whether operations that were there before take as long as they did.
+fn is_another_mix(scene: &Scene, slow: &Slow) -> bool {
+    let Some(served) = scene.facts.services.get(&slow.service) else { return false };
+    let (mut requests, mut excess_ms) = (0, 0.0);
+    for (operation, own_ms) in &served.own_by_operation {
+        let usual = scene.history.own_of_operations.usual((slow.service, *operation));
+        let known = usual.filter(|usual| scene.is_known(usual.windows));
+        let Some((now, usual)) = of_operation(own_ms).zip(known) else { continue };
+        requests += now.requests;
+        excess_ms += f64::from(now.requests) * (now.median - usual.median - slow.shared_ms).max(0.0);
+    }
+    requests >= MIN_REQUESTS && excess_ms < MIN_OF_OPERATIONS * slow.excess_ms * f64::from(requests)
+}
+
+/// Own time of an operation's requests; `None` of too few.
+pub(super) fn of_operation(own_ms: &[f64]) -> Option<Sample> {
+    Sample::of(own_ms).filter(|own| own.requests >= MIN_OF_OPERATION)
 }
 
 /// Those whose excess is beyond chance, beyond half the usual time again, and felt at the entry.

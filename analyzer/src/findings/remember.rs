@@ -10,7 +10,7 @@ use super::{
     history::History,
     instance,
     mismatch::Wait,
-    retries, saturation,
+    own_time, retries, saturation,
     scene::own_time,
     surge,
     usual::{Sample, Share},
@@ -55,6 +55,11 @@ impl History {
             let wait = seen.estimate(*name).and_then(|estimate| Wait::of(estimate, end));
             if let Some((wait, waits)) = wait.and_then(|wait| Some((wait, self.waits.of(*name, end)?))) {
                 waits.push(wait);
+            }
+        }
+        for (name, served) in seen.facts.services.iter().filter(|(name, _)| trusted(name)) {
+            for (operation, own_ms) in &served.own_by_operation {
+                self.own_of_operations.remember((*name, *operation), own_time::of_operation(own_ms), end);
             }
         }
         for ((caller, callee), calls) in &seen.facts.calls {

@@ -7,7 +7,7 @@ use weir_schema::UnixNanos;
 use super::{
     facts::Facts,
     history::History,
-    usual::{Sample, median},
+    usual::{Sample, Usual, median},
 };
 use crate::{
     config::{Config, ControlConfig},
@@ -130,6 +130,14 @@ impl<'a> Scene<'a> {
         let weight = all / complete.max(1.0);
         // about one is one: a request may enter in one window and be complete in the next
         counted / self.seconds() * if weight > SAMPLED { weight } else { 1.0 }
+    }
+
+    /// Whether a service was there before: it served, or somebody called it and waited.
+    pub(super) fn was_called(&self, service: Name) -> bool {
+        let is_known = |usual: Option<Usual>| usual.is_some_and(|usual| self.is_known(usual.windows));
+        let gaps = &self.history.gap_ms;
+        let mut called = gaps.keys((Name::MIN, Name::MIN)..=(Name::MAX, Name::MAX)).filter(|(_, to)| *to == service);
+        is_known(self.history.own_ms.usual(service)) || called.any(|key| is_known(gaps.usual(key)))
     }
 
     /// Whether that is history enough.

@@ -10,7 +10,13 @@ use crate::literal::{text, within};
 const SERVED: &str = "kind IN ('server', 'consumer')";
 
 /// Who a client span calls, as it says itself.
-const PEER: &str = "coalesce(peer_service, db_system, messaging_system, server_address)";
+const PEER: &str = "coalesce(peer_service, db_system || coalesce(' ' || nullif(server_address, ''), ''), messaging_system, server_address)";
+
+/// What the called refused a proxy's call, which is no failure (`spans/columns.rs`): all of 400 to 499 but what had no room or time, and the gRPC
+/// statuses that blame the caller.
+const REFUSED: &str = "kind = 'client' AND policy_action IS NOT NULL \
+    AND (http_response_status_code BETWEEN 400 AND 499 AND http_response_status_code NOT IN (408, 425, 429) \
+    OR http_response_status_code < 400 AND rpc_grpc_status_code IN (1, 3, 5, 6, 7, 9, 10, 11, 16))";
 
 /// Attempts that proxies made before those that their spans tell of.
 const HIDDEN: &str = "sum(CASE WHEN policy_action IS NULL THEN 0 ELSE coalesce(http_request_resend_count, 0) END)";
@@ -42,7 +48,7 @@ pub(super) fn errors(service: &str, time: &Range<UnixNanos>) -> String {
     format!(
         "SELECT operation, instance, http_response_status_code, status_message, count(*) AS errors FROM spans \
          WHERE service = {} AND status = 'error' AND {} \
-         AND NOT coalesce(kind = 'client' AND http_response_status_code BETWEEN 400 AND 499, false) \
+         AND NOT coalesce({REFUSED}, false) \
          GROUP BY operation, instance, http_response_status_code, status_message ORDER BY errors DESC",
         text(service),
         within("start_unix_nano", time)
@@ -91,7 +97,8 @@ pub(super) fn attempts(caller: &str, time: &Range<UnixNanos>) -> String {
 /// How often an operation made each call.
 pub(super) fn calls_of(service: &str, operation: &str, time: &Range<UnixNanos>) -> String {
     format!(
-        "SELECT coalesce(a.service, c.peer_service, c.db_system, c.service) AS callee, \
+        "SELECT coalesce(a.service, c.peer_service, \
+         c.db_system || coalesce(' ' || nullif(c.server_address, ''), ''), c.service) AS callee, \
          coalesce(a.operation, c.operation) AS call, count(DISTINCT p.span_id) AS requests FROM spans c \
          JOIN spans p ON c.trace_id = p.trace_id AND c.parent_span_id = p.span_id \
          LEFT JOIN spans a ON a.trace_id = c.trace_id AND a.parent_span_id = c.span_id AND {} \

@@ -56,11 +56,12 @@ pub(super) fn arrivals(service: &ServiceWindow) -> Option<Sample> {
     (seen >= MIN_ARRIVALS && ms > 0.0).then_some(Sample { median: rate, spread: 0.6 * rate, requests })
 }
 
-/// Service time from departures, its spread that of its mean.
+/// Service time from departures, without what servers are held for, for whether they are may be found out later; its spread that of its mean.
 pub(super) fn service_time(service: &ServiceWindow) -> Option<Sample> {
     let (mean_ms, cs2) = service.service_time()?;
     let requests = u32::try_from(service.service_ms.len()).unwrap_or(u32::MAX);
-    Some(Sample { median: mean_ms, spread: 0.54 * cs2.sqrt() * mean_ms, requests })
+    let own_ms = (mean_ms - service.station.held_ms.unwrap_or(0.0)).max(0.0);
+    Some(Sample { median: own_ms, spread: 0.54 * cs2.sqrt() * mean_ms, requests })
 }
 
 /// The surge that explains why a service takes longer.
@@ -154,6 +155,17 @@ pub(super) fn of_service(scene: &Scene, surge: &Surge, service: Name) -> Suspici
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Whether threads are held for calls is found out at some time: from one window to the next S is longer, and nobody slower.
+    #[test]
+    fn a_service_is_no_slower_when_it_is_found_out_what_its_servers_are_held_for() {
+        let of = |service_ms: f64, held_ms: Option<f64>| {
+            let mut service = ServiceWindow { service_ms: vec![service_ms; 100], ..ServiceWindow::default() };
+            service.station.held_ms = held_ms;
+            service_time(&service).unwrap().median
+        };
+        assert_eq!((of(5.0, None), of(105.0, Some(100.0))), (5.0, 5.0));
+    }
 
     #[test]
     fn arrivals_of_a_sampled_stream_are_those_of_the_whole() {

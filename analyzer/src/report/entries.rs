@@ -3,7 +3,7 @@
 use super::EntryWhatIf;
 use crate::{
     snapshot::{LOAD_FACTORS, Snapshot},
-    whatif,
+    whatif::Basis,
 };
 
 /// Entries that are asked of, those with most requests: each costs four solutions of the mesh.
@@ -11,8 +11,9 @@ pub(super) const MAX_ENTRIES: usize = 50;
 
 /// `None` where a queue on the way has no bound, or nobody entered there in that window.
 pub(super) fn what_if(entries: &[String], last: Option<&Snapshot>) -> Vec<EntryWhatIf> {
+    let basis = last.map(Basis::of);
     let at = |entry: &String, load_factor: f64| {
-        let then = last.and_then(|last| whatif::more_at(last, entry, load_factor));
+        let then = basis.as_ref().and_then(|basis| basis.more_at(entry, load_factor));
         EntryWhatIf {
             entry: entry.clone(),
             load_factor,

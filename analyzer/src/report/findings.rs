@@ -49,15 +49,18 @@ fn folded(all: Vec<FindingReport>, found: &[FindingView]) -> Vec<FindingReport> 
     found
 }
 
-/// As live, where the ranking and detectors become one: who is loaded is slow by that, and the caller of who fails or is late looks
-/// otherwise too.
+/// As live, where the ranking and detectors become one: who is loaded is slow by that, the caller of who fails or is late looks
+/// otherwise too, and what somebody newly called takes is part of that.
 fn explains(finding: &FindingReport, cause: &FindingReport) -> bool {
+    if !Kind::is_fault(&cause.kind) {
+        return false; // an outlook is of another time
+    }
     let is_peer = finding.peer.as_ref() == Some(&cause.service);
     match Kind::of_name(&finding.kind) {
         Some(Kind::UpstreamSurge) => {
             cause.kind != Kind::ChangedCalls.as_str() && (is_peer || finding.victims.contains(&cause.service))
         }
-        Some(Kind::ErrorSource | Kind::RetryStorm | Kind::SlowDependency) => is_peer,
+        Some(Kind::ErrorSource | Kind::RetryStorm | Kind::SlowDependency | Kind::NewCalls) => is_peer,
         _ => false,
     }
 }
@@ -188,6 +191,17 @@ mod tests {
                 .map(|f| (f.service.as_str(), f.confidence, f.victims.iter().map(String::as_str).collect()))
                 .collect();
             assert_eq!(said, expect);
+        }
+    }
+
+    #[test]
+    fn what_will_be_is_no_part_of_what_is() {
+        let surge = found("api", Kind::UpstreamSurge, Some("worker"), &["worker"]);
+        for kind in [Kind::SaturationAhead, Kind::ModelMismatch] {
+            let outlook = found("worker", kind, None, &[]);
+            let said = ranked(Verdict::default(), vec![surge.clone(), outlook]);
+            let said: Vec<(&str, &str)> = said.iter().map(|f| (f.service.as_str(), f.kind.as_str())).collect();
+            assert_eq!(said, [("api", "upstream_surge"), ("worker", kind.as_str())]);
         }
     }
 

@@ -130,6 +130,12 @@ impl Observed {
         account.misfit.is_finite().then_some(account.misfit)
     }
 
+    /// The same between those who met more others than the middle one, and fewer.
+    pub(super) fn misfit_by_the_middle(&self, servers: NonZeroU32) -> f64 {
+        let Some(service_ns) = self.possible(servers) else { return f64::INFINITY };
+        Ranked::of(&service_ns).compare(&self.met, self.middle).map_or(0.0, Differ::worst)
+    }
+
     /// Service times in order of arrival; `None` when too many visits left before they could be started.
     fn possible(&self, servers: NonZeroU32) -> Option<Vec<f64>> {
         let served = reconstruct(&self.visits, servers);

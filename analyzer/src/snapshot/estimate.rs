@@ -18,6 +18,9 @@ pub struct Estimate {
     pub service_time_ms_error: Option<f64>,
     /// c, of all replicas together.
     pub servers: Option<u32>,
+    /// Where c cannot be told because requests hardly ever wait, as many as were seen busy at once: it is these or more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub servers_at_least: Option<u32>,
     /// Replicas, each with a queue of its own; 1 where spans do not say which.
     #[serde(default)]
     pub replicas: Option<u32>,
@@ -63,6 +66,9 @@ pub struct Estimate {
     /// What held over the last windows: surer than this one alone, so predictions start from it.
     #[serde(default)]
     pub steady: Option<Steady>,
+    /// Rate and response time over the last windows that are alike, whether or not its queue is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lately: Option<Lately>,
     /// Service times by operation, most of the work first.
     #[serde(default)]
     pub operations: Vec<OperationTime>,
@@ -133,8 +139,14 @@ pub struct Steady {
     pub windows: u32,
     /// Requests served in them.
     pub samples: u64,
-    /// λ.
+    /// λ, their mean.
     pub arrival_rate_per_s: f64,
+    /// λ at the end of the newest, where they rise or fall beyond chance: predictions are of that one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arrival_rate_per_s_newest: Option<f64>,
+    /// Its standard error.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arrival_rate_per_s_deviation: Option<f64>,
     /// S.
     pub service_time_ms: f64,
     /// ca2.
@@ -147,6 +159,21 @@ pub struct Steady {
     pub cs2_deviation: f64,
     /// Observed wait for the application's own workers.
     pub queue_wait_ms: f64,
+    /// Mean duration of a request.
+    pub duration_ms: f64,
+    /// Its standard error, by the scatter between windows; `None` of fewer than three.
+    pub duration_ms_deviation: Option<f64>,
+}
+
+/// Rate and response time over the last windows that are alike.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Lately {
+    /// So many windows, this one included.
+    pub windows: u32,
+    /// Requests served in them.
+    pub samples: u64,
+    /// λ, their mean.
+    pub arrival_rate_per_s: f64,
     /// Mean duration of a request.
     pub duration_ms: f64,
     /// Its standard error, by the scatter between windows; `None` of fewer than three.

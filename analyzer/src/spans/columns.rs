@@ -1,5 +1,7 @@
 //! [`SpanColumns`]: a batch of `spans` read column by column.
 
+use std::borrow::Cow;
+
 use arrow::{
     array::{Array, AsArray, BinaryArray, Float64Array, Int32Array, Int64Array, StringArray},
     datatypes::{Float64Type, Int32Type, Int64Type},
@@ -8,7 +10,10 @@ use arrow::{
 use weir_schema::UnixNanos;
 
 use super::{Side, Span, name_column::NameColumn, said::SaidServers, whole::whole_weight};
-use crate::names::{self, Name, Names, Role};
+use crate::{
+    names::{self, Name, Names, Role},
+    snapshot::NodeKind,
+};
 
 /// What proxies report, in want of a status, for a client that left before the answer.
 const CLIENT_CLOSED_REQUEST: i32 = 499;
@@ -19,8 +24,13 @@ const WANT_OF_ROOM: [&str; 4] = ["queue_full", "queue_timeout", "deadline_unmeet
 /// The gRPC status of a call that its caller gave up.
 const GRPC_CANCELLED: i32 = 1;
 
-/// What a gRPC server answers when the caller is to blame: all that the conventions do not count as errors of a server.
-const GRPC_REFUSALS: [i32; 10] = [1, 3, 5, 6, 7, 8, 9, 10, 11, 16];
+/// What a gRPC server answers when the caller is to blame: what the conventions do not count as errors of a server, but for what had no
+/// room (RESOURCE_EXHAUSTED).
+const GRPC_REFUSALS: [i32; 9] = [1, 3, 5, 6, 7, 9, 10, 11, 16];
+
+/// What an HTTP server of 400 to 499 answers though the caller is not to blame: it waited too long for the request, it is too early, there are
+/// too many of them. Another try may succeed.
+const HTTP_FAILURES: [i32; 3] = [408, 425, 429];
 
 /// No span stands for more attempts than this: a proxy's own bound is far below.
 const MAX_REPEATS: u16 = 100;
@@ -169,7 +179,7 @@ impl<'a> SpanColumns<'a> {
             side,
             error: failed_server || (self.status.value(row) == "error" && !is_refusal),
             abandoned: cancelled || http_status == Some(CLIENT_CLOSED_REQUEST),
-            peer: peer.map(|(role, peer)| names.said(role, peer)),
+            peer: peer.map(|(role, peer)| names.said(role, &peer)),
             peer_kind,
             instance,
             servers: said.and_then(|said| said.servers(row, (service, instance))),
@@ -187,11 +197,11 @@ impl<'a> SpanColumns<'a> {
     }
 
     /// Whether what was called answered that the caller is to blame. The conventions make that an error of the call, but nothing failed:
-    /// it is neither a cause nor worth another try.
+    /// it is neither a cause nor worth another try. What was turned away for want of room or time did fail.
     fn is_refusal(&self, row: usize) -> bool {
         let grpc_status = number(self.grpc_status, row).unwrap_or_default();
         number(self.http_status, row).is_some_and(|status| match status {
-            400..500 => true,
+            400..500 => !HTTP_FAILURES.contains(&status),
             _ => status < 400 && GRPC_REFUSALS.contains(&grpc_status),
         })
     }
@@ -216,28 +226,32 @@ impl<'a> SpanColumns<'a> {
     }
 
     /// Whom a consumer has its message from: where no parent says who sent it, it is the queue.
-    fn queue(&self, row: usize) -> (Option<(Role, &'a str)>, crate::snapshot::NodeKind) {
+    fn queue(&self, row: usize) -> (Option<(Role, Cow<'a, str>)>, NodeKind) {
         let (peer, kind) = self.peer(row, Side::Server);
         match text(self.messaging, row) {
-            Some(messaging) => (peer.or(Some((Role::Peer, messaging))), crate::snapshot::NodeKind::Messaging),
+            Some(messaging) => (peer.or(Some((Role::Peer, messaging.into()))), NodeKind::Messaging),
             None => (peer, kind),
         }
     }
 
     /// Who a client span calls, or who a server span is called by, as far as the span itself says.
-    fn peer(&self, row: usize, side: Side) -> (Option<(Role, &'a str)>, crate::snapshot::NodeKind) {
-        use crate::snapshot::NodeKind;
-        let peer = text(self.peer, row).map(|peer| (Role::Peer, peer));
+    fn peer(&self, row: usize, side: Side) -> (Option<(Role, Cow<'a, str>)>, NodeKind) {
+        let peer = text(self.peer, row).map(|peer| (Role::Peer, peer.into()));
         if side != Side::Client {
             return (peer, NodeKind::Service);
         }
         if let Some(database) = text(self.database, row) {
-            return (peer.or(Some((Role::Peer, database))), NodeKind::Database);
+            return (peer.or_else(|| Some((Role::Peer, self.database(row, database)))), NodeKind::Database);
         }
         if let Some(messaging) = text(self.messaging, row) {
-            return (peer.or(Some((Role::Peer, messaging))), NodeKind::Messaging);
+            return (peer.or(Some((Role::Peer, messaging.into()))), NodeKind::Messaging);
         }
-        (peer.or(text(self.address, row).map(|address| (Role::Host, address))), NodeKind::External)
+        (peer.or(text(self.address, row).map(|address| (Role::Host, address.into()))), NodeKind::External)
+    }
+
+    /// A database by its system and, where it is said, its host: two of one system are two. SQL says it alike (`findings/statements.rs`).
+    fn database(&self, row: usize, system: &'a str) -> Cow<'a, str> {
+        text(self.address, row).map_or(system.into(), |address| format!("{system} {address}").into())
     }
 }
 
@@ -275,6 +289,15 @@ mod tests {
     }
 
     fn span_with<const N: usize>(kind: &str, action: Option<&str>, status: &str, more: [(&str, ArrayRef); N]) -> Span {
+        SpanColumns::of(&batch_with(kind, action, status, more)).unwrap().span(0, &mut Names::default())
+    }
+
+    fn batch_with<const N: usize>(
+        kind: &str,
+        action: Option<&str>,
+        status: &str,
+        more: [(&str, ArrayRef); N],
+    ) -> RecordBatch {
         let text = |value: Option<&str>| -> ArrayRef { Arc::new(StringArray::from(vec![value])) };
         let long = |value: i64| -> ArrayRef { Arc::new(Int64Array::from(vec![value])) };
         let id = |bytes: &[u8]| -> ArrayRef { Arc::new(BinaryArray::from_iter_values([bytes])) };
@@ -293,8 +316,7 @@ mod tests {
         let columns: Vec<(&str, ArrayRef)> = columns.into_iter().chain(more).collect();
         let fields = columns.iter().map(|(name, column)| Field::new(*name, column.data_type().clone(), true));
         let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
-        let batch = RecordBatch::try_new(schema, columns.into_iter().map(|(_, column)| column).collect()).unwrap();
-        SpanColumns::of(&batch).unwrap().span(0, &mut Names::default())
+        RecordBatch::try_new(schema, columns.into_iter().map(|(_, column)| column).collect()).unwrap()
     }
 
     /// Otherwise a call that found nothing would hide what its caller failed of, and the next would be a retry.
@@ -304,6 +326,11 @@ mod tests {
             ("client", Some("admitted"), Some(404), None, false),
             ("client", Some("admitted"), Some(200), Some(5), false),
             ("client", Some("admitted"), Some(200), Some(14), true),
+            // a limit of the callee is no fault of the caller: who is turned away fails of it, and tries again
+            ("client", Some("admitted"), Some(429), None, true),
+            ("client", Some("admitted"), Some(408), None, true),
+            ("client", Some("admitted"), Some(425), None, true),
+            ("client", Some("admitted"), Some(200), Some(8), true),
             ("client", Some("admitted"), Some(503), None, true),
             ("client", Some("admitted"), None, None, true),
             // what other tracers call an error is one
@@ -314,6 +341,35 @@ mod tests {
             let more = [("http_response_status_code", number(http)), ("rpc_grpc_status_code", number(grpc))];
             let span = span_with(kind, action, "error", more);
             assert_eq!(span.error, expect, "{kind} {action:?} {http:?} {grpc:?}");
+        }
+    }
+
+    #[test]
+    fn databases_of_one_system_are_told_apart_where_their_host_is_said() {
+        let cases: [(&[(&str, &str)], &str, NodeKind); 5] = [
+            (&[("db_system", "postgresql")], "postgresql", NodeKind::Database),
+            (
+                &[("db_system", "postgresql"), ("server_address", "orders-db")],
+                "postgresql orders-db",
+                NodeKind::Database,
+            ),
+            (&[("db_system", "redis"), ("server_address", "")], "redis", NodeKind::Database),
+            (
+                &[("db_system", "redis"), ("server_address", "a"), ("peer_service", "sessions")],
+                "sessions",
+                NodeKind::Database,
+            ),
+            (&[("server_address", "orders-db")], "orders-db", NodeKind::External),
+        ];
+        for (said, name, kind) in cases {
+            let text = |name: &str| -> ArrayRef {
+                let value = said.iter().find(|(column, _)| *column == name).map(|(_, value)| *value);
+                Arc::new(StringArray::from(vec![value]))
+            };
+            let more = ["db_system", "server_address", "peer_service"].map(|name| (name, text(name)));
+            let mut names = Names::default();
+            let span = SpanColumns::of(&batch_with("client", None, "ok", more)).unwrap().span(0, &mut names);
+            assert_eq!((names.text(span.peer.unwrap()), span.peer_kind), (name, kind), "{said:?}");
         }
     }
 

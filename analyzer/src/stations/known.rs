@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, num::NonZeroU32};
 use weir_schema::UnixNanos;
 
 use super::{MAX_STATIONS, Replica, station::Station};
-use crate::servers::{self, Discipline};
+use crate::servers::{self, Discipline, Unidentifiable};
 
 /// What is known of how a service serves.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -26,6 +26,8 @@ pub(crate) enum Known {
         /// Standard deviations to the next best explanation, of the least sure replica.
         margin: f64,
     },
+    /// Requests hardly ever wait: it has so many servers, of all replicas together, or more.
+    AtLeast { servers: u32, why: String },
     /// And why.
     Unknown(String),
     /// No visit yet.
@@ -51,28 +53,35 @@ impl Known {
     }
 }
 
-/// What the replicas together are, of which each was given its share of so many servers.
-pub(super) fn configured(servers: NonZeroU32, replicas: &BTreeMap<Replica, Station>) -> Known {
-    let shares = replicas.values().filter_map(Station::given);
+/// What the replicas together are, of which each that was visited since was given its share of so many servers.
+pub(super) fn configured(servers: NonZeroU32, replicas: &BTreeMap<Replica, Station>, since: UnixNanos) -> Known {
+    let visited = replicas.values().filter(|station| station.is_visited_since(since));
+    let shares = visited.filter_map(Station::given);
     let (all, count) = shares.fold((0_u32, 0), |(all, count), share| (all.saturating_add(share.get()), count + 1));
     Known::Given { servers: NonZeroU32::new(all).unwrap_or(servers), replicas: count.max(1), by: Giver::Configuration }
 }
 
-/// What the replicas together are, by what those say, or what was found of them, that were visited lately.
-pub(super) fn known(replicas: &BTreeMap<Replica, Station>, lately: UnixNanos) -> Known {
-    let mut stations: Vec<&Station> = replicas.values().filter(|station| station.is_visited_since(lately)).collect();
+/// What the replicas together are, by what those say, or what was found of them, that are there still. One that has just come is taken to be
+/// as its siblings, where these are all alike.
+pub(super) fn known(replicas: &BTreeMap<Replica, Station>, now: UnixNanos, length_ns: i64) -> Known {
+    let mut stations: Vec<&Station> = replicas.values().filter(|station| station.is_there(now, length_ns)).collect();
     if stations.is_empty() {
         stations.extend(replicas.values());
     }
-    if stations.iter().any(|station| station.serves().is_none()) {
+    let sibling = sibling(&stations);
+    let serves = |station: &Station| match station.serves() {
+        None | Some(Err(Unidentifiable::TooFew { .. })) if sibling.is_some() => sibling.map(Ok),
+        serves => serves,
+    };
+    if stations.iter().any(|station| serves(station).is_none()) {
         return Known::Unknown("it was not looked at yet".into());
     }
     // in the order of their visits: numbers of names depend on who was heard of first
     stations.sort_by_key(|station| station.since());
     let mut all: Option<(servers::Station, u32)> = None;
-    for found in stations.iter().filter_map(|station| station.serves()) {
+    for found in stations.iter().filter_map(|station| serves(station)) {
         let found = match found {
-            Err(why) => return Known::Unknown(why.to_string()),
+            Err(why) => return not_told(&stations, why),
             Ok(found) => found,
         };
         all = Some(match all {
@@ -92,6 +101,27 @@ pub(super) fn known(replicas: &BTreeMap<Replica, Station>, lately: UnixNanos) ->
         true => Known::Given { servers, replicas, by: Giver::Sidecars },
         false => Known::Identified { servers, replicas, discipline, margin },
     }
+}
+
+/// Why servers cannot be told; where that is because requests hardly ever wait, how many there are at least.
+fn not_told(stations: &[&Station], why: Unidentifiable) -> Known {
+    let at_least = |station: &&Station| match station.serves()? {
+        Ok(found) => Some(found.servers.get()),
+        Err(Unidentifiable::HardlyQueues { at_least }) => Some(at_least.get()),
+        Err(_) => None,
+    };
+    match stations.iter().map(at_least).sum() {
+        Some(servers) => Known::AtLeast { servers, why: why.to_string() },
+        None => Known::Unknown(why.to_string()),
+    }
+}
+
+/// What all that are known are; `None` where they differ.
+fn sibling(stations: &[&Station]) -> Option<servers::Station> {
+    let mut known = stations.iter().filter_map(|station| station.serves()?.ok());
+    let first = known.next()?;
+    let is_as = |other: servers::Station| other.servers == first.servers && alike(other.discipline, first.discipline);
+    known.all(is_as).then_some(first)
 }
 
 /// Fitted laws differ in their numbers, which makes them no other discipline.

@@ -42,7 +42,8 @@ const MAX_STATIONS: usize = 2_000;
 /// Visits looked at for a station are this old at most: load and code change.
 const IDENTIFYING_NS: i64 = 600_000_000_000;
 
-/// Stations identified in one window. One takes 2 ms with one server, 7 with eight, 19 with 32, so all 8 at most 0.15 s.
+/// Stations identified in one window, and as many whose servers are said looked at for what these are held for. One takes 2 ms with one
+/// server, 7 with eight, 19 with 32, so all at most 0.2 s.
 const IDENTIFIED_A_WINDOW: usize = 8;
 
 /// How long an answer stands before the station, or the loop of clients, is looked at again.
@@ -52,8 +53,8 @@ const IDENTIFIED_FOR_NS: i64 = 60_000_000_000;
 /// request ends, which may be long after the service itself was done with it.
 const KNOWN_SHARE: f64 = 0.99;
 
-/// A replica that nobody visited for so long is gone, when others are visited: one that is identified has a visit each 3 s.
-const LATELY_NS: i64 = 60_000_000_000;
+/// A replica that was visited in none of so many windows has no share of the servers that are said of its service.
+const SHARING_WINDOWS: i64 = 3;
 
 /// Whole requests of a service kept to see whether its clients wait for their answers: 64 KB.
 const WHOLE_REQUESTS: usize = 4_000;
@@ -186,7 +187,8 @@ impl Stations {
         let beyond = of_service.take(by_replica, MAX_STATIONS.saturating_sub(self.count));
         self.count += of_service.replicas.len() - before;
         self.refused += beyond.visits;
-        of_service.configure(configured);
+        let since = known_until - SHARING_WINDOWS * length_ns;
+        of_service.configure(configured, since);
         let keep = Keep::of(configured, of_service.replicas.len(), length_ns);
         let holding = of_service.holding();
         for (replica, station) in &mut of_service.replicas {
@@ -199,12 +201,11 @@ impl Stations {
         service.station.replicas.sort_by_key(|replica| replica.instance);
         service.station.held_ms =
             (holding == Some(Holding::Calls)).then(|| held_ms(&service.station.replicas)).flatten();
-        let lately = known_until - LATELY_NS.max(2 * length_ns);
         service.known = match configured {
             // what the others do is part of the arrivals, and would be served by nobody
             _ if beyond.replicas > 0 => Known::beyond(beyond.replicas, visited),
-            Some(servers) => known::configured(servers, &of_service.replicas),
-            None => known::known(&of_service.replicas, lately),
+            Some(servers) => known::configured(servers, &of_service.replicas, since),
+            None => known::known(&of_service.replicas, known_until, length_ns),
         };
         if matches!(service.known, Known::Given { .. }) && holding == Some(Holding::Neither) {
             service.known = Known::Unknown(NEITHER.into());
@@ -220,8 +221,9 @@ impl Stations {
         let saved = |(service, replica, station): (Name, Replica, &Station)| {
             let (found, said) = (station.found().and_then(|found| found.as_ref().ok()).copied(), station.said());
             let known_at = said.and_then(|_| station.visited()).max(station.tried());
-            let tried = known_at.filter(|_| found.is_some() || said.is_some())?;
-            Some(SavedStation { service, replica, tried, found, said, holding: station.holding() })
+            let (known_at, holding) = (known_at.max(station.looked_at()), station.holding());
+            let tried = known_at.filter(|_| found.is_some() || said.is_some() || holding.is_some())?;
+            Some(SavedStation { service, replica, tried, found, said, holding })
         };
         stations.filter_map(saved).collect()
     }
@@ -243,10 +245,13 @@ impl Stations {
     /// Identifies the stations that wait longest for it. Done after a window, for the next.
     pub(crate) fn identify(&mut self, now: UnixNanos) {
         let all = self.by_service.values_mut().flat_map(|service| service.replicas.values_mut());
-        let mut due: Vec<&mut Station> = all.filter(|station| station.is_due(now)).collect();
-        // of several the one that was visited first: numbers of names depend on who was heard of first
-        due.sort_by_key(|station| (station.looked_at(), station.since()));
-        due.into_iter().take(IDENTIFIED_A_WINDOW).for_each(|station| station.identify(now));
+        let due = all.filter(|station| station.is_due(now));
+        let (said, unsaid): (Vec<&mut Station>, Vec<_>) = due.partition(|station| station.given().is_some());
+        for mut due in [said, unsaid] {
+            // of several the one that was visited first: numbers of names depend on who was heard of first
+            due.sort_by_key(|station| (station.looked_at(), station.since()));
+            due.into_iter().take(IDENTIFIED_A_WINDOW).for_each(|station| station.identify(now));
+        }
         self.look_for_loops(now);
         // replicas come and go: who had no visit for as long as visits are kept is forgotten
         self.by_service.retain(|_, service| {
@@ -294,8 +299,8 @@ impl ServiceStations {
     }
 
     /// Gives each replica its share of the servers that somebody said the service has.
-    fn configure(&mut self, servers: Option<NonZeroU32>) {
-        let mut shares = servers.map(|servers| divide(servers, &self.replicas)).unwrap_or_default();
+    fn configure(&mut self, servers: Option<NonZeroU32>, since: UnixNanos) {
+        let mut shares = servers.map(|servers| divide(servers, &self.replicas, since)).unwrap_or_default();
         for (replica, station) in &mut self.replicas {
             station.configure(shares.remove(replica));
         }
@@ -388,6 +393,88 @@ mod tests {
         let third = known(&mut stations, 3, visits(6_000..6_001, one), None);
         assert!(matches!(third, Known::Unknown(why) if why.starts_with("not looked at: 1 of its 1 replicas")));
         assert_eq!(stations.refused, 5);
+    }
+
+    /// So many visits to each of three replicas in a window of ten seconds, of which some call others.
+    fn visited(window: i64, replicas: std::ops::Range<Name>, called_ns: i64) -> Vec<Ended> {
+        let ended = |(n, replica): (i64, Name)| {
+            let arrival = (window - 1) * 10 * SECOND + n * 10_000_000;
+            let visit = Visit { arrival, departure: arrival + 1_000_000, gave_up: false };
+            let (start, end) = (arrival, visit.departure + called_ns);
+            Ended { visit, called_ns, instance: Some(replica), operation: 0, servers: None, start, end, weight: 1 }
+        };
+        (0..900).map(|n| ended((n, replicas.start + n as Name % (replicas.end - replicas.start)))).collect()
+    }
+
+    /// Found by an audit: for a minute after replicas came or went nothing, or what was before, was said of the service.
+    #[test]
+    fn replicas_count_as_soon_as_they_come_and_go() {
+        let mut stations = Stations::default();
+        let servers = NonZeroU32::new(2).unwrap();
+        let found =
+            servers::Station { discipline: servers::Discipline::Fifo, servers, service_ns: 1e6, cs2: 1.0, margin: 5.0 };
+        stations.restore(
+            (1..4)
+                .map(|replica| SavedStation {
+                    service: 1,
+                    replica: Some(replica),
+                    tried: 0,
+                    found: Some(found),
+                    said: None,
+                    holding: None,
+                })
+                .collect(),
+        );
+        // three, then a fourth, then two of them
+        for (window, replicas, expect) in
+            [(1, 1..4, 3), (2, 1..4, 3), (3, 1..5, 4), (4, 1..5, 4), (5, 1..3, 2), (6, 1..3, 2)]
+        {
+            let mut service = ServiceWindow { requests: 900, ..ServiceWindow::default() };
+            let time = (window * 10 * SECOND, 10 * SECOND);
+            stations.window(1, &mut service, visited(window, replicas, 0), None, time);
+            let said = match service.known {
+                Known::Identified { servers, replicas, .. } => (servers.get(), replicas),
+                other => panic!("window {window}: {other:?}"),
+            };
+            assert_eq!(said, (2 * expect, expect), "window {window}");
+        }
+    }
+
+    /// Found by a review: visits are kept for ten minutes, and replicas that were gone so long still had their share.
+    #[test]
+    fn replicas_that_are_gone_leave_their_servers_to_those_that_came() {
+        let (mut stations, servers) = (Stations::default(), NonZeroU32::new(12));
+        for (window, replicas) in (1..).zip([1..4, 1..4, 1..4, 4..7, 4..7, 4..7, 4..7]) {
+            let mut service = ServiceWindow { requests: 900, ..ServiceWindow::default() };
+            let time = (window * 10 * SECOND, 10 * SECOND);
+            stations.window(1, &mut service, visited(window, replicas.clone(), 0), servers, time);
+            if !(4..7).contains(&window) {
+                let all = service.station.replicas.iter().filter(|replica| replica.visits > 0);
+                assert!(all.clone().all(|replica| replica.servers == NonZeroU32::new(4)), "window {window}");
+                let (servers, replicas, by) = (servers.unwrap(), 3, Giver::Configuration);
+                assert_eq!(service.known, Known::Given { servers, replicas, by }, "window {window}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_servers_are_held_for_is_in_the_note_until_other_servers_are_said() {
+        let mut stations = Stations::default();
+        let window = |stations: &mut Stations, number: i64, servers: u32| {
+            let mut service = ServiceWindow { requests: 900, ..ServiceWindow::default() };
+            let time = (number * 10 * SECOND, 10 * SECOND);
+            let visits = visited(number, 1..2, 5_000_000);
+            stations.window(1, &mut service, visits, NonZeroU32::new(servers), time);
+            stations.by_service[&1].holding()
+        };
+        assert_eq!(window(&mut stations, 1, 4), None);
+        stations.by_service.get_mut(&1).unwrap().replicas.get_mut(&Some(1)).unwrap().held(Holding::Neither);
+        let note = stations.save();
+        assert_eq!(note.iter().map(|saved| saved.holding).collect::<Vec<_>>(), [Some(Holding::Neither)]);
+        let mut anew = Stations::default();
+        anew.restore(note);
+        assert_eq!(window(&mut anew, 2, 4), Some(Holding::Neither));
+        assert_eq!(window(&mut anew, 3, 5), None, "of five nothing is known");
     }
 
     #[test]

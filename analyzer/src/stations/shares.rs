@@ -2,18 +2,24 @@
 //!
 //! The number is of the whole service, and replicas are queues of their own. Of none it is said how many workers it has, so each is taken to
 //! have as many as the others; what does not come out even goes, one each, to those with most visits, for who has a worker
-//! more is sent more, or falls behind, which shows. Those are counted that were visited in this window or the two before: a replica that is gone
-//! leaves its share to the others, and one that comes takes some, as the number says. Nobody has none: while replicas
+//! more is sent more, or falls behind, which shows. Those are counted that were visited in this window or the two before, though visits of others
+//! are kept for longer: a replica that is gone leaves its share to the others, and one that comes takes some, as the number says. Nobody has none: while replicas
 //! replace each other there may be more of them than workers for a moment, and each works.
 
 use std::{cmp::Reverse, collections::BTreeMap, num::NonZeroU32};
 
+use weir_schema::UnixNanos;
+
 use super::{Replica, station::Station};
 
-/// The share of each replica that is visited.
-pub(super) fn divide(servers: NonZeroU32, replicas: &BTreeMap<Replica, Station>) -> BTreeMap<Replica, NonZeroU32> {
-    let visited = replicas.iter().map(|(replica, station)| (station.visits(), *replica));
-    shares(servers, visited.filter(|(visits, _)| *visits > 0).collect())
+/// The share of each replica that was visited since.
+pub(super) fn divide(
+    servers: NonZeroU32,
+    replicas: &BTreeMap<Replica, Station>,
+    since: UnixNanos,
+) -> BTreeMap<Replica, NonZeroU32> {
+    let visited = replicas.iter().filter(|(_, station)| station.is_visited_since(since));
+    shares(servers, visited.map(|(replica, station)| (station.visits(), *replica)).collect())
 }
 
 fn shares(servers: NonZeroU32, mut replicas: Vec<(usize, Replica)>) -> BTreeMap<Replica, NonZeroU32> {

@@ -7,7 +7,7 @@ use weir_schema::UnixNanos;
 use super::{Ended, IDENTIFIED_FOR_NS, IDENTIFYING_NS, ReplicaWindow};
 use crate::{
     departures::{Visit, reconstruct},
-    servers::{self, Discipline, Holding, Unidentifiable},
+    servers::{self, Discipline, Holding, MIN_VISITS, Unidentifiable},
     spans::Name,
     window::ServiceWindow,
 };
@@ -20,6 +20,16 @@ const CARRIED_UNIDENTIFIED: usize = IDENTIFYING_VISITS + 1_000;
 
 /// Visits that identify a station: more make it slower and hardly surer.
 const IDENTIFYING_VISITS: usize = 4_000;
+
+/// A replica that nobody visited for so long is gone, when others are visited: one that is identified has a visit each 3 s.
+const LATELY_NS: i64 = 60_000_000_000;
+
+/// Or for so many times the time between two visits, of at least so many: by chance once in 10¹³ times.
+const LONG_GAPS: i64 = 30;
+const MANY: usize = 20;
+
+/// Newest visits that tell whether there are calls.
+const LATEST: usize = 200;
 
 /// A visit that is kept: 32 bytes.
 #[derive(Clone, Copy, Debug)]
@@ -82,7 +92,9 @@ impl Station {
     /// Takes in visits, in order of departure.
     pub(super) fn take(&mut self, visits: Vec<Ended>) {
         let said = visits.iter().rev().find_map(|ended| ended.servers);
+        let before = self.given();
         self.said = said.map(NonZeroU32::from).or(self.said);
+        self.look_again_if_other_than(before);
         let called_us = |ended: &Ended| u32::try_from(ended.called_ns / 1_000).unwrap_or(u32::MAX);
         let kept = |ended: Ended| Kept { called_us: called_us(&ended), visit: ended.visit, operation: ended.operation };
         self.visits.extend(visits.into_iter().map(kept));
@@ -140,7 +152,17 @@ impl Station {
 
     /// Its share of what the configuration says, if that says something.
     pub(super) fn configure(&mut self, servers: Option<NonZeroU32>) {
+        let before = self.given();
         self.configured = servers;
+        self.look_again_if_other_than(before);
+    }
+
+    /// That so many servers were not there says nothing of another number.
+    fn look_again_if_other_than(&mut self, before: Option<NonZeroU32>) {
+        if before.is_some() && self.given() != before {
+            self.holding = self.holding.filter(|holding| *holding != Holding::Neither);
+            self.held_at = None;
+        }
     }
 
     /// Its servers, where somebody said them: people before its sidecar.
@@ -171,6 +193,11 @@ impl Station {
         self.tried
     }
 
+    #[cfg(test)]
+    pub(super) fn held(&mut self, holding: Holding) {
+        (self.holding, self.held_at) = (Some(holding), self.visited());
+    }
+
     pub(super) fn holding(&self) -> Option<Holding> {
         self.holding
     }
@@ -181,13 +208,29 @@ impl Station {
     }
 
     pub(super) fn is_due(&self, now: UnixNanos) -> bool {
-        !self.visits.is_empty() && self.looked_at().is_none_or(|looked| now - looked >= IDENTIFIED_FOR_NS)
+        // what servers are held for shows only where there are calls
+        let is_shown = self.given().is_none() || self.visits.iter().rev().take(LATEST).any(|kept| kept.called_us > 0);
+        // of one that has just come a second look tells as soon as there are visits enough
+        let was_too_early = matches!(self.found, Some(Err(Unidentifiable::TooFew { .. }))) && self.given().is_none();
+        if was_too_early && self.visits.len() >= MIN_VISITS {
+            return true;
+        }
+        is_shown && !self.visits.is_empty() && self.looked_at().is_none_or(|looked| now - looked >= IDENTIFIED_FOR_NS)
     }
 
     /// Whether it had no visit for as long as visits are kept; one that a checkpoint brought has none yet.
     pub(super) fn is_gone(&self, now: UnixNanos) -> bool {
         let tried_lately = self.tried.is_some_and(|tried| now.saturating_sub(tried) <= IDENTIFYING_NS);
         self.visits.is_empty() && !tried_lately
+    }
+
+    /// Whether it still serves: nobody visits one that is gone, while others are visited. Who is silent for a minute is gone, or for a window
+    /// and far longer than it ever is.
+    pub(super) fn is_there(&self, now: UnixNanos, length_ns: i64) -> bool {
+        let (Some(visited), Some((first, _))) = (self.visited(), self.since()) else { return false };
+        let gap_ns = (visited - first) / (self.visits.len() as i64 - 1).max(1);
+        let usual_ns = if self.visits.len() < MANY { LATELY_NS } else { LONG_GAPS * gap_ns };
+        now - visited <= usual_ns.clamp(length_ns, LATELY_NS.max(2 * length_ns))
     }
 
     /// Whether it was visited since; a replica that is gone no longer serves.
@@ -245,6 +288,26 @@ impl Kept {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_servers_are_held_for_is_looked_at_where_there_are_calls() {
+        for (called_ns, expect) in [(0, false), (5_000, true)] {
+            let mut station = Station::default();
+            let visit = Visit { arrival: 5, departure: 9, gave_up: false };
+            let (start, end, servers) = (5, 9 + called_ns, std::num::NonZeroU16::new(2));
+            station.take(vec![Ended {
+                visit,
+                called_ns,
+                instance: None,
+                operation: 0,
+                servers,
+                start,
+                end,
+                weight: 1,
+            }]);
+            assert_eq!(station.is_due(1), expect, "{called_ns}");
+        }
+    }
 
     #[test]
     fn who_is_not_visited_is_not_looked_at_and_goes_and_a_few_visits_undo_nothing() {

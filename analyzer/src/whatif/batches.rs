@@ -26,10 +26,12 @@ pub(super) fn effect(service: &ServiceView, rate_then: f64, growth: f64) -> Opti
         utilization_then: Some(then.utilization),
         wait: now.queue_wait_ms,
         wait_then: then.queue_wait_ms.map(range),
+        drift_ms: 0.0,
         added: residence_then.map(|takes| Range { value: takes.value - takes_now, ..takes }),
         residence_then,
         refused_then: None,
         identified: true,
+        held_for_changed: false,
         noise_of_one_ms: 0.0,
         lm_then: Some(then),
     })

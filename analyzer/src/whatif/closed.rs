@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, num::NonZeroU32};
 use super::{
     change::{Change, Factors},
     services,
-    traffic::visits,
+    traffic::Calls,
 };
 use crate::{
     model::{Load, Model},
@@ -32,10 +32,14 @@ struct Node<'a> {
 
 impl<'a> Loop<'a> {
     /// `None` where traffic is open, or enters in several places.
-    pub(super) fn solve(snapshot: &'a Snapshot, change: &Change, factors: &Factors) -> Option<Self> {
+    pub(super) fn solve(snapshot: &'a Snapshot, calls: &Calls<'_>, change: &Change, factors: &Factors) -> Option<Self> {
         let [entry] = entering(snapshot)[..] else { return None };
+        // a pool that is held while it calls is no station beside those: its S holds theirs
+        if services(snapshot).any(|service| service.estimate.held_ms.is_some()) {
+            return None;
+        }
         let closed = entry.estimate.closed.as_ref().filter(|_| Model::of(&entry.estimate) == Some(Model::Mva))?;
-        let often = visits(&entry.service, snapshot, false);
+        let often: BTreeMap<usize, f64> = calls.visits(calls.place(&entry.service)?, false).into_iter().collect();
         let node = |service: &'a ServiceView| {
             let now = Load::now(&service.estimate)?;
             let own = if service.service == change.service { *factors } else { Factors::NONE };
@@ -44,7 +48,7 @@ impl<'a> Loop<'a> {
                 servers: u32::try_from(i64::from(now.servers) + own.servers).ok()?,
                 ..now
             };
-            Some(Node { service, visits: *often.get(service.service.as_str())?, now, then })
+            Some(Node { service, visits: *often.get(&calls.place(&service.service)?)?, now, then })
         };
         let nodes: Vec<Node> = services(snapshot).filter_map(node).collect();
         let known: f64 = nodes.iter().map(|node| node.visits * residence_ms(node.service)).sum();
@@ -64,9 +68,8 @@ impl<'a> Loop<'a> {
     }
 
     /// Every service is visited as often by each request.
-    pub(super) fn rates(&self, snapshot: &'a Snapshot) -> BTreeMap<&'a str, f64> {
-        let rate = |s: &'a ServiceView| (s.service.as_str(), s.rate_per_s * self.throughput_growth);
-        snapshot.services.iter().map(rate).collect()
+    pub(super) fn rates(&self, snapshot: &Snapshot) -> Vec<f64> {
+        snapshot.services.iter().map(|service| service.rate_per_s * self.throughput_growth).collect()
     }
 
     pub(super) fn wait(&self, service: &str) -> Option<(f64, f64)> {

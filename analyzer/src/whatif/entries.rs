@@ -1,72 +1,114 @@
 //! [`predict`]: a request at an entry, then.
 //!
-//! Recorded requests are timed again ([`crate::retiming`]), own work of each service scaled so that its mean changes by what was found for
-//! it: of calls beside each other whichever is the last then counts. Without recorded requests, what each service adds counts
-//! by its visits and the share of their time that was critical. No request takes less than the known queues on its way.
+//! 1. With 30 recorded requests or more, each is timed again ([`crate::retiming`]): the own work of each service is scaled so that its mean
+//!    changes by what was found for that service, and of parallel calls the one that then ends last counts.
+//! 2. With fewer, what each service adds is multiplied by its visits and by the share of their time that was critical.
+//! 3. A request takes no less than the known queues on its way do.
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use hashbrown::HashMap;
+
 use super::{
-    EntryPrediction,
+    Basis, EntryPrediction, Mesh,
     queues::{Effect, Range},
-    traffic::visits,
+    traffic::{Calls, Visits},
 };
 use crate::{
     estimate::interval::NINETY_FIVE,
     moments::Moments,
     retiming::Request,
-    snapshot::{ServiceView, Snapshot, Steady},
+    snapshot::{Lately, ServiceView, Snapshot, Steady},
 };
 
 /// Fewer recorded requests say less than the shares of edges.
 const MIN_REQUESTS: usize = 30;
 
-pub(super) fn predict(entry: &ServiceView, snapshot: &Snapshot, effects: &BTreeMap<&str, Effect>) -> EntryPrediction {
-    let now = entry.estimate.steady.as_ref().map_or(entry.duration_ms_mean, |steady| steady.duration_ms);
-    let critical = visits(&entry.service, snapshot, true);
+/// What a service is slower by, at most, in requests that are timed again: one whose queue has no bound is waited for so long where
+/// anybody waits for it.
+const MOST_SLOWER: f64 = 1e6;
+
+/// Recorded requests by the service they entered at.
+pub(super) type Recorded<'a> = HashMap<&'a str, Vec<&'a Request<Arc<str>>>, foldhash::fast::RandomState>;
+
+pub(super) fn recorded(snapshot: &Snapshot) -> Recorded<'_> {
+    let mut recorded = Recorded::default();
+    snapshot.requests.iter().for_each(|request| recorded.entry(&*request.service).or_default().push(request));
+    recorded
+}
+
+/// `None` of a service that is not in the snapshot.
+pub(super) fn predict(entry: &ServiceView, mesh: &Mesh<'_>) -> Option<EntryPrediction> {
+    let Mesh { basis: Basis { calls, recorded, .. }, effects } = mesh;
+    let place = calls.place(&entry.service)?;
+    let critical = calls.visits(place, true);
+    let measured = Measured::of(entry);
+    let now = (measured.duration_ms + drift(&critical, effects)).max(0.0);
     let summed = summed(&critical, effects);
-    let recorded: Vec<&Request<Arc<str>>> =
-        snapshot.requests.iter().filter(|request| *request.service == *entry.service).collect();
-    let retimed = (recorded.len() >= MIN_REQUESTS).then(|| retimed(&recorded, effects)).flatten();
+    let recorded = recorded.get(entry.service.as_str()).map_or(&[][..], Vec::as_slice);
+    let retimed = (recorded.len() >= MIN_REQUESTS).then(|| retimed(recorded, calls, effects)).flatten();
     let added = summed.map(|summed| match &retimed {
         Some((value, error)) => Range { value: *value, ..summed.widened(*error) },
         None => summed,
     });
     // what is measured now is one stretch of what could have been
-    let chance =
-        entry.estimate.steady.as_ref().map_or(0.0, chance_ms).max(NINETY_FIVE * noise_ms(entry, &critical, effects));
+    let chance = measured.chance_ms.max(NINETY_FIVE * noise_ms(&measured, &critical, effects));
     let added = added.map(|added| added.widened(chance));
-    let on_the_way = visits(&entry.service, snapshot, false).into_keys();
-    let not_identified = on_the_way.filter(|service| effects.get(service).is_some_and(|effect| !effect.identified));
+    let on_the_way = calls.visits(place, false).into_iter().map(|(place, _)| place);
+    let not_identified = on_the_way.filter(|place| !effects[*place].identified || effects[*place].held_for_changed);
     let least = least(&critical, effects);
     let then = added.map(|added| then(now, added, least));
-    EntryPrediction {
+    Some(EntryPrediction {
         entry: entry.service.clone(),
         response_time_ms: now,
         response_time_ms_then: then.map(|then| then.value),
         low_ms: then.map(Range::low),
         high_ms: then.and_then(Range::high),
         requests: if retimed.is_some() { recorded.len() as u64 } else { 0 },
-        not_identified: not_identified.map(str::to_owned).collect(),
+        not_identified: not_identified.map(|place| calls.name(place).to_owned()).collect(),
+    })
+}
+
+/// What was measured at an entry: over the last windows that are alike, whether or not its own queue is known; else in the newest.
+struct Measured {
+    duration_ms: f64,
+    samples: f64,
+    /// Half of the 95 % interval of the mean, by its scatter between windows.
+    chance_ms: f64,
+}
+
+impl Measured {
+    fn of(entry: &ServiceView) -> Self {
+        let of = |duration_ms, samples: u64, chance_ms| Self { duration_ms, samples: samples.max(1) as f64, chance_ms };
+        match (&entry.estimate.steady, &entry.estimate.lately) {
+            (Some(Steady { windows, samples, duration_ms, duration_ms_deviation, .. }), _)
+            | (None, Some(Lately { windows, samples, duration_ms, duration_ms_deviation, .. })) => {
+                of(*duration_ms, *samples, chance_ms(*windows, *duration_ms_deviation))
+            }
+            (None, None) => of(entry.duration_ms_mean, entry.estimate.samples, 0.0),
+        }
     }
 }
 
 /// Half of the 95 % interval of the mean that is measured, by its scatter between n windows: Student's `t ≈ z + (z³ + z)/(4(n − 1))`, for a
 /// scatter between few is itself a guess (E. Cornish and R. Fisher, Revue de l'Institut International de Statistique 5, 1938).
-fn chance_ms(steady: &Steady) -> f64 {
-    let freedom = f64::from(steady.windows.max(2) - 1);
+fn chance_ms(windows: u32, deviation_ms: Option<f64>) -> f64 {
+    let freedom = f64::from(windows.max(2) - 1);
     let t = NINETY_FIVE + (NINETY_FIVE.powi(3) + NINETY_FIVE) / (4.0 * freedom);
-    t * steady.duration_ms_deviation.unwrap_or(0.0)
+    t * deviation_ms.unwrap_or(0.0)
+}
+
+/// What requests take longer at the newest arrivals than they did while they were measured.
+fn drift(critical: &Visits, effects: &[Effect]) -> f64 {
+    critical.iter().map(|(place, visits)| visits * effects[*place].drift_ms).sum()
 }
 
 /// Standard deviation of the mean response that is measured over the entry's last requests that are alike, by the queues on the way: windows
 /// follow each other too closely to show all of it by their scatter, and where something changed lately there are too few of them to show any.
-fn noise_ms(entry: &ServiceView, critical: &BTreeMap<&str, f64>, effects: &BTreeMap<&str, Effect>) -> f64 {
-    let samples = entry.estimate.steady.as_ref().map_or(entry.estimate.samples, |steady| steady.samples).max(1) as f64;
+fn noise_ms(measured: &Measured, critical: &Visits, effects: &[Effect]) -> f64 {
     // a request that visits a queue n times has n of its waits, over n times as many visits
-    let noise =
-        |(service, visits): (&&str, &f64)| Some(effects.get(service)?.noise_of_one_ms * (visits / samples).sqrt());
-    critical.iter().filter_map(noise).fold(0.0, f64::hypot)
+    let noise = |(place, visits): &(usize, f64)| effects[*place].noise_of_one_ms * (visits / measured.samples).sqrt();
+    critical.iter().map(noise).fold(0.0, f64::hypot)
 }
 
 /// What is measured and what comes to it; when it gets less, no less than what the known queues on the way take by themselves then.
@@ -81,20 +123,21 @@ pub(super) fn then(now: f64, added: Range, least: Range) -> Range {
 }
 
 /// What each service adds, by how often it is waited for; `None` when one saturates.
-fn summed(critical: &BTreeMap<&str, f64>, effects: &BTreeMap<&str, Effect>) -> Option<Range> {
-    let waited_for = critical.iter().filter(|(_, visits)| **visits > 0.0);
-    let effects = waited_for.filter_map(|(service, visits)| Some((*visits, effects.get(service)?)));
-    let added: Option<Vec<(f64, Range)>> = effects.map(|(visits, effect)| Some((visits, effect.added?))).collect();
+fn summed(critical: &Visits, effects: &[Effect]) -> Option<Range> {
+    let waited_for = critical.iter().filter(|(_, visits)| *visits > 0.0);
+    let added: Option<Vec<(f64, Range)>> =
+        waited_for.map(|(place, visits)| Some((*visits, effects[*place].added?))).collect();
     Some(Range::sum(added?.into_iter()))
 }
 
 /// What the known queues on the way take then.
-fn least(critical: &BTreeMap<&str, f64>, effects: &BTreeMap<&str, Effect>) -> Range {
-    Range::sum(critical.iter().filter_map(|(service, visits)| Some((*visits, effects.get(service)?.residence_then?))))
+fn least(critical: &Visits, effects: &[Effect]) -> Range {
+    let waited_for = critical.iter().filter(|(_, visits)| *visits > 0.0);
+    Range::sum(waited_for.filter_map(|(place, visits)| Some((*visits, effects[*place].residence_then?))))
 }
 
 /// What recorded requests take more on average, and how far that may be off for want of more of them.
-fn retimed(recorded: &[&Request<Arc<str>>], effects: &BTreeMap<&str, Effect>) -> Option<(f64, f64)> {
+fn retimed(recorded: &[&Request<Arc<str>>], calls: &Calls<'_>, effects: &[Effect]) -> Option<(f64, f64)> {
     let mut own: BTreeMap<&str, Moments> = BTreeMap::new();
     recorded.iter().for_each(|request| {
         request.each(&mut |part| own.entry(&part.service).or_default().add(part.own_ms()));
@@ -102,8 +145,10 @@ fn retimed(recorded: &[&Request<Arc<str>>], effects: &BTreeMap<&str, Effect>) ->
     let mut slower: BTreeMap<&str, f64> = BTreeMap::new();
     for (service, own) in &own {
         let mean = own.mean()?;
-        let added = effects.get(service).map_or(Some(0.0), |effect| effect.added.map(|added| added.value))?;
-        slower.insert(service, if mean > 0.0 { ((mean + added) / mean).max(0.0) } else { 1.0 });
+        let added = calls.place(service).map_or(Some(0.0), |place| effects[place].added.map(|added| added.value));
+        // of one that saturates it is already said where requests wait for it by the shares of edges
+        let factor = added.map_or(MOST_SLOWER, |added| ((mean + added) / mean).clamp(0.0, MOST_SLOWER));
+        slower.insert(service, if mean > 0.0 { factor } else { 1.0 });
     }
     let by_service = |service: &Arc<str>| slower.get(&**service).copied().unwrap_or(1.0);
     let more: Vec<f64> = recorded.iter().map(|request| request.retimed_ms(&by_service) - request.duration_ms).collect();

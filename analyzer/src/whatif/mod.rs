@@ -6,6 +6,10 @@
 //!    model server is replayed (`batches`).
 //! 3. `entries`: recorded requests are timed again with the own work of each service as it is then.
 //!
+//! Now is the end of the newest window: waits and response times are those of the last windows that are alike, moved by the model to the
+//! newest arrivals where these rise or fall. More arrivals never wait less, and fewer never longer: where the noise of what is
+//! measured says so, it is as now.
+//!
 //! The range holds the intervals of λ, S, ca² and cs², the error of the models as measured against simulation, that of the
 //! requests looked at, and the chance in what is measured now, by its scatter between windows or by how long its queues remember, whichever is more; what is in doubt at different services is independent, so it adds in squares.
 
@@ -15,11 +19,13 @@ mod closed;
 mod entries;
 mod queues;
 mod traffic;
-
-use std::collections::BTreeMap;
+mod unknown;
 
 pub use change::{Change, WhatIfError};
 use serde::{Deserialize, Serialize};
+
+use traffic::Calls;
+use weir_schema::UnixNanos;
 
 use crate::{
     lm::LmPrediction,
@@ -28,8 +34,14 @@ use crate::{
 };
 
 /// What follows.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Prediction {
+    /// End of the window that it starts from: its rates are now.
+    #[serde(default)]
+    pub time_unix_nano: UnixNanos,
+    /// The length of that window.
+    #[serde(default)]
+    pub window_ms: u64,
     /// Services whose queue or rate changes, by name.
     pub services: Vec<ServicePrediction>,
     /// Every entry.
@@ -37,17 +49,18 @@ pub struct Prediction {
 }
 
 /// One service before and after.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ServicePrediction {
     /// Its name.
     pub service: String,
-    /// λ now.
+    /// λ now: over the last windows that are alike, or at the end of the newest where it rises or falls.
     pub arrival_rate_per_s: f64,
     /// λ then.
     pub arrival_rate_per_s_then: f64,
     /// ρ then; `None` when c or S is not known.
     pub utilization_then: Option<f64>,
-    /// Wq now, as measured; of a model server as replayed.
+    /// Wq now, for the application's own workers, as measured over the last windows that are alike and moved to λ now; of a model
+    /// server as replayed.
     pub queue_wait_ms: Option<f64>,
     /// Wq then; `None` when not known, or when the queue would grow without bound.
     pub queue_wait_ms_then: Option<f64>,
@@ -70,11 +83,11 @@ pub struct ServicePrediction {
 }
 
 /// A request at an entry before and after.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct EntryPrediction {
     /// Where traffic enters.
     pub entry: String,
-    /// Mean response time now, milliseconds.
+    /// Mean response time now, milliseconds: over the last windows that are alike, moved to the arrivals now.
     pub response_time_ms: f64,
     /// Then; `None` when a service on the way saturates.
     pub response_time_ms_then: Option<f64>,
@@ -85,7 +98,7 @@ pub struct EntryPrediction {
     /// Recorded requests that were timed again; 0 when only the shares of edges were known.
     #[serde(default)]
     pub requests: u64,
-    /// Services on the way of which nothing is known: their wait is taken not to change.
+    /// Services on the way of which nothing is known: their wait is taken not to change, and the range holds what it may.
     pub not_identified: Vec<String>,
 }
 
@@ -95,38 +108,78 @@ pub struct EntryPrediction {
 /// A [`WhatIfError`] when the change names what is not there or cannot be.
 pub fn what_if(snapshot: &Snapshot, change: &Change) -> Result<Prediction, WhatIfError> {
     let factors = change.factors(snapshot)?;
-    let effects = effects(snapshot, change, factors);
-    let services = snapshot.services.iter().filter_map(|service| effects[service.service.as_str()].view(service));
-    let entries = entering(snapshot).into_iter().map(|entry| entries::predict(entry, snapshot, &effects));
-    Ok(Prediction { services: services.collect(), entries: entries.collect() })
+    let basis = Basis::of(snapshot);
+    let mesh = basis.with(change, factors);
+    let views = snapshot.services.iter().zip(&mesh.effects).filter_map(|(service, effect)| effect.view(service));
+    let entries = entering(snapshot).into_iter().filter_map(|entry| entries::predict(entry, &mesh));
+    Ok(Prediction {
+        time_unix_nano: snapshot.time_unix_nano,
+        window_ms: snapshot.window_ms,
+        services: views.collect(),
+        entries: entries.collect(),
+    })
 }
 
-/// What a request at an entry takes when so many times as many enter there; `None` when nobody does now.
-pub(crate) fn more_at(snapshot: &Snapshot, entry: &str, arrivals: f64) -> Option<EntryPrediction> {
-    let change = Change { service: entry.to_owned(), operation: None, arrivals, servers: 0, service_time: 1.0 };
-    let effects = effects(snapshot, &change, change.factors(snapshot).ok()?);
-    let entry = services(snapshot).find(|service| service.service == entry)?;
-    Some(entries::predict(entry, snapshot, &effects))
+/// The mesh as it is, for any number of changes.
+pub(crate) struct Basis<'a> {
+    snapshot: &'a Snapshot,
+    calls: Calls<'a>,
+    /// Of services that nothing changes, by their places in the snapshot.
+    as_now: Vec<queues::Effect>,
+    recorded: entries::Recorded<'a>,
 }
 
-/// What changes at each service.
-fn effects<'a>(snapshot: &'a Snapshot, change: &Change, factors: change::Factors) -> BTreeMap<&'a str, queues::Effect> {
-    let looped = closed::Loop::solve(snapshot, change, &factors);
-    let rates = match &looped {
-        Some(looped) => looped.rates(snapshot),
-        None => traffic::rates(snapshot, &change.service, factors.arrivals),
-    };
-    let effect = |service: &'a ServiceView| {
-        let name = service.service.as_str();
-        let own = if change.service == service.service { factors } else { change::Factors::NONE };
-        (name, queues::Effect::of(service, &own, rates[name], looped.as_ref().and_then(|looped| looped.wait(name))))
-    };
-    snapshot.services.iter().map(effect).collect()
+/// The mesh with a change.
+struct Mesh<'a> {
+    basis: &'a Basis<'a>,
+    /// What changes at each service, by its place in the snapshot.
+    effects: Vec<queues::Effect>,
+}
+
+impl<'a> Basis<'a> {
+    pub(crate) fn of(snapshot: &'a Snapshot) -> Self {
+        let as_now = |service| queues::Effect::of(service, &change::Factors::NONE, service.rate_per_s, None);
+        let as_now = snapshot.services.iter().map(as_now).collect();
+        Self { snapshot, calls: Calls::of(snapshot), as_now, recorded: entries::recorded(snapshot) }
+    }
+
+    /// What a request at an entry takes when so many times as many enter there; `None` when nobody does now.
+    pub(crate) fn more_at(&self, entry: &str, arrivals: f64) -> Option<EntryPrediction> {
+        let change = Change { service: entry.to_owned(), operation: None, arrivals, servers: 0, service_time: 1.0 };
+        let mesh = self.with(&change, change.factors(self.snapshot).ok()?);
+        let entry = services(self.snapshot).find(|service| service.service == entry)?;
+        entries::predict(entry, &mesh)
+    }
+
+    fn with(&self, change: &Change, factors: change::Factors) -> Mesh<'_> {
+        let Self { snapshot, calls, as_now, .. } = self;
+        let looped = closed::Loop::solve(snapshot, calls, change, &factors);
+        let rates = match &looped {
+            Some(looped) => looped.rates(snapshot),
+            None => calls.rates(&change.service, factors.arrivals),
+        };
+        let effect = |((service, as_now), rate): ((&ServiceView, &queues::Effect), f64)| {
+            let name = service.service.as_str();
+            let own = if change.service == name { factors } else { change::Factors::NONE };
+            match looped.as_ref().and_then(|looped| looped.wait(name)) {
+                None if own == change::Factors::NONE && rate == service.rate_per_s => as_now.clone(),
+                wait => queues::Effect::of(service, &own, rate, wait),
+            }
+        };
+        let mut effects: Vec<queues::Effect> = snapshot.services.iter().zip(as_now).zip(rates).map(effect).collect();
+        for (place, service) in snapshot.services.iter().enumerate() {
+            let changes = |callee: usize| effects[callee].added != Some(queues::Range::default());
+            effects[place].held_for_changed = service.estimate.held_ms.is_some() && calls.callees(place).any(changes);
+        }
+        Mesh { basis: self, effects }
+    }
 }
 
 fn services(snapshot: &Snapshot) -> impl Iterator<Item = &ServiceView> {
     snapshot.services.iter().filter(|service| service.kind == NodeKind::Service)
 }
 
+#[cfg(test)]
+mod arrivals_tests;
 #[cfg(test)]
 mod tests;

@@ -39,7 +39,7 @@ fn edge(caller: &str, callee: &str, rate: f64, critical_share: f64) -> EdgeView 
 }
 
 /// Each request of the gateway calls the tagger once and, beside it, the cache twice. Of its 60 ms the tagger takes 20 and 36 of wait.
-fn mesh() -> Snapshot {
+pub(super) fn mesh() -> Snapshot {
     Snapshot {
         services: vec![
             service("cache", 160.0, 2.0, 2, 2.1),
@@ -51,11 +51,11 @@ fn mesh() -> Snapshot {
     }
 }
 
-fn change(service: &str) -> Change {
+pub(super) fn change(service: &str) -> Change {
     Change { service: service.into(), operation: None, arrivals: 1.0, servers: 0, service_time: 1.0 }
 }
 
-fn wait_of(load: f64, service_ms: f64, servers: u32) -> f64 {
+pub(super) fn wait_of(load: f64, service_ms: f64, servers: u32) -> f64 {
     mmc::queue_wait(load, service_ms / 1e3, NonZeroU32::new(servers).unwrap()).unwrap() * 1e3
 }
 
@@ -105,6 +105,17 @@ fn servers_and_service_time_change_their_service_only() {
     let found = what_if(&mesh(), &Change { service_time: 0.5, ..change("tagger") }).unwrap();
     let saved = 10.0 + wait_of(80.0, 20.0, 2) - wait_of(80.0, 10.0, 2);
     assert!((found.entries[0].response_time_ms_then.unwrap() - (60.0 - saved)).abs() < 1e-9);
+}
+
+/// That a slower callee holds the caller's threads for longer is not followed: who asks is told so.
+#[test]
+fn a_pool_that_is_held_for_what_changes_is_named() {
+    let mut mesh = mesh();
+    mesh.services[1].estimate.held_ms = Some(0.5);
+    let found = what_if(&mesh, &Change { service_time: 1.05, ..change("tagger") }).unwrap();
+    assert_eq!(found.entries[0].not_identified, ["gateway"]);
+    let found = what_if(&mesh, &Change { servers: 1, ..change("gateway") }).unwrap();
+    assert_eq!(found.entries[0].not_identified, [""; 0]);
 }
 
 #[test]

@@ -39,6 +39,9 @@ const IN_FLIGHT_NS: i64 = 120 * 1_000_000_000;
 /// What is made anew when nothing says which minutes are incomplete.
 const WITHOUT_CHECKPOINT_NS: i64 = 3_600 * 1_000_000_000;
 
+/// Why nothing is made anew.
+const CLEAN_STOP: &str = "a clean stop";
+
 /// Spans that one statement sorts: about 30 MB of the columns that are read.
 const SPANS_AT_ONCE: i64 = 200_000;
 
@@ -50,6 +53,8 @@ pub(super) struct Restored {
     pub(super) analyzer: Analyzer,
     /// When; `None` when the store could not be read: what is incomplete stays noted as it was.
     pub(super) at: Option<UnixNanos>,
+    /// Whether the server before this one ended without a clean stop.
+    pub(super) after_a_crash: bool,
 }
 
 /// An analyzer that has seen what the store holds of the last minutes, and tables made good.
@@ -76,16 +81,16 @@ pub(super) async fn restore(store: &Store, config: weir_analyzer::Config, since:
             let minutes = minutes.len();
             info!(minutes, spans, rows, why, "operations and edges made good");
         }
-        Ok::<_, SqlError>(())
+        Ok::<_, SqlError>(why != CLEAN_STOP)
     };
-    let at = match restored.await {
-        Ok(()) => Some(now),
+    let (at, after_a_crash) = match restored.await {
+        Ok(after_a_crash) => (Some(now), after_a_crash),
         Err(error) => {
             warn!(%error, "history is not available: operations and edges of the last minutes may be incomplete");
-            None
+            (None, true)
         }
     };
-    Restored { analyzer, at }
+    Restored { analyzer, at, after_a_crash }
 }
 
 /// Makes the rows of these minutes and writes what their tables lack: spans that are stored twice
@@ -173,7 +178,7 @@ async fn left_open(
     now: UnixNanos,
 ) -> Result<(BTreeSet<UnixNanos>, &'static str), SqlError> {
     if checkpoint.complete {
-        return Ok((BTreeSet::new(), "a clean stop"));
+        return Ok((BTreeSet::new(), CLEAN_STOP));
     }
     let since = checkpoint.received_until.min(now).saturating_sub(IN_FLIGHT_NS);
     let mut minutes = checkpoint.minutes;

@@ -99,8 +99,7 @@ fn view(snapshot: &Snapshot, fields: &Fields, prediction: Option<Prediction>, er
     let field = |name: &str| fields.get(name).unwrap_or_default().to_owned();
     let known = snapshot.services.iter().filter(|service| service.kind == NodeKind::Service);
     let asked = prediction.is_some();
-    let Prediction { services, entries } =
-        prediction.unwrap_or_else(|| Prediction { services: vec![], entries: vec![] });
+    let Prediction { services, entries, .. } = prediction.unwrap_or_default();
     WhatIfPage {
         page: "/whatif",
         when: match snapshot.time_unix_nano {

@@ -35,7 +35,7 @@ impl Live {
             suspicions.retain(|suspicion| {
                 suspicion.standing
                     || connected.set(suspicion.service) != set
-                    || explains(suspicion, *service, cause)
+                    || explains(scene, suspicion, *service, cause)
                     || said.leaves(scene, suspicion)
             });
         }
@@ -50,7 +50,7 @@ impl Live {
 impl Said {
     /// What a first cause says, with a detector's suspicion of the same or as one of its own.
     fn join(&self, scene: &Scene, suspicions: &mut Vec<Suspicion>, (service, cause, told): (Name, &Cause, Told)) {
-        let of_it = |suspicion: &&mut Suspicion| !suspicion.standing && explains(suspicion, service, cause);
+        let of_it = |suspicion: &&mut Suspicion| !suspicion.standing && explains(scene, suspicion, service, cause);
         let Some(known) = suspicions.iter_mut().find(of_it) else {
             return suspicions.push(self.suspicion(scene, service, cause));
         };
@@ -66,7 +66,7 @@ impl Said {
 }
 
 /// Whether a detector's suspicion is of what the ranking blames a service for.
-fn explains(suspicion: &Suspicion, service: Name, cause: &Cause) -> bool {
+fn explains(scene: &Scene, suspicion: &Suspicion, service: Name, cause: &Cause) -> bool {
     let slow = matches!(cause.kind, CauseKind::SlowService | CauseKind::StarvedCpu | CauseKind::SlowNetwork);
     match suspicion.kind {
         Kind::SaturationAhead | Kind::ModelMismatch => false,
@@ -75,6 +75,8 @@ fn explains(suspicion: &Suspicion, service: Name, cause: &Cause) -> bool {
         Kind::ErrorSource | Kind::RetryStorm | Kind::SlowDependency => {
             suspicion.service == service || suspicion.peer == Some(service)
         }
+        // whoever was not called before is neither slow nor fast
+        Kind::NewCalls if suspicion.peer == Some(service) => slow && !scene.was_called(service),
         _ => suspicion.service == service,
     }
 }

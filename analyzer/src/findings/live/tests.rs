@@ -62,6 +62,27 @@ fn a_cause_is_sure_by_what_it_shows_and_first_by_what_it_costs() {
 }
 
 #[test]
+fn whoever_is_sure_of_any_application_makes_a_look_sure() {
+    let cause = |service: &str, connected: u32, share: f64, belief: f64| Cause {
+        service: service.into(),
+        operation: None,
+        instance: None,
+        kind: CauseKind::SlowService,
+        lost_ms: 100.0,
+        share,
+        connected,
+        confidence: belief * share,
+        harmless: 0.0,
+        evidence: Vec::new(),
+    };
+    // the shop's is likelier, and the bank's sure
+    let shop = [cause("order", 1, 1.0, 0.75), cause("cart", 1, 0.0, 0.0)];
+    let bank = [cause("vault", 2, 0.6, 0.9), cause("bank", 2, 0.4, 0.9)];
+    let of = |causes: Vec<Cause>| any_is_sure(&Ranking { causes, ..Ranking::default() });
+    assert!(!of(shop.to_vec()) && of(bank.to_vec()) && of([shop, bank].concat()));
+}
+
+#[test]
 fn requests_are_gathered_to_fifty_and_what_policy_shed_is_none() {
     let mut names = Names::default();
     for name in ["gateway", "GET /", "server"] {

@@ -36,6 +36,11 @@ pub(super) fn firsts(ranking: &Ranking) -> Vec<(&Cause, Told)> {
     firsts
 }
 
+/// Whether a cause is sure: of applications that have nothing to do with each other each has its first one.
+pub(super) fn any_is_sure(ranking: &Ranking) -> bool {
+    firsts(ranking).iter().any(|(_, told)| told.is_sure())
+}
+
 impl Told {
     pub(super) fn of(ranking: &Ranking, cause: &Cause) -> Self {
         let connected = ranking.causes.iter().filter(|other| other.connected == cause.connected);

@@ -20,6 +20,8 @@ pub(super) struct Service {
     pub(super) calls: Vec<(usize, f64)>,
     /// A database it asks first, and how long that takes.
     pub(super) database: Option<(&'static str, f64)>,
+    /// Another operation of it: its share of the requests, and how many times as long it takes.
+    pub(super) other: Option<(f64, f64)>,
     /// How often it repeats a failed call.
     pub(super) retries: u32,
     /// Whether its proxy does so, within one span.
@@ -33,6 +35,8 @@ pub(super) enum Event {
     Slow(&'static str, f64),
     /// One of its replicas does.
     SlowReplica(&'static str, usize, f64),
+    /// So many of its requests are of its other operation.
+    Mixed(&'static str, f64),
     /// Every service takes so many milliseconds more.
     Busy(f64),
     /// A share of its requests fails at the end of its service.
@@ -102,6 +106,7 @@ pub(super) fn service(name: &'static str, service_ms: f64, calls: &[(usize, f64)
         law: Law::Exponential,
         calls: calls.to_vec(),
         database: None,
+        other: None,
         retries: 0,
         by_proxy: false,
     }

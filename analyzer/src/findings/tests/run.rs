@@ -28,6 +28,8 @@ struct Visit {
     /// Calls still to make, the next first; `None` is the database.
     left: VecDeque<Option<usize>>,
     failed: bool,
+    /// Whether it is of the service's other operation.
+    other: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -97,6 +99,7 @@ impl<'a> Run<'a> {
         let id = self.id();
         let replica = self.random.random_range(0..self.mesh.services[service].replicas);
         let left = self.calls_of(service, at);
+        let other = self.is_other(service, at);
         self.visits.push(Visit {
             trace,
             id,
@@ -107,8 +110,18 @@ impl<'a> Run<'a> {
             call: (0, 0.0, 0),
             left,
             failed: false,
+            other,
         });
         self.plan(at, Step::Enter(self.visits.len() - 1));
+    }
+
+    fn is_other(&mut self, service: usize, at: f64) -> bool {
+        let Service { name, other: Some((share, _)), .. } = &self.mesh.services[service] else { return false };
+        let mixed = self.mesh.at(at).fold(*share, |share, (_, event)| match event {
+            Event::Mixed(whom, share) if whom == *name => share,
+            _ => share,
+        });
+        self.random.random::<f64>() < mixed
     }
 
     fn calls_of(&mut self, service: usize, at: f64) -> VecDeque<Option<usize>> {
@@ -163,9 +176,10 @@ impl<'a> Run<'a> {
     }
 
     fn serve(&mut self, visit: usize, now: f64) {
-        let Service { name, service_ms, law, .. } = &self.mesh.services[self.visits[visit].service];
+        let Service { name, service_ms, law, other, .. } = &self.mesh.services[self.visits[visit].service];
         let replica = self.visits[visit].replica;
-        let mut ms = service_ms * law.sample(&mut self.random);
+        let times = other.filter(|_| self.visits[visit].other).map_or(1.0, |(_, times)| times);
+        let mut ms = times * service_ms * law.sample(&mut self.random);
         for (_, event) in self.mesh.at(now) {
             match event {
                 Event::Slow(whom, factor) if whom == *name => ms *= factor,
@@ -225,7 +239,7 @@ impl<'a> Run<'a> {
     }
 
     fn answer(&mut self, visit: usize, now: f64) {
-        let Visit { trace, id, parent, service, replica, arrived, failed, .. } = self.visits[visit];
+        let Visit { trace, id, parent, service, replica, arrived, failed, other, .. } = self.visits[visit];
         let Service { name, replicas, .. } = self.mesh.services[service];
         let instance = (replicas > 1).then(|| format!("{name}-{replica}"));
         let parent_id = parent.map_or(0, |parent| self.visits[parent].call.0);
@@ -238,6 +252,7 @@ impl<'a> Run<'a> {
             duration,
             service: name,
             instance,
+            operation: if other { "serve other" } else { "serve" },
             kind: "server",
             error: failed,
             database: None,
@@ -263,6 +278,7 @@ impl<'a> Run<'a> {
                 duration: (now - start) as i64,
                 service: name,
                 instance: None,
+                operation: "call",
                 kind: "client",
                 error: failed,
                 database: if asked.is_none() { database.map(|(name, _)| name) } else { None },
