@@ -73,11 +73,12 @@ fn what_a_change_does_to_a_mesh_is_predicted_from_spans() {
 /// Found by an audit: the response time now of such an entry was that of its last window, and what was predicted off by 8 to 17 %.
 #[test]
 fn an_entry_that_cannot_be_told_is_measured_as_well_as_others() {
-    let effort = mesh::Effort { seeds: 4, recorded: 15_000, truth: 100_000, changes: 3 };
+    // servers and service time of the entry cannot be asked: that is refused
+    let effort = mesh::Effort { seeds: 4, recorded: 15_000, truth: 100_000, changes: 9 };
     let score = mesh::score(&mesh::wide_entries(), 61_000, effort);
     println!("seeds from 61000: {} {:?} {:?}", score.errors.percents(), score.cases, score.refused);
     println!("{:.2} of ranges hold", score.within());
-    assert!(score.errors.count() >= 20 && score.errors.median() <= 0.05 && score.within() >= 0.8);
+    assert!(score.errors.count() >= 20 && score.errors.median() <= 0.05 && score.within() >= 0.8, "{}", score.errors.count());
 }
 
 #[test]
