@@ -74,15 +74,33 @@ pub(super) fn mixed_otherwise(scene: &Scene) -> Vec<Name> {
 /// Whether operations that were there before take as long as they did.
 fn is_another_mix(scene: &Scene, slow: &Slow) -> bool {
     let Some(served) = scene.facts.services.get(&slow.service) else { return false };
-    let (mut requests, mut excess_ms) = (0, 0.0);
-    for (operation, own_ms) in &served.own_by_operation {
-        let usual = scene.history.own_of_operations.usual((slow.service, *operation));
-        let known = usual.filter(|usual| scene.is_known(usual.windows));
-        let Some((now, usual)) = of_operation(own_ms).zip(known) else { continue };
-        requests += now.requests;
-        excess_ms += f64::from(now.requests) * (now.median - usual.median - slow.shared_ms).max(0.0);
+    let usual_ms = |operation| {
+        let usual = scene.history.own_of_operations.usual((slow.service, operation));
+        usual.filter(|usual| scene.is_known(usual.windows)).map(|usual| usual.median)
+    };
+    take_as_long(&served.own_by_operation, usual_ms, (slow.shared_ms, slow.excess_ms))
+}
+
+/// The same of own times by operation. Where most requests are of operations too small to be judged, nobody knows.
+fn take_as_long(
+    own_by_operation: &BTreeMap<Name, Vec<f64>>,
+    usual_ms: impl Fn(Name) -> Option<f64>,
+    (shared_ms, service_excess_ms): (f64, f64),
+) -> bool {
+    let (mut judged, mut excess_ms) = (0, 0.0);
+    let (mut all, mut too_small) = (0, 0);
+    for (operation, own_ms) in own_by_operation {
+        all += own_ms.len();
+        let Some(now) = of_operation(own_ms) else {
+            too_small += own_ms.len();
+            continue;
+        };
+        let Some(usual_ms) = usual_ms(*operation) else { continue };
+        judged += now.requests;
+        excess_ms += f64::from(now.requests) * (now.median - usual_ms - shared_ms).max(0.0);
     }
-    requests >= MIN_REQUESTS && excess_ms < MIN_OF_OPERATIONS * slow.excess_ms * f64::from(requests)
+    let is_known = judged >= MIN_REQUESTS && 2 * too_small <= all;
+    is_known && excess_ms < MIN_OF_OPERATIONS * service_excess_ms * f64::from(judged)
 }
 
 /// Own time of an operation's requests; `None` of too few.
@@ -194,4 +212,22 @@ pub(super) fn station(service: &ServiceWindow) -> Vec<Evidence> {
 fn only_operation(services: &BTreeMap<Name, ServiceWindow>, service: Name) -> Option<Name> {
     let operations = &services.get(&service)?.operations;
     operations.keys().next().map(|(operation, _)| *operation).filter(|_| operations.len() == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Found by a review: one operation with nine requests spoke for eleven of others that had become ten times as slow.
+    #[test]
+    fn an_operation_does_not_speak_for_more_requests_that_nobody_can_judge() {
+        let with = |small: &[usize]| {
+            let of_small = small.iter().map(|requests| vec![100.0; *requests]);
+            let own: BTreeMap<Name, Vec<f64>> = (1..).zip([vec![10.0; 9]].into_iter().chain(of_small)).collect();
+            take_as_long(&own, |_| Some(10.0), (0.0, 90.0))
+        };
+        assert!(with(&[]));
+        assert!(with(&[3, 3, 3]), "nine of eighteen");
+        assert!(!with(&[3, 2, 2, 2, 2]), "eleven of twenty");
+    }
 }
