@@ -107,6 +107,9 @@ pub(crate) struct SavedStation {
     said: Option<NonZeroU32>,
     #[serde(default)]
     holding: Option<Holding>,
+    /// Of how many servers that is.
+    #[serde(default)]
+    held_of: Option<NonZeroU32>,
 }
 
 /// The stations of one service, and what its requests say together.
@@ -221,18 +224,20 @@ impl Stations {
         let saved = |(service, replica, station): (Name, Replica, &Station)| {
             let (found, said) = (station.found().and_then(|found| found.as_ref().ok()).copied(), station.said());
             let known_at = said.and_then(|_| station.visited()).max(station.tried());
-            let (known_at, holding) = (known_at.max(station.looked_at()), station.holding());
+            let known_at = known_at.max(station.looked_at());
+            let (holding, held_of) = (station.holding(), station.held_of());
             let tried = known_at.filter(|_| found.is_some() || said.is_some() || holding.is_some())?;
-            Some(SavedStation { service, replica, tried, found, said, holding })
+            Some(SavedStation { service, replica, tried, found, said, holding, held_of })
         };
         stations.filter_map(saved).collect()
     }
 
     /// Takes stations for what they were: until their visits say more.
     pub(crate) fn restore(&mut self, saved: Vec<SavedStation>) {
-        for SavedStation { service, replica, tried, found, said, holding } in saved.into_iter().take(MAX_STATIONS) {
+        for saved in saved.into_iter().take(MAX_STATIONS) {
+            let SavedStation { service, replica, tried, found, said, holding, held_of } = saved;
             let of_service = self.by_service.entry(service).or_default();
-            of_service.replicas.insert(replica, Station::restored((found, said, holding), tried));
+            of_service.replicas.insert(replica, Station::restored((found, said), (holding, held_of), tried));
         }
         self.count = self.by_service.values().map(|service| service.replicas.len()).sum();
     }
@@ -291,9 +296,10 @@ impl ServiceStations {
         beyond
     }
 
-    /// What servers that were said are held for, as most replicas show that show it; of as many that they are held for calls.
+    /// What servers that were said are held for, as most replicas show that have some and show it; of as many that they are held for calls.
     fn holding(&self) -> Option<Holding> {
-        let count = |holding| self.replicas.values().filter(|station| station.holding() == Some(holding)).count();
+        let given = || self.replicas.values().filter(|station| station.given().is_some());
+        let count = |holding| given().filter(|station| station.holding() == Some(holding)).count();
         let counted = [Holding::Neither, Holding::OwnTime, Holding::Calls].map(|holding| (count(holding), holding));
         counted.into_iter().filter(|(count, _)| *count > 0).max_by_key(|(count, _)| *count).map(|(_, holding)| holding)
     }
@@ -422,6 +428,7 @@ mod tests {
                     found: Some(found),
                     said: None,
                     holding: None,
+                    held_of: None,
                 })
                 .collect(),
         );
@@ -471,6 +478,14 @@ mod tests {
         stations.by_service.get_mut(&1).unwrap().replicas.get_mut(&Some(1)).unwrap().held(Holding::Neither);
         let note = stations.save();
         assert_eq!(note.iter().map(|saved| saved.holding).collect::<Vec<_>>(), [Some(Holding::Neither)]);
+        // found by a review: the number was corrected while nothing ran, and stayed refused
+        let mut corrected = Stations::default();
+        corrected.restore(note.clone());
+        assert_eq!(window(&mut corrected, 2, 8), None);
+        let of_before = note.iter().cloned().map(|saved| SavedStation { held_of: None, ..saved }).collect();
+        let mut anew = Stations::default();
+        anew.restore(of_before);
+        assert_eq!(window(&mut anew, 2, 4), None, "nobody knows of which number");
         let mut anew = Stations::default();
         anew.restore(note);
         assert_eq!(window(&mut anew, 2, 4), Some(Holding::Neither));

@@ -53,8 +53,9 @@ pub(super) struct Station {
     found: Option<Result<servers::Station, Unidentifiable>>,
     /// When it was last identified, or tried.
     tried: Option<UnixNanos>,
-    /// What servers that were said are held for, and when that was last looked at.
+    /// What servers that were said are held for, of which number, and when that was last looked at.
     holding: Option<Holding>,
+    held_of: Option<NonZeroU32>,
     held_at: Option<UnixNanos>,
 }
 
@@ -81,20 +82,21 @@ impl Keep {
 }
 
 impl Station {
-    /// One that was known once, without its visits.
+    /// One that was known once, without its visits. What was found against servers of which nobody knows how many says nothing.
     pub(super) fn restored(
-        (found, said, holding): (Option<servers::Station>, Option<NonZeroU32>, Option<Holding>),
+        (found, said): (Option<servers::Station>, Option<NonZeroU32>),
+        (holding, held_of): (Option<Holding>, Option<NonZeroU32>),
         tried: UnixNanos,
     ) -> Self {
-        Self { found: found.map(Ok), said, holding, tried: Some(tried), ..Self::default() }
+        let holding = holding.filter(|holding| *holding != Holding::Neither || held_of.is_some());
+        Self { found: found.map(Ok), said, holding, held_of, tried: Some(tried), ..Self::default() }
     }
 
     /// Takes in visits, in order of departure.
     pub(super) fn take(&mut self, visits: Vec<Ended>) {
         let said = visits.iter().rev().find_map(|ended| ended.servers);
-        let before = self.given();
         self.said = said.map(NonZeroU32::from).or(self.said);
-        self.look_again_if_other_than(before);
+        self.look_again_if_other();
         let called_us = |ended: &Ended| u32::try_from(ended.called_ns / 1_000).unwrap_or(u32::MAX);
         let kept = |ended: Ended| Kept { called_us: called_us(&ended), visit: ended.visit, operation: ended.operation };
         self.visits.extend(visits.into_iter().map(kept));
@@ -152,16 +154,15 @@ impl Station {
 
     /// Its share of what the configuration says, if that says something.
     pub(super) fn configure(&mut self, servers: Option<NonZeroU32>) {
-        let before = self.given();
         self.configured = servers;
-        self.look_again_if_other_than(before);
+        self.look_again_if_other();
     }
 
     /// That so many servers were not there says nothing of another number.
-    fn look_again_if_other_than(&mut self, before: Option<NonZeroU32>) {
-        if before.is_some() && self.given() != before {
+    fn look_again_if_other(&mut self) {
+        if self.given().is_some() && self.held_of.is_some() && self.given() != self.held_of {
             self.holding = self.holding.filter(|holding| *holding != Holding::Neither);
-            self.held_at = None;
+            (self.held_of, self.held_at) = (None, None);
         }
     }
 
@@ -195,11 +196,16 @@ impl Station {
 
     #[cfg(test)]
     pub(super) fn held(&mut self, holding: Holding) {
-        (self.holding, self.held_at) = (Some(holding), self.visited());
+        (self.holding, self.held_of, self.held_at) = (Some(holding), self.given(), self.visited());
     }
 
     pub(super) fn holding(&self) -> Option<Holding> {
         self.holding
+    }
+
+    /// The number of servers that `holding` is of.
+    pub(super) fn held_of(&self) -> Option<NonZeroU32> {
+        self.held_of
     }
 
     /// When it was last identified, or what its servers are held for.
@@ -254,7 +260,7 @@ impl Station {
         let newest = &known[known.len().saturating_sub(IDENTIFYING_VISITS)..];
         let own: Vec<Visit> = newest.iter().map(|kept| kept.visit).collect();
         if let Some(servers) = self.given() {
-            self.held_at = Some(now);
+            (self.held_of, self.held_at) = (Some(servers), Some(now));
             let whole: Vec<Visit> = newest.iter().map(Kept::whole).collect();
             // where too little is seen of it, it is as it was
             self.holding = servers::held_for(&own, &whole, servers).or(self.holding);
@@ -313,7 +319,7 @@ mod tests {
     fn who_is_not_visited_is_not_looked_at_and_goes_and_a_few_visits_undo_nothing() {
         let servers = NonZeroU32::new(4).unwrap();
         let found = servers::Station { discipline: Discipline::Fifo, servers, service_ns: 1e6, cs2: 1.0, margin: 5.0 };
-        let mut station = Station::restored((Some(found), None, None), 0);
+        let mut station = Station::restored((Some(found), None), (None, None), 0);
         assert!(!station.is_due(10 * IDENTIFIED_FOR_NS) && !station.is_visited_since(0));
         assert!(!station.is_gone(IDENTIFYING_NS) && station.is_gone(IDENTIFYING_NS + 1));
         let visit = Visit { arrival: 5, departure: 9, gave_up: false };
