@@ -43,7 +43,7 @@ pub(super) fn predict(entry: &ServiceView, mesh: &Mesh<'_>) -> Option<EntryPredi
     let place = calls.place(&entry.service)?;
     let critical = calls.visits(place, true);
     let measured = Measured::of(entry);
-    let now = (measured.duration_ms + drift(&critical, effects)).max(0.0);
+    let now = (measured.duration_ms + drift(&measured, &critical, mesh)).max(0.0);
     let summed = summed(&critical, effects);
     let recorded = recorded.get(entry.service.as_str()).map_or(&[][..], Vec::as_slice);
     let retimed = (recorded.len() >= MIN_REQUESTS).then(|| retimed(recorded, calls, effects)).flatten();
@@ -72,6 +72,7 @@ pub(super) fn predict(entry: &ServiceView, mesh: &Mesh<'_>) -> Option<EntryPredi
 /// What was measured at an entry: over the last windows that are alike, whether or not its own queue is known; else in the newest.
 struct Measured {
     duration_ms: f64,
+    windows: u32,
     samples: f64,
     /// Half of the 95 % interval of the mean, by its scatter between windows.
     chance_ms: f64,
@@ -79,13 +80,16 @@ struct Measured {
 
 impl Measured {
     fn of(entry: &ServiceView) -> Self {
-        let of = |duration_ms, samples: u64, chance_ms| Self { duration_ms, samples: samples.max(1) as f64, chance_ms };
+        let of = |duration_ms, windows, samples: u64, chance_ms| {
+            let samples = samples.max(1) as f64;
+            Self { duration_ms, windows, samples, chance_ms }
+        };
         match (&entry.estimate.steady, &entry.estimate.lately) {
             (Some(Steady { windows, samples, duration_ms, duration_ms_deviation, .. }), _)
             | (None, Some(Lately { windows, samples, duration_ms, duration_ms_deviation, .. })) => {
-                of(*duration_ms, *samples, chance_ms(*windows, *duration_ms_deviation))
+                of(*duration_ms, *windows, *samples, chance_ms(*windows, *duration_ms_deviation))
             }
-            (None, None) => of(entry.duration_ms_mean, entry.estimate.samples, 0.0),
+            (None, None) => of(entry.duration_ms_mean, 1, entry.estimate.samples, 0.0),
         }
     }
 }
@@ -98,9 +102,15 @@ fn chance_ms(windows: u32, deviation_ms: Option<f64>) -> f64 {
     t * deviation_ms.unwrap_or(0.0)
 }
 
-/// What requests take longer at the newest arrivals than they did while they were measured.
-fn drift(critical: &Visits, effects: &[Effect]) -> f64 {
-    critical.iter().map(|(place, visits)| visits * effects[*place].drift_ms).sum()
+/// What requests take longer at the newest arrivals than they did while they were measured: where that was for fewer windows than
+/// a queue was, they hold that much of its drift already.
+fn drift(measured: &Measured, critical: &Visits, mesh: &Mesh<'_>) -> f64 {
+    let windows = |place: usize| {
+        let steady = mesh.basis.snapshot.services[place].estimate.steady.as_ref();
+        steady.map_or(measured.windows, |steady| steady.windows).max(1)
+    };
+    let left = |place: usize| (f64::from(measured.windows) / f64::from(windows(place))).min(1.0);
+    critical.iter().map(|(place, visits)| visits * left(*place) * mesh.effects[*place].drift_ms).sum()
 }
 
 /// Standard deviation of the mean response that is measured over the entry's last requests that are alike, by the queues on the way: windows

@@ -136,7 +136,9 @@ impl Effect {
         let measured = measured(estimate).map(|(wait, _)| wait);
         let wait = measured.map(|wait| (wait + drift_ms).max(0.0)).or(model_now.map(|now| calibration.scale * now));
         let wait_then = model_then.map(|model_then| wait_then(estimate, calibration, &then, model_then));
-        let wait_then = wait_then.map(|then| no_other_way(then, wait, growth, own));
+        // of a queue that has no bound now the mean that was measured bounds nothing
+        let waits_now = model_now.and(wait);
+        let wait_then = wait_then.map(|then| no_other_way(then, waits_now, growth, own));
         Some(Self {
             rate: now.arrival_rate_per_s,
             rate_then,

@@ -17,7 +17,9 @@ pub(super) fn change_ms(service: &ServiceView, growth: f64) -> f64 {
     let estimate = &service.estimate;
     let proxy_ms = estimate.queue_wait_ms.observed_proxy.unwrap_or(0.0);
     let own_s = (service.duration_ms_mean - service.downstream_ms - proxy_ms).max(0.0) / 1e3;
-    let replicas = estimate.by_replica.len().max(1) as f64;
+    // those that are gone are kept for a while
+    let served = estimate.by_replica.iter().filter(|replica| replica.arrival_rate_per_s > 0.0);
+    let replicas = served.count().max(1) as f64;
     let rate = service.rate_per_s / replicas;
     let at_least = estimate.servers_at_least.map(|servers| (f64::from(servers) / replicas) as u32);
     let seconds = match at_least.and_then(NonZeroU32::new) {
@@ -51,6 +53,7 @@ pub(super) fn reason(estimate: &Estimate) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::snapshot::ReplicaEstimate;
 
     fn service(rate_per_s: f64, own_ms: f64, servers_at_least: Option<u32>) -> ServiceView {
         let estimate = Estimate { servers_at_least, ..Estimate::default() };
@@ -74,5 +77,17 @@ mod tests {
         assert!((change_ms(&service(100.0, 10.0, Some(4)), 1.2) - expected).abs() < 1e-9 && expected < 0.1);
         assert_eq!(change_ms(&service(100.0, 10.0, Some(4)), 1.0), 0.0);
         assert_eq!(change_ms(&service(0.0, 0.0, None), 3.0), 0.0);
+    }
+
+    /// Found by a review: replicas that were gone had their share of what came, so that less could become of it.
+    #[test]
+    fn replicas_that_are_gone_serve_nobody() {
+        let replica = |arrival_rate_per_s| ReplicaEstimate { arrival_rate_per_s, ..ReplicaEstimate::default() };
+        for at_least in [None, Some(4)] {
+            let alone = service(100.0, 10.0, at_least);
+            let mut replaced = alone.clone();
+            replaced.estimate.by_replica = vec![replica(0.0), replica(100.0), replica(0.0)];
+            assert_eq!(change_ms(&replaced, 1.2), change_ms(&alone, 1.2));
+        }
     }
 }
