@@ -5,7 +5,10 @@
 //! 2. With fewer, what each service adds is multiplied by its visits and by the share of their time that was critical.
 //! 3. A request takes no less than the known queues on its way do.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use hashbrown::HashMap;
 
@@ -53,7 +56,7 @@ pub(super) fn predict(entry: &ServiceView, mesh: &Mesh<'_>) -> Option<EntryPredi
     });
     // what is measured now is one stretch of what could have been
     let chance = measured.chance_ms.max(NINETY_FIVE * noise_ms(&measured, &critical, effects));
-    let added = added.map(|added| added.widened(chance));
+    let added = added.filter(|added| added.value.is_finite()).map(|added| added.widened(chance));
     let on_the_way = calls.visits(place, false).into_iter().map(|(place, _)| place);
     let not_identified = on_the_way.filter(|place| !effects[*place].identified || effects[*place].held_for_changed);
     let least = least(&critical, effects);
@@ -146,21 +149,29 @@ fn least(critical: &Visits, effects: &[Effect]) -> Range {
     Range::sum(waited_for.filter_map(|(place, visits)| Some((*visits, effects[*place].residence_then?))))
 }
 
-/// What recorded requests take more on average, and how far that may be off for want of more of them.
+/// What recorded requests take more on average, and how far that may be off for want of more of them; endless when one of them waits for a
+/// service that saturates.
 fn retimed(recorded: &[&Request<Arc<str>>], calls: &Calls<'_>, effects: &[Effect]) -> Option<(f64, f64)> {
     let mut own: BTreeMap<&str, Moments> = BTreeMap::new();
     recorded.iter().for_each(|request| {
         request.each(&mut |part| own.entry(&part.service).or_default().add(part.own_ms()));
     });
-    let mut slower: BTreeMap<&str, f64> = BTreeMap::new();
+    let (mut slower, mut endless): (BTreeMap<&str, f64>, BTreeSet<&str>) = Default::default();
     for (service, own) in &own {
         let mean = own.mean()?;
         let added = calls.place(service).map_or(Some(0.0), |place| effects[place].added.map(|added| added.value));
-        // of one that saturates it is already said where requests wait for it by the shares of edges
+        if added.is_none() {
+            endless.insert(service);
+        }
         let factor = added.map_or(MOST_SLOWER, |added| ((mean + added) / mean).clamp(0.0, MOST_SLOWER));
         slower.insert(service, if mean > 0.0 { factor } else { 1.0 });
     }
     let by_service = |service: &Arc<str>| slower.get(&**service).copied().unwrap_or(1.0);
+    let others = |service: &Arc<str>| if endless.contains(&**service) { 1.0 } else { by_service(service) };
+    let waits = |request: &&Request<Arc<str>>| request.retimed_ms(&by_service) != request.retimed_ms(&others);
+    if !endless.is_empty() && recorded.iter().any(waits) {
+        return Some((f64::INFINITY, 0.0));
+    }
     let more: Vec<f64> = recorded.iter().map(|request| request.retimed_ms(&by_service) - request.duration_ms).collect();
     let mean = more.iter().sum::<f64>() / more.len() as f64;
     let variance = more.iter().map(|m| (m - mean).powi(2)).sum::<f64>() / (more.len() - 1) as f64;

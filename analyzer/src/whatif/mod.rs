@@ -98,7 +98,8 @@ pub struct EntryPrediction {
     /// Recorded requests that were timed again; 0 when only the shares of edges were known.
     #[serde(default)]
     pub requests: u64,
-    /// Services on the way of which nothing is known: their wait is taken not to change, and the range holds what it may.
+    /// Services on the way of which nothing is known: their wait is taken not to change, and the range holds what it may. And
+    /// those whose servers are held for calls that reach a service that changes: they are taken to be held as long as now.
     pub not_identified: Vec<String>,
 }
 
@@ -168,8 +169,10 @@ impl<'a> Basis<'a> {
         };
         let mut effects: Vec<queues::Effect> = snapshot.services.iter().zip(as_now).zip(rates).map(effect).collect();
         for (place, service) in snapshot.services.iter().enumerate() {
-            let changes = |callee: usize| effects[callee].added != Some(queues::Range::default());
-            effects[place].held_for_changed = service.estimate.held_ms.is_some() && calls.callees(place).any(changes);
+            let changes = |called: usize| effects[called].added != Some(queues::Range::default());
+            // whoever it waits for waits for those that it calls
+            let mut called = service.estimate.held_ms.iter().flat_map(|_| calls.visits(place, false));
+            effects[place].held_for_changed = called.any(|(called, _)| called != place && changes(called));
         }
         Mesh { basis: self, effects }
     }

@@ -5,8 +5,9 @@ use std::num::NonZeroU32;
 use super::{queues::Range, *};
 use crate::{
     queueing::mmc,
+    retiming::{Call, Request},
     snapshot::Estimate,
-    snapshot::{EdgeView, QueueWait},
+    snapshot::{EdgeView, QueueWait, Requests},
 };
 
 fn service(name: &str, rate: f64, service_ms: f64, servers: u32, duration_ms: f64) -> ServiceView {
@@ -116,6 +117,34 @@ fn a_pool_that_is_held_for_what_changes_is_named() {
     assert_eq!(found.entries[0].not_identified, ["gateway"]);
     let found = what_if(&mesh, &Change { servers: 1, ..change("gateway") }).unwrap();
     assert_eq!(found.entries[0].not_identified, [""; 0]);
+    // found by a review: who changes was looked for among those it calls itself
+    mesh.services.push(service("store", 80.0, 1.0, 4, 1.0));
+    mesh.edges.push(edge("tagger", "store", 80.0, 1.0));
+    let found = what_if(&mesh, &Change { service_time: 2.0, ..change("store") }).unwrap();
+    assert_eq!(found.entries[0].not_identified, ["gateway"]);
+}
+
+/// Found by a review: of a full service that runs beside a longer call by the shares of edges, hours were said instead of nothing.
+#[test]
+fn requests_that_wait_for_a_branch_without_bound_have_no_response_time() {
+    let leaf = |service: &str, duration_ms: f64| Request {
+        service: std::sync::Arc::<str>::from(service),
+        duration_ms,
+        calls: Vec::new(),
+    };
+    let with = |cache_ends_ms: f64| {
+        let call = |start_ms: f64, end_ms: f64, service| Call {
+            start_ms,
+            end_ms,
+            callee: Some(Box::new(leaf(service, end_ms - start_ms))),
+        };
+        let calls = vec![call(1.0, 59.0, "tagger"), call(2.0, cache_ends_ms, "cache")];
+        let mut mesh = mesh();
+        mesh.requests = Requests::of(vec![Request { calls, ..leaf("gateway", 60.0) }; 40].into_iter());
+        what_if(&mesh, &Change { service_time: 8.0, ..change("cache") }).unwrap().entries.remove(0)
+    };
+    assert_eq!(with(4.0).response_time_ms_then, None);
+    assert_eq!(with(61.0).response_time_ms_then, Some(60.0), "nobody waits for it");
 }
 
 #[test]

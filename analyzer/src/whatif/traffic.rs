@@ -67,11 +67,6 @@ impl<'a> Calls<'a> {
         self.names[place]
     }
 
-    /// Services that it calls.
-    pub(super) fn callees(&self, place: usize) -> impl Iterator<Item = usize> {
-        self.of[place].iter().filter(|call| call.counts).map(|call| call.callee)
-    }
-
     /// Arrivals of every service when those of one are multiplied.
     pub(super) fn rates(&self, service: &str, factor: f64) -> Vec<f64> {
         let own = self.place(service).map(|place| (place, (factor - 1.0) * self.rates[place]));
