@@ -60,9 +60,15 @@ fn explains(finding: &FindingReport, cause: &FindingReport) -> bool {
         Some(Kind::UpstreamSurge) => {
             cause.kind != Kind::ChangedCalls.as_str() && (is_peer || finding.victims.contains(&cause.service))
         }
-        Some(Kind::ErrorSource | Kind::RetryStorm | Kind::SlowDependency | Kind::NewCalls) => is_peer,
+        Some(Kind::NewCalls) => is_peer && is_slow(&cause.kind),
+        Some(Kind::ErrorSource | Kind::RetryStorm | Kind::SlowDependency) => is_peer,
         _ => false,
     }
+}
+
+/// Who is called anew and fails, or calls otherwise, does so by itself.
+fn is_slow(kind: &str) -> bool {
+    [CauseKind::SlowService, CauseKind::StarvedCpu, CauseKind::SlowNetwork].iter().any(|slow| slow.as_str() == kind)
 }
 
 fn is_sure_cause(said: &FindingReport) -> bool {
@@ -164,10 +170,18 @@ mod tests {
     fn nobody_is_cause_and_victim_at_once() {
         use CauseKind::{ChangedCalls, SlowService};
         let surge = || found("api", Kind::UpstreamSurge, Some("worker"), &["worker"]);
+        let new_calls = || found("api", Kind::NewCalls, Some("worker"), &["front"]);
         let errors = || found("pay", Kind::ErrorSource, Some("front"), &["front", "shop"]);
         let slow = || found("worker", Kind::Bottleneck, None, &["api", "front"]);
         let cases = [
             (vec![cause("worker", SlowService, 0.9)], surge(), vec![("api", 0.9, vec!["worker"])]),
+            (vec![cause("worker", SlowService, 0.5)], new_calls(), vec![("api", 0.6, vec!["front"])]),
+            // found by a review: whatever was said of who is called anew was part of that
+            (
+                vec![cause("worker", ChangedCalls, 0.5)],
+                new_calls(),
+                vec![("api", 0.6, vec!["front"]), ("worker", 0.5, vec![])],
+            ),
             (vec![cause("front", ChangedCalls, 0.5)], errors(), vec![("pay", 0.6, vec!["front", "shop"])]),
             // two causes: who is surely one does not only wait for the other
             (
