@@ -116,6 +116,8 @@ pub(crate) struct SavedStation {
 #[derive(Debug, Default)]
 struct ServiceStations {
     replicas: BTreeMap<Replica, Station>,
+    /// Whether somebody said how many servers it has.
+    is_configured: bool,
     /// Start and end of the newest whole requests.
     whole: VecDeque<(UnixNanos, UnixNanos)>,
     closed: Option<Closed>,
@@ -249,8 +251,7 @@ impl Stations {
 
     /// Identifies the stations that wait longest for it. Done after a window, for the next.
     pub(crate) fn identify(&mut self, now: UnixNanos) {
-        let all = self.by_service.values_mut().flat_map(|service| service.replicas.values_mut());
-        let due = all.filter(|station| station.is_due(now));
+        let due = self.by_service.values_mut().flat_map(|service| service.due(now));
         let (said, unsaid): (Vec<&mut Station>, Vec<_>) = due.partition(|station| station.given().is_some());
         for mut due in [said, unsaid] {
             // of several the one that was visited first: numbers of names depend on who was heard of first
@@ -304,8 +305,16 @@ impl ServiceStations {
         counted.into_iter().filter(|(count, _)| *count > 0).max_by_key(|(count, _)| *count).map(|(_, holding)| holding)
     }
 
+    /// Replicas to look at. Of a service whose servers are said, those that have no share of them are gone.
+    fn due(&mut self, now: UnixNanos) -> impl Iterator<Item = &mut Station> {
+        let is_configured = self.is_configured;
+        let there = self.replicas.values_mut().filter(move |station| !is_configured || station.given().is_some());
+        there.filter(move |station| station.is_due(now))
+    }
+
     /// Gives each replica its share of the servers that somebody said the service has.
     fn configure(&mut self, servers: Option<NonZeroU32>, since: UnixNanos) {
+        self.is_configured = servers.is_some();
         let mut shares = servers.map(|servers| divide(servers, &self.replicas, since)).unwrap_or_default();
         for (replica, station) in &mut self.replicas {
             station.configure(shares.remove(replica));
@@ -462,6 +471,8 @@ mod tests {
                 assert_eq!(service.known, Known::Given { servers, replicas, by }, "window {window}");
             }
         }
+        let due = stations.by_service.get_mut(&1).unwrap().due(70 * SECOND).count();
+        assert_eq!(due, 0, "nobody asks how many servers those have that are gone");
     }
 
     #[test]
