@@ -101,7 +101,7 @@ fn one(mut suspicions: Vec<Suspicion>) -> Option<Suspicion> {
     for other in suspicions {
         kept.take(other);
     }
-    kept.evidence.truncate(MAX_EVIDENCE);
+    kept.evidence.truncate(MAX_EVIDENCE); // of the ranking it may have more by itself
     Some(kept)
 }
 
@@ -119,6 +119,7 @@ impl Suspicion {
             self.evidence.push(Evidence { text: also, ..Evidence::default() });
         }
         self.evidence.extend(other.evidence);
+        self.evidence.truncate(MAX_EVIDENCE);
         self.victims.extend(other.victims.into_iter().filter(|victim| *victim != self.service));
     }
 }
