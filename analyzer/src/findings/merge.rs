@@ -123,3 +123,36 @@ impl Suspicion {
         self.victims.extend(other.victims.into_iter().filter(|victim| *victim != self.service));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(service: Name, rows: usize) -> Suspicion {
+        Suspicion {
+            service,
+            kind: Kind::Bottleneck,
+            operation: None,
+            instance: None,
+            peer: None,
+            lost_ms_per_s: 1.0,
+            touched: 1.0,
+            confidence: 0.5,
+            standing: false,
+            votes: 1,
+            onset: 0,
+            summary: String::new(),
+            action: String::new(),
+            evidence: vec![Evidence::default(); rows],
+            victims: BTreeSet::new(),
+        }
+    }
+
+    /// Found by a review: what was folded into a suspicion came to its evidence without bound.
+    #[test]
+    fn what_is_said_of_one_stays_within_its_bound_when_another_becomes_part_of_it() {
+        let mut new = said(1, 9);
+        (2..5).for_each(|callee| new.take(said(callee, 9)));
+        assert_eq!(new.evidence.len(), MAX_EVIDENCE);
+    }
+}
