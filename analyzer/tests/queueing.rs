@@ -78,7 +78,11 @@ fn an_entry_that_cannot_be_told_is_measured_as_well_as_others() {
     let score = mesh::score(&mesh::wide_entries(), 61_000, effort);
     println!("seeds from 61000: {} {:?} {:?}", score.errors.percents(), score.cases, score.refused);
     println!("{:.2} of ranges hold", score.within());
-    assert!(score.errors.count() >= 20 && score.errors.median() <= 0.05 && score.within() >= 0.8, "{}", score.errors.count());
+    assert!(
+        score.errors.count() >= 20 && score.errors.median() <= 0.05 && score.within() >= 0.8,
+        "{}",
+        score.errors.count()
+    );
 }
 
 #[test]

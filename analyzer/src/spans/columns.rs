@@ -346,7 +346,8 @@ mod tests {
 
     #[test]
     fn databases_of_one_system_are_told_apart_where_their_host_is_said() {
-        let cases: [(&[(&str, &str)], &str, NodeKind); 5] = [
+        type Case<'a> = (&'a [(&'a str, &'a str)], &'a str, NodeKind);
+        let cases: [Case<'_>; 5] = [
             (&[("db_system", "postgresql")], "postgresql", NodeKind::Database),
             (
                 &[("db_system", "postgresql"), ("server_address", "orders-db")],
