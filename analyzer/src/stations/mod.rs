@@ -489,11 +489,11 @@ mod tests {
         stations.by_service.get_mut(&1).unwrap().replicas.get_mut(&Some(1)).unwrap().held(Holding::Neither);
         let note = stations.save();
         assert_eq!(note.iter().map(|saved| saved.holding).collect::<Vec<_>>(), [Some(Holding::Neither)]);
-        // found by a review: the number was corrected while nothing ran, and stayed refused
+        // the number was corrected while nothing ran, and stayed refused
         let mut corrected = Stations::default();
         corrected.restore(note.clone());
         assert_eq!(window(&mut corrected, 2, 8), None);
-        let of_before = note.iter().cloned().map(|saved| SavedStation { held_of: None, ..saved }).collect();
+        let of_before = note.clone().into_iter().map(|saved| SavedStation { held_of: None, ..saved }).collect();
         let mut anew = Stations::default();
         anew.restore(of_before);
         assert_eq!(window(&mut anew, 2, 4), None, "nobody knows of which number");
