@@ -52,7 +52,7 @@ fn every_source_file_opens_with_its_purpose() {
 
 #[test]
 fn only_the_store_names_datafusion() {
-    let crates = ["schema", "policy", "proxy", "collector", "analyzer", "web", "demo", "ca", "src"];
+    let crates = ["schema", "policy", "accept", "proxy", "collector", "analyzer", "web", "demo", "ca", "src"];
     let naming = |path: &PathBuf| fs::read_to_string(path).unwrap().contains("datafusion::");
     let found: Vec<_> = crates.iter().flat_map(|dir| rust_files(&root().join(dir))).filter(naming).collect();
     assert!(found.is_empty(), "{found:?}");

@@ -9,6 +9,7 @@ use tokio::{
     task::JoinError,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use weir_accept::Bound;
 use weir_policy::PolicySet;
 use weir_schema::{
     Encoding, Signal, UnixNanos,
@@ -45,7 +46,7 @@ pub struct Collector<I> {
     pub(crate) proxies: Proxies,
     pub(crate) stats: Arc<Stats>,
     /// Room for connections of both doors.
-    pub(crate) connections: Arc<Semaphore>,
+    pub(crate) connections: Arc<Bound>,
     admission: Admission,
     /// Requests that wait unread for room in flight.
     unread: Arc<Queue>,
@@ -104,7 +105,9 @@ impl<I: Ingest> Collector<I> {
         let admission = Admission::new(config.max_in_flight_bytes);
         let places = config.places_in_queue();
         let [unread, growing, read] = std::array::from_fn(|_| Arc::new(Queue::new(places)));
+        let connections = Arc::new(Bound::new(config.max_connections));
         stats.watch(Now {
+            connections: connections.clone(),
             admission: admission.clone(),
             unread: unread.clone(),
             growing: growing.clone(),
@@ -118,7 +121,7 @@ impl<I: Ingest> Collector<I> {
             policy,
             proxies,
             stats,
-            connections: Arc::new(Semaphore::new(config.max_connections)),
+            connections,
             admission,
             unread,
             growing,

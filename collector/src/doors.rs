@@ -1,7 +1,7 @@
 //! Accepting connections within bounds, for both doors: how many there are, how much one may have
 //! sent that nobody has counted yet, and how long a silent one is kept.
 
-use std::{convert::Infallible, io, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, time::Duration};
 
 use ::http::{Request, Response};
 use bytes::Bytes;
@@ -10,14 +10,12 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulShutdown},
 };
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::OwnedSemaphorePermit,
-};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::debug;
+use weir_accept::{Connections, begins};
 
-use crate::{collector::Collector, ingest::Ingest, stats::add};
+use crate::{collector::Collector, ingest::Ingest};
 
 /// How long a client may take to send its headers, and how long HTTP/1.1 keeps an idle connection.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -39,15 +37,6 @@ const HEAD_BYTES: u32 = 16 << 10;
 
 /// A peer on HTTP/2 that is silent so long is asked whether it lives, and is given as long to answer.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
-
-/// How long accepting rests after the system had no descriptor left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// The first bytes of HTTP/2 with prior knowledge.
-const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-/// How often a connection is looked at that has said a part of them.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// How long requests in the air may take once the server stops.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -77,21 +66,19 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let server = builder(speaks, collector.config.max_streams_per_connection);
+    let connections = Connections::new(listener, collector.connections.clone());
     let graceful = GracefulShutdown::new();
     loop {
-        let stream = tokio::select! {
-            stream = accept(&listener) => stream,
+        let (stream, permit) = tokio::select! {
+            accepted = connections.next() => accepted,
             () = shutdown.cancelled() => break,
         };
-        let Some(place) = place(collector) else { continue };
-        // without it small answers wait for the client's delayed ack
-        let _ = stream.set_nodelay(true);
         let (server, service) = (server.clone(), service.clone());
         let (watcher, shutdown) = (graceful.watcher(), shutdown.clone());
         tokio::spawn(async move {
-            let _place = place;
+            let _permit = permit;
             tokio::select! {
-                begins = begins(&stream) => if !begins { return },
+                begins = begins(&stream, HEADER_TIMEOUT) => if !begins { return },
                 () = shutdown.cancelled() => return,
             }
             let connection = server.serve_connection(TokioIo::new(stream), service).into_owned();
@@ -107,54 +94,6 @@ where
     };
     let _ = tokio::time::timeout(DRAIN, drained).await;
     Ok(())
-}
-
-/// The next connection.
-async fn accept(listener: &TcpListener) -> TcpStream {
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => return stream,
-            Err(error) if is_of_one_connection(&error) => {
-                debug!(%error, "a connection was lost before it was accepted");
-            }
-            Err(error) => {
-                warn!(%error, "connections cannot be accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-}
-
-/// Whether a new connection says in time which HTTP it speaks; the timeouts of either begin only then.
-async fn begins(stream: &TcpStream) -> bool {
-    let says = async {
-        let mut start = [0; PREFACE.len()];
-        loop {
-            match stream.peek(&mut start).await {
-                Ok(0) | Err(_) => return false,
-                // what is there stays there, so nobody wakes us when more comes
-                Ok(length) if length < PREFACE.len() && PREFACE.starts_with(&start[..length]) => {
-                    tokio::time::sleep(LOOK_AGAIN).await;
-                }
-                Ok(_) => return true,
-            }
-        }
-    };
-    tokio::time::timeout(HEADER_TIMEOUT, says).await.unwrap_or(false)
-}
-
-fn is_of_one_connection(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
-}
-
-/// Room for one more; without it the connection is closed at once, so that its peer knows.
-fn place<I>(collector: &Collector<I>) -> Option<OwnedSemaphorePermit> {
-    let place = Arc::clone(&collector.connections).try_acquire_owned().ok();
-    if place.is_none() {
-        add(&collector.stats.refused_connections, 1);
-    }
-    place
 }
 
 fn connection_window(max_streams: u32) -> u32 {
@@ -177,33 +116,5 @@ fn builder(speaks: Speaks, max_streams: u32) -> auto::Builder<TokioExecutor> {
     match speaks {
         Speaks::Both => server,
         Speaks::Http2 => server.http2_only(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::io::AsyncWriteExt;
-
-    use super::*;
-
-    /// Of "PRI" nobody knows yet which HTTP it is, so no timeout of either runs: such a connection was kept for good.
-    #[tokio::test]
-    async fn a_connection_that_does_not_begin_is_not_kept() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        for (said, begun) in [("", false), ("PRI", false), ("P", false), ("GET", true), ("POST", true), ("\n", true)] {
-            let mut client = TcpStream::connect(address).await.unwrap();
-            client.write_all(said.as_bytes()).await.unwrap();
-            let (server, _) = listener.accept().await.unwrap();
-            if !said.is_empty() {
-                server.readable().await.unwrap();
-            }
-            tokio::time::pause();
-            assert_eq!(begins(&server).await, begun, "{said:?}");
-            tokio::time::resume();
-        }
-        let mut client = TcpStream::connect(address).await.unwrap();
-        client.write_all(&PREFACE[..]).await.unwrap();
-        assert!(begins(&listener.accept().await.unwrap().0).await);
     }
 }

@@ -8,6 +8,7 @@ use std::{
     },
 };
 
+use weir_accept::Bound;
 use weir_schema::Signal;
 
 use crate::{admission::Admission, queue::Queue};
@@ -30,13 +31,13 @@ pub(crate) struct SignalStats {
 #[derive(Debug, Default)]
 pub struct Stats {
     signals: [SignalStats; 3],
-    pub(crate) refused_connections: AtomicU64,
     now: OnceLock<Now>,
 }
 
 /// What is there at this moment.
 #[derive(Debug)]
 pub(crate) struct Now {
+    pub(crate) connections: Arc<Bound>,
     pub(crate) admission: Admission,
     pub(crate) unread: Arc<Queue>,
     pub(crate) growing: Arc<Queue>,
@@ -86,7 +87,7 @@ impl Stats {
                 let _ = writeln!(text, "weir_collector_{name}_total{{signal=\"{signal}\"}} {value}");
             }
         }
-        let refused = self.refused_connections.load(Ordering::Relaxed);
+        let refused = self.now.get().map_or(0, |now| now.connections.refused());
         let in_flight = self.now.get().map_or(0, |now| now.admission.held_bytes());
         let _ = writeln!(
             text,

@@ -15,10 +15,10 @@ use hyper_util::{
     server::{conn::auto, graceful::GracefulShutdown},
     service::TowerToHyperService,
 };
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
-use weir_store::Connections;
+use weir_accept::{Bound, Connections, begins};
 
 use crate::{
     api,
@@ -41,20 +41,15 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// Bodies are statements and small orders.
 const MAX_BODY_BYTES: usize = 256 << 10;
 
-/// The first bytes of HTTP/2 with prior knowledge.
-const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-/// How often a connection is looked at that has said a part of them.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
-
 /// Serves until `shutdown`, then lets requests in the air end.
 ///
 /// # Errors
 /// When the listener does not know its own address.
 pub async fn serve(listener: TcpListener, config: Config, deps: Deps, shutdown: CancellationToken) -> io::Result<()> {
     let door = if listener.local_addr()?.ip().is_loopback() { Door::Loopback } else { Door::Open };
-    let connections = Arc::new(Connections::new(listener, config.max_connections));
-    let router = router(deps, door, connections.clone());
+    let bound = Arc::new(Bound::new(config.max_connections));
+    let router = router(deps, door, bound.clone());
+    let connections = Connections::new(listener, bound);
     let (server, graceful) = (builder(), GracefulShutdown::new());
     loop {
         let (stream, permit) = tokio::select! {
@@ -66,7 +61,7 @@ pub async fn serve(listener: TcpListener, config: Config, deps: Deps, shutdown: 
         tokio::spawn(async move {
             let _permit = permit;
             tokio::select! {
-                begins = begins(&stream) => if !begins { return },
+                begins = begins(&stream, HEADER_TIMEOUT) => if !begins { return },
                 () = shutdown.cancelled() => return,
             }
             let connection = server.serve_connection(TokioIo::new(stream), service).into_owned();
@@ -87,30 +82,12 @@ fn builder() -> auto::Builder<TokioExecutor> {
     server
 }
 
-/// Whether a new connection says in time which HTTP it speaks; the timeouts of either begin only then.
-async fn begins(stream: &TcpStream) -> bool {
-    let says = async {
-        let mut start = [0; PREFACE.len()];
-        loop {
-            match stream.peek(&mut start).await {
-                Ok(0) | Err(_) => return false,
-                // what is there stays there, so nobody wakes us when more comes
-                Ok(length) if length < PREFACE.len() && PREFACE.starts_with(&start[..length]) => {
-                    tokio::time::sleep(LOOK_AGAIN).await;
-                }
-                Ok(_) => return true,
-            }
-        }
-    };
-    tokio::time::timeout(HEADER_TIMEOUT, says).await.unwrap_or(false)
-}
-
-fn router(deps: Deps, door: Door, connections: Arc<Connections>) -> Router {
+fn router(deps: Deps, door: Door, bound: Arc<Bound>) -> Router {
     Router::new()
         .nest("/api/v1", api::router().layer(middleware::from_fn_with_state(deps.clone(), recovering)))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
-        .route("/metrics", get(move |deps| metrics(deps, connections)))
+        .route("/metrics", get(move |deps| metrics(deps, bound)))
         .with_state(deps.clone())
         .merge(pages::router(deps))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
@@ -135,8 +112,8 @@ async fn ready(State(deps): State<Deps>) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, waiting.join("\n") + "\n").into_response()
 }
 
-async fn metrics(State(deps): State<Deps>, connections: Arc<Connections>) -> Response {
-    let refused = connections.refused();
+async fn metrics(State(deps): State<Deps>, bound: Arc<Bound>) -> Response {
+    let refused = bound.refused();
     let text = (deps.metrics)()
         + &format!(
             "# HELP weir_web_refused_connections_total Connections over the bound of the web door, closed at once\n\
@@ -144,32 +121,4 @@ async fn metrics(State(deps): State<Deps>, connections: Arc<Connections>) -> Res
              weir_web_refused_connections_total {refused}\n"
         );
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::io::AsyncWriteExt;
-
-    use super::*;
-
-    /// Of "PRI" nobody knows yet which HTTP it is, so no timeout of either runs: such a connection was kept for good.
-    #[tokio::test]
-    async fn a_connection_that_does_not_begin_is_not_kept() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        for (said, begun) in [("", false), ("PRI", false), ("P", false), ("GET", true), ("POST", true), ("\n", true)] {
-            let mut client = TcpStream::connect(address).await.unwrap();
-            client.write_all(said.as_bytes()).await.unwrap();
-            let (server, _) = listener.accept().await.unwrap();
-            if !said.is_empty() {
-                server.readable().await.unwrap();
-            }
-            tokio::time::pause();
-            assert_eq!(begins(&server).await, begun, "{said:?}");
-            tokio::time::resume();
-        }
-        let mut client = TcpStream::connect(address).await.unwrap();
-        client.write_all(&PREFACE[..]).await.unwrap();
-        assert!(begins(&listener.accept().await.unwrap().0).await);
-    }
 }

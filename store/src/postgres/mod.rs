@@ -21,8 +21,9 @@ use datafusion_postgres::pgwire::tokio::process_socket;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
+use weir_accept::{Bound, Connections};
 
-use crate::{Connections, Store};
+use crate::Store;
 pub(crate) use flat::schema as schema_as_sent;
 use handler::Handlers;
 pub(crate) use settings::setting;
@@ -39,7 +40,7 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// None at present: a connection that fails ends alone.
 pub async fn serve(store: Store, listener: TcpListener, shutdown: CancellationToken) -> io::Result<()> {
     let handlers = Arc::new(Handlers::new(store));
-    let connections = Connections::new(listener, MAX_CONNECTIONS);
+    let connections = Connections::new(listener, Arc::new(Bound::new(MAX_CONNECTIONS)));
     let mut open = JoinSet::new();
     loop {
         let (stream, permit) = tokio::select! {
