@@ -207,7 +207,7 @@ impl Analyzer {
     }
 
     /// Takes an order.
-    pub fn command(&mut self, command: Command, _now: UnixNanos) {
+    pub fn command(&mut self, command: Command) {
         self.controller.command(command);
     }
 

@@ -41,6 +41,7 @@ pub mod queueing;
 mod reach;
 pub mod report;
 pub mod retiming;
+mod robust;
 mod rollup;
 pub mod servers;
 pub mod sketch;

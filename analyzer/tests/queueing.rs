@@ -70,7 +70,7 @@ fn what_a_change_does_to_a_mesh_is_predicted_from_spans() {
     assert!(score.errors.count() >= 15 && score.errors.median() <= 0.1);
 }
 
-/// Found by an audit: the response time now of such an entry was that of its last window, and what was predicted off by 8 to 17 %.
+/// The response time now of such an entry was that of its last window, and what was predicted off by 8 to 17 %.
 #[test]
 fn an_entry_that_cannot_be_told_is_measured_as_well_as_others() {
     // servers and service time of the entry cannot be asked: that is refused

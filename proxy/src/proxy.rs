@@ -274,7 +274,7 @@ mod tests {
 
     use super::*;
 
-    /// Found in a review: a thread ended only when the last name was looked up, however long the resolver took.
+    /// A thread ended only when the last name was looked up, however long the resolver took.
     #[test]
     fn a_thread_does_not_wait_for_what_nobody_needs_any_more() {
         let (resolver, answer) = mpsc::channel::<()>();

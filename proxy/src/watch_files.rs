@@ -97,7 +97,7 @@ mod tests {
 
     use super::*;
 
-    /// Found in a review: a port that was taken, or a certificate that came a moment later, needed an edit or a signal.
+    /// A port that was taken, or a certificate that came a moment later, needed an edit or a signal.
     #[tokio::test]
     async fn what_is_refused_for_a_passing_reason_is_tried_again() {
         let listener =

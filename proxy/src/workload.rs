@@ -338,7 +338,7 @@ fn instance_at(first: SocketAddr) -> String {
 mod tests {
     use super::*;
 
-    /// Found in a review: all replicas of a deployment had the name `0.0.0.0:8080`, and were taken for one; in an audit, so
+    /// All replicas of a deployment had the name `0.0.0.0:8080`, and were taken for one; so
     /// were those whose first listener is for their workload alone, at `127.0.0.1:15001`.
     #[test]
     fn a_replica_that_listens_where_others_do_has_the_name_of_its_machine() {

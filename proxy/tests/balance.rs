@@ -203,7 +203,7 @@ async fn a_connection_carries_as_many_requests_as_it_may() {
     }
 }
 
-/// Found in a review: an endpoint that hangs was never blamed, because its clients gave up before the proxy did.
+/// An endpoint that hangs was never blamed, because its clients gave up before the proxy did.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_that_hangs_is_left_out_although_its_clients_give_up_first() {
     let (well, _) = app(1).await;

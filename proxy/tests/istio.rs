@@ -227,7 +227,7 @@ spec:
             host: reviews
 ";
 
-/// Found in an audit: whoever sent for longer than the timeout got the head of the answer and an end without its body.
+/// Whoever sent for longer than the timeout got the head of the answer and an end without its body.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_timeout_begins_when_the_request_was_sent() {
     let late = |wait_ms: u64| {

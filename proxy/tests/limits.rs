@@ -71,7 +71,7 @@ async fn a_route_has_limits_of_its_own() {
     assert_eq!(proxy.drain().await.shed, 3);
 }
 
-/// Found in an audit: they were answered before anybody looked at their limits.
+/// They were answered before anybody looked at their limits.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_route_answers_itself_is_limited_too() {
     let limits = "limits: { rate_limit: { rate_per_s: 0.001, burst: 2 } }";
@@ -225,7 +225,7 @@ async fn an_overloaded_service_is_limited_without_a_control_plane() {
     proxy.drain().await;
 }
 
-/// Found in a review: a policy that sets one limit lifted all others, and the controller sends just such policies.
+/// A policy that sets one limit lifted all others, and the controller sends just such policies.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_policy_that_sets_one_limit_leaves_the_others_of_the_file() {
     let mut app = held().await;
@@ -246,7 +246,7 @@ async fn a_policy_that_sets_one_limit_leaves_the_others_of_the_file() {
     proxy.drain().await;
 }
 
-/// Found in a review: a request that a fault delays asked for a place as of its arrival.
+/// A request that a fault delays asked for a place as of its arrival.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delayed_request_asks_when_its_delay_is_over() {
     let app = app(Router::new().fallback(get(async || "ok"))).await;

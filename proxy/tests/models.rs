@@ -249,7 +249,7 @@ async fn a_compressed_answer_is_left_alone_and_said_so() {
     assert!(!said.contains_key("gen_ai.usage.input_tokens"), "{said:?}");
 }
 
-/// Found in a review: tokens that were set aside were lost when the client left before the answer, and nothing bounded how
+/// Tokens that were set aside were lost when the client left before the answer, and nothing bounded how
 /// many one call could ask for.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_its_client_leaves_costs_what_was_sent_of_it() {

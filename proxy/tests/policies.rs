@@ -169,7 +169,7 @@ impl std::fmt::Display for Times {
     }
 }
 
-/// Found in a review: a reload could put an older set back and report the newer one.
+/// A reload could put an older set back and report the newer one.
 #[tokio::test(flavor = "multi_thread")]
 async fn reloads_and_policies_take_turns() {
     let app = app(Router::new().fallback(get(async || "ok"))).await;
@@ -218,7 +218,7 @@ async fn relay(to: SocketAddr) -> (SocketAddr, Arc<AtomicBool>) {
     (address, dead)
 }
 
-/// Found in a review: a stream whose other end vanished without a word was never opened again.
+/// A stream whose other end vanished without a word was never opened again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_policy_stream_that_died_silently_is_opened_again() {
     let app = app(Router::new().fallback(get(async || "ok"))).await;
@@ -236,7 +236,7 @@ async fn a_policy_stream_that_died_silently_is_opened_again() {
     proxy.drain().await;
 }
 
-/// Found in a review: an expired policy came back with each start.
+/// An expired policy came back with each start.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kept_policy_is_as_old_as_it_is() {
     let state = tempfile::tempdir().unwrap();

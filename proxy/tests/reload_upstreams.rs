@@ -93,7 +93,7 @@ async fn istios_files_are_read_again() {
     proxy.drain().await;
 }
 
-/// Found in a review: each reload counted from zero, so that ten of them let ten times as many through.
+/// Each reload counted from zero, so that ten of them let ten times as many through.
 #[tokio::test(flavor = "multi_thread")]
 async fn bounds_on_connections_hold_over_a_reload() {
     let (entered, mut has_entered) = tokio::sync::mpsc::unbounded_channel();
@@ -124,7 +124,7 @@ async fn bounds_on_connections_hold_over_a_reload() {
     proxy.drain().await;
 }
 
-/// Found in a review: a part of an upstream that is new in the file was empty until the search had an answer.
+/// A part of an upstream that is new in the file was empty until the search had an answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_part_of_an_upstream_has_what_was_found_for_the_whole() {
     let app = serve(Router::new().fallback(get(async || "ok"))).await;

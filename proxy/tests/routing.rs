@@ -135,7 +135,7 @@ async fn clients_are_sent_elsewhere_and_faults_strike_as_often_as_asked() {
     assert_eq!(proxy.drain().await.requests, 403);
 }
 
-/// Found in an audit: what Istio's documents show of `directResponse` answered text/plain whatever the route said.
+/// What Istio's documents show of `directResponse` answered text/plain whatever the route said.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_of_the_route_s_own_is_edited_too() {
     let edits = "response_headers: { set: { content-type: application/json, x-test: '1' }, remove: [x-weir-reason] }";
@@ -162,7 +162,7 @@ async fn an_answer_of_the_route_s_own_is_edited_too() {
     proxy.drain().await;
 }
 
-/// Found in an audit: they went out whatever the file said, to those outside of the mesh too.
+/// They went out whatever the file said, to those outside of the mesh too.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_sends_is_said_unless_it_may_not_be() {
     let (seen, mut copies) = mpsc::unbounded_channel();

@@ -204,7 +204,7 @@ impl Analysis {
                 Event::Spans(batch) => self.analyzer.push(&batch.rows),
                 Event::Beside(batch) => self.analyzer.push_beside(&batch),
                 Event::Order(command) => {
-                    self.analyzer.command(command, now_unix_nano());
+                    self.analyzer.command(command);
                     self.step(&mut inputs.beside).await;
                     if inputs.orders.is_empty() {
                         // it must hold although nobody knows when the next note is due
@@ -231,7 +231,7 @@ impl Analysis {
             self.analyzer.push(&batch.rows);
         }
         while let Ok(order) = inputs.orders.try_recv() {
-            self.analyzer.command(order, now_unix_nano());
+            self.analyzer.command(order);
         }
         self.step(&mut inputs.beside).await;
         self.note_history().await;

@@ -88,8 +88,8 @@ fn what_was_not_read_back_whole_is_not_judged() {
 #[test]
 fn orders_are_in_the_note_and_one_without_them_is_read() {
     let mut before = Analyzer::new(Config::default());
-    before.command(Command::SetControl { enabled: true }, 0);
-    before.command(Command::KillSwitch { engaged: true, author: "ana".into() }, 0);
+    before.command(Command::SetControl { enabled: true });
+    before.command(Command::KillSwitch { engaged: true, author: "ana".into() });
     before.step(1_000 * SECOND);
     let note = before.checkpoint().unwrap();
     let mut after = Analyzer::new(Config::default());

@@ -9,7 +9,10 @@ use super::{
     marks::Mark,
     observed::{GapKey, Map, Observed, OwnKey, Shape, Signatures, Stat},
 };
-use crate::spans::Name;
+use crate::{
+    robust::{deviation, median},
+    spans::Name,
+};
 
 /// An hour of minutes, or ten minutes of ten seconds.
 const MAX_WINDOWS: usize = 60;
@@ -19,9 +22,6 @@ const SHAPE_WINDOWS: usize = 20;
 
 /// Spans of an operation that a window must have for the share of a signature in it to say something.
 const MIN_FOR_SHARE: f64 = 5.0;
-
-/// Makes the median distance from the median a standard deviation, for normal values.
-pub(super) const DEVIATION: f64 = 1.4826;
 
 /// The newest windows, which a note for a restart holds: 60 KB each of a mesh of twenty services.
 const SAVED_WINDOWS: usize = 20;
@@ -169,7 +169,7 @@ fn share(windows: impl Iterator<Item = (f64, f64)>) -> UsualShare {
     UsualShare {
         of_signature: windows.iter().map(|(count, _)| count).sum(),
         of_operation: windows.iter().map(|(_, spans)| spans).sum(),
-        between: between(&shares),
+        between: deviation(&shares),
     }
 }
 
@@ -178,23 +178,8 @@ fn usual<'a, K: Hash + Eq + 'a>(windows: impl Iterator<Item = &'a Map<K, Stat>>,
     let medians: Vec<f64> = stats.iter().map(|stat| stat.median).collect();
     Some(Usual {
         median: median(medians.clone())?,
-        between: between(&medians),
+        between: deviation(&medians),
         spread: median(stats.iter().map(|stat| stat.spread).collect())?,
         traces: stats.iter().map(|stat| stat.traces).sum(),
     })
-}
-
-/// Robust standard deviation; 0 with fewer than three values.
-fn between(values: &[f64]) -> f64 {
-    if values.len() < 3 {
-        return 0.0;
-    }
-    let Some(middle) = median(values.to_vec()) else { return 0.0 };
-    DEVIATION * median(values.iter().map(|value| (value - middle).abs()).collect()).unwrap_or(0.0)
-}
-
-pub(super) fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_by(f64::total_cmp);
-    let upper = *values.get(values.len() / 2)?;
-    Some(if values.len() % 2 == 1 { upper } else { f64::midpoint(values[values.len() / 2 - 1], upper) })
 }

@@ -12,11 +12,11 @@
 //! all shows.
 
 use super::{
-    history::{DEVIATION, History, Usual},
+    history::{History, Usual},
     observed::{GapKey, Map, Observed, Stat},
     strain::Strained,
 };
-use crate::spans::Name;
+use crate::{robust::variance_of_medians, spans::Name};
 use std::hash::Hash;
 
 /// Standard deviations that are no chance.
@@ -30,9 +30,6 @@ const LEAST_SHARE: f64 = 0.05;
 
 /// The least time that is, milliseconds.
 const LEAST_MS: f64 = 0.05;
-
-/// Error of a median over that of a mean: √(π/2).
-const OF_MEDIAN: f64 = 1.2533;
 
 /// A key that is slower than it was.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -117,7 +114,7 @@ fn excess(now: Stat, usual: Usual) -> Option<Excess> {
         return None;
     }
     let (n, before) = (now.traces, usual.traces);
-    let within = (DEVIATION * OF_MEDIAN * usual.spread).powi(2) * (1.0 / n.max(1.0) + 1.0 / before);
+    let within = variance_of_medians(usual.spread, n.max(1.0), before);
     let unknown = (LEAST_SHARE.powi(2) + 0.25 / before) * usual.median.powi(2);
     let deviation = (usual.between.powi(2) + within + unknown + LEAST_MS.powi(2)).sqrt();
     let z = if now.traces < MIN_TRACES { 0.0 } else { (now.median - usual.median) / deviation };

@@ -15,11 +15,13 @@ use std::{
 use weir_schema::UnixNanos;
 
 use super::{
-    history::{DEVIATION, median},
     latency::gate,
     readings::{Key, Reading, Readings, Resource, per_time},
 };
-use crate::spans::Name;
+use crate::{
+    robust::{deviation_from, median},
+    spans::Name,
+};
 
 /// After a range began, readings still are of the time before.
 const LAG_NS: i64 = 20_000_000_000;
@@ -120,7 +122,7 @@ fn surge(before: Vec<f64>, now: Vec<f64>) -> Option<Surge> {
     }
     let now = median(now)?;
     let usual = median(before.clone())?;
-    let spread = DEVIATION * median(before.iter().map(|value| (value - usual).abs()).collect())?;
+    let spread = deviation_from(usual, &before)?;
     let least = (LEAST_SHARE.powi(2) + 0.25 / before.len() as f64) * usual.powi(2);
     let z = (now - usual) / (spread.powi(2) + least).sqrt().max(f64::MIN_POSITIVE);
     Some(Surge { instance: None, now, usual, z })

@@ -18,10 +18,11 @@ use super::{
     scene::{LEAST_MS, MIN_IMPACT, MIN_RATIO, MIN_REQUESTS, Scene},
     statements,
     suspicion::{Suspicion, confidence},
-    usual::{Sample, Usual, median},
+    usual::{Sample, Usual},
 };
 use crate::{
     moments::Moments,
+    robust::median,
     servers::{Discipline, Station},
     snapshot::Evidence,
     spans::Name,

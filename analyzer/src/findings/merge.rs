@@ -148,7 +148,7 @@ mod tests {
         }
     }
 
-    /// Found by a review: what was folded into a suspicion came to its evidence without bound.
+    /// What was folded into a suspicion came to its evidence without bound.
     #[test]
     fn what_is_said_of_one_stays_within_its_bound_when_another_becomes_part_of_it() {
         let mut new = said(1, 9);

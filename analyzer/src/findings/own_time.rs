@@ -218,7 +218,7 @@ fn only_operation(services: &BTreeMap<Name, ServiceWindow>, service: Name) -> Op
 mod tests {
     use super::*;
 
-    /// Found by a review: one operation with nine requests spoke for eleven of others that had become ten times as slow.
+    /// One operation with nine requests spoke for eleven of others that had become ten times as slow.
     #[test]
     fn an_operation_does_not_speak_for_more_requests_that_nobody_can_judge() {
         let with = |small: &[usize]| {

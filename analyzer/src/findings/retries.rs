@@ -12,9 +12,12 @@ use super::{
     scene::{MIN_REQUESTS, Scene},
     statements,
     suspicion::{Suspicion, confidence},
-    usual::{Share, median},
+    usual::Share,
 };
-use crate::{snapshot::Evidence, spans::Name};
+use crate::{
+    robust::median,
+    {snapshot::Evidence, spans::Name},
+};
 
 /// Attempts per logical call: half as many calls again.
 const MIN_ATTEMPTS: f64 = 1.5;

@@ -11,11 +11,10 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 use weir_schema::UnixNanos;
 
-use super::{
-    action, budget, history::Learnt, kind::Kind, scene::Scene, statements, suspicion::Suspicion, usual::median,
-};
+use super::{action, budget, history::Learnt, kind::Kind, scene::Scene, statements, suspicion::Suspicion};
 use crate::{
     estimate::interval::NINETY_FIVE,
+    robust::median,
     snapshot::{Estimate, Evidence},
     spans::Name,
     trend::{score_deviation, slopes},

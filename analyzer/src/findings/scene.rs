@@ -7,11 +7,12 @@ use weir_schema::UnixNanos;
 use super::{
     facts::Facts,
     history::History,
-    usual::{Sample, Usual, median},
+    usual::{Sample, Usual},
 };
 use crate::{
     config::{Config, ControlConfig},
     graph::ServiceGraph,
+    robust::median,
     snapshot::{Estimate, Snapshot},
     spans::{Name, Names},
     window::{ServiceWindow, Window},

@@ -13,22 +13,16 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use super::history::Learnt;
-use crate::weights::{Ordered, Times, Weighed};
+use crate::{
+    robust::{deviation, median, variance_of_medians},
+    weights::{Ordered, Times, Weighed},
+};
 
 /// Windows of history: the last five minutes at 10 s.
 const HISTORY: usize = 30;
 
-/// Makes the median distance from the median a standard deviation, for normal values.
-const DEVIATION: f64 = 1.4826;
-
-/// Error of a median over that of a mean: √(π/2).
-const OF_MEDIAN: f64 = 1.2533;
-
 /// A share of the usual value that is nothing.
 const LEAST_SHARE: f64 = 0.05;
-
-/// Windows that tell how much windows differ.
-const MIN_BETWEEN: usize = 3;
 
 /// A value in one window. A checkpoint holds many: without the names of the fields it is a third as long.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -195,7 +189,7 @@ impl Usual {
         medians.sort_by(f64::total_cmp);
         Some(Self {
             median: median(medians.clone())?,
-            between: between(&medians),
+            between: deviation(&medians),
             within: median(samples.clone().map(|sample| sample.spread).collect())?,
             requests: samples.map(|sample| f64::from(sample.requests)).sum(),
             windows: medians.len(),
@@ -212,7 +206,7 @@ impl Usual {
     /// One standard deviation of a window's median from the usual one; `least` is nothing, however steady history was.
     pub(crate) fn deviation(&self, requests: u32, least: f64) -> f64 {
         let (n, before) = (f64::from(requests.max(1)), self.requests.max(1.0));
-        let within = (DEVIATION * OF_MEDIAN * self.within).powi(2) * (1.0 / n + 1.0 / before);
+        let within = variance_of_medians(self.within, n, before);
         let unknown = (LEAST_SHARE.powi(2) + 0.25 / before) * self.median.powi(2);
         (self.between.powi(2) + within + unknown + least.powi(2)).sqrt()
     }
@@ -226,7 +220,7 @@ impl UsualShare {
             .fold((0.0, 0.0), |(hits, of), share| (hits + f64::from(share.hits), of + f64::from(share.of)));
         let ratios: Vec<f64> = ring.values.iter().map(|share| share.ratio()).collect();
         let (ratio, windows) = ((hits + 0.5) / (of + 1.0), ratios.len());
-        (windows > 0).then(|| Self { ratio, between: between(&ratios), of, windows })
+        (windows > 0).then(|| Self { ratio, between: deviation(&ratios), of, windows })
     }
 
     /// Of what was not seen in so many, over so many windows.
@@ -246,19 +240,6 @@ impl UsualShare {
         let variance = chance + 0.25 + (n * self.between).powi(2);
         (f64::from(now.hits) - n * self.ratio) / variance.sqrt()
     }
-}
-
-/// Robust standard deviation; 0 with too few values.
-fn between(values: &[f64]) -> f64 {
-    let Some(middle) = median(values.to_vec()).filter(|_| values.len() >= MIN_BETWEEN) else { return 0.0 };
-    DEVIATION * median(values.iter().map(|value| (value - middle).abs()).collect()).unwrap_or(0.0)
-}
-
-/// The middle value, of an even number the mean of both.
-pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_by(f64::total_cmp);
-    let upper = *values.get(values.len() / 2)?;
-    Some(if values.len() % 2 == 1 { upper } else { f64::midpoint(values[values.len() / 2 - 1], upper) })
 }
 
 #[cfg(test)]

@@ -176,7 +176,7 @@ mod tests {
         let cases = [
             (vec![cause("worker", SlowService, 0.9)], surge(), vec![("api", 0.9, vec!["worker"])]),
             (vec![cause("worker", SlowService, 0.5)], new_calls(), vec![("api", 0.6, vec!["front"])]),
-            // found by a review: whatever was said of who is called anew was part of that
+            // whatever was said of who is called anew was part of that
             (
                 vec![cause("worker", ChangedCalls, 0.5)],
                 new_calls(),

@@ -421,7 +421,7 @@ mod tests {
         (0..900).map(|n| ended((n, replicas.start + n as Name % (replicas.end - replicas.start)))).collect()
     }
 
-    /// Found by an audit: for a minute after replicas came or went nothing, or what was before, was said of the service.
+    /// For a minute after replicas came or went nothing, or what was before, was said of the service.
     #[test]
     fn replicas_count_as_soon_as_they_come_and_go() {
         let mut stations = Stations::default();
@@ -456,7 +456,7 @@ mod tests {
         }
     }
 
-    /// Found by a review: visits are kept for ten minutes, and replicas that were gone so long still had their share.
+    /// Visits are kept for ten minutes, and replicas that were gone so long still had their share.
     #[test]
     fn replicas_that_are_gone_leave_their_servers_to_those_that_came() {
         let (mut stations, servers) = (Stations::default(), NonZeroU32::new(12));

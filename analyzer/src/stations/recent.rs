@@ -279,7 +279,7 @@ mod tests {
         }
     }
 
-    /// Found by an audit: traffic that had doubled in ten minutes was taken for what it was minutes before, and predictions at more of it
+    /// Traffic that had doubled in ten minutes was taken for what it was minutes before, and predictions at more of it
     /// said less wait than there was.
     #[test]
     fn traffic_that_grows_slowly_is_what_it_is_now() {

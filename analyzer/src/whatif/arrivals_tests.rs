@@ -157,7 +157,7 @@ proptest! {
     }
 }
 
-/// Found by an audit: at a tenth more than the mean of minutes in which traffic grew by a fifth, less was said than there was.
+/// At a tenth more than the mean of minutes in which traffic grew by a fifth, less was said than there was.
 #[test]
 fn more_arrivals_are_more_than_come_now_not_than_came_minutes_ago() {
     let mut mesh = mesh();
@@ -191,7 +191,7 @@ fn more_arrivals_are_more_than_come_now_not_than_came_minutes_ago() {
     assert!(entry.response_time_ms_then > Some(entry.response_time_ms), "{entry:?}");
 }
 
-/// Found by a review: of a queue that is full now, 1,150 ms were said at a little less, which were measured while it was not.
+/// Of a queue that is full now, 1,150 ms were said at a little less, which were measured while it was not.
 #[test]
 fn what_was_measured_before_a_queue_had_no_bound_does_not_bound_it() {
     let mut mesh = mesh();
@@ -227,7 +227,7 @@ fn what_was_measured_before_a_queue_had_no_bound_does_not_bound_it() {
     assert!((then / wait_of(0.95 * 10.1, 100.0, 1) - 1.0).abs() < 0.01, "{then}");
 }
 
-/// Found by a review: an entry whose windows had begun anew had seen the growth already, and it was added once more.
+/// An entry whose windows had begun anew had seen the growth already, and it was added once more.
 #[test]
 fn what_an_entry_has_measured_already_does_not_come_to_it_again() {
     let now_ms = |windows| {
@@ -255,7 +255,7 @@ fn what_an_entry_has_measured_already_does_not_come_to_it_again() {
     }
 }
 
-/// Found by an audit: the response time of an entry whose own queue is not known was that of one window, off by a tenth.
+/// The response time of an entry whose own queue is not known was that of one window, off by a tenth.
 #[test]
 fn an_entry_whose_queue_is_not_known_is_measured_over_the_last_windows_too() {
     let mut mesh = mesh();

@@ -117,14 +117,14 @@ fn a_pool_that_is_held_for_what_changes_is_named() {
     assert_eq!(found.entries[0].not_identified, ["gateway"]);
     let found = what_if(&mesh, &Change { servers: 1, ..change("gateway") }).unwrap();
     assert_eq!(found.entries[0].not_identified, [""; 0]);
-    // found by a review: who changes was looked for among those it calls itself
+    // who changes was looked for among those it calls itself
     mesh.services.push(service("store", 80.0, 1.0, 4, 1.0));
     mesh.edges.push(edge("tagger", "store", 80.0, 1.0));
     let found = what_if(&mesh, &Change { service_time: 2.0, ..change("store") }).unwrap();
     assert_eq!(found.entries[0].not_identified, ["gateway"]);
 }
 
-/// Found by a review: of a full service that runs beside a longer call by the shares of edges, hours were said instead of nothing.
+/// Of a full service that runs beside a longer call by the shares of edges, hours were said instead of nothing.
 #[test]
 fn requests_that_wait_for_a_branch_without_bound_have_no_response_time() {
     let leaf = |service: &str, duration_ms: f64| Request {

@@ -79,7 +79,7 @@ mod tests {
         assert_eq!(change_ms(&service(0.0, 0.0, None), 3.0), 0.0);
     }
 
-    /// Found by a review: replicas that were gone had their share of what came, so that less could become of it.
+    /// Replicas that were gone had their share of what came, so that less could become of it.
     #[test]
     fn replicas_that_are_gone_serve_nobody() {
         let replica = |arrival_rate_per_s| ReplicaEstimate { arrival_rate_per_s, ..ReplicaEstimate::default() };

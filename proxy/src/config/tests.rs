@@ -49,7 +49,7 @@ fn what_a_route_cannot_say_is_named() {
     }
 }
 
-/// Found in an audit: they were ignored beside `respond` and `redirect`, as Istio's were.
+/// They were ignored beside `respond` and `redirect`, as Istio's were.
 #[test]
 fn what_is_said_of_requests_that_go_on_is_refused_where_they_are_answered() {
     for said in [

@@ -158,7 +158,7 @@ mod tests {
         (workload.local_limit(), workload.gate.is_bounded())
     }
 
-    /// Found in a review: it began to measure when the control plane fell silent, and took an overload that was there
+    /// It began to measure when the control plane fell silent, and took an overload that was there
     /// already for what is usual.
     #[tokio::test(start_paused = true)]
     async fn it_acts_within_100_ms_of_silence_in_an_overload_and_steps_back_no_faster_than_others_regulate() {

@@ -184,7 +184,7 @@ mod tests {
              "Service": {"Address": "fd00::1", "Port": 81, "Meta": null}},
             {"Node": {"Address": "10.0.0.3"}, "Service": {"Address": "", "Port": 0}}]"#;
         let entries: Vec<Entry> = serde_json::from_str(text).unwrap();
-        // found in an audit: the third became an endpoint ":0", which no request reached
+        // the third became an endpoint ":0", which no request reached
         let endpoints: Vec<Endpoint> = entries.iter().filter(|entry| has_port(entry, "a")).map(endpoint).collect();
         let first = Endpoint { weight: 3, labels: [("version".into(), "v1".into())].into(), .."10.0.0.1:80".into() };
         let place = Locality { region: "eu".into(), zone: "a".into() };

@@ -174,14 +174,14 @@ fn retrying_what_is_not_idempotent_is_said_by_an_annotation() {
     ));
 }
 
-/// Found in an audit: it was as if nothing had been said, and what never arrived went out once more.
+/// It was as if nothing had been said, and what never arrived went out once more.
 #[test]
 fn no_attempts_are_no_attempts() {
     let route = routes(&format!("[{{ retries: {{ attempts: 0 }}, {TO_REVIEWS} }}]")).remove(0);
     assert_eq!(route.retries.map(|retries| retries.attempts), Some(0));
 }
 
-/// Found in an audit: where endpoints are found every port was taken.
+/// Where endpoints are found every port was taken.
 #[test]
 fn a_port_is_that_of_the_endpoints_also_where_they_are_found() {
     for (source, expected) in [
@@ -206,7 +206,7 @@ fn a_port_is_that_of_the_endpoints_also_where_they_are_found() {
     }
 }
 
-/// Found in an audit: such subsets were taken, and every request got 503.
+/// Such subsets were taken, and every request got 503.
 #[test]
 fn what_dns_finds_has_no_subsets() {
     for (source, refused) in [
@@ -275,7 +275,7 @@ fn a_subset_inherits_and_overrides() {
     assert_eq!(of("reviews/v2"), ("reviews".into(), Balance::RoundRobin, Some(9)));
 }
 
-/// Found in an audit: what the subset's block left out was taken from the rule's, where Istio takes the block's place.
+/// What the subset's block left out was taken from the rule's, where Istio takes the block's place.
 #[test]
 fn a_block_of_a_subset_takes_the_place_of_the_rule_s() {
     let upstreams = "[{ name: reviews, endpoints: ['10.0.0.1:9080'], max_requests: 7, connect_timeout_ms: 70 }]";
@@ -332,7 +332,7 @@ fn what_cannot_be_honoured_is_named_with_what_to_do() {
         (rule("retries: { retryIgnorePreviousHosts: false }"), "retries.retryIgnorePreviousHosts", "another endpoint"),
         (rule("retries: { retryOn: 'envoy-ratelimited' }"), "retries.retryOn", "is none of 5xx"),
         (rule("fault: { delay: { percent: 5, fixedDelay: 1s } }"), "fault.delay.percent", "percentage"),
-        // found in a review: with nothing said Istio injects nothing, and here it was everything
+        // with nothing said Istio injects nothing, and here it was everything
         (rule("fault: { delay: { fixedDelay: 1s } }"), "fault.delay", "percentage is missing"),
         (rule("fault: { abort: { httpStatus: 503 } }"), "fault.abort", "percentage is missing"),
         (rule("fault: { delay: { exponentialDelay: 1s, fixedDelay: 1s } }"), "delay.exponentialDelay", "fixedDelay"),
@@ -347,7 +347,7 @@ fn what_cannot_be_honoured_is_named_with_what_to_do() {
         (rule("headers: { request: { set: { x: '%START_TIME% %' } } }"), "headers.request.set.x", "a plain value"),
         (rule("mirror: { host: nowhere }"), "http[0].mirror.host", "no upstream of proxy.yaml"),
         (rule("redirect: { uri: /a }"), "spec.http[0]", "one of route, redirect and directResponse"),
-        // found in an audit: beside these they were read and forgotten
+        // beside these they were read and forgotten
         (service("redirect: { uri: /a }, timeout: 5s"), "spec.http[0].timeout", "beside redirect"),
         (service("directResponse: { status: 200 }, rewrite: { uri: /a }"), "http[0].rewrite", "beside directResponse"),
         (service("directResponse: { status: 200 }, retries: { attempts: 1 }"), "http[0].retries", "remove one of both"),
@@ -376,7 +376,7 @@ fn what_cannot_be_honoured_is_named_with_what_to_do() {
         (destination_rule("").replace("host: reviews", "host: nowhere"), "spec.host", "add it, or leave this out"),
         (policy("portLevelSettings: []"), "trafficPolicy.portLevelSettings", "give each port an upstream"),
         (policy("tls: { mode: ISTIO_MUTUAL }"), "trafficPolicy.tls", "mode: DISABLE"),
-        // found in a review: it was read as far as its mode
+        // it was read as far as its mode
         (policy("tls: { mode: DISABLE, sni: a }"), "trafficPolicy.tls.sni", "not a field that is known here"),
         (policy("tunnel: {}"), "trafficPolicy.tunnel", "directly"),
         (policy("loadBalancer: { simple: PASSTHROUGH }"), "loadBalancer.simple", "not to where the client meant"),
@@ -434,7 +434,7 @@ fn what_cannot_be_honoured_is_named_with_what_to_do() {
     }
 }
 
-/// Found in a review: a second virtual service stood behind the 404 of the first, and nobody was told.
+/// A second virtual service stood behind the 404 of the first, and nobody was told.
 #[test]
 fn a_host_has_one_virtual_service() {
     let to = format!("[{{ {TO_REVIEWS} }}]");
@@ -448,7 +448,7 @@ fn a_host_has_one_virtual_service() {
         ("[ratings, reviews.default.svc.cluster.local]", "", true),
         ("[ratings]", "", false),
         ("['*.example']", "", false),
-        // found in a review: both are called `reviews` by someone, and the first got it
+        // both are called `reviews` by someone, and the first got it
         ("[reviews]", ", namespace: another", true),
         ("[reviews.another.svc.cluster.local]", "", true),
     ] {
@@ -460,7 +460,7 @@ fn a_host_has_one_virtual_service() {
     }
 }
 
-/// Found in a review: of two rules of one name in one file, which two namespaces may have, the second vanished.
+/// Of two rules of one name in one file, which two namespaces may have, the second vanished.
 #[test]
 fn rules_of_one_name_are_both_applied() {
     let policy = destination_rule("trafficPolicy: { loadBalancer: { simple: RANDOM } }");
@@ -470,7 +470,7 @@ fn rules_of_one_name_are_both_applied() {
     assert_eq!(balances, [Balance::Random, Balance::RoundRobin]);
 }
 
-/// Found in a review: it was accepted, and the upstream kept its TLS.
+/// It was accepted, and the upstream kept its TLS.
 #[test]
 fn tls_that_proxy_yaml_sets_up_is_not_disabled() {
     let upstreams = "[{ name: reviews, endpoints: ['10.0.0.1:9080'], tls: { trust: roots.pem } }]";
@@ -479,7 +479,7 @@ fn tls_that_proxy_yaml_sets_up_is_not_disabled() {
     assert!(why.contains("spec.trafficPolicy.tls.mode: ") && why.contains("upstream \"reviews\" has tls"), "{why}");
 }
 
-/// Found in a review: the later was in force, and subsets made before did not have its policy.
+/// The later was in force, and subsets made before did not have its policy.
 #[test]
 fn an_upstream_has_one_destination_rule() {
     let first = destination_rule("subsets: [{ name: v1, labels: { version: v1 } }]");
@@ -493,7 +493,7 @@ fn an_upstream_has_one_destination_rule() {
     assert!(why.contains(here) && why.contains(before), "{why}");
 }
 
-/// Found in a review: an upstream that is named with its port never had the policy of its host.
+/// An upstream that is named with its port never had the policy of its host.
 #[test]
 fn a_destination_rule_is_for_all_ports_of_its_host() {
     let upstream = |name: &str| format!("{{ name: '{name}', endpoints: ['10.0.0.1:80'] }}");
@@ -507,7 +507,7 @@ fn a_destination_rule_is_for_all_ports_of_its_host() {
     assert_eq!(names, [&["reviews", "reviews:9080", "reviews:9443"], parts.as_slice()].concat());
 }
 
-/// Found in a review: `api.stripe.com` and `api.github.com` both meant an upstream `api`.
+/// `api.stripe.com` and `api.github.com` both meant an upstream `api`.
 #[test]
 fn only_services_of_a_cluster_have_short_names() {
     let upstreams =

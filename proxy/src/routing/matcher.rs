@@ -215,7 +215,7 @@ mod tests {
             (None, Some("*.example"), "/", ".example", false),
             (None, Some("*.example"), "/", "example", false),
             (None, Some("*"), "/", "anything", true),
-            // found in an audit: no route took a name that ends as resolvers have it
+            // no route took a name that ends as resolvers have it
             (None, Some("shop.svc.cluster.local"), "/", "shop.svc.cluster.local.:80", true),
             (None, Some("shop.svc.cluster.local."), "/", "shop.svc.cluster.local", true),
             (None, Some("*.example"), "/", "shop.example.", true),

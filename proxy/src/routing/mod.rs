@@ -277,7 +277,7 @@ mod tests {
             (redirect(Some("/new"), None, None), &plain, "/new?b=1"),
             (redirect(Some("/new"), None, None), &secured, "/new?b=1"),
             (redirect(None, Some("other"), None), &plain, "http://other/a?b=1"),
-            // found in an audit: they were sent to http://
+            // they were sent to http://
             (redirect(None, Some("other"), None), &secured, "https://other/a?b=1"),
             (redirect(None, None, Some("https")), &plain, "https://shop:8080/a?b=1"),
             (redirect(None, None, Some("http")), &secured, "http://shop:8080/a?b=1"),

@@ -339,7 +339,7 @@ mod tests {
         fs::read_to_string(path).unwrap_or_else(|error| format!("{error}"))
     }
 
-    /// Found in a review: after a rotation lines went on into the file that had been moved away.
+    /// After a rotation lines went on into the file that had been moved away.
     #[test]
     fn a_file_that_is_moved_away_is_followed_by_one_of_its_name() {
         let folder = tempfile::tempdir().unwrap();
@@ -416,7 +416,7 @@ mod tests {
         assert!(took >= OPEN && took < 5 * OPEN, "{took:?}");
     }
 
-    /// Found in a review: lines counted as written when they had only been buffered for a disk that was full.
+    /// Lines counted as written when they had only been buffered for a disk that was full.
     #[test]
     fn lines_that_a_full_disk_refuses_are_counted_as_dropped() {
         let tally = Arc::new(Tally::default());

@@ -294,7 +294,7 @@ mod tests {
         telemetry::wire::tests::{record, workload},
     };
 
-    /// Found in a review: a call that was under way when the proxy stopped was waited for before the flush began.
+    /// A call that was under way when the proxy stopped was waited for before the flush began.
     #[tokio::test(start_paused = true)]
     async fn a_collector_that_never_answers_gets_the_flush_and_no_more() {
         let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -74,7 +74,7 @@ mod tests {
         request
     }
 
-    /// Found in a review: whatever a client said of itself became an edge of the service graph.
+    /// Whatever a client said of itself became an edge of the service graph.
     #[test]
     fn who_is_proved_to_call_is_who_calls() {
         for (account, said, expected) in [

@@ -169,7 +169,7 @@ async fn one_connection_too_many_is_closed_and_counted() {
     proxy.drain().await;
 }
 
-/// Found in a review: what a burst left behind was looked at only when it was wanted again.
+/// What a burst left behind was looked at only when it was wanted again.
 #[tokio::test]
 async fn connections_that_a_burst_left_behind_are_closed() {
     let upstream = Upstream::new().await;

@@ -47,7 +47,7 @@ async fn service(status: &'static str) -> std::net::SocketAddr {
     address
 }
 
-/// Found in a review: gRPC says in its trailers how it went, and nobody looked at them.
+/// GRPC says in its trailers how it went, and nobody looked at them.
 #[tokio::test]
 async fn a_status_in_trailers_counts_as_one_in_the_head_does() {
     let proxy = proxy(
@@ -79,7 +79,7 @@ async fn next_frame(peer: &mut Peer) -> (u8, u8, u32) {
     (head[3], head[4], u32::from_be_bytes([head[5], head[6], head[7], head[8]]))
 }
 
-/// Found in a review: a server that leaves without two phases says which streams it has not looked at, and they were answered
+/// A server that leaves without two phases says which streams it has not looked at, and they were answered
 /// with 502.
 #[tokio::test]
 async fn streams_that_a_goaway_leaves_out_go_elsewhere() {
@@ -146,7 +146,7 @@ async fn our_own_answers_invite_to_try_again_only_where_that_helps() {
     }
 }
 
-/// Found in an audit: to the default protocol it was `upstream_reset`, which said nothing to anybody and ejected endpoints.
+/// To the default protocol it was `upstream_reset`, which said nothing to anybody and ejected endpoints.
 #[tokio::test]
 async fn grpc_over_http1_is_named_and_nobody_s_fault() {
     for (eager, kind, reason) in [

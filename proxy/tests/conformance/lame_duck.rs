@@ -9,7 +9,7 @@ use crate::peer::{Peer, Upstream, field, soon, until, with};
 const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
 
-/// Found in a review: the sockets closed in the moment in which health went red, and whoever had not looked was refused.
+/// The sockets closed in the moment in which health went red, and whoever had not looked was refused.
 #[tokio::test]
 async fn whoever_has_not_heard_of_the_drain_is_served_and_told_to_go() {
     let upstream = Upstream::new().await;

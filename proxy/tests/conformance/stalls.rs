@@ -25,7 +25,7 @@ async fn without_a_window(proxy: &Proxy) -> client::SendRequest<Bytes> {
     soon(sender.ready()).await.unwrap()
 }
 
-/// Found in a review: a client that gives no window held its place, and its upstream's connection, for ever.
+/// A client that gives no window held its place, and its upstream's connection, for ever.
 #[tokio::test]
 async fn a_client_that_gives_no_window_does_not_keep_its_place() {
     let upstream = Upstream::new().await;

@@ -60,7 +60,7 @@ async fn a_no_leaves_the_connection_as_it_was() {
     proxy.drain().await;
 }
 
-/// Found in a review: the answer to the request before an upgrade was taken for the answer to it, and the first line feed in
+/// The answer to the request before an upgrade was taken for the answer to it, and the first line feed in
 /// a tunnel was then read as the end of a bad line.
 #[tokio::test]
 async fn the_answer_to_an_earlier_request_is_not_the_one_to_an_upgrade() {
@@ -79,7 +79,7 @@ async fn the_answer_to_an_earlier_request_is_not_the_one_to_an_upgrade() {
     proxy.drain().await;
 }
 
-/// Found in a review: while the answer to an upgrade was awaited nobody read, and a client that left was waited for.
+/// While the answer to an upgrade was awaited nobody read, and a client that left was waited for.
 #[tokio::test]
 async fn a_client_that_leaves_before_its_upgrade_is_answered_frees_the_upstream() {
     let upstream = Upstream::new().await;
@@ -154,7 +154,7 @@ async fn a_websocket_over_an_http2_stream_is_one_over_http1_upstream() {
     proxy.drain().await;
 }
 
-/// Found in a review: a connection that carries a tunnel alone was told to go as an idle one, and then cut.
+/// A connection that carries a tunnel alone was told to go as an idle one, and then cut.
 #[tokio::test]
 async fn a_connection_with_a_live_tunnel_on_it_is_not_idle() {
     let upstream = Upstream::new().await;

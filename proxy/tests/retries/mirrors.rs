@@ -45,7 +45,7 @@ async fn a_mirror_gets_copies_and_slows_nobody() {
     proxy.drain().await;
 }
 
-/// Found in a review: nobody looked at what became of copies, so a dead endpoint of a mirror kept its share of them.
+/// Nobody looked at what became of copies, so a dead endpoint of a mirror kept its share of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_endpoint_of_a_mirror_gets_no_more_copies() {
     let ((app, _), (shadow, copies), gone) = (flaky(0, 503, None).await, flaky(0, 500, None).await, nobody().await);
@@ -78,7 +78,7 @@ async fn a_mirror_that_hangs_is_bounded_and_holds_nobody_up() {
     proxy.drain().await;
 }
 
-/// Found in a review: it was signed as the upstream of its request has it, so where that wants no `Via` it came round for ever.
+/// It was signed as the upstream of its request has it, so where that wants no `Via` it came round for ever.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_that_comes_round_is_ended() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

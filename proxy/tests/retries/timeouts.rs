@@ -16,7 +16,7 @@ use crate::{
     upstream,
 };
 
-/// Found in an audit: an endpoint that never saw a request was ejected, because a fault's delay was longer than the timeout.
+/// An endpoint that never saw a request was ejected, because a fault's delay was longer than the timeout.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delay_made_on_purpose_is_no_part_of_the_timeout() {
     let (address, seen) = flaky(0, 503, None).await;
@@ -36,7 +36,7 @@ fn slowly() -> reqwest::Body {
     reqwest::Body::wrap_stream(pieces.boxed())
 }
 
-/// Found in a review: the route's timeout ran while the client was still sending, and the upstream was blamed.
+/// The route's timeout ran while the client was still sending, and the upstream was blamed.
 #[tokio::test(flavor = "multi_thread")]
 async fn while_the_client_sends_no_time_counts_against_the_upstream() {
     let (address, seen) = flaky(0, 503, None).await;

@@ -178,7 +178,7 @@ async fn roots_that_are_taken_out_are_obeyed_at_once() {
     until(&proxy, RELOADED, 1.0).await;
     assert!(get(address, &before, "/").await.is_err(), "its session cannot go on either");
     assert_eq!(get(address, &after, "/").await.unwrap().status, StatusCode::OK);
-    // found in a review: what was open was believed for as long as it lasted
+    // what was open was believed for as long as it lasted
     crate::mesh::is_closed(open).await;
     proxy.drain().await;
 }

@@ -336,7 +336,7 @@ fn what_cannot_be_set_up_is_named() {
     }
 }
 
-/// Found in a review: a client that agreed on HTTP/2 and then said nothing was waited for without end.
+/// A client that agreed on HTTP/2 and then said nothing was waited for without end.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_agrees_on_http2_and_says_nothing_is_not_waited_for() {
     let mesh = Mesh::new("mesh.local");

@@ -258,7 +258,7 @@ async fn the_application_learns_what_the_token_says_and_not_what_a_client_says()
     request.headers_mut().insert("cookie", format!("a=b; session={token}").parse().unwrap());
     let by_cookie = ask(request).await;
     assert!(by_cookie.sent("cookie").is_some());
-    // found in a review: of two tokens the first was checked and the other passed on
+    // of two tokens the first was checked and the other passed on
     let other = rsa.sign(&with("sub", json!("mallory")));
     for (second, expected) in [(&token, StatusCode::OK), (&other, StatusCode::UNAUTHORIZED)] {
         let mut request = forged(&format!("/work?token={second}"));
@@ -267,7 +267,7 @@ async fn the_application_learns_what_the_token_says_and_not_what_a_client_says()
         assert_eq!((answer.status, answer.sent("x-token")), (expected, None));
         assert!(!answer.body.contains("token="), "it is taken out wherever it stood: {answer:?}");
     }
-    // found in a review: what `Connection` names went after the proxy had set it
+    // what `Connection` names went after the proxy had set it
     let mut request = forged("/");
     request.headers_mut().insert("x-token", token.parse().unwrap());
     request.headers_mut().insert("x_user", "root".parse().unwrap());
@@ -433,7 +433,7 @@ async fn an_issuer_that_is_away_stops_nothing_that_was_known() {
     proxy.drain().await;
 }
 
-/// Found in a review: a reload forgot the keys, and without the issuer nobody was believed any more.
+/// A reload forgot the keys, and without the issuer nobody was believed any more.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reload_forgets_no_key() {
     let (key, idp) = (Signer::new("k", Algorithm::ES256), Idp::start(None).await);

@@ -41,7 +41,7 @@ async fn access_logs_are_lines_in_a_file_and_records_at_the_collector() {
     assert_eq!(collector.logs().len(), 6);
 }
 
-/// Found in a review: after a rotation the proxy went on writing to the file that had been moved away.
+/// After a rotation the proxy went on writing to the file that had been moved away.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_access_log_that_is_moved_away_is_begun_anew() {
     let folder = tempfile::tempdir().unwrap();

@@ -111,7 +111,7 @@ async fn the_admin_address_says_what_is_in_force_and_whether_it_is_ready() {
     proxy.drain().await;
 }
 
-/// Found in a review: a web page could read the admin address of whoever looked at it, and drain the proxy.
+/// A web page could read the admin address of whoever looked at it, and drain the proxy.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_web_page_reaches_the_admin_address() {
     let proxy = proxy(app(answers().await).await, "      - { upstream: app }", "");
@@ -141,7 +141,7 @@ async fn no_web_page_reaches_the_admin_address() {
     proxy.drain().await;
 }
 
-/// Found in a review: silent connections made a proxy that is well look ill.
+/// Silent connections made a proxy that is well look ill.
 #[tokio::test(flavor = "multi_thread")]
 async fn health_is_told_however_many_connect() {
     let proxy = proxy(app(answers().await).await, "      - { upstream: app }", "");

@@ -70,7 +70,7 @@ fn resident_bytes() -> u64 {
     statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
 }
 
-/// Found in a review: records held slices of the buffers that requests were read into, so each kept a whole head alive
+/// Records held slices of the buffers that requests were read into, so each kept a whole head alive
 /// for as long as the collector was away.
 #[tokio::test(flavor = "multi_thread")]
 async fn while_the_collector_is_away_records_wait_and_not_what_was_read() {

@@ -198,7 +198,7 @@ async fn behind_trusted_proxies_the_client_is_whom_they_name() {
     assert_eq!([clients("/named"), clients("/too-few")], [["1.2.3.4"; 2], ["127.0.0.1"; 2]]);
 }
 
-/// Found in a review: what no route took left no trace, and attacks were seen as counters only.
+/// What no route took left no trace, and attacks were seen as counters only.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_no_route_has_the_say_on_is_seen_all_the_same() {
     let (collector, otlp) = Collector::start().await;

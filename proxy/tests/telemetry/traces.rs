@@ -30,7 +30,7 @@ async fn a_trace_is_continued_in_the_forms_that_are_configured() {
     assert_eq!(span.parent_span_id, [0xa2, 0xfb, 0x4a, 0x1d, 0x1a, 0x96, 0xd3, 0x12]);
 }
 
-/// Found in a review: no span said what it stood for, so a tenth of the spans was a tenth of the load.
+/// No span said what it stood for, so a tenth of the spans was a tenth of the load.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_sampled_says_what_it_stands_for_and_what_callers_leave_out_is_counted() {
     const REQUESTS: u64 = 400;

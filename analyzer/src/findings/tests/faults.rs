@@ -101,7 +101,7 @@ fn missing_and_new_calls() {
     check(shop, Event::Calls("order", "cart"), ("order", "new_calls"));
 }
 
-/// Found by an audit: a service that was called anew was a second cause, of its own slowness.
+/// A service that was called anew was a second cause, of its own slowness.
 #[test]
 fn who_is_called_anew_is_part_of_that() {
     for took_ms in [30.0, 120.0] {
@@ -114,7 +114,7 @@ fn who_is_called_anew_is_part_of_that() {
     }
 }
 
-/// Found by an audit: a service that got more of its long requests was said to be slow.
+/// A service that got more of its long requests was said to be slow.
 #[test]
 fn another_mix_of_operations_is_nobodys_fault() {
     for (event, expect) in [(Event::Mixed("payment", 0.9), None), (Event::Slow("payment", 4.0), Some("payment"))] {

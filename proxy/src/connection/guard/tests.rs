@@ -39,7 +39,7 @@ async fn bytes_behind_an_upgrade_wait_for_the_verdict() {
     }
 }
 
-/// Found in a review: the answer to the request before let the bytes behind an upgrade be read as HTTP.
+/// The answer to the request before let the bytes behind an upgrade be read as HTTP.
 #[tokio::test]
 async fn only_the_answer_to_the_upgrade_settles_it() {
     let get = b"GET / HTTP/1.1\r\nhost: a\r\n\r\nGET / HTTP/1.1\r\nhost: a\r\nupgrade: x\r\n\r\n\x81\x00\n";
@@ -56,7 +56,7 @@ async fn only_the_answer_to_the_upgrade_settles_it() {
     assert_eq!(rest, b"\x81\x00\n");
 }
 
-/// Found in a review: nobody read while an upgrade was answered, so who left was noticed at the route's timeout.
+/// Nobody read while an upgrade was answered, so who left was noticed at the route's timeout.
 #[tokio::test]
 async fn a_client_that_leaves_while_its_upgrade_is_answered_is_noticed() {
     let (mut client, server) = tokio::io::duplex(4096);

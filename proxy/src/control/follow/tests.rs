@@ -36,7 +36,7 @@ fn set(sequence: u64, rate_per_s: f64, limit: u32) -> proto::PolicySet {
     proto::PolicySet { sequence, policies: vec![policy], ..Default::default() }
 }
 
-/// Found in a review: a control plane that sends only what is refused silenced the local limiter.
+/// A control plane that sends only what is refused silenced the local limiter.
 #[tokio::test]
 async fn only_what_is_enforced_is_news() {
     let mut follower = follower();

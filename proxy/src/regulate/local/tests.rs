@@ -55,7 +55,7 @@ fn watch(limiter: &mut LocalLimiter, plant: &Plant, offered: f64, now: &mut Inst
     limit
 }
 
-/// Found in a review: what is usual was first asked in the overload.
+/// What is usual was first asked in the overload.
 #[test]
 fn what_was_learnt_while_others_regulated_counts_at_once() {
     let mut now = Instant::now();
@@ -146,7 +146,7 @@ fn a_handful_of_answers_is_carried_on_until_patience_ends() {
     assert_eq!(limiter.step(one, load(1, false), start + PATIENCE), (None, true));
 }
 
-/// Found in a review: after a quiet second one cheap answer was the base, and requests of the usual length seemed to queue.
+/// After a quiet second one cheap answer was the base, and requests of the usual length seemed to queue.
 #[test]
 fn a_lone_cheap_answer_is_no_measure_of_the_service() {
     let start = Instant::now();
@@ -173,7 +173,7 @@ impl Coins {
     }
 }
 
-/// Found in a review: the least of many small means was that of a few cheap requests, and the dear ones seemed to queue.
+/// The least of many small means was that of a few cheap requests, and the dear ones seemed to queue.
 #[test]
 fn cheap_and_dear_requests_are_no_queue() {
     for seed in 1..=20 {
@@ -213,7 +213,7 @@ fn where_fewer_are_in_flight_than_can_be_served_nothing_queues() {
     assert_eq!(limiter.step(many(2.0, 40.0), load(40, false), start + 3 * STEP).0, Some(7));
 }
 
-/// Found in a review: a service that hung gave nothing to measure, and was not limited.
+/// A service that hung gave nothing to measure, and was not limited.
 #[test]
 fn a_service_that_answers_nobody_is_limited() {
     let mut now = Instant::now();

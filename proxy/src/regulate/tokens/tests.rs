@@ -130,7 +130,7 @@ async fn tenants_do_not_pay_for_each_other() {
     assert_eq!(limiter.state.lock().tenants.len(), 1, "full buckets go when there are too many");
 }
 
-/// Found in a review: each new name had a whole burst.
+/// Each new name had a whole burst.
 #[tokio::test(start_paused = true)]
 async fn who_makes_up_a_tenant_with_each_call_has_what_newcomers_have() {
     let limiter = limiter(10.0, 100, Some("x-tenant"));

@@ -109,7 +109,7 @@ async fn nobody_is_waited_for_between_two_attempts() {
     }
 }
 
-/// Found in an audit: what a wait in our own queue left of the timeout was too short, and the endpoint was ejected for it.
+/// What a wait in our own queue left of the timeout was too short, and the endpoint was ejected for it.
 #[tokio::test(start_paused = true)]
 async fn an_endpoint_is_to_blame_when_it_had_time_of_its_own() {
     let (worker, _rings) = worker("timeouts: { response_ms: 1000 }");

@@ -263,7 +263,7 @@ mod tests {
         while_answered(flow, answering).await;
     }
 
-    /// Found in a review: 4,096 streams that nobody read could hold 1 GiB on one connection.
+    /// 4,096 streams that nobody read could hold 1 GiB on one connection.
     #[tokio::test]
     async fn what_nobody_reads_is_bounded_on_each_connection() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -406,7 +406,7 @@ mod tests {
         while_answered(flow, answering).await;
     }
 
-    /// Found in a review: the next request inherited a handshake that nobody had waited for, with its deadlines of then.
+    /// The next request inherited a handshake that nobody had waited for, with its deadlines of then.
     #[tokio::test]
     async fn a_handshake_that_all_have_left_is_begun_anew() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -129,7 +129,7 @@ fn whoever_decides_says_what_a_span_stands_for() {
     }
 }
 
-/// Found in an audit: W3C's random flag went, and B3's debug went on as sampled.
+/// W3C's random flag went, and B3's debug went on as sampled.
 #[test]
 fn what_else_is_said_of_a_trace_goes_on() {
     const IDS: &str = "0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331";
