@@ -63,7 +63,7 @@ def start_proxy(processes, work, name):
         command = [os.environ["ENVOY"], "-c", file, "--concurrency", "1", "--use-dynamic-base-id", "--log-level", "error"]
     else:
         file.write_text(configs.weir(ports, work, admin_of(name), collector, full=name == "weir-full"))
-        command = [os.environ["PROXY_BIN"], "--config", file]
+        command = [os.environ["OTHER_BIN" if name.startswith("other") else "PROXY_BIN"], "--config", file]
     processes.start(name, 1, *command)
 
 

@@ -6,7 +6,9 @@
 #
 #   PROXY_BIN, SERVER_BIN   weir-proxy and weir    [target/release/…]
 #   CASES                   which of "h1 h2 grpc sse mtls mtls-in"
-#   PROXIES                 which of "nginx haproxy envoy weir weir-full weir-traced envoy-traced"
+#   PROXIES                 which of "nginx haproxy envoy weir weir-full weir-traced envoy-traced"; "other other-traced", which are not
+#                           among those of every run, are a second build of weir-proxy beside the first
+#   OTHER_BIN               that build
 #   RATE                    requests/s of the phase of constant rate, 0 for none [3000]
 #   LABEL                   a word for the name of the result
 #

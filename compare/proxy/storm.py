@@ -188,7 +188,7 @@ async def main():
         print(f"storm, {control.lasted_s:.2f} s: {good} requests, {lost} lost; {latencies}; {cpu_us / (SECONDS + 2) / 1e4:.1f} % of a CPU")
         print(f"sets sent {RATE * SECONDS}, applied {counted['weir_proxy_policies_applied_total']:.0f}, refused {counted['weir_proxy_policies_refused_total']:.0f}, never confirmed {len(control.sent)}, words of the proxy {control.answers}")
         print(f"from sent to said to be in force: {spread(control.took_ms)}")
-        kept = json.loads((work / "state" / "bench.policy").read_text().split("\n", 1)[1])
+        kept = json.loads((work / "state" / "bench.policy").read_text().split("\n", 2)[2])
         print(f"kept on disk: sequence {kept['sequence']}")
         print(f"requests shed {counted['weir_proxy_shed_total']:.0f}, failed {lost}")
     finally:
