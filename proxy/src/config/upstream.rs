@@ -54,7 +54,7 @@ pub struct Upstream {
     pub max_requests: Option<NonZeroU32>,
     /// The longest wait for a connection; `timeouts.connect_ms` when absent.
     pub connect_timeout_ms: Option<u64>,
-    /// How long an idle connection is kept; `timeouts.pool_idle_ms` when absent.
+    /// How long an idle connection is kept; when absent `timeouts.pool_idle_ms`, and over HTTP/2 `timeouts.http2_idle_ms`.
     pub pool_idle_ms: Option<u64>,
     /// HTTP/1.1 connections from this proxy, each of which carries one request at a time. Unbounded when absent.
     /// With several data threads a connection is then closed after its request, because a thread cannot use what

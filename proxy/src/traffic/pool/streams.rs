@@ -16,7 +16,7 @@ use std::{
 use futures::{FutureExt, future::WeakShared};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{Pool, connect::connect_http2, open};
 use crate::{
@@ -62,6 +62,8 @@ struct Shareable {
     sender: http2::SendRequest<RequestBody>,
     peer: Option<Arc<Peer>>,
     in_use: Cell<usize>,
+    /// Since when none is, if none is.
+    idle_since: Cell<Instant>,
     /// As the peer's settings say.
     max_streams: Rc<Cell<usize>>,
 }
@@ -100,6 +102,12 @@ impl Streams {
         free.or_else(|| least().filter(|c| c.in_use.get() < MAX_STREAMS)).cloned()
     }
 
+    /// Closes what has carried nothing for as long as it may.
+    pub(super) fn sweep(&self, longest: Duration, now: Instant) {
+        let lasts = |c: &Shareable| c.in_use.get() > 0 || now.duration_since(c.idle_since.get()) < longest;
+        self.open.borrow_mut().retain(|connection| !connection.sender.is_closed() && lasts(connection));
+    }
+
     async fn open(&self, pool: &Pool, pick: &Pick) -> Result<(), Failure> {
         let under_way = self.connecting.borrow().as_ref().and_then(WeakShared::upgrade);
         let connecting = under_way.unwrap_or_else(|| {
@@ -136,6 +144,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.0.in_use.set(self.0.in_use.get() - 1);
+        self.0.idle_since.set(Instant::now());
     }
 }
 
@@ -176,7 +185,8 @@ async fn handshake(
     tokio::time::timeout(upstream.connect_timeout.unwrap_or(longest), settled.notified())
         .await
         .map_err(|_| Failure::ConnectTimeout)?;
-    Ok(Rc::new(Shareable { sender, peer, in_use: Cell::new(0), max_streams }))
+    let idle_since = Cell::new(Instant::now());
+    Ok(Rc::new(Shareable { sender, peer, in_use: Cell::new(0), idle_since, max_streams }))
 }
 
 #[cfg(test)]
@@ -187,7 +197,6 @@ mod tests {
         io::{AsyncReadExt, AsyncWriteExt},
         net::TcpListener,
         task::LocalSet,
-        time::Instant,
     };
 
     use super::*;
@@ -379,6 +388,42 @@ mod tests {
             };
             let (seen, _) = LocalSet::new().run_until(async { tokio::join!(counting, flow) }).await;
             assert_eq!(seen, pings, "in nine and a half minutes, with {more:?}");
+        }
+    }
+
+    /// One that carried nothing any more stayed for as long as its peer let it, whatever `pool_idle_ms` said.
+    #[tokio::test]
+    async fn a_connection_without_streams_is_closed_after_its_time() {
+        for (more, longest_s) in [(", pool_idle_ms: 20000", 20), ("", 300)] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let (pool, pick) = with(&listener, more);
+            let closed = Notify::new();
+            let answering = async {
+                let mut connection = h2::server::handshake(listener.accept().await.unwrap().0).await.unwrap();
+                while let Some(Ok((_, mut answer))) = connection.accept().await {
+                    answer.send_response(Response::new(()), true).unwrap();
+                }
+                closed.notify_one();
+                std::future::pending::<()>().await;
+            };
+            let flow = async {
+                let (mut sender, place) = http2(&pool, &pick).await;
+                let request = Request::get("http://app/").body(RequestBody::Whole(Full::default())).unwrap();
+                sender.send_request(request).await.unwrap();
+                drop(sender);
+                let left_after = async |seconds| {
+                    tokio::time::advance(Duration::from_secs(seconds)).await;
+                    pool.sweep(&[pick.endpoint.id].into());
+                    pool.kept.borrow()[&pick.endpoint.id].http2.open.borrow().len()
+                };
+                tokio::time::pause();
+                assert_eq!(left_after(3_600).await, 1, "its stream is open");
+                drop(place);
+                assert_eq!((left_after(longest_s - 1).await, left_after(1).await), (1, 0), "{more:?}");
+                tokio::time::resume();
+                closed.notified().await;
+            };
+            while_answered(flow, answering).await;
         }
     }
 
