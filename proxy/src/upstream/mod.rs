@@ -130,7 +130,9 @@ impl Upstream {
     /// Shares the endpoints of `known` that it takes. Where TLS is another they are new ones, because connections that
     /// are kept are not what is asked for now.
     pub(crate) fn part_of(self, known: &Self, ids: &AtomicUsize) -> Self {
-        let (now, as_before) = (Instant::now(), self.config.tls == known.config.tls);
+        // as it is compiled, for a part may have it from its whole
+        let asked = |upstream: &Self| upstream.tls.as_ref().map(|tls| tls.asked().clone());
+        let (now, as_before) = (Instant::now(), asked(&self) == asked(known));
         let renewed = |old: &Endpoint| Arc::new(Endpoint::new(ids.fetch_add(1, Relaxed), old.spec.clone(), now));
         let endpoints = known.endpoints().into_iter().filter(|endpoint| self.takes(&endpoint.spec));
         let endpoints = endpoints.map(|endpoint| if as_before { endpoint } else { renewed(&endpoint) }).collect();

@@ -53,6 +53,11 @@ impl ClientTls {
         Ok((client, watched))
     }
 
+    /// What is asked of the other end, and shown to it.
+    pub(crate) fn asked(&self) -> &RemoteTls {
+        &self.asked
+    }
+
     /// New handshakes use `material`.
     pub(super) fn swap(&self, material: &Material) -> Result<(), String> {
         self.current.store(Arc::new(compile(&self.asked, self.protocol, &self.provider, material)?));
