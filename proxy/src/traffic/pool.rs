@@ -171,7 +171,8 @@ async fn idle(pick: &Pick, kept: &Kept) -> Option<Own> {
         let mut own = kept.http1.borrow_mut().pop()?;
         pick.endpoint.stats.idle.fetch_sub(1, Relaxed);
         let fresh = own.since.elapsed() < kept.longest.get();
-        if fresh && (own.sender.is_ready() || own.sender.ready().await.is_ok()) {
+        let believed = pick.upstream.believes(own.peer.as_deref());
+        if fresh && believed && (own.sender.is_ready() || own.sender.ready().await.is_ok()) {
             return Some(own);
         }
     }

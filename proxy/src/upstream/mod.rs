@@ -30,7 +30,7 @@ use weir_policy::ConcurrencyLimit;
 use crate::{
     config::{self, Locality, Protocol},
     regulate::{Admission, Ask, Circuit, Gate, Refusal},
-    security::ClientTls,
+    security::{ClientTls, Peer},
 };
 
 pub(crate) use affinity::Affinity;
@@ -178,6 +178,14 @@ impl Upstream {
             endpoint.health.eject(detector, now);
             tracing::warn!(upstream = self.name, endpoint = endpoint.spec.address, "endpoint ejected");
             self.show(view.endpoints().to_vec(), now);
+        }
+    }
+
+    /// Whether who is at the other end of a kept connection would be believed now.
+    pub(crate) fn believes(&self, peer: Option<&Peer>) -> bool {
+        match (&self.tls, peer) {
+            (Some(tls), Some(peer)) => tls.believes(peer),
+            (tls, peer) => tls.is_none() && peer.is_none(),
         }
     }
 

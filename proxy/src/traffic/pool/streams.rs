@@ -85,7 +85,7 @@ impl Streams {
         }
         let mut kept = true;
         loop {
-            if let Some(connection) = self.free() {
+            if let Some(connection) = self.free(&pick.upstream) {
                 return Ok((connection.sender.clone(), Place::on(connection), kept));
             }
             kept = false;
@@ -94,9 +94,9 @@ impl Streams {
     }
 
     /// The first with a free stream, so that later ones run empty and end; where there are enough, the least busy.
-    fn free(&self) -> Option<Rc<Shareable>> {
+    fn free(&self, upstream: &Upstream) -> Option<Rc<Shareable>> {
         let mut open = self.open.borrow_mut();
-        open.retain(|connection| !connection.sender.is_closed());
+        open.retain(|connection| !connection.sender.is_closed() && upstream.believes(connection.peer.as_deref()));
         let free = open.iter().find(|c| c.in_use.get() < c.max_streams.get());
         let least = || open.iter().min_by_key(|c| c.in_use.get()).filter(|_| open.len() >= ENOUGH_CONNECTIONS);
         free.or_else(|| least().filter(|c| c.in_use.get() < MAX_STREAMS)).cloned()
