@@ -49,8 +49,8 @@ pub struct Upstream {
     pub panic_threshold_percent: Option<u8>,
     /// How many retries may be under way.
     pub retry_budget: RetryBudget,
-    /// Requests in flight from this proxy; one more gets 503 at once, though each data thread may let one pass that
-    /// another counts at the same moment. Unbounded when absent.
+    /// Requests in flight from this proxy, copies for a mirror among them; one more gets 503 at once, and a copy is dropped,
+    /// though each data thread may let one pass that another counts at the same moment. Unbounded when absent.
     pub max_requests: Option<NonZeroU32>,
     /// The longest wait for a connection; `timeouts.connect_ms` when absent.
     pub connect_timeout_ms: Option<u64>,
