@@ -274,6 +274,18 @@ impl Workload {
         self.listeners.iter().flatten().chain(tcp).chain(&self.unmatched)
     }
 
+    /// One of each name and direction, for all that are counted together.
+    pub(crate) fn counted_routes(&self) -> impl Iterator<Item = &Arc<Route>> {
+        let mut seen = HashSet::new();
+        self.routes().filter(move |route| seen.insert(Arc::as_ptr(&route.stats)))
+    }
+
+    /// Requests in flight at the routes that are counted with this one, and those that wait.
+    pub(crate) fn load_of(&self, route: &Route) -> (u32, u32) {
+        let together = self.routes().filter(|other| Arc::ptr_eq(&other.stats, &route.stats));
+        together.map(|route| route.gate.load()).fold((0, 0), |(a, b), (c, d)| (a + c, b + d))
+    }
+
     /// Replaces the endpoints of an upstream and of its subsets. Requests under way at one that goes finish there.
     pub(crate) fn publish(&self, name: &str, endpoints: &[config::Endpoint]) {
         let now = Instant::now();
