@@ -24,7 +24,7 @@ use weir_policy::{Policy, PolicySet};
 
 use crate::{
     config::{self, Config, Connect, Direction, Forwarded, Http, ListenerProtocol, Propagation, Timeouts},
-    counters::Tally,
+    counters::{Tally, nanos},
     memory::Memory,
     path::as_routed,
     regulate::{Gate, Latencies},
@@ -248,7 +248,7 @@ impl Workload {
 
     /// How long one who came to the service now would wait, as far as is known.
     pub(crate) fn expected_wait_ns(&self) -> u64 {
-        self.gate.expected_wait().map_or(0, |wait| u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX))
+        self.gate.expected_wait().map_or(0, nanos)
     }
 
     /// What the local limiter allows; 0 for no limit.
