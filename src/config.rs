@@ -107,7 +107,7 @@ impl Config {
         let given = given.merge(environment);
         let figment = Figment::from(Serialized::defaults(Self::default())).merge(&given);
         let mut config: Self = figment.extract().map_err(|e| ConfigError(suggest(&e.to_string())))?;
-        memory::fit(&mut config, |key| given.contains(key), memory::given_bytes());
+        memory::fit(&mut config, |key| given.contains(key), weir_proxy::given_bytes());
         config.validate()?;
         Ok(config)
     }

@@ -11,9 +11,8 @@
 //! The last tenth is for the program itself and for what is between two allocations. Below a sixteenth a server would only refuse,
 //! so there it is left to a warning at the start.
 
-use std::{fs, path::Path};
-
 use tracing::{info, warn};
+use weir_proxy::given_bytes;
 
 use crate::config::Config;
 
@@ -23,9 +22,6 @@ const FIXED_BYTES: u64 = (192 + 64 + 128 + 128 + 32 + 2 * 64 + 48) << 20;
 
 /// The least share of a default.
 const LEAST_SHARE: f64 = 1.0 / 16.0;
-
-/// Where the kernel keeps what groups of processes may have.
-const GROUPS: &str = "/sys/fs/cgroup";
 
 /// A bound in memory: its key, what one of its units takes, and where it stands.
 struct Part {
@@ -140,41 +136,6 @@ pub(crate) fn say(config: &Config) {
     }
 }
 
-/// What the machine has, or the least of what the groups allow in which the process is.
-pub(crate) fn given_bytes() -> Option<u64> {
-    let machine = total_bytes(&fs::read_to_string("/proc/meminfo").unwrap_or_default());
-    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    machine.into_iter().chain(group_bytes(Path::new(GROUPS), &groups)).min()
-}
-
-/// `MemTotal` of `/proc/meminfo`, which counts in KiB.
-fn total_bytes(meminfo: &str) -> Option<u64> {
-    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    let kib: u64 = total.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib << 10)
-}
-
-/// The least limit from the groups that `/proc/self/cgroup` names up to `root`, of both versions; a container sees its own as the root.
-/// Version 1 writes a number near 2⁶³ where there is none.
-fn group_bytes(root: &Path, groups: &str) -> Option<u64> {
-    groups.lines().filter_map(|line| group_limit(root, line)).min()
-}
-
-/// The limit by a line `0::/path`, or `number:controllers:/path` of version 1.
-fn group_limit(root: &Path, line: &str) -> Option<u64> {
-    let mut fields = line.splitn(3, ':');
-    let (Some(_), Some(controllers), Some(path)) = (fields.next(), fields.next(), fields.next()) else { return None };
-    let (hierarchy, file) = match controllers {
-        "" => (root.to_owned(), "memory.max"),
-        some if some.split(',').any(|controller| controller == "memory") => {
-            (root.join("memory"), "memory.limit_in_bytes")
-        }
-        _ => return None,
-    };
-    let limit = |group: &Path| fs::read_to_string(hierarchy.join(group).join(file)).ok()?.trim().parse().ok();
-    Path::new(path.trim_start_matches('/')).ancestors().filter_map(limit).min()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -236,30 +197,5 @@ mod tests {
         let body = ["collector.max_body_bytes"];
         let config = fitted(Some(GIB), &body, |config| config.collector.max_body_bytes = 20 << 20);
         assert_eq!(config.collector.max_in_flight_bytes, 40 << 20);
-    }
-
-    #[test]
-    fn the_least_of_all_groups_counts_in_both_versions() {
-        let root = tempfile::tempdir().unwrap();
-        let (pod, old) = (root.path().join("pods/one"), root.path().join("memory/docker/abc"));
-        fs::create_dir_all(pod.join("weir")).unwrap();
-        fs::create_dir_all(&old).unwrap();
-        let (new_group, old_group) = ("0::/pods/one/weir\n", "7:cpu,cpuacct:/x\n4:memory:/docker/abc\n0::/\n");
-        let found = |groups| group_bytes(root.path(), groups);
-        assert_eq!((found(new_group), found(old_group), found("noise")), (None, None, None), "nothing is said");
-        fs::write(pod.join("weir/memory.max"), "max\n").unwrap();
-        fs::write(pod.join("memory.max"), "67108864\n").unwrap();
-        fs::write(old.join("memory.limit_in_bytes"), "9223372036854771712\n").unwrap();
-        assert_eq!(found(new_group), Some(64 << 20));
-        assert_eq!(found(old_group), Some(9_223_372_036_854_771_712));
-        fs::write(root.path().join("memory/memory.limit_in_bytes"), "1073741824\n").unwrap();
-        assert_eq!(found(old_group), Some(GIB), "as a container sees itself");
-    }
-
-    #[test]
-    fn what_the_machine_has_is_read() {
-        assert_eq!(total_bytes("MemTotal:       24682648 kB\nMemFree:  1 kB\n"), Some(24_682_648 << 10));
-        assert_eq!((total_bytes("MemFree: 1 kB\n"), total_bytes("MemTotal: much\n")), (None, None));
-        assert!(given_bytes().unwrap() > 1 << 26);
     }
 }

@@ -8,7 +8,7 @@
 //! It has no coverage to steer by, so its corpus has to be good: real messages of every kind, and words
 //! of the grammars to splice in. The libFuzzer targets in `proxy/fuzz` call the same functions.
 
-#![allow(clippy::print_stdout, reason = "it is a program")]
+#![allow(clippy::print_stdout, clippy::disallowed_types, reason = "a program that takes the real time and prints")]
 
 use std::{
     fs,

@@ -4,7 +4,7 @@
 //! `paced` leaves one every 20 µs, as 50,000 requests a second would, so the reader sleeps in between;
 //! `burst` leaves them back to back. Only the leaving is timed.
 
-#![allow(clippy::print_stdout, reason = "it is a program")]
+#![allow(clippy::print_stdout, clippy::disallowed_types, reason = "a program that takes the real time and prints")]
 
 use std::{
     sync::Arc,

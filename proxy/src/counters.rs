@@ -3,6 +3,7 @@
 use std::{
     ops::AddAssign,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
 };
 
 use serde::Serialize;
@@ -130,6 +131,11 @@ impl Tally {
     pub(crate) fn refused(&self) -> impl Iterator<Item = (Violation, u64)> {
         Violation::ALL.into_iter().zip(self.refused.iter().map(|n| n.load(Relaxed)))
     }
+}
+
+/// A duration as counts hold it; more than five centuries are as many.
+pub(crate) fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Adds to a count.

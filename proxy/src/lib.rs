@@ -43,6 +43,7 @@ pub use config::{
 };
 pub use config_files::ConfigFiles;
 pub use counters::Counters;
+pub use memory::given_bytes;
 pub use probe::Probe;
 pub use proxy::{Proxy, StartError};
 pub use regulate::Priority;

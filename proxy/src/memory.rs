@@ -8,9 +8,9 @@
 //! Between two looks the memory can grow by what comes in within [`LOOK`], at 1 Gbit/s 12 MiB: the tenth that the bound leaves
 //! unless the file says otherwise is for that.
 
+mod kernel;
+
 use std::{
-    fs,
-    path::Path,
     sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
@@ -20,12 +20,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::workload::Current;
+use kernel::Resident;
+pub use kernel::given_bytes;
 
 /// 100 ms between two looks, each some 20 µs.
 const LOOK: Duration = Duration::from_millis(100);
-
-/// Where the kernel keeps what groups of processes may have.
-const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// What is known since the last look.
 #[derive(Debug, Default)]
@@ -38,6 +37,9 @@ pub(crate) struct Memory {
 /// Looks until `stop`.
 pub(crate) async fn watch(current: Current, stop: CancellationToken) {
     let unsaid = given_bytes().map(|given| given / 10 * 9);
+    let Some(process) = Resident::open() else {
+        return warn!("this system does not say how much memory the process has: max_memory_mib bounds nothing");
+    };
     let mut looks = tokio::time::interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -46,9 +48,8 @@ pub(crate) async fn watch(current: Current, stop: CancellationToken) {
             _ = looks.tick() => {}
         }
         let workload = current.load();
-        let (Some(resident), Some(bound)) = (resident_bytes(), workload.max_memory_bytes.or(unsaid)) else {
-            return warn!("this system does not say how much memory the process has: max_memory_mib bounds nothing");
-        };
+        // what a look does not tell stays as the last one saw it
+        let (Some(resident), Some(bound)) = (process.bytes(), workload.max_memory_bytes.or(unsaid)) else { continue };
         if workload.memory.look(resident, bound) {
             match workload.memory.is_full() {
                 true => warn!(resident, bound, "no more memory: nothing new is let in"),
@@ -87,31 +88,6 @@ fn is_full(was: bool, resident: u64, bound: u64) -> bool {
     if was { resident >= bound / 20 * 19 } else { resident >= bound }
 }
 
-fn resident_bytes() -> Option<u64> {
-    kib(&fs::read_to_string("/proc/self/status").ok()?, "VmRSS:")
-}
-
-/// What the machine has, or the least of what the groups allow in which the process is.
-fn given_bytes() -> Option<u64> {
-    let machine = kib(&fs::read_to_string("/proc/meminfo").ok()?, "MemTotal:")?;
-    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    Some(group_bytes(Path::new(CGROUPS), &groups).map_or(machine, |group| group.min(machine)))
-}
-
-/// The least `memory.max` from the group that `/proc/self/cgroup` names up to `root`; a container sees its own as the root.
-fn group_bytes(root: &Path, groups: &str) -> Option<u64> {
-    let own = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    let max = |group: &Path| fs::read_to_string(root.join(group).join("memory.max")).ok()?.trim().parse().ok();
-    Path::new(own).ancestors().filter_map(max).min()
-}
-
-/// The value of `name` in the kernel's tables, which count in KiB.
-fn kib(table: &str, name: &str) -> Option<u64> {
-    let value = table.lines().find_map(|line| line.strip_prefix(name))?;
-    let kib: u64 = value.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib * 1024)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,28 +100,5 @@ mod tests {
         {
             assert_eq!((memory.look(resident, 100), memory.is_full()), (changed, full), "{resident}");
         }
-    }
-
-    #[test]
-    fn the_kernels_tables_are_read() {
-        let status = "Name:\tweir\nVmHWM:\t  20480 kB\nVmRSS:\t   17040 kB\n";
-        assert_eq!(kib(status, "VmRSS:"), Some(17_040 * 1024));
-        assert_eq!((kib(status, "VmSwap:"), kib("VmRSS:\tmuch kB\n", "VmRSS:")), (None, None));
-        assert!(resident_bytes().unwrap() > 1 << 20 && given_bytes().unwrap() > resident_bytes().unwrap());
-    }
-
-    #[test]
-    fn the_least_of_all_groups_counts() {
-        let root = tempfile::tempdir().unwrap();
-        let pod = root.path().join("pods/one");
-        fs::create_dir_all(pod.join("proxy")).unwrap();
-        let group = "0::/pods/one/proxy\n";
-        assert_eq!(group_bytes(root.path(), group), None, "nothing is said");
-        fs::write(pod.join("proxy/memory.max"), "max\n").unwrap();
-        fs::write(pod.join("memory.max"), "67108864\n").unwrap();
-        fs::write(root.path().join("memory.max"), "134217728\n").unwrap();
-        assert_eq!(group_bytes(root.path(), group), Some(64 << 20));
-        assert_eq!(group_bytes(root.path(), "0::/\n"), Some(128 << 20), "as a container sees itself");
-        assert_eq!(group_bytes(root.path(), "4:memory:/old\n"), None);
     }
 }

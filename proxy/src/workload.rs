@@ -24,7 +24,7 @@ use weir_policy::{Policy, PolicySet};
 
 use crate::{
     config::{self, Config, Connect, Direction, Forwarded, Http, ListenerProtocol, Propagation, Timeouts},
-    counters::Tally,
+    counters::{Tally, nanos},
     memory::Memory,
     path::as_routed,
     regulate::{Gate, Latencies},
@@ -248,7 +248,7 @@ impl Workload {
 
     /// How long one who came to the service now would wait, as far as is known.
     pub(crate) fn expected_wait_ns(&self) -> u64 {
-        self.gate.expected_wait().map_or(0, |wait| u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX))
+        self.gate.expected_wait().map_or(0, nanos)
     }
 
     /// What the local limiter allows; 0 for no limit.
@@ -272,6 +272,18 @@ impl Workload {
     pub(crate) fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
         let tcp = self.accepts.iter().filter_map(|accepts| accepts.tcp.as_ref());
         self.listeners.iter().flatten().chain(tcp).chain(&self.unmatched)
+    }
+
+    /// One of each name and direction, for all that are counted together.
+    pub(crate) fn counted_routes(&self) -> impl Iterator<Item = &Arc<Route>> {
+        let mut seen = HashSet::new();
+        self.routes().filter(move |route| seen.insert(Arc::as_ptr(&route.stats)))
+    }
+
+    /// Requests in flight at the routes that are counted with this one, and those that wait.
+    pub(crate) fn load_of(&self, route: &Route) -> (u32, u32) {
+        let together = self.routes().filter(|other| Arc::ptr_eq(&other.stats, &route.stats));
+        together.map(|route| route.gate.load()).fold((0, 0), |(a, b), (c, d)| (a + c, b + d))
     }
 
     /// Replaces the endpoints of an upstream and of its subsets. Requests under way at one that goes finish there.

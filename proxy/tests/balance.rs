@@ -96,6 +96,46 @@ async fn a_client_is_known_by_the_cookie_it_is_given() {
     proxy.drain().await;
 }
 
+/// Behind a load balancer all clients come from its address; who they are says a field that anybody can send.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ring_by_address_believes_trusted_proxies_who_comes_and_nobody_else() {
+    let (endpoints, _broken) = apps(&["", "", "", ""]).await;
+    let listener = |hops: u32| {
+        format!("{{ address: '127.0.0.1:0', direction: inbound, trusted_hops: {hops}, routes: [{{ upstream: app }}] }}")
+    };
+    let text = format!(
+        "service: shop\nthreads: 1\nlisteners: [{}, {}]\n\
+         upstreams: [{{ name: app, {endpoints}, balance: {{ ring_hash: source_address }} }}]",
+        listener(0),
+        listener(2)
+    );
+    let proxy = Proxy::start(Config::from_yaml(&text).unwrap()).unwrap();
+    let (client, [nobody, two]) = (client(), [0, 1].map(|n| format!("http://{}/", proxy.addresses()[n])));
+    let owner = async |url: &str, said: &str| {
+        client.get(url).header("x-forwarded-for", said).send().await.unwrap().text().await.unwrap()
+    };
+    let connects = client.get(&nobody).send().await.unwrap().text().await.unwrap();
+    let mut owners = BTreeMap::new();
+    for address in (0..40).map(|n| format!("198.51.100.{n}")) {
+        let own = owner(&two, &format!("{address}, 10.0.0.1")).await;
+        for forged in ["6.6.6.6", "198.51.100.99, 6.6.6.6", "unknown", ""] {
+            let said = format!("{forged}, {address}, 10.0.0.1");
+            assert_eq!(owner(&two, &said).await, own, "{said}: what a client puts before is its own word");
+        }
+        *owners.entry(own).or_insert(0) += 1;
+        for (url, said) in [
+            (&nobody, format!("{address}, 10.0.0.1")),
+            (&nobody, address.clone()),
+            (&two, address.clone()),
+            (&two, format!("{address}, unknown, 10.0.0.1")),
+        ] {
+            assert_eq!(owner(url, &said).await, connects, "{said}: nobody who is trusted says so");
+        }
+    }
+    assert!(owners.len() > 1, "clients are told apart: {owners:?}");
+    proxy.drain().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn priorities_and_zones_take_over_and_panic_uses_all() {
     let (endpoints, broken) = apps(&[", priority: 0", ", priority: 1", ", priority: 1"]).await;

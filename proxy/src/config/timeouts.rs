@@ -28,11 +28,11 @@ pub struct Timeouts {
     /// 60 s that a client may not read while an answer waits for it.
     pub write_idle_ms: u64,
     /// 5 min that an HTTP/2 connection of a client may carry no request; then it is told to go, and connects again when it
-    /// has one.
+    /// has one. One to an upstream is closed after as long, unless the upstream's `pool_idle_ms` says otherwise.
     pub http2_idle_ms: u64,
     /// 1 h in which nothing moves in a tunnel (TCP, WebSocket, `CONNECT`): database pools stay idle for long.
     pub tunnel_idle_ms: u64,
-    /// 8 s an idle upstream connection is kept: below the 10 s after which our own inbound side closes it.
+    /// 8 s an idle HTTP/1.1 connection to an upstream is kept: below the 10 s after which our own inbound side closes it.
     pub pool_idle_ms: u64,
     /// How long the sockets stay open once a drain has begun, while `/healthz` is red and clients are told to go: whoever
     /// connects meanwhile is served. 5 s where other machines can connect, and nothing where only this one can: Kubernetes

@@ -49,12 +49,12 @@ pub struct Upstream {
     pub panic_threshold_percent: Option<u8>,
     /// How many retries may be under way.
     pub retry_budget: RetryBudget,
-    /// Requests in flight from this proxy; one more gets 503 at once, though each data thread may let one pass that
-    /// another counts at the same moment. Unbounded when absent.
+    /// Requests in flight from this proxy, copies for a mirror among them; one more gets 503 at once, and a copy is dropped,
+    /// though each data thread may let one pass that another counts at the same moment. Unbounded when absent.
     pub max_requests: Option<NonZeroU32>,
     /// The longest wait for a connection; `timeouts.connect_ms` when absent.
     pub connect_timeout_ms: Option<u64>,
-    /// How long an idle connection is kept; `timeouts.pool_idle_ms` when absent.
+    /// How long an idle connection is kept; when absent `timeouts.pool_idle_ms`, and over HTTP/2 `timeouts.http2_idle_ms`.
     pub pool_idle_ms: Option<u64>,
     /// HTTP/1.1 connections from this proxy, each of which carries one request at a time. Unbounded when absent.
     /// With several data threads a connection is then closed after its request, because a thread cannot use what

@@ -79,7 +79,7 @@ fn routes(workload: &Workload, out: &mut Exposition) {
     let labels = |route: &'_ Route| [("direction", route.direction.as_str().to_owned()), ("route", route.name.clone())];
     let name = "weir_proxy_responses_total";
     out.family(name, "counter", "answers by route and class of status; class 0 had none");
-    for route in workload.routes() {
+    for route in workload.counted_routes() {
         for (class, count) in route.stats.by_class.iter().enumerate() {
             let [direction, route] = labels(route);
             let class = class.to_string();
@@ -88,7 +88,7 @@ fn routes(workload: &Workload, out: &mut Exposition) {
     }
     let name = "weir_proxy_route_shed_total";
     out.family(name, "counter", "requests turned away, by route and reason");
-    for route in workload.routes() {
+    for route in workload.counted_routes() {
         for (reason, count) in Refusal::REASONS.iter().zip(&route.stats.shed) {
             let [direction, route] = labels(route);
             out.sample(name, &[(direction.0, &direction.1), (route.0, &route.1), ("reason", reason)], count_of(count));
@@ -97,8 +97,8 @@ fn routes(workload: &Workload, out: &mut Exposition) {
     for (name, help) in [("in_flight", "requests admitted to the route now"), ("queued", "requests that wait now")] {
         let full = format!("weir_proxy_route_{name}");
         out.family(&full, "gauge", help);
-        for route in workload.routes() {
-            let (in_flight, queued) = route.gate.load();
+        for route in workload.counted_routes() {
+            let (in_flight, queued) = workload.load_of(route);
             let value = if name == "queued" { queued } else { in_flight };
             let [direction, route] = labels(route);
             out.sample(&full, &[(direction.0, &direction.1), (route.0, &route.1)], f64::from(value));
@@ -106,7 +106,7 @@ fn routes(workload: &Workload, out: &mut Exposition) {
     }
     let name = "weir_proxy_request_duration_seconds";
     out.family(name, "histogram", "durations of requests, waiting included");
-    for route in workload.routes() {
+    for route in workload.counted_routes() {
         let durations = &route.stats.durations;
         let [direction, label] = labels(route);
         let labels = [(direction.0, direction.1.as_str()), (label.0, label.1.as_str())];
@@ -114,7 +114,7 @@ fn routes(workload: &Workload, out: &mut Exposition) {
     }
     let name = "weir_proxy_queue_wait_seconds";
     out.family(name, "histogram", "waits of requests that had to wait for a place");
-    for route in workload.routes() {
+    for route in workload.counted_routes() {
         let sum = route.stats.queue_wait_ns.load(Relaxed) as f64 / 1e9;
         let [direction, label] = labels(route);
         let labels = [(direction.0, direction.1.as_str()), (label.0, label.1.as_str())];

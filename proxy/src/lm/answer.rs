@@ -166,6 +166,11 @@ impl Answer {
         self.events.is_some()
     }
 
+    /// About how many tokens came, where nothing says it: one with each event.
+    pub(crate) fn came_tokens(&self) -> u64 {
+        self.token_events.max(self.data_events)
+    }
+
     /// Whether it said anything of itself.
     pub(crate) fn says_something(&self) -> bool {
         self.output_tokens.is_some() || self.input_tokens().is_some() || self.is_stream()
@@ -219,9 +224,14 @@ impl Answer {
     fn note(&mut self, path: &[Word], scalar: Scalar<'_>) -> bool {
         use Word::{
             CacheCreationInputTokens, CacheReadInputTokens, CachedTokens, Choices, CompletionTokens, Content, Delta,
-            FinishReason, InputTokens, InputTokensDetails, Item, Message, Model, OutputTokens, PromptTokens,
-            PromptTokensDetails, ReasoningContent, Response, Status, StopReason, Text, ToolCalls, Usage,
+            FinishReason, InputTokens, InputTokensDetails, Item, Message, Model, OutputTokens, PartialJson,
+            PromptTokens, PromptTokensDetails, ReasoningContent, Response, Status, StopReason, Text, Thinking,
+            ToolCalls, Usage,
         };
+        // a message begins with a first token, and says all of them at its end
+        if let [Message, Usage, OutputTokens] = path {
+            return false;
+        }
         // the responses API and messages wrap what others say at the top
         let inner = if let [Response | Message, inner @ ..] = path { inner } else { path };
         match (inner, scalar) {
@@ -245,7 +255,7 @@ impl Answer {
                 | [Choices, Item, Text]
                 | [Choices, Item, Delta, ToolCalls, ..]
                 | [Delta]
-                | [Delta, Text],
+                | [Delta, Text | Thinking | PartialJson],
                 Scalar::Text(text),
             ) => return !text.is_empty(),
             _ => {}
@@ -295,7 +305,9 @@ mod tests {
             data: {\"choices\":[{\"delta\":{\"content\":\"Grüße 😀\"},\"finish_reason\":null}],\"usage\":null}\r\n\r\n\
             data: {\"choices\":[{\"delta\":{\"content\":null},\"finish_reason\":\"tool_calls\"}],\"usage\":null}\r\n\r\n\
             data: {\"choices\":[],\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":6}}\r\n\r\ndata: [DONE]\r\n\r\n";
+        let thoughts = "data: {\"choices\":[{\"delta\":{\"reasoning\":\"Hm\"}}]}\n\ndata: {\"choices\":[{\"delta\":{\"reasoning_content\":\"Hm\"}}]}\n\n";
         for (text, expected) in [
+            (thoughts, "- None/None [] 2 tokens seen"),
             (calls, "modèle-é Some(5)/Some(6) [\"tool_calls\"] 2 tokens seen"),
             (chat, "gpt-x Some(12)/Some(34) [\"length\"] 2 tokens seen"),
             (responses, "o-1 Some(3)/Some(4) [\"completed\"] 1 tokens seen"),

@@ -90,7 +90,7 @@ impl Call {
         let prompt = self.estimate().prompt;
         match answer {
             Some(answer) if answer.input_tokens().is_some() || answer.output_tokens.is_some() => {
-                (answer.input_tokens().unwrap_or(prompt), answer.output_tokens.unwrap_or(0))
+                (answer.input_tokens().unwrap_or(prompt), answer.output_tokens.unwrap_or_else(|| answer.came_tokens()))
             }
             // a refusal or a failure of the model's: nothing was generated
             _ if status >= 400 => (0, 0),
@@ -98,7 +98,7 @@ impl Call {
             Some(answer) if !self.estimated => (0, answer.token_events),
             None if !self.estimated => (0, 0),
             // a stream without a usage, or cut off before it: about one token came with each event
-            Some(answer) if answer.is_stream() => (prompt, answer.token_events.max(answer.data_events)),
+            Some(answer) if answer.is_stream() => (prompt, answer.came_tokens()),
             _ => (prompt, response_bytes / BYTES_PER_TOKEN),
         }
     }
@@ -151,7 +151,32 @@ impl Pace {
 
 #[cfg(test)]
 mod tests {
+    use http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};
+
     use super::*;
+
+    /// Anthropic says a first token at the beginning of a message, and all of them at its end: who left in between paid for one,
+    /// however much had come.
+    #[test]
+    fn a_message_that_is_left_before_its_end_costs_what_came() {
+        let start = r#"{"type":"message_start","message":{"usage":{"input_tokens":5,"output_tokens":1}}}"#;
+        let text = r#"{"type":"content_block_delta","delta":{"type":"text_delta","text":"Hi"}}"#;
+        let thinks = r#"{"type":"content_block_delta","delta":{"type":"thinking_delta","thinking":"Hm"}}"#;
+        let calls = r#"{"type":"content_block_delta","delta":{"type":"input_json_delta","partial_json":"{}"}}"#;
+        let end = r#"{"type":"message_delta","usage":{"output_tokens":15}}"#;
+        let call = Call::new(Some(Operation::Chat), true, Some(400));
+        for (events, tokens, bill) in [
+            (&[start, text, text, text][..], 3, (5, 4)),
+            (&[start, thinks, calls], 2, (5, 3)),
+            (&[start, text, end], 1, (5, 15)),
+        ] {
+            let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"))]);
+            let mut reading = Reading::of(&headers, true);
+            events.iter().for_each(|event| _ = reading.watch(format!("data: {event}\n\n").as_bytes()));
+            assert_eq!(reading.answer().unwrap().token_events, tokens, "{events:?}");
+            assert_eq!(call.bill(reading.answer(), 200, 0), bill, "{events:?}");
+        }
+    }
 
     #[test]
     fn the_pace_is_that_of_events_with_text() {

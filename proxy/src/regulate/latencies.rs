@@ -11,7 +11,10 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::regulate::ages::{Age, Ages};
+use crate::{
+    counters::nanos,
+    regulate::ages::{Age, Ages},
+};
 
 /// 64 µs: squares of latencies are summed in this unit, so that twenty million answers of a minute fit.
 const TICK_S: f64 = 64e-6;
@@ -69,7 +72,7 @@ impl Latencies {
         if self.wanted.load(Relaxed) {
             let ticks = (latency.as_secs_f64() / TICK_S) as u64;
             self.squares.fetch_add(ticks.saturating_mul(ticks), Relaxed);
-            self.sum_ns.fetch_add(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+            self.sum_ns.fetch_add(nanos(latency), Relaxed);
             self.in_flight.fetch_add(u64::from(in_flight), Relaxed);
             self.count.fetch_add(1, Relaxed);
         }

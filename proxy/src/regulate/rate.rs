@@ -12,6 +12,8 @@ use std::{
 use tokio::time::Instant;
 use weir_policy::RateLimit;
 
+use crate::counters::nanos;
+
 /// The interval of a limiter that lets everything pass.
 const OFF: u64 = 0;
 
@@ -44,7 +46,7 @@ impl RateLimiter {
     }
 
     fn nanos(&self, now: Instant) -> u64 {
-        u64::try_from(now.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(u64::MAX)
+        nanos(now.saturating_duration_since(self.epoch))
     }
 
     /// Admits, or says how long until the next one would be.

@@ -12,6 +12,8 @@ use std::{
 
 use tokio::time::Instant;
 
+use crate::counters::nanos;
+
 /// Fewer gaps are an anecdote: nobody is turned away for them.
 const MIN_SAMPLES: u32 = 8;
 
@@ -49,7 +51,7 @@ impl WaitEstimate {
     }
 
     fn nanos(&self, now: Instant) -> u64 {
-        u64::try_from(now.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(u64::MAX)
+        nanos(now.saturating_duration_since(self.epoch))
     }
 }
 

@@ -129,7 +129,7 @@ impl Route {
 
     /// Shares limits, breaker and counts with the route of the same name before a reload, which no other
     /// may then have.
-    pub(crate) fn known_by(mut self, known: &mut Vec<&Arc<Self>>) -> Arc<Self> {
+    pub(crate) fn known_by(mut self, known: &mut Vec<&Arc<Self>>) -> Self {
         let same = |route: &&Arc<Self>| route.name == self.name && route.direction == self.direction;
         if let Some(at) = known.iter().position(same) {
             let route = known.remove(at);
@@ -140,7 +140,20 @@ impl Route {
                 mirror.goes_on_from(before);
             }
         }
-        Arc::new(self)
+        self
+    }
+
+    /// Is counted together with those of its name among `counted`: routes without one are called after their upstream, and two
+    /// series of the same name would be one that lies.
+    pub(crate) fn counted_with(mut self, counted: &mut Vec<Arc<Self>>) -> Arc<Self> {
+        let same = |route: &&Arc<Self>| route.name == self.name && route.direction == self.direction;
+        if let Some(known) = counted.iter().find(same) {
+            self.stats = known.stats.clone();
+            return Arc::new(self);
+        }
+        let route = Arc::new(self);
+        counted.push(route.clone());
+        route
     }
 
     /// Whether it takes a request with `path`, as routes see it.

@@ -150,7 +150,8 @@ mod tests {
     #[test]
     fn the_certificates_header_is_as_envoy_has_it() {
         use ForwardClientCert::{AlwaysForwardOnly, AppendForward, ForwardOnly, Sanitize, SanitizeSet};
-        let shown = Peer { principal: None, forwarded: Some(HeaderValue::from_static("Hash=proved")), ends: None };
+        let shown =
+            Peer { principal: None, forwarded: Some(HeaderValue::from_static("Hash=proved")), ..Peer::default() };
         let none = Peer::default();
         for (forward, mutual, plain) in [
             (Sanitize, vec![], vec![]),

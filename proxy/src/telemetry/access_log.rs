@@ -388,7 +388,7 @@ mod tests {
         let line = format!("{}\n", "x".repeat(999));
         // more than a pipe holds
         (0..200).for_each(|_| log.lines.send(line.clone()).unwrap());
-        let began = std::time::Instant::now();
+        let began = Instant::now();
         drop(log);
         assert!(began.elapsed() < FLUSH / 2);
         assert_eq!(unfinished.len(), 1, "it hangs");
@@ -409,7 +409,7 @@ mod tests {
         let pipe = folder.path().join("nobody-reads");
         assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
         let (tally, unfinished) = (Arc::new(Tally::default()), TaskTracker::new());
-        let began = std::time::Instant::now();
+        let began = Instant::now();
         let opened = LogWriter::open(&pipe, LogFormat::Text, tally, unfinished.token());
         let took = began.elapsed();
         assert!(opened.err().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut));

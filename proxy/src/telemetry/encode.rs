@@ -12,6 +12,7 @@ use opentelemetry_proto::tonic::{
 use crate::{
     authority::split_port,
     config::Direction,
+    counters::nanos,
     regulate::Refusal,
     telemetry::{
         Action, LmRecord, SpanRecord,
@@ -60,7 +61,7 @@ pub(crate) fn each_attribute(record: &SpanRecord, mut say: impl FnMut(&'static s
     say("weir.policy_action", Text(record.action.as_str()));
     say("weir.queue_wait_ns", Int(record.queue_wait_ns));
     if let Action::Shed(Refusal::DeadlineUnmeetable { expected }) = record.action {
-        say("weir.expected_wait_ns", Int(u64::try_from(expected.as_nanos()).unwrap_or(u64::MAX)));
+        say("weir.expected_wait_ns", Int(nanos(expected)));
     }
     say("weir.in_flight", Int(u64::from(record.in_flight)));
     say("http.response.body.size", Int(record.response_bytes));

@@ -21,7 +21,7 @@ use tracing::{info, warn};
 
 use crate::{
     config::Telemetry,
-    counters::add,
+    counters::{add, nanos},
     telemetry::{Loss, SpanRecord, client::TraceClient, encode, measures, wire::SpanWriter},
     workload::Current,
 };
@@ -278,7 +278,7 @@ fn retryable(status: &Status) -> bool {
 /// Nanoseconds since the Unix epoch.
 pub(crate) fn unix_nano_now() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    nanos(since)
 }
 
 #[cfg(test)]

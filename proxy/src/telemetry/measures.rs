@@ -40,7 +40,8 @@ pub(crate) fn metrics(workload: &Workload, start_unix_nano: u64, now_unix_nano: 
     metrics.push(at.refused(workload));
     metrics.extend(at.dropped(workload));
     for direction in [Direction::Inbound, Direction::Outbound] {
-        let routes: Vec<&Route> = workload.routes().map(AsRef::as_ref).filter(|r| r.direction == direction).collect();
+        let routes: Vec<&Route> =
+            workload.counted_routes().map(AsRef::as_ref).filter(|r| r.direction == direction).collect();
         if !routes.is_empty() {
             metrics.push(at.durations(direction, &routes));
             metrics.push(at.shed(direction, &routes));

@@ -4,7 +4,7 @@ use http::{Request, Version, header::USER_AGENT};
 
 use crate::{
     authority::authority_of,
-    traffic::{caller_of, is_grpc},
+    traffic::{caller_of, expects_grpc},
 };
 
 /// 1 KiB of a path: longer ones tell nobody more, and records wait by the ten thousand.
@@ -44,7 +44,7 @@ impl Said {
             true => (agent().unwrap_or_default(), caller_of(request).unwrap_or_default(), address),
             false => Default::default(),
         };
-        Self::new([path, host, agent, caller, address], request.version(), is_grpc(request))
+        Self::new([path, host, agent, caller, address], request.version(), expects_grpc(request.headers()))
     }
 
     /// Of path, host, agent, caller and address; what is empty was not said.

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::{
     config::Direction,
-    counters::add,
+    counters::{add, nanos},
     lm::{Conversation, Reading},
     regulate::{Age, Permit, Refusal},
     routing::Route,
@@ -308,8 +308,4 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         self.close(End::Left(&Reading::Not));
     }
-}
-
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

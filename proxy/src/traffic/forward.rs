@@ -34,7 +34,7 @@ use crate::{
         outcome::Outcome,
         pool::Wire,
         ratelimit,
-        reply::{Stop, abort, answer_here, delay, is_grpc, reject},
+        reply::{Stop, abort, answer_here, delay, reject},
         serve::Worker,
         tunnel,
         upgrade::Upgrade,
@@ -86,7 +86,7 @@ pub(crate) async fn handle(
     let behind = forwarded::asker(accepts.trusted_hops, request.headers()).map(|address| client.behind(address));
     let client = behind.as_ref().unwrap_or(client);
     accepts.believed.take_out(&mut request);
-    let grpc = is_grpc(&request);
+    let grpc = grpc::is_expected(request.headers());
     let vetted = vet(&request, accepts, workload);
     let route = vetted.and_then(|()| workload.route(listener, &request).ok_or(Rejection::NoRoute));
     let route = match route {

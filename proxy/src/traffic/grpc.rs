@@ -46,6 +46,11 @@ pub(crate) fn ends_with_trailers(headers: &HeaderMap) -> bool {
     is_spoken(headers) && status(headers).is_none()
 }
 
+/// Whether a client expects gRPC's statuses: it speaks gRPC or gRPC-Web.
+pub(crate) fn is_expected(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
 /// Whether a message is gRPC itself, which needs HTTP/2, and not gRPC-Web.
 pub(crate) fn is_spoken(headers: &HeaderMap) -> bool {
     let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.as_bytes().strip_prefix(b"application/grpc"));

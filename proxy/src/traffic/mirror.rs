@@ -121,6 +121,9 @@ async fn deliver(worker: &Worker, upstream: &Arc<Upstream>, request: Request<Req
 /// Sends to an endpoint, which is judged by it as by any request: a dead one must not keep its share. The upstream's breaker
 /// is not: nobody who waits for an answer is to be shed because of copies.
 async fn ask_one(worker: &Worker, upstream: &Arc<Upstream>, request: Request<RequestBody>) -> Option<(Pick, Answer)> {
+    if !upstream.has_room() {
+        return None;
+    }
     let since = Instant::now();
     let pick = upstream.pick(None, &[], since)?;
     let answered = timeout(worker.workload.timeouts.response(), send_to(worker, &pick, request)).await;

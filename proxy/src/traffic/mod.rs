@@ -43,11 +43,10 @@ mod via;
 
 pub(crate) use caller::{Believed, caller_of};
 pub(crate) use data_thread::{DataThread, Order};
-pub(crate) use grpc::{http_status, name as grpc_name};
+pub(crate) use grpc::{http_status, is_expected as expects_grpc, name as grpc_name};
 pub(crate) use headers::PEER;
 pub(crate) use mirror::Mirror;
 pub(crate) use outcome::Outcome;
-pub(crate) use reply::is_grpc;
 pub(crate) use sampler::Sampler;
 pub(crate) use trace_context::TraceContext;
 pub(crate) use via::Via;

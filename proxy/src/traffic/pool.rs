@@ -28,7 +28,7 @@ use crate::{
     security::Peer,
     telemetry::Failure,
     traffic::replay::RequestBody,
-    upstream::{Endpoint, Pick},
+    upstream::{Endpoint, Pick, Upstream},
 };
 
 /// Kept per endpoint and thread; more would be closed again by idleness anyway.
@@ -121,9 +121,10 @@ impl Pool {
     pub(crate) async fn connection(&self, pick: &Pick, kept_too: bool) -> Result<(Connection, bool), Failure> {
         let new = || Rc::new(Kept::of(pick.endpoint.clone()));
         let kept = self.kept.borrow_mut().entry(pick.endpoint.id).or_insert_with(new).clone();
+        kept.longest.set(self.longest(&pick.upstream));
         match pick.upstream.protocol {
             Protocol::Http1 => {
-                let idle = if kept_too { self.idle(pick, &kept).await } else { None };
+                let idle = if kept_too { idle(pick, &kept).await } else { None };
                 let was_kept = idle.is_some();
                 let own = match idle {
                     Some(own) => own,
@@ -145,18 +146,13 @@ impl Pool {
         connect(&pick.upstream, &pick.endpoint, self.timeouts.get().connect()).await
     }
 
-    async fn idle(&self, pick: &Pick, kept: &Kept) -> Option<Own> {
-        let longest = pick.upstream.pool_idle.unwrap_or(self.timeouts.get().pool_idle());
-        kept.longest.set(longest);
-        loop {
-            // taken out before the await, so no borrow is held over it
-            let mut own = kept.http1.borrow_mut().pop()?;
-            pick.endpoint.stats.idle.fetch_sub(1, Relaxed);
-            let fresh = own.since.elapsed() < longest;
-            if fresh && (own.sender.is_ready() || own.sender.ready().await.is_ok()) {
-                return Some(own);
-            }
-        }
+    /// How long a connection may be idle: over HTTP/2, which ends in good order, for as long as we let clients.
+    fn longest(&self, upstream: &Upstream) -> Duration {
+        let timeouts = self.timeouts.get();
+        upstream.pool_idle.unwrap_or(match upstream.protocol {
+            Protocol::Http1 => timeouts.pool_idle(),
+            Protocol::H2 => timeouts.http2_idle(),
+        })
     }
 
     async fn connect_http1(&self, pick: &Pick) -> Result<Own, Failure> {
@@ -165,6 +161,20 @@ impl Pool {
         // it ends when the sender is dropped or the peer closes
         open(pick.endpoint.clone(), connection.with_upgrades());
         Ok(Own { sender, peer, since: Instant::now(), left: pick.upstream.requests_per_connection })
+    }
+}
+
+/// A kept connection that can be used.
+async fn idle(pick: &Pick, kept: &Kept) -> Option<Own> {
+    loop {
+        // taken out before the await, so no borrow is held over it
+        let mut own = kept.http1.borrow_mut().pop()?;
+        pick.endpoint.stats.idle.fetch_sub(1, Relaxed);
+        let fresh = own.since.elapsed() < kept.longest.get();
+        let believed = pick.upstream.believes(own.peer.as_deref());
+        if fresh && believed && (own.sender.is_ready() || own.sender.ready().await.is_ok()) {
+            return Some(own);
+        }
     }
 }
 
@@ -178,6 +188,7 @@ impl Kept {
         let before = idle.len();
         idle.retain(|own| now.duration_since(own.since) < longest && !own.sender.is_closed());
         self.forget(before - idle.len());
+        self.http2.sweep(longest, now);
     }
 
     fn forget(&self, count: usize) {

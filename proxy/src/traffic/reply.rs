@@ -169,11 +169,6 @@ fn own(status: StatusCode, reason: &'static str, text: String, to_grpc: bool) ->
     response
 }
 
-/// Whether a client expects gRPC's statuses.
-pub(crate) fn is_grpc<B>(request: &Request<B>) -> bool {
-    request.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
-}
-
 fn deny(exchange: Exchange, denial: Denial, grpc: bool) -> Response<ProxyBody> {
     let (status, reason, why) = match &denial {
         Denial::Unauthenticated(_) => {

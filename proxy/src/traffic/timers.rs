@@ -67,6 +67,7 @@ impl Drop for Timer {
 }
 
 /// As hyper uses them, for the head of the next request.
+#[expect(clippy::disallowed_types, reason = "hyper's clock is the system's; what is told and taken here is tokio's")]
 impl hyper::rt::Timer for Timers {
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn hyper::rt::Sleep>> {
         Box::pin(self.at(Instant::now() + duration))

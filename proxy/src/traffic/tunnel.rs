@@ -167,10 +167,13 @@ fn start<U>(
         let worker = worker.clone();
         async move {
             let _held = held;
-            let (Ok(client), Ok(upstream)) = tokio::join!(client, upstream) else {
-                return exchange.end(End::Broken { failure: Failure::UpstreamReset, reading: &Reading::Not });
-            };
-            run(&worker, exchange, TokioIo::new(client), upstream).await;
+            match tokio::join!(client, upstream) {
+                (Ok(client), Ok(upstream)) => run(&worker, exchange, TokioIo::new(client), upstream).await,
+                (Err(_), _) => exchange.end(End::Left(&Reading::Not)),
+                (Ok(_), Err(_)) => {
+                    exchange.end(End::Broken { failure: Failure::UpstreamReset, reading: &Reading::Not });
+                }
+            }
         }
     };
     worker.tasks.spawn_local(tunnel);

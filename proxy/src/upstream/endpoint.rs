@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::{
     config,
-    counters::add,
+    counters::{add, nanos},
     upstream::{Upstream, ewma::PeakEwma, outlier::Health, rest::Rest},
 };
 
@@ -77,7 +77,7 @@ impl Pick {
         let stats = &self.endpoint.stats;
         add(&stats.requests, 1);
         add(&stats.failures, usize::from(failed));
-        stats.latency_ns.fetch_add(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+        stats.latency_ns.fetch_add(nanos(latency), Relaxed);
         if let Some(rest) = rest {
             self.endpoint.rest.until(now + rest);
         }

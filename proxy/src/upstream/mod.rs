@@ -30,7 +30,7 @@ use weir_policy::ConcurrencyLimit;
 use crate::{
     config::{self, Locality, Protocol},
     regulate::{Admission, Ask, Circuit, Gate, Refusal},
-    security::ClientTls,
+    security::{ClientTls, Peer},
 };
 
 pub(crate) use affinity::Affinity;
@@ -130,7 +130,9 @@ impl Upstream {
     /// Shares the endpoints of `known` that it takes. Where TLS is another they are new ones, because connections that
     /// are kept are not what is asked for now.
     pub(crate) fn part_of(self, known: &Self, ids: &AtomicUsize) -> Self {
-        let (now, as_before) = (Instant::now(), self.config.tls == known.config.tls);
+        // as it is compiled, for a part may have it from its whole
+        let asked = |upstream: &Self| upstream.tls.as_ref().map(|tls| tls.asked().clone());
+        let (now, as_before) = (Instant::now(), asked(&self) == asked(known));
         let renewed = |old: &Endpoint| Arc::new(Endpoint::new(ids.fetch_add(1, Relaxed), old.spec.clone(), now));
         let endpoints = known.endpoints().into_iter().filter(|endpoint| self.takes(&endpoint.spec));
         let endpoints = endpoints.map(|endpoint| if as_before { endpoint } else { renewed(&endpoint) }).collect();
@@ -176,6 +178,14 @@ impl Upstream {
             endpoint.health.eject(detector, now);
             tracing::warn!(upstream = self.name, endpoint = endpoint.spec.address, "endpoint ejected");
             self.show(view.endpoints().to_vec(), now);
+        }
+    }
+
+    /// Whether who is at the other end of a kept connection would be believed now.
+    pub(crate) fn believes(&self, peer: Option<&Peer>) -> bool {
+        match (&self.tls, peer) {
+            (Some(tls), Some(peer)) => tls.believes(peer),
+            (tls, peer) => tls.is_none() && peer.is_none(),
         }
     }
 

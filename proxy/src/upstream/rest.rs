@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use tokio::time::Instant;
 
+use crate::counters::nanos;
+
 /// When it ends.
 #[derive(Debug)]
 pub(crate) struct Rest {
@@ -36,6 +38,6 @@ impl Rest {
     }
 
     fn ns(&self, at: Instant) -> u64 {
-        u64::try_from(at.saturating_duration_since(self.since).as_nanos()).unwrap_or(u64::MAX)
+        nanos(at.saturating_duration_since(self.since))
     }
 }

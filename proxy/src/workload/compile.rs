@@ -53,11 +53,12 @@ pub(super) fn listeners(config: &Config, upstreams: &[Arc<Upstream>], before: Op
     let by_name: HashMap<&str, &Arc<Upstream>> = upstreams.iter().map(|u| (u.name.as_str(), u)).collect();
     let upstream = |name: &str| (*by_name.get(name).expect("validated: the upstream exists")).clone();
     let mut known: Vec<&Arc<Route>> = before.iter().flat_map(|before| before.routes()).collect();
+    let mut counted = Vec::new();
     let mut compiled = |route: &config::Route, direction| {
         let (timeout, idle_timeout) = (config.timeouts.response(), config.timeouts.stream_idle());
         let standing = Standing { service: &config.service, direction, timeout, idle_timeout };
         let route = Route::new(route, standing, upstream).expect("validated: the route compiles");
-        route.known_by(&mut known)
+        route.known_by(&mut known).counted_with(&mut counted)
     };
     let (mut listeners, mut accepts, mut all_unmatched) = (Vec::new(), Vec::new(), Vec::<Arc<Route>>::new());
     for (key, listener) in listener_keys(config).into_iter().zip(&config.listeners) {

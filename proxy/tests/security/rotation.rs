@@ -183,6 +183,44 @@ async fn roots_that_are_taken_out_are_obeyed_at_once() {
     proxy.drain().await;
 }
 
+/// A connection to an upstream was used on and on, although its root was trusted no more.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_whose_root_is_taken_out_is_asked_nothing_more() {
+    let (old, new) = (Mesh::new("mesh.local"), Mesh::new("mesh.local"));
+    let (tagger, trust) = (old.workload("tagger"), old.dir.path().join("trust.crt"));
+    let callee = inbound(app().await, &listener_tls(&old.workload("parser"), &old.trust(), ""), "");
+    for protocol in ["http1", "h2"] {
+        let roots = |meshes: &[&Mesh]| {
+            let all: String = meshes.iter().map(|mesh| mesh.root.certificate_pem()).collect();
+            fs::write(&trust, all).unwrap();
+        };
+        roots(&[&old]);
+        let text = format!(
+            "service: tagger\nthreads: 1\nadmin: 127.0.0.1:0\n\
+             listeners: [{{ address: '127.0.0.1:0', direction: outbound, routes: [{{ upstream: parser }}] }}]\n\
+             upstreams: [{{ name: parser, protocol: {protocol}, endpoints: ['{}'], tls: {{ certificate: {:?}, key: {:?}, \
+             trust: {trust:?}, verify: {{ server_name: parser }} }} }}]",
+            callee.addresses()[0],
+            tagger.join(CERTIFICATE),
+            tagger.join(KEY)
+        );
+        let caller = Proxy::start(Config::from_yaml(&text).unwrap()).unwrap();
+        let status = async || get_plain(caller.addresses()[0], request("/")).await.unwrap().status;
+        assert_eq!(status().await, StatusCode::OK);
+        roots(&[&old, &new]);
+        until(&caller, RELOADED, 1.0).await;
+        assert_eq!(status().await, StatusCode::OK);
+        let handshakes = metric(&callee, "weir_proxy_tls_handshakes_total").await;
+        assert_eq!(status().await, StatusCode::OK);
+        assert_eq!(metric(&callee, "weir_proxy_tls_handshakes_total").await, handshakes, "what is believed is kept");
+        roots(&[&new]);
+        until(&caller, RELOADED, 2.0).await;
+        assert_eq!(status().await, StatusCode::BAD_GATEWAY, "{protocol}");
+        caller.drain().await;
+    }
+    callee.drain().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_root_that_is_added_ends_no_connection() {
     let (old, new) = (Mesh::new("mesh.local"), Mesh::new("mesh.local"));

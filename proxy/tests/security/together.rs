@@ -141,13 +141,17 @@ async fn connections_without_tls_are_not_kept_when_a_reload_asks_for_it() {
     let mesh = Mesh::new("mesh.local");
     let tagger = mesh.workload("tagger");
     let endpoints = format!("endpoints: ['{}']", app().await);
-    let proxy = Proxy::start(outbound("", &endpoints)).unwrap();
-    let status = async || get_plain(proxy.addresses()[0], request("/")).await.unwrap().status;
-    assert_eq!(status().await, StatusCode::OK);
-    let secured = format!("{endpoints}, {}", upstream_tls(&tagger, &mesh.trust()));
-    proxy.reload(outbound("", &secured)).await.unwrap();
-    assert_eq!(status().await, StatusCode::BAD_GATEWAY, "the application speaks no TLS");
-    proxy.reload(outbound("", &endpoints)).await.unwrap();
-    assert_eq!(status().await, StatusCode::OK);
-    proxy.drain().await;
+    // those of a part were: it says nothing of TLS itself
+    let part = " }, { name: parser-v1, subset_of: { upstream: parser, labels: {} }";
+    for (route, more) in [("", ""), ("-v1", part)] {
+        let (plain, tls) = (format!("{endpoints}{more}"), upstream_tls(&tagger, &mesh.trust()));
+        let proxy = Proxy::start(outbound(route, &plain)).unwrap();
+        let status = async || get_plain(proxy.addresses()[0], request("/")).await.unwrap().status;
+        assert_eq!(status().await, StatusCode::OK);
+        proxy.reload(outbound(route, &format!("{endpoints}, {tls}{more}"))).await.unwrap();
+        assert_eq!(status().await, StatusCode::BAD_GATEWAY, "the application speaks no TLS");
+        proxy.reload(outbound(route, &plain)).await.unwrap();
+        assert_eq!(status().await, StatusCode::OK);
+        proxy.drain().await;
+    }
 }

@@ -73,6 +73,7 @@ type Sample = (String, BTreeMap<String, String>, f64);
 fn exposition(text: &str) -> (BTreeMap<String, String>, Vec<Sample>) {
     let (mut kinds, mut helped, mut samples, mut family) =
         (BTreeMap::new(), BTreeSet::new(), Vec::new(), String::new());
+    let mut series = BTreeSet::new();
     assert!(text.ends_with('\n'));
     for line in text.lines() {
         if let Some(rest) = line.strip_prefix("# HELP ") {
@@ -86,6 +87,7 @@ fn exposition(text: &str) -> (BTreeMap<String, String>, Vec<Sample>) {
             let sample = sample(line);
             let base = sample.0.strip_prefix(family.as_str()).unwrap_or_else(|| panic!("{line} under {family}"));
             assert!(["", "_bucket", "_sum", "_count"].contains(&base), "{line} under {family}");
+            assert!(series.insert(line.rsplit_once(' ').unwrap().0), "twice: {line}");
             samples.push(sample);
         }
     }
@@ -118,6 +120,48 @@ fn sample(line: &str) -> Sample {
         rest = after[end + 1..].trim_start_matches(',');
     }
     (name.to_owned(), labels, value)
+}
+
+/// Routes without a name are called after their upstream. Each was a series of its own, of which scrapers take one and drop the rest.
+#[tokio::test(flavor = "multi_thread")]
+async fn routes_of_one_name_are_counted_together() {
+    use opentelemetry_proto::tonic::metrics::v1::metric::Data;
+    let (collector, otlp) = Collector::start().await;
+    let address = app(answers().await).await;
+    let routes = "[{ match: { path_prefix: /ok }, upstream: app }, { upstream: app }]";
+    let text = |more: &str| {
+        format!(
+            "service: shop\nthreads: 1\nadmin: 127.0.0.1:0\n\
+             listeners: [{{ address: '127.0.0.1:0', direction: inbound, protocol: detect, upstream: app, routes: {routes} }}{more}]\n\
+             upstreams: [{{ name: app, endpoints: ['{address}'] }}]\ntelemetry: {{ otlp: 'http://{otlp}', span_ratio: 0 }}"
+        )
+    };
+    let proxy = Proxy::start(Config::from_yaml(&text("")).unwrap()).unwrap();
+    let client = client();
+    for more in ["", ", { address: '127.0.0.1:0', direction: inbound, routes: [{ upstream: app }] }"] {
+        proxy.reload(Config::from_yaml(&text(more)).unwrap()).await.unwrap();
+        for address in proxy.addresses() {
+            for path in ["/ok", "/bad", "/ok"] {
+                ask(client.get(format!("http://{address}{path}"))).await;
+            }
+        }
+    }
+    let (_, samples) = exposition(&admin(&proxy, "/metrics").await);
+    let classes: Vec<_> = samples
+        .iter()
+        .filter(|(name, labels, value)| {
+            name == "weir_proxy_responses_total" && labels["route"] == "app" && *value > 0.0
+        })
+        .map(|(_, labels, value)| (labels["class"].as_str(), *value))
+        .collect();
+    assert_eq!(classes, [("2", 6.0), ("5", 3.0)]);
+    proxy.drain().await;
+    let Some(Data::Histogram(histogram)) = collector.metric("http.server.request.duration").unwrap().data else {
+        panic!("no histogram")
+    };
+    let mut counts: Vec<_> = histogram.data_points.iter().map(|point| point.count).collect();
+    counts.sort_unstable();
+    assert_eq!(counts, [3, 6]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,7 +3,10 @@
 use std::{io, sync::Arc};
 
 use arc_swap::ArcSwap;
-use rustls::{ClientConfig, client::Resumption, crypto::CryptoProvider, pki_types::ServerName, sign::SingleCertAndKey};
+use rustls::{
+    ClientConfig, RootCertStore, client::Resumption, crypto::CryptoProvider, pki_types::ServerName,
+    sign::SingleCertAndKey,
+};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
@@ -13,6 +16,7 @@ use crate::{
     security::{
         SecurityError,
         tls::{
+            era::still_trusts,
             identity::unix_s_now,
             material::{Files, Material, system_roots},
             peer::Peer,
@@ -31,7 +35,14 @@ pub(crate) struct ClientTls {
     asked: RemoteTls,
     protocol: Protocol,
     provider: Arc<CryptoProvider>,
-    current: ArcSwap<ClientConfig>,
+    current: ArcSwap<Current>,
+}
+
+/// What handshakes are made with now.
+#[derive(Debug)]
+struct Current {
+    config: Arc<ClientConfig>,
+    roots: Arc<RootCertStore>,
 }
 
 impl ClientTls {
@@ -45,12 +56,17 @@ impl ClientTls {
         let pair = asked.certificate.clone().zip(asked.key.clone());
         let files = Files { key: key.to_owned(), pair, trust: asked.trust.clone() };
         let (material, fingerprint) = Watched::first(&files, provider)?;
-        let config = compile(asked, protocol, provider, &material).map_err(|why| SecurityError::new(key, why))?;
+        let current = compile(asked, protocol, provider, &material).map_err(|why| SecurityError::new(key, why))?;
         let (asked, provider) = (asked.clone(), provider.clone());
-        let client = Arc::new(Self { asked, protocol, provider, current: ArcSwap::from_pointee(config) });
+        let client = Arc::new(Self { asked, protocol, provider, current: ArcSwap::from_pointee(current) });
         let target = Target::Client(client.clone());
         let watched = Watched::new(files, client.provider.clone(), &material, fingerprint, target);
         Ok((client, watched))
+    }
+
+    /// What is asked of the other end, and shown to it.
+    pub(crate) fn asked(&self) -> &RemoteTls {
+        &self.asked
     }
 
     /// New handshakes use `material`.
@@ -69,14 +85,21 @@ impl ClientTls {
         stream: TcpStream,
     ) -> io::Result<(TlsStream<TcpStream>, Arc<Peer>)> {
         let name = self.server_name(address)?;
-        let stream = TlsConnector::from(self.current.load_full()).connect(name, stream).await?;
+        let Current { config, roots } = &*self.current.load_full();
+        let stream = TlsConnector::from(config.clone()).connect(name, stream).await?;
         let session = stream.get_ref().1;
         // HTTP/1.1 is what a server without ALPN speaks; HTTP/2 must be agreed on (RFC 9113 §3.2)
         if self.protocol == Protocol::H2 && session.alpn_protocol() != Some(b"h2") {
             return Err(io::Error::other("it does not speak HTTP/2"));
         }
         let peer = Peer::of(session.peer_certificates(), None, unix_s_now()).map_err(io::Error::other)?;
-        Ok((stream, Arc::new(peer)))
+        Ok((stream, Arc::new(Peer { by: Some(roots.clone()), ..peer })))
+    }
+
+    /// Whether who was connected to would be believed now: roots may have been added, but none of then is gone.
+    pub(crate) fn believes(&self, peer: &Peer) -> bool {
+        let now = &self.current.load().roots;
+        peer.by.as_ref().is_some_and(|then| Arc::ptr_eq(then, now) || still_trusts(Some(then), Some(now)))
     }
 
     fn server_name(&self, address: &str) -> io::Result<ServerName<'static>> {
@@ -91,10 +114,10 @@ fn compile(
     protocol: Protocol,
     provider: &Arc<CryptoProvider>,
     material: &Material,
-) -> Result<ClientConfig, String> {
+) -> Result<Current, String> {
     let roots = material.roots.clone().map_or_else(|| system_roots().map(Arc::new), Ok)?;
     let verifier = ServerVerifier {
-        roots,
+        roots: roots.clone(),
         spiffe_ids: asked.verify.spiffe_ids.clone(),
         algorithms: provider.signature_verification_algorithms,
     };
@@ -111,5 +134,5 @@ fn compile(
         Protocol::H2 => b"h2".to_vec(),
     }];
     config.resumption = Resumption::in_memory_sessions(SESSIONS);
-    Ok(config)
+    Ok(Current { config: Arc::new(config), roots })
 }

@@ -1,8 +1,10 @@
 //! [`Peer`]: who is at the other end of one connection, worked out once and shared by its requests.
 
+use std::sync::Arc;
+
 use aws_lc_rs::digest::{SHA256, digest};
 use http::HeaderValue;
-use rustls::{Error, pki_types::CertificateDer};
+use rustls::{Error, RootCertStore, pki_types::CertificateDer};
 use tokio::time::{Duration, Instant};
 use weir_policy::SpiffeId;
 
@@ -17,6 +19,8 @@ pub(crate) struct Peer {
     pub(crate) forwarded: Option<HeaderValue>,
     /// When its certificate does.
     pub(crate) ends: Option<Instant>,
+    /// The roots by which it was believed, where it was connected to.
+    pub(crate) by: Option<Arc<RootCertStore>>,
 }
 
 impl Peer {
@@ -33,7 +37,7 @@ impl Peer {
         let forwarded = HeaderValue::from_str(&element(&leaf, der, own)).ok();
         let left_s = u64::try_from(leaf.not_after_unix_s.saturating_sub(now_unix_s)).unwrap_or_default();
         let ends = Instant::now().checked_add(Duration::from_secs(left_s));
-        Ok(Self { principal: leaf.spiffe_id, forwarded, ends })
+        Ok(Self { principal: leaf.spiffe_id, forwarded, ends, by: None })
     }
 }
 

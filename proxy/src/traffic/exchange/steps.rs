@@ -11,10 +11,10 @@ use http::{HeaderMap, HeaderValue, Method, Request};
 use http_body::Body;
 use tokio::time::Instant;
 
-use super::{Awaited, Exchange, nanos};
+use super::{Awaited, Exchange};
 use crate::{
     config::Direction,
-    counters::add,
+    counters::{add, nanos},
     lm::{Call, Watched},
     regulate::Admission,
     security::{Decision, Peer},

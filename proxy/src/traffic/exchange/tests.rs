@@ -2,7 +2,11 @@
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Uri};
-use tokio_util::task::TaskTracker;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::LocalSet,
+};
+use tokio_util::{either::Either, task::TaskTracker};
 
 use super::*;
 use crate::{
@@ -10,7 +14,7 @@ use crate::{
     counters::Tally,
     security::Security,
     telemetry::{Rings, rings},
-    traffic::{headers::PEER, pool::Pool, upload::Watch},
+    traffic::{headers::PEER, pool::Pool, tunnel, upload::Watch},
 };
 
 fn worker(more: &str) -> (Rc<Worker>, Rings) {
@@ -81,6 +85,28 @@ async fn only_one_that_asked_to_be_let_in_has_waited() {
         let after = route.stats.queue_wait_ns.load(std::sync::atomic::Ordering::Relaxed);
         assert_eq!((after - before) / 1_000_000_000, waited, "a fault's delay is no wait");
     }
+}
+
+/// A tunnel whose client had left before it began was told as a reset by its upstream.
+#[tokio::test]
+async fn an_upstream_is_not_to_blame_for_a_client_that_left_its_tunnel() {
+    let (worker, _rings) = worker("");
+    let route = worker.workload.listeners[0][0].clone();
+    let pick = route.next_target().unwrap().upstream.pick(None, &[], Instant::now()).unwrap();
+    let endpoint = pick.endpoint.clone();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let wire = Either::Left(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
+    let mut exchange = Exchange::begin(&worker, route, None, &client(), &Request::new(()));
+    exchange.picked(pick);
+    let ends = async {
+        // nobody is there to become a tunnel
+        let left = hyper::upgrade::on(Request::new(()));
+        tunnel::open(&worker, exchange, left, None, wire);
+        worker.tasks.close();
+        worker.tasks.wait().await;
+    };
+    LocalSet::new().run_until(ends).await;
+    assert_eq!(endpoint.stats.resets.load(std::sync::atomic::Ordering::Relaxed), 0);
 }
 
 /// A rest that an upstream asked for was taken for its own slowness.
