@@ -10,7 +10,7 @@ use crate::{
     snapshot::{EdgeView, QueueWait, Requests},
 };
 
-fn service(name: &str, rate: f64, service_ms: f64, servers: u32, duration_ms: f64) -> ServiceView {
+pub(super) fn service(name: &str, rate: f64, service_ms: f64, servers: u32, duration_ms: f64) -> ServiceView {
     let wait = mmc::queue_wait(rate, service_ms / 1e3, NonZeroU32::new(servers).unwrap()).map(|s| s * 1e3);
     let estimate = Estimate {
         arrival_rate_per_s: rate,
@@ -34,7 +34,7 @@ fn service(name: &str, rate: f64, service_ms: f64, servers: u32, duration_ms: f6
     }
 }
 
-fn edge(caller: &str, callee: &str, rate: f64, critical_share: f64) -> EdgeView {
+pub(super) fn edge(caller: &str, callee: &str, rate: f64, critical_share: f64) -> EdgeView {
     let (caller, callee) = (caller.into(), callee.into());
     EdgeView { caller, callee, rate_per_s: rate, critical_share: Some(critical_share), ..EdgeView::default() }
 }
