@@ -92,6 +92,11 @@ impl<'a> Scene<'a> {
         super::remember::estimate(self.snapshot, self.text(service))
     }
 
+    /// The request that spent most time in a service.
+    pub(super) fn slowest(&self, service: Name) -> Option<u128> {
+        self.facts.services.get(&service)?.slowest.map(|(_, trace)| trace)
+    }
+
     /// Where most of the requests that pass a service enter.
     pub(super) fn entry(&self, service: Name) -> Option<Name> {
         let passing = self.facts.passing(service).max_by_key(|(_, passing, _)| *passing);

@@ -88,7 +88,7 @@ impl Mix {
 impl Visited {
     pub(super) fn of(snapshot: &Snapshot, calls: &Calls<'_>, recorded: &Recorded<'_>) -> Self {
         let services = &snapshot.services;
-        let (outside, mut visits) = (calls.from_outside(), Vec::new());
+        let (outside, mut visits) = (calls.outside_rates(), Vec::new());
         // in their order: sums of the same numbers are the same then
         for request in snapshot.requests.iter() {
             let (Some(place), Some(alike)) = (calls.place(&request.service), recorded.get(&*request.service)) else {

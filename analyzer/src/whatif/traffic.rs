@@ -68,7 +68,7 @@ impl<'a> Calls<'a> {
     }
 
     /// Requests a second that no service makes, by the place that they come to.
-    pub(super) fn from_outside(&self) -> Vec<f64> {
+    pub(super) fn outside_rates(&self) -> Vec<f64> {
         let mut outside = self.rates.clone();
         for (caller, calls) in self.of.iter().enumerate() {
             let others = calls.iter().filter(|call| call.callee != caller);
