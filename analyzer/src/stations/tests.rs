@@ -49,26 +49,71 @@ fn visited(window: i64, replicas: std::ops::Range<Name>, called_ns: i64) -> Vec<
     (0..900).map(|n| ended((n, replicas.start + n as Name % (replicas.end - replicas.start)))).collect()
 }
 
+/// One of service 1 that was found to have so many servers.
+fn saved(replica: Name, servers: u32) -> SavedStation {
+    let servers = NonZeroU32::new(servers).unwrap();
+    let discipline = servers::Discipline::Fifo;
+    let found = servers::Station { discipline, servers, service_ns: 1e6, cs2: 1.0, margin: 5.0 };
+    let (said, holding, held_of) = (None, None, None);
+    SavedStation { service: 1, replica: Some(replica), tried: 0, found: Some(found), said, holding, held_of }
+}
+
+/// What is known of service 1 after a window in which these replicas were visited.
+fn known_after(stations: &mut Stations, window: i64, replicas: std::ops::Range<Name>) -> Known {
+    let mut service = ServiceWindow { requests: 900, ..ServiceWindow::default() };
+    stations.window(1, &mut service, visited(window, replicas, 0), None, (window * 10 * SECOND, 10 * SECOND));
+    service.known
+}
+
+#[test]
+fn a_replica_that_has_just_come_is_as_its_siblings_only_where_these_are_alike() {
+    for (servers, alike) in [([2, 2], true), ([2, 3], false)] {
+        let mut stations = Stations::default();
+        stations.restore((1..3).zip(servers).map(|(replica, servers)| saved(replica, servers)).collect());
+        let known = known_after(&mut stations, 1, 1..4);
+        assert_eq!(matches!(known, Known::Identified { replicas: 3, .. }), alike, "{known:?}");
+        assert_eq!(known == Known::Unknown("it was not looked at yet".into()), !alike, "{known:?}");
+    }
+}
+
+#[test]
+fn of_replicas_that_hardly_ever_let_wait_it_is_said_how_many_servers_these_have_at_least() {
+    let mut stations = Stations::default();
+    known_after(&mut stations, 1, 1..4);
+    stations.identify(10 * SECOND);
+    let known = known_after(&mut stations, 2, 1..4);
+    assert!(matches!(known, Known::AtLeast { servers: 3, .. }), "{known:?}");
+}
+
+#[test]
+fn who_says_its_servers_takes_no_turn_of_those_that_are_to_be_identified() {
+    let mut stations = Stations::default();
+    known(&mut stations, 2, visits(0..3 * IDENTIFIED_A_WINDOW as Name, NonZeroU16::new(1)), None);
+    known_after(&mut stations, 2, 1..2);
+    stations.identify(20 * SECOND);
+    assert!(stations.by_service[&1].replicas[&Some(1)].tried().is_some());
+}
+
+#[test]
+fn who_has_no_share_of_the_servers_has_no_vote_on_what_these_are_held_for() {
+    let (mut stations, servers) = (Stations::default(), NonZeroU32::new(12));
+    for (window, replicas) in (1..).zip([1..4, 4..6, 4..6, 4..6, 4..6]) {
+        let mut service = ServiceWindow { requests: 900, ..ServiceWindow::default() };
+        let time = (window * 10 * SECOND, 10 * SECOND);
+        stations.window(1, &mut service, visited(window, replicas, 5_000_000), servers, time);
+        let holding = if window == 1 { Holding::Neither } else { Holding::Calls };
+        let of_service = stations.by_service.get_mut(&1).unwrap();
+        of_service.replicas.values_mut().filter(|station| station.holding().is_none()).for_each(|it| it.held(holding));
+    }
+    // three were gone before two came
+    assert_eq!(stations.by_service[&1].holding(), Some(Holding::Calls));
+}
+
 /// For a minute after replicas came or went nothing, or what was before, was said of the service.
 #[test]
 fn replicas_count_as_soon_as_they_come_and_go() {
     let mut stations = Stations::default();
-    let servers = NonZeroU32::new(2).unwrap();
-    let found =
-        servers::Station { discipline: servers::Discipline::Fifo, servers, service_ns: 1e6, cs2: 1.0, margin: 5.0 };
-    stations.restore(
-        (1..4)
-            .map(|replica| SavedStation {
-                service: 1,
-                replica: Some(replica),
-                tried: 0,
-                found: Some(found),
-                said: None,
-                holding: None,
-                held_of: None,
-            })
-            .collect(),
-    );
+    stations.restore((1..4).map(|replica| saved(replica, 2)).collect());
     // three, then a fourth, then two of them
     for (window, replicas, expect) in
         [(1, 1..4, 3), (2, 1..4, 3), (3, 1..5, 4), (4, 1..5, 4), (5, 1..3, 2), (6, 1..3, 2)]
