@@ -88,7 +88,10 @@ fn of_replicas_that_hardly_ever_let_wait_it_is_said_how_many_servers_these_have_
 #[test]
 fn who_says_its_servers_takes_no_turn_of_those_that_are_to_be_identified() {
     let mut stations = Stations::default();
-    known(&mut stations, 2, visits(0..3 * IDENTIFIED_A_WINDOW as Name, NonZeroU16::new(1)), None);
+    let said = visits(0..3 * IDENTIFIED_A_WINDOW as Name, NonZeroU16::new(1));
+    // only where there are calls it is asked what servers are held for
+    let said = said.into_iter().map(|ended| Ended { called_ns: 5_000_000, ..ended }).collect();
+    known(&mut stations, 2, said, None);
     known_after(&mut stations, 2, 1..2);
     stations.identify(20 * SECOND);
     assert!(stations.by_service[&1].replicas[&Some(1)].tried().is_some());
@@ -101,7 +104,7 @@ fn who_has_no_share_of_the_servers_has_no_vote_on_what_these_are_held_for() {
         let mut service = ServiceWindow { requests: 900, ..ServiceWindow::default() };
         let time = (window * 10 * SECOND, 10 * SECOND);
         stations.window(1, &mut service, visited(window, replicas, 5_000_000), servers, time);
-        let holding = if window == 1 { Holding::Neither } else { Holding::Calls };
+        let holding = if window == 1 { Holding::OwnTime } else { Holding::Calls };
         let of_service = stations.by_service.get_mut(&1).unwrap();
         of_service.replicas.values_mut().filter(|station| station.holding().is_none()).for_each(|it| it.held(holding));
     }
