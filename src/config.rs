@@ -154,7 +154,7 @@ impl Config {
         let within = |section| move |invalid: InvalidSetting| ConfigError(invalid.within(section).to_string());
         self.collector.validate().map_err(within("collector"))?;
         self.store.validate().map_err(within("store"))?;
-        self.analyzer.validate().map_err(|e| ConfigError(format!("analyzer.{e}")))?;
+        self.analyzer.validate().map_err(within("analyzer"))?;
         self.web.validate().map_err(within("web"))
     }
 

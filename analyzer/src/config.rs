@@ -1,11 +1,15 @@
 //! What the analyzer can be told.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt::Display};
 
 use serde::{Deserialize, Serialize};
+use weir_schema::InvalidSetting;
 
 /// Workers of one service: formulas count them one by one.
 pub(crate) const MAX_SERVERS: u32 = 10_000;
+
+/// A window, and how late a span may come: a day.
+const LONGEST_MS: u64 = 86_400_000;
 
 /// The analyzer's configuration.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -91,24 +95,78 @@ impl Config {
     /// Checks that the numbers can work together.
     ///
     /// # Errors
-    /// The key and what it must be.
-    pub fn validate(&self) -> Result<(), String> {
-        let control = &self.control;
-        let rules = [
-            (self.window_ms >= 100, "window_ms: must be at least 100"),
-            (self.hold_ms >= self.window_ms + self.lateness_ms, "hold_ms: must be at least window_ms + lateness_ms"),
-            (self.max_held_spans >= 1_000, "max_held_spans: must be at least 1000"),
-            (self.max_trace_spans >= 1_000, "max_trace_spans: must be at least 1000"),
-            (self.slo_ms.is_none_or(|slo_ms| slo_ms > 0.0), "slo_ms: must be above 0"),
-            (self.servers.values().all(|c| (1..=MAX_SERVERS).contains(c)), "servers: each must be from 1 to 10000"),
-            (self.min_history >= 2, "min_history: must be at least 2"),
-            (control.wq_budget_ms > 0.0, "control.wq_budget_ms: must be above 0"),
+    /// The first that cannot be used.
+    pub fn validate(&self) -> Result<(), InvalidSetting> {
+        for (key, ms) in [("window_ms", self.window_ms), ("lateness_ms", self.lateness_ms), ("hold_ms", self.hold_ms)] {
+            check(ms <= LONGEST_MS, key, ms, format!("be at most {LONGEST_MS}, a day"))?;
+        }
+        check(self.window_ms >= 100, "window_ms", self.window_ms, "be at least 100")?;
+        let least = self.window_ms + self.lateness_ms;
+        let must = format!("be at least window_ms + lateness_ms, {least}");
+        check(self.hold_ms >= least, "hold_ms", self.hold_ms, must)?;
+        check(self.max_held_spans >= 1_000, "max_held_spans", self.max_held_spans, "be at least 1000")?;
+        check(self.max_trace_spans >= 1_000, "max_trace_spans", self.max_trace_spans, "be at least 1000")?;
+        let slo_ms = self.slo_ms.unwrap_or(f64::INFINITY);
+        check(slo_ms > 0.0, "slo_ms", slo_ms, "be above 0")?;
+        for (service, servers) in &self.servers {
+            let must = format!("be from 1 to {MAX_SERVERS}");
+            check((1..=MAX_SERVERS).contains(servers), &format!("servers.{service}"), servers, must)?;
+        }
+        check(self.min_history >= 2, "min_history", self.min_history, "be at least 2")?;
+        self.control.validate().map_err(|invalid| invalid.within("control"))
+    }
+}
+
+impl ControlConfig {
+    fn validate(&self) -> Result<(), InvalidSetting> {
+        check(self.wq_budget_ms > 0.0, "wq_budget_ms", self.wq_budget_ms, "be above 0")?;
+        for (key, share) in [("target_utilization", self.target_utilization), ("max_step", self.max_step)] {
+            check(share > 0.0 && share <= 1.0, key, share, "be above 0 and at most 1")?;
+        }
+        Ok(())
+    }
+}
+
+fn check(holds: bool, key: &str, value: impl Display, must: impl Into<String>) -> Result<(), InvalidSetting> {
+    if holds { Ok(()) } else { Err(InvalidSetting::new(key, value, must)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_used_is_named_with_its_value() {
+        let refused = |change: fn(&mut Config)| {
+            let mut config = Config::default();
+            change(&mut config);
+            config.validate().unwrap_err().to_string()
+        };
+        let cases = [
+            (refused(|config| config.window_ms = 99), "window_ms: is 99, must be at least 100"),
+            // nanoseconds of it are counted in 64 bits
             (
-                control.target_utilization > 0.0 && control.target_utilization <= 1.0,
-                "control.target_utilization: must be in (0, 1]",
+                refused(|config| config.window_ms = u64::MAX),
+                "window_ms: is 18446744073709551615, must be at most 86400000",
             ),
-            (control.max_step > 0.0 && control.max_step <= 1.0, "control.max_step: must be in (0, 1]"),
+            (
+                refused(|config| config.hold_ms = 11_999),
+                "hold_ms: is 11999, must be at least window_ms + lateness_ms, 12000",
+            ),
+            (refused(|config| config.slo_ms = Some(0.0)), "slo_ms: is 0, must be above 0"),
+            (refused(|config| config.slo_ms = Some(f64::NAN)), "slo_ms: is NaN, must be above 0"),
+            (
+                refused(|config| config.servers = [("cart".to_owned(), 0)].into()),
+                "servers.cart: is 0, must be from 1 to 10000",
+            ),
+            (
+                refused(|config| config.control.max_step = 1.5),
+                "control.max_step: is 1.5, must be above 0 and at most 1",
+            ),
         ];
-        rules.into_iter().find(|(holds, _)| !holds).map_or(Ok(()), |(_, rule)| Err(rule.to_owned()))
+        for (said, expect) in cases {
+            assert!(said.starts_with(expect), "{said}");
+        }
+        assert_eq!(Config::default().validate(), Ok(()));
     }
 }

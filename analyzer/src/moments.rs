@@ -80,6 +80,17 @@ impl FromIterator<f64> for Moments {
     }
 }
 
+/// Mean and squared coefficient of variation; `None` with fewer than two values.
+pub(crate) fn moments(values: &[f64]) -> Option<(f64, f64)> {
+    let mean = mean(values).filter(|mean| values.len() > 1 && *mean > 0.0)?;
+    let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (values.len() - 1) as f64;
+    Some((mean, variance / (mean * mean)))
+}
+
+pub(crate) fn mean(values: &[f64]) -> Option<f64> {
+    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+}
+
 #[cfg(test)]
 mod tests {
     use rand::{SeedableRng, rngs::StdRng};

@@ -16,6 +16,13 @@ pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
     Some(if values.len() % 2 == 1 { upper } else { f64::midpoint(values[values.len() / 2 - 1], upper) })
 }
 
+/// The middle value, of an even number the upper.
+pub(crate) fn middle(values: &[f64]) -> Option<f64> {
+    let mut values = values.to_vec();
+    let middle = values.len() / 2;
+    (!values.is_empty()).then(|| *values.select_nth_unstable_by(middle, f64::total_cmp).1)
+}
+
 /// Standard deviation by the median distance from `middle`; `None` of no values.
 pub(crate) fn deviation_from(middle: f64, values: &[f64]) -> Option<f64> {
     Some(DEVIATION * median(values.iter().map(|value| (value - middle).abs()).collect())?)

@@ -16,7 +16,7 @@ use arrow::{
     record_batch::RecordBatch,
 };
 use hashbrown::HashMap;
-use weir_schema::{Batch, Table, UnixNanos};
+use weir_schema::{Batch, MINUTE_NS, Table, UnixNanos};
 
 use crate::{
     held::Call,
@@ -25,8 +25,6 @@ use crate::{
     snapshot::NodeKind,
     spans::{Name, Names, Span},
 };
-
-const MINUTE_NS: i64 = 60_000_000_000;
 
 /// Rows of open minutes, of operations and of edges each: 200 bytes each and their sketch, 0.5 KB or 3 KB of a
 /// busy one. Beyond, a minute's further operations of a service, or callees of a caller, are one row together; with half as

@@ -35,7 +35,8 @@ pub const MIN_VISITS: usize = 200;
 /// Standard deviations by which service times may differ between groups.
 const MAX_DEVIATION: f64 = 3.5;
 
-/// Standard deviations by which servers that somebody said are not believed: people know more than ranks do.
+/// Standard deviations from which on servers that somebody said are not believed. Many more than where servers are looked for: who says a number
+/// knows the service, and ranks of service times are off by more than chance where requests are not independent.
 const GROSS: f64 = 12.0;
 
 /// Calls to others that take less than this share of the time a visit takes itself hold nobody up.
@@ -100,7 +101,7 @@ pub enum Unidentifiable {
         /// The fewest.
         at_least: NonZeroU32,
     },
-    /// At ρ of 1 and above hardly anybody meets a free server, so there is nobody beside whom those who waited could be told from others.
+    /// At ρ of 1 and above hardly any request finds a free server, so those that waited cannot be compared with those that did not.
     #[error("requests always wait: hardly one came while a server was free, so how many there are cannot be told")]
     AlwaysBusy,
     /// Neither first come first served nor shared, with any number of servers.
@@ -138,7 +139,7 @@ pub fn identify(visits: &[Visit]) -> Result<Station, Unidentifiable> {
     let states = States::of(&observed.visits);
     let shared = observed.shared(&states);
     if !observed.waits(at_least) {
-        // where fewer servers would be busy with as many there, it is their order that made in order impossible below
+        // shared servers explain the visits with fewer than are possible in order: requests do wait, but out of order
         let waits_out_of_order = shared.is_some_and(|account| account.servers < at_least);
         return Err(if waits_out_of_order {
             Unidentifiable::NoModel
@@ -168,7 +169,8 @@ pub fn held_for(own: &[Visit], whole: &[Visit], servers: NonZeroU32) -> Option<H
     }
     let (own, whole) = (Observed::new(own), Observed::new(whole));
     let of_calls = whole.misfit_in_order(servers)?;
-    // below saturation own work alone hardly ever meets all servers busy: then who met more others must not have taken longer
+    // below saturation hardly any visit finds all servers busy with own work alone. Then visits that found more others than the middle one are
+    // compared with those that found fewer: their service times must not differ
     let of_own = own.misfit_in_order(servers).unwrap_or_else(|| own.misfit_by_the_middle(servers));
     match (of_own <= MAX_DEVIATION, of_calls <= MAX_DEVIATION) {
         (true, true) => None,

@@ -6,10 +6,10 @@ use hashbrown::HashSet;
 use weir_policy::PolicySet;
 
 use crate::{
-    analyzer::middle,
     estimate,
     findings::Kind,
     reach,
+    robust::middle,
     snapshot::{
         BreakerView, ControlView, EdgeView, Estimate, FindingState, FindingView, Health, NodeKind, OperationView,
         Requests, ServiceView, Snapshot,

@@ -89,7 +89,7 @@ impl Times {
 
     pub(crate) fn mean(&self) -> Option<f64> {
         if let Some(ms) = self.alike() {
-            return crate::analyzer::mean(ms);
+            return crate::moments::mean(ms);
         }
         let (sum, weights) = self.iter().fold((0.0, 0.0), |(sum, all), (ms, weight)| (sum + ms * weight, all + weight));
         Some(sum / weights)

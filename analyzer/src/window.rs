@@ -8,10 +8,10 @@ use hashbrown::HashMap;
 use weir_schema::UnixNanos;
 
 use crate::{
-    analyzer::moments,
     entry::EntryWindow,
     held::Call,
     lm::LmView,
+    moments::moments,
     names::OTHER,
     retiming::Request,
     sketch::{Sketch, bucket_of},

@@ -1,4 +1,4 @@
-//! What a span costs from Arrow to closed windows, and what a window's graph costs.
+//! What a span costs from Arrow to closed windows, what a window's graph costs, and what a question does.
 //! Run: `cargo bench -p weir-analyzer`.
 
 #![allow(clippy::unwrap_used, missing_docs)] // a bench stops where it fails; criterion's macros make the rest
@@ -8,7 +8,12 @@ use std::{collections::BTreeMap, hint::black_box};
 use arrow::{array::AsArray, datatypes::Int64Type, record_batch::RecordBatch};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use rand::{Rng, SeedableRng, rngs::StdRng};
-use weir_analyzer::{Analyzer, Config, graph::Topology};
+use weir_analyzer::{
+    Analyzer, Config, Snapshot,
+    graph::Topology,
+    snapshot::EdgeView,
+    whatif::{Change, what_if},
+};
 
 mod cpu_time;
 mod spans;
@@ -87,9 +92,48 @@ fn graph(criterion: &mut Criterion<CpuTime>) {
     group.finish();
 }
 
+/// The last window of a mesh of so many services, of which one in twenty is entered, with five calls a service to others, and some whole
+/// requests of five windows.
+fn last_window(services: usize) -> Snapshot {
+    let batches = spans::batches(Shape { services, trace_spans: 40, spans: 3 * SPANS / 2, spans_per_s: SPANS_PER_S });
+    let mut analyzer = Analyzer::new(Config::default());
+    batches.iter().for_each(|batch| analyzer.push(batch));
+    let mut snapshot = analyzer.finish().snapshot.unwrap();
+    let names: Vec<String> = snapshot.services.iter().map(|service| service.service.clone()).collect();
+    let wanted = (5 * services).saturating_sub(snapshot.edges.len()) / names.len();
+    let ahead = (1..=wanted).flat_map(|step| names.iter().zip(names.iter().skip(7 * step)));
+    let more = ahead.map(|(caller, callee)| EdgeView {
+        caller: caller.clone(),
+        callee: callee.clone(),
+        rate_per_s: 0.1,
+        critical_share: Some(0.5),
+        ..EdgeView::default()
+    });
+    snapshot.edges.extend(more.collect::<Vec<_>>());
+    snapshot
+}
+
+fn questions(criterion: &mut Criterion<CpuTime>) {
+    let mut group = criterion.benchmark_group("what-if");
+    group.sample_size(20);
+    for services in [100, 1_000] {
+        let snapshot = last_window(services);
+        let (edges, requests) = (snapshot.edges.len(), snapshot.requests.iter().count());
+        let mesh = format!("{} services, {edges} edges, {requests} requests", snapshot.services.len());
+        let entry = snapshot.requests.iter().next().unwrap().service.to_string();
+        for (what, arrivals, service_time) in [("arrivals ×1.2", 1.2, 1.0), ("service time ×1.2", 1.0, 1.2)] {
+            let change = Change { service: entry.clone(), operation: None, arrivals, servers: 0, service_time };
+            group.bench_function(format!("{mesh}, {what}"), |bencher| {
+                bencher.iter(|| black_box(what_if(&snapshot, &change).unwrap()));
+            });
+        }
+    }
+    group.finish();
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default().with_measurement(CpuTime);
-    targets = windows_and_edges, graph
+    targets = windows_and_edges, graph, questions
 }
 criterion_main!(benches);

@@ -6,7 +6,7 @@ use arrow::array::{ArrayRef, BinaryArray, Int32Array, Int64Array, StringArray, n
 use weir_schema::Table;
 
 use super::*;
-use crate::config::ControlConfig;
+use crate::{config::ControlConfig, moments::mean};
 
 const MS: i64 = 1_000_000;
 

@@ -4,7 +4,7 @@
 //! fault itself. A long range is cut too, and what its suspicious pieces say is put together (`pieces.rs`). Of very many requests a
 //! share is looked at (`kept.rs`).
 
-use std::ops::Range;
+use std::{collections::BTreeSet, ops::Range};
 
 use arrow::record_batch::RecordBatch;
 use weir_schema::UnixNanos;
@@ -14,7 +14,7 @@ use super::{
     kept::{Kept, ROOM, Sampled},
     pieces::{Piece, together},
 };
-use crate::spans::{Names, Span, SpanColumns};
+use crate::spans::{Name, Names, Span, SpanColumns};
 
 /// A minute: traces of less say too little where requests are few.
 const HISTORY_NS: i64 = 60_000_000_000;
@@ -52,6 +52,8 @@ pub struct Verdict {
     /// The part of the requests that was looked at; `None` when it was all of them. The ranking's counts are of this part, what was lost
     /// is of all.
     pub sampled: Option<Sampled>,
+    /// Services that requests of the history passed or called, so that none of these is new.
+    pub known: BTreeSet<String>,
 }
 
 /// The pieces of a range that blame a service.
@@ -122,7 +124,9 @@ impl Incident {
             traces.iter().filter(inside).collect::<Vec<_>>()
         };
         let minute = |trace: &&Trace| (history.end - trace.start) / HISTORY_NS;
-        for minute in began_in(history, known_until).chunk_by(|a, b| minute(a) == minute(b)) {
+        let before = began_in(history, known_until);
+        let known = passed(&before).into_iter().map(|service| names.text(service).to_owned()).collect();
+        for minute in before.chunk_by(|a, b| minute(a) == minute(b)) {
             causes.learn(minute, &names);
         }
         let piece = |trace: &&Trace| (trace.start - range.start) / PIECE_NS;
@@ -135,7 +139,7 @@ impl Incident {
             ranking.causes.iter_mut().for_each(|cause| cause.lost_ms *= weight);
             Piece { ranking, time }
         });
-        Verdict { sampled, ..together(pieces.collect()) }
+        Verdict { sampled, known, ..together(pieces.collect()) }
     }
 }
 
@@ -156,6 +160,12 @@ impl Causes {
         }
         ranking
     }
+}
+
+/// Services that requests passed or called.
+fn passed(traces: &[&Trace]) -> BTreeSet<Name> {
+    let spans = traces.iter().flat_map(|trace| &trace.spans);
+    spans.flat_map(|span| std::iter::once(span.service).chain(span.peer)).collect()
 }
 
 /// A trace and when its longest root was.

@@ -45,7 +45,8 @@ pub(super) fn together(pieces: Vec<Piece>) -> Verdict {
     causes.sort_by(|a, b| b.cause.confidence.total_cmp(&a.cause.confidence));
     causes.truncate(LISTED);
     let (causes, stretches) = causes.into_iter().map(Merged::told).unzip();
-    Verdict { ranking: Ranking { causes, requests, history_windows, ..Ranking::default() }, stretches, sampled: None }
+    let ranking = Ranking { causes, requests, history_windows, ..Ranking::default() };
+    Verdict { ranking, stretches, ..Verdict::default() }
 }
 
 /// Those that are suspicious, or the surest.

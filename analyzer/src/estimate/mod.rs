@@ -25,9 +25,8 @@ use interval::NINETY_FIVE;
 use ladder::Rule;
 
 use crate::{
-    analyzer::mean,
     model::{Load, queue_wait_ms},
-    moments::Moments,
+    moments::{Moments, mean},
     servers::Discipline,
     snapshot::{
         Closed, Estimate, LOAD_FACTORS, Lately, OperationTime, QueueWait, ReplicaEstimate, Scaling, Steady, WhatIf,

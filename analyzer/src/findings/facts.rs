@@ -44,6 +44,8 @@ pub(super) struct Served {
     pub(super) own_by_operation: BTreeMap<Name, Vec<f64>>,
     /// Of the longest own time.
     pub(super) slowest: Option<(f64, u128)>,
+    /// The same of each replica.
+    pub(super) slowest_of: BTreeMap<Name, (f64, u128)>,
     /// Of a request that failed by the service's own doing.
     pub(super) failed: Option<u128>,
     /// Own errors by replica.
@@ -115,6 +117,12 @@ impl Facts {
             served.own_by_operation.entry(span.operation).or_default().push(own_ms);
             if served.slowest.is_none_or(|(most, _)| own_ms > most) {
                 served.slowest = Some((own_ms, span.trace));
+            }
+            if let Some(instance) = span.instance {
+                let slowest = served.slowest_of.entry(instance).or_insert((own_ms, span.trace));
+                if own_ms > slowest.0 {
+                    *slowest = (own_ms, span.trace);
+                }
             }
         }
         if span.error && !failed_below && !span.shed && !span.abandoned {

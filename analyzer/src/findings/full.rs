@@ -117,7 +117,7 @@ fn suspicion(scene: &Scene, full: &Full) -> Suspicion {
     let text = scene.text(*service);
     let passing: u32 = scene.facts.passing(*service).map(|(_, passing, _)| passing).sum();
     let waits = format!("requests through it take {request_ms:.0} ms and wait {waiting_ms:.0} ms of them there");
-    let slowest = scene.facts.services.get(service).and_then(|served| served.slowest).map(|(_, trace)| trace);
+    let slowest = scene.slowest(*service);
     Suspicion {
         standing: true,
         lost_ms_per_s: scene.per_s(waiting_ms * f64::from(passing)),

@@ -14,6 +14,7 @@ use std::cell::OnceCell;
 
 use super::{
     action, budget,
+    facts::Facts,
     kind::Kind,
     scene::{LEAST_MS, MIN_IMPACT, MIN_RATIO, MIN_REQUESTS, Scene},
     statements,
@@ -152,7 +153,6 @@ fn suspicion(
         now.median, siblings.median
     );
     let evidence = Evidence::number(sentence, now.median, "ms").with_sql(statements::instances(text, &scene.shown()));
-    let slowest = scene.facts.services.get(&name).and_then(|served| served.slowest).map(|(_, trace)| trace);
     Some(Suspicion {
         instance: Some(replica.instance),
         lost_ms_per_s: excess_ms * *requests as f64 / scene.seconds(),
@@ -163,9 +163,14 @@ fn suspicion(
             now.median, siblings.median
         ),
         action: action::slow_instance(text, instance, share, *others),
-        evidence: vec![evidence.with_trace(slowest)],
+        evidence: vec![evidence.with_trace(slowest(scene.facts, name, replica.instance))],
         ..Suspicion::of(Kind::SlowInstance, name, scene)
     })
+}
+
+/// The request that spent most time in a replica.
+fn slowest(facts: &Facts, service: Name, instance: Name) -> Option<u128> {
+    facts.services.get(&service)?.slowest_of.get(&instance).map(|(_, trace)| *trace)
 }
 
 /// By service times from departures; `None` where replicas do not all serve alike, or one is not known.
@@ -228,6 +233,16 @@ mod tests {
         spans::Span,
         window::{Own, add_request},
     };
+
+    /// The trace that was shown was the slowest of the service, of whichever replica.
+    #[test]
+    fn the_trace_of_a_replica_is_one_that_it_served() {
+        let request = |trace: u128, instance: Name, duration_ns: i64| {
+            vec![Span { trace, id: 1, service: 3, instance: Some(instance), duration_ns, ..Span::default() }]
+        };
+        let facts = Facts::of(&[request(1, 7, 20), request(2, 7, 40), request(3, 8, 900), request(4, 7, 30)]);
+        assert_eq!([7, 8, 9].map(|instance| slowest(&facts, 3, instance)), [Some(2), Some(3), None]);
+    }
 
     #[test]
     fn a_replica_is_known_by_the_requests_that_were_seen_however_much_they_weigh() {

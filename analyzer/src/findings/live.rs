@@ -11,11 +11,12 @@
 //!
 //! Of more than 20,000 spans a share of the requests is ranked, and what they lost counts for those left out too.
 //! Logs and metrics that came until then are looked at with them (`causes/beside.rs`); after a restart the first minutes are
-//! judged by spans and the exceptions in them alone, for these are read back and those are not. Lines that are of no error open nothing by themselves:
-//! whoever asks what happened wants to know of them, but a new version logs otherwise every day.
+//! judged by spans and the exceptions in them alone, for these are read back and those are not. A log line that is no error opens no finding:
+//! a new version logs other lines every day. `weir analyze` lists it, for people who ask what happened.
 //!
-//! What is gathered speaks until the next has been. The quick detectors and the ranking make one suspicion of a service
-//! together; where the ranking is sure of one service, detectors are not believed of others that it hardly blames.
+//! What one look at gathered requests said stands until the next. The quick detectors' suspicion of a service and the ranking's become one.
+//! Where the ranking is sure of a service, what detectors suspect of services connected with it is dropped, unless the ranking blames these for a
+//! quarter or more, or knows less of such things than the detectors do (`Said::leaves`).
 
 mod join;
 mod said;
@@ -41,7 +42,7 @@ const ENOUGH_REQUESTS: usize = 50;
 /// How long they are waited for.
 const LONGEST_NS: i64 = 150_000_000_000;
 
-/// A first cause that is less sure is nobody: as much as `weir analyze` only lists.
+/// A first cause that is less sure than this is taken for none; `weir analyze` lists it and no more.
 const NOBODY: f64 = 0.2;
 
 /// Requests that become history at least.
@@ -141,7 +142,7 @@ impl Live {
         let told = first(&ranking).map_or(0.0, |(_, told)| told.confidence());
         let is_sure = any_is_sure(&ranking);
         self.said = Some(Said { ranking, since: self.since, until, scale, votes: self.uncounted });
-        // a look that was not sure has not spoken: the next speaks for its windows too
+        // votes are of windows: a look that was not sure cast none, so the next one votes for its windows, too
         if is_sure {
             self.uncounted = 0;
         }
@@ -149,7 +150,7 @@ impl Live {
         if told >= NOBODY && !is_sure && !over {
             return;
         }
-        // one that is sure may be told at less: others lose too
+        // a sure cause may have less confidence than that: services connected with it lose something, too
         let usual = quiet && !is_sure && told < SUSPICIOUS;
         self.withheld = if usual { 0 } else { self.withheld + self.windows };
         if usual {

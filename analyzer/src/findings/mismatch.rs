@@ -112,7 +112,9 @@ fn suspicion(scene: &Scene, service: Name) -> Option<Suspicion> {
     let text = scene.text(service);
     let model = &estimate.model;
     let sentence = format!("requests wait {observed:.1} ms at {text}; {model} predicts {predicted:.1} ms");
-    let evidence = Evidence::number(sentence, observed, "ms").with_sql(statements::durations(text, &scene.shown()));
+    let evidence = Evidence::number(sentence, observed, "ms")
+        .with_trace(scene.slowest(service))
+        .with_sql(statements::durations(text, &scene.shown()));
     Some(Suspicion {
         touched: 0.0,
         confidence: estimate.rule_confidence,

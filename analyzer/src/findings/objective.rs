@@ -84,7 +84,7 @@ fn suspicion(scene: &Scene, missed: &Missed) -> Option<Suspicion> {
         over.hits, over.of
     );
     let where_lost = format!("those that did took {:.0} ms and {spends}", blamed.request_ms);
-    let slowest = scene.facts.services.get(&service).and_then(|served| served.slowest).map(|(_, trace)| trace);
+    let slowest = scene.slowest(service);
     let evidence = [
         Evidence::number(objective, share, "%").with_sql(statements::durations(at, &scene.shown())),
         Evidence::number(where_lost, if blamed.waits { waiting_ms.unwrap_or(0.0) } else { own_ms }, "ms")

@@ -15,7 +15,7 @@ use super::{
     suspicion::{Suspicion, confidence},
     usual::{Sample, Usual},
 };
-use crate::{analyzer::mean, snapshot::Evidence, spans::Name, window::ServiceWindow};
+use crate::{moments::mean, snapshot::Evidence, spans::Name, window::ServiceWindow};
 
 /// Fewer services than this share nothing that could be told from a fault of one of them.
 const MIN_SHARING: usize = 4;

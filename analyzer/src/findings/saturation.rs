@@ -184,7 +184,9 @@ fn suspicion(scene: &Scene, service: Name) -> Option<Suspicion> {
         ahead.deviations
     );
     let shown = trend.began.max(scene.shown().start - scene.window.length_ns * POINTS as i64)..scene.window.end;
-    let evidence = Evidence::number(sentence, minutes, "min").with_sql(statements::durations(text, &shown));
+    let evidence = Evidence::number(sentence, minutes, "min")
+        .with_trace(scene.slowest(service))
+        .with_sql(statements::durations(text, &shown));
     Some(Suspicion {
         touched: 0.0,
         confidence: estimate.confidence * (1.0 - 3.0 / ahead.deviations.max(3.0)),

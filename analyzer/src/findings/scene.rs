@@ -7,7 +7,7 @@ use weir_schema::UnixNanos;
 use super::{
     facts::Facts,
     history::History,
-    usual::{Sample, Usual},
+    usual::{Sample, UsualShare},
 };
 use crate::{
     config::{Config, ControlConfig},
@@ -92,6 +92,11 @@ impl<'a> Scene<'a> {
         super::remember::estimate(self.snapshot, self.text(service))
     }
 
+    /// The request that spent most time in a service.
+    pub(super) fn slowest(&self, service: Name) -> Option<u128> {
+        self.facts.services.get(&service)?.slowest.map(|(_, trace)| trace)
+    }
+
     /// Where most of the requests that pass a service enter.
     pub(super) fn entry(&self, service: Name) -> Option<Name> {
         let passing = self.facts.passing(service).max_by_key(|(_, passing, _)| *passing);
@@ -133,12 +138,14 @@ impl<'a> Scene<'a> {
         counted / self.seconds() * if weight > SAMPLED { weight } else { 1.0 }
     }
 
-    /// Whether a service was there before: it served, or somebody called it and waited.
+    /// Whether a service was there before, however seldom: it served, or anybody called it.
     pub(super) fn was_called(&self, service: Name) -> bool {
-        let is_known = |usual: Option<Usual>| usual.is_some_and(|usual| self.is_known(usual.windows));
-        let gaps = &self.history.gap_ms;
-        let mut called = gaps.keys((Name::MIN, Name::MIN)..=(Name::MAX, Name::MAX)).filter(|(_, to)| *to == service);
-        is_known(self.history.own_ms.usual(service)) || called.any(|key| is_known(gaps.usual(key)))
+        let is_known = |usual: Option<UsualShare>| usual.is_some_and(|usual| self.is_known(usual.windows));
+        let (operations, calls) = (&self.history.operations, &self.history.call_errors);
+        let mut served = operations.keys((service, Name::MIN)..=(service, Name::MAX));
+        let mut called = calls.keys((Name::MIN, Name::MIN)..=(Name::MAX, Name::MAX)).filter(|(_, to)| *to == service);
+        // own times and gaps say less: those of a few requests a window, or of messages, are not kept
+        served.any(|key| is_known(operations.usual_share(key))) || called.any(|key| is_known(calls.usual_share(key)))
     }
 
     /// Whether that is history enough.
@@ -150,4 +157,33 @@ impl<'a> Scene<'a> {
 /// Own time of a window's requests; `None` of too few.
 pub(super) fn own_time(service: &ServiceWindow) -> Option<Sample> {
     Sample::weighed(&service.own_ms).filter(|own| own.requests >= MIN_REQUESTS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::usual::Share, *};
+
+    /// Who was called by others a few times a window had no own time and no gap in history, and was taken for new.
+    #[test]
+    fn whoever_was_called_or_served_before_however_seldom_was_there() {
+        let [caller, called, served, once, new] = [1, 2, 3, 4, 5];
+        let (few, mut history) = (Share { hits: 0, of: 2 }, History::default());
+        for window in 0..4 {
+            history.call_errors.remember_share((caller, called), few, window);
+            history.operations.remember_share((served, 9), few, window);
+        }
+        // the windows in which a call begins are remembered before it is suspected
+        history.call_errors.remember_share((caller, once), few, 4);
+        let scene = Scene {
+            window: &Window::default(),
+            snapshot: &Snapshot::default(),
+            names: &Names::default(),
+            graph: &ServiceGraph::default(),
+            facts: &Facts::default(),
+            history: &history,
+            min_history: 4,
+            levels: Levels::of(&Config::default()),
+        };
+        assert_eq!([called, served, once, new].map(|service| scene.was_called(service)), [true, true, false, false]);
+    }
 }

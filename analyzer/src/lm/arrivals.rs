@@ -41,7 +41,7 @@ impl LmArrivals {
             length_ms,
             requests: arrivals_ms.len() as u64,
             rate_per_s: arrivals_ms.len() as f64 / (length_ms.max(1) as f64 / 1e3),
-            ca2: crate::analyzer::moments(&gaps).filter(|_| enough).map(|(_, ca2)| ca2),
+            ca2: crate::moments::moments(&gaps).filter(|_| enough).map(|(_, ca2)| ca2),
             dispersion: dispersion(arrivals_ms, length_ms as f64).filter(|_| enough),
         }
     }
@@ -54,7 +54,7 @@ fn dispersion(arrivals_ms: &[f64], length_ms: f64) -> Option<f64> {
             *count += 1.0;
         }
     }
-    let (mean, scv) = crate::analyzer::moments(&counts)?;
+    let (mean, scv) = crate::moments::moments(&counts)?;
     Some(scv * mean)
 }
 

@@ -10,7 +10,7 @@ use std::{collections::VecDeque, ops::Range};
 
 use hashbrown::{HashMap, HashSet};
 use serde::{Deserialize, Serialize};
-use weir_schema::UnixNanos;
+use weir_schema::{MINUTE_NS, UnixNanos};
 
 use super::{
     arrivals::LmArrivals,
@@ -29,8 +29,6 @@ const ESTIMATED_FOR_NS: i64 = 60_000_000_000;
 
 /// Minutes of arrivals in a row.
 const MAX_MINUTES: usize = 60;
-
-const MINUTE_NS: i64 = 60_000_000_000;
 
 /// One streamed request, in milliseconds since some beginning.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -1,5 +1,7 @@
 //! The findings of a report: root causes, and what only the windows found.
 
+use std::collections::BTreeSet;
+
 use weir_schema::UnixNanos;
 
 use super::{FindingReport, time::rfc3339};
@@ -25,7 +27,7 @@ pub(super) fn ranked(verdict: Verdict, mut found: Vec<FindingView>) -> Vec<Findi
         FindingReport { score, ..of_cause(cause, windows.into_iter().next(), onset, requests) }
     });
     let beside = found.iter().filter(|finding| !caused(&finding.service)).map(of_finding);
-    let mut all = folded(causes.chain(beside).collect(), &found);
+    let mut all = folded(causes.chain(beside).collect(), &found, &verdict.known);
     let sure: Vec<String> = all.iter().filter(|said| is_sure_cause(said)).map(|said| said.service.clone()).collect();
     all.iter_mut().for_each(|said| said.victims.retain(|victim| !sure.contains(victim)));
     let is_outlook = |finding: &FindingReport| !Kind::is_fault(&finding.kind);
@@ -34,13 +36,13 @@ pub(super) fn ranked(verdict: Verdict, mut found: Vec<FindingView>) -> Vec<Findi
     all
 }
 
-/// Makes what no window found of a service part of the finding of another that explains it.
-fn folded(all: Vec<FindingReport>, found: &[FindingView]) -> Vec<FindingReport> {
+/// Makes what no window found of a service part of the finding of another that explains it; `known` are those that were there before.
+fn folded(all: Vec<FindingReport>, found: &[FindingView], known: &BTreeSet<String>) -> Vec<FindingReport> {
     let is_found = |said: &FindingReport| found.iter().any(|f| f.service == said.service && Kind::is_fault(&f.kind));
     let (mut found, alone): (Vec<_>, Vec<_>) = all.into_iter().partition(|said| is_found(said));
     let mut left = Vec::new();
     for cause in alone {
-        match found.iter_mut().find(|finding| explains(finding, &cause)) {
+        match found.iter_mut().find(|finding| explains(finding, &cause, known)) {
             Some(finding) => finding.take(cause),
             None => left.push(cause),
         }
@@ -50,8 +52,8 @@ fn folded(all: Vec<FindingReport>, found: &[FindingView]) -> Vec<FindingReport> 
 }
 
 /// As live, where the ranking and detectors become one: who is loaded is slow by that, the caller of who fails or is late looks
-/// otherwise too, and what somebody newly called takes is part of that.
-fn explains(finding: &FindingReport, cause: &FindingReport) -> bool {
+/// otherwise too, and what a service that nobody called before takes is part of its being called.
+fn explains(finding: &FindingReport, cause: &FindingReport, known: &BTreeSet<String>) -> bool {
     if !Kind::is_fault(&cause.kind) {
         return false; // an outlook is of another time
     }
@@ -60,7 +62,7 @@ fn explains(finding: &FindingReport, cause: &FindingReport) -> bool {
         Some(Kind::UpstreamSurge) => {
             cause.kind != Kind::ChangedCalls.as_str() && (is_peer || finding.victims.contains(&cause.service))
         }
-        Some(Kind::NewCalls) => is_peer && is_slow(&cause.kind),
+        Some(Kind::NewCalls) => is_peer && is_slow(&cause.kind) && !known.contains(&cause.service),
         Some(Kind::ErrorSource | Kind::RetryStorm | Kind::SlowDependency) => is_peer,
         _ => false,
     }
@@ -199,12 +201,26 @@ mod tests {
             let stretches =
                 vec![crate::causes::Stretch { onset: 0, length_ns: 1_000_000_000, requests: 10 }; causes.len()];
             let ranking = crate::causes::Ranking { causes, ..crate::causes::Ranking::default() };
-            let said = ranked(Verdict { ranking, stretches, sampled: None }, vec![finding]);
+            let said = ranked(Verdict { ranking, stretches, ..Verdict::default() }, vec![finding]);
             let said: Vec<(&str, f64, Vec<&str>)> = said
                 .iter()
                 .map(|f| (f.service.as_str(), f.confidence, f.victims.iter().map(String::as_str).collect()))
                 .collect();
             assert_eq!(said, expect);
+        }
+    }
+
+    /// A service that others had called for long was said to be slow only because one more calls it now.
+    #[test]
+    fn a_new_call_explains_only_a_callee_that_nobody_called_before() {
+        for (known, expect) in [(vec![], vec!["api"]), (vec!["worker".to_owned()], vec!["worker", "api"])] {
+            let new_calls = found("api", Kind::NewCalls, Some("worker"), &[]);
+            let causes = vec![cause("worker", CauseKind::SlowService, 0.9)];
+            let stretches = vec![crate::causes::Stretch { onset: 0, length_ns: 1_000_000_000, requests: 10 }];
+            let ranking = crate::causes::Ranking { causes, ..crate::causes::Ranking::default() };
+            let verdict = Verdict { ranking, stretches, known: known.into_iter().collect(), sampled: None };
+            let said = ranked(verdict, vec![new_calls]);
+            assert_eq!(said.iter().map(|finding| finding.service.as_str()).collect::<Vec<_>>(), expect);
         }
     }
 

@@ -250,6 +250,7 @@ fn of_more_requests_than_have_room_a_share_is_looked_at_and_said() {
     };
     let (all, some) = (verdict(1_000_000), verdict(9_000));
     assert_eq!(all.sampled, None);
+    assert_eq!(all.known, ["cart", "front"].map(Into::into).into(), "who was there before is not new");
     let sampled = some.sampled.unwrap();
     assert_eq!((sampled.share, sampled.of_spans), (0.25, 21_000));
     let requests = |verdict: &Verdict| verdict.ranking.requests;

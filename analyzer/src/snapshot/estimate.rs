@@ -279,3 +279,16 @@ pub struct Capacity {
     /// As slowly.
     pub time_to_saturation_high_s: Option<f64>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_servers_are_held_for_is_no_time_elsewhere_and_no_own_work() {
+        let free = Estimate { service_time_ms: Some(38.0), ..Estimate::default() };
+        let held = Estimate { held_ms: Some(33.0), ..free.clone() };
+        assert_eq!((free.elsewhere_ms(33.0), free.own_service_ms()), (33.0, Some(38.0)));
+        assert_eq!((held.elsewhere_ms(33.0), held.own_service_ms()), (0.0, Some(5.0)));
+    }
+}

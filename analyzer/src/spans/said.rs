@@ -1,7 +1,7 @@
 //! [`SaidServers`]: how many requests a replica works on at once, as its sidecar says with every batch: `weir.servers` of its resource.
 //!
-//! All spans of a sidecar have the same resource, so the map is looked into once for each replica of a batch, not for each span, and not for spans
-//! of others, who say no such thing.
+//! All spans of a sidecar have the same resource, so the map is searched once for each replica of a batch instead of once for each span. Only spans
+//! that a sidecar sent are asked: others have no such attribute.
 
 use std::{cell::Cell, num::NonZeroU16};
 
@@ -19,7 +19,7 @@ const KEY: &str = "weir.servers";
 /// Attributes of a resource that are looked at: a sidecar sends three.
 const LOOKED_AT: usize = 64;
 
-/// Replicas remembered at once, 1 KB: rows of one sender stand together.
+/// Replicas whose answer is remembered, 1 KB: a row of another one takes its place. Rows of one sender stand together, so that is seldom.
 const SEEN: usize = 64;
 
 /// A replica and what it said.
@@ -41,7 +41,7 @@ impl<'a> SaidServers<'a> {
         Some(Self { resources, keys, values, seen: vec![Cell::new(None); SEEN].into() })
     }
 
-    /// What the replica that sent a row said.
+    /// The number that the replica which sent a row says; `None` where it says none.
     pub(super) fn servers(&self, row: usize, replica: (Name, Option<Name>)) -> Option<NonZeroU16> {
         let place = (replica.0 as usize).wrapping_mul(31).wrapping_add(replica.1.unwrap_or(0) as usize) % SEEN;
         if let Some((seen, servers)) = self.seen[place].get()

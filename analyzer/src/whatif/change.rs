@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::services;
+use super::{mix::Mix, services};
 use crate::{
     config::MAX_SERVERS,
     model::Model,
@@ -97,10 +97,12 @@ pub(super) struct Factors {
     pub(super) service_time: f64,
     pub(super) cs2: f64,
     pub(super) servers: i64,
+    /// What its requests are, by who asks it then; none of them takes longer for that.
+    pub(super) mix: Mix,
 }
 
 impl Factors {
-    pub(super) const NONE: Self = Self { arrivals: 1.0, service_time: 1.0, cs2: 1.0, servers: 0 };
+    pub(super) const NONE: Self = Self { arrivals: 1.0, service_time: 1.0, cs2: 1.0, servers: 0, mix: Mix::AS_NOW };
 
     /// S then; what a server is held for by calls to others stays.
     pub(super) fn service_time_ms(&self, now_ms: f64, estimate: &Estimate) -> f64 {
@@ -127,8 +129,8 @@ impl Change {
             self.validate_of_batches()?;
         }
         self.validate_servers(&service.estimate)?;
-        let whole =
-            Factors { arrivals: self.arrivals, service_time: self.service_time, cs2: 1.0, servers: self.servers };
+        let (arrivals, service_time, servers) = (self.arrivals, self.service_time, self.servers);
+        let whole = Factors { arrivals, service_time, servers, ..Factors::NONE };
         match &self.operation {
             None => Ok(whole),
             Some(operation) => self.of_operation(operation, &service.estimate.operations, whole),
@@ -177,7 +179,7 @@ impl Change {
                 operation
             })
             .collect();
-        let (mixed, mixed_then) = (Mix::of(all), Mix::of(&then));
+        let (mixed, mixed_then) = (Operations::of(all), Operations::of(&then));
         match mixed.zip(mixed_then).filter(|_| all.iter().any(|operation| operation.operation == name)) {
             Some((now, then)) => Ok(Factors {
                 arrivals: then.share / now.share,
@@ -191,13 +193,13 @@ impl Change {
 }
 
 /// Operations taken together.
-struct Mix {
+struct Operations {
     share: f64,
     mean: f64,
     cs2: f64,
 }
 
-impl Mix {
+impl Operations {
     fn of(operations: &[OperationTime]) -> Option<Self> {
         let share: f64 = operations.iter().map(|o| o.share).sum();
         let mean = operations.iter().map(|o| o.share * o.service_time_ms).sum::<f64>() / share;

@@ -27,8 +27,8 @@ use crate::{
 /// Fewer recorded requests say less than the shares of edges.
 const MIN_REQUESTS: usize = 30;
 
-/// What a service is slower by, at most, in requests that are timed again: one whose queue has no bound is waited for so long where
-/// anybody waits for it.
+/// The largest factor on own work of a service in requests that are timed again. It also stands for a queue without bound: a request that takes
+/// longer by it waits for that service.
 const MOST_SLOWER: f64 = 1e6;
 
 /// Recorded requests by the service they entered at.
@@ -105,8 +105,8 @@ fn chance_ms(windows: u32, deviation_ms: Option<f64>) -> f64 {
     t * deviation_ms.unwrap_or(0.0)
 }
 
-/// What requests take longer at the newest arrivals than they did while they were measured: where that was for fewer windows than
-/// a queue was, they hold that much of its drift already.
+/// What requests take longer at the newest arrivals than on average while they were measured. The drift of a queue is from the mean of its steady
+/// windows to now. Response times of only the newest of these windows lie nearer to now: of m windows of n, the share `m/n` of the drift is left.
 fn drift(measured: &Measured, critical: &Visits, mesh: &Mesh<'_>) -> f64 {
     let windows = |place: usize| {
         let steady = mesh.basis.snapshot.services[place].estimate.steady.as_ref();

@@ -1,7 +1,8 @@
 //! [`what_if`]: the mesh with one service changed: more or fewer arrivals, of one operation or all, other servers, another
 //! service time. What it does to every queue, and to a request at every entry.
 //!
-//! 1. `traffic`: arrivals propagate along edges in proportion to the calls each caller makes now.
+//! 1. `traffic`: arrivals propagate along edges in proportion to the calls each caller makes now; `mix`: where recorded requests tell who asks for
+//!    what, in proportion to the calls that those make which come more often, and services then serve another mix of requests.
 //! 2. `queues`: every queue is solved again by its own model; or all at once, where clients wait for their answers (`closed`). A
 //!    model server is replayed (`batches`).
 //! 3. `entries`: recorded requests are timed again with the own work of each service as it is then.
@@ -17,6 +18,7 @@ mod batches;
 mod change;
 mod closed;
 mod entries;
+mod mix;
 mod queues;
 mod traffic;
 mod unknown;
@@ -128,6 +130,7 @@ pub(crate) struct Basis<'a> {
     /// Of services that nothing changes, by their places in the snapshot.
     as_now: Vec<queues::Effect>,
     recorded: entries::Recorded<'a>,
+    visited: mix::Visited,
 }
 
 /// The mesh with a change.
@@ -141,7 +144,9 @@ impl<'a> Basis<'a> {
     pub(crate) fn of(snapshot: &'a Snapshot) -> Self {
         let as_now = |service| queues::Effect::of(service, &change::Factors::NONE, service.rate_per_s, None);
         let as_now = snapshot.services.iter().map(as_now).collect();
-        Self { snapshot, calls: Calls::of(snapshot), as_now, recorded: entries::recorded(snapshot) }
+        let (calls, recorded) = (Calls::of(snapshot), entries::recorded(snapshot));
+        let visited = mix::Visited::of(snapshot, &calls, &recorded);
+        Self { snapshot, calls, as_now, recorded, visited }
     }
 
     /// What a request at an entry takes when so many times as many enter there; `None` when nobody does now.
@@ -155,19 +160,19 @@ impl<'a> Basis<'a> {
     fn with(&self, change: &Change, factors: change::Factors) -> Mesh<'_> {
         let Self { snapshot, calls, as_now, .. } = self;
         let looped = closed::Loop::solve(snapshot, calls, change, &factors);
-        let rates = match &looped {
-            Some(looped) => looped.rates(snapshot),
-            None => calls.rates(&change.service, factors.arrivals),
+        let asked = match &looped {
+            Some(looped) => looped.rates(snapshot).into_iter().map(|rate| (rate, mix::Mix::AS_NOW)).collect(),
+            None => self.asked(&change.service, factors.arrivals),
         };
-        let effect = |((service, as_now), rate): ((&ServiceView, &queues::Effect), f64)| {
+        let effect = |((service, as_now), (rate, mix)): ((&ServiceView, &queues::Effect), (f64, mix::Mix))| {
             let name = service.service.as_str();
-            let own = if change.service == name { factors } else { change::Factors::NONE };
+            let own = if change.service == name { factors } else { change::Factors { mix, ..change::Factors::NONE } };
             match looped.as_ref().and_then(|looped| looped.wait(name)) {
                 None if own == change::Factors::NONE && rate == service.rate_per_s => as_now.clone(),
                 wait => queues::Effect::of(service, &own, rate, wait),
             }
         };
-        let mut effects: Vec<queues::Effect> = snapshot.services.iter().zip(as_now).zip(rates).map(effect).collect();
+        let mut effects: Vec<queues::Effect> = snapshot.services.iter().zip(as_now).zip(asked).map(effect).collect();
         for (place, service) in snapshot.services.iter().enumerate() {
             let changes = |called: usize| effects[called].added != Some(queues::Range::default());
             // whoever it waits for waits for those that it calls
@@ -175,6 +180,19 @@ impl<'a> Basis<'a> {
             effects[place].held_for_changed = called.any(|(called, _)| called != place && changes(called));
         }
         Mesh { basis: self, effects }
+    }
+
+    /// Arrivals of every service, and of which mix, when those of one are multiplied.
+    fn asked(&self, service: &str, arrivals: f64) -> Vec<(f64, mix::Mix)> {
+        let by_edges = self.calls.rates(service, arrivals).into_iter();
+        let changed = self.calls.place(service).filter(|_| arrivals != 1.0);
+        let Some(changed) = changed else { return by_edges.map(|rate| (rate, mix::Mix::AS_NOW)).collect() };
+        let by_requests = self.visited.mixed(changed, arrivals);
+        let of = |((rate, mixed), service): ((f64, Option<mix::Mixed>), &ServiceView)| match mixed {
+            Some(mix::Mixed { growth, mix }) => (service.rate_per_s * growth, mix),
+            None => (rate, mix::Mix::AS_NOW),
+        };
+        by_edges.zip(by_requests).zip(&self.snapshot.services).map(of).collect()
     }
 }
 

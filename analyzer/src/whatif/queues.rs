@@ -7,10 +7,14 @@
 //! What was measured is of the last windows that are alike, and their mean rate; where that rises or falls, the model says what the wait is
 //! at the newest rate, and the change starts from there.
 //!
+//! Calls that are made side by side arrive together, and part of what they wait for is each other, whatever the load. It is scaled like the rest: in
+//! simulations of 2 to 16 calls at once, at ρ from 0.5 to 0.7 and a fifth more arrivals, the wait said was 1.06 to 1.22 times the true one of one
+//! or two servers, 1.3 to 1.6 of four or eight. It is the safe side; to tell such calls from bursts would take more than ca².
+//!
 //! Of a queue that is not known the wait is taken as it is. With other arrivals it may change as that of the fewest servers that it can have:
 //! those that were seen busy, or one server that all share, whose requests of own time R are there `ρ/(1 − ρ) = λR` at once.
 
-use super::{ServicePrediction, batches, change::Factors, unknown};
+use super::{ServicePrediction, batches, change::Factors, mix::Mix, unknown};
 use crate::{
     estimate::interval::{self, NINETY_FIVE},
     lm::LmPrediction,
@@ -120,13 +124,16 @@ impl Effect {
         looped: Option<(f64, f64)>,
     ) -> Option<Self> {
         let (was, now) = (Load::steady(estimate)?, Load::now(estimate)?);
+        let takes_ms = own.service_time_ms(now.service_time_ms, estimate);
         let then = Load {
             arrival_rate_per_s: now.arrival_rate_per_s * growth,
-            service_time_ms: own.service_time_ms(now.service_time_ms, estimate),
+            service_time_ms: takes_ms * own.mix.mean,
             servers: u32::try_from(i64::from(now.servers) + own.servers).unwrap_or(1),
-            cs2: now.cs2 * own.cs2,
+            cs2: own.mix.cs2(now.cs2) * own.cs2,
             ..now
         };
+        // of another mix none takes longer by itself
+        let longer_ms = takes_ms - now.service_time_ms;
         let (model_was, model_now, model_then) = match looped {
             Some((now, then)) => (Some(now), Some(now), Some(then)),
             None => (queue_wait_ms(estimate, &was), queue_wait_ms(estimate, &now), queue_wait_ms(estimate, &then)),
@@ -146,11 +153,9 @@ impl Effect {
             wait,
             drift_ms,
             wait_then,
-            added: wait_then.map(|then_ms| added(estimate, (&now, &then), wait.unwrap_or(then_ms.value), then_ms)),
-            residence_then: wait_then.map(|wait| Range {
-                value: wait.value + then.service_time_ms - estimate.held_ms.unwrap_or(0.0),
-                ..wait
-            }),
+            added: wait_then.map(|then| added(estimate, longer_ms, wait.unwrap_or(then.value), then)),
+            residence_then: wait_then
+                .map(|wait| Range { value: wait.value + takes_ms - estimate.held_ms.unwrap_or(0.0), ..wait }),
             refused_then: refused(estimate, &now, &then),
             identified: true,
             held_for_changed: false,
@@ -239,7 +244,7 @@ fn wait_then(estimate: &Estimate, calibration: Calibration, then: &Load, model_t
 
 /// With nothing changed but arrivals, more wait no less than now and fewer no longer, whatever the noise of what is measured says.
 fn no_other_way(then: Range, now: Option<f64>, growth: f64, own: &Factors) -> Range {
-    let only_arrivals = Factors { arrivals: 1.0, ..*own } == Factors::NONE;
+    let only_arrivals = Factors { arrivals: 1.0, mix: Mix::AS_NOW, ..*own } == Factors::NONE;
     match now.filter(|_| only_arrivals) {
         Some(now) if growth >= 1.0 => then.moved_to(then.value.max(now)),
         Some(now) => then.moved_to(then.value.min(now)),
@@ -270,8 +275,7 @@ fn measured(estimate: &Estimate) -> Option<(f64, f64)> {
 }
 
 /// What a request takes more: the wait then less the one that it waits now, and the service time's change.
-fn added(estimate: &Estimate, (now, then): (&Load, &Load), waits: f64, wait: Range) -> Range {
-    let longer = then.service_time_ms - now.service_time_ms;
+fn added(estimate: &Estimate, longer: f64, waits: f64, wait: Range) -> Range {
     // S is known to some percent, and so is what it changes by
     let error = estimate.service_time_ms_error.unwrap_or(0.0) / estimate.service_time_ms.unwrap_or(1.0).max(1e-12);
     let of_longer = longer.abs() * error;

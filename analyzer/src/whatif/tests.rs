@@ -10,7 +10,7 @@ use crate::{
     snapshot::{EdgeView, QueueWait, Requests},
 };
 
-fn service(name: &str, rate: f64, service_ms: f64, servers: u32, duration_ms: f64) -> ServiceView {
+pub(super) fn service(name: &str, rate: f64, service_ms: f64, servers: u32, duration_ms: f64) -> ServiceView {
     let wait = mmc::queue_wait(rate, service_ms / 1e3, NonZeroU32::new(servers).unwrap()).map(|s| s * 1e3);
     let estimate = Estimate {
         arrival_rate_per_s: rate,
@@ -34,7 +34,7 @@ fn service(name: &str, rate: f64, service_ms: f64, servers: u32, duration_ms: f6
     }
 }
 
-fn edge(caller: &str, callee: &str, rate: f64, critical_share: f64) -> EdgeView {
+pub(super) fn edge(caller: &str, callee: &str, rate: f64, critical_share: f64) -> EdgeView {
     let (caller, callee) = (caller.into(), callee.into());
     EdgeView { caller, callee, rate_per_s: rate, critical_share: Some(critical_share), ..EdgeView::default() }
 }
@@ -124,6 +124,16 @@ fn a_pool_that_is_held_for_what_changes_is_named() {
     assert_eq!(found.entries[0].not_identified, ["gateway"]);
 }
 
+/// A pool whose own work takes twice as long does not wait twice as long for others.
+#[test]
+fn what_servers_are_held_for_stays_when_own_work_changes() {
+    let mut mesh = mesh();
+    mesh.services[1].estimate.held_ms = Some(0.6);
+    let found = what_if(&mesh, &Change { service_time: 2.0, ..change("gateway") }).unwrap();
+    let gateway = found.services.iter().find(|service| service.service == "gateway").unwrap();
+    assert!((gateway.utilization_then.unwrap() - 80.0 * (2.0 * 0.4 + 0.6) / 1e3 / 4.0).abs() < 1e-9, "{gateway:?}");
+}
+
 /// Of a full service that runs beside a longer call by the shares of edges, hours were said instead of nothing.
 #[test]
 fn requests_that_wait_for_a_branch_without_bound_have_no_response_time() {
@@ -170,6 +180,18 @@ fn who_saturates_now_is_told_what_would_help() {
     let least = 1.0 + wait_of(80.0, 1.0, 4) + 30.0 + wait_of(80.0, 30.0, 4);
     assert!((entry.response_time_ms_then.unwrap() - least).abs() < 1e-9, "{entry:?}");
     assert!((30.0..least).contains(&entry.low_ms.unwrap()) && entry.high_ms.unwrap() > least, "{entry:?}");
+}
+
+/// What a pool is held for is in the residence of those that it waits for, and counts once.
+#[test]
+fn the_least_response_counts_no_call_twice() {
+    let mut mesh = mesh();
+    mesh.services[2] = service("tagger", 80.0, 30.0, 2, 5_000.0);
+    mesh.services[2].estimate.queue_wait_ms.observed_app = Some(4_900.0);
+    mesh.services[1].estimate.held_ms = Some(0.6);
+    let found = what_if(&mesh, &Change { servers: 2, ..change("tagger") }).unwrap();
+    let least = 0.4 + wait_of(80.0, 1.0, 4) + 30.0 + wait_of(80.0, 30.0, 4);
+    assert!((found.entries[0].response_time_ms_then.unwrap() - least).abs() < 1e-9, "{:?}", found.entries[0]);
 }
 
 #[test]

@@ -67,6 +67,16 @@ impl<'a> Calls<'a> {
         self.names[place]
     }
 
+    /// Requests a second that no service makes, by the place that they come to.
+    pub(super) fn outside_rates(&self) -> Vec<f64> {
+        let mut outside = self.rates.clone();
+        for (caller, calls) in self.of.iter().enumerate() {
+            let others = calls.iter().filter(|call| call.callee != caller);
+            others.for_each(|call| outside[call.callee] -= self.rates[caller] * call.times);
+        }
+        outside.into_iter().map(|rate| rate.max(0.0)).collect()
+    }
+
     /// Arrivals of every service when those of one are multiplied.
     pub(super) fn rates(&self, service: &str, factor: f64) -> Vec<f64> {
         let own = self.place(service).map(|place| (place, (factor - 1.0) * self.rates[place]));

@@ -203,6 +203,7 @@ fn saturation_is_seen_ahead() {
     let first = &findings[0];
     assert_eq!((first.service.as_str(), first.kind.as_str()), ("order", "saturation_ahead"));
     assert!(!findings.iter().any(|finding| finding.kind == "bottleneck"));
+    assert!(first.evidence.iter().any(|evidence| evidence.trace_id.is_some()), "{first:?}");
 }
 
 #[test]
@@ -215,6 +216,7 @@ fn a_model_that_does_not_fit_is_told() {
     let findings = replay(Config { servers, ..Config::default() }, &mesh.run(1, 420));
     println!("{findings:#?}");
     assert_eq!(said(&findings), [("order", "model_mismatch")]);
+    assert!(findings[0].evidence.iter().any(|evidence| evidence.trace_id.is_some()), "{findings:?}");
 }
 
 #[test]
