@@ -10,7 +10,7 @@ use crate::names::{Name, Names, Role};
 pub(super) struct NameColumn<'a> {
     pub(super) texts: &'a StringArray,
     role: Role,
-    /// By the last bytes of the text, a power of two of them.
+    /// By the last bytes of the text: where names differ.
     seen: Box<[Seen<'a>]>,
 }
 
@@ -29,7 +29,7 @@ impl<'a> NameColumn<'a> {
 
     pub(super) fn name(&self, row: usize, names: &mut Names) -> Name {
         let text = self.texts.value(row);
-        let place = &self.seen[hash_of(text) & (self.seen.len() - 1)];
+        let place = &self.seen[hash_of(text) % self.seen.len()];
         if let Some((seen, name)) = place.get()
             && seen == text
         {
@@ -41,12 +41,7 @@ impl<'a> NameColumn<'a> {
     }
 }
 
-/// Of the last eight bytes, where names differ, and the length (D. Knuth, "The Art of Computer Programming", volume 3, 1973, section 6.4).
 fn hash_of(text: &str) -> usize {
-    let bytes = text.as_bytes();
-    let last = match bytes.last_chunk() {
-        Some(last) => u64::from_le_bytes(*last),
-        None => bytes.iter().fold(0, |all, byte| all << 8 | u64::from(*byte)),
-    };
-    ((last ^ bytes.len() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as usize
+    let mix = |hash: usize, byte: &u8| hash.wrapping_mul(37).wrapping_add(*byte as usize);
+    text.as_bytes().iter().rev().take(6).fold(text.len(), mix)
 }
