@@ -17,9 +17,6 @@ const GAMMA: f64 = 1.01 / 0.99;
 /// Used buckets beyond which they are counted in place.
 const MAX_SPARSE: usize = 32;
 
-/// Used buckets for which there is room at first; a further one makes room for all. Doubling it would move a sketch of a window three times.
-const FIRST_SPARSE: usize = 8;
-
 /// Buckets that are counted in place at most: values e²⁰ times as long as others, 5·10⁸.
 const MAX_DENSE: usize = 1_024;
 
@@ -57,10 +54,6 @@ impl Counts {
             Self::Sparse(used) => match used.binary_search_by_key(&bucket, |(bucket, _)| *bucket) {
                 Ok(place) => &mut used[place].1,
                 Err(place) => {
-                    if used.len() == used.capacity() {
-                        let room = if used.is_empty() { FIRST_SPARSE } else { MAX_SPARSE };
-                        used.reserve_exact(room.saturating_sub(used.len()));
-                    }
                     used.insert(place, (bucket, 0));
                     &mut used[place].1
                 }

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use arrow::array::{Array, StringArray};
+use arrow::array::StringArray;
 
 use crate::names::{Name, Names, Role};
 
@@ -17,19 +17,17 @@ pub(super) struct NameColumn<'a> {
 /// A text and its name.
 type Seen<'a> = Cell<Option<(&'a str, Name)>>;
 
-/// So many of 24 bytes at most: a column's stay within the second cache; of 512, replicas of 1,000 services displaced each other. A small
-/// batch has as many as rows, or clearing them would cost more than they save.
-const MAX_SEEN: usize = 4_096;
+/// 512 of 24 bytes: a column's stay within the second cache; of 64, names of 1,000 services displaced each other.
+const SEEN_NAMES: usize = 512;
 
 impl<'a> NameColumn<'a> {
     pub(super) fn new(role: Role, texts: &'a StringArray) -> Self {
-        let places = texts.len().next_power_of_two().min(MAX_SEEN);
-        Self { texts, role, seen: vec![Cell::new(None); places].into() }
+        Self { texts, role, seen: vec![Cell::new(None); SEEN_NAMES].into() }
     }
 
     pub(super) fn name(&self, row: usize, names: &mut Names) -> Name {
         let text = self.texts.value(row);
-        let place = &self.seen[hash_of(text) % self.seen.len()];
+        let place = &self.seen[place_of(text)];
         if let Some((seen, name)) = place.get()
             && seen == text
         {
@@ -41,7 +39,7 @@ impl<'a> NameColumn<'a> {
     }
 }
 
-fn hash_of(text: &str) -> usize {
+fn place_of(text: &str) -> usize {
     let mix = |hash: usize, byte: &u8| hash.wrapping_mul(37).wrapping_add(*byte as usize);
-    text.as_bytes().iter().rev().take(6).fold(text.len(), mix)
+    text.as_bytes().iter().rev().take(6).fold(text.len(), mix) % SEEN_NAMES
 }
