@@ -11,6 +11,9 @@
 /// ln γ for α = 0.01: a value x is in bucket ⌈ln x / ln γ⌉.
 pub const LN_GAMMA: f64 = 0.020_000_666_706_669_435;
 
+/// (1+α)/(1−α).
+const GAMMA: f64 = 1.01 / 0.99;
+
 /// Used buckets beyond which they are counted in place.
 const MAX_SPARSE: usize = 32;
 
@@ -83,6 +86,21 @@ impl Counts {
         let mut counts = vec![0; range + range / 4 + 1];
         used.iter().for_each(|(b, count)| counts[(i32::from(*b) - i32::from(first)) as usize] = *count);
         *self = Self::Dense(first, counts);
+    }
+
+    /// The bucket of the value that so many are below.
+    fn at(&self, rank: i64) -> Option<i16> {
+        let mut below = 0;
+        let mut is_there = |count: &i64| {
+            below += count;
+            rank < below
+        };
+        match self {
+            Self::Sparse(used) => used.iter().find(|(_, count)| is_there(count)).map(|(bucket, _)| *bucket),
+            Self::Dense(first, counts) => {
+                counts.iter().position(is_there).map(|place| (i32::from(*first) + place as i32) as i16)
+            }
+        }
     }
 
     /// Buckets that hold something, in order.
@@ -183,18 +201,11 @@ impl Sketch {
             return None;
         }
         let rank = (q.clamp(0.0, 1.0) * (self.count - 1) as f64).floor() as i64;
-        let mut below = self.zeros;
-        if rank < below {
+        if rank < self.zeros {
             return Some(0.0);
         }
-        for (bucket, count) in self.buckets() {
-            below += count;
-            if rank < below {
-                let upper = (f64::from(bucket) * LN_GAMMA).exp();
-                return Some(upper * 2.0 / (1.0 + LN_GAMMA.exp()));
-            }
-        }
-        None
+        let upper = (f64::from(self.counts.at(rank - self.zeros)?) * LN_GAMMA).exp();
+        Some(upper * 2.0 / (1.0 + GAMMA))
     }
 
     /// As bytes: zeros, then (bucket, count) pairs, little-endian.

@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, missing_docs)] // a bench stops where it fails; criterion's macros make the rest
 
-use std::{collections::BTreeMap, hint::black_box};
+use std::{cell::OnceCell, collections::BTreeMap, hint::black_box};
 
 use arrow::{array::AsArray, datatypes::Int64Type, record_batch::RecordBatch};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
@@ -25,10 +25,12 @@ use spans::Shape;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// 40 s of 10,000 spans/s: four windows of 10 s, each closed while the next one fills. As many before them are
-/// not measured: memory has its size then, as it has after a minute.
-const SPANS: usize = 400_000;
+/// 40 s of 10,000 spans/s: four windows of 10 s, each closed while the next one fills.
+const SPANS: usize = 49 * spans::BATCH_ROWS;
 const SPANS_PER_S: usize = 10_000;
+
+/// Not measured, before them: more than the minute for which spans are held, so that no table grows any more.
+const SPANS_BEFORE: usize = 98 * spans::BATCH_ROWS;
 
 /// Everything the server does with spans, and nothing else: push, and step when time has come.
 fn analyze(analyzer: &mut Analyzer, batches: &[RecordBatch]) -> usize {
@@ -41,16 +43,28 @@ fn analyze(analyzer: &mut Analyzer, batches: &[RecordBatch]) -> usize {
     rows
 }
 
+fn spans(criterion: &mut Criterion<CpuTime>) {
+    measure(criterion, "spans", &Config::default());
+}
+
+/// Through windows and edges: no request is gathered, so that findings have none to look at and causes none to rank. Rows of minutes
+/// are made, and detectors look at the windows, all the same.
 fn windows_and_edges(criterion: &mut Criterion<CpuTime>) {
-    let mut group = criterion.benchmark_group("spans");
+    measure(criterion, "windows", &Config { max_trace_spans: 0, ..Config::default() });
+}
+
+fn measure(criterion: &mut Criterion<CpuTime>, name: &str, config: &Config) {
+    let mut group = criterion.benchmark_group(name);
     group.throughput(Throughput::Elements(SPANS as u64)).sample_size(10);
     for services in [6, 100, 1_000] {
         for trace_spans in [4, 40] {
-            let batches = spans::batches(Shape { services, trace_spans, spans: 2 * SPANS, spans_per_s: SPANS_PER_S });
+            let shape = Shape { services, trace_spans, spans: SPANS_BEFORE + SPANS, spans_per_s: SPANS_PER_S };
+            let batches = OnceCell::new();
             group.bench_function(format!("{services} services, traces of {trace_spans}"), |bencher| {
-                let (before, measured) = batches.split_at(batches.len() / 2);
+                let batches: &Vec<RecordBatch> = batches.get_or_init(|| spans::batches(shape));
+                let (before, measured) = batches.split_at(SPANS_BEFORE / spans::BATCH_ROWS);
                 let warm = || {
-                    let mut analyzer = Analyzer::new(Config::default());
+                    let mut analyzer = Analyzer::new(config.clone());
                     analyze(&mut analyzer, before);
                     analyzer
                 };
@@ -134,6 +148,6 @@ fn questions(criterion: &mut Criterion<CpuTime>) {
 criterion_group! {
     name = benches;
     config = Criterion::default().with_measurement(CpuTime);
-    targets = windows_and_edges, graph, questions
+    targets = spans, windows_and_edges, graph, questions
 }
 criterion_main!(benches);

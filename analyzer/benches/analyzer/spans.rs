@@ -10,7 +10,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use weir_schema::Table;
 
 /// Rows of a batch: what a busy sender's exporter sends at once, some requests together.
-const BATCH_ROWS: usize = 8_192;
+pub(crate) const BATCH_ROWS: usize = 8_192;
 
 const START: i64 = 1_700_000_000_000_000_000;
 

@@ -63,10 +63,10 @@ fn gaps<'a>(scene: &Scene<'a>) -> Vec<Gap<'a>> {
     for gap in &mut gaps {
         gap.excess_ms -= shared_ms;
         gap.deviations = gap.excess_ms / gap.usual.deviation(gap.now.requests, LEAST_MS);
-        let request_ms = scene.usual_request_ms(gap.callee).unwrap_or(gap.usual.median);
+        let request_ms = || scene.usual_request_ms(gap.callee).unwrap_or(gap.usual.median);
         gap.is_slow = gap.deviations >= budget::deviations(gap.usual.windows)
             && gap.now.median >= MIN_RATIO * gap.usual.median
-            && gap.excess_ms >= MIN_IMPACT * request_ms;
+            && gap.excess_ms >= MIN_IMPACT * request_ms();
     }
     gaps
 }

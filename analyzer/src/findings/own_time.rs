@@ -120,10 +120,10 @@ fn slow_against(scene: &Scene, past: Past) -> Vec<Slow> {
     }
     slow.retain(|service| {
         let usual_ms = service.usual.median;
-        let request_ms = scene.usual_request_ms(service.service).unwrap_or(usual_ms);
+        let request_ms = || scene.usual_request_ms(service.service).unwrap_or(usual_ms);
         service.deviations >= budget::deviations(service.usual.windows)
             && usual_ms + service.excess_ms >= MIN_RATIO * usual_ms
-            && service.excess_ms >= MIN_IMPACT * request_ms
+            && service.excess_ms >= MIN_IMPACT * request_ms()
     });
     slow
 }
