@@ -188,7 +188,13 @@ async fn findings(dir: &std::path::Path, fault: Fault, told: bool) -> (Server, V
     println!("{fault:?}, told {told}: {answer:#}");
     let metrics = client().get(format!("{web}/metrics")).send().await.unwrap().text().await.unwrap();
     assert!(metrics.contains("weir_analyzer_dropped_rows_total{signal=\"logs\"} 0\n"), "{metrics}");
-    (weir, answer["findings"].as_array().unwrap().clone())
+    let findings = answer["findings"].as_array().unwrap().clone();
+    // what does not run panics
+    let evidence = findings.iter().flat_map(|finding| finding["evidence"].as_array().unwrap());
+    for statement in evidence.filter_map(|row| row["sql"].as_str()) {
+        sql(&web, statement).await;
+    }
+    (weir, findings)
 }
 
 /// The evidence of a finding whose statement reads this table: what it says, and the statement.

@@ -14,6 +14,34 @@ pub(crate) fn text(value: &str) -> String {
     format!("'{}'", value.replace('\'', "''"))
 }
 
+/// Words of a statement that are neither columns of the tables it reads nor names it gives: what a store would not know.
+#[cfg(test)]
+pub(crate) fn unknown_words(sql: &str, functions: &[&str]) -> Vec<String> {
+    // literals may hold anything
+    let bare: String = sql.split('\'').step_by(2).collect::<Vec<_>>().join("''");
+    let words: Vec<&str> = bare.split(|letter: char| !letter.is_alphanumeric() && letter != '_').collect();
+    let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
+    let after = |keywords: &'static [&'static str]| {
+        words.windows(2).filter(move |pair| keywords.contains(&pair[0])).map(|pair| pair[1])
+    };
+    let tables: Vec<weir_schema::Table> = weir_schema::Table::ALL
+        .into_iter()
+        .filter(|table| after(&["FROM", "JOIN"]).any(|name| name == table.name()))
+        .collect();
+    let columns: Vec<&str> =
+        tables.iter().flat_map(|table| weir_schema::columns::columns(*table)).map(|column| column.name).collect();
+    let aliases: Vec<&str> = after(&["AS"]).chain(after(&["spans"])).collect();
+    let known = |word: &str| {
+        columns.contains(&word)
+            || aliases.contains(&word)
+            || functions.contains(&word)
+            || tables.iter().any(|table| table.name() == word)
+            || word.chars().all(|letter| letter.is_ascii_uppercase() || letter.is_ascii_digit())
+            || word.starts_with(|letter: char| letter.is_ascii_digit())
+    };
+    words.iter().filter(|word| !known(word)).map(|word| (*word).to_owned()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

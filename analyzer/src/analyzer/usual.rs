@@ -28,3 +28,24 @@ impl Analyzer {
         self.names.find(service).and_then(|name| self.usual_service_ms.get(&name)).copied()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config::Config, stations::StationWindow, window::ServiceWindow};
+
+    #[test]
+    fn what_servers_are_held_for_is_no_usual_work() {
+        let mut analyzer = Analyzer::new(Config::default());
+        let pool = analyzer.names.intern("pool");
+        let mut remember = |held_ms| {
+            let station = StationWindow { held_ms, ..StationWindow::default() };
+            let service = ServiceWindow { requests: 9, service_ms: vec![38.0; 9], station, ..ServiceWindow::default() };
+            let services = [(pool, service)].into();
+            analyzer.usual_service_ms.clear();
+            analyzer.remember_usual(&Window { services, length_ns: 1_000_000_000, ..Window::default() });
+            analyzer.usual_service_time("pool")
+        };
+        assert_eq!((remember(None), remember(Some(33.0))), (Some(38.0), Some(5.0)));
+    }
+}

@@ -31,6 +31,9 @@ const LEAST_SHARE: f64 = 0.05;
 /// The least time that is, milliseconds.
 const LEAST_MS: f64 = 0.05;
 
+/// A weight of calls that is none: what is left of sums that are equal.
+const LEAST_CALLS: f64 = 1e-6;
+
 /// A key that is slower than it was.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Excess {
@@ -158,11 +161,34 @@ impl Calls {
         let (into, slow_into) = sum(self.into.get(&callee));
         let (from, slow_from) = sum(self.from.get(&caller));
         let (between, slow_between) = sum(self.between.get(&(caller, callee)));
-        let of_callee = slow_into / into.max(1.0);
-        let to_others = from - between;
-        let of_caller = if to_others > 0.0 { (slow_from - slow_between).max(0.0) / to_others } else { 0.0 };
+        // by weight: where the rest was thinned, many slow calls that were kept are less than one
+        let share = |slow: f64, all: f64| if all > LEAST_CALLS { slow.max(0.0) / all } else { 0.0 };
+        let (of_callee, of_caller) = (share(slow_into, into), share(slow_from - slow_between, from - between));
         let strain = |service| strained.get(&service).map_or(1.0, |strain| strain.factor());
         let (of_callee, of_caller) = (of_callee * strain(callee), of_caller * strain(caller));
         if of_callee + of_caller > 0.0 { of_callee / (of_callee + of_caller) } else { 1.0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Calls of a weight below one were taken for as few of one, and their slowness for the caller's.
+    #[test]
+    fn a_slow_gap_is_shared_alike_however_much_each_call_stands_for() {
+        let [caller, callee, other] = [1, 2, 3];
+        let shared = |weight: f64| {
+            let gap = |callee: Name, spans: f64, gate: f64| {
+                let now = Stat { spans: weight * spans, traces: spans, median: 9.0, spread: 1.0 };
+                let usual = Usual { median: 1.0, between: 0.0, spread: 1.0, traces: 99.0 };
+                ((caller, callee, 0), None, Excess { ms: 1.0, z: 9.0, gate, now, usual })
+            };
+            let gaps = [gap(callee, 20.0, 0.9), gap(other, 20.0, 0.3)];
+            Calls::of(&gaps).callee_share(caller, callee, &Strained::new())
+        };
+        for weight in [100.0, 1.0, 0.02] {
+            assert!((shared(weight) - 0.75).abs() < 1e-9, "{weight}: {}", shared(weight));
+        }
     }
 }

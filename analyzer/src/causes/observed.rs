@@ -29,7 +29,7 @@ const MAX_SIGNATURES: usize = 64;
 
 /// What stands for those.
 const OTHER: u64 = 0;
-const REST: Name = Name::MAX;
+pub(super) const REST: Name = Name::MAX;
 
 /// Samples of a key kept for the comparison of whole distributions.
 const MAX_SAMPLES: usize = 200;

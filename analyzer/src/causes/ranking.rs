@@ -16,7 +16,7 @@ use super::{
     history::History,
     latency::{self, Blame, GATE},
     marks::Sign,
-    observed::Observed,
+    observed::{Observed, REST},
     strain::{Strain, Strained},
     structure::{self, Broken},
 };
@@ -69,9 +69,9 @@ pub struct Cause {
     pub instance: Option<String>,
     /// What it is blamed for most.
     pub kind: CauseKind,
-    /// Milliseconds lost in the window, by the requests that were looked at.
+    /// Milliseconds lost in the window, by the requests that were looked at; one that broke off counts as three whole ones.
     pub lost_ms: f64,
-    /// Its part of what was lost by all that it is connected with by calls.
+    /// Its part of what was lost by all that it is connected with by calls, strained services counting up to twice.
     pub share: f64,
     /// The same for all of these.
     #[serde(skip)]
@@ -146,23 +146,25 @@ pub(super) fn rank(observed: &Observed, history: &History, strained: &Strained, 
     let connected = Connected::of(observed, history);
     let mut all = BTreeMap::<Name, f64>::new();
     for (service, sums) in &sums {
-        *all.entry(connected.set(*service)).or_default() += sums.lost_ms();
+        *all.entry(connected.set(*service)).or_default() += sums.blame_ms();
     }
     let windows = history.windows();
     let cause = |(service, sums): (Name, Sums)| {
+        let blame_ms = sums.blame_ms();
         let instance = sums.instance(observed.instances.get(&service).into_iter().flatten());
         let set = connected.set(service);
-        Cause {
+        let cause = Cause {
             instance: instance.map(|name| words.text(name).to_owned()),
             connected: set,
             ..cause(service, sums, all[&set], windows, words)
-        }
+        };
+        (blame_ms, cause)
     };
     let with_blame = sums.into_iter().filter(|(_, sums)| sums.lost_ms() > 0.0);
-    let mut ranked: Vec<Cause> = with_blame.map(cause).collect();
-    ranked.sort_by(|a, b| b.confidence.total_cmp(&a.confidence).then(b.lost_ms.total_cmp(&a.lost_ms)));
-    ranked.truncate(LISTED);
-    Ranking { causes: ranked, requests: observed.requests(), history_windows: windows, connected }
+    let mut ranked: Vec<(f64, Cause)> = with_blame.map(cause).collect();
+    ranked.sort_by(|a, b| b.1.confidence.total_cmp(&a.1.confidence).then(b.0.total_cmp(&a.0)));
+    let causes = ranked.into_iter().take(LISTED).map(|(_, cause)| cause).collect();
+    Ranking { causes, requests: observed.requests(), history_windows: windows, connected }
 }
 
 fn against(
@@ -243,6 +245,11 @@ impl Sums {
         self.own_ms + self.gap_ms + self.broken
     }
 
+    /// The same as strengthened by metrics: what services are compared by, and no time that anybody lost.
+    fn blame_ms(&self) -> f64 {
+        self.strain.factor() * self.lost_ms()
+    }
+
     /// How far it is beyond chance and of many requests: 0 to 1.
     fn belief(&self) -> f64 {
         let beyond_chance = (1.0 - GATE / self.z.max(GATE)).max(0.0);
@@ -253,10 +260,6 @@ impl Sums {
     fn strain(&mut self, service: Name, strain: Option<&Strain>, words: &Words) {
         let Some(strain) = strain else { return };
         self.strain = *strain;
-        let factor = strain.factor();
-        for ms in [&mut self.own_ms, &mut self.gap_ms, &mut self.broken, &mut self.harmless] {
-            *ms *= factor;
-        }
         let surges = [(("CPU", "cpu"), strain.cpu), (("network errors", "network"), strain.network)];
         for (what, surge) in surges.into_iter().filter_map(|(what, surge)| Some((what, surge?))) {
             // shown first: it is what tells the kind
@@ -264,11 +267,21 @@ impl Sums {
         }
     }
 
+    /// The operation that half of all or more was lost by itself, however many kinds of its requests did.
+    fn operation(&self) -> Option<Name> {
+        let mut by_operation = BTreeMap::<Name, f64>::new();
+        for (ms, operation, _) in &self.reasons {
+            operation.iter().for_each(|name| *by_operation.entry(*name).or_default() += ms);
+        }
+        let (worst, ms) = by_operation.into_iter().max_by(|a, b| a.1.total_cmp(&b.1))?;
+        (ms >= self.lost_ms() / 2.0).then_some(worst)
+    }
+
     fn instance<'a>(&self, spans: impl Iterator<Item = (&'a Name, &'a f64)> + Clone) -> Option<Name> {
         let all: f64 = spans.clone().map(|(_, count)| count).sum();
         let lost: f64 = self.at.values().sum();
         let (worst, worst_ms) = self.at.iter().max_by(|a, b| a.1.total_cmp(b.1))?;
-        let instance = (*worst)?;
+        let instance = worst.filter(|name| *name != REST)?;
         let of_worst = spans.into_iter().find(|(name, _)| **name == instance).map_or(0.0, |(_, count)| *count);
         let alone = *worst_ms >= INSTANCE_LOST * lost;
         (alone && of_worst <= INSTANCE_SPANS * all).then_some(instance)
@@ -290,13 +303,11 @@ impl Sums {
 fn cause(service: Name, mut sums: Sums, all: f64, windows: usize, words: &Words) -> Cause {
     sums.reasons.sort_by(|a, b| b.0.total_cmp(&a.0));
     let lost_ms = sums.lost_ms();
-    let share = lost_ms / all;
+    let share = sums.blame_ms() / all;
     let known = windows as f64 / (windows as f64 + FEW_WINDOWS);
-    let measured = sums.reasons.iter().find(|(ms, ..)| *ms < f64::MAX);
-    let heaviest = measured.filter(|(ms, ..)| *ms >= lost_ms / 2.0);
     Cause {
         service: words.text(service).to_owned(),
-        operation: heaviest.and_then(|(_, operation, _)| *operation).map(|name| words.text(name).to_owned()),
+        operation: sums.operation().map(|name| words.text(name).to_owned()),
         instance: None,
         kind: if windows == 0 { CauseKind::NoHistory } else { sums.kind() },
         lost_ms,
@@ -305,5 +316,43 @@ fn cause(service: Name, mut sums: Sums, all: f64, windows: usize, words: &Words)
         confidence: share * sums.belief() * known,
         harmless: sums.harmless / lost_ms,
         evidence: sums.reasons.into_iter().take(MAX_EVIDENCE).map(|(_, _, evidence)| evidence).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::strain::Surge, *};
+
+    /// Half of what was lost had to be of one kind of an operation's requests, and twice that where CPU was strained.
+    #[test]
+    fn an_operation_that_lost_most_stands_out_whatever_kinds_its_requests_are_of() {
+        let surge = Surge { instance: None, now: 0.9, usual: 0.1, z: 30.0 };
+        let operation = |parts: &[(f64, Option<Name>)], cpu: Option<Surge>| {
+            let reasons = parts.iter().map(|(ms, operation)| (*ms, *operation, Evidence::default())).collect();
+            let own_ms = parts.iter().map(|(ms, _)| ms).sum();
+            Sums { own_ms, reasons, strain: Strain { cpu, network: None }, ..Sums::default() }.operation()
+        };
+        let (tag, read) = (Some(7), Some(8));
+        assert_eq!(operation(&[(40.0, read), (30.0, tag), (30.0, tag)], None), tag);
+        assert_eq!(operation(&[(60.0, tag), (40.0, read)], Some(surge)), tag);
+        assert_eq!(operation(&[(40.0, tag), (30.0, read), (30.0, None)], None), None);
+    }
+
+    #[test]
+    fn instances_that_are_counted_together_are_none() {
+        let instance = |name| {
+            let sums = Sums { own_ms: 9.0, at: [(Some(name), 9.0)].into(), ..Sums::default() };
+            sums.instance([(1, 5.0), (2, 5.0)].iter().map(|(name, spans)| (name, spans)))
+        };
+        assert_eq!((instance(1), instance(REST)), (Some(1), None));
+    }
+
+    /// Metrics strengthen a service beside others; they are no time that requests lose.
+    #[test]
+    fn strain_counts_in_what_is_compared_and_not_in_what_is_said_to_be_lost() {
+        let surge = Surge { instance: None, now: 9.0, usual: 0.0, z: 1_000.0 };
+        let strain = Strain { cpu: None, network: Some(surge) };
+        let sums = Sums { gap_ms: 100.0, strain, ..Sums::default() };
+        assert_eq!((sums.lost_ms(), sums.blame_ms().round()), (100.0, 200.0));
     }
 }

@@ -126,7 +126,9 @@ impl Readings {
         let values = metrics.column_by_name("value").and_then(|column| column.as_primitive_opt::<Float64Type>());
         let (Some(times), Some(named), Some(values)) = (long("time_unix_nano"), text("name"), values) else { return };
         let is = |name: &str, row: usize, is: &str| text(name).is_some_and(|c| c.is_valid(row) && c.value(row) == is);
-        for (row, resource) in measured(named).filter(|(row, _)| values.is_valid(*row)) {
+        // no number is no reading: it would hide those of other instances
+        let is_number = |row: usize| values.is_valid(row) && values.value(row).is_finite();
+        for (row, resource) in measured(named).filter(|(row, _)| is_number(*row)) {
             let Some(service) = service(metrics, row, names) else { continue };
             let attributes = pairs(metrics, "attributes", row);
             if attributes.iter().any(|(_, value)| matches!(value.as_str(), "idle" | "wait" | "iowait")) {

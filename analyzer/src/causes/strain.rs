@@ -41,6 +41,9 @@ const MIN_READINGS: usize = 3;
 /// The least share of the usual value that is worth a name.
 const LEAST_SHARE: f64 = 0.1;
 
+/// Deviations beyond which only digits grow: what never was has none of its own.
+const FAR: f64 = 1_000.0;
+
 /// What is above history in a service.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Strain {
@@ -124,7 +127,7 @@ fn surge(before: Vec<f64>, now: Vec<f64>) -> Option<Surge> {
     let usual = median(before.clone())?;
     let spread = deviation_from(usual, &before)?;
     let least = (LEAST_SHARE.powi(2) + 0.25 / before.len() as f64) * usual.powi(2);
-    let z = (now - usual) / (spread.powi(2) + least).sqrt().max(f64::MIN_POSITIVE);
+    let z = ((now - usual) / (spread.powi(2) + least).sqrt().max(f64::MIN_POSITIVE)).min(FAR);
     Some(Surge { instance: None, now, usual, z })
 }
 
@@ -243,5 +246,20 @@ mod tests {
         }
         let network = strain("k8s.pod.network.errors", "gauge", "", &high).expect("a strain of the network");
         assert!(network.network.is_some() && network.cpu.is_none());
+    }
+
+    /// Of one instance's readings some were no number, and nobody was strained.
+    #[test]
+    fn what_is_no_number_is_no_reading() {
+        let high = [0.1, 0.11, 0.1, 0.12, f64::NAN, 0.1, f64::INFINITY, f64::NAN, 0.95];
+        let cpu = strain("k8s.pod.cpu.usage", "gauge", "", &high).and_then(|strain| strain.cpu).expect("a strain");
+        assert_eq!(cpu.now, 0.95);
+    }
+
+    /// What never was has no deviation, so that the first was 10³⁰⁷ of them, and evidence said so digit by digit.
+    #[test]
+    fn what_never_was_is_far_off_and_no_farther() {
+        let network = strain("k8s.pod.network.errors", "gauge", "", &[0.0, 0.0, 0.0, 0.0, 0.0, 3.0, 4.0]);
+        assert_eq!(network.and_then(|strain| strain.network).map(|surge| surge.z), Some(FAR));
     }
 }

@@ -121,10 +121,54 @@ fn suspicion(
         operation: Some(*operation),
         peer: Some(*callee),
         lost_ms_per_s: scene.per_s(f64::from(requests)) * scene.usual_request_ms(*service).unwrap_or(0.0),
-        touched,
+        touched: touched * of_all(scene, change),
         confidence: confidence(deviations, requests, usual.windows),
         summary: said(&format!("{what} of {text}")),
         evidence: vec![evidence],
         ..Suspicion::of(kind, *service, scene)
     })
+}
+
+/// Which share of the service's requests the operation's succeeding ones are.
+fn of_all(scene: &Scene, change: &Change) -> f64 {
+    let served = scene.facts.services.get(&change.service).map_or(0, |served| served.own.len());
+    f64::from(change.now.of) / served.max(1) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        findings::{facts::Facts, scene::Stage},
+        spans::{Side, Span},
+        window::Window,
+    };
+
+    /// The share of the operation's requests was said as the service's: all of them where a tenth was meant.
+    #[test]
+    fn what_an_operation_calls_otherwise_touches_its_share_of_the_services_requests() {
+        let window = Window { length_ns: 10_000_000_000, ..Window::default() };
+        let mut stage = Stage { window, ..Stage::default() };
+        let [api, list, buy, cart] = ["api", "list", "buy", "cart"].map(|name| stage.names.intern(name));
+        let request = |n: u128| {
+            let operation = if n.is_multiple_of(4) { buy } else { list };
+            let (trace, duration_ns) = (n + 1, 5_000_000);
+            let root =
+                Span { trace, id: 1, duration_ns, service: api, operation, side: Side::Server, ..Span::default() };
+            let to_cart = Span { id: 2, parent: 1, side: Side::Client, peer: Some(cart), ..root };
+            // nobody buys with a cart any more; lists had none ever
+            let one_does = n == 0;
+            [vec![root], if one_does { vec![to_cart] } else { Vec::new() }].concat()
+        };
+        stage.facts = Facts::of(&(0..400).map(request).collect::<Vec<_>>());
+        for window in 0..30 {
+            let history = &mut stage.history;
+            history.operations.remember_share((api, buy), Share { hits: 100, of: 100 }, window);
+            history.made.remember_share((api, buy, cart), Share { hits: 100, of: 100 }, window);
+        }
+        let found = suspicions(&stage.scene());
+        let said: Vec<_> = found.iter().map(|one| (one.kind, one.operation, one.peer)).collect();
+        assert_eq!(said, [(Kind::MissingCalls, Some(buy), Some(cart))]);
+        assert!((found[0].touched - 99.0 / 400.0).abs() < 1e-3, "{}", found[0].touched);
+    }
 }

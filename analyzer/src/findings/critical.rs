@@ -84,7 +84,11 @@ fn waiting(scene: &Scene, service: Name) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::retiming::Call;
+    use crate::{
+        findings::scene::Stage,
+        retiming::Call,
+        snapshot::{Estimate, QueueWait, ServiceView, Snapshot},
+    };
 
     #[test]
     fn what_is_beside_a_longer_call_costs_nothing() {
@@ -101,5 +105,20 @@ mod tests {
         assert_eq!(path.request_ms, 43.0);
         assert_eq!(path.own_ms, [(1, 14.0), (2, 20.0), (4, 5.0)].into());
         assert_eq!(Path::of(std::iter::empty()), None);
+    }
+
+    /// A thread that is held while it calls works less than its service time says, so more of its own time is waiting.
+    #[test]
+    fn what_servers_are_held_for_is_no_work_beside_waiting() {
+        let queue_wait_ms = QueueWait { observed: Some(15.0), ..QueueWait::default() };
+        let (service_time_ms, held_ms) = (Some(38.0), Some(33.0));
+        let estimate = Estimate { queue_wait_ms, service_time_ms, held_ms, ..Estimate::default() };
+        let view = ServiceView { service: "pool".into(), estimate, ..ServiceView::default() };
+        let snapshot = Snapshot { services: vec![view], ..Snapshot::default() };
+        let mut stage = Stage { snapshot, ..Stage::default() };
+        let pool = stage.names.intern("pool");
+        let path = Path { request_ms: 60.0, own_ms: [(pool, 20.0)].into() };
+        let spent = Spent { service: pool, own_ms: 20.0, waiting_ms: Some(20.0 * 15.0 / (15.0 + 5.0)) };
+        assert_eq!(path.spent(&stage.scene()), [spent]);
     }
 }

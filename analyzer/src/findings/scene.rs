@@ -159,6 +159,27 @@ pub(super) fn own_time(service: &ServiceWindow) -> Option<Sample> {
     Sample::weighed(&service.own_ms).filter(|own| own.requests >= MIN_REQUESTS)
 }
 
+/// What a scene borrows, where a test has only some of it.
+#[cfg(test)]
+#[derive(Default)]
+pub(super) struct Stage {
+    pub(super) window: Window,
+    pub(super) snapshot: Snapshot,
+    pub(super) names: Names,
+    pub(super) graph: ServiceGraph,
+    pub(super) facts: Facts,
+    pub(super) history: History,
+}
+
+#[cfg(test)]
+impl Stage {
+    pub(super) fn scene(&self) -> Scene<'_> {
+        let Self { window, snapshot, names, graph, facts, history } = self;
+        let levels = Levels::of(&Config::default());
+        Scene { window, snapshot, names, graph, facts, history, min_history: 4, levels }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::{super::usual::Share, *};
@@ -174,16 +195,8 @@ mod tests {
         }
         // the windows in which a call begins are remembered before it is suspected
         history.call_errors.remember_share((caller, once), few, 4);
-        let scene = Scene {
-            window: &Window::default(),
-            snapshot: &Snapshot::default(),
-            names: &Names::default(),
-            graph: &ServiceGraph::default(),
-            facts: &Facts::default(),
-            history: &history,
-            min_history: 4,
-            levels: Levels::of(&Config::default()),
-        };
+        let stage = Stage { history, ..Stage::default() };
+        let scene = stage.scene();
         assert_eq!([called, served, once, new].map(|service| scene.was_called(service)), [true, true, false, false]);
     }
 }

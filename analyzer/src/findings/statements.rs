@@ -114,11 +114,33 @@ pub(super) fn calls_of(service: &str, operation: &str, time: &Range<UnixNanos>) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::literal::unknown_words;
 
     #[test]
     fn names_are_literals_whatever_is_in_them() {
         let sql = errors("o'hara' OR 1=1 --", &(5..9));
         assert!(sql.contains("service = 'o''hara'' OR 1=1 --' AND"), "{sql}");
         assert!(sql.contains("start_unix_nano >= 5 AND start_unix_nano < 9"));
+    }
+
+    /// A column that was renamed would be noticed by who asks what a finding rests on, and by no test.
+    #[test]
+    fn statements_name_only_what_the_tables_have() {
+        let time = 5..9;
+        let all = [
+            durations("cart", &time),
+            instances("cart", &time),
+            errors("cart", &time),
+            gaps("cart", "store", &time),
+            calls_to_peer("cart", "redis db.example", &time),
+            attempts("cart", &time),
+            calls_of("cart", "Add", &time),
+        ];
+        let functions = ["time_bucket", "count", "percentile", "sum", "coalesce", "nullif", "false"];
+        for sql in all {
+            assert_eq!(unknown_words(&sql, &functions), [""; 0], "{sql}");
+        }
+        let renamed = "SELECT count(*), opration AS what FROM spans WHERE service = 'cart'";
+        assert_eq!(unknown_words(renamed, &functions), ["opration"]);
     }
 }

@@ -95,3 +95,29 @@ fn solve<'n>(
     let demands: Vec<Demand> = nodes.iter().map(demand).collect::<Option<_>>()?;
     mva::solve(&demands, think_ms, clients)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        snapshot::{Closed, Estimate},
+        whatif::tests::{change, edge, service},
+    };
+
+    #[test]
+    fn a_pool_that_is_held_while_it_calls_is_no_station_of_a_loop() {
+        let looped = |held_ms: Option<f64>| {
+            let gateway = service("gateway", 40.0, 10.0, 1, 40.0);
+            let closed = Some(Closed { clients: 4, think_time_ms: 60.0, elsewhere_ms: 0.0 });
+            let estimate = Estimate { closed, held_ms, model: "mva".into(), ..gateway.estimate };
+            let snapshot = Snapshot {
+                services: vec![ServiceView { estimate, ..gateway }, service("tagger", 40.0, 15.0, 1, 25.0)],
+                edges: vec![edge("gateway", "tagger", 40.0, 1.0)],
+                ..Snapshot::default()
+            };
+            let change = Change { service_time: 0.5, ..change("tagger") };
+            Loop::solve(&snapshot, &Calls::of(&snapshot), &change, &Factors::NONE).is_some()
+        };
+        assert!(looped(None) && !looped(Some(5.0)));
+    }
+}

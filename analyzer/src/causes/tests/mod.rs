@@ -297,7 +297,8 @@ fn metrics_name_the_kind_and_strengthen_only_what_there_is() {
     let with = causes.rank(&slices(&starved), &mesh.names).0;
     assert_eq!(first(&without), ("tagger", CauseKind::SlowNetwork, true), "{without:?}");
     assert_eq!(first(&with), ("tagger", CauseKind::StarvedCpu, true), "{with:?}");
-    assert!((1.9..=2.0).contains(&(with.causes[0].lost_ms / without.causes[0].lost_ms)), "{with:?}");
+    // what requests lose was said to be twice as much
+    assert_eq!(with.causes[0].lost_ms, without.causes[0].lost_ms, "{with:?}");
     assert!(with.causes[0].evidence[0].text.starts_with("CPU: 0.900 instead of 0.100"), "{with:?}");
     causes.strained = strain("semantic", &mesh);
     let healthy = mesh.window(100, Fault::Nothing);

@@ -95,3 +95,41 @@ impl Suspicion {
         (self.summary, self.action) = (summary, action);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::findings::{scene::Stage, usual::Share};
+
+    #[test]
+    fn that_a_service_is_slow_is_why_calls_are_new_only_of_one_that_is_new() {
+        let [caller, known, new] = [1, 2, 3];
+        let mut stage = Stage::default();
+        (0..4).for_each(|window| stage.history.operations.remember_share((known, 9), Share { hits: 5, of: 5 }, window));
+        let scene = stage.scene();
+        let cause = |kind| Cause {
+            service: String::new(),
+            operation: None,
+            instance: None,
+            kind,
+            lost_ms: 100.0,
+            share: 1.0,
+            connected: 0,
+            confidence: 0.9,
+            harmless: 0.0,
+            evidence: Vec::new(),
+        };
+        let cases = [
+            // (whom it calls now, whom the ranking blames, what for) → whether that is the same
+            (new, new, CauseKind::SlowService, true),
+            (new, new, CauseKind::ChangedCalls, false),
+            (known, known, CauseKind::SlowService, false),
+            (new, known, CauseKind::SlowService, false),
+            (new, caller, CauseKind::ChangedCalls, true),
+        ];
+        for (peer, blamed, kind, same) in cases {
+            let calls = Suspicion { peer: Some(peer), ..Suspicion::of(Kind::NewCalls, caller, &scene) };
+            assert_eq!(explains(&scene, &calls, blamed, &cause(kind)), same, "{peer} {blamed} {kind:?}");
+        }
+    }
+}

@@ -167,3 +167,40 @@ fn of_very_many_requests_a_share_is_ranked_and_stands_for_all() {
         again.iter().map(|r| r[0].trace).collect::<Vec<_>>()
     );
 }
+
+/// The shop's one slow service is likelier the cause of what it loses than any of the bank's two, and less sure.
+#[test]
+fn a_look_that_is_sure_of_one_application_is_over_however_doubtful_another_is() {
+    let mut names = Names::default();
+    let [serve, shop, bank, vault] = ["serve", "shop", "bank", "vault"].map(|name| names.intern(name));
+    let span = |trace: u128, id, parent, service, (start_ms, duration_ms): (f64, f64)| {
+        let [start, duration_ns] = [start_ms, duration_ms].map(|ms| (ms * 1e6) as i64);
+        Span { trace, id, parent, start, duration_ns, service, operation: serve, side: Side::Server, ..Span::default() }
+    };
+    // of sixty requests some enter at the shop; the others at the bank, which calls the vault
+    let window = |number: i64, slow: bool| {
+        let requests = (0..60_u128).map(|n| {
+            let trace = number as u128 * 60 + n + 1;
+            let ms = |usual: f64, more: f64| if slow { usual + more } else { usual };
+            if n < 5 {
+                return vec![span(trace, 1, 0, shop, (0.0, ms(10.0, 500.0)))];
+            }
+            let (own, called) = (ms(10.0, 60.0), ms(10.0, 40.0));
+            vec![span(trace, 1, 0, bank, (0.0, own + called)), span(trace, 2, 1, vault, (own, called))]
+        });
+        (requests.collect::<Vec<_>>(), (number * 10_000_000_000, (number + 1) * 10_000_000_000))
+    };
+    let mut live = Live::new(&Config::default());
+    for number in 0..20 {
+        let (requests, time) = window(number, false);
+        live.window(requests, time, &names, true);
+    }
+    let (requests, time) = window(20, true);
+    live.window(requests, time, &names, true);
+    let ranking = &live.said.as_ref().unwrap().ranking;
+    let (surest, told) = first(ranking).unwrap();
+    assert!(surest.service == "shop" && !told.is_sure() && told.confidence() >= NOBODY, "{ranking:#?}");
+    assert!(any_is_sure(ranking), "{ranking:#?}");
+    assert!(live.gathered.is_empty() && live.uncounted == 0, "the next look is of other requests");
+    assert_eq!(live.causes.history().windows(), 20, "none of it is usual");
+}

@@ -6,6 +6,7 @@ mod calibration;
 mod faults;
 mod health;
 mod mesh;
+mod mixed;
 mod regulated;
 mod restart;
 mod rows;
