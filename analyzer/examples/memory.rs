@@ -1,5 +1,5 @@
 //! What the analyzer's memory holds per key, measured: each case in a process of its own, as the growth of its
-//! resident set over the same spans of few keys. Run: `cargo run --release -p weir-analyzer --example memory`.
+//! resident set over the same spans of few services. Run: `cargo run --release -p weir-analyzer --example memory`.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used)] // a measurement prints, and stops where it fails
 
@@ -20,13 +20,19 @@ const SPANS: u64 = 400_000;
 /// Which names span n has.
 type Names = fn(u64) -> [u64; 3];
 
-/// A case: its keys, and the names of services, operations and replicas that make them.
-const CASES: [(&str, u64, Names); 4] = [
-    ("few keys", 1, |_| [0, 0, 0]),
-    ("services", 4_000, |n| [n % 4_000, 0, 0]),
-    ("operations", 40_000, |n| [n % 40, n / 40 % 1_000, 0]),
-    ("instances", 40_000, |n| [n % 40, 0, n / 40 % 1_000]),
+/// Services of the case that the others are compared with.
+const FEW: u64 = 40;
+
+/// A case: its keys beyond those of the few services, and the names of services, operations and replicas that make them.
+const CASES: [(&str, u64, Names); 3] = [
+    ("services", 4_000 - FEW, |n| [n % 4_000, 0, 0]),
+    ("operations", 40_000 - FEW, |n| [n % FEW, n / FEW % 1_000, 0]),
+    ("instances", 40_000 - FEW, |n| [n % FEW, 0, n / FEW % 1_000]),
 ];
+
+/// What the server allocates with.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() {
     if let Some(case) = std::env::args().nth(1) {
@@ -37,12 +43,13 @@ fn main() {
         let child = Command::new(std::env::current_exe().unwrap()).arg(case).output().unwrap();
         String::from_utf8(child.stdout).unwrap().trim().parse().unwrap()
     };
-    let few = bytes("few keys");
+    let few = bytes("few services");
     println!("held span, known for its children, parents and duplicates: {:.0} bytes", bytes("held") / SPANS as f64);
     println!("span of an open window, held as well: {:.0} bytes", few / SPANS as f64);
-    let few = bytes("few keys, closed");
-    for (case, keys, _) in &CASES[1..] {
-        println!("each of {keys} {case}, {} spans: {:.0} bytes", SPANS / keys, (bytes(case) - few) / *keys as f64);
+    let few = bytes("few services, closed");
+    for (case, keys, _) in &CASES {
+        let (all, each) = (keys + FEW, (bytes(case) - few) / *keys as f64);
+        println!("each of {all} {case}, {} spans: {each:.0} bytes", SPANS / all);
     }
     println!("each of 39800 edges, 10 calls: {:.0} bytes", (bytes("edges") - bytes("edge")) / 39_800.0);
 }
@@ -62,15 +69,15 @@ fn measure(case: &str) -> u64 {
             _ => analyzer.push(&batch(spans, names, None)),
         }
     }
-    if case != "held" && case != "few keys" {
+    if case != "held" && case != "few services" {
         let step = analyzer.step(START + 60_000_000_000);
         assert!(step.snapshot.is_some());
     }
     resident() - before
 }
 
-fn few(_: u64) -> [u64; 3] {
-    [0, 0, 0]
+fn few(n: u64) -> [u64; 3] {
+    [n % FEW, 0, 0]
 }
 
 /// 200 services call each 199 others: span 2n is the caller's, 2n + 1 the callee's.

@@ -50,10 +50,11 @@ fn deterministic_share(utilization: f64, servers: NonZeroU32) -> f64 {
     (0.5 * (1.0 + gamma(utilization, servers))).min(1.0)
 }
 
-/// Twice the wait of D/M/c as a share of that of M/M/c.
-fn regular_share(utilization: f64, servers: NonZeroU32) -> f64 {
-    let servers = 1.0 - 4.0 * gamma(utilization, servers).min(MAX_GAMMA);
-    servers * (-2.0 * (1.0 - utilization) / (3.0 * utilization)).exp()
+/// Twice the wait of D/M/c as a share of that of M/M/c: the part by which it changes with c, and the rest, which is 0 to the last
+/// digit where hardly anybody comes.
+fn regular_shares(utilization: f64, servers: NonZeroU32) -> (f64, f64) {
+    let of_servers = 1.0 - 4.0 * gamma(utilization, servers).min(MAX_GAMMA);
+    (of_servers, (-2.0 * (1.0 - utilization) / (3.0 * utilization)).exp())
 }
 
 /// What regular arrivals spare at one server.
@@ -65,16 +66,18 @@ fn regular_at_one(utilization: f64, ca2: f64, cs2: f64) -> f64 {
 /// What they spare with c servers over what they spare with one.
 fn more_servers(utilization: f64, servers: NonZeroU32, ca2: f64, cs2: f64) -> f64 {
     let spared = |servers: NonZeroU32| {
-        let bursty = cs2 + (1.0 - cs2) / (1.0 + gamma(utilization, servers).min(MAX_GAMMA));
-        bursty / ((1.0 - ca2) * (1.0 / regular_share(utilization, servers) - 1.0) + bursty)
+        let (of_servers, rest) = regular_shares(utilization, servers);
+        let bursty = of_servers * (cs2 + (1.0 - cs2) / (1.0 + gamma(utilization, servers).min(MAX_GAMMA)));
+        // both times `rest`, which the ratio does not need
+        bursty / ((1.0 - ca2) * (1.0 - of_servers * rest) + bursty * rest)
     };
     spared(servers) / spared(NonZeroU32::MIN)
 }
 
 /// Whitt's wait for ca² ≥ 1 as a share of that of M/M/c.
 fn whitt(utilization: f64, servers: NonZeroU32, ca2: f64, cs2: f64) -> f64 {
-    let (deterministic, regular) =
-        (1.0 + gamma(utilization, servers).min(MAX_GAMMA), regular_share(utilization, servers));
+    let (of_servers, rest) = regular_shares(utilization, servers);
+    let (deterministic, regular) = (1.0 + gamma(utilization, servers).min(MAX_GAMMA), of_servers * rest);
     let both = (ca2 + cs2) / 2.0;
     let mixed = if both >= 1.0 { 1.0 } else { ((deterministic + regular) / 2.0).min(1.0).powf(2.0 * (1.0 - both)) };
     let share = if ca2 >= cs2 {
@@ -117,6 +120,17 @@ mod tests {
             println!("seed {seed} {station:?}: {simulated:.3} simulated, {found:.3} ({:+.1} %)", error * 100.0);
             // 7 %, and what 400,000 requests leave to chance where times vary much
             assert!(error.abs() < 0.09, "{station:?}: {simulated} {found}");
+        }
+    }
+
+    /// Regular arrivals at nearly no load gave 0/0, which what-if took for the wait of now.
+    #[test]
+    fn where_hardly_anybody_comes_hardly_anybody_waits() {
+        for (rate, servers) in [1e-300, 1e-9, 1e-4, 9e-4].into_iter().flat_map(|rate| [(rate, 1), (rate, 8)]) {
+            for (ca2, cs2) in [(0.0, 1.0), (0.1, 0.1), (0.9, 3.0), (1.0, 0.0), (4.0, 0.5)] {
+                let wait = queue_wait(rate, 1.0, c(servers), ca2, cs2).unwrap();
+                assert!((0.0..2.0 * 9e-4 * 3.0).contains(&wait), "{rate} {servers} {ca2} {cs2}: {wait}");
+            }
         }
     }
 
