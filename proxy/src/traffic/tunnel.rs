@@ -186,12 +186,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
 async fn run(worker: &Worker, mut exchange: Exchange, client: impl Stream, upstream: impl Stream) {
     let workload = &worker.workload;
     add(&workload.tally.tunnels, 1);
-    let spliced = splice(client, upstream, workload.timeouts.tunnel_idle()).await;
-    exchange.chunk(usize::try_from(spliced.to_client_bytes).unwrap_or(usize::MAX), Watched::default());
+    // as they pass: a tunnel that the end of a drain cuts has carried them too
+    let to_client = |bytes| exchange.chunk(bytes, Watched::default());
+    let ended = splice(client, upstream, workload.timeouts.tunnel_idle(), to_client).await;
     let reading = &Reading::Not;
-    exchange.end(match spliced.ended {
+    exchange.end(match ended {
         Ended::Well => End::Complete(reading),
-        Ended::Broken => End::Broken { failure: Failure::UpstreamReset, reading },
+        Ended::ClientBroke => End::Left(reading),
+        Ended::UpstreamBroke => End::Broken { failure: Failure::UpstreamReset, reading },
         Ended::Idle => End::Broken { failure: Failure::TunnelIdle, reading },
     });
 }
