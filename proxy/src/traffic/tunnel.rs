@@ -27,6 +27,7 @@ use crate::{
         client::Client,
         exchange::{End, Exchange},
         headers::strip_hop_by_hop,
+        open::Open,
         outcome::Outcome,
         pool::Wire,
         serve::Worker,
@@ -116,8 +117,9 @@ async fn dial(worker: &Worker, exchange: &mut Exchange) -> Result<Wire, Failure>
     Ok(wire)
 }
 
-/// What shows a connection over HTTP/2 that something is under way on it.
-type Held = Option<Rc<Answers>>;
+/// What a tunnel keeps of its client's connection for as long as it lasts: what shows one over HTTP/2 that something is under way on
+/// it, and its place among those that are open, which hyper's part of one over HTTP/1 does not outlive.
+pub(crate) type Held = (Option<Rc<Answers>>, Option<Rc<Open>>);
 
 /// A tunnel for `CONNECT`, on a connection that was made for it.
 pub(crate) fn open(
