@@ -6,6 +6,7 @@ mod flow;
 
 use axum::{Router, routing::get};
 use flow::{app, ask, client, collector::Collector, config, proxy, until, url};
+use weir_proxy::Counters;
 
 const ROUTE: &str = "      - { upstream: app }";
 
@@ -54,9 +55,10 @@ async fn a_collector_that_is_left_gets_its_flush_and_what_it_does_not_take_is_co
     for _ in 0..7 {
         assert_eq!(ask(client().get(url(&sidecar, "/"))).await.0, 200);
     }
-    until("dropped", async || sidecar.counters().spans_dropped == 5).await;
-    until("sent", async || sidecar.counters().spans_sent == 7).await;
+    // the control thread changes over in its own time: what it gathers before goes to the one that is left
+    let settled = |counters: &Counters| counters.spans_sent + counters.spans_dropped == 12;
+    until("sent or dropped", async || settled(&sidecar.counters())).await;
     let counters = sidecar.drain().await;
-    assert_eq!((counters.spans_recorded, counters.spans_sent, counters.spans_dropped), (12, 7, 5));
-    assert_eq!(one.spans().len(), 7);
+    assert!(counters.spans_recorded == 12 && settled(&counters) && counters.spans_dropped >= 5, "{counters:?}");
+    assert_eq!(one.spans().len() as u64, counters.spans_sent);
 }

@@ -231,9 +231,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guard<S> {
 }
 
 impl<S> Guard<S> {
-    /// Fails a write that has waited for longer than the peer is given.
+    /// Fails a write that has waited for longer than the peer is given. In a tunnel either end may pause, for as long as that is let
+    /// be idle.
     fn patient<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if written.is_ready() {
+        if written.is_ready() || matches!(self.scan, Scan::Open) {
             self.stalled = None;
             return written;
         }

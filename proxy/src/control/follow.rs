@@ -28,6 +28,9 @@ const MIN_BACKOFF: Duration = Duration::from_millis(100);
 /// 5 s: a control plane that restarts finds its proxies soon.
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
 
+/// 10 s for the answer to a subscription, which needs nothing of the control plane but to be there; as for a call to the collector.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// The loop that follows.
 pub(crate) struct Follower {
     current: Current,
@@ -139,7 +142,8 @@ impl Follower {
         let (statuses, outgoing) = Statuses::begin(self.status(String::new()), tally);
         // a connection of its own: the one before may be dead without a word
         let mut client = PolicyServiceClient::new(self.reach.channel());
-        let sets = client.subscribe(outgoing).await?.into_inner();
+        let answered = tokio::time::timeout(ANSWER_TIMEOUT, client.subscribe(outgoing)).await;
+        let sets = answered.map_err(|_| Status::deadline_exceeded("no answer in time"))??.into_inner();
         Ok((statuses, sets))
     }
 

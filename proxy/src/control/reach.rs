@@ -19,7 +19,7 @@ use tonic::{
 };
 use tracing::warn;
 
-use crate::security::ClientTls;
+use crate::security::{ClientTls, Trusted};
 
 /// Where somebody is, and how it is known to be him.
 #[derive(Clone, Debug)]
@@ -59,14 +59,14 @@ impl Reach {
 }
 
 impl Secure {
-    async fn connect(self, uri: Uri) -> io::Result<TokioIo<TlsStream<TcpStream>>> {
+    async fn connect(self, uri: Uri) -> io::Result<TokioIo<Trusted<TlsStream<TcpStream>>>> {
         let address = format!("{}:{}", uri.host().unwrap_or_default(), uri.port_u16().unwrap_or(443));
         let stream = TcpStream::connect(&address).await?;
         // a set of limits must not wait for more to fill a packet; a socket that refuses still works
         let _ = stream.set_nodelay(true);
-        let secured = self.tls.connect(&address, stream).await;
+        let secured = self.tls.connect_while_trusted(&address, stream).await;
         self.complain(&address, secured.as_ref().err());
-        Ok(TokioIo::new(secured?.0))
+        secured.map(TokioIo::new)
     }
 
     fn complain(&self, address: &str, error: Option<&io::Error>) {
@@ -79,7 +79,7 @@ impl Secure {
 }
 
 impl Service<Uri> for Secure {
-    type Response = TokioIo<TlsStream<TcpStream>>;
+    type Response = TokioIo<Trusted<TlsStream<TcpStream>>>;
     type Error = io::Error;
     type Future = BoxFuture<'static, io::Result<Self::Response>>;
 

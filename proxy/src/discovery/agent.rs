@@ -56,7 +56,7 @@ impl Agent {
         match &self.tls {
             // the configuration has moved on, and this watch is about to end
             None if self.secure => Err("an https address without TLS".into()),
-            Some(tls) => speak(tls.connect(&self.address, stream).await.map_err(said)?.0).await,
+            Some(tls) => speak(tls.connect_while_trusted(&self.address, stream).await.map_err(said)?).await,
             None => speak(stream).await,
         }
     }

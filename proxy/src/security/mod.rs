@@ -23,7 +23,7 @@ pub(crate) use authorize::Decision;
 pub(crate) use fields::remove as remove_alike;
 pub(crate) use guard::{Denial, Guard};
 pub(crate) use stats::SecurityStats;
-pub(crate) use tls::{Accepted, ClientTls, Peer, ServerTls, Watched};
+pub(crate) use tls::{Accepted, ClientTls, Peer, ServerTls, Trusted, Watched};
 
 use crate::config::{Config, Discovery, Protocol, RemoteTls, TlsMode, Upstream};
 

@@ -1,8 +1,8 @@
 //! [`Exporter`]: takes records off the queue and sends them as OTLP/gRPC, a batch at a time.
 //!
 //! A batch leaves when it is full or old enough. While the collector is away it is tried again, with
-//! back-off, until `retry_ms` have passed; the queue behind it is bounded, and what does not fit is
-//! dropped and counted, so a data thread never waits. At the end there is `flush_ms`, and no more: a call that a
+//! back-off and when the collector asks for it, until `retry_ms` have passed; the queue behind it is bounded, and what
+//! does not fit is dropped and counted, so a data thread never waits. At the end there is `flush_ms`, and no more: a call that a
 //! collector leaves unanswered is cut off then.
 
 use std::time::{Duration, SystemTime};
@@ -16,21 +16,21 @@ use tokio::{
     time::{Instant, MissedTickBehavior},
 };
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Status, transport::Channel};
+use tonic::{Status, transport::Channel};
 use tracing::{info, warn};
 
 use crate::{
     config::Telemetry,
     counters::{add, nanos},
-    telemetry::{Loss, SpanRecord, client::TraceClient, encode, measures, wire::SpanWriter},
+    telemetry::{
+        Loss, SpanRecord,
+        client::TraceClient,
+        encode, measures,
+        retry::{Retry, loss_of},
+        wire::SpanWriter,
+    },
     workload::Current,
 };
-
-/// The first wait before a batch is tried again; it doubles up to [`MAX_BACKOFF`].
-const MIN_BACKOFF: Duration = Duration::from_millis(100);
-
-/// 5 s: a collector that restarts is noticed soon.
-const MAX_BACKOFF: Duration = Duration::from_secs(5);
 
 /// One call to the collector may take this long: it answers after a disk has synced.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -182,8 +182,7 @@ impl Exporter {
 
     /// False when `stop` came before an answer that settles the batch.
     async fn send_spans(&mut self, spans: usize, stop: &CancellationToken) -> bool {
-        let give_up = Instant::now() + Duration::from_millis(self.config.retry_ms);
-        let mut backoff = MIN_BACKOFF;
+        let mut retry = Retry::until(Instant::now() + Duration::from_millis(self.config.retry_ms));
         let tally = self.current.load().tally.clone();
         let mut retried = false;
         loop {
@@ -206,21 +205,22 @@ impl Exporter {
                 }
                 Err(error) => error,
             };
-            let why = if retryable(&error) { Loss::Unavailable } else { Loss::Refused };
-            if why == Loss::Refused || Instant::now() >= give_up {
-                warn!(spans, %error, "spans dropped: the collector does not take them");
-                tally.lose(why, spans, 0);
-                return true;
-            }
+            let wait = match retry.after(&error, Instant::now()) {
+                Ok(wait) => wait,
+                Err(why) => {
+                    warn!(spans, %error, "spans dropped: the collector does not take them");
+                    tally.lose(why, spans, 0);
+                    return true;
+                }
+            };
             if !retried {
                 warn!(%error, "the collector does not take spans now; trying again");
             }
             retried = true;
             tokio::select! {
                 () = stop.cancelled() => return false,
-                () = tokio::time::sleep(jittered(backoff)) => {}
+                () = tokio::time::sleep(wait) => {}
             }
-            backoff = (backoff * 2).min(MAX_BACKOFF);
         }
     }
 
@@ -230,7 +230,7 @@ impl Exporter {
         match timed(self.logs.export(request)).await {
             Ok(_) => add(&tally.logs_sent, logs),
             Err(error) => {
-                tally.lose(if retryable(&error) { Loss::Unavailable } else { Loss::Refused }, 0, logs);
+                tally.lose(loss_of(&error), 0, logs);
                 warn!(%error, logs, "access logs dropped");
             }
         }
@@ -253,26 +253,9 @@ fn count<'a>(records: impl IntoIterator<Item = &'a SpanRecord>) -> (usize, usize
     records.into_iter().fold((0, 0), add)
 }
 
-/// Half to all of a back-off, so that many proxies do not come back in step.
-pub(crate) fn jittered(backoff: Duration) -> Duration {
-    backoff.mul_f64(rand::random_range(0.5..1.0))
-}
-
 async fn timed<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
     let in_time = tokio::time::timeout(CALL_TIMEOUT, call).await;
     in_time.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")))
-}
-
-/// As the OTLP specification has it.
-fn retryable(status: &Status) -> bool {
-    use Code::{Aborted, Cancelled, DataLoss, DeadlineExceeded, OutOfRange, ResourceExhausted, Unavailable, Unknown};
-    match status.code() {
-        Cancelled | DeadlineExceeded | Aborted | OutOfRange | Unavailable | DataLoss => true,
-        // not in the specification's list, but what a broken connection looks like
-        Unknown => true,
-        ResourceExhausted => status.metadata().contains_key("grpc-status-details-bin"),
-        _ => false,
-    }
 }
 
 /// Nanoseconds since the Unix epoch.

@@ -31,6 +31,7 @@ use crate::{
         handshake::{Secured, secure},
         lifetime::Lifetime,
         listener::Slot,
+        open::Open,
         serve::LocalExecutor,
         timers::Timers,
         tunnel,
@@ -65,15 +66,17 @@ pub(crate) struct Client {
     pub(crate) peer: Option<Arc<Peer>>,
     /// The answers under way to it, if it speaks HTTP/2.
     pub(crate) answers: Option<Rc<Answers>>,
+    /// The connection's place among those that are open.
+    pub(crate) open: Option<Rc<Open>>,
 }
 
 /// Serves a connection to its end.
-pub(crate) async fn serve(slot: Rc<Slot>, stream: TcpStream, address: IpAddr) {
+pub(crate) async fn serve(slot: Rc<Slot>, stream: TcpStream, address: IpAddr, open: Open) {
     let era = slot.era();
     let Some(Secured { mut wire, peer, http2: agreed, proof }) = secure(&slot, stream).await else { return };
     let life = Lifetime::begin(&era, proof);
     let Some((detected, ahead)) = first_bytes(&slot, &life, &mut wire, agreed).await else { return };
-    let client = Client::new(address, peer);
+    let client = Client { open: Some(Rc::new(open)), ..Client::new(address, peer) };
     let (worker, listener) = slot.current();
     let (tally, patience) = (worker.workload.tally.clone(), Patience(worker.workload.timeouts.write_idle()));
     let Http { max_header_bytes, max_control_frames_per_s, .. } = worker.workload.http;
@@ -234,7 +237,7 @@ where
 
 impl Client {
     pub(crate) fn new(address: IpAddr, peer: Option<Arc<Peer>>) -> Self {
-        Self { address, name: name(address), hop: None, peer, answers: None }
+        Self { address, name: name(address), hop: None, peer, answers: None, open: None }
     }
 
     /// Somebody at `address` who asks by this one.

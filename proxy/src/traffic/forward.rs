@@ -109,10 +109,11 @@ pub(crate) async fn handle(
     exchange.uploads(upload.clone());
     let passage = Passage { worker: &worker, listener, client, route: &route, target, grpc, upgrade };
     let answers = client.answers.clone();
+    let held = || (client.answers.clone(), client.open.clone());
     match passage.walk(request, &mut exchange).await {
         Ok(Arrived::Answered(answer, more)) => pass_on(&route, answer, &more, upload, answers, exchange),
-        Ok(Arrived::Switched(answer, upgrade)) => tunnel::switch(&worker, answer, upgrade, answers, exchange),
-        Ok(Arrived::Opened(wire, client)) => tunnel::open(&worker, exchange, client, answers, wire),
+        Ok(Arrived::Switched(answer, upgrade)) => tunnel::switch(&worker, answer, upgrade, held(), exchange),
+        Ok(Arrived::Opened(wire, upgraded)) => tunnel::open(&worker, exchange, upgraded, held(), wire),
         Err(stop) => stop.or_fault(upload.as_deref()).answer(exchange, grpc),
     }
 }

@@ -118,10 +118,7 @@ impl Slot {
         };
         // small answers must not wait for more to fill a packet; a socket that refuses still works
         let _ = stream.set_nodelay(true);
-        worker.tasks.spawn_local(async move {
-            client::serve(self, stream, client.ip()).await;
-            drop(open);
-        });
+        worker.tasks.spawn_local(client::serve(self, stream, client.ip(), open));
     }
 }
 

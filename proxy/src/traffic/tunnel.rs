@@ -27,6 +27,7 @@ use crate::{
         client::Client,
         exchange::{End, Exchange},
         headers::strip_hop_by_hop,
+        open::Open,
         outcome::Outcome,
         pool::Wire,
         serve::Worker,
@@ -116,8 +117,9 @@ async fn dial(worker: &Worker, exchange: &mut Exchange) -> Result<Wire, Failure>
     Ok(wire)
 }
 
-/// What shows a connection over HTTP/2 that something is under way on it.
-type Held = Option<Rc<Answers>>;
+/// What a tunnel keeps of its client's connection for as long as it lasts: what shows one over HTTP/2 that something is under way on
+/// it, and its place among those that are open, which hyper's part of one over HTTP/1 does not outlive.
+pub(crate) type Held = (Option<Rc<Answers>>, Option<Rc<Open>>);
 
 /// A tunnel for `CONNECT`, on a connection that was made for it.
 pub(crate) fn open(
@@ -186,12 +188,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
 async fn run(worker: &Worker, mut exchange: Exchange, client: impl Stream, upstream: impl Stream) {
     let workload = &worker.workload;
     add(&workload.tally.tunnels, 1);
-    let spliced = splice(client, upstream, workload.timeouts.tunnel_idle()).await;
-    exchange.chunk(usize::try_from(spliced.to_client_bytes).unwrap_or(usize::MAX), Watched::default());
+    // as they pass: a tunnel that the end of a drain cuts has carried them too
+    let to_client = |bytes| exchange.chunk(bytes, Watched::default());
+    let ended = splice(client, upstream, workload.timeouts.tunnel_idle(), to_client).await;
     let reading = &Reading::Not;
-    exchange.end(match spliced.ended {
+    exchange.end(match ended {
         Ended::Well => End::Complete(reading),
-        Ended::Broken => End::Broken { failure: Failure::UpstreamReset, reading },
+        Ended::ClientBroke => End::Left(reading),
+        Ended::UpstreamBroke => End::Broken { failure: Failure::UpstreamReset, reading },
         Ended::Idle => End::Broken { failure: Failure::TunnelIdle, reading },
     });
 }

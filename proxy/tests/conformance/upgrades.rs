@@ -221,3 +221,29 @@ async fn a_tunnel_in_which_nothing_moves_is_closed() {
     assert_eq!((client.rest().await, server.rest().await), (String::new(), String::new()));
     proxy.drain().await;
 }
+
+/// Whoever let its connection become a tunnel had room for another one, and so without an end.
+#[tokio::test]
+async fn a_tunnel_is_an_open_connection() {
+    let upstream = Upstream::new().await;
+    let proxy = with(&upstream, "routes: [{ upstream: app }]", "", "max_connections_per_client: 1\n");
+    let mut client = Peer::say(&proxy, ASK).await;
+    let mut server = upstream.accept().await;
+    server.head().await;
+    server.send(format!("{YES}early")).await;
+    client.head().await;
+    assert_eq!(client.text(5).await, "early");
+    assert_eq!(Peer::connect(&proxy).await.rest().await, "");
+    assert_eq!(proxy.counters().connections_refused, 1);
+    client.send("still there").await;
+    assert_eq!(server.text(11).await, "still there");
+    drop(client);
+    assert_eq!(server.rest().await, "");
+    drop(server);
+    // the place is free once the proxy has seen that; until then newcomers are closed
+    let mut clients = vec![Peer::say(&proxy, GET).await];
+    while upstream.is_left_alone().await {
+        clients.push(Peer::say(&proxy, GET).await);
+    }
+    proxy.drain().await;
+}

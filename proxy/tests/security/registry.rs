@@ -10,7 +10,7 @@ use weir_proxy::{Config, Proxy};
 use crate::mesh::{Mesh, app, get_plain, listener_tls, metric, request, until};
 
 /// A catalogue that knows one instance, `app`; a question that knows it too is held.
-async fn catalogue(app: SocketAddr) -> SocketAddr {
+pub(crate) async fn catalogue(app: SocketAddr) -> SocketAddr {
     let answer = async move |uri: http::Uri| {
         if uri.query().unwrap_or_default().contains("index=1") {
             std::future::pending::<()>().await;

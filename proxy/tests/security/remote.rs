@@ -1,6 +1,6 @@
 //! TLS towards the control plane and the collector: who they must be, and whom the proxy shows itself as.
 
-use std::{net::SocketAddr, path::Path};
+use std::{fs, net::SocketAddr, path::Path};
 
 use futures::stream::BoxStream;
 use tokio::net::TcpListener;
@@ -14,8 +14,8 @@ use weir_policy::wire::proto::{
 use weir_proxy::{Config, Proxy};
 
 use crate::{
-    mesh::{Mesh, app, get_plain, inbound, inbound_config, listener_tls, request},
-    sink,
+    mesh::{Mesh, app, get_plain, inbound, inbound_config, listener_tls, metric, request, until},
+    registry, sink,
 };
 
 /// A control plane that says one thing.
@@ -45,11 +45,15 @@ async fn control_plane() -> SocketAddr {
 
 /// `grpc` behind the sidecar of the workload `control`, which lets in only who proves to be of the mesh.
 fn guarded(mesh: &Mesh, grpc: SocketAddr) -> Proxy {
+    guarded_by(mesh, grpc, "h2")
+}
+
+fn guarded_by(mesh: &Mesh, address: SocketAddr, protocol: &str) -> Proxy {
     let tls = listener_tls(&mesh.workload("control"), &mesh.trust(), "");
     let text = format!(
         "service: control\nthreads: 1\nadmin: 127.0.0.1:0\n\
          listeners: [{{ address: '127.0.0.1:0', direction: inbound, routes: [{{ upstream: grpc }}], {tls} }}]\n\
-         upstreams: [{{ name: grpc, protocol: h2, endpoints: ['{grpc}'] }}]"
+         upstreams: [{{ name: grpc, protocol: {protocol}, endpoints: ['{address}'] }}]"
     );
     Proxy::start(Config::from_yaml(&text).unwrap()).unwrap()
 }
@@ -90,8 +94,8 @@ async fn policies_are_taken_from_the_control_plane_that_proves_to_be_the_one() {
     let url = format!("https://{}", control.addresses()[0]);
     let policy = |id: &str| format!("policy: {{ from: '{url}', {} }}", remote_tls(Some(&parser), &mesh.trust(), id));
     let (good, bad) = (inbound(app, "", &policy("control")), inbound(app, "", &policy("other")));
-    crate::mesh::until(&good, "weir_proxy_policy_sequence", 7.0).await;
-    crate::mesh::until(&control, "weir_proxy_tls_handshakes_failed_total", 1.0).await;
+    until(&good, "weir_proxy_policy_sequence", 7.0).await;
+    until(&control, "weir_proxy_tls_handshakes_failed_total", 1.0).await;
     assert_eq!(bad.policy().sequence, 0);
     for reloaded in [&good, &bad] {
         let id = if std::ptr::eq(reloaded, &good) { "control" } else { "other" };
@@ -101,6 +105,53 @@ async fn policies_are_taken_from_the_control_plane_that_proves_to_be_the_one() {
     good.drain().await;
     bad.drain().await;
     control.drain().await;
+}
+
+/// A stream of policies, and what else lasts, went on with somebody whose root was trusted no more.
+#[tokio::test(flavor = "multi_thread")]
+async fn whose_root_is_taken_out_is_spoken_to_no_more() {
+    const HANDSHAKES: &str = "weir_proxy_tls_handshakes_total";
+    const REFUSED: &str = "weir_proxy_tls_handshakes_failed_total";
+    let app = app().await;
+    for kind in ["policy", "telemetry", "registry"] {
+        let (mesh, other) = (Mesh::new("mesh.local"), Mesh::new("mesh.local"));
+        let server = match kind {
+            "policy" => guarded(&mesh, control_plane().await),
+            "telemetry" => guarded(&mesh, sink::start().await.0),
+            _ => guarded_by(&mesh, registry::catalogue(app).await, "http1"),
+        };
+        let trust = mesh.dir.path().join("trust.crt");
+        let trusted = |meshes: &[&Mesh]| {
+            let all: String = meshes.iter().map(|mesh| mesh.root.certificate_pem()).collect();
+            fs::write(&trust, all).unwrap();
+        };
+        let tls = remote_tls(Some(&mesh.workload("parser")), &trust, "control");
+        let url = format!("https://{}", server.addresses()[0]);
+        let (upstream, more) = match kind {
+            "policy" => (format!("endpoints: ['{app}']"), format!("policy: {{ from: '{url}', {tls} }}")),
+            "telemetry" => (
+                format!("endpoints: ['{app}']"),
+                format!("telemetry: {{ otlp: '{url}', metrics_interval_ms: 20, {tls} }}"),
+            ),
+            _ => (format!("discover: {{ consul: {{ service: app, address: '{url}', {tls} }} }}"), String::new()),
+        };
+        trusted(&[&mesh, &other]);
+        let text = format!(
+            "service: parser\nthreads: 1\nadmin: 127.0.0.1:0\n{more}\n\
+             listeners: [{{ address: '127.0.0.1:0', direction: outbound, routes: [{{ upstream: found }}] }}]\n\
+             upstreams: [{{ name: found, {upstream} }}]"
+        );
+        let proxy = Proxy::start(Config::from_yaml(&text).unwrap()).unwrap();
+        until(&server, HANDSHAKES, 1.0).await;
+        assert_eq!(metric(&server, REFUSED).await, 0.0, "{kind}");
+        trusted(&[&other]);
+        until(&server, REFUSED, 1.0).await;
+        assert_eq!(metric(&server, HANDSHAKES).await, 1.0, "{kind}");
+        trusted(&[&mesh, &other]);
+        until(&server, HANDSHAKES, 2.0).await;
+        proxy.drain().await;
+        server.drain().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

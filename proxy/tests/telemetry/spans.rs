@@ -288,3 +288,46 @@ async fn how_a_request_ended_is_said_whoever_ended_it() {
     });
     assert_eq!(seen, expected);
 }
+
+/// An upstream was told to have reset what its client did, and a tunnel that a drain had cut to have carried nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn tunnels_say_who_left_them_and_what_they_carried() {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{TcpListener, TcpStream},
+    };
+    let (collector, otlp) = Collector::start().await;
+    let app = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let text = format!(
+        "service: shop\nthreads: 1\ntimeouts: {{ drain_ms: 50 }}\n\
+         listeners: [{{ address: '127.0.0.1:0', direction: inbound, protocol: tcp, upstream: app }}]\n\
+         upstreams: [{{ name: app, endpoints: ['{}'] }}]\n\
+         telemetry: {{ otlp: 'http://{otlp}', batch_age_ms: 10 }}",
+        app.local_addr().unwrap()
+    );
+    let proxy = Proxy::start(Config::from_yaml(&text).unwrap()).unwrap();
+    let tunnel = async |said: &str| {
+        let mut client = TcpStream::connect(proxy.addresses()[0]).await.unwrap();
+        let mut server = app.accept().await.unwrap().0;
+        server.write_all(said.as_bytes()).await.unwrap();
+        client.read_exact(&mut vec![0; said.len()]).await.unwrap();
+        (client, server)
+    };
+    let (client, _server) = tunnel("abc").await;
+    client.set_zero_linger().unwrap();
+    drop(client);
+    flow::until("the reset is seen", async || collector.spans().len() == 1).await;
+    let (_client, server) = tunnel("abcd").await;
+    server.set_zero_linger().unwrap();
+    drop(server);
+    flow::until("the other reset is seen", async || collector.spans().len() == 2).await;
+    let _cut = tunnel("abcde").await;
+    proxy.drain().await;
+    let ends = collector.spans().into_iter().map(|span| {
+        let said = attributes(&span.attributes);
+        (said.get("error.type").cloned().unwrap_or_default(), said["http.response.body.size"].clone())
+    });
+    let ends: Vec<_> = ends.collect();
+    let expected = [("client_disconnected", "3"), ("upstream_reset", "4"), ("client_disconnected", "5")];
+    assert_eq!(ends, expected.map(|(why, bytes)| (why.to_owned(), bytes.to_owned())));
+}

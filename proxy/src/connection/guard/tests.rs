@@ -69,3 +69,19 @@ async fn a_client_that_leaves_while_its_upgrade_is_answered_is_noticed() {
     let noticed = tokio::time::timeout(Duration::from_secs(20), guard.read(&mut read)).await;
     assert_eq!(noticed.expect("it is noticed").unwrap(), 0);
 }
+
+/// A client of a database that paused in the middle of a long answer was cut as one of HTTP that reads too slowly.
+#[tokio::test(start_paused = true)]
+async fn in_a_tunnel_a_client_may_pause() {
+    let patience = Patience(Duration::from_secs(1));
+    for tunnel in [false, true] {
+        let (_client, server) = tokio::io::duplex(1);
+        let mut guard = match tunnel {
+            true => Guard::open(server, Vec::new(), Arc::default(), patience),
+            false => Guard::http1(server, Vec::new(), 4096, Arc::default(), patience),
+        };
+        let writing = tokio::io::AsyncWriteExt::write_all(&mut guard, b"rows");
+        let waits = tokio::time::timeout(Duration::from_secs(60), writing).await.is_err();
+        assert_eq!(waits, tunnel);
+    }
+}

@@ -1,6 +1,14 @@
 //! What becomes of sets: in force, refused, a sign of life, decayed.
 
-use weir_policy::wire::proto;
+use std::{future::pending, pin::Pin};
+
+use tokio::{net::TcpListener, sync::mpsc};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Request, Response, transport::Server};
+use weir_policy::wire::proto::{
+    self,
+    policy_service_server::{PolicyService, PolicyServiceServer},
+};
 
 use super::*;
 use crate::{Config, counters::Tally, security::Security};
@@ -165,4 +173,48 @@ async fn a_control_plane_that_says_nothing_takes_no_numbers_away() {
     back.take(set(8, 10.0, 9)).unwrap();
     let mut another = follower_of("http://127.0.0.1:2", current, back.run(stop).await);
     another.take(set(1, 10.0, 9)).unwrap();
+}
+
+/// Lets everybody in, tells the test, and answers nobody.
+struct Mute(mpsc::UnboundedSender<()>);
+
+#[tonic::async_trait]
+impl PolicyService for Mute {
+    type SubscribeStream = Pin<Box<dyn tokio_stream::Stream<Item = Result<proto::PolicySet, Status>> + Send>>;
+
+    async fn subscribe(
+        &self,
+        _: Request<Streaming<proto::ProxyStatus>>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        self.0.send(()).unwrap();
+        pending().await
+    }
+}
+
+/// A control plane that took the subscription and never answered it was waited for as long as its connection lived.
+#[tokio::test]
+async fn a_control_plane_that_does_not_answer_is_asked_again_and_the_policy_holds() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let from = format!("http://{}", listener.local_addr().unwrap());
+    let (asked, mut asks) = mpsc::unbounded_channel();
+    let server = Server::builder().add_service(PolicyServiceServer::new(Mute(asked)));
+    tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+    let mut follower = follower_of(&from, follower().current, Remembered::default());
+    follower.take(set(7, 10.0, 9)).unwrap();
+    let (current, stop) = (follower.current.clone(), CancellationToken::new());
+    let news = *current.load().policy_news.borrow();
+    let following = tokio::spawn(follower.run(stop.clone()));
+    for _ in 0..3 {
+        let again = tokio::time::timeout(Duration::from_secs(10), asks.recv()).await;
+        assert_eq!(again, Ok(Some(())));
+        let workload = current.load();
+        assert_eq!((workload.origin.lock().0, workload.applied.load().sequence), (Origin::ControlPlane, 7));
+        assert_eq!(*workload.policy_news.borrow(), news, "the local limiter hears that nobody speaks");
+        // only the clock of the answer: sockets move in real time
+        tokio::time::pause();
+        tokio::time::advance(ANSWER_TIMEOUT).await;
+        tokio::time::resume();
+    }
+    stop.cancel();
+    following.await.unwrap();
 }

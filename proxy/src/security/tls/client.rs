@@ -16,10 +16,11 @@ use crate::{
     security::{
         SecurityError,
         tls::{
-            era::still_trusts,
+            era::{Era, still_trusts},
             identity::unix_s_now,
             material::{Files, Material, system_roots},
             peer::Peer,
+            trusted::Trusted,
             verify::ServerVerifier,
             watch::{Target, Watched},
         },
@@ -36,6 +37,7 @@ pub(crate) struct ClientTls {
     protocol: Protocol,
     provider: Arc<CryptoProvider>,
     current: ArcSwap<Current>,
+    era: Era,
 }
 
 /// What handshakes are made with now.
@@ -58,7 +60,8 @@ impl ClientTls {
         let (material, fingerprint) = Watched::first(&files, provider)?;
         let current = compile(asked, protocol, provider, &material).map_err(|why| SecurityError::new(key, why))?;
         let (asked, provider) = (asked.clone(), provider.clone());
-        let client = Arc::new(Self { asked, protocol, provider, current: ArcSwap::from_pointee(current) });
+        let client =
+            Arc::new(Self { asked, protocol, provider, current: ArcSwap::from_pointee(current), era: Era::default() });
         let target = Target::Client(client.clone());
         let watched = Watched::new(files, client.provider.clone(), &material, fingerprint, target);
         Ok((client, watched))
@@ -71,7 +74,11 @@ impl ClientTls {
 
     /// New handshakes use `material`.
     pub(super) fn swap(&self, material: &Material) -> Result<(), String> {
-        self.current.store(Arc::new(compile(&self.asked, self.protocol, &self.provider, material)?));
+        let now = Arc::new(compile(&self.asked, self.protocol, &self.provider, material)?);
+        let before = self.current.swap(now.clone());
+        if !still_trusts(Some(&before.roots), Some(&now.roots)) {
+            self.era.end();
+        }
         Ok(())
     }
 
@@ -94,6 +101,18 @@ impl ClientTls {
         }
         let peer = Peer::of(session.peer_certificates(), None, unix_s_now()).map_err(io::Error::other)?;
         Ok((stream, Arc::new(Peer { by: Some(roots.clone()), ..peer })))
+    }
+
+    /// As [`Self::connect`], to somebody who is talked to for as long as the connection lasts.
+    pub(crate) async fn connect_while_trusted(
+        &self,
+        address: &str,
+        stream: TcpStream,
+    ) -> io::Result<Trusted<TlsStream<TcpStream>>> {
+        // before the handshake: one by roots that go meanwhile must not outlive them
+        let era = self.era.token();
+        let (stream, _) = self.connect(address, stream).await?;
+        Ok(Trusted::new(stream, era))
     }
 
     /// Whether who was connected to would be believed now: roots may have been added, but none of then is gone.

@@ -101,7 +101,7 @@ async fn an_upstream_is_not_to_blame_for_a_client_that_left_its_tunnel() {
     let ends = async {
         // nobody is there to become a tunnel
         let left = hyper::upgrade::on(Request::new(()));
-        tunnel::open(&worker, exchange, left, None, wire);
+        tunnel::open(&worker, exchange, left, (None, None), wire);
         worker.tasks.close();
         worker.tasks.wait().await;
     };
