@@ -5,9 +5,6 @@
 #
 # Without AddressSanitizer, which does need a nightly: what is found are panics, hangs and what asserts say. New inputs go to a folder
 # outside; the corpus here is only read. Needs a C++ compiler.
-#
-# Not proved as a whole: what it builds was run directly, config, istio, policy and stream for 300 s each
-# (`compare/proxy/runs/2026-11-26-libfuzzer.txt`); json was linked and not run.
 set -euo pipefail
 cd "$(dirname "$0")"
 seconds=${1:-60}
