@@ -6,7 +6,7 @@
 use std::{cell::OnceCell, collections::BTreeMap, hint::black_box};
 
 use arrow::{array::AsArray, datatypes::Int64Type, record_batch::RecordBatch};
-use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BatchSize, BenchmarkGroup, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use weir_analyzer::{
     Analyzer, Config, Snapshot,
@@ -76,6 +76,11 @@ fn measure(criterion: &mut Criterion<CpuTime>, name: &str, config: &Config) {
     group.finish();
 }
 
+/// Half a second of iterations each: the kernel counts a thread's time by its ticks, of some milliseconds.
+fn many_a_sample(group: &mut BenchmarkGroup<'_, CpuTime>) {
+    group.sample_size(10).sampling_mode(SamplingMode::Flat);
+}
+
 /// Five calls a service to others within 40 places ahead, one of 50 back: entries, chains, cycles.
 fn topology(services: u32, edges: usize) -> Topology {
     let mut random = StdRng::seed_from_u64(7);
@@ -97,6 +102,7 @@ fn topology(services: u32, edges: usize) -> Topology {
 
 fn graph(criterion: &mut Criterion<CpuTime>) {
     let mut group = criterion.benchmark_group("graph");
+    many_a_sample(&mut group);
     for (services, edges) in [(100, 500), (1_000, 5_000), (5_000, 25_000)] {
         let topology = topology(services, edges);
         group.bench_function(format!("{services} services, {edges} edges"), |bencher| {
@@ -129,7 +135,7 @@ fn last_window(services: usize) -> Snapshot {
 
 fn questions(criterion: &mut Criterion<CpuTime>) {
     let mut group = criterion.benchmark_group("what-if");
-    group.sample_size(20);
+    many_a_sample(&mut group);
     for services in [100, 1_000] {
         let snapshot = last_window(services);
         let (edges, requests) = (snapshot.edges.len(), snapshot.requests.iter().count());
