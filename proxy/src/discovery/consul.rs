@@ -19,6 +19,9 @@ use crate::{
     security::ClientTls,
 };
 
+/// Characters of a refusal that are logged.
+const MAX_SAID: usize = 300;
+
 /// Consul adds up to a sixteenth of the wait; beyond that and this the agent is taken for dead.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -90,6 +93,13 @@ pub(super) async fn watch(service: ConsulService, tls: Option<Arc<ClientTls>>, m
     }
 }
 
+/// What an answer that is no success says: a proxy before the agent may send a page.
+fn refusal(status: StatusCode, body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(body);
+    let beginning: String = text.trim().chars().take(MAX_SAID).collect();
+    format!("{status}: {beginning}")
+}
+
 /// One blocking query: the index of the answer and what it holds.
 async fn ask(
     agent: &mut Agent,
@@ -104,8 +114,7 @@ async fn ask(
     let answer = answered.map_err(|_| unavailable(&"no answer in time"))?.map_err(|why| unavailable(&why))?;
     let (parts, body) = answer.into_parts();
     if parts.status != StatusCode::OK {
-        let text = String::from_utf8_lossy(&body);
-        return Err(unavailable(&format!("{}: {}", parts.status, text.trim())));
+        return Err(unavailable(&refusal(parts.status, &body)));
     }
     let new = parts.headers.get("x-consul-index").and_then(|value| value.to_str().ok()?.parse().ok());
     let new = new.ok_or_else(|| unavailable(&"an answer without X-Consul-Index"))?;
@@ -167,6 +176,14 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_a_refusal_the_beginning_is_said() {
+        let page = format!(" No cluster leader \n{}", "é".repeat(16 << 20));
+        let said = refusal(StatusCode::INTERNAL_SERVER_ERROR, page.as_bytes());
+        assert!(said.starts_with("500 Internal Server Error: No cluster leader"), "{said}");
+        assert!(said.len() < 1_000);
+    }
 
     #[test]
     fn an_index_goes_on_or_begins_anew() {
