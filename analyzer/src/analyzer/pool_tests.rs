@@ -25,6 +25,21 @@ struct Pool {
     holds: bool,
 }
 
+/// A span by its ids and its parent's, whose it is, and its milliseconds.
+fn made(ids: (u128, u64, u64), (service, kind): (&str, &'static str), ms: std::ops::Range<f64>) -> Made {
+    let ((trace, id, parent), ns) = (ids, |ms: f64| (ms * 1e6) as i64);
+    Made {
+        trace,
+        id,
+        parent,
+        start: ns(ms.start),
+        duration: ns(ms.end) - ns(ms.start),
+        service: service.into(),
+        kind,
+        ..Made::default()
+    }
+}
+
 impl Pool {
     /// Spans of so many seconds: half of the own work is before the call where the thread is held, else all of it.
     fn spans(self, seed: u64, seconds: i64) -> Vec<Made> {
@@ -44,17 +59,7 @@ impl Pool {
             let end = answered + own - before;
             free[thread] = if holds { end } else { start + own };
             let trace = spans.len() as u128 + 1;
-            let ns = |ms: f64| (ms * 1e6) as i64;
-            let span = |id, parent, service: &str, kind, from: f64, to: f64| Made {
-                trace,
-                id,
-                parent,
-                start: ns(from),
-                duration: ns(to) - ns(from),
-                service: service.into(),
-                kind,
-                ..Made::default()
-            };
+            let span = |id, parent, service, kind, from, to| made((trace, id, parent), (service, kind), from..to);
             spans.push(span(1, 0, "pool", "server", now, end));
             spans.push(span(2, 1, "pool", "client", called, answered));
             spans.push(span(3, 2, "store", "server", called, answered));
@@ -97,17 +102,8 @@ fn two_callers(seed: u64, seconds: f64, [web, api]: [f64; 2]) -> Vec<Made> {
         let call = if of_web { Law::Exponential.sample(random) * 100.0 } else { 0.0 };
         let end = start + own + call;
         free[thread] = end;
-        let (trace, ns) = (spans.len() as u128 + 1, |ms: f64| (ms * 1e6) as i64);
-        let span = |id, parent, service: &str, kind, from: f64, to: f64| Made {
-            trace,
-            id,
-            parent,
-            start: ns(from),
-            duration: ns(to) - ns(from),
-            service: service.into(),
-            kind,
-            ..Made::default()
-        };
+        let trace = spans.len() as u128 + 1;
+        let span = |id, parent, service, kind, from, to| made((trace, id, parent), (service, kind), from..to);
         let caller = if of_web { "web" } else { "api" };
         spans.push(span(1, 0, caller, "server", now - 0.1, end + 0.1));
         spans.push(span(2, 1, caller, "client", now, end));
