@@ -74,9 +74,15 @@ impl ClientTls {
 
     /// New handshakes use `material`.
     pub(super) fn swap(&self, material: &Material) -> Result<(), String> {
-        let now = Arc::new(compile(&self.asked, self.protocol, &self.provider, material)?);
-        let before = self.current.swap(now.clone());
-        if !still_trusts(Some(&before.roots), Some(&now.roots)) {
+        let mut now = compile(&self.asked, self.protocol, &self.provider, material)?;
+        let before = self.current.load_full();
+        let trusts_all = still_trusts(Some(&before.roots), Some(&now.roots));
+        if trusts_all && now.roots.len() == before.roots.len() {
+            // the same: each request asks whether its connection is believed, and must not compare them one by one
+            now.roots = before.roots.clone();
+        }
+        self.current.store(Arc::new(now));
+        if !trusts_all {
             self.era.end();
         }
         Ok(())
@@ -154,4 +160,47 @@ fn compile(
     }];
     config.resumption = Resumption::in_memory_sessions(SESSIONS);
     Ok(Current { config: Arc::new(config), roots })
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::pki_types::{Der, TrustAnchor};
+
+    use super::*;
+
+    fn roots(names: &[&'static str]) -> Material {
+        let anchor = |name: &&'static str| TrustAnchor {
+            subject: Der::from_slice(name.as_bytes()),
+            subject_public_key_info: Der::from_slice(b"key"),
+            name_constraints: None,
+        };
+        Material {
+            pair: None,
+            leaf: None,
+            roots: Some(Arc::new(RootCertStore { roots: names.iter().map(anchor).collect() })),
+        }
+    }
+
+    /// A new certificate beside the same roots made every request on a connection of before compare all of these.
+    #[test]
+    fn roots_that_stay_the_same_are_the_same() {
+        let (asked, provider) = (RemoteTls::default(), Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
+        let current = compile(&asked, Protocol::H2, &provider, &roots(&["a", "b"])).unwrap();
+        let client = ClientTls {
+            asked,
+            protocol: Protocol::H2,
+            provider,
+            current: ArcSwap::from_pointee(current),
+            era: Era::default(),
+        };
+        let first = client.current.load().roots.clone();
+        for (names, same, ended) in
+            [(&["b", "a"][..], true, false), (&["a", "b", "c"], false, false), (&["a"], false, true)]
+        {
+            let era = client.era.token();
+            client.swap(&roots(names)).unwrap();
+            assert_eq!(Arc::ptr_eq(&client.current.load().roots, &first), same, "{names:?}");
+            assert_eq!(era.is_cancelled(), ended, "{names:?}");
+        }
+    }
 }
