@@ -14,10 +14,7 @@ use super::{
     suspicion::{Suspicion, confidence},
     usual::Share,
 };
-use crate::{
-    robust::median,
-    {snapshot::Evidence, spans::Name},
-};
+use crate::{robust::median, snapshot::Evidence, spans::Name};
 
 /// Attempts per logical call: half as many calls again.
 const MIN_ATTEMPTS: f64 = 1.5;
